@@ -1,0 +1,1 @@
+"""The engine: a loaded classifier, the four questions it answers, and the methods that ask them."""

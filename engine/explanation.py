@@ -1,0 +1,321 @@
+"""What an engine answers: the maps of a batch, with everything needed to read, draw and keep them."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from camrt.engine.overlay import contact_sheet, overlay
+from camrt.errors import InputError, TargetError
+
+__all__ = ["FLAG_NAMES", "Explanation", "Passes", "find_class", "unique_stem"]
+
+FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
+"""What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
+
+_LONGEST_STEM = 120  # bytes; file systems allow 255 for the whole name
+_LONGEST_LABEL = 40
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How much of the model was run: pictures, or altered activations, counted one by one.
+
+    Args:
+        trunk: Through the part up to the target tensor.
+        head: Through the part behind it.
+        full: Through the whole model.
+    """
+
+    trunk: int = 0
+    head: int = 0
+    full: int = 0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(self.trunk + other.trunk, self.head + other.head, self.full + other.full)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation:
+    """The saliency of N pictures, for one target class each or for T.
+
+    Args:
+        method: The method with its options, as its `repr`.
+        maps: targets.shape + (H, W) float32 in [0, 1].
+        raw: targets.shape + (h, w), before ReLU and normalisation, on the target tensor's grid.
+        targets: (N,) or (N, T) int64, the classes explained.
+        scores: targets.shape, what the method explained (a logit or a probability).
+        logits: (N, C).
+        probabilities: (N, C).
+        flags: targets.shape uint8, see `FLAG_NAMES`.
+        passes: What was run for it.
+        seconds: Wall-clock time of the whole call.
+        labels: The names of the C classes, if known.
+        views: The N pictures as the model saw them, if pictures were given.
+
+    Raises:
+        ValueError: Arrays whose shapes do not go together.
+    """
+
+    method: str
+    maps: NDArray[np.float32]
+    raw: NDArray[np.floating[Any]]
+    targets: NDArray[np.int64]
+    scores: NDArray[np.floating[Any]]
+    logits: NDArray[np.floating[Any]]
+    probabilities: NDArray[np.floating[Any]]
+    flags: NDArray[np.uint8]
+    passes: Passes
+    seconds: float
+    labels: tuple[str, ...] | None = None
+    views: tuple[Image.Image, ...] | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.targets.shape
+        if len(shape) not in (1, 2):
+            raise ValueError(f"targets must be (N,) or (N, T), got {shape}")
+        for name, lead in {
+            "maps": self.maps.shape[:-2],
+            "raw": self.raw.shape[:-2],
+            "scores": self.scores.shape,
+            "flags": self.flags.shape,
+        }.items():
+            if lead != shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, the targets {shape}")
+        if self.views is not None and len(self.views) != len(self):
+            raise ValueError(f"{len(self.views)} views of {len(self)} pictures")
+
+    def __len__(self) -> int:
+        return int(self.targets.shape[0])
+
+    @property
+    def targets_each(self) -> int:
+        """T, the number of targets explained for each picture; 1 when `targets` is (N,)."""
+        return int(self.targets.shape[1]) if self.targets.ndim == 2 else 1
+
+    def __repr__(self) -> str:
+        height, width = self.maps.shape[-2:]
+        degenerate = int(np.count_nonzero(self.flags))
+        parts = [
+            self.method,
+            f"{len(self)} picture{'s' * (len(self) != 1)}",
+            f"{self.targets_each} target{'s' * (self.targets_each != 1)} each",
+            f"maps {height}x{width}",
+            *([f"{degenerate} degenerate"] if degenerate else []),
+            f"passes: {self.passes.trunk} trunk, {self.passes.head} head, {self.passes.full} full",
+            f"{1000 * self.seconds / max(len(self), 1):.1f} ms a picture",
+        ]
+        return f"<Explanation {'; '.join(parts)}>"
+
+    def _at(self, i: int, t: int | None) -> tuple[int, ...]:
+        """The index of picture i's target t in every array of the targets' shape."""
+        if self.targets.ndim == 2:
+            return i, t or 0
+        if t not in (None, 0, -1):
+            raise IndexError(f"target {t} of an explanation with one target a picture")
+        return (i,)
+
+    def label(self, i: int, t: int | None = None) -> str:
+        """The name of a target class: its label, or "class 281" where labels are not known.
+
+        Args:
+            i: Which picture.
+            t: Which of its targets; the first when left out.
+
+        Raises:
+            IndexError: No such picture or target.
+        """
+        target = int(self.targets[self._at(i, t)])
+        if self.labels is None or not 0 <= target < len(self.labels):
+            return f"class {target}"
+        return self.labels[target]
+
+    def overlay(
+        self, i: int, t: int = 0, opacity: float = 0.5, *, picture: Image.Image | None = None
+    ) -> Image.Image:
+        """A picture with one of its maps in colours over it.
+
+        Args:
+            i: Which picture.
+            t: Which of its targets.
+            opacity: Of the most salient pixels, in [0, 1].
+            picture: What to draw on, when pictures were not given to the engine, or instead of them.
+
+        Returns:
+            An RGB picture, of the size of what the model saw or of `picture`.
+
+        Raises:
+            InputError: There is no picture to draw on, or the opacity is outside [0, 1].
+            IndexError: No such picture or target.
+        """
+        if picture is None:
+            if self.views is None:
+                raise InputError(
+                    "there is no picture to draw on, since the batch was given as numbers: "
+                    "explain pictures instead, or give overlay(picture=...)"
+                )
+            picture = self.views[i]
+        return overlay(picture, self.maps[self._at(i, t)], opacity=opacity)
+
+    def sheet(self, i: int, columns: int = 4) -> Image.Image:
+        """A picture and the overlays of all its targets on one sheet, each with its probability.
+
+        Args:
+            i: Which picture.
+            columns: Pictures a row.
+
+        Raises:
+            InputError: There is no picture to draw on (see `overlay`), or columns below 1.
+            IndexError: No such picture.
+        """
+        each = range(self.targets_each)
+        overlays = [self.overlay(i, t) for t in each]
+        chances = [float(self.probabilities[i, self.targets[self._at(i, t)]]) for t in each]
+        captions = [f"{chance:.3f} {self.label(i, t)}" for t, chance in enumerate(chances)]
+        views = [] if self.views is None else [self.views[i]]
+        return contact_sheet([*views, *overlays], ["picture"] * len(views) + captions, columns)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        stem: str | Sequence[str] | None = None,
+        *,
+        name: str = "explanation",
+        opacity: float = 0.5,
+    ) -> list[Path]:
+        """Write the overlays as PNG, if there are views, and all arrays as one NumPy archive.
+
+        An overlay is called STEM_RANK_CLASS-LABEL.png, RANK counting the picture's targets from 1. The
+        archive holds the fields of this class as arrays (`labels` only where known) and `stems`, and is
+        read by `numpy.load(path, allow_pickle=False)`. Each file appears complete or not at all.
+
+        Args:
+            folder: Made if missing.
+            stem: How the pictures' files begin: one a picture, or one text for a single picture; made
+                safe and unique (see `unique_stem`). Their indices, when left out.
+            name: The archive's name, without ".npz".
+            opacity: Of the overlays.
+
+        Returns:
+            What was written: the overlays, picture by picture and target by target, then the archive.
+
+        Raises:
+            InputError: Another number of stems than of pictures.
+            OSError: The folder or a file cannot be written.
+        """
+        if stem is None:
+            stem = [f"{i:04d}" for i in range(len(self))]
+        stems = [stem] if isinstance(stem, str) else list(stem)
+        if len(stems) != len(self):
+            raise InputError(f"expected {len(self)} stems, one a picture, got {len(stems)}")
+        used: dict[str, int] = {}
+        stems = [unique_stem(text, used) for text in stems]
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        for i in range(len(self) if self.views is not None else 0):
+            for t in range(self.targets_each):
+                target = int(self.targets[self._at(i, t)])
+                label = _safe_label(self.label(i, t)) if self.labels is not None else ""
+                path = folder / f"{stems[i]}_{t + 1}_{'-'.join(filter(None, (str(target), label)))}.png"
+                drawing = self.overlay(i, t, opacity)
+                _write(path, partial(drawing.save, format="PNG"))
+                written.append(path)
+        archive = folder / f"{name}.npz"
+        arrays = self._arrays(stems)
+        _write(archive, lambda file: np.savez(file, **arrays))
+        return [*written, archive]
+
+    def _arrays(self, stems: Sequence[str]) -> dict[str, Any]:
+        arrays = {
+            "method": np.array(self.method),
+            "maps": self.maps,
+            "raw": self.raw,
+            "targets": self.targets,
+            "scores": self.scores,
+            "logits": self.logits,
+            "probabilities": self.probabilities,
+            "flags": self.flags,
+            "passes": np.array(astuple(self.passes), np.int64),
+            "seconds": np.array(self.seconds, np.float64),
+            "stems": np.array(stems, np.str_),
+        }
+        if self.labels is not None:
+            arrays["labels"] = np.array(self.labels, np.str_)
+        return arrays
+
+
+def unique_stem(text: str, used: dict[str, int]) -> str:
+    """A file name's beginning from any text, unlike all that were made before.
+
+    Letters, digits, "_", "-" and inner "." stay, everything else becomes "_"; long texts are cut. Where
+    that was made before, also in other capitals, "-2", "-3", ... is added.
+
+    Args:
+        text: Any text, such as a file name without its suffix.
+        used: The stems already made, in lower case, and how often each was asked for; kept up to date here.
+    """
+    safe = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", text)).strip(".")
+    safe = safe.encode("utf-8")[:_LONGEST_STEM].decode("utf-8", "ignore") or "picture"
+    count = used.get(safe.casefold(), 0) + 1
+    while count > 1 and f"{safe}-{count}".casefold() in used:
+        count += 1
+    used[safe.casefold()] = count
+    stem = safe if count == 1 else f"{safe}-{count}"
+    used.setdefault(stem.casefold(), 1)
+    return stem
+
+
+def find_class(name: str, labels: Sequence[str]) -> int:
+    """The index of the class of a name, in any capitals.
+
+    A label equal to the name goes before labels that list it among their synonyms ("tabby, tabby cat").
+
+    Args:
+        name: What to look for.
+        labels: The names of the C classes.
+
+    Raises:
+        TargetError: No class of that name (the message offers similar ones), or several.
+    """
+    wanted = name.strip().casefold()
+    folded = [label.casefold() for label in labels]
+    synonyms = [[part.strip() for part in label.split(",")] for label in folded]
+    found = [k for k, label in enumerate(folded) if label.strip() == wanted]
+    found = found or [k for k, names in enumerate(synonyms) if wanted in names]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise TargetError(f"classes {', '.join(map(str, found))} bear that name; give an index")
+    close = get_close_matches(wanted, dict.fromkeys(name for names in synonyms for name in names))
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise TargetError(f"no class of that name{hint}")
+
+
+def _safe_label(label: str) -> str:
+    ascii_label = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9]+", "-", ascii_label)[:_LONGEST_LABEL].strip("-")
+
+
+def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside its place, then move it there, so that a half-written one is never seen."""
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with unfinished.open("xb") as file:
+            fill(file)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,137 @@
+"""The interface every head has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.passes import PassCounter
+from camrt.engine.scores import ScoreReader
+
+__all__ = ["Asked", "Head", "fill_and_run", "pairs_where"]
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question's circumstances.
+
+    Attributes:
+        activations: (N, K, h, w) float32.
+        logits: (N, C) float32, of the unaltered pictures.
+        reader: Which classes' which scores are wanted.
+        passes: Where passes are counted.
+        extras: Further tensors the trunk pass gave, by name.
+    """
+
+    activations: Array
+    logits: Array
+    reader: ScoreReader
+    passes: PassCounter
+    extras: dict[str, Array]
+
+    @property
+    def scores(self) -> Array:
+        """(N, T): the scores of the unaltered pictures."""
+        return self.reader.read(self.logits, np.arange(len(self.logits)))
+
+
+class Head(ABC):
+    """Everything behind the cut.
+
+    All answers are exact up to rounding, and every one is for all target classes at once.
+    """
+
+    kind: str
+
+    @abstractmethod
+    def without_channels(self, asked: Asked) -> Array:
+        """(N, K, T): the scores with channel k set to zero."""
+
+    @abstractmethod
+    def with_boxes(
+        self, asked: Asked, boxes: Indices, *, delete: bool, keep: bool
+    ) -> tuple[Array | None, Array | None]:
+        """The scores with each box of cells set to zero, and with only that box kept.
+
+        Args:
+            asked: The circumstances.
+            boxes: (P, 4) half-open (r0, c0, r1, c1).
+            delete: Whether the first is wanted.
+            keep: Whether the second is wanted.
+
+        Returns:
+            Two arrays (N, P, T), None where not wanted.
+        """
+
+    @abstractmethod
+    def empty(self, asked: Asked) -> Array:
+        """(N, T): the scores of an all-zero activation."""
+
+    @property
+    def has_class_maps(self) -> bool:
+        """Whether `class_maps` gives any."""
+        return False
+
+    @abstractmethod
+    def class_maps(self, asked: Asked) -> Array | None:
+        """(N, T, h, w): the targets' class maps, whose mean is the logit; None when the head has none."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What the head is, in a line or two."""
+
+    @abstractmethod
+    def channel_passes(self, channels: int) -> tuple[int, str]:
+        """How many passes a picture `without_channels` costs at most, and why."""
+
+    @abstractmethod
+    def box_passes(self, boxes: int) -> tuple[int, str]:
+        """How many passes a picture `with_boxes` costs at most, both perspectives, and why."""
+
+
+def pairs_where(mask: Array) -> tuple[Indices, Indices]:
+    """Row and column indices of a two-dimensional mask's non-zero entries."""
+    rows, columns = np.nonzero(mask)
+    return rows.astype(np.int64), columns.astype(np.int64)
+
+
+def fill_and_run(
+    pairs: tuple[Indices, Indices],
+    row_shape: tuple[int, ...],
+    batch_size: int,
+    fill: Callable[[Indices, Indices, Array], None],
+    run: Callable[[Array], Array],
+    buffer: Array | None = None,
+) -> Iterator[tuple[Indices, Indices, Array]]:
+    """Runs altered rows in full batches through one reused buffer, whichever pictures they come from.
+
+    Args:
+        pairs: Picture index and alteration index of every row.
+        row_shape: Shape of one row.
+        batch_size: Rows a batch.
+        fill: Writes the rows of given pictures and alterations into an array.
+        run: Logits (B, C) of filled rows.
+        buffer: Where rows are written, (batch_size, *row_shape); made here when None.
+
+    Yields:
+        Picture indices, alteration indices and logits of each batch.
+    """
+    image, index = pairs
+    if not len(image):
+        return
+    size = min(batch_size, len(image))
+    if buffer is None:
+        buffer = np.empty((size, *row_shape), np.float32)
+    for start in range(0, len(image), size):
+        images, indices = image[start : start + size], index[start : start + size]
+        rows = buffer[: len(images)]
+        fill(images, indices, rows)
+        yield images, indices, run(rows)

@@ -1,0 +1,75 @@
+"""Channel ablation when φ mixes channels but begins with an affine layer (a 1×1 convolution)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.backends import Runner
+from camrt.engine.heads.base import Asked, fill_and_run, pairs_where
+from camrt.kernels.rank_one import rank_one
+
+__all__ = ["DenseStart"]
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+
+
+class DenseStart:
+    """Takes weight[:, k] · A_k out of the first layer's answer, cell by cell; only what follows it is run.
+
+    Args:
+        weight: (F, K) of the layer.
+        layer: Graph A -> s (N, F, h', w').
+        rest: Graph s -> logits.
+        batch_size: Rows a batch.
+        threads: Threads of the native kernel; None lets it choose.
+    """
+
+    def __init__(
+        self, weight: Array, layer: Runner, rest: Runner, batch_size: int, threads: int | None
+    ) -> None:
+        self._columns = np.ascontiguousarray(weight.T)
+        self._layer = layer
+        self._rest = rest
+        self._batch_size = batch_size
+        self._threads = threads
+
+    def without_channels(self, asked: Asked) -> Array:
+        """(N, K, T): the scores with channel k set to zero."""
+        activations = asked.activations
+        count, channels = activations.shape[:2]
+        answers = np.repeat(asked.scores[:, None], channels, axis=1)
+        for start in range(0, count, self._batch_size):
+            block = slice(start, min(start + self._batch_size, count))
+            self._answer(asked, block, answers)
+        return answers
+
+    def _answer(self, asked: Asked, block: slice, answers: Array) -> None:
+        activations = asked.activations[block]
+        first = self._layer(activations)[0]
+        rows_shape = first.shape[1:]
+        sizes = zip(rows_shape[1:], activations.shape[2:], strict=True)
+        grown = [(outer - inner) // 2 for outer, inner in sizes]
+        padded = np.pad(activations, [(0, 0), (0, 0), *((size, size) for size in grown)])
+        flat = padded.reshape(*padded.shape[:2], -1)
+        base = first.reshape(*first.shape[:2], -1)
+
+        def fill(image: Indices, channel: Indices, rows: Array) -> None:
+            out = rows.reshape(len(rows), *base.shape[1:])
+            rank_one(base, self._columns, flat, image, channel, out, threads=self._threads)
+
+        def run(rows: Array) -> Array:
+            asked.passes.head += len(rows)
+            return self._rest(rows)[0]
+
+        changed = pairs_where((activations != 0).any(axis=(2, 3)))
+        for image, channel, logits in fill_and_run(changed, rows_shape, self._batch_size, fill, run):
+            whole = image + block.start
+            answers[whole, channel] = asked.reader.read(logits, whole)
+
+    def channel_passes(self, channels: int) -> tuple[int, str]:
+        """How many passes a picture costs at most, and why."""
+        return channels, "one a channel that is not all zero, through what follows φ's first layer"

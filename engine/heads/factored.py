@@ -1,0 +1,259 @@
+"""A head of the form ψ ∘ P ∘ φ: most alterations are answered by addition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.backends import Runner
+from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
+from camrt.engine.heads.contributions import Contributions, interior
+from camrt.engine.heads.dense_start import DenseStart
+from camrt.engine.heads.generic import GenericHead
+from camrt.export.cutting import PHI
+from camrt.kernels.box_probabilities import box_probabilities_pair
+from camrt.kernels.box_sums import box_sums
+
+__all__ = ["FactoredHead"]
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+
+# Working memory of a block of pictures' contributions, in bytes: large enough to read flattened weights
+# seldom, small enough to stay a fraction of what a forward pass holds.
+BLOCK_BYTES = 64 << 20
+
+
+class FactoredHead(Head):
+    """Answers by contributions of cells and channels; only what follows ψ's first layer is ever run.
+
+    Args:
+        contributions: The first layer.
+        rest: Graph z (N, F) -> logits; None when ψ is affine and z is the logits.
+        channels: How channel ablations are answered when φ mixes channels; None when it does not.
+        batch_size: Rows a batch.
+    """
+
+    def __init__(
+        self,
+        contributions: Contributions,
+        rest: Runner | None,
+        channels: DenseStart | GenericHead | None,
+        batch_size: int,
+    ) -> None:
+        self._contributions = contributions
+        self._rest = rest
+        self._channels = channels
+        self._batch_size = batch_size
+        shape = "pooled" if contributions.pooled else "flattened"
+        self.kind = f"{shape}-{'linear' if rest is None else 'network'}"
+
+    # ---------------------------------------------------------------- boxes
+
+    def with_boxes(
+        self, asked: Asked, boxes: Indices, *, delete: bool, keep: bool
+    ) -> tuple[Array | None, Array | None]:
+        if self._rest is None and not asked.reader.needs_softmax:
+            return self._linear_boxes(asked, boxes, delete, keep)
+        count, targets = len(asked.activations), asked.reader.targets.shape[1]
+        deleted = np.empty((count, len(boxes), targets), np.float32) if delete else None
+        kept = np.empty((count, len(boxes), targets), np.float32) if keep else None
+        height, width = asked.activations.shape[2:]
+        rows = height * width if self._rest is None else height * width + len(boxes)
+        for block, difference in self._blocks(asked, rows):
+            cells = self._contributions.of_cells(difference, (height, width))
+            pair = (
+                self._softmax_boxes(asked, block, cells, boxes)
+                if self._rest is None
+                else self._network_boxes(asked, block, cells, boxes, delete, keep)
+            )
+            for answers, found in zip((deleted, kept), pair, strict=True):
+                if answers is not None and found is not None:
+                    answers[block] = found
+        return deleted, kept
+
+    def _linear_boxes(
+        self, asked: Asked, boxes: Indices, delete: bool, keep: bool
+    ) -> tuple[Array | None, Array | None]:
+        targets = asked.reader.targets
+        shape = asked.activations.shape
+        cells = self._contributions.of_targets(
+            self._contributions.difference(asked), (shape[2], shape[3]), targets
+        )
+        sums = box_sums(cells, boxes)
+        full = np.take_along_axis(asked.logits, targets, axis=1)[:, None]
+        empty = self._contributions.empty(shape[1:])[targets][:, None]
+        finish = asked.reader.finish
+        return finish(full - sums) if delete else None, finish(empty + sums) if keep else None
+
+    def _softmax_boxes(self, asked: Asked, block: slice, cells: Array, boxes: Indices) -> tuple[Array, Array]:
+        empty = self._contributions.empty(asked.activations.shape[1:])
+        nothing = np.repeat(empty[None], len(cells), axis=0)
+        return box_probabilities_pair(cells, asked.logits[block], nothing, boxes, asked.reader.targets[block])
+
+    def _network_boxes(
+        self, asked: Asked, block: slice, cells: Array, boxes: Indices, delete: bool, keep: bool
+    ) -> tuple[Array | None, Array | None]:
+        sums = box_sums(cells, boxes)
+        empty = self._contributions.empty(asked.activations.shape[1:])
+        first = block.start
+        full = empty + cells.sum(axis=(1, 2), dtype=np.float64).astype(np.float32)
+        changed = pairs_where((sums != 0).any(axis=2))
+        result: list[Array | None] = []
+        for wanted, base, sign, unchanged in (
+            (delete, full, np.float32(-1), asked.scores[block]),
+            (keep, np.repeat(empty[None], len(cells), axis=0), np.float32(1), self.empty(asked)[block]),
+        ):
+            if not wanted:
+                result.append(None)
+                continue
+            answers = np.repeat(unchanged[:, None], len(boxes), axis=1)
+
+            def fill(image: Indices, box: Indices, rows: Array, base: Array = base, sign: Any = sign) -> None:
+                np.multiply(sums[image, box], sign, out=rows)
+                rows += base[image]
+
+            for image, box, logits in fill_and_run(
+                changed, (sums.shape[2],), self._batch_size, fill, self._counted(asked)
+            ):
+                answers[image, box] = asked.reader.read(logits, image + first)
+            result.append(answers)
+        return result[0], result[1]
+
+    # ---------------------------------------------------------------- channels
+
+    def without_channels(self, asked: Asked) -> Array:
+        if self._channels is not None:
+            return self._channels.without_channels(asked)
+        if self._contributions.pooled:
+            return self._pooled_channels(asked)
+        answers = np.repeat(asked.scores[:, None], asked.activations.shape[1], axis=1)
+        for block, difference in self._blocks(asked, asked.activations.shape[1]):
+            products = self._contributions.of_channels(difference)
+            self._answer_channels(asked, block, products, answers)
+        return answers
+
+    def _pooled_channels(self, asked: Asked) -> Array:
+        """Channel k takes W[:, k] · (its pooled φ(A) − φ(0)) out of the first layer's answer."""
+        factors = self._contributions.factors
+        pooled = self._contributions.pooled_channels(self._contributions.difference(asked))
+        count, channels = pooled.shape
+        if self._rest is None and not asked.reader.needs_softmax:
+            targets = asked.reader.targets
+            full = np.take_along_axis(asked.logits, targets, axis=1)
+            if factors.weight is None:
+                rows = np.zeros((count, targets.shape[1], channels), np.float32)
+                np.put_along_axis(rows, targets[:, :, None], 1.0, axis=2)
+            else:
+                rows = factors.weight[targets]
+            without = full[:, None] - (rows * pooled[:, None]).transpose(0, 2, 1)
+            return asked.reader.finish(without)
+        columns = np.eye(channels, dtype=np.float32) if factors.weight is None else factors.weight.T
+        empty = self._contributions.empty(asked.activations.shape[1:])
+        everything = pooled @ columns
+        full = asked.logits if self._rest is None else empty + everything
+        answers = np.repeat(asked.scores[:, None], channels, axis=1)
+
+        def fill(image: Indices, channel: Indices, rows: Array) -> None:
+            np.multiply(columns[channel], pooled[image, channel][:, None], out=rows)
+            np.subtract(full[image], rows, out=rows)
+
+        for image, channel, logits in fill_and_run(
+            pairs_where(pooled), (columns.shape[1],), self._batch_size, fill, self._counted(asked)
+        ):
+            answers[image, channel] = asked.reader.read(logits, image)
+        return answers
+
+    def _answer_channels(self, asked: Asked, block: slice, products: Array, answers: Array) -> None:
+        empty = self._contributions.empty(asked.activations.shape[1:])
+        first = block.start
+        if self._rest is None:
+            full = asked.logits[block]
+        else:
+            full = empty + products.sum(axis=1, dtype=np.float64).astype(np.float32)
+
+        def fill(image: Indices, channel: Indices, rows: Array) -> None:
+            np.subtract(full[image], products[image, channel], out=rows)
+
+        for image, channel, logits in fill_and_run(
+            pairs_where((products != 0).any(axis=2)),
+            (products.shape[2],),
+            self._batch_size,
+            fill,
+            self._counted(asked),
+        ):
+            answers[image + first, channel] = asked.reader.read(logits, image + first)
+
+    # ---------------------------------------------------------------- the rest
+
+    def empty(self, asked: Asked) -> Array:
+        first = self._contributions.empty(asked.activations.shape[1:])[None]
+        logits = first if self._rest is None else self._counted(asked)(first)
+        count = len(asked.activations)
+        return asked.reader.read(np.repeat(logits, count, axis=0), np.arange(count))
+
+    @property
+    def has_class_maps(self) -> bool:
+        return self._rest is None and self._contributions.pooled
+
+    def class_maps(self, asked: Asked) -> Array | None:
+        if not self.has_class_maps:
+            return None
+        factors = self._contributions.factors
+        cells = asked.activations.shape[2:]
+        source = asked.activations if factors.phi_model is None else asked.extras[PHI]
+        inner = interior(source, (cells[0], cells[1]))
+        targets = asked.reader.targets
+        maps = self._contributions.mixed(inner.reshape(*inner.shape[:2], -1), targets)
+        bias = factors.bias / (factors.cells if factors.reduction == "sum" else 1)
+        return (maps + bias[targets][:, :, None]).reshape(*maps.shape[:2], *cells)
+
+    def _blocks(self, asked: Asked, rows: int) -> Iterator[tuple[slice, Array]]:
+        """Blocks of pictures whose `rows` vectors of F features each fit the working memory."""
+        difference = self._contributions.difference(asked)
+        size = max(1, BLOCK_BYTES // (4 * rows * self._contributions.features))
+        for start in range(0, len(difference), size):
+            block = slice(start, min(start + size, len(difference)))
+            yield block, difference[block]
+
+    def _counted(self, asked: Asked) -> Any:
+        rest = self._rest
+
+        def run(rows: Array) -> Array:
+            if rest is None:
+                return rows
+            asked.passes.head += len(rows)
+            return rest(rows)[0]
+
+        return run
+
+    # ---------------------------------------------------------------- description
+
+    def describe(self) -> str:
+        factors = self._contributions.factors
+        phi = {
+            "identity": "the identity (or folded into ψ)",
+            "separable": "channel by channel",
+            "dense": "mixes channels",
+        }[factors.phi]
+        network = f"a network behind its first layer of {len(factors.bias)} units"
+        psi = "affine" if self._rest is None else network
+        return f"{self.kind}: ψ ∘ P ∘ φ with φ {phi}, P a {factors.reduction}, ψ {psi}"
+
+    def channel_passes(self, channels: int) -> tuple[int, str]:
+        if self._channels is not None:
+            return self._channels.channel_passes(channels)
+        if self._rest is None:
+            return 0, "the head is linear behind φ: algebra"
+        return channels, "one a channel that is not all zero, through what follows the head's first layer"
+
+    def box_passes(self, boxes: int) -> tuple[int, str]:
+        if self._rest is None:
+            return 0, "every box is a sum of its cells' contributions"
+        return (
+            2 * boxes + 1,
+            "one a distinct box and perspective, through what follows the head's first layer",
+        )

@@ -1,0 +1,43 @@
+"""Runners that are made ready when they are first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from camrt.engine.backends import Runner
+
+__all__ = ["LazyRunner"]
+
+
+class LazyRunner:
+    """A runner made on its first call, once, whichever thread calls first.
+
+    Args:
+        make: Makes the runner.
+    """
+
+    def __init__(self, make: Callable[[], Runner]) -> None:
+        self._make: Callable[[], Runner] | None = make
+        self._runner: Runner | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return self._ready().outputs
+
+    def __call__(self, batch: npt.NDArray[Any], fetch: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
+        """Runs a batch, see `camrt.engine.backends.Runner`."""
+        return self._ready()(batch, fetch)
+
+    def _ready(self) -> Runner:
+        with self._lock:
+            if self._runner is None:
+                assert self._make is not None
+                self._runner = self._make()
+                self._make = None  # lets go of the graph
+            return self._runner

@@ -1,0 +1,286 @@
+"""`camrt.load`: from a file to an engine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from camrt.engine.backends import Backend, Runner
+from camrt.engine.backends import backend as choose_backend
+from camrt.engine.heads import FactoredHead, GenericHead, Head
+from camrt.engine.heads.contributions import Contributions
+from camrt.engine.heads.dense_start import DenseStart
+from camrt.engine.lazy import LazyRunner
+from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.session import Cut, Engine
+from camrt.errors import BackendError, InputError, ModelFileError
+from camrt.export.batching import open_batch, simplify_reshapes
+from camrt.export.cutting import ACTIVATION, PHI, candidates, choose_target, head_model, tapped_model
+from camrt.export.factoring import MAP, Factors, Unfactored, factor
+from camrt.export.graph import Graph
+from camrt.export.interface import LOGITS, Activation, Interface, standardise
+from camrt.export.reading import read_model
+
+__all__ = ["load"]
+
+Array = npt.NDArray[Any]
+
+# A batch size that no other axis of a classifier is likely to have: what follows it is the batch axis.
+PROBE_BATCH = 5
+# Largest relative difference between a graph and the same graph with its batch axis opened.
+SAME_RESULT = 1e-4
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "onnxruntime",
+    device: str = "cpu",
+    target: str | None = None,
+    batch_size: int = 32,
+    threads: int | None = None,
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
+    output: str | None = None,
+    activation: Activation | None = None,
+    load_deadline: float = 60.0,
+    run_deadline: float = 600.0,
+) -> Engine:
+    """Loads an image classifier and cuts it into trunk and head.
+
+    Args:
+        path: An ONNX file with a single picture input, opset 9 or later.
+        backend: The runtime; never another one in its place. "onnxruntime".
+        device: "cpu".
+        target: Name of the tensor, or of the node that makes it, to explain at; None finds the last
+            activation with two spatial axes before they are pooled or flattened.
+        batch_size: Rows run at once, pictures or altered activations: the bound on memory.
+        threads: Threads of the runtime and of the native kernels; None lets them choose.
+        labels: Class names, or a text file with one a line; None takes those in the file's metadata.
+        preprocessing: How pictures become the model's input: a `camrt.Preprocessing`, one of its names, or
+            its fields; None takes the one in the file's metadata.
+        output: Name of the output that holds class scores, when several could.
+        activation: "softmax" or "sigmoid": how logits become probabilities. None reads it off the graph, and
+            takes softmax when the graph ends in logits (sigmoid when there is only one).
+        load_deadline: Seconds the runtime may take to make a graph ready.
+        run_deadline: Seconds one run of a batch may take.
+
+    Raises:
+        ModelFileError: The file is missing, not ONNX, damaged, or lacks external data.
+        UnsafeModelError: The file asks for something no model should; nothing of it was run.
+        UnsupportedModelError: It is not a single-input classifier with an (N, C) output.
+        CutError: It has no such target, or cannot be cut there.
+        BackendError: Unknown backend or device, or the runtime refuses the model.
+        DeadlineError: Making it ready took longer than `load_deadline`.
+        InputError: A wrong option.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r} must be a whole number >= 1")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads={threads!r} must be None or a whole number >= 1")
+    if activation not in (None, "softmax", "sigmoid"):
+        raise InputError(f"activation={activation!r} must be None, 'softmax' or 'sigmoid'")
+    runtime = choose_backend(
+        backend, device=device, threads=threads, load_deadline=load_deadline, run_deadline=run_deadline
+    )
+    file = read_model(path)
+    model = file.model
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    steps = preprocessing_of(preprocessing, metadata, model)
+    interface = standardise(
+        model,
+        output=output,
+        activation=activation,
+        expected_size=None if steps is None else steps.size,
+    )
+    names = labels_of(labels, metadata, interface.num_classes)
+    interface, graph, notes = settle_batch(model, interface, runtime, steps)
+    found = choose_target(graph, target)
+    factors = factor(graph, found.name, interface.batch)
+    taps = {ACTIVATION: found.name}
+    if isinstance(factors, Factors) and factors.phi_tensor is not None:
+        taps[PHI] = factors.phi_tensor
+    runner = runtime.runner(tapped_model(model, graph, taps), label="model", batch=interface.batch)
+    head = make_head(model, graph, found.name, factors, interface, runtime, batch_size, threads)
+    cut = Cut(found, tuple(candidates(graph)), head, PHI in taps)
+    return Engine(
+        file.path,
+        file.sha256,
+        interface,
+        runner,
+        cut,
+        labels=names,
+        preprocessing=steps,
+        batch_size=batch_size,
+        threads=threads,
+        notes=tuple(notes),
+    )
+
+
+def settle_batch(
+    model: onnx.ModelProto, interface: Interface, runtime: Backend, steps: Preprocessing | None
+) -> tuple[Interface, Graph, list[str]]:
+    """Opens a fixed batch axis where that gives the same results, and indexes the graph."""
+    if interface.height is None or interface.width is None:
+        size = (224, 224) if steps is None else steps.size
+        probe = (interface.height or size[0], interface.width or size[1])
+    else:
+        probe = (interface.height, interface.width)
+    fixed_size = interface.height is not None and interface.width is not None
+
+    def index(batch: int) -> Graph:
+        return Graph(model, (batch, interface.channels, *probe))
+
+    notes: list[str] = []
+    if interface.batch is None:
+        try:
+            graph = index(PROBE_BATCH)
+        except ModelFileError:
+            interface = replace(interface, batch=1)
+            notes.append("the file declares an open batch axis, but its inside holds for one picture only")
+    batch = interface.batch
+    if batch is not None:
+        fixed = onnx.ModelProto()
+        fixed.CopyFrom(model)
+        if fixed_size:
+            simplify_reshapes(model, index(batch))
+        open_batch(model, interface)
+        if same_when_opened(fixed, model, interface, probe, runtime):
+            notes.append(f"the batch axis, fixed at {interface.batch} in the file, was opened")
+            interface = replace(interface, batch=None)
+            return interface, index(PROBE_BATCH), notes
+        model.CopyFrom(fixed)
+        notes.append(f"the batch axis is fixed at {interface.batch} and could not be opened")
+        return interface, index(batch), notes
+    if fixed_size:
+        simplify_reshapes(model, graph)
+        graph = index(PROBE_BATCH)
+    return interface, graph, notes
+
+
+def same_when_opened(
+    fixed: onnx.ModelProto,
+    opened: onnx.ModelProto,
+    interface: Interface,
+    size: tuple[int, int],
+    runtime: Backend,
+) -> bool:
+    """Whether the opened graph gives a large batch what the fixed one gives it piece by piece."""
+    assert interface.batch is not None
+    count = 2 * interface.batch + 1
+    pictures = np.random.default_rng(0).standard_normal((count, interface.channels, *size), np.float32)
+    expected = runtime.runner(fixed, label="model", batch=interface.batch)(pictures, [LOGITS])[0]
+    try:
+        Graph(opened, (PROBE_BATCH, interface.channels, *size))
+        actual = runtime.runner(opened, label="model with an open batch axis")(pictures, [LOGITS])[0]
+    except (BackendError, ModelFileError):
+        return False
+    if actual.shape != expected.shape or not np.isfinite(expected).all():
+        return False
+    return bool(np.abs(actual - expected).max() <= SAME_RESULT * max(float(np.abs(expected).max()), 1e-6))
+
+
+def make_head(
+    model: onnx.ModelProto,
+    graph: Graph,
+    target: str,
+    factors: Factors | Unfactored,
+    interface: Interface,
+    runtime: Backend,
+    batch_size: int,
+    threads: int | None,
+) -> Head:
+    """The head of a cut, in its cheapest exact form; graphs are made ready when first needed."""
+
+    def lazy(part: onnx.ModelProto | None, label: str) -> Runner | None:
+        if part is None:
+            return None
+        return LazyRunner(lambda: runtime.runner(part, label=label, batch=interface.batch))
+
+    def generic(reason: str) -> GenericHead:
+        def make() -> Runner:
+            part = head_model(model, graph, target, LOGITS, input_name=MAP, batch=interface.batch)
+            return runtime.runner(part, label="head", batch=interface.batch)
+
+        return GenericHead(LazyRunner(make), batch_size, reason)
+
+    if isinstance(factors, Unfactored):
+        return generic(factors.reason)
+    channels: DenseStart | GenericHead | None = None
+    if factors.phi == "dense":
+        start = factors.phi_start
+        if start is None:
+            channels = generic("φ mixes channels and does not begin with a linear layer")
+        else:
+            layer = lazy(start.layer, "first layer of the head")
+            rest = lazy(start.rest, "head behind its first layer")
+            assert layer is not None
+            assert rest is not None
+            channels = DenseStart(start.weight, layer, rest, batch_size, threads)
+    contributions = Contributions(factors, lazy(factors.phi_model, "cellwise part of the head"), threads)
+    return FactoredHead(
+        contributions, lazy(factors.rest, "head behind its first layer"), channels, batch_size
+    )
+
+
+def preprocessing_of(
+    given: Preprocessing | str | Mapping[str, Any] | None, metadata: dict[str, str], model: onnx.ModelProto
+) -> Preprocessing | None:
+    """The preprocessing asked for, or the one in the file's metadata."""
+    size = declared_size(model)
+    if given is None and "camrt.preprocessing" in metadata:
+        return Preprocessing.from_json(metadata["camrt.preprocessing"], size)
+    return Preprocessing.coerce(given, size)
+
+
+def declared_size(model: onnx.ModelProto) -> tuple[int, int] | None:
+    """(H, W) of the model's input, when both are fixed."""
+    if len(model.graph.input) != 1:
+        return None
+    axes = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
+    if len(axes) != 4:
+        return None
+    pair = (axes[1], axes[2]) if axes[3] in (1, 3, 4) and axes[1] not in (1, 3, 4) else (axes[2], axes[3])
+    return pair if all(pair) else None
+
+
+def labels_of(
+    given: Sequence[str] | str | os.PathLike[str] | None, metadata: dict[str, str], classes: int
+) -> tuple[str, ...] | None:
+    """Class names, checked against the number of classes."""
+    names: Sequence[str] | None
+    if given is None:
+        names = json_labels(metadata["camrt.labels"]) if "camrt.labels" in metadata else None
+    elif isinstance(given, (str, os.PathLike)):
+        try:
+            names = Path(given).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"labels file {os.fspath(given)!r} cannot be read: {error}") from error
+        while names and not names[-1].strip():
+            names = names[:-1]
+    else:
+        names = list(given)
+    if names is None:
+        return None
+    if len(names) != classes:
+        raise InputError(f"{len(names)} labels were given for a model with {classes} classes")
+    return tuple(str(name) for name in names)
+
+
+def json_labels(text: str) -> list[str]:
+    """The labels in a file's metadata."""
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"the file's metadata entry camrt.labels is not JSON: {error}") from error
+    if not isinstance(names, list):
+        raise InputError("the file's metadata entry camrt.labels is not a list of names")
+    return names

@@ -1,0 +1,62 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import fields
+from typing import Any
+
+from camrt.engine.methods.ablation import AblationCAM
+from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.cam import CAM, ActivationCAM
+from camrt.engine.methods.eigen import EigenCAM
+from camrt.engine.methods.pixab import PixabCAM
+from camrt.engine.methods.score import ScoreCAM
+from camrt.errors import MethodError
+
+__all__ = ["Cost", "MapShape", "Method", "build", "methods"]
+
+REGISTRY: dict[str, type[Method]] = {
+    method.name: method for method in (CAM, ActivationCAM, EigenCAM, ScoreCAM, AblationCAM, PixabCAM)
+}
+
+
+def methods() -> dict[str, type[Method]]:
+    """The methods by name. Each is a frozen dataclass: its fields are its options."""
+    return dict(REGISTRY)
+
+
+def canonical(name: str) -> str:
+    """A method's name without case, hyphens and a closing "cam": "Score-CAM" -> "score"."""
+    plain = re.sub(r"[\s_-]", "", name.lower())
+    return plain.removesuffix("cam") or plain
+
+
+def build(method: str | Method, options: dict[str, Any]) -> Method:
+    """The method of that name with those options, or the method itself.
+
+    Raises:
+        MethodError: Unknown method or option.
+    """
+    if isinstance(method, Method):
+        if options:
+            raise MethodError(
+                f"options ({', '.join(options)}) go into the method itself when one is given: "
+                f"{type(method).__name__}({', '.join(f'{name}=...' for name in options)})"
+            )
+        return method
+    if not isinstance(method, str) or canonical(method) not in REGISTRY:
+        listing = ", ".join(REGISTRY)
+        close = difflib.get_close_matches(canonical(str(method)), REGISTRY, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise MethodError(f"unknown method {method!r}{hint} (methods: {listing})")
+    found = REGISTRY[canonical(method)]
+    known = {field.name for field in fields(found)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise MethodError(
+            f"{found.name} has no option {', '.join(map(repr, unknown))}; its options are "
+            f"{', '.join(sorted(known))}"
+        )
+    return found(**options)

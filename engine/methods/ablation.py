@@ -1,0 +1,51 @@
+"""Ablation-CAM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.heads import Head
+from camrt.engine.methods.base import Cost, MapShape, Method, weighted_sum
+from camrt.engine.questions import Questions
+from camrt.engine.scores import ScoreKind
+
+__all__ = ["AblationCAM"]
+
+Array = npt.NDArray[Any]
+SMALLEST_SCORE = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationCAM(Method):
+    """Ablation-CAM: channels weighted by how much the score falls without them.
+
+    "Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free Localization"
+    (Desai and Ramaswamy, WACV 2020):
+
+        α_k = (Y − Y_−k) / max(|Y|, 1e-8),    L = Σ_k α_k · A_k
+
+    with Y the score and Y_−k the score with channel k of the activation A set to zero. Dividing by |Y| keeps
+    the sign when a logit is negative, and is the paper's form when it is positive.
+
+    Attributes:
+        score: "logit" (the paper's) or "probability".
+    """
+
+    name: ClassVar[str] = "ablation"
+
+    score: ScoreKind = "logit"
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        scores = ask.scores(self.score)
+        without = ask.scores_without_channels(self.score)
+        floor = np.maximum(np.abs(scores), SMALLEST_SCORE)
+        weights = (scores[:, None] - without) / floor[:, None]
+        return weighted_sum(weights.transpose(0, 2, 1), ask.activations), scores
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        passes, why = head.channel_passes(shape.channels)
+        return Cost(passes, 0, why)

@@ -1,0 +1,87 @@
+"""What every method is: a frozen dataclass of options that turns answers into raw maps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.heads import Head
+from camrt.engine.questions import Questions
+from camrt.errors import MethodError
+
+__all__ = ["Cost", "MapShape", "Method", "weighted_sum"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class MapShape:
+    """Size of the activation at the cut: channels K, cells h×w."""
+
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a map costs beside the one trunk pass a picture.
+
+    Attributes:
+        head: Passes through the head, or a part of it, at most.
+        full: Passes through the whole model, at most.
+        why: The reason, in a few words.
+    """
+
+    head: int
+    full: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """Options every method has.
+
+    Attributes:
+        postprocess: From raw map to saliency. "native": ReLU, normalisation, bilinear upsampling with
+            half-pixel centres. "library": ReLU and min-max, upsampling, ReLU and min-max again, as the
+            pytorch-grad-cam package does.
+        normalisation: Within "native": "max" divides by the largest value, "minmax" takes the smallest off
+            first.
+    """
+
+    name: ClassVar[str]
+
+    postprocess: Literal["native", "library"] = "native"
+    normalisation: Literal["max", "minmax"] = "max"
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            hint, value = hints[field.name], getattr(self, field.name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                choices = ", ".join(map(repr, get_args(hint)))
+                raise MethodError(
+                    f"{self.name}: {field.name}={value!r} is not understood; choose from {choices}"
+                )
+            if hint is bool and not isinstance(value, bool):
+                raise MethodError(f"{self.name}: {field.name}={value!r} must be True or False")
+
+    @abstractmethod
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        """Raw maps (N, T, h, w), before ReLU and normalisation, and the scores (N, T) they explain."""
+
+    @abstractmethod
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        """What a map costs on a head, all target classes together."""
+
+
+def weighted_sum(weights: Array, activations: Array) -> Array:
+    """Σ_k weights[n, t, k] · activations[n, k]: (N, T, h, w)."""
+    flat = activations.reshape(*activations.shape[:2], -1)
+    maps: Array = np.matmul(weights.astype(activations.dtype), flat)
+    return maps.reshape(*weights.shape[:2], *activations.shape[2:])

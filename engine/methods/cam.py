@@ -1,0 +1,60 @@
+"""CAM and Activation-CAM: maps that need nothing but the trunk pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.heads import Head
+from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.questions import Questions
+from camrt.errors import MethodError
+
+__all__ = ["CAM", "ActivationCAM"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAM(Method):
+    """CAM: the class's own map, whose mean is its logit.
+
+    "Learning Deep Features for Discriminative Localization" (Zhou et al., CVPR 2016), in the form of
+    "Keep CALM and Improve Visual Feature Attribution" (ICCV 2021):
+
+        f[c]_ij = Σ_k W[c, k] · φ(A)_kij + b[c],    logit[c] = mean_ij f[c]_ij
+
+    with A the activation at the cut, φ what acts on each cell (often nothing), W and b the linear layer
+    behind global pooling. The bias shifts a map normalised by its maximum, not one normalised min-max.
+    """
+
+    name: ClassVar[str] = "cam"
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        return ask.class_maps(), ask.scores("logit")
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        if not head.has_class_maps:
+            raise MethodError(f"needs a linear layer behind global pooling; this head is {head.kind}")
+        return Cost(0, 0, "one matrix product")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationCAM(Method):
+    """Activation-CAM: the plain sum of the activation's channels, the same for every class.
+
+    "Pixab-CAM: Attend Pixel, not Channel" (section on dependence on activations): L = Σ_k A_k.
+    """
+
+    name: ClassVar[str] = "activation"
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        summed = ask.activations.sum(axis=1)
+        targets = ask.targets.shape[1]
+        return np.repeat(summed[:, None], targets, axis=1), ask.scores("logit")
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        return Cost(0, 0, "a sum over channels")

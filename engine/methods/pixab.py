@@ -1,0 +1,106 @@
+"""Pixab-CAM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.heads import Head
+from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.boxes import Placements, place_boxes
+from camrt.engine.questions import Questions
+from camrt.engine.scores import ScoreKind
+from camrt.errors import MethodError
+
+__all__ = ["PixabCAM"]
+
+Array = npt.NDArray[Any]
+SMALLEST_SCORE = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixabCAM(Method):
+    """Pixab-CAM: cells weighted by what deleting them costs and what keeping only them brings.
+
+    "Pixab-CAM: Attend Pixel, not Channel" (ICLR 2022 submission), Equations 7 and 8: over boxes b of cells,
+
+        p_ij = mean over b of (Y − Y_−b) / D  +  mean over b of (Y_+b − Y₀) / P,    L = minmax(relu(p))
+
+    with Y the score, Y_−b the score with the box's cells set to zero in all channels, Y_+b with only those
+    kept, and Y₀ the score of an all-zero activation. The means of the box shapes count equally.
+
+    Attributes:
+        score: "probability" or "logit".
+        denominators: (D, P): "N1" both Y; "N2" Y and Y₀; "N3" both |Y − Y₀|. None: N2 for a probability, N3
+            for a logit, which may be zero or negative.
+        assignment: "coverage": a cell's value is the mean over all placements of the box that cover it, at
+            the border clipped. "anchor": the placement whose top left cell it is.
+        boxes: Box shapes, (height, width) in cells.
+        perspectives: "both", "deletion" or "preservation".
+    """
+
+    name: ClassVar[str] = "pixab"
+
+    normalisation: Literal["max", "minmax"] = "minmax"
+    score: ScoreKind = "probability"
+    denominators: Literal["N1", "N2", "N3"] | None = None
+    assignment: Literal["coverage", "anchor"] = "coverage"
+    boxes: tuple[tuple[int, int], ...] = ((1, 1), (1, 2), (2, 1), (2, 2))
+    perspectives: Literal["both", "deletion", "preservation"] = "both"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.denominators not in (None, "N1", "N2", "N3"):
+            raise MethodError(
+                f"pixab: denominators={self.denominators!r} is not understood; choose from 'N1', 'N2', 'N3'"
+            )
+        try:
+            shapes = tuple((int(height), int(width)) for height, width in self.boxes)
+        except (TypeError, ValueError):
+            shapes = ()
+        if not shapes or any(height < 1 or width < 1 for height, width in shapes):
+            raise MethodError(
+                f"pixab: boxes={self.boxes!r} must be one or more (height, width) pairs of whole numbers >= 1"
+            )
+        object.__setattr__(self, "boxes", shapes)
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        height, width = ask.activations.shape[2:]
+        placements = place_boxes(self.boxes, (height, width), self.assignment)
+        delete, keep = self.perspectives != "preservation", self.perspectives != "deletion"
+        scores = ask.scores(self.score).astype(np.float64)
+        nothing = ask.scores_of_nothing(self.score).astype(np.float64)
+        deleted, kept = ask.scores_with_boxes(placements.distinct, self.score, delete=delete, keep=keep)
+        falls, gains = self._denominators(scores, nothing)
+        total = np.zeros((*scores.shape, height, width))
+        if deleted is not None:
+            total += self._mean(placements, (scores[:, None] - deleted) / falls[:, None])
+        if kept is not None:
+            total += self._mean(placements, (kept - nothing[:, None]) / gains[:, None])
+        if self.score == "probability":
+            # A probability this small cannot be divided by: the map says nothing.
+            total[scores < SMALLEST_SCORE] = 0.0
+        return total.astype(np.float32), scores.astype(np.float32)
+
+    def _denominators(self, scores: Array, nothing: Array) -> tuple[Array, Array]:
+        reading = self.denominators or ("N2" if self.score == "probability" else "N3")
+        if reading == "N3":
+            between = np.maximum(np.abs(scores - nothing), SMALLEST_SCORE)
+            return between, between
+        falls = np.maximum(np.abs(scores), SMALLEST_SCORE)
+        gains = np.maximum(np.abs(nothing), SMALLEST_SCORE) if reading == "N2" else falls
+        return falls, gains
+
+    def _mean(self, placements: Placements, values: Array) -> Array:
+        """Per-cell mean over placements, then over box shapes: (N, P, T) -> (N, T, h, w)."""
+        grids = [grid.per_cell(values) for grid in placements.grids]
+        mean: Array = np.mean(grids, axis=0)
+        return mean.transpose(0, 3, 1, 2)
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        placements = place_boxes(self.boxes, (shape.height, shape.width), self.assignment)
+        passes, why = head.box_passes(len(placements.distinct))
+        return Cost(passes, 0, why)

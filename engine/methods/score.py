@@ -1,0 +1,70 @@
+"""Score-CAM, in its three published definitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.heads import Head
+from camrt.engine.methods.base import Cost, MapShape, Method, weighted_sum
+from camrt.engine.questions import Questions
+from camrt.engine.scores import ScoreKind
+
+__all__ = ["ScoreCAM"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCAM(Method):
+    """Score-CAM: channels weighted by the score of the picture seen through them.
+
+    "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks" (Wang et al., CVPR
+    Workshops 2020): m_k is channel k of the activation A upsampled to the picture and scaled to [0, 1],
+
+        L = Σ_k α_k · A_k
+
+    * `definition="paper"`: α_k = f(x ∘ m_k) − f(x_b), f the probability, x_b a picture of zeros in the
+      model's input space.
+    * `definition="grad-cam"` (the pytorch-grad-cam package): upsampling with aligned corners, then scaling;
+      α = softmax over channels of the logits of x ∘ m_k.
+    * `definition="torchcam"` (the torchcam package): scaling, then upsampling with half-pixel centres; the
+      same softmax of logits.
+
+    A constant channel masks nothing and has weight zero (in the softmax it takes part with the logit of
+    the black picture that its mask of zeros gives, as in those packages, and is then given weight zero).
+
+    Attributes:
+        definition: Which of the three.
+        score: "probability" or "logit"; None takes the definition's own.
+    """
+
+    name: ClassVar[str] = "score"
+
+    definition: Literal["paper", "grad-cam", "torchcam"] = "paper"
+    score: ScoreKind | None = None
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        paper = self.definition == "paper"
+        kind: ScoreKind = self.score or ("probability" if paper else "logit")
+        masked, constant = ask.scores_of_masked(
+            kind,
+            order="normalise-first" if self.definition == "torchcam" else "upsample-first",
+            align_corners=self.definition == "grad-cam",
+            epsilon=0.0 if paper else 1e-8,
+        )
+        baseline = ask.scores_of_empty_picture(kind)
+        if paper:
+            weights = masked - baseline[:, None]
+        else:
+            masked = np.where(constant[:, :, None], baseline[:, None], masked)
+            raised = np.exp(masked - masked.max(axis=1, keepdims=True))
+            weights = raised / raised.sum(axis=1, keepdims=True)
+        weights = np.where(constant[:, :, None], 0.0, weights)
+        return weighted_sum(weights.transpose(0, 2, 1), ask.activations), ask.scores(kind)
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        return Cost(0, shape.channels + 1, "one a channel that is not constant, and one of the empty picture")

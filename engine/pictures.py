@@ -1,0 +1,226 @@
+"""Reading pictures: whatever Pillow can decode becomes RGB, whatever it cannot becomes a `PictureError`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from camrt.errors import PictureError
+
+__all__ = ["PictureSource", "find_pictures", "is_picture_name", "read_picture"]
+
+PictureSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+"""What `read_picture` accepts."""
+
+# Pillow lists these, but cannot decode them by itself: stubs for other libraries' formats, Windows
+# metafiles, and PostScript, which is a program that Pillow would hand to Ghostscript to run.
+_UNSUITABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
+
+_WARNINGS_LOCK = Lock()  # the warning filters belong to the whole process
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _UNSUITABLE))
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    formats = set(_formats())
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in formats)
+
+
+def is_picture_name(name: str | os.PathLike[str]) -> bool:
+    """Whether the file name ends as a picture's that Pillow reads (".jpg", ".PNG", ...)."""
+    return Path(name).suffix.lower() in _suffixes()
+
+
+def read_picture(source: PictureSource) -> Image.Image:
+    """One picture as RGB, upright.
+
+    EXIF orientation is applied, transparency is laid over white, palettes, CMYK and grey are converted,
+    16-bit grey is scaled to 8 bits, floating point is taken as [0, 1]. Of several frames the first is read.
+    Warnings that Pillow gives on the way are silenced, except the one about a decompression bomb, which is
+    an error here.
+
+    Args:
+        source: A file, a Pillow picture (left as it is, not closed), or a uint8 array (H, W, 3) or (H, W).
+
+    Returns:
+        A new RGB picture that holds no file open.
+
+    Raises:
+        PictureError: Missing, a folder, not a picture, truncated, too many pixels, or pixels that have no
+            RGB form; the message names the file and the reason.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _decode(source, str(getattr(source, "filename", "") or "the picture"))
+    if not isinstance(source, str | os.PathLike):
+        raise PictureError(
+            f"expected a file, a Pillow picture or a uint8 array as picture, got {type(source).__name__}"
+        )
+    path = Path(source)
+    name = str(path)
+    try:
+        if path.is_dir():
+            raise PictureError(f"{name}: is a folder, not a picture")
+        if not path.exists():
+            raise PictureError(f"{name}: no such file")
+        if not path.is_file():
+            raise PictureError(f"{name}: is not a regular file")
+        with path.open("rb") as file:
+            return _decode(file, name)
+    except OSError as error:
+        raise PictureError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise PictureError(
+            f"a picture given as an array must be uint8 (H, W, 3) or (H, W), got {array.dtype} {array.shape}"
+        )
+    if 0 in array.shape:
+        raise PictureError(f"a picture given as an array has no pixels: {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def _decode(source: Any, name: str) -> Image.Image:
+    """The RGB picture in an open file or a lazily loaded picture, with every failure named."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            if isinstance(source, Image.Image):
+                return _rgb(source)
+            with Image.open(source, formats=_formats()) as picture:
+                picture.load()
+                return _rgb(picture)
+        except UnidentifiedImageError:
+            raise PictureError(f"{name}: not a picture that Pillow can read") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise PictureError(
+                f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels, which might be a decompression bomb"
+            ) from None
+        except PictureError as error:
+            raise PictureError(f"{name}: {error}") from None
+        except Exception as error:  # damaged files make Pillow's decoders raise almost anything
+            raise PictureError(f"{name}: truncated or damaged: {error}") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if 0 in picture.size:
+        raise PictureError("has no pixels")
+    picture = _upright(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _eight_bits(picture)
+    if picture.mode in _TRANSPARENT or "transparency" in picture.info:
+        if picture.mode == "La":  # Pillow converts premultiplied grey to plain grey alone
+            picture = picture.convert("LA")
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    try:
+        return picture.convert("RGB")
+    except ValueError:
+        raise PictureError(f"pixels of mode {picture.mode} have no RGB form") from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says; as it is, where that cannot be understood."""
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF is no reason to refuse sound pixels
+        return picture
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey pixels of 16 bits or of floating point, as 8 bits."""
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise PictureError("floating-point pixels outside [0, 1] have no RGB form")
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    if values.min() < 0 or values.max() > 65535:
+        raise PictureError("integer pixels outside [0, 65535] have no RGB form")
+    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
+
+
+def find_pictures(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    on_error: Callable[[PictureError], None] | None = None,
+) -> Iterator[Path]:
+    """The picture files among some paths, one by one.
+
+    Folders are walked with their sub-folders, in the order of the names; files in them count by their
+    suffix (see `is_picture_name`), and names that begin with a dot do not count. Links to folders inside a
+    folder are not followed. A file that is named itself is always yielded.
+
+    Args:
+        paths: Files and folders.
+        on_error: Called with each error instead of raising it; the walk then goes on.
+
+    Yields:
+        Paths, folder by folder.
+
+    Raises:
+        PictureError: A path that does not exist, a folder that cannot be listed or holds no picture.
+    """
+    for given in paths:
+        path = Path(given)
+        try:
+            if not path.exists():
+                raise PictureError(f"{path}: no such file or folder")
+            if not path.is_dir():
+                yield path
+                continue
+            empty = True
+            for found in _walk(path, on_error):
+                empty = False
+                yield found
+            if empty:
+                raise PictureError(f"{path}: no picture in this folder")
+        except PictureError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+        except OSError as error:
+            failure = PictureError(f"{path}: cannot be read: {error.strerror or error}")
+            if on_error is None:
+                raise failure from error
+            on_error(failure)
+
+
+def _walk(folder: Path, on_error: Callable[[PictureError], None] | None) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(
+                (entry.name, entry.is_dir(follow_symlinks=False), entry.is_dir())
+                for entry in listing
+                if not entry.name.startswith(".")
+            )
+    except OSError as error:
+        failure = PictureError(f"{folder}: cannot be listed: {error.strerror or error}")
+        if on_error is None:
+            raise failure from error
+        on_error(failure)
+        return
+    for name, is_folder, leads_to_folder in entries:
+        if is_folder:
+            yield from _walk(folder / name, on_error)
+        elif not leads_to_folder and is_picture_name(name):
+            yield folder / name

@@ -1,0 +1,149 @@
+"""The four questions, bound to one batch: what methods ask and heads answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.backends import Runner
+from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
+from camrt.engine.passes import PassCounter
+from camrt.engine.scores import ScoreKind, ScoreReader
+from camrt.errors import MethodError
+from camrt.export.interface import Activation
+from camrt.kernels.masked_batch import masked_batch
+
+__all__ = ["Questions"]
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a method may ask about a batch.
+
+    Attributes:
+        pictures: (N, C, H, W) float32, as the model takes them.
+        activations: (N, K, h, w) float32 at the cut.
+        logits: (N, C) float32.
+        targets: (N, T) target classes.
+        activation: How logits become probabilities.
+        head: What answers questions about altered activations.
+        model: Graph pictures -> logits.
+        logits_output: Name of that graph's logits.
+        batch_size: Rows a batch.
+        threads: Threads of the native kernels; None lets them choose.
+        passes: Where passes are counted.
+        extras: Further tensors of the trunk pass.
+    """
+
+    pictures: Array
+    activations: Array
+    logits: Array
+    targets: Indices
+    activation: Activation
+    head: Head
+    model: Runner
+    logits_output: str
+    batch_size: int
+    threads: int | None
+    passes: PassCounter
+    extras: dict[str, Array]
+
+    def scores(self, kind: ScoreKind) -> Array:
+        """(N, T): the scores of the pictures as they are."""
+        return self._asked(kind).scores
+
+    def scores_without_channels(self, kind: ScoreKind) -> Array:
+        """(N, K, T): the scores with channel k of the activation set to zero."""
+        return self.head.without_channels(self._asked(kind))
+
+    def scores_with_boxes(
+        self, boxes: Indices, kind: ScoreKind, *, delete: bool, keep: bool
+    ) -> tuple[Array | None, Array | None]:
+        """(N, P, T) twice: with each box of cells set to zero, and with nothing but the box kept."""
+        return self.head.with_boxes(self._asked(kind), boxes, delete=delete, keep=keep)
+
+    def scores_of_nothing(self, kind: ScoreKind) -> Array:
+        """(N, T): the scores of an all-zero activation."""
+        return self.head.empty(self._asked(kind))
+
+    def class_maps(self) -> Array:
+        """(N, T, h, w): the targets' class maps.
+
+        Raises:
+            MethodError: The head is not a linear layer behind global pooling.
+        """
+        maps = self.head.class_maps(self._asked("logit"))
+        if maps is None:
+            raise MethodError(
+                "'cam' needs a linear layer behind global pooling, and this model's head is "
+                f"{self.head.kind}; 'pixab' and 'ablation' work on any head"
+            )
+        return maps
+
+    def scores_of_masked(
+        self,
+        kind: ScoreKind,
+        *,
+        order: Literal["upsample-first", "normalise-first"],
+        align_corners: bool,
+        epsilon: float,
+    ) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Scores of the pictures masked by each channel of the activation, upsampled and normalised.
+
+        Returns:
+            (N, K, T) scores, and (N, K) whether the channel is constant: its mask is nowhere and it is
+            answered by zero without a pass.
+        """
+        count, channels = self.activations.shape[:2]
+        reader = self._reader(kind)
+        answers = np.zeros((count, channels, self.targets.shape[1]), np.float32)
+        flat = self.activations.reshape(count, channels, -1)
+        with np.errstate(invalid="ignore"):
+            constant = ~(flat.max(axis=2) > flat.min(axis=2))
+
+        def fill(image: Indices, channel: Indices, rows: Array) -> None:
+            masked_batch(
+                self.activations,
+                self.pictures,
+                image,
+                channel,
+                rows,
+                order=order,
+                align_corners=align_corners,
+                epsilon=epsilon,
+                threads=self.threads,
+            )
+
+        def run(rows: Array) -> Array:
+            self.passes.full += len(rows)
+            return self.model(rows, [self.logits_output])[0]
+
+        for image, channel, logits in fill_and_run(
+            pairs_where(~constant), self.pictures.shape[1:], self.batch_size, fill, run
+        ):
+            answers[image, channel] = reader.read(logits, image)
+        return answers, constant
+
+    def scores_of_empty_picture(self, kind: ScoreKind) -> Array:
+        """(N, T): the scores of a picture of zeros, in the model's input space; one pass for them all."""
+        self.passes.full += 1
+        logits = self.model(np.zeros_like(self.pictures[:1]), [self.logits_output])[0]
+        count = len(self.pictures)
+        return self._reader(kind).read(np.repeat(logits, count, axis=0), np.arange(count))
+
+    def _reader(self, kind: ScoreKind) -> ScoreReader:
+        return ScoreReader(self.targets, kind, self.activation)
+
+    @cached_property
+    def _logit_asked(self) -> Asked:
+        return Asked(self.activations, self.logits, self._reader("logit"), self.passes, self.extras)
+
+    def _asked(self, kind: ScoreKind) -> Asked:
+        return replace(self._logit_asked, reader=self._reader(kind))

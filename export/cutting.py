@@ -1,0 +1,303 @@
+"""Where to cut a classifier into trunk and head, and the cut itself.
+
+The head of a tensor t is every node downstream of t. The *crossing* tensors are those the head reads that
+depend on the picture and are not themselves downstream of t: skip connections, mostly. A cut at t is clean
+when nothing crosses.
+
+The target, when none is asked for, is found in this order:
+
+1. the last float tensor (N, K, h, w) with h·w > 1 and a clean cut, in picture layout;
+2. from there back over average pooling and value-preserving nodes (VGG's adaptive pool), because the target
+   is the activation *before* it is pooled;
+3. when the head from there holds no weight at all, the tensor is already a stack of class maps: back over
+   activations and one 1×1 convolution, to the features that convolution reads (SqueezeNet, NiN).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+from camrt.errors import CutError
+from camrt.export.graph import Graph, attribute, names_read, set_shape
+from camrt.export.interface import LOGITS
+from camrt.export.operators import ELEMENTWISE_UNARY, FLOATING, preserves_values
+
+__all__ = [
+    "ACTIVATION",
+    "PHI",
+    "TargetTensor",
+    "candidates",
+    "choose_target",
+    "crossing",
+    "head_model",
+    "tapped_model",
+]
+
+PICTURE_OPERATORS = frozenset(
+    {
+        "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
+        "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "Resize", "Upsample",
+        "DepthToSpace", "SpaceToDepth", "QLinearConv",
+    }
+)  # fmt: skip
+ACTIVATION = "camrt_activation"
+PHI = "camrt_phi"
+
+
+@dataclass(frozen=True)
+class TargetTensor:
+    """A tensor the graph could be cut at.
+
+    Attributes:
+        name: The tensor's name in the file.
+        node: Name of the node that makes it (may be empty in the file).
+        operator: That node's operator.
+        shape: (K, h, w).
+        clean: Whether nothing goes around a cut at this tensor.
+        chosen: Whether the engine is cut here.
+    """
+
+    name: str
+    node: str
+    operator: str
+    shape: tuple[int, int, int]
+    clean: bool
+    chosen: bool = False
+
+
+def picture_layout(graph: Graph) -> dict[str, str]:
+    """Tensors of rank 4 known to be in (N, K, h, w) or (N, h, w, K) order, by following the operators."""
+    layout = {graph.input_name: "NCHW"}
+    for node in graph.nodes:
+        if node.op_type in PICTURE_OPERATORS:
+            found: str | None = "NCHW"
+        elif node.op_type == "Transpose":
+            order = list(attribute(node, "perm", []))
+            before = layout.get(node.input[0])
+            if order == [0, 3, 1, 2] and before != "NCHW":
+                found = "NCHW"
+            elif order == [0, 2, 3, 1] and before == "NCHW":
+                found = "NHWC"
+            else:
+                found = before if order == [0, 1, 2, 3] else None
+        elif node.op_type in ("Reshape", "Flatten", "MatMul", "Gemm", "Shape", "Einsum"):
+            keeps = node.op_type == "MatMul" and graph.is_constant(node.input[1])
+            found = layout.get(node.input[0]) if keeps else None
+        else:
+            found = next((layout[name] for name in node.input if name in layout), None)
+        if found is not None:
+            layout.update((name, found) for name in node.output if len(graph.shape(name) or ()) == 4)
+    return layout
+
+
+def crossing(graph: Graph, name: str, *, end: str = LOGITS) -> tuple[str, ...]:
+    """Tensors that the head of `name` reads around it, in graph order; empty for a clean cut."""
+    downstream = graph.downstream(name)
+    needed = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[name])]
+    if end not in downstream:
+        return (end,)
+    found: dict[str, None] = {}
+    for node in needed:
+        if not any(made in downstream for made in node.output):
+            continue
+        for read in names_read(node):
+            if read not in downstream and not graph.is_constant(read):
+                found.setdefault(read)
+    return tuple(found)
+
+
+def clean_cuts(graph: Graph, end: str = LOGITS) -> frozenset[str]:
+    """The tensors every path from the picture to the logits runs through: those with a clean cut.
+
+    A tensor t is on every path exactly when (paths to t) · (paths from t) = all paths; Python's integers
+    count them without overflow, in one sweep forwards and one backwards.
+    """
+    needed = [graph.nodes[index] for index in graph.upstream_nodes(end)]
+    to_here = {graph.input_name: 1}
+    for node in needed:
+        paths = sum(to_here.get(name, 0) for name in names_read(node))
+        if paths:
+            to_here.update((made, paths) for made in node.output if made)
+    onward = {end: 1}
+    for node in reversed(needed):
+        paths = sum(onward.get(made, 0) for made in node.output)
+        for name in names_read(node):
+            onward[name] = onward.get(name, 0) + paths
+    total = to_here.get(end, 0)
+    return frozenset(name for name, count in to_here.items() if count * onward.get(name, 0) == total)
+
+
+def candidates(graph: Graph) -> list[TargetTensor]:
+    """Every tensor (N, K, h, w) with h·w > 1 that the logits depend on, in graph order."""
+    layout = picture_layout(graph)
+    clean = clean_cuts(graph)
+    batch = graph.input_shape[0]
+    found = []
+    for index in graph.upstream_nodes(LOGITS):
+        node = graph.nodes[index]
+        for name in node.output:
+            shape = graph.shape(name)
+            if (
+                name in graph.dependent
+                and shape is not None
+                and len(shape) == 4
+                and shape[0] == batch
+                and shape[2] * shape[3] > 1
+                and layout.get(name) == "NCHW"
+                and graph.types.get(name) in FLOATING
+            ):
+                found.append(TargetTensor(name, node.name, node.op_type, shape[1:], name in clean))
+    return found
+
+
+def choose_target(graph: Graph, wanted: str | None = None) -> TargetTensor:
+    """The tensor to cut at: the one asked for (tensor or node name), or the last suitable one.
+
+    Raises:
+        CutError: There is none, the name is unknown, or something goes around the cut.
+    """
+    listed = candidates(graph)
+    if wanted is None:
+        return step_back(graph, listed)
+    match = next((target for target in listed if wanted in (target.name, target.node)), None)
+    if match is None:
+        known = wanted in graph.dependent or any(wanted == node.name for node in graph.nodes)
+        nearest = ", ".join(repr(target.name) for target in listed[-5:]) or "none"
+        raise CutError(
+            f"target {wanted!r} "
+            + ("is no (N, K, h, w) activation" if known else "was not found in the graph")
+            + f"; the last candidates are {nearest} (engine.targets() lists them all)"
+        )
+    if not match.clean:
+        around = crossing(graph, match.name)
+        raise CutError(
+            f"the graph cannot be cut at {wanted!r}: {', '.join(map(repr, around))} "
+            f"go{'es' if len(around) == 1 else ''} around it; "
+            f"the nearest clean cuts are {nearest_clean(listed, match)}"
+        )
+    return match
+
+
+def nearest_clean(listed: list[TargetTensor], match: TargetTensor) -> str:
+    """The names of the clean cuts just before and just after a tensor."""
+    position = listed.index(match)
+    before = [target for target in listed[:position] if target.clean][-1:]
+    after = [target for target in listed[position + 1 :] if target.clean][:1]
+    return " and ".join(repr(target.name) for target in before + after) or "none"
+
+
+def step_back(graph: Graph, listed: list[TargetTensor]) -> TargetTensor:
+    """Rules 1 to 3 of this module's description."""
+    clean = {target.name: target for target in listed if target.clean}
+    if not clean:
+        names = ", ".join(repr(target.name) for target in listed[-3:])
+        raise CutError(
+            "no activation with two spatial axes was found in this model, so there is nothing to map; "
+            "camrt explains convolutional classifiers"
+            if not listed
+            else f"no clean cut was found: every spatial activation (the last ones: {names}) is bypassed"
+        )
+    current = list(clean.values())[-1]
+    current = over_pooling(graph, clean, current)
+    if head_has_no_weights(graph, current.name):
+        current = over_class_convolution(graph, clean, current)
+    return current
+
+
+def over_pooling(graph: Graph, clean: dict[str, TargetTensor], start: TargetTensor) -> TargetTensor:
+    current = start
+    while True:
+        node = graph.producer(current.name)
+        passes = node is not None and (node.op_type == "AveragePool" or preserves_values(node))
+        if node is None or not passes or node.input[0] not in clean:
+            return current
+        current = clean[node.input[0]]
+
+
+def head_has_no_weights(graph: Graph, name: str) -> bool:
+    """Whether the head of a tensor multiplies by nothing learned."""
+    downstream = graph.downstream(name)
+    for index in graph.upstream_nodes(LOGITS, stop=[name]):
+        node = graph.nodes[index]
+        weighted = node.op_type in ("Gemm", "MatMul", "Conv", "BatchNormalization", "LayerNormalization")
+        if weighted and any(made in downstream for made in node.output):
+            return False
+    return True
+
+
+def over_class_convolution(graph: Graph, clean: dict[str, TargetTensor], start: TargetTensor) -> TargetTensor:
+    current = start.name
+    while (node := graph.producer(current)) is not None:
+        if node.op_type == "Conv":
+            weight = graph.shape(node.input[1])
+            pointwise = weight is not None and weight[2:] == (1, 1)
+            source = node.input[0]
+            while pointwise and source not in clean:
+                before = graph.producer(source)
+                if before is None or not preserves_values(before):
+                    break
+                source = before.input[0]
+            return clean[source] if pointwise and source in clean else start
+        if node.op_type not in ELEMENTWISE_UNARY and not preserves_values(node):
+            return start
+        current = node.input[0]
+    return start
+
+
+def tapped_model(model: onnx.ModelProto, graph: Graph, taps: dict[str, str]) -> onnx.ModelProto:
+    """The whole model with further float32 outputs.
+
+    Args:
+        model: The standardised model; it is not changed.
+        graph: Its index.
+        taps: Output name -> tensor it shows.
+    """
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    for output, name in taps.items():
+        if graph.types.get(name, TensorProto.FLOAT) == TensorProto.FLOAT:
+            tap = helper.make_node("Identity", [name], [output])
+        else:
+            tap = helper.make_node("Cast", [name], [output], to=TensorProto.FLOAT)
+        tapped.graph.node.append(tap)
+        tapped.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+    return tapped
+
+
+def head_model(
+    model: onnx.ModelProto, graph: Graph, start: str, end: str, *, input_name: str, batch: int | None
+) -> onnx.ModelProto:
+    """The part of the graph between two tensors, float32 in and out.
+
+    The output is named `camrt_out_` and the name of `end`. A rank-4 input's h and w are left open.
+
+    Args:
+        model: The standardised model.
+        graph: Its index.
+        start: Tensor that becomes the input; every node behind it that `end` needs is kept.
+        end: Tensor that becomes the output.
+        input_name: Name the input gets.
+        batch: Fixed batch size; None for an open axis.
+    """
+    shape = graph.shape(start)
+    assert shape is not None
+    open_axes = [shape[1], "h", "w"] if len(shape) == 4 and shape[2] * shape[3] > 1 else shape[1:]
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start])]
+    element = graph.types.get(start, TensorProto.FLOAT)
+    entry = helper.make_node("Cast", [input_name], [start], to=element)
+    exit_name = f"camrt_out_{end}"
+    leave = helper.make_node("Cast", [end], [exit_name], to=TensorProto.FLOAT)
+    used = {name for node in nodes for name in names_read(node)}
+    part = helper.make_graph(
+        [entry, *nodes, leave],
+        "head",
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(exit_name, TensorProto.FLOAT, None)],
+    )
+    set_shape(part.input[0], [batch or "N", *open_axes])
+    part.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in used)
+    part.sparse_initializer.extend(model.graph.sparse_initializer)
+    return helper.make_model(part, opset_imports=list(model.opset_import), ir_version=model.ir_version)

@@ -1,0 +1,243 @@
+"""Reading ψ ∘ P ∘ φ off a head.
+
+A head is factored when, from the activation A on,
+
+1. φ acts on each cell by itself (`camrt.export.cellwise`), and ends in a tensor everything runs through;
+2. P averages, sums or flattens that tensor (`camrt.export.reduction`);
+3. ψ starts with an affine layer (`camrt.export.affine`), or P is a mean or a sum.
+
+Everything behind ψ's first affine layer is the *rest*, a graph of its own. See README.md beside this file for
+what each factor buys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto
+
+from camrt.export.affine import Affine, AffineForms
+from camrt.export.cellwise import cellwise_region
+from camrt.export.cutting import clean_cuts, head_model
+from camrt.export.graph import Graph, attribute, set_shape
+from camrt.export.interface import LOGITS
+from camrt.export.reduction import Reduction, find_reduction
+
+__all__ = ["AffineStart", "Factors", "Unfactored", "factor"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class AffineStart:
+    """The first layer of a φ that mixes channels: s = weight · a + bias in each cell.
+
+    Attributes:
+        weight: (F, K) float32.
+        layer: Graph from A to s (N, F, h', w'), a border included when the layer adds one.
+        rest: Graph from s to the logits.
+    """
+
+    weight: Array
+    layer: onnx.ModelProto
+    rest: onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A head written as ψ ∘ P ∘ φ.
+
+    Attributes:
+        phi: "identity", "separable" (channel k of φ(A) depends on channel k of A alone) or "dense".
+        phi_model: Graph A -> φ(A); None for the identity. A linear φ is folded into `weight` and counts as
+            the identity.
+        phi_tensor: Name of the tensor φ(A) in the whole model; None for the identity.
+        phi_start: For a dense φ that begins with an affine layer, that layer and what follows it.
+        reduction: P.
+        cells: Number of cells P averages over, a border that φ added included.
+        weight: First affine layer of ψ: (F, K') for mean and sum, (F, K', h', w') for flatten; None for the
+            identity (ψ does not begin with an affine layer).
+        bias: (F,) float32.
+        rest: Graph from that layer's answer (N, F) to the logits; None when ψ is affine.
+    """
+
+    phi: Literal["identity", "separable", "dense"]
+    phi_model: onnx.ModelProto | None
+    phi_tensor: str | None
+    phi_start: AffineStart | None
+    reduction: Literal["mean", "sum", "flatten"]
+    cells: int
+    weight: Array | None
+    bias: Array
+    rest: onnx.ModelProto | None
+
+
+@dataclass(frozen=True)
+class Unfactored:
+    """Why a head could not be factored, in a sentence."""
+
+    reason: str
+
+
+def factor(graph: Graph, target: str, batch: int | None) -> Factors | Unfactored:
+    """Factors the head of a clean cut.
+
+    Args:
+        graph: Index of the standardised model.
+        target: The tensor it is cut at.
+        batch: Fixed batch size of the graph; None when it is open.
+    """
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(LOGITS, stop=[target])]
+    clean = clean_cuts(graph)
+    region = cellwise_region(graph, target, nodes)
+    end_of_phi = next(name for name in reversed(region) if name in clean)
+    outside = [node for node in nodes if node.output[0] not in region]
+    reduction = find_reduction(graph, end_of_phi, outside)
+    if isinstance(reduction, str):
+        return Unfactored(reduction)
+
+    channels = shape_of(graph, target)[1]
+    cell_forms = AffineForms(graph, target, channels, cells=True).follow(nodes)
+    linear_phi = cell_forms.get(end_of_phi)
+    if reduction.kind == "flatten" and linear_phi is not None and linear_phi.weight is not None:
+        linear_phi = None  # folding would multiply two large matrices: φ is run instead
+    inputs = len(reduction.order)
+    psi = first_layer(graph, reduction, inputs, nodes, clean)
+    if psi is None:
+        return Unfactored(
+            f"what follows the flattened map does not begin with a linear layer ({reduction.tensor!r})"
+        )
+    name, form = psi
+    rest = None if name == LOGITS else vector_model(graph, name, batch, form.features(inputs))
+    weight, bias = in_map_order(graph, form, reduction, end_of_phi)
+    cells = int(np.prod(shape_of(graph, end_of_phi)[2:]))
+    phi: Literal["identity", "separable", "dense"]
+    phi_model, start = None, None
+    if end_of_phi == target:
+        phi = "identity"
+    elif linear_phi is not None and reduction.kind != "flatten":
+        phi = "identity"
+        weight, bias = fold(weight, bias, linear_phi, cells if reduction.kind == "sum" else 1)
+    else:
+        phi = "separable" if region[end_of_phi] else "dense"
+        phi_model = head_model(graph.model, graph, target, end_of_phi, input_name=MAP, batch=batch)
+        if phi == "dense":
+            start = affine_start(graph, target, cell_forms, clean, batch)
+    return Factors(
+        phi=phi,
+        phi_model=phi_model,
+        phi_tensor=None if phi_model is None else end_of_phi,
+        phi_start=start,
+        reduction=reduction.kind,
+        cells=cells,
+        weight=None if weight is None else np.ascontiguousarray(weight, dtype=np.float32),
+        bias=np.ascontiguousarray(bias, dtype=np.float32),
+        rest=rest,
+    )
+
+
+MAP = "camrt_map"
+VECTOR = "camrt_vector"
+
+
+def shape_of(graph: Graph, name: str) -> tuple[int, ...]:
+    shape = graph.shape(name)
+    assert shape is not None
+    return shape
+
+
+def first_layer(
+    graph: Graph, reduction: Reduction, inputs: int, nodes: list[NodeProto], clean: frozenset[str]
+) -> tuple[str, Affine] | None:
+    """The last tensor that is affine in P's answer and that everything runs through, with its form."""
+    shape = shape_of(graph, reduction.tensor)
+    if reduction.kind == "flatten" and len(shape) == 4 and shape[2] * shape[3] > 1:
+        return whole_map_convolution(graph, reduction, nodes, clean)
+    forms = AffineForms(graph, reduction.tensor, inputs, cells=False).follow(nodes)
+    name = next((name for name in reversed(forms) if name in clean), reduction.tensor)
+    form = forms[name]
+    if form.weight is None and reduction.kind == "flatten":
+        return None
+    return name, form
+
+
+def whole_map_convolution(
+    graph: Graph, reduction: Reduction, nodes: list[NodeProto], clean: frozenset[str]
+) -> tuple[str, Affine] | None:
+    """A convolution whose kernel covers the whole map: a linear layer on the flattened map."""
+    node = next(node for node in nodes if reduction.tensor in node.input)
+    shape = shape_of(graph, reduction.tensor)
+    weight = graph.constant(node.input[1]) if node.op_type == "Conv" else None
+    made = node.output[0]
+    if weight is None or weight.shape[1:] != shape[1:] or any(attribute(node, "pads", [0])):
+        return None
+    if made not in clean or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    form = Affine(weight.reshape(len(weight), -1), None if bias is None else bias.astype(np.float64))
+    # Only value-preserving and reshaping nodes are followed further: the layer stays as it is.
+    onward = AffineForms(graph, made, len(weight), cells=False).follow(nodes)
+    same = [name for name, after in onward.items() if after.weight is None and after.bias is None]
+    return next(name for name in reversed(same) if name in clean), form
+
+
+def in_map_order(
+    graph: Graph, form: Affine, reduction: Reduction, map_name: str
+) -> tuple[Array | None, Array]:
+    """The layer's weight with its columns in the map's own order, and its bias."""
+    order = reduction.order
+    features = form.features(len(order))
+    bias = np.zeros(features) if form.bias is None else form.bias
+    weight = form.weight
+    straight = bool((order == np.arange(len(order))).all())
+    if not straight:
+        weight = np.eye(features) if weight is None else weight
+        weight = weight[:, np.argsort(order)]
+    if weight is not None and reduction.kind == "flatten":
+        weight = weight.reshape(features, *shape_of(graph, map_name)[1:])
+    return weight, bias
+
+
+def fold(weight: Array | None, bias: Array, phi: Affine, cells: int) -> tuple[Array | None, Array]:
+    """ψ's first layer after a linear φ: W·(Φ·a + β) summed or averaged is (WΦ)·a + Wβ (times the cells)."""
+    if phi.bias is not None:
+        shift = phi.bias * cells
+        bias = bias + (shift if weight is None else weight.astype(np.float64) @ shift)
+    if phi.weight is not None:
+        mixed = phi.weight.astype(np.float64)
+        weight = mixed if weight is None else weight.astype(np.float64) @ mixed
+    return weight, bias
+
+
+def affine_start(
+    graph: Graph, target: str, forms: dict[str, Affine], clean: frozenset[str], batch: int | None
+) -> AffineStart | None:
+    name = next((name for name in reversed(forms) if name in clean), target)
+    form = forms[name]
+    if form.weight is None:
+        return None
+    layer = head_model(graph.model, graph, target, name, input_name=MAP, batch=batch)
+    rest = head_model(graph.model, graph, name, LOGITS, input_name=MAP, batch=batch)
+    return AffineStart(np.ascontiguousarray(form.weight, dtype=np.float32), layer, rest)
+
+
+def vector_model(graph: Graph, start: str, batch: int | None, features: int) -> onnx.ModelProto:
+    """The graph from a vector, taken as (N, F) whatever its axes of size one, to the logits."""
+    model = head_model(graph.model, graph, start, LOGITS, input_name=VECTOR, batch=batch)
+    shape = shape_of(graph, start)
+    if len(shape) > 2 or shape[1] != features:
+        cast = model.graph.node[0]
+        cast.input[0] = "camrt_shaped_vector"
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array([-1, *shape[1:]], np.int64), "camrt_vector_shape")
+        )
+        reshape = onnx.helper.make_node("Reshape", [VECTOR, "camrt_vector_shape"], ["camrt_shaped_vector"])
+        nodes = [reshape, *(onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node)]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        set_shape(model.graph.input[0], [batch or "N", features])
+    return model

@@ -1,0 +1,231 @@
+"""An index over an ONNX graph: who makes a tensor, who reads it, its shape, and its value if constant."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from camrt.errors import ModelFileError
+
+__all__ = ["Graph", "attribute", "ends_with_one", "names_read", "static_shape"]
+
+Array = npt.NDArray[Any]
+
+# A constant larger than this is never folded while analysing (its producers are left alone).
+FOLDING_LIMIT_BYTES = 1 << 31
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute, or `default` when it is not set."""
+    for item in node.attribute:
+        if item.name == name:
+            value = helper.get_attribute_value(item)
+            return value.decode() if isinstance(value, bytes) else value
+    return default
+
+
+def names_read(node: NodeProto) -> Iterator[str]:
+    """Every tensor a node reads, those its subgraphs take from outside included."""
+    yield from (name for name in node.input if name)
+    for item in node.attribute:
+        graphs = [item.g] if item.type == onnx.AttributeProto.GRAPH else list(item.graphs)
+        for graph in graphs:
+            made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            for inner in graph.node:
+                yield from (name for name in names_read(inner) if name not in made)
+                made.update(inner.output)
+            yield from (value.name for value in graph.output if value.name not in made)
+
+
+def static_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    """A value's declared shape, None for each symbolic axis; None when no rank is declared."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
+
+
+def ends_with_one(shape: tuple[int, ...] | None) -> bool:
+    """Whether a shape is (N, K, 1, ..., 1) with nothing but ones behind its second axis."""
+    return shape is not None and len(shape) >= 2 and all(size == 1 for size in shape[2:])
+
+
+class Graph:
+    """An indexed view of a model's graph; the model itself is not changed.
+
+    Args:
+        model: A model without local functions whose nodes are in topological order.
+        input_shape: Concrete shape given to the only input for shape inference.
+
+    Attributes:
+        shapes: Inferred shape of each tensor at that input shape, where it could be inferred.
+        types: Inferred element type (`onnx.TensorProto` constant) of each tensor.
+    """
+
+    def __init__(self, model: onnx.ModelProto, input_shape: tuple[int, ...]) -> None:
+        self.model = model
+        self.nodes: list[NodeProto] = list(model.graph.node)
+        self.input_name: str = model.graph.input[0].name
+        self.input_shape = input_shape
+        self.initializers: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
+        self.producers: dict[str, int] = {}
+        self.consumers: dict[str, list[int]] = defaultdict(list)
+        for index, node in enumerate(self.nodes):
+            for name in node.output:
+                if name:
+                    self.producers[name] = index
+            for name in dict.fromkeys(names_read(node)):
+                self.consumers[name].append(index)
+        self._constants: dict[str, Array | None] = {}
+        self.shapes, self.types = infer(model, input_shape)
+        self.dependent = self.downstream(self.input_name)
+
+    def downstream(self, name: str) -> frozenset[str]:
+        """The tensors whose value depends on tensor `name`, itself included."""
+        reached = {name}
+        for node in self.nodes:
+            if any(read in reached for read in names_read(node)):
+                reached.update(made for made in node.output if made)
+        return frozenset(reached)
+
+    def upstream_nodes(self, name: str, stop: Iterable[str] = ()) -> list[int]:
+        """Indices, in order, of the nodes that `name` needs, not going past the tensors in `stop`."""
+        barrier = set(stop)
+        pending, found = [name], set[int]()
+        while pending:
+            current = pending.pop()
+            if current in barrier or current not in self.producers:
+                continue
+            index = self.producers[current]
+            if index not in found:
+                found.add(index)
+                pending.extend(names_read(self.nodes[index]))
+        return sorted(found)
+
+    def producer(self, name: str) -> NodeProto | None:
+        """The node that makes a tensor; None for an input or an initializer."""
+        index = self.producers.get(name)
+        return None if index is None else self.nodes[index]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """A tensor's inferred shape, or that of the constant it is."""
+        if name in self.shapes:
+            return self.shapes[name]
+        value = self.constant(name)
+        return None if value is None else value.shape
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor does not depend on the model's input."""
+        return bool(name) and name not in self.dependent
+
+    def constant(self, name: str) -> Array | None:
+        """The value of a tensor that does not depend on the input; None when it does, or is too large."""
+        if not name or name in self.dependent:
+            return None
+        if name not in self._constants:
+            self._constants[name] = self._evaluate(name)
+        return self._constants[name]
+
+    def _evaluate(self, name: str) -> Array | None:
+        if name in self.initializers:
+            return np.asarray(numpy_helper.to_array(self.initializers[name]))
+        node = self.producer(name)
+        if node is None:
+            return None
+        feeds: dict[str, Array] = {}
+        for read in dict.fromkeys(names_read(node)):
+            value = self.constant(read)
+            if value is None or value.nbytes > FOLDING_LIMIT_BYTES:
+                return None
+            feeds[read] = value
+        shape = self.shapes.get(name)
+        if shape is None and node.op_type != "Constant":
+            return None
+        if shape is not None and np.prod(shape, dtype=np.float64) * 8 > FOLDING_LIMIT_BYTES:
+            return None
+        try:
+            return evaluate_node(self.model, node, feeds)[list(node.output).index(name)]
+        except (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError):
+            return None  # the reference evaluator lacks the operator: the tensor stays opaque
+
+
+def evaluate_node(model: onnx.ModelProto, node: NodeProto, feeds: dict[str, Array]) -> list[Array]:
+    """One node's outputs, by ONNX's own reference evaluator."""
+    from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
+
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in feeds.items()
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = helper.make_graph([node], "one-node", inputs, outputs)
+    single = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    return [np.asarray(value) for value in ReferenceEvaluator(single).run(None, feeds)]
+
+
+def infer(
+    model: onnx.ModelProto, input_shape: tuple[int, ...]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Shapes and element types of all tensors when the only input has the given concrete shape."""
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(without_large_weights(model))
+    graph = skeleton.graph
+    del graph.value_info[:]
+    set_shape(graph.input[0], input_shape)
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelFileError(
+            f"the model's shapes do not fit together for an input of shape {input_shape}: {error}"
+        ) from error
+    shapes: dict[str, tuple[int, ...]] = {}
+    types: dict[str, int] = {}
+    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+        if value.type.tensor_type.elem_type:
+            types[value.name] = value.type.tensor_type.elem_type
+        shape = static_shape(value)
+        if shape is not None and None not in shape:
+            shapes[value.name] = tuple(size for size in shape if size is not None)
+    for tensor in model.graph.initializer:
+        shapes[tensor.name] = tuple(tensor.dims)
+        types[tensor.name] = tensor.data_type
+    return shapes, types
+
+
+def without_large_weights(model: onnx.ModelProto, keep_bytes: int = 4096) -> onnx.ModelProto:
+    """The model with its large initializers turned into typed inputs: light enough to copy about."""
+    light = onnx.ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= keep_bytes:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    return light
+
+
+def set_shape(value: onnx.ValueInfoProto, shape: Iterable[int | str]) -> None:
+    """Declares a value's shape: a number for a fixed axis, a name for a symbolic one."""
+    declared = value.type.tensor_type.shape
+    del declared.dim[:]
+    for size in shape:
+        if isinstance(size, str):
+            declared.dim.add(dim_param=size)
+        else:
+            declared.dim.add(dim_value=size)

@@ -1,0 +1,323 @@
+"""Bringing a classifier's inputs and outputs to one form: float32 (N, C, H, W) in, logits (N, classes) out.
+
+The cases, in order:
+
+1. Exactly one input, of rank 4; anything else is refused.
+2. An (N, H, W, C) input gets a Transpose in front; a float16 or double one a Cast; an integer one Round, Clip
+   and Cast.
+3. The output is the only one of rank 2 (rank 4 with two trailing ones counts), or the one named.
+4. A Softmax, LogSoftmax or Sigmoid at the end is recognised and taken off: the graph then ends at its logits.
+5. `Constant` nodes become initializers, so that what follows finds every weight in one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from camrt.errors import UnsupportedModelError
+from camrt.export.graph import Graph, attribute, ends_with_one, set_shape, static_shape
+from camrt.export.operators import FLOATING, RESHAPING, preserves_values
+
+__all__ = ["Activation", "Interface", "lift_constants", "standardise"]
+
+Activation = Literal["softmax", "sigmoid"]
+
+INTEGER_RANGES = {TensorProto.UINT8: (0.0, 255.0), TensorProto.INT8: (-128.0, 127.0)}
+# Sizes tried, in order, for a model that leaves its picture's height and width open.
+OPEN_SIZE = 224
+PICTURES = "camrt_pictures"
+LOGITS = "camrt_logits"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a standardised model takes and gives.
+
+    Attributes:
+        channels: Colour channels C of the pictures.
+        height: Picture height H; None when the graph leaves it open.
+        width: Picture width W; None when the graph leaves it open.
+        batch: Fixed batch size of the graph; None when the batch axis is open.
+        num_classes: Number of classes.
+        activation: How logits become probabilities.
+        recognised: The operator at the end of the file that said so; None when the file ends in logits.
+        layout: Axis order of the file's own input.
+    """
+
+    channels: int
+    height: int | None
+    width: int | None
+    batch: int | None
+    num_classes: int
+    activation: Activation
+    recognised: str | None
+    layout: Literal["NCHW", "NHWC"]
+
+    def probe_shape(self, batch: int) -> tuple[int, int, int, int]:
+        """A concrete input shape to analyse the graph at."""
+        return (batch, self.channels, self.height or OPEN_SIZE, self.width or OPEN_SIZE)
+
+
+def lift_constants(model: onnx.ModelProto) -> None:
+    """Turns `Constant` nodes of the main graph into initializers, in place."""
+    kept = []
+    for node in model.graph.node:
+        tensor = constant_tensor(node) if node.op_type == "Constant" else None
+        if tensor is None:
+            kept.append(node)
+        else:
+            tensor.name = node.output[0]
+            model.graph.initializer.append(tensor)
+    if len(kept) != len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
+    model.ir_version = max(model.ir_version, 4)  # initializers need not be inputs
+
+
+def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
+    """The tensor of a `Constant` node in any of its dense spellings."""
+    for item in node.attribute:
+        value = helper.get_attribute_value(item)
+        if item.name == "value":
+            copy = TensorProto()
+            copy.CopyFrom(value)
+            return copy
+        if item.name in ("value_float", "value_floats"):
+            return numpy_helper.from_array(np.asarray(value, dtype=np.float32))
+        if item.name in ("value_int", "value_ints"):
+            return numpy_helper.from_array(np.asarray(value, dtype=np.int64))
+    return None
+
+
+def standardise(
+    model: onnx.ModelProto,
+    *,
+    output: str | None = None,
+    activation: Activation | None = None,
+    expected_size: tuple[int, int] | None = None,
+) -> Interface:
+    """Rewrites a model in place to take `camrt_pictures` and give `camrt_logits`.
+
+    Args:
+        model: A model as `camrt.export.reading.read_model` returns it.
+        output: Name of the output to explain, needed only when several could be meant.
+        activation: How logits become probabilities; None reads it off the graph (softmax when it does not
+            say, sigmoid for a single logit).
+        expected_size: (H, W) to analyse the graph at when it leaves its picture size open.
+
+    Raises:
+        UnsupportedModelError: The model is not a single-input classifier with an (N, C) output.
+    """
+    lift_constants(model)
+    layout, channels, height, width, batch = standardise_input(model)
+    probe = (
+        batch or 1,
+        channels,
+        height or (expected_size or (OPEN_SIZE, OPEN_SIZE))[0],
+        width or (expected_size or (OPEN_SIZE, OPEN_SIZE))[1],
+    )
+    graph = Graph(model, probe)
+    name = choose_output(graph, output)
+    logits, recognised = strip_activation(graph, name)
+    shape = graph.shape(logits)
+    if shape is None or not ends_with_one(shape):
+        shape = graph.shape(name)
+        logits, recognised = name, None
+    assert shape is not None  # choose_output returns only outputs of known shape
+    num_classes = shape[1]
+    if recognised == "Sigmoid" or (recognised is None and activation is None and num_classes == 1):
+        found: Activation = "sigmoid"
+    else:
+        found = "softmax"
+    if activation is not None and recognised is not None and activation != found:
+        raise UnsupportedModelError(
+            f"activation={activation!r} was asked for, but the file itself ends in {recognised}"
+        )
+    finish_at(model, graph, logits, shape)
+    return Interface(channels, height, width, batch, num_classes, activation or found, recognised, layout)
+
+
+def standardise_input(
+    model: onnx.ModelProto,
+) -> tuple[Literal["NCHW", "NHWC"], int, int | None, int | None, int | None]:
+    """Gives the model one float32 (N, C, H, W) input named `camrt_pictures`."""
+    inputs = list(model.graph.input)
+    if len(inputs) != 1:
+        names = ", ".join(repr(value.name) for value in inputs) or "none"
+        raise UnsupportedModelError(
+            f"an image classifier has exactly one input, this model has {len(inputs)} ({names}); "
+            "export it with its other inputs baked in as constants"
+        )
+    value = inputs[0]
+    shape = static_shape(value)
+    if shape is None or len(shape) != 4:
+        raise UnsupportedModelError(
+            f"input {value.name!r} has shape {describe_shape(value)}; pictures (N, C, H, W) are needed"
+        )
+    element = value.type.tensor_type.elem_type
+    if element not in FLOATING and element not in INTEGER_RANGES:
+        raise UnsupportedModelError(
+            f"input {value.name!r} holds {TensorProto.DataType.Name(element)}; "
+            "floating-point or 8-bit pictures are needed"
+        )
+    few = (1, 3, 4)
+    layout: Literal["NCHW", "NHWC"] = "NHWC" if shape[3] in few and shape[1] not in few else "NCHW"
+    channels = shape[3] if layout == "NHWC" else shape[1]
+    height, width = (shape[1], shape[2]) if layout == "NHWC" else (shape[2], shape[3])
+    if channels is None:
+        channels = channels_from_first_convolution(model, value.name)
+    if channels is None:
+        raise UnsupportedModelError(
+            f"input {value.name!r} has shape {describe_shape(value)}: its number of colour channels is open; "
+            "export the model with a fixed one"
+        )
+    original = value.name
+    front: list[onnx.NodeProto] = []
+    current = PICTURES
+    if layout == "NHWC":
+        front.append(helper.make_node("Transpose", [current], ["camrt_nhwc"], perm=[0, 2, 3, 1]))
+        current = "camrt_nhwc"
+    if element in INTEGER_RANGES:
+        low, high = INTEGER_RANGES[element]
+        model.graph.initializer.append(numpy_helper.from_array(np.array(low, np.float32), "camrt_low"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(high, np.float32), "camrt_high"))
+        front.append(helper.make_node("Round", [current], ["camrt_rounded"]))
+        # Min and Max rather than Clip: Clip took its bounds as attributes before opset 11.
+        front.append(helper.make_node("Max", ["camrt_rounded", "camrt_low"], ["camrt_bounded"]))
+        front.append(helper.make_node("Min", ["camrt_bounded", "camrt_high"], ["camrt_clipped"]))
+        current = "camrt_clipped"
+    if element != TensorProto.FLOAT:
+        front.append(helper.make_node("Cast", [current], ["camrt_cast"], to=element))
+        current = "camrt_cast"
+    rename_reads(model.graph, original, current)
+    del model.graph.input[:]
+    batch = shape[0]
+    model.graph.input.append(helper.make_tensor_value_info(PICTURES, TensorProto.FLOAT, None))
+    set_shape(model.graph.input[0], [batch or "N", channels, height or "height", width or "width"])
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(front + nodes)
+    del model.graph.value_info[:]
+    return layout, channels, height, width, batch
+
+
+def describe_shape(value: onnx.ValueInfoProto) -> str:
+    """A declared shape as a reader would write it: (N, 3, 224, 224)."""
+    if not value.type.tensor_type.HasField("shape"):
+        return "of unknown rank"
+    axes = [
+        str(axis.dim_value) if axis.HasField("dim_value") else (axis.dim_param or "?")
+        for axis in value.type.tensor_type.shape.dim
+    ]
+    return "(" + ", ".join(axes) + ")"
+
+
+def channels_from_first_convolution(model: onnx.ModelProto, name: str) -> int | None:
+    """The channel count that the first convolution's weight asks for, when the input leaves it open."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[0] == name and node.input[1] in weights:
+            return int(weights[node.input[1]].dims[1]) * int(attribute(node, "group", 1))
+    return None
+
+
+def rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Lets every node, in subgraphs too, and every graph output that read `old` read `new`."""
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name == old:
+                node.input[position] = new
+        for item in node.attribute:
+            if item.type == onnx.AttributeProto.GRAPH:
+                rename_reads(item.g, old, new)
+            for inner in item.graphs:
+                rename_reads(inner, old, new)
+
+
+def choose_output(graph: Graph, wanted: str | None) -> str:
+    """The output that holds the class scores."""
+    outputs = list(graph.model.graph.output)
+    listing = ", ".join(f"{value.name!r} {graph.shape(value.name) or '(unknown shape)'}" for value in outputs)
+    if wanted is not None:
+        if wanted not in {value.name for value in outputs}:
+            raise UnsupportedModelError(f"there is no output {wanted!r}; the model has {listing}")
+        outputs = [value for value in outputs if value.name == wanted]
+    batch = graph.input_shape[0]
+    fitting = []
+    for value in outputs:
+        shape = graph.shape(value.name)
+        element = graph.types.get(value.name, TensorProto.UNDEFINED)
+        if ends_with_one(shape) and shape is not None and shape[0] == batch and element in FLOATING:
+            fitting.append(value.name)
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise UnsupportedModelError(
+            f"a classifier's output is (N, C) class scores; this model gives {listing}"
+        )
+    raise UnsupportedModelError(
+        f"several outputs could be class scores: {listing}; say which with output='name'"
+    )
+
+
+def strip_activation(graph: Graph, name: str) -> tuple[str, str | None]:
+    """Walks back from an output over value-preserving nodes to a softmax or sigmoid, and past it."""
+    current = name
+    while (node := graph.producer(current)) is not None:
+        shape = graph.shape(current)
+        if node.op_type in ("Softmax", "LogSoftmax"):
+            source = graph.shape(node.input[0])
+            if source is None:
+                return name, None
+            axis = attribute(node, "axis", -1 if opset(graph.model) >= 13 else 1)
+            # Before opset 13 everything from `axis` on was flattened; the other axes here are all ones.
+            over_classes = axis % len(source) == 1 and ends_with_one(source)
+            return (node.input[0], node.op_type) if over_classes else (name, None)
+        if node.op_type == "Sigmoid":
+            return node.input[0], node.op_type
+        if not (preserves_values(node) or node.op_type in RESHAPING) or not ends_with_one(shape):
+            return name, None
+        current = node.input[0]
+    return name, None
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Version of the default operator set."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def finish_at(model: onnx.ModelProto, graph: Graph, logits: str, shape: tuple[int, ...]) -> None:
+    """Ends the graph at a float32 (N, classes) `camrt_logits` and drops the nodes nothing needs."""
+    current = logits
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(logits)]
+    if len(shape) > 2:
+        nodes.append(helper.make_node("Flatten", [current], ["camrt_flat_logits"], axis=1))
+        current = "camrt_flat_logits"
+    nodes.append(helper.make_node("Cast", [current], [LOGITS], to=TensorProto.FLOAT))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, None))
+    set_shape(model.graph.output[0], [graph.input_shape[0] if shape_is_fixed(model) else "N", shape[1]])
+    used = {name for node in nodes for name in node.input}
+    keep_needed_initializers(model, used)
+
+
+def shape_is_fixed(model: onnx.ModelProto) -> bool:
+    """Whether the input's batch axis is a number."""
+    return model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
+
+
+def keep_needed_initializers(model: onnx.ModelProto, used: set[str]) -> None:
+    """Drops the initializers that no node (subgraphs aside, which keep everything) reads."""
+    if any(item.HasField("g") or item.graphs for node in model.graph.node for item in node.attribute):
+        return
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    if len(kept) != len(model.graph.initializer):
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)

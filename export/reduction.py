@@ -1,0 +1,126 @@
+"""P: how a head takes a map's cells together, read off the operators that move or average them.
+
+Every element of the map is followed by its index through transposes, reshapes and averages. What comes out
+is either one average over all cells a channel (*pooled*) or every element once in some order (*flattened*).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto
+
+from camrt.export.graph import Graph, attribute
+from camrt.export.operators import RESHAPING, preserves_values
+
+__all__ = ["Reduction", "find_reduction"]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How a map (K, h, w) becomes a vector.
+
+    Attributes:
+        kind: "mean", "sum" or "flatten".
+        tensor: Name of the tensor that holds the vector.
+        order: For mean and sum, (K,): the channel each entry averages. For flatten, (K·h·w,): the index into
+            the (K, h, w) map, in C order, that each entry is.
+    """
+
+    kind: Literal["mean", "sum", "flatten"]
+    tensor: str
+    order: npt.NDArray[np.int64]
+
+
+def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reduction | str:
+    """Follows the map `start` through the nodes that read it; a sentence saying why not, if it cannot be."""
+    shape = graph.shape(start)
+    assert shape is not None
+    cells = shape[2] * shape[3]
+    # members[..., m]: the elements of the map that entry holds the mean (or sum) of.
+    members = np.arange(int(np.prod(shape[1:]))).reshape(*shape[1:], 1)
+    summed = False
+    current = start
+    while True:
+        readers = [node for node in nodes if current in node.input]
+        if len(readers) != 1:
+            return f"{len(readers)} nodes read {current!r}"
+        node = readers[0]
+        after = graph.shape(node.output[0])
+        if preserves_values(node):
+            current = node.output[0]
+            continue
+        if after is None or after[:1] != shape[:1]:
+            return f"the shape behind {node.op_type} {node.name!r} is not known"
+        if node.op_type in RESHAPING:
+            moved = move(node, members, after)
+            if moved is None:
+                return f"{node.op_type} {node.name!r} moves the batch axis"
+            members, current = moved, node.output[0]
+            continue
+        axes = reduced_axes(graph, node, members.ndim - 1)
+        if axes is None:
+            break
+        summed |= node.op_type == "ReduceSum"
+        members = gather(members, axes).reshape(*after[1:], -1)
+        current = node.output[0]
+        if members.shape[-1] == cells:
+            break
+    return conclude(members, shape, current, summed)
+
+
+def conclude(
+    members: npt.NDArray[np.int64], shape: tuple[int, ...], tensor: str, summed: bool
+) -> Reduction | str:
+    cells = shape[2] * shape[3]
+    together = members.shape[-1]
+    flat = members.reshape(-1, together)
+    if together == 1:
+        return Reduction("flatten", tensor, flat[:, 0])
+    channels = flat // cells
+    if together != cells or (channels != channels[:, :1]).any():
+        return f"{tensor!r} averages groups of {together} elements, not one channel's {cells} cells"
+    return Reduction("sum" if summed else "mean", tensor, channels[:, 0])
+
+
+def move(node: NodeProto, members: npt.NDArray[np.int64], after: tuple[int, ...]) -> Any:
+    """Applies a transpose or reshape to the indices; None when the batch axis takes part."""
+    if node.op_type != "Transpose":
+        return members.reshape(*after[1:], members.shape[-1])
+    order = list(attribute(node, "perm", list(range(members.ndim))[::-1]))
+    if order[0] != 0:
+        return None
+    return members.transpose(*[axis - 1 for axis in order[1:]], members.ndim - 1)
+
+
+def reduced_axes(graph: Graph, node: NodeProto, rank: int) -> list[int] | None:
+    """The axes (batch not counted) that a node averages or sums over in full; None for any other node."""
+    before = graph.shape(node.input[0])
+    if before is None:
+        return None
+    if node.op_type == "GlobalAveragePool":
+        return list(range(1, rank))
+    if node.op_type == "AveragePool":
+        whole = tuple(attribute(node, "kernel_shape", [])) == before[2:]
+        padded = any(attribute(node, "pads", [])) or attribute(node, "auto_pad", "NOTSET") != "NOTSET"
+        return list(range(1, rank)) if whole and not padded else None
+    if node.op_type in ("ReduceMean", "ReduceSum"):
+        axes = attribute(node, "axes")
+        if axes is None and len(node.input) > 1 and node.input[1]:
+            value = graph.constant(node.input[1])
+            axes = None if value is None else value.tolist()
+        if not axes:
+            return None
+        positive = sorted(axis % len(before) for axis in axes)
+        return [axis - 1 for axis in positive] if positive[0] > 0 else None
+    return None
+
+
+def gather(members: npt.NDArray[np.int64], axes: list[int]) -> npt.NDArray[np.int64]:
+    """Moves the reduced axes into the last one."""
+    kept = [axis for axis in range(members.ndim - 1) if axis not in axes]
+    ordered = members.transpose(*kept, *axes, members.ndim - 1)
+    return ordered.reshape(*[members.shape[axis] for axis in kept], -1)

@@ -1,0 +1,80 @@
+"""Every exception and warning that camrt raises on purpose.
+
+All exceptions derive from `CamrtError`; each also derives from the built-in type that a caller who has
+never heard of camrt would expect (`ValueError`, `FileNotFoundError`, `TimeoutError`, ...).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CamrtError",
+    "CamrtWarning",
+    "CutError",
+    "DeadlineError",
+    "DegenerateMapWarning",
+    "InputError",
+    "MethodError",
+    "ModelFileError",
+    "PictureError",
+    "ReferenceKernelWarning",
+    "BackendError",
+    "TargetError",
+    "UnsafeModelError",
+    "UnsupportedModelError",
+]
+
+
+class CamrtError(Exception):
+    """Base of every error camrt raises on purpose."""
+
+
+class ModelFileError(CamrtError, ValueError):
+    """The file is missing, is not ONNX, is truncated, or lacks its external data."""
+
+
+class UnsafeModelError(ModelFileError):
+    """The file asks for something a model has no business asking for; nothing of it was run."""
+
+
+class UnsupportedModelError(CamrtError, ValueError):
+    """A valid ONNX file that is not a single-input image classifier with an (N, C) output."""
+
+
+class CutError(CamrtError, ValueError):
+    """The graph cannot be cut at the tensor asked for, or has no tensor to cut at."""
+
+
+class MethodError(CamrtError, ValueError):
+    """An unknown method, an unknown option, or a method that this model's head does not admit."""
+
+
+class InputError(CamrtError, ValueError):
+    """A batch of the wrong shape, size or type, or with values that are not finite."""
+
+
+class TargetError(CamrtError, ValueError):
+    """Target classes out of range or of the wrong shape."""
+
+
+class PictureError(CamrtError, ValueError):
+    """A picture file that is missing or cannot be decoded."""
+
+
+class DeadlineError(CamrtError, TimeoutError):
+    """Loading or running took longer than the stated deadline and was stopped."""
+
+
+class BackendError(CamrtError, RuntimeError):
+    """The runtime refused the model or failed while running it."""
+
+
+class CamrtWarning(UserWarning):
+    """Base of every warning camrt gives."""
+
+
+class DegenerateMapWarning(CamrtWarning):
+    """A map was all zeros by policy: constant, nowhere positive, or not finite."""
+
+
+class ReferenceKernelWarning(CamrtWarning):
+    """The native kernels are missing; the slower NumPy reference is in use."""
