@@ -1,0 +1,152 @@
+"""Whether a model is whole: every value made once, before it is read, and every tensor as long as it says."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, Sequence
+
+import onnx
+from onnx import AttributeProto
+
+from camrt.errors import ModelFileError
+from camrt.export.limits import ReadingLimits, check_tensor, claimed_bytes, quoted
+from camrt.export.protos import Labelled, domain_of, node_label, node_subgraphs
+
+__all__ = ["check_graph", "check_tensors", "remove_initializers_from_inputs"]
+
+_Scope = ChainMap[str, None]
+
+_MOST_AXES = 64  # no axis of any tensor is beyond it, in numpy or in onnxruntime
+
+
+def remove_initializers_from_inputs(graph: onnx.GraphProto) -> None:
+    """Drop from a graph's inputs those that an initializer gives, as files of IR version 3 list them."""
+    given = {tensor.name for tensor in graph.initializer}
+    given.update(sparse.values.name for sparse in graph.sparse_initializer)
+    kept = [item for item in graph.input if item.name not in given]
+    if len(kept) < len(graph.input):
+        del graph.input[:]
+        graph.input.extend(kept)
+
+
+def check_graph(graph: onnx.GraphProto) -> None:
+    """Check the model's graph and its subgraphs, whose nesting is known to be shallow.
+
+    Raises:
+        ModelFileError: A graph without nodes, inputs or outputs; a value that nothing makes, that is made
+            twice or that is read before it is made; an attribute that says one type and holds another.
+    """
+    for part, items in (("nodes", graph.node), ("inputs", graph.input), ("outputs", graph.output)):
+        if not items:
+            raise ModelFileError(f"has a graph without {part}; it is incomplete: download or export it again")
+    _check_scope(graph, ChainMap(), "the graph")
+
+
+def check_tensors(tensors: Iterable[Labelled], limits: ReadingLimits) -> None:
+    """Check that every stored tensor is whole and within the limits.
+
+    Raises:
+        ModelFileError: Data that does not fit the dimensions.
+        UnsafeModelError: A tensor that claims more than the limits allow.
+    """
+    for item in tensors:
+        check_tensor(item.tensor, item.label, limits)
+        if item.sparse is not None:
+            claimed_bytes(item.tensor.data_type, item.sparse.dims, item.label, limits)
+            stored = list(item.tensor.dims)
+            shapes = [stored, [*stored, len(item.sparse.dims)]]
+            if len(stored) != 1 or list(item.sparse.indices.dims) not in shapes:
+                raise ModelFileError(f"{item.label} do not match their indices")
+
+
+def _check_scope(graph: onnx.GraphProto, outer: _Scope, where: str) -> None:
+    own: dict[str, None] = {}
+    made = outer.new_child(own)
+    stored = [tensor.name for tensor in graph.initializer]
+    stored += [sparse.values.name for sparse in graph.sparse_initializer]
+    for name in stored:
+        if not name:
+            raise ModelFileError(f"an initializer of {where} has no name")
+        if name in own:
+            raise _twice(name, f"an initializer of {where}")
+        own[name] = None
+    inputs = {item.name for item in graph.input}
+    if len(inputs) < len(graph.input) or "" in inputs:
+        raise ModelFileError(f"two inputs of {where} have the same name, or one has none")
+    own.update(dict.fromkeys(inputs))
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in made:
+                raise ModelFileError(
+                    f"{node_label(node)} reads {quoted(name)}, which {_why_missing(name, graph.node)}"
+                )
+        for attribute in node.attribute:
+            _check_attribute(attribute, node)
+        _check_numbers(node)
+        for inner in node_subgraphs(node):
+            _check_scope(inner, made, f"a subgraph of {node_label(node)}")
+        for name in node.output:
+            if name in own:
+                raise _twice(name, f"an output of {node_label(node)}")
+            if name:
+                own[name] = None
+    for item in graph.output:
+        if not item.name or item.name not in made:
+            raise ModelFileError(f"output {quoted(item.name)} of {where} is made by no node")
+
+
+def _twice(name: str, what: str) -> ModelFileError:
+    return ModelFileError(f"{what} is called {quoted(name)}, as another value is; names must differ")
+
+
+def _why_missing(name: str, nodes: Sequence[onnx.NodeProto]) -> str:
+    if any(name in node.output for node in nodes):
+        return (
+            "is made later: nodes must be in topological order; sort them, for instance with "
+            "onnx_ir.passes.common.TopologicalSortPass"
+        )
+    return "nothing makes; the file is incomplete: download or export it again"
+
+
+_HOLDS = {
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+}
+
+
+def _check_attribute(attribute: onnx.AttributeProto, node: onnx.NodeProto) -> None:
+    problem = ""
+    if not attribute.name:
+        problem = "has no name"
+    elif attribute.ref_attr_name:
+        problem = f"refers to {quoted(attribute.ref_attr_name)}, but is not in a function"
+    elif any(attribute.HasField(field) != (attribute.type == kind) for kind, field in _HOLDS.items()):
+        problem = "says one type and holds another; export the model again"
+    if problem:
+        raise ModelFileError(f"attribute {quoted(attribute.name)} of {node_label(node)} {problem}")
+
+
+def _check_numbers(node: onnx.NodeProto) -> None:
+    """Check the numbers that onnx's shape inference, also inside runtimes, uses without checking them.
+
+    An axis of 2⁶³ − 1 (LayerNormalization), a negative `batch_dims` (GatherND) and a `num_outputs` other than
+    the number of outputs (Split) make it read or write outside its memory, or allocate gigabytes.
+    """
+    if domain_of(node.domain) == "com.microsoft":
+        return
+    for attribute in node.attribute:
+        allowed = True
+        if attribute.name in ("axis", "batch_axis", "time_axis"):
+            allowed = -_MOST_AXES <= attribute.i <= _MOST_AXES
+        elif attribute.name == "axes":
+            allowed = all(-_MOST_AXES <= axis <= _MOST_AXES for axis in attribute.ints)
+        elif attribute.name == "batch_dims":
+            allowed = 0 <= attribute.i <= _MOST_AXES
+        elif attribute.name == "num_outputs":
+            allowed = attribute.i == len(node.output)
+        if not allowed:
+            value = list(attribute.ints)[:8] if attribute.name == "axes" else attribute.i
+            raise ModelFileError(
+                f"attribute {quoted(attribute.name)} of {node_label(node)} is {value}, out of range"
+            )

@@ -1,0 +1,170 @@
+"""Reading an ONNX file that somebody else made.
+
+    file = read_model("resnet50.onnx")
+    file.model.graph
+
+Nothing is executed, written or unpickled. The file is refused, with the reason and what to do, when it is
+not ONNX, is incomplete, reaches outside its folder, or asks for far more memory or time than its size
+suggests. Each step counts before it calls anything that could take long:
+
+    bytes -> fields -> parse -> versions -> locations -> functions -> structure -> external data
+          -> stored tensors -> sizes of results
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import onnx
+
+from camrt.errors import CamrtError, ModelFileError, UnsafeModelError
+from camrt.export.consistency import check_graph, check_tensors, remove_initializers_from_inputs
+from camrt.export.external_data import check_locations, read_external_data
+from camrt.export.file_kinds import describe_kind
+from camrt.export.limits import ReadingLimits, human_bytes
+from camrt.export.local_functions import inline_functions
+from camrt.export.opsets import check_operators, check_versions, opsets_of
+from camrt.export.protos import graph_tensors, walk
+from camrt.export.result_sizes import check_result_sizes
+from camrt.export.wire import check_fields
+
+__all__ = ["ModelFile", "ReadingLimits", "read_model"]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that has been read and checked.
+
+    Attributes:
+        path: The file, links resolved.
+        model: The model: external data loaded, local functions inlined, training information dropped, and
+            no initializer among the graph's inputs.
+        sha256: Of the file's bytes followed by the external data that was read, in the order of the model.
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    sha256: str
+
+
+# Imported by name: protobuf ships without types.
+_DecodeError: type[Exception] = import_module("google.protobuf.message").DecodeError
+
+_DEFAULT_LIMITS = ReadingLimits()
+
+
+def read_model(path: str | os.PathLike[str], *, limits: ReadingLimits = _DEFAULT_LIMITS) -> ModelFile:
+    """Read and check an ONNX file, with its external data.
+
+    Args:
+        path: The model file. It may itself be a symbolic link; its external data may not.
+        limits: What a file may ask for.
+
+    Returns:
+        The model, whole.
+
+    Raises:
+        ModelFileError: Missing, not a regular file, not ONNX, incomplete, inconsistent, or over 2 GiB.
+        UnsafeModelError: External data outside the model's folder, or a claim beyond the limits.
+        UnsupportedModelError: An operator or a version that the installed onnx and onnxruntime do not take.
+    """
+    given = Path(path)
+    try:
+        resolved, data = _file_bytes(given, limits)
+        digest = hashlib.sha256(data)
+        model, size = _parse(data, limits), len(data)
+        del data
+        _check_and_complete(model, resolved.parent, digest, size, limits)
+    except CamrtError as error:
+        raise type(error)(f"{given}: {error}") from None
+    return ModelFile(resolved, model, digest.hexdigest())
+
+
+def _file_bytes(path: Path, limits: ReadingLimits) -> tuple[Path, bytes]:
+    """Read a regular file whole, having looked at its size and its first bytes; never waits for a pipe."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        resolved = path.resolve(strict=True)
+        size = _regular_size(resolved.stat(), limits)
+        descriptor = os.open(resolved, flags)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            size = _regular_size(os.fstat(descriptor), limits)
+            head = file.read(min(size, 4096))
+            kind = describe_kind(head)
+            if kind is not None:
+                raise ModelFileError(f"is not an ONNX file: it looks like {kind[0]}; {kind[1]}")
+            file.seek(0)
+            data = file.read(size)
+    except FileNotFoundError:
+        raise ModelFileError("no such file") from None
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name, no permission
+        if isinstance(error, CamrtError):
+            raise
+        raise ModelFileError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) != size:
+        raise ModelFileError("changed while it was read; try again")
+    return resolved, data
+
+
+def _regular_size(status: os.stat_result, limits: ReadingLimits) -> int:
+    if stat.S_ISDIR(status.st_mode):
+        raise ModelFileError("is a folder; give the .onnx file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelFileError("is not a regular file")
+    if status.st_size == 0:
+        raise ModelFileError("is empty; download or export it again")
+    if status.st_size > limits.max_file_bytes:
+        raise ModelFileError(
+            f"has {human_bytes(status.st_size)}; an ONNX file holds {human_bytes(limits.max_file_bytes)} "
+            "at most (a limit of protobuf): save it with its weights as external data"
+        )
+    return status.st_size
+
+
+def _parse(data: bytes, limits: ReadingLimits) -> onnx.ModelProto:
+    check_fields(data, limits.max_fields)
+    model = onnx.ModelProto()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # protobuf's "unexpected end-group tag"
+            used = model.ParseFromString(data)
+    except _DecodeError as error:
+        raise ModelFileError(f"is not an ONNX file, or is damaged: {error}") from None
+    if used != len(data):
+        raise ModelFileError("is not an ONNX file, or is damaged: something follows the model")
+    if not model.HasField("graph"):
+        raise ModelFileError("has no graph, so it is not an ONNX file or is cut short")
+    return model
+
+
+def _check_and_complete(
+    model: onnx.ModelProto, folder: Path, digest: hashlib._Hash, size: int, limits: ReadingLimits
+) -> None:
+    """Check a parsed model, inline its functions and read its external data, in place."""
+    model.ClearField("training_info")
+    graph = model.graph
+    check_versions(model, opsets_of(model))
+    for function in model.functions:
+        check_locations(walk(function.node, limits.max_depth, function.attribute_proto).tensors)
+    inline_functions(model, limits)
+
+    found = walk(graph.node, limits.max_depth)
+    tensors = [*graph_tensors(graph), *found.tensors]
+    if len(found.nodes) > limits.max_nodes_after_inlining:
+        raise UnsafeModelError(
+            f"has {len(found.nodes)} nodes; at most {limits.max_nodes_after_inlining} are allowed"
+        )
+    versions = opsets_of(model)
+    remove_initializers_from_inputs(graph)
+    check_graph(graph)
+    check_operators(found.nodes, versions)
+    check_locations(tensors)
+    read_external_data(tensors, folder, digest, size, limits)
+    check_tensors(tensors, limits)
+    check_result_sizes(graph, versions, limits)
