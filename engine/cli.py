@@ -5,12 +5,9 @@ Nothing heavy is imported here but inside the commands, so that `camrt --help` i
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,23 +15,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import camrt
-from camrt.errors import CamrtError, DegenerateMapWarning, InputError, PictureError, TargetError
+from camrt.engine.arguments import (
+    class_index,
+    model_and_pictures,
+    model_path,
+    parse_options,
+    parse_size,
+    preprocessing_of,
+    read_labels,
+    read_preprocessing,
+)
+from camrt.engine.consoles import add_row, clear_errors, plain
+from camrt.engine.consoles import console as make_console
+from camrt.errors import DegenerateMapWarning, InputError, PictureError, TargetError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
     from rich.console import Console
-    from rich.table import Table
 
     from camrt.engine.explanation import Explanation, Passes
     from camrt.engine.preprocessing import Preprocessing
     from camrt.engine.session import Engine
 
 __all__ = ["app"]
-
-_PIPE_WIDTH = 240  # columns where the output is no terminal: lines are kept whole for whoever reads them
-_NOT_OPTIONS = {"batch": "IMAGES", "method": "--method", "size": "--size", "targets": "--target"}
 
 app = typer.Typer(
     name="camrt",
@@ -96,26 +101,26 @@ def explain(
     Without arguments, the bundled classifier explains its bundled scene.
     Exit code: 0, or 1 when pictures had to be skipped, or 2 when the model or a request is wrong.
     """
-    with _clear_errors():
-        model_file, paths = _model_and_pictures(model, images)
+    with clear_errors():
+        model_file, paths = model_and_pictures(model, images)
         if target and top_k is not None:
             raise InputError("give --target or --top-k, not both")
-        hw = _parse_size(size)
-        options = _parse_options(option or [])
+        hw = parse_size(size)
+        options = parse_options(option or [])
         engine = _load(
             model_file,
             target=layer,
             batch_size=batch_size,
             threads=threads,
-            labels=_read_labels(labels),
-            preprocessing=_read_preprocessing(preprocessing, hw),
+            labels=read_labels(labels),
+            preprocessing=read_preprocessing(preprocessing, hw),
         )
         job = _Job(
             engine=engine,
-            preprocessing=_preprocessing_of(engine, hw),
+            preprocessing=preprocessing_of(engine, hw),
             method=method,
             options=options,
-            classes=[_class_index(text, engine) for text in target or []],
+            classes=[class_index(text, engine) for text in target or []],
             top_k=top_k or 1,
             batch_size=batch_size,
             out=out,
@@ -135,15 +140,15 @@ def inspect(
     """Show how a model is cut, and the tensors it could be cut at."""
     from rich.table import Table
 
-    with _clear_errors():
-        engine = _load(_model_path(model), target=layer)
-        console = _console()
-        console.print(_plain(engine.describe()), markup=False)
+    with clear_errors():
+        engine = _load(model_path(model), target=layer)
+        console = make_console()
+        console.print(plain(engine.describe()), markup=False)
         table = Table("target", "node", "operator", "K x h x w", "clean", "chosen", title="Targets")
         for found in engine.targets():
             shape = " x ".join("?" if side is None else str(side) for side in found.shape)
             yes_no = ["yes" if flag else "no" for flag in (found.clean, found.chosen)]
-            _add_row(table, found.name, found.node, found.operator, shape, *yes_no, bold=found.chosen)
+            add_row(table, found.name, found.node, found.operator, shape, *yes_no, bold=found.chosen)
         console.print(table)
 
 
@@ -154,12 +159,12 @@ def methods() -> None:
 
     from camrt.engine.methods import methods as registry
 
-    with _clear_errors():
+    with clear_errors():
         table = Table("method", "summary", "options (-O KEY=VALUE)")
         for name, kind in registry().items():
             summary = (kind.__doc__ or "").strip().partition("\n")[0]
-            _add_row(table, name, summary, ", ".join(_option_names(kind)))
-        _console().print(table)
+            add_row(table, name, summary, ", ".join(_option_names(kind)))
+        make_console().print(table)
 
 
 @dataclass(frozen=True)
@@ -205,16 +210,16 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
 
     from camrt.engine.explanation import Passes, unique_stem
 
-    errors = _console(stderr=True)
+    errors = make_console(stderr=True)
     both = sys.stdout.isatty() and sys.stderr.isatty()
-    results = errors if both else _console()  # one console, or the progress bar would be written over
+    results = errors if both else make_console()  # one console, or the progress bar would be written over
     skipped, count, seconds, spent, shown = 0, 0, 0.0, Passes(), job.method
     stems: dict[str, int] = {}
 
     def skip(error: PictureError) -> None:
         nonlocal skipped
         skipped += 1
-        errors.print(Text(f"skipped: {_plain(str(error))}", "yellow"), soft_wrap=True)
+        errors.print(Text(f"skipped: {plain(str(error))}", "yellow"), soft_wrap=True)
 
     columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     hidden = not sys.stderr.isatty()
@@ -240,7 +245,7 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
             markup=False,
             soft_wrap=True,
         )
-        results.print(f"files in {_plain(str(job.out))}", markup=False, soft_wrap=True)
+        results.print(f"files in {plain(str(job.out))}", markup=False, soft_wrap=True)
     return skipped
 
 
@@ -281,150 +286,22 @@ def _print_results(
             target = int(explanation.targets[at])
             label = explanation.label(i, t) if explanation.labels else ""
             line = Text.assemble(
-                (_plain(str(file)), "bold"),
-                f": class {target}{f' ({_plain(label)})' if label else ''}, probability ",
+                (plain(str(file)), "bold"),
+                f": class {target}{f' ({plain(label)})' if label else ''}, probability ",
                 (f"{explanation.probabilities[i, target]:.3f}", "green"),
                 f", score {explanation.scores[at]:.4g}",
             )
             flag = int(explanation.flags[at])
             if flag:
                 line.append(f", no map: {FLAG_NAMES[flag]}", "yellow")
-            line.append(f", {_plain(str(written[i * each + t]))}")
+            line.append(f", {plain(str(written[i * each + t]))}")
             console.print(line, soft_wrap=True)
-
-
-def _model_and_pictures(model: str | None, images: Sequence[Path] | None) -> tuple[Path, list[Path]]:
-    from camrt.engine.pictures import is_picture_name
-
-    if model is None:
-        from camrt.default import scene_path
-
-        return _model_path("default"), [Path(scene_path())]
-    if is_picture_name(model):
-        raise InputError(f"{model} is a picture: first the model (a file, or default), then the pictures")
-    if not images:
-        raise InputError(f"give the pictures to explain after the model: camrt explain {model} IMAGES...")
-    return _model_path(model), list(images)
-
-
-def _model_path(model: str) -> Path:
-    if model != "default":
-        return Path(model)
-    from camrt.default import model_path
-
-    return Path(model_path())
 
 
 def _load(model: Path, **settings: Any) -> Engine:
     from camrt.engine.loading import load
 
     return load(model, **settings)
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
-    if match is None:
-        raise InputError(f"--size must be HxW, such as 224x224, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def _parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """The method's options: values are JSON where they can be, text otherwise; lists become tuples."""
-
-    def frozen(value: Any) -> Any:
-        return tuple(map(frozen, value)) if isinstance(value, list) else value
-
-    options: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        key = key.strip().replace("-", "_")
-        if not (equals and key.isidentifier()):
-            raise InputError(f"--option must be KEY=VALUE, got {text!r}")
-        if key in _NOT_OPTIONS:
-            raise InputError(f"--option {key}: not an option of a method; use {_NOT_OPTIONS[key]}")
-        if key in options:
-            raise InputError(f"--option {key}: given twice")
-        try:
-            options[key] = frozen(json.loads(value))
-        except (ValueError, RecursionError):
-            options[key] = value
-    return options
-
-
-def _read_text(path: Path, option: str) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{option} {path}: cannot be read: {error.strerror or error}") from error
-    except ValueError:
-        raise InputError(f"{option} {path}: not a text file") from None
-
-
-def _read_labels(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    text = _read_text(path, "--labels")
-    if not text.lstrip().startswith("["):
-        return tuple(line.strip() for line in text.rstrip().splitlines())
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--labels {path}: not valid JSON: {error}") from None
-    if not all(isinstance(name, str) for name in names):
-        raise InputError(f"--labels {path}: expected a JSON array of texts")
-    return tuple(names)
-
-
-def _read_preprocessing(
-    value: str | None, size: tuple[int, int] | None
-) -> Preprocessing | str | Mapping[str, Any] | None:
-    """What to give to `load`: complete where --size is given, else for the model's own size."""
-    from camrt.engine.preprocessing import NAMES, Preprocessing
-
-    if value is None:
-        return None
-    given: Any = value
-    if value not in NAMES:
-        if not Path(value).is_file():
-            raise InputError(f"--preprocessing {value}: neither one of {', '.join(NAMES)} nor a JSON file")
-        try:
-            given = json.loads(_read_text(Path(value), "--preprocessing"))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"--preprocessing {value}: not valid JSON: {error}") from None
-        if not isinstance(given, dict):
-            raise InputError(f"--preprocessing {value}: expected a JSON object")
-        if size is not None:
-            given["size"] = size
-    return given if size is None else Preprocessing.coerce(given, size)
-
-
-def _preprocessing_of(engine: Engine, size: tuple[int, int] | None) -> Preprocessing:
-    from camrt.engine.preprocessing import NAMES
-
-    if engine.preprocessing is None:
-        raise InputError(
-            "the model does not say how it wants its pictures prepared; "
-            f"say --preprocessing {'|'.join(NAMES)}, or a JSON file"
-        )
-    return engine.preprocessing if size is None else replace(engine.preprocessing, size=size)
-
-
-def _class_index(text: str, engine: Engine) -> int:
-    """The class that a --target means: an index, or a name."""
-    from camrt.engine.explanation import find_class
-
-    if re.fullmatch(r"[+-]?\d{1,18}", text):
-        if not 0 <= int(text) < engine.num_classes:
-            raise TargetError(f"--target {text}: classes are 0 to {engine.num_classes - 1}")
-        return int(text)
-    if not engine.labels:
-        raise TargetError(f"--target {text}: the model has no class names; give an index, or --labels FILE")
-    try:
-        return find_class(text, engine.labels)
-    except TargetError as error:
-        raise TargetError(f"--target {text}: {error}") from None
 
 
 def _option_names(method: Any) -> list[str]:
@@ -436,38 +313,3 @@ def _option_names(method: Any) -> list[str]:
             default = field.default_factory()
         names.append(field.name if default is MISSING else f"{field.name}={default!r}")
     return names
-
-
-def _plain(text: str) -> str:
-    """Text from outside, without the control characters that could steer a terminal."""
-    kept = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    encoding = sys.stdout.encoding or "utf-8"
-    return kept.encode(encoding, "replace").decode(encoding)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
-
-
-def _add_row(table: Table, *cells: str, bold: bool = False) -> None:
-    from rich.text import Text
-
-    table.add_row(*(Text(_plain(cell), overflow="fold") for cell in cells), style="bold" if bold else None)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turn what a user can put right into one paragraph on stderr and exit code 2."""
-    try:
-        yield
-    except (CamrtError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        from rich.text import Text
-
-        message = Text.assemble(("error: ", "bold red"), _plain(str(error)))
-        _console(stderr=True).print(message, soft_wrap=True)
-        raise typer.Exit(2) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,8 @@ def prepare(
             f"a batch array holds float32 model inputs, this one {array.dtype}; "
             "for raw pixels pass a list of pictures, so that the model's preprocessing is applied"
         )
-    array = np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
+        array = np.ascontiguousarray(array, dtype=np.float32)
     check_batch(array, interface)
     return array, None
 
@@ -86,9 +88,10 @@ def check_batch(array: Array, interface: Interface) -> None:
                 f"the model takes pictures of {name} {size or '> 0'}, this batch has {array.shape[axis]}: "
                 f"its shape {array.shape} should be {wanted}"
             )
-    finite = np.isfinite(array.reshape(len(array), -1).sum(axis=1, dtype=np.float64))
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = not np.isfinite(array.sum())  # one quick pass; huge but finite values may trip it too
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2, 3))) if suspect else np.empty(0)
+    if bad.size:
         raise InputError(
             f"the batch holds NaN or infinity in picture{'s' if len(bad) > 1 else ''} "
             f"{', '.join(map(str, bad[:10]))}{', …' if len(bad) > 10 else ''}"
@@ -129,14 +132,12 @@ def map_size(
     Raises:
         InputError: Not "image", "map" or two positive whole numbers.
     """
-    if size == "image":
-        return image
-    if size == "map":
-        return cells
+    if isinstance(size, str) and size in ("image", "map"):
+        return image if size == "image" else cells
     try:
-        height, width = (int(value) for value in size)
+        height, width = (index(value) for value in size)
     except (TypeError, ValueError):
         height = width = 0
-    if height < 1 or width < 1 or isinstance(size, str):
+    if height < 1 or width < 1:
         raise InputError(f"size={size!r} must be 'image', 'map' or (height, width) in pixels")
     return height, width

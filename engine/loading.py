@@ -19,13 +19,14 @@ from camrt.engine.heads import FactoredHead, GenericHead, Head
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.lazy import LazyRunner
+from camrt.engine.observing import observer
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Cut, Engine
 from camrt.errors import BackendError, InputError, ModelFileError
 from camrt.export.batching import open_batch, simplify_reshapes
 from camrt.export.cutting import ACTIVATION, PHI, candidates, choose_target, head_model, tapped_model
 from camrt.export.factoring import MAP, Factors, Unfactored, factor
-from camrt.export.graph import Graph
+from camrt.export.graph import Graph, Observer
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import read_model
 
@@ -91,6 +92,15 @@ def load(
     runtime = choose_backend(
         backend, device=device, threads=threads, load_deadline=load_deadline, run_deadline=run_deadline
     )
+    watch = observer(
+        choose_backend(
+            backend,
+            device=device,
+            threads=threads,
+            load_deadline=load_deadline,
+            run_deadline=min(load_deadline, run_deadline),
+        )
+    )
     file = read_model(path)
     model = file.model
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -100,9 +110,10 @@ def load(
         output=output,
         activation=activation,
         expected_size=None if steps is None else steps.size,
+        observer=watch,
     )
     names = labels_of(labels, metadata, interface.num_classes)
-    interface, graph, notes = settle_batch(model, interface, runtime, steps)
+    interface, graph, notes = settle_batch(model, interface, runtime, steps, watch)
     found = choose_target(graph, target)
     factors = factor(graph, found.name, interface.batch)
     taps = {ACTIVATION: found.name}
@@ -126,7 +137,11 @@ def load(
 
 
 def settle_batch(
-    model: onnx.ModelProto, interface: Interface, runtime: Backend, steps: Preprocessing | None
+    model: onnx.ModelProto,
+    interface: Interface,
+    runtime: Backend,
+    steps: Preprocessing | None,
+    watch: Observer,
 ) -> tuple[Interface, Graph, list[str]]:
     """Opens a fixed batch axis where that gives the same results, and indexes the graph."""
     if interface.height is None or interface.width is None:
@@ -137,7 +152,7 @@ def settle_batch(
     fixed_size = interface.height is not None and interface.width is not None
 
     def index(batch: int) -> Graph:
-        return Graph(model, (batch, interface.channels, *probe))
+        return Graph(model, (batch, interface.channels, *probe), watch)
 
     notes: list[str] = []
     if interface.batch is None:

@@ -172,7 +172,6 @@ class Engine:
         started = time.perf_counter()
         chosen = build(method, options)
         pictures, views = prepare(batch, self.interface, self.preprocessing)
-        height, width = self.target.shape[1:]
         map_size(size, (1, 1), (1, 1))  # refuses nonsense before anything is run
         passes = PassCounter()
         blocks = []
@@ -191,6 +190,7 @@ class Engine:
             final,
             mode=chosen.postprocess,
             normalisation=chosen.normalisation,
+            relu=chosen.rectified,
             threads=self.threads,
         )
         if (flags == MapFlag.NOT_FINITE).any():

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from camrt.export.graph import Graph, attribute, names_read, set_shape
+from camrt.export.graph import Graph, names_read, set_shape
 from camrt.export.interface import LOGITS, Interface, keep_needed_initializers
 
 __all__ = ["open_batch", "simplify_reshapes"]
@@ -43,7 +43,7 @@ def simplify_reshapes(model: onnx.ModelProto, graph: Graph) -> None:
 
 def reshaped_to(graph: Graph, node: NodeProto, batch: int) -> tuple[int, ...] | None:
     """The shape behind the batch axis of a Reshape that needs rewriting; None for any other node."""
-    if node.op_type != "Reshape" or attribute(node, "allowzero", 0):
+    if node.op_type != "Reshape":
         return None
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
     if before is None or after is None or not after or before[:1] != (batch,) or after[0] != batch:

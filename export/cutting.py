@@ -159,6 +159,7 @@ def choose_target(graph: Graph, wanted: str | None = None) -> TargetTensor:
     Raises:
         CutError: There is none, the name is unknown, or something goes around the cut.
     """
+    graph.observe(LOGITS)
     listed = candidates(graph)
     if wanted is None:
         return step_back(graph, listed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError
 
-__all__ = ["Graph", "attribute", "ends_with_one", "names_read", "static_shape"]
+__all__ = ["Graph", "Observer", "attribute", "ends_with_one", "names_read", "static_shape"]
 
 Array = npt.NDArray[Any]
+Observer = Callable[[onnx.ModelProto, tuple[int, ...], Sequence[str]], dict[str, tuple[tuple[int, ...], int]]]
 
 # A constant larger than this is never folded while analysing (its producers are left alone).
 FOLDING_LIMIT_BYTES = 1 << 31
@@ -62,14 +63,19 @@ class Graph:
     Args:
         model: A model without local functions whose nodes are in topological order.
         input_shape: Concrete shape given to the only input for shape inference.
+        observer: Finds shapes and element types of the named tensors by running the model on an input of a
+            given shape; asked only for what inference leaves unknown, and only when `observe` is called.
 
     Attributes:
         shapes: Inferred shape of each tensor at that input shape, where it could be inferred.
         types: Inferred element type (`onnx.TensorProto` constant) of each tensor.
     """
 
-    def __init__(self, model: onnx.ModelProto, input_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, input_shape: tuple[int, ...], observer: Observer | None = None
+    ) -> None:
         self.model = model
+        self._observer = observer
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.input_name: str = model.graph.input[0].name
         self.input_shape = input_shape
@@ -85,6 +91,22 @@ class Graph:
         self._constants: dict[str, Array | None] = {}
         self.shapes, self.types = infer(model, input_shape)
         self.dependent = self.downstream(self.input_name)
+
+    def observe(self, end: str) -> bool:
+        """Learns by running what inference left unknown of the tensors `end` needs; whether anything was."""
+        needed = [self.nodes[index] for index in self.upstream_nodes(end)]
+        unknown = [
+            name
+            for node in needed
+            for name in node.output
+            if name in self.dependent and name not in self.shapes
+        ]
+        if not unknown or self._observer is None:
+            return False
+        for name, (shape, element) in self._observer(self.model, self.input_shape, unknown).items():
+            self.shapes[name] = shape
+            self.types[name] = element
+        return any(name in self.shapes for name in unknown)
 
     def downstream(self, name: str) -> frozenset[str]:
         """The tensors whose value depends on tensor `name`, itself included."""
@@ -194,6 +216,11 @@ def infer(
         shape = static_shape(value)
         if shape is not None and None not in shape:
             shapes[value.name] = tuple(size for size in shape if size is not None)
+    for value in model.graph.output:  # what inference does not know, the file may say
+        shape = static_shape(value)
+        if value.name not in shapes and shape and None not in shape[1:]:
+            shapes[value.name] = (input_shape[0], *(size for size in shape[1:] if size is not None))
+            types[value.name] = value.type.tensor_type.elem_type
     for tensor in model.graph.initializer:
         shapes[tensor.name] = tuple(tensor.dims)
         types[tensor.name] = tensor.data_type

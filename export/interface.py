@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from camrt.errors import UnsupportedModelError
-from camrt.export.graph import Graph, attribute, ends_with_one, set_shape, static_shape
+from camrt.export.graph import Graph, Observer, attribute, ends_with_one, set_shape, static_shape
 from camrt.export.operators import FLOATING, RESHAPING, preserves_values
 
 __all__ = ["Activation", "Interface", "lift_constants", "standardise"]
@@ -100,6 +100,7 @@ def standardise(
     output: str | None = None,
     activation: Activation | None = None,
     expected_size: tuple[int, int] | None = None,
+    observer: Observer | None = None,
 ) -> Interface:
     """Rewrites a model in place to take `camrt_pictures` and give `camrt_logits`.
 
@@ -109,6 +110,7 @@ def standardise(
         activation: How logits become probabilities; None reads it off the graph (softmax when it does not
             say, sigmoid for a single logit).
         expected_size: (H, W) to analyse the graph at when it leaves its picture size open.
+        observer: See `camrt.export.graph.Graph`.
 
     Raises:
         UnsupportedModelError: The model is not a single-input classifier with an (N, C) output.
@@ -121,7 +123,7 @@ def standardise(
         height or (expected_size or (OPEN_SIZE, OPEN_SIZE))[0],
         width or (expected_size or (OPEN_SIZE, OPEN_SIZE))[1],
     )
-    graph = Graph(model, probe)
+    graph = Graph(model, probe, observer)
     name = choose_output(graph, output)
     logits, recognised = strip_activation(graph, name)
     shape = graph.shape(logits)
@@ -247,12 +249,19 @@ def choose_output(graph: Graph, wanted: str | None) -> str:
         if wanted not in {value.name for value in outputs}:
             raise UnsupportedModelError(f"there is no output {wanted!r}; the model has {listing}")
         outputs = [value for value in outputs if value.name == wanted]
-    batch = graph.input_shape[0]
+    if any(graph.shape(value.name) is None for value in outputs):
+        for value in outputs:
+            graph.observe(value.name)
     fitting = []
     for value in outputs:
         shape = graph.shape(value.name)
         element = graph.types.get(value.name, TensorProto.UNDEFINED)
-        if ends_with_one(shape) and shape is not None and shape[0] == batch and element in FLOATING:
+        if (
+            shape is not None
+            and ends_with_one(shape)
+            and shape[0] == graph.input_shape[0]
+            and element in FLOATING
+        ):
             fitting.append(value.name)
     if len(fitting) == 1:
         return fitting[0]

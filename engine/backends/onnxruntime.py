@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,6 +75,8 @@ class OnnxRuntime:
             expired.append(True)
             options.set_load_cancellation_flag(True)
 
+        late = f"loading the {label} was stopped after the load deadline of {self.load_deadline:g} s"
+        started = time.monotonic()
         try:
             with expiring(self.load_deadline, cancel):
                 session = ort.InferenceSession(
@@ -81,10 +84,10 @@ class OnnxRuntime:
                 )
         except FAILURES as error:
             if expired:
-                raise DeadlineError(
-                    f"loading the {label} was stopped after the load deadline of {self.load_deadline:g} s"
-                ) from error
+                raise DeadlineError(late) from error
             raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
+        if time.monotonic() - started > self.load_deadline:
+            raise DeadlineError(late)
         return OnnxRuntimeRunner(session, label, batch, self.run_deadline)
 
 

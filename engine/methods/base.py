@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -63,13 +64,19 @@ class Method(ABC):
         hints = get_type_hints(type(self))
         for field in fields(self):
             hint, value = hints[field.name], getattr(self, field.name)
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                choices = ", ".join(map(repr, get_args(hint)))
+            choices = choices_of(hint)
+            if choices and not (isinstance(value, (str, NoneType)) and value in choices):
                 raise MethodError(
-                    f"{self.name}: {field.name}={value!r} is not understood; choose from {choices}"
+                    f"{self.name}: {field.name}={value!r} is not understood; choose from "
+                    f"{', '.join(map(repr, choices))}"
                 )
             if hint is bool and not isinstance(value, bool):
                 raise MethodError(f"{self.name}: {field.name}={value!r} must be True or False")
+
+    @property
+    def rectified(self) -> bool:
+        """Whether negative values are cut off before normalisation."""
+        return True
 
     @abstractmethod
     def raw(self, ask: Questions) -> tuple[Array, Array]:
@@ -78,6 +85,14 @@ class Method(ABC):
     @abstractmethod
     def cost(self, head: Head, shape: MapShape) -> Cost:
         """What a map costs on a head, all target classes together."""
+
+
+def choices_of(hint: Any) -> tuple[str | None, ...]:
+    """The values that a `Literal`, or an optional one, allows; none for any other type."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if not any(get_origin(part) is Literal for part in parts):
+        return ()
+    return tuple(value for part in parts for value in (get_args(part) or (None,)))
 
 
 def weighted_sum(weights: Array, activations: Array) -> Array:

@@ -28,10 +28,15 @@ class CAM(Method):
         f[c]_ij = Σ_k W[c, k] · φ(A)_kij + b[c],    logit[c] = mean_ij f[c]_ij
 
     with A the activation at the cut, φ what acts on each cell (often nothing), W and b the linear layer
-    behind global pooling. The bias shifts a map normalised by its maximum, not one normalised min-max.
+    behind global pooling. Normalised "max", negative values are cut off first; normalised "minmax" they are
+    not, (f − min f)/(max f − min f), so that the bias, which shifts the whole map, changes nothing.
     """
 
     name: ClassVar[str] = "cam"
+
+    @property
+    def rectified(self) -> bool:
+        return self.postprocess == "library" or self.normalisation == "max"
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         return ask.class_maps(), ask.scores("logit")

@@ -15,6 +15,7 @@ from camrt.engine.questions import Questions
 __all__ = ["EigenCAM"]
 
 Array = npt.NDArray[Any]
+SAME_MAGNITUDE = 1e-9  # entries this close, relatively, differ by rounding only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class EigenCAM(Method):
 
     Attributes:
         centred: Whether each channel's mean over the cells is taken off first. A singular vector's sign is
-            arbitrary. Centred, it is chosen so that the map's entry of largest magnitude is positive;
-            uncentred, so that the map's sum is not negative.
+            arbitrary. Centred, it is chosen so that the map's entry of largest magnitude, the first of equal
+            ones, is positive; uncentred, so that the map's sum is not negative.
     """
 
     name: ClassVar[str] = "eigen"
@@ -35,24 +36,33 @@ class EigenCAM(Method):
     centred: bool = True
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
-        maps = np.stack([self._one(activation) for activation in ask.activations])
+        maps = self._leading(ask.activations)
         return np.repeat(maps[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
 
-    def _one(self, activation: Array) -> Array:
-        cells = activation.reshape(len(activation), -1).T.astype(np.float64)
-        if not np.isfinite(cells).all():
-            return np.full(activation.shape[1:], np.nan, np.float32)
+    def _leading(self, activations: Array) -> Array:
+        """s₁·u₁ of each activation, oriented: (N, K, h, w) -> (N, h, w)."""
+        count, _, height, width = activations.shape
+        cells = activations.reshape(count, -1, height * width).transpose(0, 2, 1).astype(np.float64)
+        broken = ~np.isfinite(cells).all(axis=(1, 2))
+        cells[broken] = 0.0
         if self.centred:
-            cells = cells - cells.mean(axis=0)
+            cells -= cells[:, :1].copy()  # first, so that a constant channel becomes exactly zero
+            cells -= cells.mean(axis=1, keepdims=True)
         # The smaller Gram matrix holds the same leading direction.
-        if cells.shape[0] <= cells.shape[1]:
-            values, vectors = np.linalg.eigh(cells @ cells.T)
-            projected = vectors[:, -1] * np.sqrt(max(values[-1], 0.0))
+        if cells.shape[1] <= cells.shape[2]:
+            values, vectors = np.linalg.eigh(cells @ cells.transpose(0, 2, 1))
+            projected = vectors[:, :, -1] * np.sqrt(np.maximum(values[:, -1:], 0.0))
         else:
-            projected = cells @ np.linalg.eigh(cells.T @ cells)[1][:, -1]
-        leading = projected[np.argmax(np.abs(projected))] if self.centred else projected.sum()
-        oriented = projected if leading >= 0 else -projected
-        return np.asarray(oriented.reshape(activation.shape[1:]), np.float32)
+            vectors = np.linalg.eigh(cells.transpose(0, 2, 1) @ cells)[1]
+            projected = (cells @ vectors[:, :, -1:])[:, :, 0]
+        magnitudes = np.abs(projected)
+        equal = magnitudes >= magnitudes.max(axis=1, keepdims=True) * (1 - SAME_MAGNITUDE)
+        largest = equal.argmax(axis=1)[:, None]
+        summed = projected.sum(axis=1, keepdims=True)
+        leading = np.take_along_axis(projected, largest, axis=1) if self.centred else summed
+        oriented = np.where(leading >= 0, projected, -projected)
+        oriented[broken] = np.nan
+        return oriented.reshape(count, height, width).astype(np.float32)
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, 0, "an eigenvector")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -53,12 +54,8 @@ class PixabCAM(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.denominators not in (None, "N1", "N2", "N3"):
-            raise MethodError(
-                f"pixab: denominators={self.denominators!r} is not understood; choose from 'N1', 'N2', 'N3'"
-            )
         try:
-            shapes = tuple((int(height), int(width)) for height, width in self.boxes)
+            shapes = tuple((index(height), index(width)) for height, width in self.boxes)
         except (TypeError, ValueError):
             shapes = ()
         if not shapes or any(height < 1 or width < 1 for height, width in shapes):

@@ -1,0 +1,162 @@
+"""Reading the command line's arguments: what they mean, or a clear error."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camrt.errors import InputError, TargetError
+
+if TYPE_CHECKING:
+    from camrt.engine.preprocessing import Preprocessing
+    from camrt.engine.session import Engine
+
+__all__ = [
+    "class_index",
+    "model_and_pictures",
+    "model_path",
+    "parse_options",
+    "parse_size",
+    "preprocessing_of",
+    "read_labels",
+    "read_preprocessing",
+]
+
+_NOT_OPTIONS = {"batch": "IMAGES", "method": "--method", "size": "--size", "targets": "--target"}
+
+
+def model_and_pictures(model: str | None, images: Sequence[Path] | None) -> tuple[Path, list[Path]]:
+    """The model file and the pictures that the positional arguments mean."""
+    from camrt.engine.pictures import is_picture_name
+
+    if model is None:
+        from camrt.default import scene_path
+
+        return model_path("default"), [Path(scene_path())]
+    if is_picture_name(model):
+        raise InputError(f"{model} is a picture: first the model (a file, or default), then the pictures")
+    if not images:
+        raise InputError(f"give the pictures to explain after the model: camrt explain {model} IMAGES...")
+    return model_path(model), list(images)
+
+
+def model_path(model: str) -> Path:
+    """The model file: the embedded one for the word "default"."""
+    if model != "default":
+        return Path(model)
+    from camrt.default import model_path
+
+    return Path(model_path())
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(H, W) of a --size such as 224x224."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    if match is None:
+        raise InputError(f"--size must be HxW, such as 224x224, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """The method's options: values are JSON where they can be, text otherwise; lists become tuples."""
+
+    def frozen(value: Any) -> Any:
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not (equals and key.isidentifier()):
+            raise InputError(f"--option must be KEY=VALUE, got {text!r}")
+        if key in _NOT_OPTIONS:
+            raise InputError(f"--option {key}: not an option of a method; use {_NOT_OPTIONS[key]}")
+        if key in options:
+            raise InputError(f"--option {key}: given twice")
+        try:
+            options[key] = frozen(json.loads(value))
+        except (ValueError, RecursionError):
+            options[key] = value
+    return options
+
+
+def read_text(path: Path, option: str) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be read: {error.strerror or error}") from error
+    except ValueError:
+        raise InputError(f"{option} {path}: not a text file") from None
+
+
+def read_labels(path: Path | None) -> tuple[str, ...] | None:
+    """Class names of a --labels file: a JSON array, or one a line."""
+    if path is None:
+        return None
+    text = read_text(path, "--labels")
+    if not text.lstrip().startswith("["):
+        return tuple(line.strip() for line in text.rstrip().splitlines())
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--labels {path}: not valid JSON: {error}") from None
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"--labels {path}: expected a JSON array of texts")
+    return tuple(names)
+
+
+def read_preprocessing(
+    value: str | None, size: tuple[int, int] | None
+) -> Preprocessing | str | Mapping[str, Any] | None:
+    """What to give to `load`: complete where --size is given, else for the model's own size."""
+    from camrt.engine.preprocessing import NAMES, Preprocessing
+
+    if value is None:
+        return None
+    given: Any = value
+    if value not in NAMES:
+        if not Path(value).is_file():
+            raise InputError(f"--preprocessing {value}: neither one of {', '.join(NAMES)} nor a JSON file")
+        try:
+            given = json.loads(read_text(Path(value), "--preprocessing"))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"--preprocessing {value}: not valid JSON: {error}") from None
+        if not isinstance(given, dict):
+            raise InputError(f"--preprocessing {value}: expected a JSON object")
+        if size is not None:
+            given["size"] = size
+    return given if size is None else Preprocessing.coerce(given, size)
+
+
+def preprocessing_of(engine: Engine, size: tuple[int, int] | None) -> Preprocessing:
+    """The engine's preprocessing, at the size of --size where it is given."""
+    from camrt.engine.preprocessing import NAMES
+
+    if engine.preprocessing is None:
+        raise InputError(
+            "the model does not say how it wants its pictures prepared; "
+            f"say --preprocessing {'|'.join(NAMES)}, or a JSON file"
+        )
+    return engine.preprocessing if size is None else replace(engine.preprocessing, size=size)
+
+
+def class_index(text: str, engine: Engine) -> int:
+    """The class that a --target means: an index, or a name."""
+    from camrt.engine.explanation import find_class
+
+    if re.fullmatch(r"[+-]?\d{1,18}", text):
+        if not 0 <= int(text) < engine.num_classes:
+            raise TargetError(f"--target {text}: classes are 0 to {engine.num_classes - 1}")
+        return int(text)
+    if not engine.labels:
+        raise TargetError(f"--target {text}: the model has no class names; give an index, or --labels FILE")
+    try:
+        return find_class(text, engine.labels)
+    except TargetError as error:
+        raise TargetError(f"--target {text}: {error}") from None

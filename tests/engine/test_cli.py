@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import camrt
+from camrt.engine.cli import app
+from camrt.engine.explanation import Explanation, Passes
+from camrt.engine.preprocessing import Preprocessing
+from camrt.errors import DegenerateMapWarning, MethodError, ModelFileError
+
+LABELS = ("tench", "tabby, tabby cat", "crane", "crane")
+
+
+@dataclass(frozen=True)
+class FakeCAM:
+    """Maps of nothing.
+
+    More about them.
+    """
+
+    box: int = 1
+    definition: str = "paper"
+    boxes: tuple[int, ...] = field(default_factory=lambda: (1, 3))
+
+
+@dataclass(frozen=True)
+class FakeTarget:
+    name: str = "a_very/long.name[of]/a/tensor/" + "x" * 90
+    node: str = "/features/conv"
+    operator: str = "Conv"
+    shape: tuple[int, ...] = (64, 7, 5)
+    clean: bool = True
+    chosen: bool = False
+
+
+class FakeEngine:
+    """Brighter pictures get higher logits for later classes; every call is noted."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.labels: Sequence[str] | None = settings["labels"] or LABELS
+        self.preprocessing = Preprocessing.coerce(settings["preprocessing"] or "unit", (7, 5))
+        self.num_classes = len(LABELS)
+        self.calls: list[dict[str, Any]] = []
+        self.flag = 0
+
+    def predict(self, batch: np.ndarray) -> np.ndarray:
+        return batch.mean((1, 2, 3))[:, None] * np.arange(4, dtype=np.float32)
+
+    def explain(self, batch: np.ndarray, method: str, *, targets: Any = None, **options: Any) -> Explanation:
+        if "wrong" in options:
+            raise MethodError(f"{method}: no option 'wrong'")
+        self.calls.append({"batch": batch, "method": method, "targets": targets, "options": options})
+        logits = self.predict(batch)
+        chosen = logits.argmax(1) if targets is None else np.asarray(targets)
+        chosen = np.broadcast_to(chosen, (len(batch),)) if chosen.ndim == 0 else chosen
+        if self.flag:
+            warnings.warn("degenerate", DegenerateMapWarning, stacklevel=2)
+        each = Passes(trunk=len(batch), head=10 * len(batch))
+        scores = np.take_along_axis(logits, chosen.reshape(len(batch), -1), 1).reshape(chosen.shape)
+        return Explanation(
+            method=f"FakeCAM({method})",
+            maps=np.zeros((*chosen.shape, 7, 5), np.float32),
+            raw=np.zeros((*chosen.shape, 2, 2), np.float32),
+            targets=chosen.astype(np.int64),
+            scores=scores,
+            logits=logits,
+            probabilities=np.exp(logits) / np.exp(logits).sum(1, keepdims=True),
+            flags=np.full(chosen.shape, self.flag, np.uint8),
+            passes=each,
+            seconds=0.01 * len(batch),
+            labels=tuple(self.labels) if self.labels else None,
+        )
+
+    def describe(self) -> str:
+        return "a [bold] model"
+
+    def targets(self) -> list[FakeTarget]:
+        return [FakeTarget(), FakeTarget(name="last", clean=False, chosen=True)]
+
+
+class Loader:
+    """Stands in for `camrt.engine.loading.load`."""
+
+    def __init__(self) -> None:
+        self.engines: list[FakeEngine] = []
+        self.changes: dict[str, Any] = {}
+
+    def __call__(self, path: Any, **settings: Any) -> FakeEngine:
+        if "broken" in str(path):
+            raise ModelFileError(f"{path}: not an [ONNX] file")
+        engine = FakeEngine(**{"labels": None, "preprocessing": None, "path": path, **settings})
+        for name, value in self.changes.items():
+            setattr(engine, name, value)
+        self.engines.append(engine)
+        return engine
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        return self.engines[-1].calls
+
+
+@pytest.fixture
+def loader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
+    def module(name: str, **members: Any) -> None:
+        fake = ModuleType(name)
+        vars(fake).update(members)
+        monkeypatch.setitem(sys.modules, name, fake)
+
+    loader = Loader()
+    scene = picture(tmp_path / "bundled" / "scene.png")
+    module("camrt.engine.loading", load=loader)
+    module("camrt.engine.methods", methods=lambda: {"fake": FakeCAM})
+    module("camrt.default", model_path=lambda: tmp_path / "tiny.onnx", scene_path=lambda: scene)
+    monkeypatch.chdir(tmp_path)
+    return loader
+
+
+def picture(path: Path, level: int = 200) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 30), (level,) * 3).save(path)
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"camrt {camrt.__version__}\n")
+
+
+def test_the_command_line_alone_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, camrt.engine.cli; "
+        "print({'numpy', 'PIL', 'onnx', 'onnxruntime', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("command", [[], ["explain"], ["inspect"], ["methods"]])
+def test_help(command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_without_arguments_the_bundled_scene(loader: Loader, tmp_path: Path) -> None:
+    result = run("explain")
+    assert result.exit_code == 0, result.output
+    assert loader.engines[0].settings["path"] == tmp_path / "tiny.onnx"
+    assert names(tmp_path / "camrt-out") == ["explanation.npz", "scene_1_3-crane.png"]
+    assert loader.calls[0]["method"] == "pixab"
+
+
+def test_one_picture(loader: Loader, tmp_path: Path) -> None:
+    cat = picture(tmp_path / "cat.jpg", 255)
+    result = run("explain", "m.onnx", cat, "--out", "results")
+    assert result.exit_code == 0, result.output
+    overlay = Path("results/cat_1_3-crane.png")
+    assert result.stdout.splitlines() == [
+        f"{cat}: class 3 (crane), probability 0.644, score 3, {overlay}",
+        "FakeCAM(pixab): 1 picture, 10.0 ms a picture, passes: 1 trunk, 10 head, 0 full",
+        "files in results",
+    ]
+    assert result.stderr == ""
+    with Image.open(overlay) as drawn:
+        assert drawn.size == (5, 7)
+    assert loader.calls[0]["batch"].shape == (1, 3, 7, 5)
+    assert loader.calls[0]["targets"] is None
+
+
+def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("a\nb b\n\nd\n\n")
+    options = ["--layer", "relu", "--preprocessing", "tf", "--labels", "labels.txt", "--batch-size", "3"]
+    options += ["--threads", "2", "-m", "gradcam"]
+    result = run("explain", "m.onnx", picture(tmp_path / "a.png"), *options)
+    assert result.exit_code == 0, result.output
+    assert loader.engines[0].settings == {
+        "path": Path("m.onnx"),
+        "target": "relu",
+        "batch_size": 3,
+        "threads": 2,
+        "labels": ("a", "b b", "", "d"),
+        "preprocessing": "tf",
+    }
+    assert loader.calls[0]["method"] == "gradcam"
+    assert "class 3 (d)" in result.stdout
+
+
+def test_method_options_are_json_or_text(loader: Loader, tmp_path: Path) -> None:
+    values = ["box=3", "boxes=[1, [2, 3]]", "definition=paper", "share=0.5", "on=true", "text=", "a-b=x=y"]
+    options = [part for value in values for part in ("-O", value)]
+    assert run("explain", "m.onnx", picture(tmp_path / "a.png"), *options).exit_code == 0
+    assert loader.calls[0]["options"] == {
+        "box": 3,
+        "boxes": (1, (2, 3)),
+        "definition": "paper",
+        "share": 0.5,
+        "on": True,
+        "text": "",
+        "a_b": "x=y",
+    }
+
+
+def test_size_and_preprocessing(loader: Loader, tmp_path: Path) -> None:
+    cat = picture(tmp_path / "cat.png")
+    (tmp_path / "p.json").write_text('{"colours": "BGR", "size": [3, 3]}')
+    for arguments, size, colours in [
+        (["--size", "9x4"], (9, 4), "RGB"),
+        (["--size", "9X4", "--preprocessing", "imagenet"], (9, 4), "RGB"),
+        (["--preprocessing", "p.json"], (3, 3), "BGR"),
+        (["--preprocessing", "p.json", "--size", "9x4"], (9, 4), "BGR"),
+    ]:
+        result = run("explain", "m.onnx", cat, *arguments)
+        assert result.exit_code == 0, result.output
+        assert loader.calls[0]["batch"].shape == (1, 3, *size)
+        assert loader.engines[-1].preprocessing.colours == colours
+
+
+def test_targets_by_index_and_name(loader: Loader, tmp_path: Path) -> None:
+    files = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    assert run("explain", "m.onnx", *files, "-t", "Tabby Cat").exit_code == 0
+    assert loader.calls[0]["targets"] == 1
+    result = run("explain", "m.onnx", *files, "-t", "tench", "-t", "2", "-o", "two")
+    assert result.exit_code == 0, result.output
+    assert loader.calls[0]["targets"].tolist() == [[0, 2], [0, 2]]
+    assert names(tmp_path / "two") == [
+        "a_1_0-tench.png",
+        "a_2_2-crane.png",
+        "a_sheet.png",
+        "b_1_0-tench.png",
+        "b_2_2-crane.png",
+        "b_sheet.png",
+        "explanation.npz",
+    ]
+    assert "class 0 (tench)" in result.stdout.splitlines()[0]
+    assert str(Path("two/b_2_2-crane.png")) in result.stdout.splitlines()[3]
+
+
+def test_top_k(loader: Loader, tmp_path: Path) -> None:
+    result = run("explain", "m.onnx", picture(tmp_path / "a.png"), "--top-k", "3")
+    assert result.exit_code == 0, result.output
+    assert loader.calls[0]["targets"].tolist() == [[3, 2, 1]]
+    assert "passes: 1 trunk, 10 head, 1 full" in result.stdout  # the prediction counts
+    assert run("explain", "m.onnx", tmp_path / "a.png", "-k", "1").exit_code == 0
+    assert loader.calls[0]["targets"] is None
+
+
+def test_folders_stream_in_batches(loader: Loader, tmp_path: Path) -> None:
+    for name in ("x/1.png", "x/2.png", "y/1.png", "y/deep/1.png", "y/3.png"):
+        picture(tmp_path / name)
+    result = run("explain", "m.onnx", "x", "y", "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    assert [len(call["batch"]) for call in loader.calls] == [2, 2, 1]
+    assert names(tmp_path / "camrt-out") == sorted(
+        [f"{stem}_1_3-crane.png" for stem in ("1", "2", "1-2", "3", "1-3")]
+        + ["explanation.npz", "explanation-0002.npz", "explanation-0003.npz"]
+    )
+    assert "5 pictures, 10.0 ms a picture, passes: 5 trunk, 50 head, 0 full" in result.stdout
+    with np.load("camrt-out/explanation-0002.npz", allow_pickle=False) as archive:
+        assert archive["stems"].tolist() == ["1-2", "3"]
+
+
+def test_unreadable_pictures_are_skipped(loader: Loader, tmp_path: Path) -> None:
+    good, bad = picture(tmp_path / "a.png"), tmp_path / "b[red].png"
+    bad.write_text("no picture")
+    (tmp_path / "none").mkdir()
+    result = run("explain", "m.onnx", "gone.png", bad, "none", good)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "skipped: gone.png: no such file or folder",
+        f"skipped: {bad}: not a picture that Pillow can read",
+        "skipped: none: no picture in this folder",
+    ]
+    assert "1 picture, 3 skipped" in result.stdout
+    assert len(loader.calls) == 1
+
+
+def test_nothing_readable(loader: Loader) -> None:
+    result = run("explain", "m.onnx", "gone.png")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert not Path("camrt-out").exists()
+
+
+def test_degenerate_maps_are_told(loader: Loader, tmp_path: Path) -> None:
+    loader.changes = {"flag": 2}
+    result = run("explain", "m.onnx", picture(tmp_path / "a.png"))
+    assert result.exit_code == 0, result.output
+    assert ", no map: nothing positive, " in result.stdout
+
+
+def test_without_labels(loader: Loader, tmp_path: Path) -> None:
+    loader.changes = {"labels": None}
+    result = run("explain", "default", picture(tmp_path / "a.png"))
+    assert "class 3, probability" in result.stdout
+    assert names(tmp_path / "camrt-out") == ["a_1_3.png", "explanation.npz"]
+
+
+def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: Path) -> None:
+    loader.changes = {"labels": ("\x1b[2J", "a", "b", "\x1b]0;title\x07")}
+    result = run("explain", "m.onnx", picture(tmp_path / "a.png"))
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output
+    assert "class 3 (�]0;title�)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["m.onnx"], "give the pictures to explain after the model: camrt explain m.onnx IMAGES..."),
+        (["cat.png"], "cat.png is a picture: first the model (a file, or default), then the pictures"),
+        (["cat.png", "m.onnx"], "cat.png is a picture: first the model"),
+        (["broken.onnx", "cat.png"], "broken.onnx: not an [ONNX] file"),
+        (["m.onnx", "cat.png", "-t", "1", "-k", "2"], "give --target or --top-k, not both"),
+        (["m.onnx", "cat.png", "-k", "5"], "--top-k 5: the model has 4 classes"),
+        (["m.onnx", "cat.png", "-t", "4"], "--target 4: classes are 0 to 3"),
+        (["m.onnx", "cat.png", "-t", "-1"], "--target -1: classes are 0 to 3"),
+        (
+            ["m.onnx", "cat.png", "-t", "tensh"],
+            "--target tensh: no class of that name; did you mean 'tench'?",
+        ),
+        (["m.onnx", "cat.png", "-t", "crane"], "--target crane: classes 2, 3 bear that name; give an index"),
+        (["m.onnx", "cat.png", "--size", "224"], "--size must be HxW, such as 224x224, got '224'"),
+        (["m.onnx", "cat.png", "--size", "0x5"], "each side of size must be in [1, 16384]"),
+        (["m.onnx", "cat.png", "-O", "box"], "--option must be KEY=VALUE, got 'box'"),
+        (["m.onnx", "cat.png", "-O", "a b=1"], "--option must be KEY=VALUE"),
+        (
+            ["m.onnx", "cat.png", "-O", "targets=1"],
+            "--option targets: not an option of a method; use --target",
+        ),
+        (["m.onnx", "cat.png", "-O", "a=1", "-O", "a=2"], "--option a: given twice"),
+        (["m.onnx", "cat.png", "-O", "wrong=1"], "pixab: no option 'wrong'"),
+        (["m.onnx", "cat.png", "--labels", "gone"], "--labels gone: cannot be read: No such file"),
+        (["m.onnx", "cat.png", "--labels", "cat.png"], "--labels cat.png: not a text file"),
+        (["m.onnx", "cat.png", "--labels", "bad.json"], "--labels bad.json: not valid JSON"),
+        (
+            ["m.onnx", "cat.png", "--labels", "array.json"],
+            "--labels array.json: expected a JSON array of texts",
+        ),
+        (
+            ["m.onnx", "cat.png", "--preprocessing", "vgg"],
+            "neither one of imagenet, imagenet-squash, tf, unit",
+        ),
+        (["m.onnx", "cat.png", "--preprocessing", "bad.json"], "--preprocessing bad.json: not valid JSON"),
+        (["m.onnx", "cat.png", "--preprocessing", "array.json"], "array.json: expected a JSON object"),
+        (["m.onnx", "cat.png", "--preprocessing", "key.json"], "preprocessing: unknown key 'sise'"),
+        (["m.onnx", "cat.png", "--out", "cat.png"], "cat.png"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors(loader: Loader, tmp_path: Path, arguments: list[str], message: str) -> None:
+    picture(tmp_path / "cat.png")
+    (tmp_path / "bad.json").write_text("[")
+    (tmp_path / "array.json").write_text("[1]")
+    (tmp_path / "key.json").write_text(json.dumps({"sise": 1}))
+    result = run("explain", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_names_without_labels(loader: Loader, tmp_path: Path) -> None:
+    loader.changes = {"labels": None}
+    result = run("explain", "m.onnx", picture(tmp_path / "a.png"), "-t", "cat")
+    assert result.exit_code == 2
+    assert "the model has no class names; give an index, or --labels FILE" in result.stderr
+
+
+def test_unknown_preprocessing_names_the_choices(loader: Loader, tmp_path: Path) -> None:
+    loader.changes = {"preprocessing": None}
+    result = run("explain", "m.onnx", picture(tmp_path / "a.png"))
+    assert result.exit_code == 2
+    assert "--preprocessing imagenet|imagenet-squash|tf|unit, or a JSON file" in result.stderr
+
+
+@pytest.mark.parametrize("option", [["--top-k", "0"], ["--batch-size", "0"], ["--threads", "x"], ["--nope"]])
+def test_usage_errors(loader: Loader, option: list[str]) -> None:
+    assert run("explain", "m.onnx", "a.png", *option).exit_code == 2
+
+
+def test_labels_as_json(loader: Loader, tmp_path: Path) -> None:
+    (tmp_path / "l.json").write_text('["a", "b", "c", "d"]')
+    assert "(d)" in run("explain", "m.onnx", picture(tmp_path / "a.png"), "--labels", "l.json").stdout
+
+
+def test_inspect(loader: Loader, tmp_path: Path) -> None:
+    result = run("inspect", "default", "--layer", "last")
+    assert result.exit_code == 0, result.output
+    assert loader.engines[0].settings["path"] == tmp_path / "tiny.onnx"
+    assert loader.engines[0].settings["target"] == "last"
+    assert "a [bold] model" in result.stdout
+    assert FakeTarget().name in result.stdout
+    row = next(line for line in result.stdout.splitlines() if "last" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "last",
+        "/features/conv",
+        "Conv",
+        "64 x 7 x 5",
+        "no",
+        "yes",
+    ]
+
+
+def test_inspect_of_a_broken_model(loader: Loader) -> None:
+    result = run("inspect", "broken.onnx")
+    assert (result.exit_code, result.stderr) == (2, "error: broken.onnx: not an [ONNX] file\n")
+
+
+def test_methods(loader: Loader) -> None:
+    result = run("methods")
+    assert result.exit_code == 0, result.output
+    for text in ("fake", "Maps of nothing.", "box=1, definition='paper', boxes=(1, 3)"):
+        assert text in result.stdout
+    assert "More about them" not in result.stdout

@@ -1,0 +1,129 @@
+"""Hostile and broken files through the front door: refused or stopped within a deadline, the process unharmed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+
+import camrt
+from camrt.errors import (
+    BackendError,
+    CutError,
+    DeadlineError,
+    InputError,
+    ModelFileError,
+    UnsafeModelError,
+    UnsupportedModelError,
+)
+
+REFUSED = [
+    (hostile.not_onnx_png, ModelFileError, "PNG"),
+    (hostile.truncated, ModelFileError, "cut short"),
+    (hostile.external_missing, ModelFileError, "weights.bin"),
+    (hostile.external_parent, UnsafeModelError, r"\.\."),
+    (hostile.external_absolute, UnsafeModelError, "absolute"),
+    (hostile.external_symlink, UnsafeModelError, "symbolic link"),
+    (hostile.external_symlinked_folder, UnsafeModelError, "symbolic link"),
+    (hostile.external_hardlink, UnsafeModelError, "hard link"),
+    (hostile.external_fifo, UnsafeModelError, "regular file"),
+    (hostile.nested_functions, UnsafeModelError, "function"),
+    (hostile.recursive_function, UnsafeModelError, "itself"),
+    (hostile.terabyte_constant, UnsafeModelError, "TiB|TB|bytes|GiB"),
+    (hostile.terabyte_initializer, UnsafeModelError, "TiB|TB|bytes|GiB"),
+    (hostile.several_inputs, UnsupportedModelError, "exactly one input"),
+    (hostile.bad_output_shape, UnsupportedModelError, r"output is \(N, C\)"),
+    (hostile.no_spatial_tensor, CutError, "two spatial axes"),
+    (hostile.custom_operator, UnsupportedModelError, "operator"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "text"), REFUSED, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_hostile_or_broken_file_is_refused_quickly(make, error, text, tmp_path: Path):
+    path = make(tmp_path / "model.onnx")
+    started = time.perf_counter()
+    with pytest.raises(error, match=text):
+        camrt.load(path)
+    assert time.perf_counter() - started < 20
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(ModelFileError, match=r"absent\.onnx"):
+        camrt.load(tmp_path / "absent.onnx")
+
+
+def test_external_data_beside_the_file_is_read(tmp_path: Path):
+    engine = camrt.load(hostile.external_valid(tmp_path / "model.onnx"))
+    assert engine.predict(pictures(engine, 2)).shape == (2, engine.num_classes)
+
+
+def test_an_endless_loop_is_stopped_at_the_run_deadline_and_the_engine_lives_on(tmp_path: Path):
+    engine = camrt.load(hostile.endless_loop(tmp_path / "model.onnx"), run_deadline=1.0)
+    batch = pictures(engine, 1)
+    for _ in range(2):
+        started = time.perf_counter()
+        with pytest.raises(DeadlineError, match="run deadline of 1 s"):
+            engine.predict(batch)
+        assert time.perf_counter() - started < 20
+    healthy = camrt.load(hostile.classifier(tmp_path / "healthy.onnx"))
+    assert np.isfinite(healthy.predict(pictures(healthy, 1))).all()
+
+
+def test_deadlines_of_two_threads_do_not_mix(tmp_path: Path):
+    endless = camrt.load(hostile.endless_loop(tmp_path / "endless.onnx"), run_deadline=1.5)
+    healthy = camrt.load(hostile.classifier(tmp_path / "healthy.onnx"), run_deadline=60.0)
+    stopped: list[Exception] = []
+
+    def run_endless() -> None:
+        try:
+            endless.predict(pictures(endless, 1))
+        except DeadlineError as error:
+            stopped.append(error)
+
+    thread = threading.Thread(target=run_endless)
+    thread.start()
+    count = 0
+    while thread.is_alive() and count < 100_000:
+        healthy.predict(pictures(healthy, 1))
+        count += 1
+    thread.join()
+    assert len(stopped) == 1
+    assert count > 0
+
+
+def test_loading_is_stopped_at_the_load_deadline(tmp_path: Path):
+    with pytest.raises(DeadlineError, match="load deadline of 1e-09 s"):
+        camrt.load(hostile.classifier(tmp_path / "model.onnx"), load_deadline=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"backend": "tensorflow"}, BackendError, "unknown backend 'tensorflow'"),
+        ({"device": "cuda"}, BackendError, "'cpu' only, not 'cuda'"),
+        ({"batch_size": 0}, InputError, "batch_size=0"),
+        ({"batch_size": True}, InputError, "batch_size=True"),
+        ({"threads": 0}, InputError, "threads=0"),
+        ({"activation": "relu"}, InputError, "activation='relu'"),
+        ({"labels": ["one"]}, InputError, "1 labels were given for a model with 4 classes"),
+        ({"labels": "absent.txt"}, InputError, r"absent\.txt"),
+        ({"preprocessing": "imagenett"}, InputError, "unknown name 'imagenett'"),
+        ({"target": "nowhere"}, CutError, "'nowhere' was not found in the graph"),
+        ({"output": "nowhere"}, UnsupportedModelError, "no output 'nowhere'"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_option_is_named(options, error, text, tmp_path: Path):
+    path = hostile.classifier(tmp_path / "model.onnx")
+    with pytest.raises(error, match=text):
+        camrt.load(path, **options)
+
+
+def pictures(engine: camrt.Engine, count: int) -> np.ndarray:
+    interface = engine.interface
+    shape = (count, interface.channels, interface.height or 8, interface.width or 8)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
