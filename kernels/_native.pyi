@@ -1,0 +1,67 @@
+"""The native kernels. They check sizes only: call them through their folders."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.floating[Any]]
+_Ints = NDArray[np.int64]
+
+def ablate_boxes(
+    activations: _Floats, image: _Ints, boxes: _Ints, out: _Floats, keep: bool, threads: int
+) -> None: ...
+def ablate_channels(
+    activations: _Floats, image: _Ints, channel: _Ints, out: _Floats, threads: int
+) -> None: ...
+def box_probabilities(
+    contributions: _Floats,
+    logits: _Floats,
+    boxes: _Ints,
+    targets: _Ints,
+    sign: int,
+    out: _Floats,
+    threads: int,
+) -> None: ...
+def box_probabilities_pair(
+    contributions: _Floats,
+    logits_delete: _Floats,
+    logits_keep: _Floats,
+    boxes: _Ints,
+    targets: _Ints,
+    deleted: _Floats,
+    kept: _Floats,
+    threads: int,
+) -> None: ...
+def box_sums(cells: _Floats, boxes: _Ints, out: _Floats, threads: int) -> None: ...
+def masked_batch(
+    activations: _Floats,
+    pictures: _Floats,
+    image: _Ints,
+    channel: _Ints,
+    out: _Floats,
+    normalise_first: bool,
+    align_corners: bool,
+    epsilon: float,
+    threads: int,
+) -> NDArray[np.bool_]: ...
+def partial_products(weight: _Floats, u: _Floats, by_channel: bool, out: _Floats, threads: int) -> None: ...
+def rank_one(
+    base: _Floats,
+    weight: _Floats,
+    activations: _Floats,
+    image: _Ints,
+    channel: _Ints,
+    out: _Floats,
+    threads: int,
+) -> None: ...
+def saliency(
+    raw: _Floats,
+    maps: _Floats,
+    flags: NDArray[np.uint8],
+    library: bool,
+    minmax: bool,
+    relu: bool,
+    align_corners: bool,
+    threads: int,
+) -> None: ...

@@ -1,0 +1,75 @@
+"""Batches of activations with a channel or a box of cells ablated, for heads that must be run."""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+
+from camrt.kernels import IMPLEMENTATION
+from camrt.kernels.ablate import reference
+from camrt.kernels.checks import Floats, boxes_within, floats, indices, output, thread_count
+
+if IMPLEMENTATION == "native":
+    from camrt.kernels import _native
+
+__all__ = ["ablate_boxes", "ablate_channels"]
+
+
+def ablate_channels(
+    activations: Floats, image: ArrayLike, channel: ArrayLike, out: Floats, *, threads: int | None = None
+) -> None:
+    """Write out[b] = activations[image[b]] with channel[b] set to zero.
+
+    Args:
+        activations: A, shape (N, K, h, w).
+        image: Which picture, shape (B,), integers.
+        channel: Which channel to ablate, shape (B,), integers.
+        out: Written, shape (B, K, h, w), C-contiguous, of the same type.
+        threads: Number of threads; all of the machine's when None.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape, layout or value.
+    """
+    activations = floats("activations", activations, "N K h w")
+    image = indices("image", image, activations.shape[0], (-1,))
+    channel = indices("channel", channel, activations.shape[1], image.shape)
+    output("out", out, (len(image), *activations.shape[1:]), activations.dtype, activations)
+    workers = thread_count(threads)
+    if IMPLEMENTATION == "native":
+        _native.ablate_channels(activations, image, channel, out, workers)
+    else:
+        reference.ablate_channels(activations, image, channel, out)
+
+
+def ablate_boxes(
+    activations: Floats,
+    image: ArrayLike,
+    boxes: ArrayLike,
+    out: Floats,
+    *,
+    keep: bool,
+    threads: int | None = None,
+) -> None:
+    """Write out[b] = activations[image[b]] with the cells of boxes[b], or all others, set to zero.
+
+    Args:
+        activations: A, shape (N, K, h, w).
+        image: Which picture, shape (B,), integers.
+        boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), integers.
+        out: Written, shape (B, K, h, w), C-contiguous, of the same type.
+        keep: False to zero the cells of the box, True to zero the cells outside it; in all channels.
+        threads: Number of threads; all of the machine's when None.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape, layout or value.
+    """
+    activations = floats("activations", activations, "N K h w")
+    image = indices("image", image, activations.shape[0], (-1,))
+    boxes = boxes_within(boxes, *activations.shape[2:])
+    if len(boxes) != len(image):
+        raise ValueError(f"boxes must have shape ({len(image)}, 4) to match image, got {boxes.shape}")
+    output("out", out, (len(image), *activations.shape[1:]), activations.dtype, activations)
+    workers = thread_count(threads)
+    if IMPLEMENTATION == "native":
+        _native.ablate_boxes(activations, image, boxes, out, bool(keep), workers)
+    else:
+        reference.ablate_boxes(activations, image, boxes, out, keep=keep)

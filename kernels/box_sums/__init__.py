@@ -1,0 +1,44 @@
+"""Sums of a grid of vectors over boxes of cells."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from camrt.kernels import IMPLEMENTATION
+from camrt.kernels.box_sums import reference
+from camrt.kernels.checks import Floats, boxes_within, floats, output, thread_count
+
+if IMPLEMENTATION == "native":
+    from camrt.kernels import _native
+
+__all__ = ["box_sums"]
+
+
+def box_sums(
+    cells: Floats, boxes: ArrayLike, out: Floats | None = None, threads: int | None = None
+) -> Floats:
+    """Sum the cells of every box, in float64 arithmetic.
+
+    Args:
+        cells: One vector a cell, shape (N, h, w, F).
+        boxes: Half-open boxes (r0, c0, r1, c1), shape (P, 4), integers.
+        out: Written when given, shape (N, P, F), C-contiguous, of the type of cells.
+        threads: Number of threads; all of the machine's when None.
+
+    Returns:
+        The sums, shape (N, P, F), of the type of cells: `out` when it was given.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape or layout, or a box is empty or leaves the map.
+    """
+    cells = floats("cells", cells, "N h w F")
+    boxes = boxes_within(boxes, *cells.shape[1:3])
+    shape = (cells.shape[0], len(boxes), cells.shape[3])
+    out = np.empty(shape, cells.dtype) if out is None else output("out", out, shape, cells.dtype, cells)
+    workers = thread_count(threads)
+    if IMPLEMENTATION == "native":
+        _native.box_sums(cells, boxes, out, workers)
+    else:
+        reference.box_sums(cells, boxes, out)
+    return out

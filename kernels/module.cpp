@@ -1,0 +1,21 @@
+// Registers the operations; each is defined in its own folder.
+#include <pybind11/pybind11.h>
+
+void register_ablate(pybind11::module_& module);
+void register_box_probabilities(pybind11::module_& module);
+void register_box_sums(pybind11::module_& module);
+void register_masked_batch(pybind11::module_& module);
+void register_partial_products(pybind11::module_& module);
+void register_rank_one(pybind11::module_& module);
+void register_saliency(pybind11::module_& module);
+
+PYBIND11_MODULE(_native, module) {
+    module.doc() = "The native kernels of camrt. Call them through camrt.kernels, which checks the arguments.";
+    register_ablate(module);
+    register_box_probabilities(module);
+    register_box_sums(module);
+    register_masked_batch(module);
+    register_partial_products(module);
+    register_rank_one(module);
+    register_saliency(module);
+}

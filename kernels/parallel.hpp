@@ -1,0 +1,60 @@
+// Work shared out over plain threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace camrt {
+
+using Index = std::ptrdiff_t;
+
+// The number of threads worth starting for `work` elementary operations: a thread costs as much as many.
+inline Index useful_threads(Index threads, Index work) {
+    constexpr Index kWorkOfOneThread = 500'000;
+    return std::clamp<Index>(work / kWorkOfOneThread, 1, std::max<Index>(threads, 1));
+}
+
+// Calls body(begin, end) for ranges that together cover 0..count-1, on up to `threads` threads, the caller's
+// among them. The first exception stops the rest and is thrown again in the caller.
+template <class Body>
+void parallel_for(Index count, Index threads, const Body& body) {
+    const Index workers = std::min(count, threads);
+    if (workers <= 1) {
+        if (count > 0) body(Index{0}, count);
+        return;
+    }
+    constexpr Index kSharesOfOneThread = 4;
+    const Index share = std::max<Index>(1, count / (workers * kSharesOfOneThread));
+    std::atomic<Index> next{0};
+    std::exception_ptr failure;
+    std::mutex failing;
+    const auto work = [&]() noexcept {
+        try {
+            for (Index begin = next.fetch_add(share); begin < count; begin = next.fetch_add(share)) {
+                body(begin, std::min(begin + share, count));
+            }
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(failing);
+            if (!failure) failure = std::current_exception();
+            next.store(count);
+        }
+    };
+    std::vector<std::thread> helpers;
+    helpers.reserve(static_cast<std::size_t>(workers - 1));
+    try {
+        for (Index i = 1; i < workers; ++i) helpers.emplace_back(work);
+    } catch (const std::system_error&) {
+        // The system has no more threads: those that did start do all the work.
+    }
+    work();
+    for (std::thread& helper : helpers) helper.join();
+    if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace camrt

@@ -1,0 +1,55 @@
+"""A linear layer over flattened activations, split into what each cell or each channel adds to it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from camrt.kernels import IMPLEMENTATION
+from camrt.kernels.checks import Floats, floats, thread_count
+from camrt.kernels.partial_products import reference
+
+if IMPLEMENTATION == "native":
+    from camrt.kernels import _native
+
+__all__ = ["partial_products"]
+
+
+def partial_products(
+    weight: Floats, u: Floats, *, by: Literal["cell", "channel"], threads: int | None = None
+) -> Floats:
+    """Compute the partial products of a linear layer, by cell or by channel.
+
+    - by "cell": out[n, l, f] = Σ_k weight[f, k, l] u[n, k, l]
+    - by "channel": out[n, k, f] = Σ_l weight[f, k, l] u[n, k, l]
+
+    The sum of either over its second axis is the layer's output without bias. The weight is read once,
+    whatever N is; it is copied only where it is not C-contiguous.
+
+    Args:
+        weight: Shape (F, K, L); may be read-only.
+        u: Activations, shape (N, K, L), of the same type.
+        by: Which index the products are split by.
+        threads: Number of threads; all of the machine's when None.
+
+    Returns:
+        Shape (N, L, F) by cell, (N, K, F) by channel, of the type of weight.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape or value.
+    """
+    weight = floats("weight", weight, "F K L")
+    if weight.size == 0:
+        raise ValueError(f"weight must not be empty, got shape {weight.shape}")
+    u = floats("u", u, "N K L", weight.dtype)
+    if u.shape[1:] != weight.shape[1:]:
+        raise ValueError(f"u must have shape (N, {weight.shape[1]}, {weight.shape[2]}), got {u.shape}")
+    if by not in ("cell", "channel"):
+        raise ValueError(f"by must be 'cell' or 'channel', got {by!r}")
+    workers = thread_count(threads)
+    if IMPLEMENTATION == "native":
+        out = np.empty((u.shape[0], u.shape[1 if by == "channel" else 2], weight.shape[0]), weight.dtype)
+        _native.partial_products(weight, u, by == "channel", out, workers)
+        return out
+    return reference.partial_products(weight, u, by=by)

@@ -1,0 +1,58 @@
+"""The output of a pointwise linear layer after one channel of its input is ablated."""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+
+from camrt.kernels import IMPLEMENTATION
+from camrt.kernels.checks import Floats, floats, indices, output, thread_count
+from camrt.kernels.rank_one import reference
+
+if IMPLEMENTATION == "native":
+    from camrt.kernels import _native
+
+__all__ = ["rank_one"]
+
+
+def rank_one(
+    base: Floats,
+    weight: Floats,
+    activations: Floats,
+    image: ArrayLike,
+    channel: ArrayLike,
+    out: Floats,
+    *,
+    threads: int | None = None,
+) -> None:
+    """Write out[b, f, l] = base[image[b], f, l] - weight[channel[b], f] activations[image[b], channel[b], l].
+
+    Args:
+        base: The layer's output for the whole input, shape (N, F, L).
+        weight: The layer's weight, transposed, shape (K, F), of the same type.
+        activations: The layer's input, shape (N, K, L), of the same type.
+        image: Which picture, shape (B,), integers.
+        channel: Which channel to take away, shape (B,), integers.
+        out: Written, shape (B, F, L), C-contiguous, of the same type.
+        threads: Number of threads; all of the machine's when None.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape, layout or value.
+    """
+    base = floats("base", base, "N F L")
+    weight = floats("weight", weight, "K F", base.dtype)
+    activations = floats("activations", activations, "N K L", base.dtype)
+    n, f, length = base.shape
+    if weight.shape[1] != f:
+        raise ValueError(f"weight must have shape (K, {f}) to match base, got {weight.shape}")
+    if activations.shape != (n, weight.shape[0], length):
+        raise ValueError(
+            f"activations must have shape {(n, weight.shape[0], length)}, got {activations.shape}"
+        )
+    image = indices("image", image, n, (-1,))
+    channel = indices("channel", channel, weight.shape[0], image.shape)
+    output("out", out, (len(image), f, length), base.dtype, base, weight, activations)
+    workers = thread_count(threads)
+    if IMPLEMENTATION == "native":
+        _native.rank_one(base, weight, activations, image, channel, out, workers)
+    else:
+        reference.rank_one(base, weight, activations, image, channel, out)

@@ -1,0 +1,14 @@
+"""The definition of `rank_one` in NumPy."""
+
+from __future__ import annotations
+
+from camrt.kernels.checks import Floats, Ints
+
+__all__ = ["rank_one"]
+
+
+def rank_one(
+    base: Floats, weight: Floats, activations: Floats, image: Ints, channel: Ints, out: Floats
+) -> None:
+    """Compute what `camrt.kernels.rank_one.rank_one` documents, unchecked."""
+    out[...] = base[image] - weight[channel][:, :, None] * activations[image, channel][:, None, :]
