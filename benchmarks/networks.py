@@ -1,0 +1,87 @@
+"""The networks benchmarks run on: torchvision's shapes with seeded random weights, exported once."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["Network", "network"]
+
+# torchvision beside a CPU-only torch looks these two operators up when it is imported.
+SCHEMAS = torch.library.Library("torchvision", "DEF")
+for schema in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+):
+    try:
+        SCHEMAS.define(schema)
+    except RuntimeError:  # this build has them
+        break
+
+
+@dataclass(frozen=True)
+class Network:
+    """A torch module and the file it was exported to.
+
+    Attributes:
+        module: In eval mode.
+        layer: The module whose output the maps are made at.
+        path: ONNX file, dynamic batch, logits out.
+    """
+
+    module: torch.nn.Module
+    layer: torch.nn.Module
+    path: Path
+
+
+def network(name: str, folder: Path | None = None) -> Network:
+    """ResNet-18 or VGG-16 with seeded weights whose activations keep a natural scale."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    module: Any = getattr(models, name)(weights=None)
+    calibrate(module)
+    layer = module.layer4 if name.startswith("resnet") else module.features
+    folder = folder or Path(tempfile.mkdtemp(prefix="camrt-benchmark-"))
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        batch = torch.export.Dim("N", min=1, max=4096)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                (torch.zeros(2, 3, 224, 224),),
+                str(path),
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: batch},),
+                external_data=False,
+                verbose=False,
+            )
+    return Network(module, layer, path)
+
+
+def calibrate(module: torch.nn.Module) -> None:
+    """Gives batch norms the statistics of a random batch, so that activations neither vanish nor explode."""
+    generator = torch.Generator().manual_seed(1)
+    norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+        norm.reset_running_stats()
+    module.train(bool(norms))
+    with torch.no_grad():
+        if norms:
+            module(torch.randn(16, 3, 224, 224, generator=generator))
+    module.eval()
+
+
+def pictures(count: int) -> np.ndarray:
+    """Smooth random pictures in a model's input space, (count, 3, 224, 224) float32."""
+    coarse = torch.randn(count, 3, 14, 14, generator=torch.Generator().manual_seed(2))
+    return torch.nn.functional.interpolate(coarse, (224, 224), mode="bicubic").numpy()
