@@ -19,6 +19,7 @@ from camrt.export.interface import Interface
 __all__ = ["Pictures", "map_size", "prepare", "target_classes"]
 
 Array = npt.NDArray[Any]
+LONGEST_SIDE = 16384  # of a map asked for: far above any picture worth drawing on, below what fills a memory
 Pictures = Any  # a float array (N, C, H, W), or pictures: paths, Pillow images, uint8 arrays (H, W, 3)
 
 
@@ -107,7 +108,10 @@ def target_classes(targets: Any, logits: Array) -> tuple[npt.NDArray[np.int64], 
     count, classes = logits.shape
     if targets is None:
         return logits.argmax(axis=1).astype(np.int64)[:, None], False
-    array = np.asarray(targets)
+    try:
+        array = np.asarray(targets)
+    except ValueError as error:
+        raise TargetError(f"targets have rows of different lengths, or are no array: {error}") from error
     if array.dtype.kind not in "iu":
         raise TargetError(f"targets are class indices (whole numbers), these are {array.dtype}")
     if array.ndim == 0:
@@ -130,14 +134,16 @@ def map_size(
     """The (H, W) that saliency maps are wanted at.
 
     Raises:
-        InputError: Not "image", "map" or two positive whole numbers.
+        InputError: Not "image", "map" or two positive whole numbers, or too large.
     """
     if isinstance(size, str) and size in ("image", "map"):
         return image if size == "image" else cells
     try:
-        height, width = (index(value) for value in size)
+        height, width = (index(value) for value in (() if isinstance(size, str) else size))
     except (TypeError, ValueError):
         height = width = 0
-    if height < 1 or width < 1:
-        raise InputError(f"size={size!r} must be 'image', 'map' or (height, width) in pixels")
+    if not (1 <= height <= LONGEST_SIDE and 1 <= width <= LONGEST_SIDE):
+        raise InputError(
+            f"size={size!r} must be 'image', 'map' or (height, width) in pixels, each 1 to {LONGEST_SIDE}"
+        )
     return height, width

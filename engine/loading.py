@@ -23,9 +23,9 @@ from camrt.engine.observing import observer
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Cut, Engine
 from camrt.errors import BackendError, InputError, ModelFileError
-from camrt.export.batching import open_batch, simplify_reshapes
+from camrt.export.batching import computes_shapes, open_batch, share_batch_size, simplify_reshapes
 from camrt.export.cutting import ACTIVATION, PHI, candidates, choose_target, head_model, tapped_model
-from camrt.export.factoring import MAP, Factors, Unfactored, factor
+from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor
 from camrt.export.graph import Graph, Observer
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import read_model
@@ -158,7 +158,11 @@ def settle_batch(
     if interface.batch is None:
         try:
             graph = index(PROBE_BATCH)
+            graph.observe(LOGITS)
+            fits = graph.shape(LOGITS) == (PROBE_BATCH, interface.num_classes)
         except ModelFileError:
+            fits = False
+        if not fits:
             interface = replace(interface, batch=1)
             notes.append("the file declares an open batch axis, but its inside holds for one picture only")
     batch = interface.batch
@@ -167,16 +171,22 @@ def settle_batch(
         fixed.CopyFrom(model)
         if fixed_size:
             simplify_reshapes(model, index(batch))
+            if computes_shapes(model):
+                share_batch_size(model, [index(batch)])
         open_batch(model, interface)
         if same_when_opened(fixed, model, interface, probe, runtime):
             notes.append(f"the batch axis, fixed at {interface.batch} in the file, was opened")
             interface = replace(interface, batch=None)
             return interface, index(PROBE_BATCH), notes
         model.CopyFrom(fixed)
+        if fixed_size and computes_shapes(model):
+            share_batch_size(model, [index(batch)], batch_is_fixed=True)
         notes.append(f"the batch axis is fixed at {interface.batch} and could not be opened")
         return interface, index(batch), notes
     if fixed_size:
         simplify_reshapes(model, graph)
+        if computes_shapes(model):
+            share_batch_size(model, [index(PROBE_BATCH), index(PROBE_BATCH + 2)])
         graph = index(PROBE_BATCH)
     return interface, graph, notes
 
@@ -240,7 +250,12 @@ def make_head(
             assert layer is not None
             assert rest is not None
             channels = DenseStart(start.weight, layer, rest, batch_size, threads)
-    contributions = Contributions(factors, lazy(factors.phi_model, "cellwise part of the head"), threads)
+    mix: Runner | None = None
+    if factors.reduction != "flatten" and factors.weight is not None:
+        layer_of_cells = cell_layer(factors.weight)
+        mix = LazyRunner(lambda: runtime.runner(layer_of_cells, label="first layer of the head, by cell"))
+    phi = lazy(factors.phi_model, "cellwise part of the head")
+    contributions = Contributions(factors, phi, mix, threads)
     return FactoredHead(
         contributions, lazy(factors.rest, "head behind its first layer"), channels, batch_size
     )

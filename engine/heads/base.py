@@ -73,7 +73,11 @@ class Head(ABC):
 
     @abstractmethod
     def empty(self, asked: Asked) -> Array:
-        """(N, T): the scores of an all-zero activation."""
+        """(N, T): the scores of an all-zero activation.
+
+        Its logits are the same for every picture: a constant of the model, found once and not counted as a
+        pass.
+        """
 
     @property
     def has_class_maps(self) -> bool:

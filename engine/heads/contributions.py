@@ -30,24 +30,32 @@ class Contributions:
     Args:
         factors: The head's factors.
         phi: Graph A -> φ(A); None when φ is the identity.
+        mix: Graph that applies a pooled head's first layer to every cell
+            (`camrt.export.factoring.cell_layer`): the runtime multiplies matrices faster than NumPy. None
+            when that layer is the identity, or when the head is flattened.
         threads: Threads of the native kernels; None lets them choose.
     """
 
-    def __init__(self, factors: Factors, phi: Runner | None, threads: int | None) -> None:
+    def __init__(self, factors: Factors, phi: Runner | None, mix: Runner | None, threads: int | None) -> None:
         self.factors = factors
         self.features = len(factors.bias)
         self._phi = phi
         self._threads = threads
         self._silent: dict[tuple[int, ...], Array] = {}
-        self._scale = np.float32(1.0 / factors.cells if factors.reduction == "mean" else 1.0)
-        self._columns: Array | None = None
-        if factors.reduction != "flatten" and factors.weight is not None:
-            self._columns = np.ascontiguousarray(factors.weight.T * self._scale)
+        self._mix = mix
 
     @property
     def pooled(self) -> bool:
         """Whether every cell meets the same weights."""
         return self.factors.reduction != "flatten"
+
+    def cells(self, cells: tuple[int, int]) -> int:
+        """How many cells P takes together for a map of h×w, the border that φ adds included."""
+        return (cells[0] + self.factors.border[0]) * (cells[1] + self.factors.border[1])
+
+    def scale(self, cells: tuple[int, int]) -> np.float32:
+        """What P multiplies each cell by, for a map of h×w."""
+        return np.float32(1.0 / self.cells(cells) if self.factors.reduction == "mean" else 1.0)
 
     def difference(self, asked: Asked) -> Array:
         """φ(A) − φ(0), (N, K', h', w'), a border that φ adds included."""
@@ -65,16 +73,17 @@ class Contributions:
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         """z(0), (F,): the first layer's answer to an all-zero activation of shape (K, h, w)."""
-        bias = self.factors.bias
+        bias, cells = self.factors.bias, (shape[1], shape[2])
         if self._phi is None:
-            return bias
+            each = self.factors.cell_bias
+            return bias if each is None else bias + self.cells(cells) * each
         silent = self.silent(shape)
         weight = self.factors.weight
         if not self.pooled:
             assert weight is not None
             answer: Array = bias + np.tensordot(weight, silent, 3)
             return answer.astype(np.float32)
-        summed = silent.sum(axis=(1, 2), dtype=np.float64) * self._scale
+        summed = silent.sum(axis=(1, 2), dtype=np.float64) * self.scale(cells)
         mixed: Array = summed if weight is None else weight @ summed
         return np.asarray(bias + mixed, np.float32)
 
@@ -92,9 +101,10 @@ class Contributions:
             )
             whole = products.reshape(count, height, width, self.features)
             return interior(whole.transpose(0, 3, 1, 2), cells).transpose(0, 2, 3, 1)
-        inner = interior(difference, cells).transpose(0, 2, 3, 1).reshape(-1, channels)
-        flat = inner * self._scale if self._columns is None else inner @ self._columns
-        return np.ascontiguousarray(flat).reshape(count, *cells, self.features)
+        scaled = interior(difference, cells) * self.scale(cells)
+        if self._mix is None:
+            return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
+        return self._mix(scaled)[0]
 
     def of_targets(self, difference: Array, cells: tuple[int, int], targets: Array) -> Array:
         """Contributions (N, h, w, T) to the target features alone; the same numbers as `of_cells` has."""
@@ -103,7 +113,7 @@ class Contributions:
             return np.take_along_axis(everything, targets[:, None, None, :], axis=3)
         inner = interior(difference, cells)
         flat = inner.reshape(*inner.shape[:2], -1)
-        maps = self.mixed(flat, targets) * self._scale
+        maps = self.mixed(flat, targets) * self.scale(cells)
         return np.ascontiguousarray(maps.transpose(0, 2, 1)).reshape(len(maps), *cells, -1)
 
     def mixed(self, flat: Array, targets: Array) -> Array:
@@ -114,9 +124,9 @@ class Contributions:
         mixed: Array = weight[targets] @ flat
         return mixed
 
-    def pooled_channels(self, difference: Array) -> Array:
+    def pooled_channels(self, difference: Array, cells: tuple[int, int]) -> Array:
         """P(φ(A)) − P(φ(0)), (N, K'), for a pooled head."""
-        summed: Array = difference.sum(axis=(2, 3)) * self._scale
+        summed: Array = difference.sum(axis=(2, 3)) * self.scale(cells)
         return summed
 
     def of_channels(self, difference: Array) -> Array:

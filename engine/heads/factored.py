@@ -48,6 +48,7 @@ class FactoredHead(Head):
         self._rest = rest
         self._channels = channels
         self._batch_size = batch_size
+        self._empty: dict[tuple[int, ...], Array] = {}
         shape = "pooled" if contributions.pooled else "flattened"
         self.kind = f"{shape}-{'linear' if rest is None else 'network'}"
 
@@ -139,7 +140,9 @@ class FactoredHead(Head):
     def _pooled_channels(self, asked: Asked) -> Array:
         """Channel k takes W[:, k] · (its pooled φ(A) − φ(0)) out of the first layer's answer."""
         factors = self._contributions.factors
-        pooled = self._contributions.pooled_channels(self._contributions.difference(asked))
+        height, width = asked.activations.shape[2:]
+        difference = self._contributions.difference(asked)
+        pooled = self._contributions.pooled_channels(difference, (height, width))
         count, channels = pooled.shape
         if self._rest is None and not asked.reader.needs_softmax:
             targets = asked.reader.targets
@@ -190,10 +193,12 @@ class FactoredHead(Head):
     # ---------------------------------------------------------------- the rest
 
     def empty(self, asked: Asked) -> Array:
-        first = self._contributions.empty(asked.activations.shape[1:])[None]
-        logits = first if self._rest is None else self._counted(asked)(first)
+        shape = asked.activations.shape[1:]
+        if shape not in self._empty:
+            first = self._contributions.empty(shape)[None]
+            self._empty[shape] = first if self._rest is None else self._rest(first)[0]
         count = len(asked.activations)
-        return asked.reader.read(np.repeat(logits, count, axis=0), np.arange(count))
+        return asked.reader.read(np.repeat(self._empty[shape], count, axis=0), np.arange(count))
 
     @property
     def has_class_maps(self) -> bool:
@@ -203,13 +208,17 @@ class FactoredHead(Head):
         if not self.has_class_maps:
             return None
         factors = self._contributions.factors
-        cells = asked.activations.shape[2:]
+        height, width = asked.activations.shape[2:]
         source = asked.activations if factors.phi_model is None else asked.extras[PHI]
-        inner = interior(source, (cells[0], cells[1]))
+        inner = interior(source, (height, width))
         targets = asked.reader.targets
         maps = self._contributions.mixed(inner.reshape(*inner.shape[:2], -1), targets)
-        bias = factors.bias / (factors.cells if factors.reduction == "sum" else 1)
-        return (maps + bias[targets][:, :, None]).reshape(*maps.shape[:2], *cells)
+        bias = factors.bias
+        if factors.reduction == "sum":
+            bias = bias / np.float32(self._contributions.cells((height, width)))
+        if factors.cell_bias is not None:
+            bias = bias + factors.cell_bias
+        return (maps + bias[targets][:, :, None]).reshape(*maps.shape[:2], height, width)
 
     def _blocks(self, asked: Asked, rows: int) -> Iterator[tuple[slice, Array]]:
         """Blocks of pictures whose `rows` vectors of F features each fit the working memory."""
@@ -254,6 +263,6 @@ class FactoredHead(Head):
         if self._rest is None:
             return 0, "every box is a sum of its cells' contributions"
         return (
-            2 * boxes + 1,
+            2 * boxes,
             "one a distinct box and perspective, through what follows the head's first layer",
         )

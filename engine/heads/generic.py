@@ -75,7 +75,7 @@ class GenericHead(Head):
     def empty(self, asked: Asked) -> Array:
         shape = asked.activations.shape[1:]
         if shape not in self._empty:
-            self._empty[shape] = self._counted(asked)(np.zeros((1, *shape), np.float32))
+            self._empty[shape] = self._runner(np.zeros((1, *shape), np.float32))[0]
         count = len(asked.activations)
         return asked.reader.read(np.repeat(self._empty[shape], count, axis=0), np.arange(count))
 
@@ -89,7 +89,7 @@ class GenericHead(Head):
         return channels, "one a channel that is not all zero, through the head alone"
 
     def box_passes(self, boxes: int) -> tuple[int, str]:
-        return 2 * boxes + 1, "one a distinct box and perspective, through the head alone"
+        return 2 * boxes, "one a distinct box and perspective, through the head alone"
 
     def _counted(self, asked: Asked) -> Any:
         def run(rows: Array) -> Array:

@@ -62,7 +62,8 @@ class EigenCAM(Method):
         leading = np.take_along_axis(projected, largest, axis=1) if self.centred else summed
         oriented = np.where(leading >= 0, projected, -projected)
         oriented[broken] = np.nan
-        return oriented.reshape(count, height, width).astype(np.float32)
+        maps: Array = oriented.reshape(count, height, width).astype(np.float32)
+        return maps
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, 0, "an eigenvector")

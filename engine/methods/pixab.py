@@ -20,6 +20,7 @@ __all__ = ["PixabCAM"]
 
 Array = npt.NDArray[Any]
 SMALLEST_SCORE = 1e-12
+LONGEST_SIDE = 64  # of a box, in cells: more than any map this is used on has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,10 @@ class PixabCAM(Method):
             shapes = tuple((index(height), index(width)) for height, width in self.boxes)
         except (TypeError, ValueError):
             shapes = ()
-        if not shapes or any(height < 1 or width < 1 for height, width in shapes):
+        if not shapes or any(not 1 <= side <= LONGEST_SIDE for shape in shapes for side in shape):
             raise MethodError(
-                f"pixab: boxes={self.boxes!r} must be one or more (height, width) pairs of whole numbers >= 1"
+                f"pixab: boxes={self.boxes!r} must be one or more (height, width) pairs of whole numbers "
+                f"from 1 to {LONGEST_SIDE}"
             )
         object.__setattr__(self, "boxes", shapes)
 

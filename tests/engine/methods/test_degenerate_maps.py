@@ -1,0 +1,118 @@
+"""One policy for maps that say nothing: all zeros, and a flag that says why."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from oracles import postprocess
+from oracles.classifiers import HEADS, classifier, pooled_linear
+from tolerances import assert_close
+
+import camrt
+from camrt.engine.methods import methods
+from camrt.errors import DegenerateMapWarning
+from camrt.kernels.saliency import MapFlag
+
+EngineOf = Callable[..., camrt.Engine]
+NAMES = tuple(methods())
+HUGE = np.float32(3e38)
+
+
+@pytest.mark.parametrize("postprocess_by", ["native", "library"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_finite_is_zeros_with_a_warning(
+    engine_of: EngineOf, name: str, postprocess_by: str
+) -> None:
+    """Picture 1 overflows in the convolution; its neighbours are none the worse."""
+    engine = engine_of(classifier("pooled-linear", cells=(2, 5), trunk="convolve"))
+    pictures = np.random.default_rng(0).normal(size=(3, 3, 3, 9)).astype(np.float32)
+    alone = engine.explain(pictures, name, targets=[[0, 1]] * 3, postprocess=postprocess_by)
+    pictures[1] = np.sign(pictures[1]) * HUGE
+    with pytest.warns(
+        DegenerateMapWarning, match=r"2 of 6 maps were not finite .*model gave NaN or infinity"
+    ):
+        found = engine.explain(pictures, name, targets=[[0, 1]] * 3, postprocess=postprocess_by)
+    assert (found.flags[1] == MapFlag.NOT_FINITE).all()
+    assert not found.maps[1].any()
+    for i in (0, 2):
+        assert_close(found.maps[i], alone.maps[i])
+        assert np.array_equal(found.flags[i], alone.flags[i])
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_no_other_warning_whatever_the_head(engine_of: EngineOf, name: str, head: str) -> None:
+    """NumPy's own warnings about infinity are not the caller's business; the maps are zeros or finite."""
+    engine = engine_of(classifier(head, cells=(2, 5), trunk="keep"))  # type: ignore[arg-type]
+    picture = np.full((1, 3, 2, 5), HUGE)
+    picture[0, 1] = -HUGE
+    picture[0, :, 0, 0] = 0
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        found = engine.explain(picture, name)
+    assert {warning.category for warning in given} <= {DegenerateMapWarning}
+    assert np.isfinite(found.maps).all()
+    assert found.flags[0] == MapFlag.OK or not found.maps.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_constant_maps_are_zeros(engine_of: EngineOf, name: str) -> None:
+    """A picture whose cells are all alike; no warning is given."""
+    engine = engine_of(classifier("pooled-linear", cells=(3, 5)))
+    picture = np.array([0.3, 0.7, 0.2], np.float32).reshape(1, 3, 1, 1) * np.ones((1, 3, 3, 5), np.float32)
+    found = (
+        engine.explain(picture, name, targets=1, boxes=((1, 1),))
+        if name == "pixab"
+        else engine.explain(picture, name, targets=1)
+    )
+    assert found.flags[0] in (MapFlag.CONSTANT, MapFlag.NOTHING_POSITIVE)
+    assert not found.maps.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_activation_is_zeros(engine_of: EngineOf, name: str) -> None:
+    engine = engine_of(classifier("pooled-linear", cells=(3, 5)))
+    found = engine.explain(-np.ones((1, 3, 3, 5), np.float32), name, targets=1)
+    assert found.flags[0] == MapFlag.CONSTANT
+    assert not found.maps.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({}, MapFlag.NOTHING_POSITIVE),
+        ({"postprocess": "library"}, MapFlag.NOTHING_POSITIVE),
+        ({"normalisation": "minmax"}, MapFlag.OK),
+    ],
+    ids=["max", "library", "minmax"],
+)
+def test_nothing_positive(engine_of: EngineOf, options: dict[str, Any], flag: MapFlag) -> None:
+    """A class map that is negative everywhere: divided by its negative maximum it would be all ones."""
+    small = pooled_linear(-np.ones((2, 3)), np.zeros(2), (2, 5))
+    picture = np.random.default_rng(0).random((1, 3, 2, 5)).astype(np.float32) + 0.1
+    found = engine_of(small).explain(picture, "cam", targets=0, size="map", **options)
+    assert found.flags.tolist() == [flag]
+    assert found.maps.any() == (flag == MapFlag.OK)
+    if flag == MapFlag.OK:
+        expected = postprocess.native(-picture[0].sum(axis=0), (2, 5), minmax=True, rectify=False)
+        assert_close(found.maps[0], expected)
+
+
+@pytest.mark.parametrize("name", ["pixab", "ablation", "score"])
+def test_what_speaks_against_the_class_everywhere(engine_of: EngineOf, name: str) -> None:
+    small = pooled_linear(np.array([[-1.0, -2.0, -1.5], [0, 0, 0]]), np.array([9.0, 0]), (2, 5))
+    picture = np.random.default_rng(0).random((1, 3, 2, 5)).astype(np.float32) + 0.1
+    found = engine_of(small).explain(picture, name, targets=0)
+    assert (found.raw <= 0).all()
+    assert found.flags.tolist() == [MapFlag.NOTHING_POSITIVE]
+    assert not found.maps.any()
+
+
+def test_equal_classes_are_predicted_in_order(engine_of: EngineOf) -> None:
+    small = pooled_linear(np.array([[0.0, 1, 1], [1, 1, 0], [1, 1, 0]]), np.array([-1.0, 0, 0]), (2, 5))
+    found = engine_of(small).explain(np.ones((2, 3, 2, 5), np.float32), "activation")
+    assert found.targets.tolist() == [1, 1]
