@@ -213,7 +213,9 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
     errors = make_console(stderr=True)
     both = sys.stdout.isatty() and sys.stderr.isatty()
     results = errors if both else make_console()  # one console, or the progress bar would be written over
-    skipped, count, seconds, spent, shown = 0, 0, 0.0, Passes(), job.method
+    skipped, count, seconds, spent = 0, 0, 0.0, Passes()
+    options = ", ".join(f"{name}={value!r}" for name, value in job.options.items())
+    shown = f"{job.method}({options})" if options else job.method
     stems: dict[str, int] = {}
 
     def skip(error: PictureError) -> None:
@@ -235,7 +237,6 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
                     explanation.sheet(i).save(job.out / f"{name}_sheet.png")
             _print_results(results, files, explanation, written)
             count, seconds, spent = count + len(files), seconds + explanation.seconds, spent + passes
-            shown = explanation.method
             bar.update(task, completed=count + skipped)
     if count:
         results.print(

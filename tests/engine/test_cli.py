@@ -179,7 +179,7 @@ def test_one_picture(loader: Loader, tmp_path: Path) -> None:
     overlay = Path("results/cat_1_3-crane.png")
     assert result.stdout.splitlines() == [
         f"{cat}: class 3 (crane), probability 0.644, score 3, {overlay}",
-        "FakeCAM(pixab): 1 picture, 10.0 ms a picture, passes: 1 trunk, 10 head, 0 full",
+        "pixab: 1 picture, 10.0 ms a picture, passes: 1 trunk, 10 head, 0 full",
         "files in results",
     ]
     assert result.stderr == ""

@@ -1,0 +1,38 @@
+"""The embedded default: a small classifier of our own and one scene, so that camrt works with nothing given.
+
+`classifier.onnx` carries its labels, preprocessing and provenance in its own metadata; NOTICE.md says where
+the photographs of the scene come from. Importing this package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from camrt.errors import ModelFileError, PictureError
+
+__all__ = ["model_path", "scene_path"]
+
+
+def model_path() -> Path:
+    """Returns the path of the embedded classifier, an ONNX file.
+
+    Raises:
+        ModelFileError: the installation lacks it.
+    """
+    path = Path(str(files(__name__) / "classifier.onnx"))
+    if not path.is_file():
+        raise ModelFileError(f"the embedded classifier is missing: {path}")
+    return path
+
+
+def scene_path() -> Path:
+    """Returns the path of the embedded scene, a JPEG file with a cat and a cup of espresso.
+
+    Raises:
+        PictureError: the installation lacks it.
+    """
+    path = Path(str(files(__name__) / "scene.jpg"))
+    if not path.is_file():
+        raise PictureError(f"the embedded scene is missing: {path}")
+    return path

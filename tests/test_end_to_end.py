@@ -1,0 +1,116 @@
+"""As a user would: the embedded classifier, the command line, and real models on real pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import camrt
+from camrt.default import model_path, scene_path
+from camrt.engine.cli import app
+from camrt.evaluation.localisation import pointing_game
+
+METHODS = ("cam", "activation", "eigen", "score", "ablation", "pixab")
+
+
+@pytest.fixture(scope="module")
+def engine() -> camrt.Engine:
+    return camrt.load(model_path())
+
+
+def test_the_embedded_classifier_is_small_and_says_what_it_is(engine):
+    assert model_path().stat().st_size <= 2_000_000
+    assert engine.labels is not None
+    assert engine.preprocessing is not None
+    assert engine.head.kind == "pooled-linear"
+
+
+def test_it_names_both_objects_of_the_bundled_scene(engine):
+    explanation = engine.explain(scene_path(), "cam")
+    best = np.argsort(explanation.probabilities[0])[::-1][:3]
+    names = [engine.labels[index] for index in best]
+    assert "espresso" in names
+    assert any("cat" in name or "tabby" in name for name in names), names
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_explains_the_bundled_scene(engine, method):
+    explanation = engine.explain(scene_path(), method, targets=[[0, 1, 2]])
+    assert explanation.maps.shape == (1, 3, engine.interface.height, engine.interface.width)
+    assert explanation.maps.dtype == np.float32
+    assert (explanation.maps >= 0).all()
+    assert (explanation.maps <= 1).all()
+    assert explanation.overlay(0, 2).size == explanation.views[0].size
+
+
+def test_explain_without_arguments_writes_an_overlay(tmp_path: Path):
+    result = CliRunner().invoke(app, ["explain", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    pictures = list(tmp_path.glob("*.png"))
+    assert len(pictures) == 1
+    with Image.open(pictures[0]) as overlay:
+        assert overlay.size[0] > 64
+    assert "passes" in result.output
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    folder = os.environ.get("CAMRT_DATA")
+    if not folder:
+        pytest.skip("CAMRT_DATA names no folder of real models and pictures")
+    return Path(folder)
+
+
+REAL = [
+    ("squeezenet1_0.onnx", {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, 0.6),
+    ("mobilenet_v2.onnx", "tf", 0.65),
+    ("mobilenet_v3_small.onnx", "tf", 0.6),
+]
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "preprocessing", "accuracy"), REAL, ids=lambda value: str(value)[:16])
+def test_real_models_see_and_point_at_real_objects(data, name, preprocessing, accuracy):
+    engine = camrt.load(data / "models" / name, preprocessing=preprocessing)
+    pictures, labels, boxes = validation_pictures(data, 48)
+    logits = engine.predict(pictures)
+    assert (logits.argmax(axis=1) == labels).mean() >= accuracy
+    height = engine.interface.height
+    scaled = [np.round(np.asarray(each) * height / 227).astype(int) for each in boxes]
+    chance = np.mean([box_share(each, height) for each in scaled])
+    for method in ("pixab", "ablation"):
+        explanation = engine.explain(pictures, method, targets=labels)
+        assert pointing_game(explanation.maps, scaled).mean() > chance + 0.15
+
+
+def validation_pictures(data: Path, count: int):
+    """The first pictures whose boxes take up less than a third of them."""
+    with zipfile.ZipFile(data / "pictures" / "imagenet_val400.zip") as archive:
+        pictures, labels, boxes = [], [], []
+        for entry in json.loads(archive.read("boxes.json")):
+            rows = [(y0, x0, y1, x1) for x0, y0, x1, y1 in entry["boxes"]]
+            if not rows or box_share(np.asarray(rows), 227) > 1 / 3:
+                continue
+            name = entry["file"] if entry["file"].startswith("images/") else f"images/{entry['file']}"
+            with Image.open(io.BytesIO(archive.read(name))) as picture:
+                pictures.append(picture.convert("RGB"))
+            labels.append(entry["label"])
+            boxes.append(rows)
+            if len(pictures) == count:
+                break
+    return pictures, np.array(labels), boxes
+
+
+def box_share(boxes: np.ndarray, size: int) -> float:
+    covered = np.zeros((size, size), bool)
+    for r0, c0, r1, c1 in np.asarray(boxes, int):
+        covered[r0:r1, c0:c1] = True
+    return float(covered.mean())
