@@ -23,7 +23,13 @@ from camrt.engine.observing import observer
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Cut, Engine
 from camrt.errors import BackendError, InputError, ModelFileError
-from camrt.export.batching import computes_shapes, open_batch, share_batch_size, simplify_reshapes
+from camrt.export.batching import (
+    computes_shapes,
+    open_batch,
+    share_batch_axis,
+    share_batch_size,
+    simplify_reshapes,
+)
 from camrt.export.cutting import ACTIVATION, PHI, candidates, choose_target, head_model, tapped_model
 from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor
 from camrt.export.graph import Graph, Observer
@@ -158,8 +164,7 @@ def settle_batch(
     if interface.batch is None:
         try:
             graph = index(PROBE_BATCH)
-            graph.observe(LOGITS)
-            fits = graph.shape(LOGITS) == (PROBE_BATCH, interface.num_classes)
+            fits = gives_logits(graph, interface) or not gives_logits(index(1), interface)
         except ModelFileError:
             fits = False
         if not fits:
@@ -185,10 +190,20 @@ def settle_batch(
         return interface, index(batch), notes
     if fixed_size:
         simplify_reshapes(model, graph)
-        if computes_shapes(model):
-            share_batch_size(model, [index(PROBE_BATCH), index(PROBE_BATCH + 2)])
+        graph = index(PROBE_BATCH)
+    if computes_shapes(model):
+        share = share_batch_size if fixed_size else share_batch_axis
+        share(model, [index(PROBE_BATCH), index(PROBE_BATCH + 2)])
         graph = index(PROBE_BATCH)
     return interface, graph, notes
+
+
+def gives_logits(graph: Graph, interface: Interface) -> bool:
+    """Whether the graph is known to give logits for the batch size it was indexed at."""
+    graph.observe(LOGITS)
+    cast = graph.producer(LOGITS)
+    wanted = (graph.input_shape[0], interface.num_classes)
+    return cast is not None and graph.shape(cast.input[0]) == wanted
 
 
 def same_when_opened(

@@ -17,7 +17,7 @@ from onnx import NodeProto
 from camrt.export.graph import Graph, attribute
 from camrt.export.operators import RESHAPING, preserves_values
 
-__all__ = ["Affine", "AffineForms", "spatially_constant"]
+__all__ = ["Affine", "AffineForms", "bias_is_known", "spatially_constant"]
 
 Array = npt.NDArray[Any]
 
@@ -39,9 +39,19 @@ class Affine:
     bias: Array | None = None
     padded: bool = False
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is changed."""
+        return self.weight is None and self.bias is None and not self.padded
+
     def features(self, inputs: int) -> int:
         """Number of output features F, given D."""
         return inputs if self.weight is None else int(self.weight.shape[0])
+
+
+def bias_is_known(graph: Graph, node: NodeProto) -> bool:
+    """Whether the third input of a Conv or Gemm is absent or a constant whose value is known."""
+    return len(node.input) < 3 or not node.input[2] or graph.constant(node.input[2]) is not None
 
 
 def spatially_constant(value: Array) -> bool:
@@ -122,7 +132,9 @@ class AffineForms:
         alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
         if alpha != 1.0:
             weight = alpha * weight.astype(np.float64)
-        bias = self.graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if not bias_is_known(self.graph, node):
+            return None
+        bias = self.graph.constant(node.input[2]) if len(node.input) > 2 else None
         if bias is not None:
             if bias.ndim > 1 and bias.shape[0] != 1:
                 return None
@@ -131,7 +143,7 @@ class AffineForms:
 
     def _convolution(self, node: NodeProto, form: Affine) -> Affine | None:
         weight = self.graph.constant(node.input[1])
-        pads = attribute(node, "pads", [0, 0, 0, 0])
+        pads = list(attribute(node, "pads", [0, 0, 0, 0]))
         if weight is None or weight.ndim != 4 or weight.shape[2:] != (1, 1):
             return None
         if any(stride != 1 for stride in attribute(node, "strides", [1, 1])):
@@ -139,10 +151,12 @@ class AffineForms:
         if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
             return None
         padded = any(pads)
-        if padded and (not self.cells or form.bias is not None or form.padded):
-            return None  # the border would hold something else than the last bias
+        if padded and (not self.cells or form.bias is not None or form.padded or pads[:2] != pads[2:]):
+            return None  # the border would hold something else than the last bias, or be wider on one side
         dense = expand_groups(weight[:, :, 0, 0], int(attribute(node, "group", 1)))
-        bias = self.graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if not bias_is_known(self.graph, node):
+            return None
+        bias = self.graph.constant(node.input[2]) if len(node.input) > 2 else None
         composed = self._composed(form, dense, bias)
         return None if composed is None else Affine(composed.weight, composed.bias, padded or form.padded)
 
@@ -150,7 +164,8 @@ class AffineForms:
         if attribute(node, "training_mode", 0) or (form.padded and self.cells):
             return None
         values = [self.graph.constant(name) for name in node.input[1:5]]
-        if any(value is None for value in values):
+        features = (form.features(self.inputs),)
+        if any(value is None or value.shape != features for value in values):
             return None
         scale, shift, mean, variance = (np.asarray(value, dtype=np.float64) for value in values)
         factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))

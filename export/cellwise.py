@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from camrt.export.affine import spatially_constant
-from camrt.export.graph import Graph, attribute
+from camrt.export.graph import Graph, attribute, opset
 from camrt.export.operators import (
     CHANNEL_MIXING,
     ELEMENTWISE_BINARY,
@@ -25,12 +25,14 @@ def cellwise_region(graph: Graph, start: str, nodes: list[NodeProto]) -> dict[st
         (*separable*), in graph order, `start` first.
     """
     region = {start: True}
+    channels = (graph.shape(start) or (0, 0))[1]
     for node in nodes:
         if not any(name in region for name in node.input):
             continue
         separable = cellwise(graph, node, region)
-        if separable is not None and len(graph.shape(node.output[0]) or ()) == 4:
-            region[node.output[0]] = separable
+        shape = graph.shape(node.output[0]) or ()
+        if separable is not None and len(shape) == 4:
+            region[node.output[0]] = separable and shape[1] == channels
     return region
 
 
@@ -60,8 +62,9 @@ def cellwise(graph: Graph, node: NodeProto, region: dict[str, bool]) -> bool | N
         spatial = {shape[2:] for shape in shapes if shape is not None}
         return (separable and len(shapes) == 1) if len(spatial) == 1 else None
     if operator in CHANNEL_MIXING:
-        axis = attribute(node, "axis", -1 if operator != "LpNormalization" else 1)
-        return False if axis in (1, -3) and not fixed else None
+        if operator.endswith("Softmax") and opset(graph.model) < 13:
+            return None  # over the channels and the cells, as one axis
+        return False if attribute(node, "axis", -1) in (1, -3) and not fixed else None
     return None
 
 
@@ -70,7 +73,8 @@ def pointwise_convolution(graph: Graph, node: NodeProto, separable: bool) -> boo
     weight = graph.shape(node.input[1])
     if weight is None or weight[2:] != (1, 1) or not graph.is_constant(node.input[1]):
         return None
-    if any(stride != 1 for stride in attribute(node, "strides", [1, 1])):
+    pads = list(attribute(node, "pads", [0, 0, 0, 0]))
+    if any(stride != 1 for stride in attribute(node, "strides", [1, 1])) or pads[:2] != pads[2:]:
         return None
     depthwise = weight[1] == 1 and attribute(node, "group", 1) == weight[0]
     return separable and depthwise

@@ -10,7 +10,7 @@ The target, when none is asked for, is found in this order:
 2. from there back over average pooling and value-preserving nodes (VGG's adaptive pool), because the target
    is the activation *before* it is pooled;
 3. when the head from there holds no weight at all, the tensor is already a stack of class maps: back over
-   activations and one 1×1 convolution, to the features that convolution reads (SqueezeNet, NiN).
+   activations, batch norms and one 1×1 convolution, to the features that convolution reads (SqueezeNet, NiN).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from camrt.errors import CutError
-from camrt.export.graph import Graph, attribute, names_read, set_shape
+from camrt.export.graph import BATCH, Graph, attribute, batch_size_nodes, names_read, set_shape
 from camrt.export.interface import LOGITS
-from camrt.export.operators import ELEMENTWISE_UNARY, FLOATING, preserves_values
+from camrt.export.operators import ELEMENTWISE_UNARY, FLOATING, QUANTISERS, preserves_values
 
 __all__ = [
     "ACTIVATION",
@@ -115,7 +115,7 @@ def clean_cuts(graph: Graph, end: str = LOGITS) -> frozenset[str]:
     A tensor t is on every path exactly when (paths to t) · (paths from t) = all paths; Python's integers
     count them without overflow, in one sweep forwards and one backwards.
     """
-    needed = [graph.nodes[index] for index in graph.upstream_nodes(end)]
+    needed = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[BATCH])]
     to_here = {graph.input_name: 1}
     for node in needed:
         paths = sum(to_here.get(name, 0) for name in names_read(node))
@@ -163,7 +163,7 @@ def choose_target(graph: Graph, wanted: str | None = None) -> TargetTensor:
     listed = candidates(graph)
     if wanted is None:
         return step_back(graph, listed)
-    match = next((target for target in listed if wanted in (target.name, target.node)), None)
+    match = next((target for target in listed if wanted and wanted in (target.name, target.node)), None)
     if match is None:
         known = wanted in graph.dependent or any(wanted == node.name for node in graph.nodes)
         nearest = ", ".join(repr(target.name) for target in listed[-5:]) or "none"
@@ -242,7 +242,8 @@ def over_class_convolution(graph: Graph, clean: dict[str, TargetTensor], start: 
                     break
                 source = before.input[0]
             return clean[source] if pointwise and source in clean else start
-        if node.op_type not in ELEMENTWISE_UNARY and not preserves_values(node):
+        by_channel = node.op_type in ELEMENTWISE_UNARY | QUANTISERS | {"BatchNormalization"}
+        if not by_channel and not preserves_values(node):
             return start
         current = node.input[0]
     return start
@@ -286,14 +287,16 @@ def head_model(
     shape = graph.shape(start)
     assert shape is not None
     open_axes = [shape[1], "h", "w"] if len(shape) == 4 and shape[2] * shape[3] > 1 else shape[1:]
-    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start])]
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start, BATCH])]
     element = graph.types.get(start, TensorProto.FLOAT)
     entry = helper.make_node("Cast", [input_name], [start], to=element)
     exit_name = f"camrt_out_{end}"
     leave = helper.make_node("Cast", [end], [exit_name], to=TensorProto.FLOAT)
     used = {name for node in nodes for name in names_read(node)}
+    count = batch_size_nodes(input_name) if BATCH in used else []
+    used.update(name for node in count for name in node.input)
     part = helper.make_graph(
-        [entry, *nodes, leave],
+        [*count, entry, *nodes, leave],
         "head",
         [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, None)],
         [helper.make_tensor_value_info(exit_name, TensorProto.FLOAT, None)],

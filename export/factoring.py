@@ -20,14 +20,14 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto
 
-from camrt.export.affine import Affine, AffineForms
+from camrt.export.affine import Affine, AffineForms, bias_is_known
 from camrt.export.cellwise import cellwise_region
 from camrt.export.cutting import clean_cuts, head_model
 from camrt.export.graph import Graph, attribute, set_shape
 from camrt.export.interface import LOGITS
 from camrt.export.reduction import Reduction, find_reduction
 
-__all__ = ["AffineStart", "Factors", "Unfactored", "factor"]
+__all__ = ["AffineStart", "Factors", "Unfactored", "cell_layer", "factor"]
 
 Array = npt.NDArray[Any]
 
@@ -58,10 +58,12 @@ class Factors:
         phi_tensor: Name of the tensor φ(A) in the whole model; None for the identity.
         phi_start: For a dense φ that begins with an affine layer, that layer and what follows it.
         reduction: P.
-        cells: Number of cells P averages over, a border that φ added included.
+        border: Rows and columns of cells that φ adds around the map, both sides together. P takes them in.
         weight: First affine layer of ψ: (F, K') for mean and sum, (F, K', h', w') for flatten; None for the
             identity (ψ does not begin with an affine layer).
         bias: (F,) float32.
+        cell_bias: (F,) float32, what a φ folded into a sum adds once a cell, the border's included; None for
+            nothing.
         rest: Graph from that layer's answer (N, F) to the logits; None when ψ is affine.
     """
 
@@ -70,9 +72,10 @@ class Factors:
     phi_tensor: str | None
     phi_start: AffineStart | None
     reduction: Literal["mean", "sum", "flatten"]
-    cells: int
+    border: tuple[int, int]
     weight: Array | None
     bias: Array
+    cell_bias: Array | None
     rest: onnx.ModelProto | None
 
 
@@ -114,14 +117,19 @@ def factor(graph: Graph, target: str, batch: int | None) -> Factors | Unfactored
     name, form = psi
     rest = None if name == LOGITS else vector_model(graph, name, batch, form.features(inputs))
     weight, bias = in_map_order(graph, form, reduction, end_of_phi)
-    cells = int(np.prod(shape_of(graph, end_of_phi)[2:]))
+    inner, outer = shape_of(graph, target)[2:], shape_of(graph, end_of_phi)[2:]
+    cell_bias: Array | None = None
     phi: Literal["identity", "separable", "dense"]
     phi_model, start = None, None
-    if end_of_phi == target:
+    if end_of_phi == target or (linear_phi is not None and linear_phi.is_identity):
         phi = "identity"
     elif linear_phi is not None and reduction.kind != "flatten":
         phi = "identity"
-        weight, bias = fold(weight, bias, linear_phi, cells if reduction.kind == "sum" else 1)
+        weight, shift = fold(weight, linear_phi)
+        if reduction.kind == "sum":
+            cell_bias = shift
+        elif shift is not None:
+            bias = bias + shift
     else:
         phi = "separable" if region[end_of_phi] else "dense"
         phi_model = head_model(graph.model, graph, target, end_of_phi, input_name=MAP, batch=batch)
@@ -133,9 +141,10 @@ def factor(graph: Graph, target: str, batch: int | None) -> Factors | Unfactored
         phi_tensor=None if phi_model is None else end_of_phi,
         phi_start=start,
         reduction=reduction.kind,
-        cells=cells,
+        border=(outer[0] - inner[0], outer[1] - inner[1]),
         weight=None if weight is None else np.ascontiguousarray(weight, dtype=np.float32),
         bias=np.ascontiguousarray(bias, dtype=np.float32),
+        cell_bias=None if cell_bias is None else np.ascontiguousarray(cell_bias, dtype=np.float32),
         rest=rest,
     )
 
@@ -175,13 +184,15 @@ def whole_map_convolution(
     made = node.output[0]
     if weight is None or weight.shape[1:] != shape[1:] or any(attribute(node, "pads", [0])):
         return None
+    if not bias_is_known(graph, node):
+        return None
     if made not in clean or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
-    bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    bias = graph.constant(node.input[2]) if len(node.input) > 2 else None
     form = Affine(weight.reshape(len(weight), -1), None if bias is None else bias.astype(np.float64))
     # Only value-preserving and reshaping nodes are followed further: the layer stays as it is.
     onward = AffineForms(graph, made, len(weight), cells=False).follow(nodes)
-    same = [name for name, after in onward.items() if after.weight is None and after.bias is None]
+    same = [name for name, after in onward.items() if after.is_identity]
     return next(name for name in reversed(same) if name in clean), form
 
 
@@ -202,15 +213,35 @@ def in_map_order(
     return weight, bias
 
 
-def fold(weight: Array | None, bias: Array, phi: Affine, cells: int) -> tuple[Array | None, Array]:
-    """ψ's first layer after a linear φ: W·(Φ·a + β) summed or averaged is (WΦ)·a + Wβ (times the cells)."""
-    if phi.bias is not None:
-        shift = phi.bias * cells
-        bias = bias + (shift if weight is None else weight.astype(np.float64) @ shift)
+def fold(weight: Array | None, phi: Affine) -> tuple[Array | None, Array | None]:
+    """ψ's first layer after a linear φ, W·(Φ·a + β) in each cell: WΦ, and Wβ."""
+    wide = None if weight is None else weight.astype(np.float64)
+    shift = phi.bias if wide is None or phi.bias is None else wide @ phi.bias
     if phi.weight is not None:
         mixed = phi.weight.astype(np.float64)
-        weight = mixed if weight is None else weight.astype(np.float64) @ mixed
-    return weight, bias
+        weight = mixed if wide is None else wide @ mixed
+    return weight, shift
+
+
+def cell_layer(weight: Array) -> onnx.ModelProto:
+    """A graph of its own that applies a layer to every cell: (N, K, h, w) -> (N, h, w, F).
+
+    Args:
+        weight: (F, K) float32.
+    """
+    made = onnx.helper.make_tensor_value_info
+    features, channels = weight.shape
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Transpose", [MAP], ["cells"], perm=[0, 2, 3, 1]),
+            onnx.helper.make_node("MatMul", ["cells", "columns"], ["mixed"]),
+        ],
+        "cell_layer",
+        [made(MAP, onnx.TensorProto.FLOAT, ["N", channels, "h", "w"])],
+        [made("mixed", onnx.TensorProto.FLOAT, ["N", "h", "w", features])],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), "columns")],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
 
 
 def affine_start(

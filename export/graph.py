@@ -13,11 +13,23 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError
 
-__all__ = ["Graph", "Observer", "attribute", "ends_with_one", "names_read", "static_shape"]
+__all__ = [
+    "BATCH",
+    "Graph",
+    "Observer",
+    "attribute",
+    "batch_size_nodes",
+    "ends_with_one",
+    "names_read",
+    "opset",
+    "static_shape",
+]
 
 Array = npt.NDArray[Any]
 Observer = Callable[[onnx.ModelProto, tuple[int, ...], Sequence[str]], dict[str, tuple[tuple[int, ...], int]]]
 
+# The tensor [N] that computed shapes take the batch size from; it counts as no dependence on the picture.
+BATCH = "camrt_batch"
 # A constant larger than this is never folded while analysing (its producers are left alone).
 FOLDING_LIMIT_BYTES = 1 << 31
 
@@ -44,12 +56,27 @@ def names_read(node: NodeProto) -> Iterator[str]:
             yield from (value.name for value in graph.output if value.name not in made)
 
 
+def opset(model: onnx.ModelProto) -> int:
+    """Version of the default operator set."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
 def static_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     """A value's declared shape, None for each symbolic axis; None when no rank is declared."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
     return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
+
+
+def batch_size_nodes(source: str) -> list[NodeProto]:
+    """The nodes that make `BATCH` from a tensor (N, ...)."""
+    first = numpy_helper.from_array(np.zeros(1, np.int64))
+    return [
+        helper.make_node("Shape", [source], ["camrt_sizes"]),
+        helper.make_node("Constant", [], ["camrt_first"], value=first),
+        helper.make_node("Gather", ["camrt_sizes", "camrt_first"], [BATCH], axis=0),
+    ]
 
 
 def ends_with_one(shape: tuple[int, ...] | None) -> bool:
@@ -112,7 +139,7 @@ class Graph:
         """The tensors whose value depends on tensor `name`, itself included."""
         reached = {name}
         for node in self.nodes:
-            if any(read in reached for read in names_read(node)):
+            if BATCH not in node.output and any(read in reached for read in names_read(node)):
                 reached.update(made for made in node.output if made)
         return frozenset(reached)
 
@@ -143,7 +170,7 @@ class Graph:
         return None if value is None else value.shape
 
     def is_constant(self, name: str) -> bool:
-        """Whether a tensor does not depend on the model's input."""
+        """Whether a tensor does not depend on the pictures, their number aside."""
         return bool(name) and name not in self.dependent
 
     def constant(self, name: str) -> Array | None:

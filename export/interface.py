@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from camrt.errors import UnsupportedModelError
-from camrt.export.graph import Graph, Observer, attribute, ends_with_one, set_shape, static_shape
+from camrt.export.graph import Graph, Observer, attribute, ends_with_one, opset, set_shape, static_shape
 from camrt.export.operators import FLOATING, RESHAPING, preserves_values
 
 __all__ = ["Activation", "Interface", "lift_constants", "standardise"]
@@ -115,6 +115,8 @@ def standardise(
     Raises:
         UnsupportedModelError: The model is not a single-input classifier with an (N, C) output.
     """
+    make_room(model.graph)
+    output = roomy(output) if output is not None else None
     lift_constants(model)
     layout, channels, height, width, batch = standardise_input(model)
     probe = (
@@ -144,6 +146,27 @@ def standardise(
     return Interface(channels, height, width, batch, num_classes, activation or found, recognised, layout)
 
 
+def roomy(name: str) -> str:
+    """What a tensor of the file is called here: names that begin with camrt_ are for tensors of our own."""
+    return f"file_{name}" if name.startswith("camrt_") else name
+
+
+def make_room(graph: onnx.GraphProto) -> None:
+    """Renames the tensors whose names camrt gives to its own, in subgraphs too."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for position, name in enumerate(names):
+                if roomy(name) != name:
+                    names[position] = roomy(name)
+        for item in node.attribute:
+            for inner in [item.g] if item.HasField("g") else item.graphs:
+                make_room(inner)
+    sparse = [tensor.values for tensor in graph.sparse_initializer]
+    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer, *sparse]:
+        if roomy(value.name) != value.name:
+            value.name = roomy(value.name)
+
+
 def standardise_input(
     model: onnx.ModelProto,
 ) -> tuple[Literal["NCHW", "NHWC"], int, int | None, int | None, int | None]:
@@ -168,7 +191,9 @@ def standardise_input(
             "floating-point or 8-bit pictures are needed"
         )
     few = (1, 3, 4)
-    layout: Literal["NCHW", "NHWC"] = "NHWC" if shape[3] in few and shape[1] not in few else "NCHW"
+    convolved = any(node.op_type == "Conv" and node.input[0] == value.name for node in model.graph.node)
+    last = shape[3] in few and shape[1] not in few and not convolved
+    layout: Literal["NCHW", "NHWC"] = "NHWC" if last else "NCHW"
     channels = shape[3] if layout == "NHWC" else shape[1]
     height, width = (shape[1], shape[2]) if layout == "NHWC" else (shape[2], shape[3])
     if channels is None:
@@ -188,7 +213,10 @@ def standardise_input(
         low, high = INTEGER_RANGES[element]
         model.graph.initializer.append(numpy_helper.from_array(np.array(low, np.float32), "camrt_low"))
         model.graph.initializer.append(numpy_helper.from_array(np.array(high, np.float32), "camrt_high"))
-        front.append(helper.make_node("Round", [current], ["camrt_rounded"]))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "camrt_half"))
+        # Not Round, which came with opset 11.
+        front.append(helper.make_node("Add", [current, "camrt_half"], ["camrt_raised"]))
+        front.append(helper.make_node("Floor", ["camrt_raised"], ["camrt_rounded"]))
         # Min and Max rather than Clip: Clip took its bounds as attributes before opset 11.
         front.append(helper.make_node("Max", ["camrt_rounded", "camrt_low"], ["camrt_bounded"]))
         front.append(helper.make_node("Min", ["camrt_bounded", "camrt_high"], ["camrt_clipped"]))
@@ -252,7 +280,7 @@ def choose_output(graph: Graph, wanted: str | None) -> str:
     if any(graph.shape(value.name) is None for value in outputs):
         for value in outputs:
             graph.observe(value.name)
-    fitting = []
+    fitting: list[str] = []
     for value in outputs:
         shape = graph.shape(value.name)
         element = graph.types.get(value.name, TensorProto.UNDEFINED)
@@ -295,11 +323,6 @@ def strip_activation(graph: Graph, name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def opset(model: onnx.ModelProto) -> int:
-    """Version of the default operator set."""
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-
-
 def finish_at(model: onnx.ModelProto, graph: Graph, logits: str, shape: tuple[int, ...]) -> None:
     """Ends the graph at a float32 (N, classes) `camrt_logits` and drops the nodes nothing needs."""
     current = logits
@@ -319,7 +342,7 @@ def finish_at(model: onnx.ModelProto, graph: Graph, logits: str, shape: tuple[in
 
 def shape_is_fixed(model: onnx.ModelProto) -> bool:
     """Whether the input's batch axis is a number."""
-    return model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
+    return bool(model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"))
 
 
 def keep_needed_initializers(model: onnx.ModelProto, used: set[str]) -> None:

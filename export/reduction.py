@@ -42,11 +42,14 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
     cells = shape[2] * shape[3]
     # members[..., m]: the elements of the map that entry holds the mean (or sum) of.
     members = np.arange(int(np.prod(shape[1:]))).reshape(*shape[1:], 1)
-    summed = False
+    kinds: set[str] = set()
     current = start
     while True:
+        pooled = members.shape[-1] == cells
         readers = [node for node in nodes if current in node.input]
         if len(readers) != 1:
+            if pooled:
+                break
             return f"{len(readers)} nodes read {current!r}"
         node = readers[0]
         after = graph.shape(node.output[0])
@@ -54,22 +57,28 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
             current = node.output[0]
             continue
         if after is None or after[:1] != shape[:1]:
+            if pooled:
+                break
             return f"the shape behind {node.op_type} {node.name!r} is not known"
         if node.op_type in RESHAPING:
             moved = move(node, members, after)
             if moved is None:
+                if pooled:
+                    break
                 return f"{node.op_type} {node.name!r} moves the batch axis"
             members, current = moved, node.output[0]
             continue
         axes = reduced_axes(graph, node, members.ndim - 1)
-        if axes is None:
+        together = 1 if axes is None else int(np.prod([members.shape[axis] for axis in axes]))
+        if axes is None or (pooled and together > 1):
             break
-        summed |= node.op_type == "ReduceSum"
+        if together > 1:
+            kinds.add("sum" if node.op_type == "ReduceSum" else "mean")
         members = gather(members, axes).reshape(*after[1:], -1)
         current = node.output[0]
-        if members.shape[-1] == cells:
-            break
-    return conclude(members, shape, current, summed)
+    if len(kinds) > 1:
+        return f"{current!r} is a sum of means"
+    return conclude(members, shape, current, "sum" in kinds)
 
 
 def conclude(

@@ -532,9 +532,7 @@ def _(rng: np.random.Generator, K: int, h: int, w: int, C: int) -> Part:
 @variants({"class-maps": {"border": 0}}, "pooled-linear")
 @variants({"class-maps-padded": {"border": 2}}, "pooled-linear", border=2)
 @variants({"class-maps-summed": {"border": 0, "summed": True}}, "pooled-linear", sums=True)
-@variants(
-    {"class-maps-padded-summed": {"border": 1, "summed": True}}, "pooled-linear", border=1, sums=True
-)
+@variants({"class-maps-padded-summed": {"border": 1, "summed": True}}, "pooled-linear", border=1, sums=True)
 def class_maps(
     rng: np.random.Generator, K: int, h: int, w: int, C: int, border: int = 0, summed: bool = False
 ) -> Part:
@@ -664,9 +662,7 @@ def _(rng: np.random.Generator, K: int, h: int, w: int, C: int) -> Part:
     hidden, first = net.conv1x1(net.add("GlobalAveragePool", "A"), K, 5)
     mixed, second = net.conv1x1(net.add("Relu", hidden), 5, C)
     last = net.add("Flatten", mixed)
-    return net.part(
-        last, lambda A: second(relu(first(mean(A)[:, :, None, None])))[:, :, 0, 0], (K, h, w), C
-    )
+    return net.part(last, lambda A: second(relu(first(mean(A)[:, :, None, None])))[:, :, 0, 0], (K, h, w), C)
 
 
 @head("dense-phi-and-network", "pooled-network", "dense", border=1)
@@ -953,7 +949,10 @@ def model_of(
 
 
 def with_ending(
-    model: ModelProto, nodes: Sequence[NodeProto], shape: Sequence[int | str], element: int = TensorProto.FLOAT
+    model: ModelProto,
+    nodes: Sequence[NodeProto],
+    shape: Sequence[int | str],
+    element: int = TensorProto.FLOAT,
 ) -> ModelProto:
     """A copy in which nodes from "logits" to "scores" follow, and "scores" is the only output."""
     longer = ModelProto()

@@ -221,7 +221,7 @@ sizes = st.tuples(st.integers(1, 9), st.integers(1, 7), st.integers(1, 7)).filte
     holes=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-@settings(repeatable, max_examples=12)
+@settings(repeatable, max_examples=8)
 def test_every_answer_is_that_of_the_definition_and_of_the_graph(
     case, shape, classes, count, targets, batch_size, kind, activation, holes, seed
 ):
@@ -277,15 +277,13 @@ def test_one_perspective_alone_is_the_same_as_beside_the_other(name, perspective
     for kind in ("logit", "probability"):
         asked = both.asked(activations, rng.integers(4, size=(3, 2)), kind)
         pair = both.head.with_boxes(asked, boxes, delete=True, keep=True)
-        alone = both.head.with_boxes(
-            asked, boxes, delete=perspective == "delete", keep=perspective == "keep"
-        )
+        alone = both.head.with_boxes(asked, boxes, delete=perspective == "delete", keep=perspective == "keep")
         position = ("delete", "keep").index(perspective)
         np.testing.assert_array_equal(alone[position], pair[position])
         assert alone[1 - position] is None
 
 
-@pytest.mark.parametrize("cells", [(1, 6), (6, 1), (3, 2), (7, 5)], ids=lambda cells: "x".join(map(str, cells)))
+@pytest.mark.parametrize("cells", [(1, 6), (7, 5)], ids=lambda cells: "x".join(map(str, cells)))
 @pytest.mark.parametrize("name", [name for name, case in HEADS.items() if case.any_size and case.phi])
 def test_a_head_analysed_at_one_size_of_map_answers_at_another(name, cells):
     case = HEADS[name]

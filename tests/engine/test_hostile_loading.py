@@ -1,4 +1,4 @@
-"""Hostile and broken files through the front door: refused or stopped within a deadline, the process unharmed."""
+"""Hostile and broken files through the front door: refused or stopped in time, the process unharmed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,204 @@
+"""`camrt.load`, from whole files: what becomes of every head of the zoo, options, and real models."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+from tolerances import assert_close
+from zoo import HEADS, classifier, save
+
+import camrt
+from camrt.engine import loading
+from camrt.engine.backends.onnxruntime import OnnxRuntime
+from camrt.errors import BackendError, InputError
+from camrt.export.factoring import Unfactored
+
+SHAPE = (6, 4, 3)
+CLASSES = 5
+# A convolution in front of a head of several layers.
+WHOLE_MODEL = 16.0
+# Maps are differences of scores that agree in most of their digits.
+DIFFERENCES = 100.0
+
+
+def zoo_model(name, **options):
+    rng = np.random.default_rng(3)
+    return classifier(HEADS[name].make(rng, *SHAPE, CLASSES), rng, **options)
+
+
+def saved(tmp_path, name="gap-flatten-gemm", **metadata):
+    model = zoo_model(name).model
+    helper.set_model_props(model, metadata)
+    return save(model, tmp_path / "model.onnx")
+
+
+def forced_generic(path, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "factor", lambda *_: Unfactored("asked for"))
+        return camrt.load(path, **options)
+
+
+# ---------------------------------------------------------------- every head, as a file
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_whole_model_predicts_and_explains_as_its_definition(name, tmp_path):
+    case, whole = HEADS[name], zoo_model(name)
+    path = save(whole.model, tmp_path / "model.onnx")
+    engine = camrt.load(path, target="A", batch_size=4, threads=1)
+    assert engine.target.shape == SHAPE
+    assert engine.head.kind == case.kind
+    batch = np.random.default_rng(4).standard_normal((3, *whole.size), np.float32)
+    logits = whole.logits64(batch)
+    assert_close(engine.predict(batch), logits, factor=WHOLE_MODEL)
+
+    generic = forced_generic(path, target="A", batch_size=4, threads=1)
+    assert generic.head.kind == "generic"
+    targets = np.tile([0, logits.shape[1] - 1], (3, 1))
+    for method, score in (("ablation", "logit"), ("pixab", "logit"), ("pixab", "probability")):
+        ours = engine.explain(batch, method, targets=targets, score=score, size="map")
+        theirs = generic.explain(batch, method, targets=targets, score=score, size="map")
+        assert_close(ours.raw, theirs.raw, factor=DIFFERENCES)
+        assert_close(ours.logits, logits, factor=WHOLE_MODEL)
+        assert (ours.passes.trunk, ours.passes.full) == (3, 0)
+        limit = engine.head.channel_passes(6) if method == "ablation" else engine.head.box_passes(200)
+        assert ours.passes.head <= 3 * limit[0]
+    if case.kind == "pooled-linear" and not case.border:
+        maps = engine.explain(batch, "cam", targets=targets).raw
+        total = maps.sum(axis=(2, 3)) if case.sums else maps.mean(axis=(2, 3))
+        assert_close(total, np.take_along_axis(logits, targets, axis=1), factor=WHOLE_MODEL)
+
+
+@pytest.mark.parametrize(
+    "name", ["gap-flatten-gemm", "squeezenet-padded", "gemm-relu-gemm", "global-max-pool"]
+)
+def test_pictures_beyond_one_batch_are_answered_alike(name, tmp_path):
+    path = save(zoo_model(name).model, tmp_path / "model.onnx")
+    batch = np.random.default_rng(5).standard_normal((7, *zoo_model(name).size), np.float32)
+    whole = camrt.load(path, target="A", batch_size=32).explain(batch, "pixab", targets=1)
+    for batch_size in (1, 3):
+        pieces = camrt.load(path, target="A", batch_size=batch_size).explain(batch, "pixab", targets=1)
+        assert_close(pieces.raw, whole.raw, factor=DIFFERENCES)
+
+
+def test_graphs_behind_the_cut_are_made_ready_when_first_needed(tmp_path):
+    path = save(zoo_model("gemm-relu-gemm").model, tmp_path / "model.onnx")
+    batch = np.zeros((1, *zoo_model("gemm-relu-gemm").size), np.float32)
+    labels, make = [], OnnxRuntime.runner
+
+    def watched(self, model, **options):
+        labels.append(options["label"])
+        return make(self, model, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxRuntime, "runner", watched)
+        engine = camrt.load(path)
+        engine.predict(batch)
+        assert labels == ["model"]
+        engine.explain(batch, "pixab")
+        engine.explain(batch, "pixab")
+        assert labels == ["model", "head behind its first layer"]
+
+
+# ---------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be a whole number >= 1"),
+        ({"batch_size": 2.0}, "batch_size=2.0"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"threads": 0}, "threads=0 must be None or a whole number >= 1"),
+        ({"threads": 1.5}, "threads=1.5"),
+        ({"activation": "relu"}, "activation='relu' must be None, 'softmax' or 'sigmoid'"),
+        ({"labels": ["a", "b"]}, "2 labels were given for a model with 5 classes"),
+        ({"labels": "no-such-file.txt"}, "labels file 'no-such-file.txt' cannot be read"),
+    ],
+    ids=lambda value: next(iter(value.items())).__repr__() if isinstance(value, dict) else "",
+)
+def test_a_wrong_option_is_refused(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        camrt.load(saved(tmp_path), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "tensorflow"}, "unknown backend 'tensorflow'"),
+        ({"device": "cuda"}, "'cpu' only, not 'cuda'"),
+    ],
+    ids=["backend", "device"],
+)
+def test_a_backend_that_is_not_there_is_never_replaced(options, message, tmp_path):
+    with pytest.raises(BackendError, match=message):
+        camrt.load(saved(tmp_path), **options)
+
+
+def test_labels_from_a_list_a_file_and_the_model(tmp_path):
+    names = [f"class {index}" for index in range(CLASSES)]
+    listing = tmp_path / "labels.txt"
+    listing.write_text("\n".join(names) + "\n\n", encoding="utf-8")
+    path = saved(tmp_path, **{"camrt.labels": json.dumps(names)})
+    for labels in (names, listing, str(listing), None):
+        assert camrt.load(path, labels=labels).labels == tuple(names)
+    assert camrt.load(path, labels=list("abcde")).labels == tuple("abcde")
+
+
+def test_labels_without_any(tmp_path):
+    assert camrt.load(saved(tmp_path)).labels is None
+
+
+@pytest.mark.parametrize("text", ["not json", '{"a": 1}'], ids=["not-json", "not-a-list"])
+def test_labels_in_the_model_that_are_none(text, tmp_path):
+    with pytest.raises(InputError, match=r"metadata entry camrt\.labels is not"):
+        camrt.load(saved(tmp_path, **{"camrt.labels": text}))
+
+
+def test_preprocessing_in_the_model_is_used(tmp_path):
+    steps = camrt.Preprocessing(size=(8, 6), mean=(0.5, 0.5, 0.5))
+    path = saved(tmp_path, **{"camrt.preprocessing": steps.to_json()})
+    assert camrt.load(path).preprocessing == steps
+    assert camrt.load(path, preprocessing="unit").preprocessing != steps
+    assert camrt.load(saved(tmp_path)).preprocessing is None
+
+
+def test_an_engine_says_what_it_is(tmp_path):
+    engine = camrt.load(saved(tmp_path))
+    assert repr(engine) == "<camrt.Engine model.onnx: 5 classes, cut at 'A', pooled-linear>"
+    assert engine.path == (tmp_path / "model.onnx").resolve()
+    assert len(engine.sha256) == 64
+
+
+# ---------------------------------------------------------------- real models
+
+REAL = {
+    "brain_mri_cnn": ("flattened-linear", None),
+    "mobilenet_v2": ("pooled-linear", None),
+    "mobilenet_v3_small": ("pooled-network", None),
+    "squeezenet1_0": ("pooled-linear", (512, 13, 13)),
+}
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif("CAMRT_DATA" not in os.environ, reason="CAMRT_DATA does not name a folder of real models")
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_model_is_what_it_is(name):
+    kind, target = REAL[name]
+    path = Path(os.environ["CAMRT_DATA"]) / "models" / f"{name}.onnx"
+    engine = camrt.load(path)
+    assert engine.head.kind == kind
+    if target is not None:
+        assert engine.target.shape == target
+        assert "φ mixes channels" in engine.head.describe()
+    interface = engine.interface
+    size = (2, interface.channels, interface.height or 224, interface.width or 224)
+    batch = np.random.default_rng(0).standard_normal(size, np.float32)
+    ours = engine.explain(batch, "pixab", size="map", score="logit")
+    theirs = forced_generic(path).explain(batch, "pixab", size="map", score="logit")
+    assert_close(ours.raw, theirs.raw, factor=DIFFERENCES)

@@ -1,0 +1,334 @@
+"""Where a classifier is cut, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+from tolerances import assert_close
+from zoo import HEADS, classifier, model_of, save
+
+import camrt
+from camrt.errors import CutError
+from camrt.export.cutting import candidates, choose_target, clean_cuts, crossing, picture_layout
+from camrt.export.graph import Graph
+from camrt.export.interface import LOGITS, PICTURES
+
+SHAPE = (6, 4, 3)
+CLASSES = 5
+WHOLE_MODEL = 8.0
+
+
+def node(operator, source, made, **attributes):
+    return helper.make_node(operator, source.split(), [made], name=f"node_{made}", **attributes)
+
+
+def net(*steps, channels=4, size=(8, 6), weights=(), **shapes):
+    """A standardised model: (operator, inputs, output, attributes) from the pictures to the logits."""
+    rng = np.random.default_rng(1)
+    tensors = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in {
+            "w0": (channels, 3, 3, 3), "w1": (channels, channels, 1, 1), "w3": (channels, channels, 3, 3),
+            "dense": (5, channels), "wc": (5, channels, 1, 1), "five": (5,), **shapes,
+        }.items()
+    ]  # fmt: skip
+    nodes = [node(step[0], step[1], step[2], **(step[3] if len(step) > 3 else {})) for step in steps]
+    used = {name for each in nodes for name in each.input}
+    tensors = [tensor for tensor in tensors if tensor.name in used] + list(weights)
+    return model_of(nodes, tensors, ["N", 3, *size], ["N", 5], source=PICTURES, end=LOGITS)
+
+
+def indexed(model, size=(8, 6)):
+    return Graph(model, (5, 3, *size))
+
+
+TRUNK = (("Conv", f"{PICTURES} w0", "c0", {"pads": [1] * 4}), ("Relu", "c0", "a0"))
+POOL_AND_LINEAR = (
+    ("GlobalAveragePool", "last", "pooled"),
+    ("Flatten", "pooled", "flat"),
+    ("Gemm", "flat dense", LOGITS, {"transB": 1}),
+)
+RESIDUAL = net(
+    *TRUNK,
+    ("Conv", "a0 w3", "c1", {"pads": [1] * 4}),
+    ("Relu", "c1", "a1"),
+    ("Conv", "a1 w3", "c2", {"pads": [1] * 4}),
+    ("Add", "c2 a0", "sum"),
+    ("Relu", "sum", "last"),
+    *POOL_AND_LINEAR,
+)
+
+
+# ---------------------------------------------------------------- the target that is found
+
+
+def test_the_last_clean_activation_is_the_target():
+    assert choose_target(indexed(RESIDUAL)).name == "last"
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        [("AveragePool", "a0", "last", {"kernel_shape": [1, 1]})],
+        [("AveragePool", "a0", "last", {"kernel_shape": [2, 2], "strides": [2, 2]})],
+        [("Identity", "a0", "i"), ("Dropout", "i", "last")],
+        [("Dropout", "a0", "d"), ("AveragePool", "d", "last", {"kernel_shape": [4, 3]})],
+    ],
+    ids=["pool-1x1", "pool-2x2", "identity-dropout", "dropout-pool"],
+)
+def test_average_pools_and_what_changes_nothing_are_stepped_over(pool):
+    assert choose_target(indexed(net(*TRUNK, *pool, *POOL_AND_LINEAR))).name == "a0"
+
+
+def test_a_max_pool_is_kept():
+    pool = ("MaxPool", "a0", "last", {"kernel_shape": [2, 2], "strides": [2, 2]})
+    found = choose_target(indexed(net(*TRUNK, pool, *POOL_AND_LINEAR)))
+    assert (found.name, found.shape, found.operator) == ("last", (4, 4, 3), "MaxPool")
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [("Conv", "a0 wc", "last", {"pads": [1] * 4})],
+        [("Conv", "a0 wc", "c"), ("Relu", "c", "last")],
+        [("Dropout", "a0", "d"), ("Conv", "d wc", "c"), ("Relu", "c", "r"), ("Identity", "r", "last")],
+        [("Conv", "a0 wc", "c"), ("BatchNormalization", "c five five five five", "b"), ("Relu", "b", "last")],
+    ],
+    ids=["padded", "relu", "dropout-relu-identity", "batch-norm-relu"],
+)
+@pytest.mark.parametrize("pool", ["GlobalAveragePool", "ReduceMean"])
+def test_class_maps_are_stepped_over_to_the_features_they_read(between, pool):
+    pooled = ("GlobalAveragePool", "last", "p") if pool == "GlobalAveragePool" else (
+        "ReduceMean", "last", "p", {"axes": [2, 3]},
+    )  # fmt: skip
+    found = choose_target(indexed(net(*TRUNK, *between, pooled, ("Flatten", "p", LOGITS))))
+    assert found.name in ("a0", "d")
+    assert found.shape == (4, 8, 6)
+
+
+def test_class_maps_of_a_wider_convolution_are_the_target():
+    model = net(
+        *TRUNK,
+        ("Conv", "a0 wide", "last", {"pads": [1] * 4}),
+        ("GlobalAveragePool", "last", "p"),
+        ("Flatten", "p", LOGITS),
+        wide=(5, 4, 3, 3),
+    )
+    assert choose_target(indexed(model)).name == "last"
+
+
+def test_a_tail_in_another_layout_is_passed_over():
+    """Behind a Transpose to (N, h, w, K) nothing is a candidate, whatever its shape."""
+    model = net(
+        *TRUNK,
+        ("Transpose", "a0", "nhwc", {"perm": [0, 2, 3, 1]}),
+        ("Relu", "nhwc", "r"),
+        ("ReduceMean", "r", "p", {"axes": [1, 2], "keepdims": 0}),
+        ("Gemm", "p dense", LOGITS, {"transB": 1}),
+    )
+    graph = indexed(model)
+    assert choose_target(graph).name == "a0"
+    assert picture_layout(graph)["nhwc"] == "NHWC"
+    assert "r" not in {target.name for target in candidates(graph)}
+
+
+def test_a_map_turned_and_turned_back_is_a_candidate_again():
+    model = net(
+        *TRUNK,
+        ("Transpose", "a0", "nhwc", {"perm": [0, 2, 3, 1]}),
+        ("MatMul", "nhwc mix", "m"),
+        ("Transpose", "m", "last", {"perm": [0, 3, 1, 2]}),
+        *POOL_AND_LINEAR,
+        mix=(4, 4),
+    )
+    assert choose_target(indexed(model)).name == "last"
+
+
+def test_whole_numbers_are_no_activation():
+    model = net(
+        *TRUNK,
+        ("Cast", "a0", "whole", {"to": onnx.TensorProto.INT32}),
+        ("Cast", "whole", "last", {"to": onnx.TensorProto.FLOAT}),
+        *POOL_AND_LINEAR,
+    )
+    names = [target.name for target in candidates(indexed(model))]
+    assert names == ["c0", "a0", "last"]
+
+
+# ---------------------------------------------------------------- targets by name
+
+
+@pytest.mark.parametrize("wanted", ["node_a0", "c0", "node_last", "a0"])
+def test_a_target_is_asked_for_by_tensor_or_by_node(wanted):
+    assert choose_target(indexed(RESIDUAL), wanted).name == wanted.removeprefix("node_")
+
+
+def test_a_target_that_is_not_there():
+    with pytest.raises(
+        CutError, match=r"target 'conv9' was not found in the graph; .*'sum', 'last'.*targets"
+    ):
+        choose_target(indexed(RESIDUAL), "conv9")
+
+
+@pytest.mark.parametrize("wanted", ["flat", "pooled", "node_flat", LOGITS])
+def test_a_target_that_is_no_activation(wanted):
+    with pytest.raises(CutError, match=f"target '{wanted}' is no \\(N, K, h, w\\) activation"):
+        choose_target(indexed(RESIDUAL), wanted)
+
+
+def test_an_empty_target_is_no_name_of_a_nameless_node():
+    model = onnx.ModelProto.FromString(RESIDUAL.SerializeToString())
+    for each in model.graph.node:
+        each.name = ""
+    with pytest.raises(CutError, match="target ''"):
+        choose_target(indexed(model), "")
+
+
+@pytest.mark.parametrize("wanted", ["c1", "a1", "c2"])
+def test_what_goes_around_an_unclean_target_is_named_and_the_nearest_clean_ones(wanted):
+    with pytest.raises(CutError, match=rf"cannot be cut at '{wanted}': 'a0' goes around it.*'a0' and 'sum'"):
+        choose_target(indexed(RESIDUAL), wanted)
+
+
+def test_several_tensors_that_go_around():
+    model = net(
+        *TRUNK,
+        ("Sigmoid", "a0", "s"),
+        ("Tanh", "a0", "t"),
+        ("Conv", "a0 w1", "c1"),
+        ("Sum", "c1 s t", "last"),
+        *POOL_AND_LINEAR,
+    )
+    with pytest.raises(CutError, match="'s', 't' go around it"):
+        choose_target(indexed(model), "c1")
+
+
+def test_every_candidate_is_listed_and_the_chosen_one_marked(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(RESIDUAL.SerializeToString())
+    targets = camrt.load(path).targets()
+    assert [target.name for target in targets] == ["c0", "a0", "c1", "a1", "c2", "sum", "last"]
+    assert [target.name for target in targets if not target.clean] == ["c1", "a1", "c2"]
+    assert [target.name for target in targets if target.chosen] == ["last"]
+    assert all(target.shape == (4, 8, 6) for target in targets)
+    assert targets[0].node == "node_c0"
+    for target in targets:
+        if target.clean:
+            engine = camrt.load(path, target=target.name)
+            assert engine.target.name == target.name
+            assert sum(each.chosen for each in engine.targets()) == 1
+
+
+def test_all_clean_cuts_of_one_model_predict_and_explain(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(RESIDUAL.SerializeToString())
+    batch = np.random.default_rng(4).standard_normal((2, 3, 8, 6), np.float32)
+    expected = camrt.load(path).predict(batch)
+    for name, kind in (("c0", "generic"), ("a0", "generic"), ("sum", "pooled-linear")):
+        engine = camrt.load(path, target=name)
+        assert engine.head.kind == kind
+        assert_close(engine.predict(batch), expected, factor=WHOLE_MODEL)
+        assert engine.explain(batch, "pixab").maps.shape == (2, 8, 6)
+
+
+# ---------------------------------------------------------------- no target at all
+
+
+def test_a_model_without_a_spatial_activation():
+    model = net(
+        ("Flatten", PICTURES, "flat"), ("Gemm", "flat all", LOGITS, {"transB": 1}), all=(5, 3 * 8 * 6)
+    )
+    with pytest.raises(CutError, match=r"no activation with two spatial axes.*convolutional classifiers"):
+        choose_target(indexed(model))
+    with pytest.raises(CutError, match="the last candidates are none"):
+        choose_target(indexed(model), "x")
+
+
+def test_a_model_whose_activations_are_all_bypassed():
+    model = net(
+        *TRUNK,
+        ("GlobalAveragePool", "a0", "p"),
+        ("Flatten", "p", "f"),
+        ("Flatten", PICTURES, "raw"),
+        ("Concat", "f raw", "both", {"axis": 1}),
+        ("Gemm", "both all", LOGITS, {"transB": 1}),
+        all=(5, 4 + 3 * 8 * 6),
+    )
+    with pytest.raises(CutError, match=r"no clean cut was found: every .* 'c0', 'a0'\) is bypassed"):
+        choose_target(indexed(model))
+
+
+# ---------------------------------------------------------------- counting paths is exact
+
+
+@st.composite
+def random_nets(draw):
+    """Maps added to and made from one another at random, then pooled."""
+    steps = [("Conv", f"{PICTURES} w0", "t0", {"pads": [1] * 4})]
+    count = draw(st.integers(1, 9))
+    for index in range(1, count + 1):
+        reads = draw(st.lists(st.integers(0, index - 1), min_size=1, max_size=3))
+        if len(reads) == 1:
+            steps.append((draw(st.sampled_from(["Relu", "Sigmoid", "Tanh"])), f"t{reads[0]}", f"t{index}"))
+        else:
+            steps.append(("Sum", " ".join(f"t{read}" for read in reads), f"t{index}"))
+    steps.append(("Identity", f"t{count}", "last"))
+    return net(*steps, *POOL_AND_LINEAR)
+
+
+@given(model=random_nets())
+@settings(deadline=None, derandomize=True, database=None, max_examples=60)
+def test_clean_cuts_are_those_that_nothing_crosses(model):
+    graph = indexed(model)
+    clean = clean_cuts(graph)
+    for target in candidates(graph):
+        assert target.clean == (target.name in clean)
+        assert target.clean == (crossing(graph, target.name) == ())
+
+
+def test_paths_beyond_any_machine_number_are_counted():
+    """Forty blocks, each read three times: 3^40 paths."""
+    steps = [("Conv", f"{PICTURES} w0", "t0", {"pads": [1] * 4})]
+    for index in range(1, 41):
+        steps.append(("Relu", f"t{index - 1}", f"r{index}"))
+        steps.append(("Sum", f"t{index - 1} r{index} r{index}", f"t{index}"))
+    steps.append(("Identity", "t40", "last"))
+    graph = indexed(net(*steps, *POOL_AND_LINEAR))
+    clean = clean_cuts(graph)
+    assert {f"t{index}" for index in range(41)} <= clean
+    assert not {f"r{index}" for index in range(1, 41)} & clean
+
+
+# ---------------------------------------------------------------- the description
+
+
+def test_the_description_says_what_was_found(tmp_path):
+    whole = classifier(
+        HEADS["gap-flatten-gemm"].make(np.random.default_rng(5), *SHAPE, CLASSES),
+        np.random.default_rng(6),
+        batch=1,
+    )
+    text = camrt.load(save(whole.model, tmp_path / "small.onnx")).describe()
+    lines = text.splitlines()
+    assert lines[0] == "small.onnx"
+    assert "(N, 3, 8×6), NCHW in the file; batch size any" in lines[1]
+    assert "5 classes, ends in logits; probabilities by softmax" in lines[2]
+    assert "'A' (Relu), K×h×w = 6×4×3" in text
+    assert "pooled-linear" in text
+    assert "note    the batch axis, fixed at 1 in the file, was opened" in text
+    for method in camrt.methods():
+        assert any(line.split()[:1] == [method] for line in lines)
+
+
+def test_the_description_of_a_head_that_cannot_be_factored_says_why(tmp_path):
+    whole = classifier(
+        HEADS["squeeze-and-excite-behind-the-cut"].make(np.random.default_rng(7), *SHAPE, CLASSES),
+        np.random.default_rng(8),
+    )
+    text = camrt.load(save(whole.model, tmp_path / "small.onnx"), target="A").describe()
+    assert "generic: every alteration is run through the head, in batches (2 nodes read 'A')" in text
+    assert "needs a linear layer behind global pooling" in text
