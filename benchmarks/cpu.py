@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import typer
-from measure import Comparison, compare, once, peak_memory, table, write
+from measure import Comparison, compare, peak_memory, printed, summarise, table, write
 from networks import Network, network, pictures
 
 import camrt
@@ -46,13 +46,13 @@ def check(what: str, actual: Any, expected: Any, limit: float) -> str:
 
 
 def plain_session(path: Path) -> Any:
-    """onnxruntime on the file as it is, with its defaults."""
+    """Runs onnxruntime on the file as it is, with its defaults."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda batch: session.run(["logits"], {"input": batch})[0]
 
 
 def overhead(net: Network, pairs: int) -> list[Comparison]:
-    """explain against predict on a pooled-linear head, batch of 32."""
+    """What `explain` costs beside `predict` on a pooled-linear head, batch of 32."""
     engine = camrt.load(net.path)
     batch = pictures(BATCH)
     plain = plain_session(net.path)
@@ -65,23 +65,47 @@ def overhead(net: Network, pairs: int) -> list[Comparison]:
                 ("explain", partial(engine.explain, batch, method)),
                 ("predict", partial(engine.predict, batch)),
                 at_most=1.05,
-                pairs=pairs,
-                warm=2,
+                pairs=3 * pairs,  # the difference looked for is smaller than the noise of one pair
+                warm=3,
                 notes=[note],
             )
         )
-    results.append(
-        compare(
-            f"predict on ResNet-18, batch {BATCH}",
-            ("camrt predict", partial(engine.predict, batch)),
-            ("onnxruntime on the file", partial(plain, batch)),
-            at_most=1.05,
-            pairs=pairs,
-            warm=2,
-            notes=[note],
-        )
-    )
     return results
+
+
+def predict_against_runtime(net: Network, pairs: int) -> list[Comparison]:
+    """What loading through camrt costs a prediction, each in a process of its own.
+
+    Two sessions in one process keep each other's threads from the processors, so that neither is measured.
+    """
+    timing = (
+        "import time, statistics\n"
+        f"batch = np.random.default_rng(0).standard_normal(({BATCH}, 3, 224, 224), np.float32)\n"
+        "times = []\n"
+        "for _ in range(12):\n"
+        "    started = time.perf_counter()\n"
+        "    run(batch)\n"
+        "    times.append(time.perf_counter() - started)\n"
+        "print(statistics.median(times[2:]))"
+    )
+    ours = f"import camrt, numpy as np\nrun = camrt.load({str(net.path)!r}).predict\n{timing}"
+    plain = (
+        "import onnxruntime, numpy as np\n"
+        f"session = onnxruntime.InferenceSession({str(net.path)!r}, providers=['CPUExecutionProvider'])\n"
+        f"run = lambda batch: session.run(['logits'], {{'input': batch}})\n{timing}"
+    )
+    samples: tuple[list[float], list[float]] = ([], [])
+    for _ in range(max(5, pairs * 3 // 5)):
+        for side, code in enumerate((ours, plain)):
+            samples[side].append(float(printed(code)))
+    return [
+        summarise(
+            f"predict on ResNet-18, batch {BATCH}, a process each",
+            ("camrt predict", "onnxruntime on the file"),
+            samples,
+            at_most=1.05,
+        )
+    ]
 
 
 def ablation_against_grad_cam(net: Network, pairs: int) -> list[Comparison]:
@@ -92,7 +116,7 @@ def ablation_against_grad_cam(net: Network, pairs: int) -> list[Comparison]:
     engine = camrt.load(net.path)
     batch = pictures(BATCH)
     target = int(engine.predict(batch[:1]).argmax())
-    peer = AblationCAM(model=net.module, target_layers=[net.layer], ratio_channels_to_ablate=1.0)
+    peer: Any = AblationCAM(model=net.module, target_layers=[net.layer], ratio_channels_to_ablate=1.0)
 
     def theirs() -> Any:
         return peer(torch.from_numpy(batch[:1]), [ClassifierOutputTarget(target)])
@@ -144,7 +168,7 @@ def score_cam(net: Network, pairs: int) -> list[Comparison]:
             pairs=max(3, pairs // 2),
         )
     ]
-    peer = ScoreCAM(model=net.module, target_layers=[net.layer])
+    peer: Any = ScoreCAM(model=net.module, target_layers=[net.layer])
     peer.batch_size = BATCH
 
     def theirs() -> Any:
@@ -184,6 +208,7 @@ def score_cam_memory(net: Network) -> list[Comparison]:
             (ratio,) * 3,
             (0.0, 0.0),
             ([], []),
+            None,
             [f"{score / 2**20:.0f} MiB against {predict / 2**20:.0f} MiB, whole processes"],
         )
     ]
@@ -256,7 +281,8 @@ def generic_engine(path: Path) -> Any:
     from camrt.engine import loading
     from camrt.export.factoring import Unfactored
 
-    with mock.patch.object(loading, "factor", lambda *_: Unfactored("asked for by a benchmark")):
+    unfactored = Unfactored("asked for by a benchmark")
+    with mock.patch.object(loading, "factor", return_value=unfactored):
         return camrt.load(path)
 
 
@@ -268,12 +294,14 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Parts to run.")] = None,
 ) -> None:
     """Runs the comparisons and writes them down."""
-    parts = only or ["overhead", "ablation", "score", "memory", "flattened"]
+    parts = only or ["overhead", "predict", "ablation", "score", "memory", "flattened"]
     results: list[Comparison] = []
     resnet = network("resnet18") if set(parts) - {"flattened"} else None
     if resnet is not None:
         if "overhead" in parts:
             results += overhead(resnet, pairs)
+        if "predict" in parts:
+            results += predict_against_runtime(resnet, pairs)
         if "ablation" in parts:
             results += ablation_against_grad_cam(resnet, pairs)
         if "score" in parts:
@@ -284,7 +312,7 @@ def main(
         results += flattened(network("vgg16"), pairs)
     write(out, results, f"python benchmarks/cpu.py {' '.join(sys.argv[1:])}".strip())
     print(table(results))
-    print(f"{once.__name__}: {sum(not result.met for result in results)} goals missed", file=sys.stderr)
+    print(f"{sum(not result.met for result in results)} goals missed", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Comparison", "compare", "environment", "peak_memory", "table", "write"]
+__all__ = ["Comparison", "compare", "environment", "peak_memory", "printed", "summarise", "table", "write"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Comparison:
         ratio: Quartiles of the ratio within pairs: 25 %, median, 75 %.
         seconds: Median seconds of either side.
         samples: Seconds of every run of either side.
+        processor_ratio: Median within pairs of the ratio of processor seconds, all threads together: what a
+            neighbour's load disturbs less.
         notes: What was checked before timing, and how large the difference was.
     """
 
@@ -43,14 +45,15 @@ class Comparison:
     ratio: tuple[float, float, float]
     seconds: tuple[float, float]
     samples: tuple[list[float], list[float]]
+    processor_ratio: float | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def once(work: Callable[[], Any]) -> float:
-    """Seconds one run takes."""
-    started = time.perf_counter()
+def once(work: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds, and processor seconds of all threads, that one run takes."""
+    started, spent = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - spent
 
 
 def compare(
@@ -79,23 +82,47 @@ def compare(
         notes: Carried into the result.
     """
     samples: tuple[list[float], list[float]] = ([], [])
+    processor: list[float] = []
     for index in range(warm + pairs):
         # Which side goes first alternates, so that neither always inherits the other's warm caches.
         order = (0, 1) if index % 2 == 0 else (1, 0)
-        times = [0.0, 0.0]
+        times = [(0.0, 0.0), (0.0, 0.0)]
         for side in order:
             times[side] = once((first, second)[side][1])
         if index >= warm:
-            samples[0].append(times[0])
-            samples[1].append(times[1])
+            samples[0].append(times[0][0])
+            samples[1].append(times[1][0])
+            processor.append(scale * times[0][1] / times[1][1])
+    return summarise(
+        name,
+        (first[0], second[0]),
+        samples,
+        at_most=at_most,
+        at_least=at_least,
+        scale=scale,
+        processor=statistics.median(processor),
+        notes=notes,
+    )
+
+
+def summarise(
+    name: str,
+    sides: tuple[str, str],
+    samples: tuple[list[float], list[float]],
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+    scale: float = 1.0,
+    processor: float | None = None,
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """The comparison that samples taken in pairs amount to; arguments as for `compare`."""
     ratios = [scale * a / b for a, b in zip(*samples, strict=True)]
     low, middle, high = quartiles(ratios)
     met = (at_most is None or middle <= at_most) and (at_least is None or middle >= at_least)
     goal = f"≤ {at_most:g}×" if at_most is not None else f"≥ {at_least:g}×" if at_least is not None else ""
     medians = (statistics.median(samples[0]), statistics.median(samples[1]))
-    result = Comparison(
-        name, (first[0], second[0]), goal, met, (low, middle, high), medians, samples, list(notes)
-    )
+    result = Comparison(name, sides, goal, met, (low, middle, high), medians, samples, processor, list(notes))
     print(row(result), file=sys.stderr, flush=True)
     return result
 
@@ -108,13 +135,16 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
+def printed(code: str) -> str:
+    """The last line that a fresh Python process prints when it runs `code`."""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()[-1]
+
+
 def peak_memory(code: str) -> int:
     """Peak resident bytes of a fresh Python process that runs `code`."""
     ending = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{ending}"], check=True, capture_output=True, text=True
-    )
-    return int(done.stdout.splitlines()[-1]) * 1024
+    return int(printed(f"{code}\n{ending}")) * 1024
 
 
 def environment() -> dict[str, str]:
@@ -138,17 +168,23 @@ def row(result: Comparison) -> str:
     """One line of the table."""
     low, middle, high = result.ratio
     first, second = result.seconds
-    return (
-        f"| {result.name} | {result.sides[0]} / {result.sides[1]} | **{middle:.3g}×** ({low:.3g}–{high:.3g}) "
-        f"| {result.goal or '–'} | {'yes' if result.met else 'no'} | {1e3 * first:.1f} / {1e3 * second:.1f} ms |"
-    )
+    cells = [
+        result.name,
+        f"{result.sides[0]} / {result.sides[1]}",
+        f"**{middle:.3g}×** ({low:.3g}–{high:.3g})",
+        "–" if result.processor_ratio is None else f"{result.processor_ratio:.3g}×",
+        result.goal or "–",
+        "yes" if result.met else "no",
+        f"{1e3 * first:.1f} / {1e3 * second:.1f} ms" if first else "–",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def table(results: Sequence[Comparison]) -> str:
     """All comparisons as a Markdown table."""
     head = [
-        "| comparison | ratio of | median (quartiles) | goal | met | medians |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| comparison | ratio of | median (quartiles) | processor time | goal | met | medians |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     return "\n".join(head + [row(result) for result in results])
 

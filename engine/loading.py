@@ -31,7 +31,7 @@ from camrt.export.batching import (
     simplify_reshapes,
 )
 from camrt.export.cutting import ACTIVATION, PHI, candidates, choose_target, head_model, tapped_model
-from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor
+from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor, tap_cells
 from camrt.export.graph import Graph, Observer
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import read_model
@@ -125,9 +125,12 @@ def load(
     taps = {ACTIVATION: found.name}
     if isinstance(factors, Factors) and factors.phi_tensor is not None:
         taps[PHI] = factors.phi_tensor
-    runner = runtime.runner(tapped_model(model, graph, taps), label="model", batch=interface.batch)
+    tapped = tapped_model(model, graph, taps)
+    fixed_size = interface.height is not None and interface.width is not None
+    gives_cells = isinstance(factors, Factors) and fixed_size and tap_cells(tapped, factors, found.shape[1:])
+    runner = runtime.runner(tapped, label="model", batch=interface.batch)
     head = make_head(model, graph, found.name, factors, interface, runtime, batch_size, threads)
-    cut = Cut(found, tuple(candidates(graph)), head, PHI in taps)
+    cut = Cut(found, tuple(candidates(graph)), head, PHI in taps, gives_cells)
     return Engine(
         file.path,
         file.sha256,

@@ -22,7 +22,7 @@ from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.questions import Questions
 from camrt.engine.scores import probabilities
 from camrt.errors import DegenerateMapWarning
-from camrt.export.cutting import ACTIVATION, PHI, TargetTensor
+from camrt.export.cutting import ACTIVATION, CELLS, PHI, TargetTensor
 from camrt.export.interface import LOGITS, Interface
 from camrt.kernels.saliency import MapFlag, saliency
 
@@ -40,12 +40,14 @@ class Cut:
         candidates: Every tensor it could have been.
         head: What follows the cut.
         reads_phi: Whether the trunk pass also gives φ(A).
+        gives_cells: Whether it can give the cells' contributions to the head's first layer.
     """
 
     target: TargetTensor
     candidates: tuple[TargetTensor, ...]
     head: Head
     reads_phi: bool
+    gives_cells: bool
 
 
 class Engine:
@@ -220,7 +222,11 @@ class Engine:
         self, pictures: Array, method: Method, classes: Array | None, passes: PassCounter
     ) -> tuple[Array, Array, Array, Array]:
         """Raw maps (n, T, h, w), scores (n, T), logits (n, C) and classes (n, T) of one block."""
-        fetched = [LOGITS, ACTIVATION, PHI] if self._cut.reads_phi else [LOGITS, ACTIVATION]
+        fetched = [LOGITS, ACTIVATION]
+        if self._cut.reads_phi:
+            fetched.append(PHI)
+        if self._cut.gives_cells and method.asks_boxes:
+            fetched.append(CELLS)
         outputs = dict(zip(fetched, self._model(pictures, fetched), strict=True))
         passes.trunk += len(pictures)
         logits = outputs.pop(LOGITS)

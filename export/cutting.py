@@ -27,6 +27,7 @@ from camrt.export.operators import ELEMENTWISE_UNARY, FLOATING, QUANTISERS, pres
 
 __all__ = [
     "ACTIVATION",
+    "CELLS",
     "PHI",
     "TargetTensor",
     "candidates",
@@ -45,6 +46,7 @@ PICTURE_OPERATORS = frozenset(
 )  # fmt: skip
 ACTIVATION = "camrt_activation"
 PHI = "camrt_phi"
+CELLS = "camrt_cells"
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from onnx import NodeProto
 
 from camrt.export.affine import Affine, AffineForms, bias_is_known
 from camrt.export.cellwise import cellwise_region
-from camrt.export.cutting import clean_cuts, head_model
+from camrt.export.cutting import ACTIVATION, CELLS, clean_cuts, head_model
 from camrt.export.graph import Graph, attribute, set_shape
 from camrt.export.interface import LOGITS
 from camrt.export.reduction import Reduction, find_reduction
 
-__all__ = ["AffineStart", "Factors", "Unfactored", "cell_layer", "factor"]
+__all__ = ["AffineStart", "Factors", "Unfactored", "cell_layer", "factor", "tap_cells"]
 
 Array = npt.NDArray[Any]
 
@@ -223,6 +223,38 @@ def fold(weight: Array | None, phi: Affine) -> tuple[Array | None, Array | None]
     return weight, shift
 
 
+def tap_cells(tapped: onnx.ModelProto, factors: Factors, cells: tuple[int, int]) -> bool:
+    """Lets the trunk pass answer the cells' contributions too, as `camrt_cells` (N, h, w, F), when it can.
+
+    It can when φ is the identity and the first layer a pooled matrix. The runtime then multiplies right
+    behind the trunk, on threads that are still awake; who does not fetch the output does not pay for it.
+
+    Args:
+        tapped: A model that gives `camrt_activation`, changed in place.
+        factors: The head's factors.
+        cells: (h, w) of the activation.
+    """
+    if factors.phi != "identity" or factors.weight is None or factors.reduction == "flatten":
+        return False
+    outer = [size + border for size, border in zip(cells, factors.border, strict=True)]
+    scale = 1.0 / (outer[0] * outer[1]) if factors.reduction == "mean" else 1.0
+    nodes, columns = cell_layer_nodes(ACTIVATION, CELLS, factors.weight * np.float32(scale))
+    tapped.graph.node.extend(nodes)
+    tapped.graph.initializer.append(columns)
+    tapped.graph.output.append(onnx.helper.make_tensor_value_info(CELLS, onnx.TensorProto.FLOAT, None))
+    return True
+
+
+def cell_layer_nodes(source: str, output: str, weight: Array) -> tuple[list[NodeProto], onnx.TensorProto]:
+    """Nodes that apply a layer to every cell, (N, K, h, w) -> (N, h, w, F), and their weight."""
+    columns = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), "camrt_columns")
+    nodes = [
+        onnx.helper.make_node("Transpose", [source], ["camrt_cells_last"], perm=[0, 2, 3, 1]),
+        onnx.helper.make_node("MatMul", ["camrt_cells_last", columns.name], [output]),
+    ]
+    return nodes, columns
+
+
 def cell_layer(weight: Array) -> onnx.ModelProto:
     """A graph of its own that applies a layer to every cell: (N, K, h, w) -> (N, h, w, F).
 
@@ -231,15 +263,13 @@ def cell_layer(weight: Array) -> onnx.ModelProto:
     """
     made = onnx.helper.make_tensor_value_info
     features, channels = weight.shape
+    nodes, columns = cell_layer_nodes(MAP, "mixed", weight)
     graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Transpose", [MAP], ["cells"], perm=[0, 2, 3, 1]),
-            onnx.helper.make_node("MatMul", ["cells", "columns"], ["mixed"]),
-        ],
+        nodes,
         "cell_layer",
         [made(MAP, onnx.TensorProto.FLOAT, ["N", channels, "h", "w"])],
         [made("mixed", onnx.TensorProto.FLOAT, ["N", "h", "w", features])],
-        [onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), "columns")],
+        [columns],
     )
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
 

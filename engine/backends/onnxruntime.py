@@ -127,6 +127,7 @@ class OnnxRuntimeRunner:
     def _run(self, batch: npt.NDArray[Any], names: list[str]) -> list[npt.NDArray[Any]]:
         options = ort.RunOptions()
         options.log_severity_level = ERRORS_ONLY + 1
+        options.only_execute_path_to_fetches = len(names) < len(self.outputs)
         expired: list[bool] = []
 
         def stop() -> None:

@@ -13,7 +13,7 @@ from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
 from camrt.engine.heads.contributions import Contributions, interior
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.heads.generic import GenericHead
-from camrt.export.cutting import PHI
+from camrt.export.cutting import CELLS, PHI
 from camrt.kernels.box_probabilities import box_probabilities_pair
 from camrt.kernels.box_sums import box_sums
 
@@ -65,7 +65,11 @@ class FactoredHead(Head):
         height, width = asked.activations.shape[2:]
         rows = height * width if self._rest is None else height * width + len(boxes)
         for block, difference in self._blocks(asked, rows):
-            cells = self._contributions.of_cells(difference, (height, width))
+            cells = (
+                asked.extras[CELLS][block]
+                if CELLS in asked.extras
+                else self._contributions.of_cells(difference, (height, width))
+            )
             pair = (
                 self._softmax_boxes(asked, block, cells, boxes)
                 if self._rest is None
@@ -81,9 +85,11 @@ class FactoredHead(Head):
     ) -> tuple[Array | None, Array | None]:
         targets = asked.reader.targets
         shape = asked.activations.shape
-        cells = self._contributions.of_targets(
-            self._contributions.difference(asked), (shape[2], shape[3]), targets
-        )
+        if CELLS in asked.extras:
+            cells = np.take_along_axis(asked.extras[CELLS], targets[:, None, None, :], axis=3)
+        else:
+            difference = self._contributions.difference(asked)
+            cells = self._contributions.of_targets(difference, (shape[2], shape[3]), targets)
         sums = box_sums(cells, boxes)
         full = np.take_along_axis(asked.logits, targets, axis=1)[:, None]
         empty = self._contributions.empty(shape[1:])[targets][:, None]

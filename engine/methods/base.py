@@ -78,6 +78,11 @@ class Method(ABC):
         """Whether negative values are cut off before normalisation."""
         return True
 
+    @property
+    def asks_boxes(self) -> bool:
+        """Whether the method asks for scores with boxes of cells altered."""
+        return False
+
     @abstractmethod
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         """Raw maps (N, T, h, w), before ReLU and normalisation, and the scores (N, T) they explain."""

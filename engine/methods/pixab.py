@@ -66,6 +66,10 @@ class PixabCAM(Method):
             )
         object.__setattr__(self, "boxes", shapes)
 
+    @property
+    def asks_boxes(self) -> bool:
+        return True
+
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         height, width = ask.activations.shape[2:]
         placements = place_boxes(self.boxes, (height, width), self.assignment)

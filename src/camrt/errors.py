@@ -7,6 +7,7 @@ never heard of camrt would expect (`ValueError`, `FileNotFoundError`, `TimeoutEr
 from __future__ import annotations
 
 __all__ = [
+    "BackendError",
     "CamrtError",
     "CamrtWarning",
     "CutError",
@@ -17,7 +18,6 @@ __all__ = [
     "ModelFileError",
     "PictureError",
     "ReferenceKernelWarning",
-    "BackendError",
     "TargetError",
     "UnsafeModelError",
     "UnsupportedModelError",
