@@ -226,12 +226,12 @@ def flattened(net: Network, pairs: int) -> list[Comparison]:
     activations = outputs[1]
     live = int((activations != 0).any(axis=(2, 3)).sum())
     vector = activations.reshape(-1)
-    rows = np.repeat((weight @ vector)[None], BATCH, axis=0)
+    rows = np.repeat((weight @ vector)[None], live, axis=0)
 
     def floor() -> None:
         weight @ vector
-        for start in range(0, live, BATCH):
-            head._rest(rows[: min(BATCH, live - start)])
+        for start in range(0, live, head._batch_size):
+            head._rest(rows[start : start + head._batch_size])
 
     method = build("ablation", {})
     generic = generic_engine(net.path)
@@ -239,8 +239,10 @@ def flattened(net: Network, pairs: int) -> list[Comparison]:
     def answer(which: Any) -> Any:
         return which.explain(batch, method, targets=target).raw
 
+    questions = {id(which): asked(which, batch, target) for which in (engine, generic)}
+
     def channels(which: Any) -> Any:
-        return which.head.without_channels(asked(which, batch, target))
+        return which.head.without_channels(questions[id(which)])
 
     note = check("raw maps, partial products and generic", answer(engine), answer(generic), 1e-4)
     return [

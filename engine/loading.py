@@ -42,6 +42,8 @@ Array = npt.NDArray[Any]
 
 # A batch size that no other axis of a classifier is likely to have: what follows it is the batch axis.
 PROBE_BATCH = 5
+# Vectors run at once through what follows a head's first layer: more gain nothing.
+MOST_VECTORS = 1024
 # Largest relative difference between a graph and the same graph with its batch axis opened.
 SAME_RESULT = 1e-4
 
@@ -274,9 +276,14 @@ def make_head(
         mix = LazyRunner(lambda: runtime.runner(layer_of_cells, label="first layer of the head, by cell"))
     phi = lazy(factors.phi_model, "cellwise part of the head")
     contributions = Contributions(factors, phi, mix, threads)
-    return FactoredHead(
-        contributions, lazy(factors.rest, "head behind its first layer"), channels, batch_size
-    )
+    pixels = int(np.prod(graph.input_shape[1:]))
+    rows = vectors_at_once(batch_size, pixels, contributions.features)
+    return FactoredHead(contributions, lazy(factors.rest, "head behind its first layer"), channels, rows)
+
+
+def vectors_at_once(batch_size: int, pixels: int, features: int) -> int:
+    """Rows of `features` numbers that fit where a batch of pictures does, so that weights are read seldom."""
+    return max(batch_size, min(batch_size * pixels // features, MOST_VECTORS))
 
 
 def preprocessing_of(

@@ -34,7 +34,7 @@ class FactoredHead(Head):
         contributions: The first layer.
         rest: Graph z (N, F) -> logits; None when ψ is affine and z is the logits.
         channels: How channel ablations are answered when φ mixes channels; None when it does not.
-        batch_size: Rows a batch.
+        batch_size: Vectors behind the first layer a batch.
     """
 
     def __init__(
