@@ -146,9 +146,7 @@ def peak_memory(code: str) -> int:
 
     Read from /proc: what `getrusage` says of a process counts its parent's size before it started.
     """
-    ending = (
-        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    )
+    ending = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     return int(printed(f"{code}\n{ending}")) * 1024
 
 
