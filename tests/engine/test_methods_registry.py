@@ -134,7 +134,7 @@ def test_methods_are_frozen_values(name: str) -> None:
     assert method() == build(name, {})
     assert hash(method()) == hash(build(name, {}))
     with pytest.raises(FrozenInstanceError):
-        method().postprocess = "library"  # type: ignore[misc]
+        method().postprocess = "library"
     with pytest.raises(TypeError):
         method("native")  # type: ignore[misc]  # options are named
     assert repr(method()).startswith(method.__name__ + "(")
@@ -147,7 +147,7 @@ def test_the_registry_cannot_be_changed_from_outside() -> None:
 
 
 def test_boxes_are_pairs_of_integers() -> None:
-    method = PixabCAM(boxes=[[np.int64(1), 2], (3, 3)])  # type: ignore[arg-type]
+    method = PixabCAM(boxes=[[np.int64(1), 2], (3, 3)])
     assert method.boxes == ((1, 2), (3, 3))
     assert all(type(side) is int for shape in method.boxes for side in shape)
     assert method == PixabCAM(boxes=((1, 2), (3, 3)))

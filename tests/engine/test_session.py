@@ -45,7 +45,7 @@ def engine_of(folder: Path) -> EngineOf:
 
 
 def small(head: str) -> SmallClassifier:
-    return classifier(head, cells=CELLS, scale=1.0, trunk="convolve")  # type: ignore[arg-type]
+    return classifier(head, cells=CELLS, scale=1.0, trunk="convolve")
 
 
 def batch(count: int, seed: int = 0) -> np.ndarray:
@@ -210,7 +210,7 @@ def test_the_same_question_has_the_same_answer(engine_of: EngineOf) -> None:
 def test_logits_are_logits_and_probabilities_probabilities(
     tmp_path: Path, head: str, ending: str | None
 ) -> None:
-    made = classifier(head, cells=CELLS, scale=1.0, trunk="convolve", ending=ending)  # type: ignore[arg-type]
+    made = classifier(head, cells=CELLS, scale=1.0, trunk="convolve", ending=ending)
     engine = camrt.load(made.save(tmp_path), target="activation", threads=1)
     pictures = batch(3)
     logits = np.array([made.logits(x) for x in pictures])
@@ -238,7 +238,7 @@ def test_logits_are_logits_and_probabilities_probabilities(
 def test_an_ending_changes_no_map_of_the_logit(tmp_path: Path) -> None:
     maps = []
     for ending in (None, "softmax", "sigmoid"):
-        made = classifier("pooled-network", cells=CELLS, trunk="convolve", ending=ending)  # type: ignore[arg-type]
+        made = classifier("pooled-network", cells=CELLS, trunk="convolve", ending=ending)
         engine = camrt.load(made.save(tmp_path), target="activation", threads=1)
         maps.append(engine.explain(batch(2), "ablation", targets=1).maps)
     assert_close(maps[1], maps[0])

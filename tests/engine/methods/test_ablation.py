@@ -20,10 +20,10 @@ EngineOf = Callable[..., camrt.Engine]
 @pytest.mark.parametrize("ending", [None, "softmax", "sigmoid"], ids=["logits", "softmax", "sigmoid"])
 @pytest.mark.parametrize("head", HEADS)
 def test_against_the_oracle(engine_of: EngineOf, head: str, ending: str | None, score: str) -> None:
-    small = classifier(head, cells=(3, 5), ending=ending, scale=1.0, trunk="convolve")  # type: ignore[arg-type]
+    small = classifier(head, cells=(3, 5), ending=ending, scale=1.0, trunk="convolve")
     pictures = np.random.default_rng(7).normal(size=(3, *small.picture)).astype(np.float32)
     found = engine_of(small).explain(pictures, "ablation", targets=[[0, 3], [1, 2], [3, 1]], score=score)
-    scores = small.scores(score)  # type: ignore[arg-type]
+    scores = small.scores(score)
     expected = np.array(
         [
             [ablation_cam(scores, small.activation(x), c) for c in row]
@@ -39,7 +39,7 @@ def test_against_the_oracle(engine_of: EngineOf, head: str, ending: str | None, 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(("channels", "cells"), [(2, (1, 2)), (5, (7, 5)), (3, (5, 1))], ids=str)
 def test_odd_sizes(engine_of: EngineOf, head: str, channels: int, cells: tuple[int, int]) -> None:
-    small = classifier(head, cells=cells, channels=channels, trunk="keep")  # type: ignore[arg-type]
+    small = classifier(head, cells=cells, channels=channels, trunk="keep")
     pictures = np.random.default_rng(8).normal(size=(2, *small.picture)).astype(np.float32)
     found = engine_of(small).explain(pictures, "ablation", targets=1, postprocess="library", size=(8, 11))
     raw = [ablation_cam(small.scores("logit"), small.activation(x), 1) for x in pictures]
@@ -114,7 +114,7 @@ def test_a_logit_of_zero_is_not_divided_by(engine_of: EngineOf) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_silent_channels_cost_nothing(engine_of: EngineOf, head: str) -> None:
-    small = classifier(head, channels=4, cells=(2, 5))  # type: ignore[arg-type]
+    small = classifier(head, channels=4, cells=(2, 5))
     pictures = np.random.default_rng(9).random((2, 4, 2, 5)).astype(np.float32)
     pictures[0, 1:3] = 0
     engine = engine_of(small)

@@ -23,7 +23,7 @@ SHAPES = [(3, (3, 4)), (2, (1, 2)), (5, (7, 5)), (3, (5, 1))]
 @pytest.mark.parametrize("trunk", ["rectify", "keep", "convolve"])
 @pytest.mark.parametrize(("channels", "cells"), SHAPES, ids=str)
 def test_cam_is_the_class_map(engine_of: EngineOf, trunk: str, channels: int, cells: tuple[int, int]) -> None:
-    small = classifier("pooled-linear", cells=cells, channels=channels, trunk=trunk)  # type: ignore[arg-type]
+    small = classifier("pooled-linear", cells=cells, channels=channels, trunk=trunk)
     pictures = np.random.default_rng(1).normal(size=(2, *small.picture)).astype(np.float32)
     targets = np.array([[0, 3, 1], [2, 2, 0]])
     found = engine_of(small).explain(pictures, "cam", targets=targets)
@@ -117,7 +117,7 @@ def test_the_bias_shifts_a_map_divided_by_its_maximum(engine_of: EngineOf) -> No
 
 @pytest.mark.parametrize("head", HEADS[1:])
 def test_other_heads_have_no_class_maps(engine_of: EngineOf, head: str) -> None:
-    small = classifier(head)  # type: ignore[arg-type]
+    small = classifier(head)
     engine = engine_of(small)
     with pytest.raises(
         MethodError, match="needs a linear layer behind global pooling, and this model's head is"
@@ -133,7 +133,7 @@ def test_other_heads_have_no_class_maps(engine_of: EngineOf, head: str) -> None:
 def test_activation_cam_is_the_sum_of_channels(
     engine_of: EngineOf, head: str, channels: int, cells: tuple[int, int]
 ) -> None:
-    small = classifier(head, cells=cells, channels=channels, trunk="keep")  # type: ignore[arg-type]
+    small = classifier(head, cells=cells, channels=channels, trunk="keep")
     pictures = np.random.default_rng(3).normal(size=(2, *small.picture)).astype(np.float32)
     found = engine_of(small).explain(pictures, "activation", targets=[[0, 1], [3, 2]])
     expected = np.array([activation_map(small.activation(x)) for x in pictures])

@@ -47,7 +47,7 @@ def test_what_is_not_finite_is_zeros_with_a_warning(
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_no_other_warning_whatever_the_head(engine_of: EngineOf, name: str, head: str) -> None:
     """NumPy's own warnings about infinity are not the caller's business; the maps are zeros or finite."""
-    engine = engine_of(classifier(head, cells=(2, 5), trunk="keep"))  # type: ignore[arg-type]
+    engine = engine_of(classifier(head, cells=(2, 5), trunk="keep"))
     picture = np.full((1, 3, 2, 5), HUGE)
     picture[0, 1] = -HUGE
     picture[0, :, 0, 0] = 0

@@ -23,7 +23,7 @@ TWO_MAPS = np.array([[[1, 0], [2, 0]], [[1, 0], [1, 3]]], np.float32)
 
 def mapped(method: EigenCAM, activation: np.ndarray) -> np.ndarray:
     """The raw map of one activation."""
-    raw, _ = method.raw(Answers(activation, lambda _: np.zeros(1)))  # type: ignore[arg-type]
+    raw, _ = method.raw(Answers(activation, lambda _: np.zeros(1)))
     return raw[0, 0]
 
 
@@ -36,7 +36,7 @@ def test_against_the_oracle(
     engine_of: EngineOf, centred: bool, trunk: str, channels: int, cells: tuple[int, int]
 ) -> None:
     """More channels than cells and fewer: the two sides of the Gram matrix."""
-    small = classifier("pooled-linear", cells=cells, channels=channels, trunk=trunk)  # type: ignore[arg-type]
+    small = classifier("pooled-linear", cells=cells, channels=channels, trunk=trunk)
     pictures = np.random.default_rng(5).normal(size=(3, *small.picture)).astype(np.float32)
     found = engine_of(small).explain(pictures, "eigen", centred=centred, targets=[[0, 1]] * 3)
     expected = np.array([eigen_cam(small.activation(x), centred=centred) for x in pictures])

@@ -51,7 +51,7 @@ def network(flattened: bool) -> Any:
     torch = pytest.importorskip("torch")
     nn = torch.nn
 
-    class Network(nn.Module):  # type: ignore[misc, name-defined]
+    class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.features = nn.Sequential(

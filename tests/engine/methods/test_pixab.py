@@ -51,7 +51,7 @@ def reference(options: dict[str, Any]) -> dict[str, Any]:
 
 def mapped(method: PixabCAM, activation: np.ndarray, score: Callable[[np.ndarray], Any]) -> np.ndarray:
     """Raw maps (C, h, w) of one activation under any score."""
-    raw, _ = method.raw(Answers(activation, lambda values: np.atleast_1d(score(values))))  # type: ignore[arg-type]
+    raw, _ = method.raw(Answers(activation, lambda values: np.atleast_1d(score(values))))
     return raw[0]
 
 
@@ -61,7 +61,7 @@ def mapped(method: PixabCAM, activation: np.ndarray, score: Callable[[np.ndarray
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("head", HEADS)
 def test_against_the_oracle(engine_of: EngineOf, head: str, options: dict[str, Any]) -> None:
-    small = classifier(head, cells=(3, 5), scale=0.3, trunk="convolve")  # type: ignore[arg-type]
+    small = classifier(head, cells=(3, 5), scale=0.3, trunk="convolve")
     pictures = np.random.default_rng(11).normal(size=(2, *small.picture)).astype(np.float32)
     found = engine_of(small).explain(pictures, "pixab", targets=[[0, 3], [1, 2]], **options)
     scores = small.scores(options.get("score", "probability"))
@@ -85,7 +85,7 @@ def test_against_the_oracle(engine_of: EngineOf, head: str, options: dict[str, A
 def test_odd_sizes(
     engine_of: EngineOf, head: str, ending: str, channels: int, cells: tuple[int, int]
 ) -> None:
-    small = classifier(head, cells=cells, channels=channels, trunk="keep", scale=1.0, ending=ending)  # type: ignore[arg-type]
+    small = classifier(head, cells=cells, channels=channels, trunk="keep", scale=1.0, ending=ending)
     pictures = np.random.default_rng(12).normal(size=(2, *small.picture)).astype(np.float32)
     found = engine_of(small).explain(pictures, "pixab", targets=1, postprocess="library", size=(7, 6))
     scores = small.scores("probability")
@@ -99,7 +99,7 @@ def test_odd_sizes(
 @pytest.mark.parametrize("trunk", ["rectify", "keep"])
 def test_one_cell_boxes_of_the_logit_are_cam(engine_of: EngineOf, trunk: str) -> None:
     """On a linear head what a cell takes away, and what it brings, is its share of the class map."""
-    small = classifier("pooled-linear", cells=(4, 5), trunk=trunk)  # type: ignore[arg-type]
+    small = classifier("pooled-linear", cells=(4, 5), trunk=trunk)
     pictures = np.random.default_rng(13).normal(size=(3, *small.picture)).astype(np.float32)
     found = engine_of(small).explain(
         pictures, "pixab", targets=[[0, 1, 2, 3]] * 3, score="logit", boxes=((1, 1),)
@@ -126,7 +126,7 @@ def test_cells_cancel_out_to_the_whole(engine_of: EngineOf) -> None:
 @pytest.mark.parametrize("head", ["pooled-network", "flattened-network", "generic"])
 @pytest.mark.parametrize("perspectives", ["both", "deletion", "preservation"])
 def test_no_distinct_box_is_run_twice(engine_of: EngineOf, head: str, perspectives: str) -> None:
-    small = classifier(head, cells=(3, 4))  # type: ignore[arg-type]
+    small = classifier(head, cells=(3, 4))
     engine = engine_of(small)
     pictures = np.random.default_rng(15).random((2, *small.picture)).astype(np.float32) + 0.5
     found = engine.explain(pictures, "pixab", targets=[[0, 1]] * 2, perspectives=perspectives)
@@ -233,7 +233,7 @@ def test_pass_counts_of_the_specification(
     for placements in (covering, anchors):
         assert 2 * len(placements.distinct) == distinct
     answers = Answers(np.ones((1, h, w)), lambda values: np.atleast_1d(square(values)))
-    PixabCAM().raw(answers)  # type: ignore[arg-type]
+    PixabCAM().raw(answers)
     assert answers.asked_boxes == distinct
 
 
@@ -302,7 +302,7 @@ def test_coverage_commutes_with_flips_and_anchor_does_not(seed: int, axis: int) 
         return score(np.flip(values, axis))
 
     for assignment in ("coverage", "anchor"):
-        method = PixabCAM(assignment=assignment)  # type: ignore[arg-type]
+        method = PixabCAM(assignment=assignment)
         straight = mapped(method, activation, score)[0]
         flipped = np.flip(mapped(method, np.flip(activation, axis), score_of_flipped)[0], axis - 1)
         if assignment == "coverage":
@@ -322,7 +322,7 @@ def test_a_linear_score_has_one_perspective(seed: int, boxes: list[tuple[int, in
 
     maps = {
         perspectives: mapped(
-            PixabCAM(score="logit", boxes=tuple(boxes), assignment=assignment, perspectives=perspectives),  # type: ignore[arg-type]
+            PixabCAM(score="logit", boxes=tuple(boxes), assignment=assignment, perspectives=perspectives),
             activation,
             score,
         )[0]
@@ -340,5 +340,5 @@ def test_n1_and_n3_are_one_map_where_the_activation_helps(seed: int) -> None:
     def score(values: np.ndarray) -> float:
         return float(0.1 + np.square((weight * values).sum()))  # never below its value of nothing
 
-    one, three = (mapped(PixabCAM(denominators=name), activation, score)[0] for name in ("N1", "N3"))  # type: ignore[arg-type]
+    one, three = (mapped(PixabCAM(denominators=name), activation, score)[0] for name in ("N1", "N3"))
     assert_close(eight(one), eight(three), dtype=np.float32)

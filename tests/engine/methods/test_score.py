@@ -22,15 +22,15 @@ FACTOR = 6
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @pytest.mark.parametrize("head", HEADS)
 def test_against_the_oracle(engine_of: EngineOf, head: str, definition: str, score: str | None) -> None:
-    small = classifier(head, cells=(3, 5), scale=0.5, trunk="convolve")  # type: ignore[arg-type]
+    small = classifier(head, cells=(3, 5), scale=0.5, trunk="convolve")
     pictures = np.random.default_rng(21).normal(size=(2, *small.picture)).astype(np.float32)
     engine = engine_of(small, batch_size=5)
     found = engine.explain(pictures, "score", targets=[[0, 3], [1, 2]], definition=definition, score=score)
     kind = score or ("probability" if definition == "paper" else "logit")
-    scores = small.scores_of_picture(kind)  # type: ignore[arg-type]
+    scores = small.scores_of_picture(kind)
     raw = np.array(
         [
-            [score_cam(scores, x, small.activation(x), c, definition) for c in row]  # type: ignore[arg-type]
+            [score_cam(scores, x, small.activation(x), c, definition) for c in row]
             for x, row in zip(pictures, found.targets, strict=True)
         ]
     )
@@ -51,7 +51,7 @@ def test_odd_sizes(engine_of: EngineOf, definition: str, cells: tuple[int, int])
     pictures = np.random.default_rng(22).normal(size=(2, *small.picture)).astype(np.float32)
     found = engine_of(small).explain(pictures, "score", targets=2, definition=definition)
     scores = small.scores_of_picture("probability" if definition == "paper" else "logit")
-    raw = [score_cam(scores, x, small.activation(x), 2, definition) for x in pictures]  # type: ignore[arg-type]
+    raw = [score_cam(scores, x, small.activation(x), 2, definition) for x in pictures]
     for one, expected in zip(found.raw, raw, strict=True):
         assert_close(one, expected, factor=FACTOR)
 
@@ -92,7 +92,7 @@ def test_constant_channels(engine_of: EngineOf, definition: str) -> None:
     pictures[0, 3] = 0.7
     found = engine_of(small).explain(pictures, "score", targets=1, definition=definition)
     scores = small.scores_of_picture("probability" if definition == "paper" else "logit")
-    raw = [score_cam(scores, x, x.astype(np.float64), 1, definition) for x in pictures]  # type: ignore[arg-type]
+    raw = [score_cam(scores, x, x.astype(np.float64), 1, definition) for x in pictures]
     for one, expected in zip(found.raw, raw, strict=True):
         assert_close(one, expected, factor=FACTOR)
     assert found.passes == Passes(trunk=2, full=2 + 4 + 1)
