@@ -20,7 +20,7 @@ from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.lazy import LazyRunner
 from camrt.engine.observing import observer
-from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.session import Cut, Engine
 from camrt.errors import BackendError, InputError, ModelFileError
 from camrt.export.batching import (
@@ -128,8 +128,8 @@ def load(
     if isinstance(factors, Factors) and factors.phi_tensor is not None:
         taps[PHI] = factors.phi_tensor
     tapped = tapped_model(model, graph, taps)
-    fixed_size = interface.height is not None and interface.width is not None
-    gives_cells = isinstance(factors, Factors) and fixed_size and tap_cells(tapped, factors, found.shape[1:])
+    factored = factors if isinstance(factors, Factors) and interface.fixed_size else None
+    gives_cells = factored is not None and tap_cells(tapped, factored, found.shape[1:])
     runner = runtime.runner(tapped, label="model", batch=interface.batch)
     head = make_head(model, graph, found.name, factors, interface, runtime, batch_size, threads)
     cut = Cut(found, tuple(candidates(graph)), head, PHI in taps, gives_cells)
@@ -155,15 +155,11 @@ def settle_batch(
     watch: Observer,
 ) -> tuple[Interface, Graph, list[str]]:
     """Opens a fixed batch axis where that gives the same results, and indexes the graph."""
-    if interface.height is None or interface.width is None:
-        size = (224, 224) if steps is None else steps.size
-        probe = (interface.height or size[0], interface.width or size[1])
-    else:
-        probe = (interface.height, interface.width)
-    fixed_size = interface.height is not None and interface.width is not None
+    size = None if steps is None else steps.size
+    fixed_size = interface.fixed_size
 
     def index(batch: int) -> Graph:
-        return Graph(model, (batch, interface.channels, *probe), watch)
+        return Graph(model, interface.probe_shape(batch, size), watch)
 
     notes: list[str] = []
     if interface.batch is None:
@@ -184,7 +180,7 @@ def settle_batch(
             if computes_shapes(model):
                 share_batch_size(model, [index(batch)])
         open_batch(model, interface)
-        if same_when_opened(fixed, model, interface, probe, runtime):
+        if same_when_opened(fixed, model, interface, size, runtime):
             notes.append(f"the batch axis, fixed at {interface.batch} in the file, was opened")
             interface = replace(interface, batch=None)
             return interface, index(PROBE_BATCH), notes
@@ -215,16 +211,16 @@ def same_when_opened(
     fixed: onnx.ModelProto,
     opened: onnx.ModelProto,
     interface: Interface,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     runtime: Backend,
 ) -> bool:
     """Whether the opened graph gives a large batch what the fixed one gives it piece by piece."""
     assert interface.batch is not None
     count = 2 * interface.batch + 1
-    pictures = np.random.default_rng(0).standard_normal((count, interface.channels, *size), np.float32)
+    pictures = np.random.default_rng(0).standard_normal(interface.probe_shape(count, size), np.float32)
     expected = runtime.runner(fixed, label="model", batch=interface.batch)(pictures, [LOGITS])[0]
     try:
-        Graph(opened, (PROBE_BATCH, interface.channels, *size))
+        Graph(opened, interface.probe_shape(PROBE_BATCH, size))
         actual = runtime.runner(opened, label="model with an open batch axis")(pictures, [LOGITS])[0]
     except (BackendError, ModelFileError):
         return False
@@ -255,7 +251,7 @@ def make_head(
             part = head_model(model, graph, target, LOGITS, input_name=MAP, batch=interface.batch)
             return runtime.runner(part, label="head", batch=interface.batch)
 
-        return GenericHead(LazyRunner(make), batch_size, reason)
+        return GenericHead(LazyRunner(make), batch_size, reason, threads)
 
     if isinstance(factors, Unfactored):
         return generic(factors.reason)
@@ -291,8 +287,8 @@ def preprocessing_of(
 ) -> Preprocessing | None:
     """The preprocessing asked for, or the one in the file's metadata."""
     size = declared_size(model)
-    if given is None and "camrt.preprocessing" in metadata:
-        return Preprocessing.from_json(metadata["camrt.preprocessing"], size)
+    if given is None and METADATA_KEY in metadata:
+        return Preprocessing.from_json(metadata[METADATA_KEY], size)
     return Preprocessing.coerce(given, size)
 
 

@@ -155,10 +155,9 @@ def drop_unread(model: onnx.ModelProto) -> None:
 
 def open_batch(model: onnx.ModelProto, interface: Interface) -> None:
     """Names the batch axis of a graph whose Reshapes have been simplified, in place."""
-    probe = interface.probe_shape(1)
     set_shape(
         model.graph.input[0],
-        ["N", probe[1], interface.height or "height", interface.width or "width"],
+        ["N", interface.channels, interface.height or "height", interface.width or "width"],
     )
     output = next(value for value in model.graph.output if value.name == LOGITS)
     set_shape(output, ["N", interface.num_classes])

@@ -78,6 +78,14 @@ class Factors:
     cell_bias: Array | None
     rest: onnx.ModelProto | None
 
+    def cells(self, size: tuple[int, int]) -> int:
+        """How many cells P takes together for a map of h×w, the border that φ adds included."""
+        return (size[0] + self.border[0]) * (size[1] + self.border[1])
+
+    def scale(self, size: tuple[int, int]) -> np.float32:
+        """What P multiplies each cell by, for a map of h×w."""
+        return np.float32(1.0 / self.cells(size) if self.reduction == "mean" else 1.0)
+
 
 @dataclass(frozen=True)
 class Unfactored:
@@ -236,9 +244,7 @@ def tap_cells(tapped: onnx.ModelProto, factors: Factors, cells: tuple[int, int])
     """
     if factors.phi != "identity" or factors.weight is None or factors.reduction == "flatten":
         return False
-    outer = [size + border for size, border in zip(cells, factors.border, strict=True)]
-    scale = 1.0 / (outer[0] * outer[1]) if factors.reduction == "mean" else 1.0
-    nodes, columns = cell_layer_nodes(ACTIVATION, CELLS, factors.weight * np.float32(scale))
+    nodes, columns = cell_layer_nodes(ACTIVATION, CELLS, factors.weight * factors.scale(cells))
     tapped.graph.node.extend(nodes)
     tapped.graph.initializer.append(columns)
     tapped.graph.output.append(onnx.helper.make_tensor_value_info(CELLS, onnx.TensorProto.FLOAT, None))

@@ -28,7 +28,7 @@ __all__ = ["Activation", "Interface", "lift_constants", "standardise"]
 Activation = Literal["softmax", "sigmoid"]
 
 INTEGER_RANGES = {TensorProto.UINT8: (0.0, 255.0), TensorProto.INT8: (-128.0, 127.0)}
-# Sizes tried, in order, for a model that leaves its picture's height and width open.
+# Height and width taken for the analysis when neither the graph nor the preprocessing says.
 OPEN_SIZE = 224
 PICTURES = "camrt_pictures"
 LOGITS = "camrt_logits"
@@ -58,9 +58,20 @@ class Interface:
     recognised: str | None
     layout: Literal["NCHW", "NHWC"]
 
-    def probe_shape(self, batch: int) -> tuple[int, int, int, int]:
-        """A concrete input shape to analyse the graph at."""
-        return (batch, self.channels, self.height or OPEN_SIZE, self.width or OPEN_SIZE)
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the graph fixes both the height and the width of its pictures."""
+        return self.height is not None and self.width is not None
+
+    def probe_shape(self, batch: int, size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
+        """A concrete input shape to analyse the graph at; what the graph leaves open is taken from `size`."""
+        return (batch, self.channels, *probe_size(self.height, self.width, size))
+
+
+def probe_size(height: int | None, width: int | None, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(H, W) to analyse a graph at: its own where fixed, then that of `size`, then `OPEN_SIZE`."""
+    open_height, open_width = size or (OPEN_SIZE, OPEN_SIZE)
+    return height or open_height, width or open_width
 
 
 def lift_constants(model: onnx.ModelProto) -> None:
@@ -119,13 +130,7 @@ def standardise(
     output = roomy(output) if output is not None else None
     lift_constants(model)
     layout, channels, height, width, batch = standardise_input(model)
-    probe = (
-        batch or 1,
-        channels,
-        height or (expected_size or (OPEN_SIZE, OPEN_SIZE))[0],
-        width or (expected_size or (OPEN_SIZE, OPEN_SIZE))[1],
-    )
-    graph = Graph(model, probe, observer)
+    graph = Graph(model, (batch or 1, channels, *probe_size(height, width, expected_size)), observer)
     name = choose_output(graph, output)
     logits, recognised = strip_activation(graph, name)
     shape = graph.shape(logits)

@@ -40,7 +40,7 @@ class Contributions:
         self.factors = factors
         self.features = len(factors.bias)
         self._phi = phi
-        self._threads = threads
+        self.threads = threads
         self._silent: dict[tuple[int, ...], Array] = {}
         self._mix = mix
 
@@ -48,14 +48,6 @@ class Contributions:
     def pooled(self) -> bool:
         """Whether every cell meets the same weights."""
         return self.factors.reduction != "flatten"
-
-    def cells(self, cells: tuple[int, int]) -> int:
-        """How many cells P takes together for a map of h×w, the border that φ adds included."""
-        return (cells[0] + self.factors.border[0]) * (cells[1] + self.factors.border[1])
-
-    def scale(self, cells: tuple[int, int]) -> np.float32:
-        """What P multiplies each cell by, for a map of h×w."""
-        return np.float32(1.0 / self.cells(cells) if self.factors.reduction == "mean" else 1.0)
 
     def difference(self, asked: Asked) -> Array:
         """φ(A) − φ(0), (N, K', h', w'), a border that φ adds included."""
@@ -76,14 +68,14 @@ class Contributions:
         bias, cells = self.factors.bias, (shape[1], shape[2])
         if self._phi is None:
             each = self.factors.cell_bias
-            return bias if each is None else bias + self.cells(cells) * each
+            return bias if each is None else bias + self.factors.cells(cells) * each
         silent = self.silent(shape)
         weight = self.factors.weight
         if not self.pooled:
             assert weight is not None
             answer: Array = bias + np.tensordot(weight, silent, 3)
             return answer.astype(np.float32)
-        summed = silent.sum(axis=(1, 2), dtype=np.float64) * self.scale(cells)
+        summed = silent.sum(axis=(1, 2), dtype=np.float64) * self.factors.scale(cells)
         mixed: Array = summed if weight is None else weight @ summed
         return np.asarray(bias + mixed, np.float32)
 
@@ -97,11 +89,11 @@ class Contributions:
                 weight.reshape(self.features, channels, -1),
                 difference.reshape(count, channels, -1),
                 by="cell",
-                threads=self._threads,
+                threads=self.threads,
             )
             whole = products.reshape(count, height, width, self.features)
             return interior(whole.transpose(0, 3, 1, 2), cells).transpose(0, 2, 3, 1)
-        scaled = interior(difference, cells) * self.scale(cells)
+        scaled = interior(difference, cells) * self.factors.scale(cells)
         if self._mix is None:
             return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
         return self._mix(scaled)[0]
@@ -113,7 +105,7 @@ class Contributions:
             return np.take_along_axis(everything, targets[:, None, None, :], axis=3)
         inner = interior(difference, cells)
         flat = inner.reshape(*inner.shape[:2], -1)
-        maps = self.mixed(flat, targets) * self.scale(cells)
+        maps = self.mixed(flat, targets) * self.factors.scale(cells)
         return np.ascontiguousarray(maps.transpose(0, 2, 1)).reshape(len(maps), *cells, -1)
 
     def mixed(self, flat: Array, targets: Array) -> Array:
@@ -126,7 +118,7 @@ class Contributions:
 
     def pooled_channels(self, difference: Array, cells: tuple[int, int]) -> Array:
         """P(φ(A)) − P(φ(0)), (N, K'), for a pooled head."""
-        summed: Array = difference.sum(axis=(2, 3)) * self.scale(cells)
+        summed: Array = difference.sum(axis=(2, 3)) * self.factors.scale(cells)
         return summed
 
     def of_channels(self, difference: Array) -> Array:
@@ -138,7 +130,7 @@ class Contributions:
             weight.reshape(self.features, channels, -1),
             difference.reshape(count, channels, -1),
             by="channel",
-            threads=self._threads,
+            threads=self.threads,
         )
 
 

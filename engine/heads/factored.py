@@ -90,7 +90,7 @@ class FactoredHead(Head):
         else:
             difference = self._contributions.difference(asked)
             cells = self._contributions.of_targets(difference, (shape[2], shape[3]), targets)
-        sums = box_sums(cells, boxes)
+        sums = box_sums(cells, boxes, threads=self._contributions.threads)
         full = np.take_along_axis(asked.logits, targets, axis=1)[:, None]
         empty = self._contributions.empty(shape[1:])[targets][:, None]
         finish = asked.reader.finish
@@ -99,12 +99,13 @@ class FactoredHead(Head):
     def _softmax_boxes(self, asked: Asked, block: slice, cells: Array, boxes: Indices) -> tuple[Array, Array]:
         empty = self._contributions.empty(asked.activations.shape[1:])
         nothing = np.repeat(empty[None], len(cells), axis=0)
-        return box_probabilities_pair(cells, asked.logits[block], nothing, boxes, asked.reader.targets[block])
+        targets, threads = asked.reader.targets[block], self._contributions.threads
+        return box_probabilities_pair(cells, asked.logits[block], nothing, boxes, targets, threads=threads)
 
     def _network_boxes(
         self, asked: Asked, block: slice, cells: Array, boxes: Indices, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
-        sums = box_sums(cells, boxes)
+        sums = box_sums(cells, boxes, threads=self._contributions.threads)
         empty = self._contributions.empty(asked.activations.shape[1:])
         first = block.start
         full = empty + cells.sum(axis=(1, 2), dtype=np.float64).astype(np.float32)
@@ -221,7 +222,7 @@ class FactoredHead(Head):
         maps = self._contributions.mixed(inner.reshape(*inner.shape[:2], -1), targets)
         bias = factors.bias
         if factors.reduction == "sum":
-            bias = bias / np.float32(self._contributions.cells((height, width)))
+            bias = bias / np.float32(factors.cells((height, width)))
         if factors.cell_bias is not None:
             bias = bias + factors.cell_bias
         return (maps + bias[targets][:, :, None]).reshape(*maps.shape[:2], height, width)

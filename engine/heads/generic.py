@@ -26,14 +26,16 @@ class GenericHead(Head):
         runner: Graph A (N, K, h, w) -> logits (N, C).
         batch_size: Rows a batch.
         reason: Why the head could not be factored, in a sentence.
+        threads: Threads of the native kernels; None lets them choose.
     """
 
     kind = "generic"
 
-    def __init__(self, runner: Runner, batch_size: int, reason: str) -> None:
+    def __init__(self, runner: Runner, batch_size: int, reason: str, threads: int | None = None) -> None:
         self._runner = runner
         self._batch_size = batch_size
         self._reason = reason
+        self._threads = threads
         self._empty: dict[tuple[int, ...], Array] = {}
 
     def without_channels(self, asked: Asked) -> Array:
@@ -42,7 +44,7 @@ class GenericHead(Head):
         changed = pairs_where((activations != 0).any(axis=(2, 3)))
 
         def fill(image: Indices, channel: Indices, rows: Array) -> None:
-            ablate_channels(activations, image, channel, rows)
+            ablate_channels(activations, image, channel, rows, threads=self._threads)
 
         for image, channel, logits in fill_and_run(
             changed, activations.shape[1:], self._batch_size, fill, self._counted(asked)
@@ -64,7 +66,7 @@ class GenericHead(Head):
                 continue
 
             def fill(image: Indices, box: Indices, rows: Array, keeping: bool = keeping) -> None:
-                ablate_boxes(activations, image, boxes[box], rows, keep=keeping)
+                ablate_boxes(activations, image, boxes[box], rows, keep=keeping, threads=self._threads)
 
             for image, box, logits in fill_and_run(
                 pairs_where(filled), activations.shape[1:], self._batch_size, fill, self._counted(asked)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from camrt.errors import ModelFileError, PictureError
+from camrt.errors import CamrtError, ModelFileError, PictureError
 
 __all__ = ["model_path", "scene_path"]
 
@@ -20,10 +20,7 @@ def model_path() -> Path:
     Raises:
         ModelFileError: the installation lacks it.
     """
-    path = Path(str(files(__name__) / "classifier.onnx"))
-    if not path.is_file():
-        raise ModelFileError(f"the embedded classifier is missing: {path}")
-    return path
+    return _installed("classifier.onnx", ModelFileError, "the embedded classifier")
 
 
 def scene_path() -> Path:
@@ -32,7 +29,12 @@ def scene_path() -> Path:
     Raises:
         PictureError: the installation lacks it.
     """
-    path = Path(str(files(__name__) / "scene.jpg"))
+    return _installed("scene.jpg", PictureError, "the embedded scene")
+
+
+def _installed(name: str, missing: type[CamrtError], what: str) -> Path:
+    """A file of this package; raises `missing` when the installation lacks it."""
+    path = Path(str(files(__name__) / name))
     if not path.is_file():
-        raise PictureError(f"the embedded scene is missing: {path}")
+        raise missing(f"{what} is missing: {path}")
     return path

@@ -1,0 +1,46 @@
+"""The `threads` of `camrt.load` reach the native kernels behind every kind of head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+
+import camrt
+from camrt.engine import loading
+from camrt.engine.heads import factored, generic
+from camrt.export.factoring import Unfactored
+
+BATCH = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[int | None]:
+    kernel, seen = getattr(module, name), []
+
+    def spy(*arguments, threads=None, **options):
+        seen.append(threads)
+        return kernel(*arguments, threads=threads, **options)
+
+    monkeypatch.setattr(module, name, spy)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("kernel", "score"), [("box_probabilities_pair", "probability"), ("box_sums", "logit")]
+)
+def test_a_factored_head_passes_them_on(kernel, score, tmp_path: Path, monkeypatch):
+    engine = camrt.load(hostile.classifier(tmp_path / "model.onnx"), threads=1)
+    seen = spied(monkeypatch, factored, kernel)
+    engine.explain(BATCH, "pixab", score=score)
+    assert set(seen) == {1}
+
+
+@pytest.mark.parametrize(("kernel", "method"), [("ablate_channels", "ablation"), ("ablate_boxes", "pixab")])
+def test_a_generic_head_passes_them_on(kernel, method, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(loading, "factor", lambda *_: Unfactored("asked for by a test"))
+    engine = camrt.load(hostile.classifier(tmp_path / "model.onnx"), threads=1)
+    seen = spied(monkeypatch, generic, kernel)
+    engine.explain(BATCH, method)
+    assert set(seen) == {1}
