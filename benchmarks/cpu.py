@@ -280,11 +280,11 @@ def generic_engine(path: Path) -> Any:
     """An engine whose head is not factored."""
     from unittest import mock
 
-    from camrt.engine import loading
+    from camrt.engine import cuts
     from camrt.export.factoring import Unfactored
 
     unfactored = Unfactored("asked for by a benchmark")
-    with mock.patch.object(loading, "factor", return_value=unfactored):
+    with mock.patch.object(cuts, "factor", return_value=unfactored):
         return camrt.load(path)
 
 

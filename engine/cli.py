@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from camrt.engine.explanation import Explanation, Passes
+    from camrt.engine.fusing import Fusion
     from camrt.engine.preprocessing import Preprocessing
     from camrt.engine.session import Engine
 
@@ -80,7 +81,13 @@ def explain(
         int | None, typer.Option("--top-k", "-k", min=1, help="Explain the most probable classes instead.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("camrt-out"),
-    layer: Annotated[str | None, typer.Option(help="Target tensor; see camrt inspect.")] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Target tensor, see camrt inspect; repeatable: the maps are then fused."),
+    ] = None,
+    fuse: Annotated[
+        str, typer.Option(help="How the maps of several layers become one: mean or max.")
+    ] = "mean",
     preprocessing: Annotated[
         str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")
     ] = None,
@@ -109,7 +116,7 @@ def explain(
         options = parse_options(option or [])
         engine = _load(
             model_file,
-            target=layer,
+            target=layer or None,
             batch_size=batch_size,
             threads=threads,
             labels=read_labels(labels),
@@ -123,6 +130,7 @@ def explain(
             classes=[class_index(text, engine) for text in target or []],
             top_k=top_k or 1,
             batch_size=batch_size,
+            fuse=fuse,
             out=out,
         )
         if job.top_k > engine.num_classes:
@@ -178,6 +186,7 @@ class _Job:
     classes: Sequence[int]
     top_k: int
     batch_size: int
+    fuse: str
     out: Path
 
     def explain(self, views: Sequence[Image.Image]) -> tuple[Explanation, Passes]:
@@ -199,7 +208,9 @@ class _Job:
             spent = Passes(full=len(views))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DegenerateMapWarning)  # told beside the picture instead
-            explanation = self.engine.explain(batch, self.method, targets=targets, **self.options)
+            explanation = self.engine.explain(
+                batch, self.method, targets=targets, fuse=cast("Fusion", self.fuse), **self.options
+            )
         return replace(explanation, views=tuple(views)), spent + explanation.passes
 
 
@@ -242,7 +253,7 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
         results.print(
             f"{shown}: {count} picture{'s' * (count != 1)}"
             f"{f', {skipped} skipped' if skipped else ''}, {1000 * seconds / count:.1f} ms a picture, "
-            f"passes: {spent.trunk} trunk, {spent.head} head, {spent.full} full",
+            f"passes: {spent}",
             markup=False,
             soft_wrap=True,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from camrt.engine.methods import methods
+from camrt.engine.methods import Method, methods
 from camrt.errors import MethodError
+from camrt.export.cutting import TargetTensor
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -15,7 +16,7 @@ __all__ = ["describe"]
 
 def describe(engine: Engine) -> str:
     """A plain-text description of an engine."""
-    interface, target = engine.interface, engine.target
+    interface = engine.interface
     size = f"{interface.height or 'H'}×{interface.width or 'W'}"
     ending = (
         f"ends in {interface.recognised}, taken off to reach the logits"
@@ -29,16 +30,32 @@ def describe(engine: Engine) -> str:
         f"  input   (N, {interface.channels}, {size}), {interface.layout} in the file; batch size {batch}",
         f"  output  {interface.num_classes} classes, {ending}; probabilities by {interface.activation}",
         f"  picture preprocessing {known}",
-        f"  target  {target.name!r} ({target.operator}), K×h×w = {'×'.join(map(str, target.shape))}",
-        f"  head    {engine.head.describe()}",
+        *(
+            f"  {role:<7} {line}"
+            for cut in engine.cuts
+            for role, line in (("target", located(cut.target)), ("head", cut.head.describe()))
+        ),
         *(f"  note    {note}" for note in engine.notes),
         "",
-        f"  {'method':<12}{'head passes':>12}{'full passes':>12}  beside one trunk pass a picture, at most",
+        "  passes a picture beside one through the trunk, at most; there and back (for gradients) a target",
+        f"  {'method':<20}{'head':>6}{'full':>6}{'head and back':>15}{'full and back':>15}",
     ]
     for name, method in methods().items():
-        try:
-            cost = method().cost(engine.head, engine.map_shape)
-            lines.append(f"  {name:<12}{cost.head:>12}{cost.full:>12}  {cost.why}")
-        except MethodError as error:
-            lines.append(f"  {name:<12}{'-':>12}{'-':>12}  {error}")
+        counts, why = row(method, engine)
+        widths = zip(counts, (6, 6, 15, 15), strict=True)
+        lines.append(f"  {name:<20}{''.join(f'{count:>{width}}' for count, width in widths)}  {why}")
     return "\n".join(lines)
+
+
+def located(target: TargetTensor) -> str:
+    """A target in a line."""
+    return f"{target.name!r} ({target.operator}), K×h×w = {'×'.join(map(str, target.shape))}"
+
+
+def row(method: type[Method], engine: Engine) -> tuple[tuple[str, ...], str]:
+    """What a method costs on an engine's head, and why; dashes where the head does not admit it."""
+    try:
+        cost = method().cost(engine.head, engine.map_shape)
+    except MethodError as error:
+        return ("-",) * 4, str(error)
+    return tuple(map(str, (cost.head, cost.full, cost.head_adjoint, cost.full_adjoint))), cost.why

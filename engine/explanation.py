@@ -7,7 +7,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -37,14 +37,23 @@ class Passes:
         trunk: Through the part up to the target tensor.
         head: Through the part behind it.
         full: Through the whole model.
+        head_adjoint: Through the part behind the target tensor and back, for a gradient.
+        full_adjoint: Through the whole model and back, for a gradient.
     """
 
     trunk: int = 0
     head: int = 0
     full: int = 0
+    head_adjoint: int = 0
+    full_adjoint: int = 0
 
     def __add__(self, other: Passes) -> Passes:
-        return Passes(self.trunk + other.trunk, self.head + other.head, self.full + other.full)
+        return Passes(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+
+    def __str__(self) -> str:
+        parts = [f"{self.trunk} trunk", f"{self.head} head", f"{self.full} full"]
+        back = (("head and back", self.head_adjoint), ("full and back", self.full_adjoint))
+        return ", ".join([*parts, *(f"{count} {name}" for name, count in back if count)])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,7 +123,7 @@ class Explanation:
             f"{self.targets_each} target{'s' * (self.targets_each != 1)} each",
             f"maps {height}x{width}",
             *([f"{degenerate} degenerate"] if degenerate else []),
-            f"passes: {self.passes.trunk} trunk, {self.passes.head} head, {self.passes.full} full",
+            f"passes: {self.passes}",
             f"{1000 * self.seconds / max(len(self), 1):.1f} ms a picture",
         ]
         return f"<Explanation {'; '.join(parts)}>"

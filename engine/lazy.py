@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -30,9 +30,14 @@ class LazyRunner:
         """Names of the graph's outputs."""
         return self._ready().outputs
 
-    def __call__(self, batch: npt.NDArray[Any], fetch: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
+    def __call__(
+        self,
+        batch: npt.NDArray[Any],
+        fetch: Sequence[str] | None = None,
+        beside: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> list[npt.NDArray[Any]]:
         """Runs a batch, see `camrt.engine.backends.Runner`."""
-        return self._ready()(batch, fetch)
+        return self._ready()(batch, fetch, beside)
 
     def _ready(self) -> Runner:
         with self._lock:

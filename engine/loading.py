@@ -13,15 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from camrt.engine.backends import Backend, Runner
+from camrt.engine.backends import Backend
 from camrt.engine.backends import backend as choose_backend
-from camrt.engine.heads import FactoredHead, GenericHead, Head
-from camrt.engine.heads.contributions import Contributions
-from camrt.engine.heads.dense_start import DenseStart
-from camrt.engine.lazy import LazyRunner
+from camrt.engine.cuts import make_cuts, picture_adjoints
 from camrt.engine.observing import observer
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
-from camrt.engine.session import Cut, Engine
+from camrt.engine.session import Engine
 from camrt.errors import BackendError, InputError, ModelFileError
 from camrt.export.batching import (
     computes_shapes,
@@ -30,8 +27,7 @@ from camrt.export.batching import (
     share_batch_size,
     simplify_reshapes,
 )
-from camrt.export.cutting import ACTIVATION, PHI, candidates, choose_target, head_model, tapped_model
-from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor, tap_cells
+from camrt.export.cutting import candidates, choose_target
 from camrt.export.graph import Graph, Observer
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import read_model
@@ -42,8 +38,6 @@ Array = npt.NDArray[Any]
 
 # A batch size that no other axis of a classifier is likely to have: what follows it is the batch axis.
 PROBE_BATCH = 5
-# Vectors run at once through what follows a head's first layer: more gain nothing.
-MOST_VECTORS = 1024
 # Largest relative difference between a graph and the same graph with its batch axis opened.
 SAME_RESULT = 1e-4
 
@@ -53,7 +47,7 @@ def load(
     *,
     backend: str = "onnxruntime",
     device: str = "cpu",
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     batch_size: int = 32,
     threads: int | None = None,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
@@ -70,7 +64,8 @@ def load(
         backend: The runtime; never another one in its place. "onnxruntime".
         device: "cpu".
         target: Name of the tensor, or of the node that makes it, to explain at; None finds the last
-            activation with two spatial axes before they are pooled or flattened.
+            activation with two spatial axes before they are pooled or flattened. Several are explained in one
+            call, and their maps fused.
         batch_size: Rows run at once, pictures or altered activations: the bound on memory.
         threads: Threads of the runtime and of the native kernels; None lets them choose.
         labels: Class names, or a text file with one a line; None takes those in the file's metadata.
@@ -122,29 +117,33 @@ def load(
     )
     names = labels_of(labels, metadata, interface.num_classes)
     interface, graph, notes = settle_batch(model, interface, runtime, steps, watch)
-    found = choose_target(graph, target)
-    factors = factor(graph, found.name, interface.batch)
-    taps = {ACTIVATION: found.name}
-    if isinstance(factors, Factors) and factors.phi_tensor is not None:
-        taps[PHI] = factors.phi_tensor
-    tapped = tapped_model(model, graph, taps)
-    factored = factors if isinstance(factors, Factors) and interface.fixed_size else None
-    gives_cells = factored is not None and tap_cells(tapped, factored, found.shape[1:])
-    runner = runtime.runner(tapped, label="model", batch=interface.batch)
-    head = make_head(model, graph, found.name, factors, interface, runtime, batch_size, threads)
-    cut = Cut(found, tuple(candidates(graph)), head, PHI in taps, gives_cells)
+    targets = [choose_target(graph, wanted) for wanted in wanted_targets(target)]
+    tensors = [found.name for found in targets]
+    tapped, cuts = make_cuts(model, graph, targets, tensors, interface, runtime, batch_size, threads)
     return Engine(
         file.path,
         file.sha256,
         interface,
-        runner,
-        cut,
+        runtime.runner(tapped, label="model", batch=interface.batch),
+        cuts,
+        tuple(candidates(graph)),
+        picture_adjoints(model, graph, interface, runtime),
         labels=names,
         preprocessing=steps,
         batch_size=batch_size,
         threads=threads,
         notes=tuple(notes),
     )
+
+
+def wanted_targets(target: str | Sequence[str] | None) -> list[str | None]:
+    """The targets asked for, one by one; None stands for the one that is found."""
+    if target is None or isinstance(target, str):
+        return [target]
+    wanted: list[str | None] = list(target)
+    if not wanted or not all(isinstance(name, str) for name in wanted) or len(set(wanted)) < len(wanted):
+        raise InputError(f"target={target!r} must be a name, or a list of different names")
+    return wanted
 
 
 def settle_batch(
@@ -227,59 +226,6 @@ def same_when_opened(
     if actual.shape != expected.shape or not np.isfinite(expected).all():
         return False
     return bool(np.abs(actual - expected).max() <= SAME_RESULT * max(float(np.abs(expected).max()), 1e-6))
-
-
-def make_head(
-    model: onnx.ModelProto,
-    graph: Graph,
-    target: str,
-    factors: Factors | Unfactored,
-    interface: Interface,
-    runtime: Backend,
-    batch_size: int,
-    threads: int | None,
-) -> Head:
-    """The head of a cut, in its cheapest exact form; graphs are made ready when first needed."""
-
-    def lazy(part: onnx.ModelProto | None, label: str) -> Runner | None:
-        if part is None:
-            return None
-        return LazyRunner(lambda: runtime.runner(part, label=label, batch=interface.batch))
-
-    def generic(reason: str) -> GenericHead:
-        def make() -> Runner:
-            part = head_model(model, graph, target, LOGITS, input_name=MAP, batch=interface.batch)
-            return runtime.runner(part, label="head", batch=interface.batch)
-
-        return GenericHead(LazyRunner(make), batch_size, reason, threads)
-
-    if isinstance(factors, Unfactored):
-        return generic(factors.reason)
-    channels: DenseStart | GenericHead | None = None
-    if factors.phi == "dense":
-        start = factors.phi_start
-        if start is None:
-            channels = generic("φ mixes channels and does not begin with a linear layer")
-        else:
-            layer = lazy(start.layer, "first layer of the head")
-            rest = lazy(start.rest, "head behind its first layer")
-            assert layer is not None
-            assert rest is not None
-            channels = DenseStart(start.weight, layer, rest, batch_size, threads)
-    mix: Runner | None = None
-    if factors.reduction != "flatten" and factors.weight is not None:
-        layer_of_cells = cell_layer(factors.weight)
-        mix = LazyRunner(lambda: runtime.runner(layer_of_cells, label="first layer of the head, by cell"))
-    phi = lazy(factors.phi_model, "cellwise part of the head")
-    contributions = Contributions(factors, phi, mix, threads)
-    pixels = int(np.prod(graph.input_shape[1:]))
-    rows = vectors_at_once(batch_size, pixels, contributions.features)
-    return FactoredHead(contributions, lazy(factors.rest, "head behind its first layer"), channels, rows)
-
-
-def vectors_at_once(batch_size: int, pixels: int, features: int) -> int:
-    """Rows of `features` numbers that fit where a batch of pictures does, so that weights are read seldom."""
-    return max(batch_size, min(batch_size * pixels // features, MOST_VECTORS))
 
 
 def preprocessing_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
+from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.interface import Activation
 from camrt.kernels.masked_batch import masked_batch
 
@@ -36,6 +38,7 @@ class Questions:
         head: What answers questions about altered activations.
         model: Graph pictures -> logits.
         logits_output: Name of that graph's logits.
+        adjoints: Graphs pictures, weighting -> gradient with respect to the pictures, by their ReLU rule.
         batch_size: Rows a batch.
         threads: Threads of the native kernels; None lets them choose.
         passes: Where passes are counted.
@@ -50,6 +53,7 @@ class Questions:
     head: Head
     model: Runner
     logits_output: str
+    adjoints: Mapping[ReluRule, Runner]
     batch_size: int
     threads: int | None
     passes: PassCounter
@@ -72,6 +76,53 @@ class Questions:
     def scores_of_nothing(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of an all-zero activation."""
         return self.head.empty(self._asked(kind))
+
+    def gradients(self, kind: ScoreKind) -> Iterator[Array]:
+        """For each target in turn (N, K, h, w): the gradient of its score with respect to the activation.
+
+        NaN for pictures whose logits are not finite. The arrays may be read-only.
+
+        Raises:
+            AdjointError: An operator behind the cut has no derivative, or camrt has no rule for it.
+        """
+        broken = lost(self.logits)
+        for gradient in self.head.gradients(self._asked(kind)):
+            yield spoiled(gradient, broken)
+
+    def picture_gradients(
+        self, rows: Array, image: Indices, target: int, kind: ScoreKind, *, relu: ReluRule = "plain"
+    ) -> Array:
+        """(B, C, H, W): the gradient of the score of target number `target` with respect to altered pictures.
+
+        They are run in batches of `batch_size`; a probability needs a pass more for its softmax. NaN where
+        the gradient's logits are not finite.
+
+        Args:
+            rows: (B, C, H, W) altered pictures.
+            image: (B,) the picture each of them comes from, whose target is meant.
+            target: Column of `targets`.
+            kind: Logit or probability.
+            relu: How ReLUs pass gradients on, see `camrt.export.adjoint`.
+
+        Raises:
+            AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
+        """
+        reader = self._reader(kind)
+        parts = []
+        for start in range(0, len(rows), self.batch_size):
+            block, owners = rows[start : start + self.batch_size], image[start : start + self.batch_size]
+            if kind == "logit":
+                logits = np.zeros((len(block), self.logits.shape[1]), np.float32)  # any: it is linear in them
+            else:
+                self.passes.full += len(block)
+                logits = self.model(block, [self.logits_output])[0]
+            weighting = reader.weighting(logits, owners, target)
+            self.passes.full_adjoint += len(block)
+            found, gradient = self.adjoints[relu](
+                block, [self.logits_output, GRADIENT], {WEIGHTING: weighting}
+            )
+            parts.append(spoiled(gradient, lost(found)))
+        return np.concatenate(parts)
 
     def class_maps(self) -> Array:
         """(N, T, h, w): the targets' class maps.
@@ -121,7 +172,7 @@ class Questions:
                 threads=self.threads,
             )
 
-        def run(rows: Array) -> Array:
+        def run(rows: Array, image: Indices) -> Array:
             self.passes.full += len(rows)
             return self.model(rows, [self.logits_output])[0]
 
@@ -147,3 +198,17 @@ class Questions:
 
     def _asked(self, kind: ScoreKind) -> Asked:
         return replace(self._logit_asked, reader=self._reader(kind))
+
+
+def lost(logits: Array) -> npt.NDArray[np.bool_]:
+    """Whether any of a row's logits is not finite."""
+    return np.asarray(~np.isfinite(logits).all(axis=1))
+
+
+def spoiled(gradient: Array, broken: npt.NDArray[np.bool_]) -> Array:
+    """A gradient with NaN in the rows marked: masks in the graph may have hidden that they mean nothing."""
+    if not broken.any():
+        return gradient
+    marked = gradient.copy()
+    marked[broken] = np.nan
+    return marked

@@ -49,6 +49,22 @@ class ScoreReader:
         chosen = np.take_along_axis(values, self.targets[image], axis=1)
         return self.finish(chosen)
 
+    def weighting(self, logits: Array, image: npt.NDArray[np.int64], target: int) -> Array:
+        """∂score/∂logits (B, C) of target number `target` of picture `image[b]`, at logits (B, C).
+
+        A logit c has the unit vector e_c. A softmax's p_c has p_c·(e_c − p), a sigmoid's p_c·(1 − p_c)·e_c.
+        """
+        rows = np.arange(len(logits))
+        classes = self.targets[image, target]
+        unit = np.zeros(logits.shape, np.float32)
+        unit[rows, classes] = 1.0
+        if self.kind == "logit":
+            return unit
+        shares = probabilities(logits, self.activation)
+        chosen = shares[rows, classes][:, None]
+        slope: Array = unit - shares if self.needs_softmax else (1.0 - chosen) * unit
+        return np.asarray(chosen * slope)
+
     @property
     def needs_softmax(self) -> bool:
         """Whether a target's score depends on the logits of all classes."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.backends import Runner
+from camrt.engine.cuts import Cut
 from camrt.engine.describing import describe
 from camrt.engine.explanation import Explanation, Passes
+from camrt.engine.fusing import Fusion, saliency_maps
 from camrt.engine.heads import Head
 from camrt.engine.inputs import Pictures, map_size, prepare, target_classes
 from camrt.engine.methods import MapShape, Method, build
@@ -21,33 +24,15 @@ from camrt.engine.passes import PassCounter
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.questions import Questions
 from camrt.engine.scores import probabilities
-from camrt.errors import DegenerateMapWarning
-from camrt.export.cutting import ACTIVATION, CELLS, PHI, TargetTensor
+from camrt.errors import DegenerateMapWarning, InputError
+from camrt.export.adjoint import ReluRule
+from camrt.export.cutting import ACTIVATION, TargetTensor
 from camrt.export.interface import LOGITS, Interface
-from camrt.kernels.saliency import MapFlag, saliency
+from camrt.kernels.saliency import MapFlag
 
-__all__ = ["Cut", "Engine"]
+__all__ = ["Engine"]
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a model was cut, and what it became.
-
-    Attributes:
-        target: The tensor.
-        candidates: Every tensor it could have been.
-        head: What follows the cut.
-        reads_phi: Whether the trunk pass also gives φ(A).
-        gives_cells: Whether it can give the cells' contributions to the head's first layer.
-    """
-
-    target: TargetTensor
-    candidates: tuple[TargetTensor, ...]
-    head: Head
-    reads_phi: bool
-    gives_cells: bool
 
 
 class Engine:
@@ -70,7 +55,9 @@ class Engine:
         sha256: str,
         interface: Interface,
         model: Runner,
-        cut: Cut,
+        cuts: tuple[Cut, ...],
+        candidates: tuple[TargetTensor, ...],
+        adjoints: Mapping[ReluRule, Runner],
         *,
         labels: tuple[str, ...] | None,
         preprocessing: Preprocessing | None,
@@ -87,7 +74,9 @@ class Engine:
         self.threads = threads
         self.notes = notes
         self._model = model
-        self._cut = cut
+        self._cuts = cuts
+        self._candidates = candidates
+        self._adjoints = adjoints
 
     @property
     def num_classes(self) -> int:
@@ -96,17 +85,23 @@ class Engine:
 
     @property
     def target(self) -> TargetTensor:
-        """The tensor the model is cut at."""
-        return self._cut.target
+        """The tensor the model is cut at; the first of several."""
+        return self._cuts[0].target
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Where the model is cut: one for each target it was loaded with."""
+        return self._cuts
 
     @property
     def head(self) -> Head:
-        """What follows the cut."""
-        return self._cut.head
+        """What follows the cut; the first of several."""
+        return self._cuts[0].head
 
     def targets(self) -> list[TargetTensor]:
         """Every activation (K, h, w) the model could be cut at, in graph order."""
-        return [replace(item, chosen=item.name == self.target.name) for item in self._cut.candidates]
+        chosen = {cut.target.name for cut in self._cuts}
+        return [replace(item, chosen=item.name in chosen) for item in self._candidates]
 
     def describe(self) -> str:
         """What was found in the file, and what every method will cost in passes, and why."""
@@ -146,6 +141,7 @@ class Engine:
         *,
         targets: Any = None,
         size: Literal["image", "map"] | tuple[int, int] = "image",
+        fuse: Fusion = "mean",
         **options: Any,
     ) -> Explanation:
         """Saliency maps of a batch.
@@ -157,8 +153,10 @@ class Engine:
                 matter), or a method object.
             targets: Classes to explain: None for the predicted one, one class for all pictures, (N,), or
                 (N, T) for several each; any number costs the passes of one.
-            size: "image" for maps as large as the model's input, "map" for the activation's own grid, or
-                (H, W).
+            size: "image" for maps as large as the model's input, "map" for the activation's own grid (the
+                finest of several), or (H, W).
+            fuse: How the maps of several layers become one, when the model was loaded with several targets:
+                "mean" or "max" of their saliency.
             **options: The method's options.
 
         Returns:
@@ -166,6 +164,7 @@ class Engine:
 
         Raises:
             MethodError: Unknown method or option, or one this model's head does not admit.
+            AdjointError: The method needs a gradient, and an operator on the way has none, or no rule.
             InputError: A batch this model cannot take.
             TargetError: Classes out of range or of the wrong shape.
             PictureError: A picture cannot be read.
@@ -175,6 +174,8 @@ class Engine:
         chosen = build(method, options)
         pictures, views = prepare(batch, self.interface, self.preprocessing)
         map_size(size, (1, 1), (1, 1))  # refuses nonsense before anything is run
+        if fuse not in get_args(Fusion):
+            raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
         passes = PassCounter()
         blocks = []
         wanted = None if targets is None else target_classes(targets, self._placeholder(len(pictures)))
@@ -182,22 +183,14 @@ class Engine:
             block = slice(start, start + self.batch_size)
             classes = None if wanted is None else wanted[0][block]
             blocks.append(self._explain_block(pictures[block], chosen, classes, passes))
-        raw, scores, logits, classes = (
-            np.concatenate([block[part] for block in blocks]) for part in range(4)
-        )
-        height, width = raw.shape[2:]
-        final = map_size(size, (pictures.shape[2], pictures.shape[3]), (height, width))
-        maps, flags = saliency(
-            np.ascontiguousarray(raw.reshape(-1, height, width), dtype=np.float32),
-            final,
-            mode=chosen.postprocess,
-            normalisation=chosen.normalisation,
-            relu=chosen.rectified,
-            threads=self.threads,
-        )
-        if (flags == MapFlag.NOT_FINITE).any():
+        scores, logits, classes, *raws = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        grid = max((raw.shape[2:] for raw in raws), key=lambda cells: cells[0] * cells[1])
+        final = map_size(size, (pictures.shape[2], pictures.shape[3]), grid)
+        maps, flags, raw = saliency_maps(raws, chosen, final, fuse, self.threads)
+        broken = int((flags == MapFlag.NOT_FINITE).sum())
+        if broken:
             warnings.warn(
-                f"{int((flags == MapFlag.NOT_FINITE).sum())} of {len(flags)} maps were not finite and are "
+                f"{broken} of {flags.size} maps were not finite and are "
                 "all zeros (explanation.flags says which): the model gave NaN or infinity for them",
                 DegenerateMapWarning,
                 stacklevel=2,
@@ -206,13 +199,13 @@ class Engine:
         return Explanation(
             method=repr(chosen),
             maps=maps.reshape(*shape, *final),
-            raw=raw.reshape(*shape, height, width),
+            raw=raw.reshape(*shape, *raw.shape[2:]),
             targets=classes.reshape(shape),
             scores=scores.reshape(shape),
             logits=logits,
             probabilities=self.probabilities(logits),
             flags=flags.reshape(shape),
-            passes=Passes(passes.trunk, passes.head, passes.full),
+            passes=Passes(**asdict(passes)),
             seconds=time.perf_counter() - started,
             labels=self.labels,
             views=views,
@@ -220,36 +213,39 @@ class Engine:
 
     def _explain_block(
         self, pictures: Array, method: Method, classes: Array | None, passes: PassCounter
-    ) -> tuple[Array, Array, Array, Array]:
-        """Raw maps (n, T, h, w), scores (n, T), logits (n, C) and classes (n, T) of one block."""
-        fetched = [LOGITS, ACTIVATION]
-        if self._cut.reads_phi:
-            fetched.append(PHI)
-        if self._cut.gives_cells and method.asks_boxes:
-            fetched.append(CELLS)
+    ) -> tuple[Array, ...]:
+        """Scores (n, T), logits (n, C), classes (n, T) of a block, and each layer's raw maps (n, T, h, w)."""
+        cuts = self._cuts[:1] if method.explains_pixels else self._cuts
+        taps = [cut.fetched(method) for cut in cuts]
+        fetched = [LOGITS, *(name for tapped in taps for name in tapped.values())]
         outputs = dict(zip(fetched, self._model(pictures, fetched), strict=True))
         passes.trunk += len(pictures)
-        logits = outputs.pop(LOGITS)
+        logits = outputs[LOGITS]
         if classes is None:
             classes = target_classes(None, logits)[0]
-        questions = Questions(
-            pictures=pictures,
-            activations=outputs.pop(ACTIVATION),
-            logits=logits,
-            targets=classes,
-            activation=self.interface.activation,
-            head=self.head,
-            model=self._model,
-            logits_output=LOGITS,
-            batch_size=self.batch_size,
-            threads=self.threads,
-            passes=passes,
-            extras=outputs,
-        )
-        # What is not finite becomes a zero map with a flag; NumPy need not say so as well.
-        with np.errstate(invalid="ignore", over="ignore"):
-            raw, scores = method.raw(questions)
-        return raw, scores, logits, classes
+        raws = []
+        for cut, tapped in zip(cuts, taps, strict=True):
+            extras = {role: outputs[name] for role, name in tapped.items()}
+            questions = Questions(
+                pictures=pictures,
+                activations=extras.pop(ACTIVATION),
+                logits=logits,
+                targets=classes,
+                activation=self.interface.activation,
+                head=cut.head,
+                model=self._model,
+                logits_output=LOGITS,
+                adjoints=self._adjoints,
+                batch_size=self.batch_size,
+                threads=self.threads,
+                passes=passes,
+                extras=extras,
+            )
+            # What is not finite becomes a zero map with a flag; NumPy need not say so as well.
+            with np.errstate(invalid="ignore", over="ignore"):
+                raw, scores = method.raw(questions)
+            raws.append(raw)
+        return scores, logits, classes, *raws
 
     def _placeholder(self, count: int) -> Array:
         """Something of the logits' shape, to check targets against before anything is run."""

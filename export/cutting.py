@@ -15,6 +15,7 @@ The target, when none is asked for, is found in this order:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -30,6 +31,7 @@ __all__ = [
     "CELLS",
     "PHI",
     "TargetTensor",
+    "beside_name",
     "candidates",
     "choose_target",
     "crossing",
@@ -47,6 +49,11 @@ PICTURE_OPERATORS = frozenset(
 ACTIVATION = "camrt_activation"
 PHI = "camrt_phi"
 CELLS = "camrt_cells"
+
+
+def beside_name(index: int) -> str:
+    """Name under which a tensor that goes around the cut leaves the trunk and enters the head."""
+    return f"camrt_beside_{index}"
 
 
 @dataclass(frozen=True)
@@ -272,7 +279,14 @@ def tapped_model(model: onnx.ModelProto, graph: Graph, taps: dict[str, str]) -> 
 
 
 def head_model(
-    model: onnx.ModelProto, graph: Graph, start: str, end: str, *, input_name: str, batch: int | None
+    model: onnx.ModelProto,
+    graph: Graph,
+    start: str,
+    end: str,
+    *,
+    input_name: str,
+    batch: int | None,
+    beside: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """The part of the graph between two tensors, float32 in and out.
 
@@ -285,25 +299,33 @@ def head_model(
         end: Tensor that becomes the output.
         input_name: Name the input gets.
         batch: Fixed batch size; None for an open axis.
+        beside: Tensors that go around the cut: each becomes an input of its own, `beside_name` of its
+            position.
     """
-    shape = graph.shape(start)
-    assert shape is not None
-    open_axes = [shape[1], "h", "w"] if len(shape) == 4 and shape[2] * shape[3] > 1 else shape[1:]
-    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start, BATCH])]
-    element = graph.types.get(start, TensorProto.FLOAT)
-    entry = helper.make_node("Cast", [input_name], [start], to=element)
+    inputs = [(input_name, start), *((beside_name(i), name) for i, name in enumerate(beside))]
+    stop = [start, BATCH, *beside]
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=stop)]
+    entries = [
+        helper.make_node("Cast", [outer], [inner], to=graph.types.get(inner, TensorProto.FLOAT))
+        for outer, inner in inputs
+    ]
     exit_name = f"camrt_out_{end}"
     leave = helper.make_node("Cast", [end], [exit_name], to=TensorProto.FLOAT)
     used = {name for node in nodes for name in names_read(node)}
     count = batch_size_nodes(input_name) if BATCH in used else []
     used.update(name for node in count for name in node.input)
     part = helper.make_graph(
-        [*count, entry, *nodes, leave],
+        [*count, *entries, *nodes, leave],
         "head",
-        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(outer, TensorProto.FLOAT, None) for outer, _ in inputs],
         [helper.make_tensor_value_info(exit_name, TensorProto.FLOAT, None)],
     )
-    set_shape(part.input[0], [batch or "N", *open_axes])
+    for value, (outer, inner) in zip(part.input, inputs, strict=True):
+        shape = graph.shape(inner)
+        assert shape is not None
+        spatial = len(shape) == 4 and shape[2] * shape[3] > 1
+        open_axes = [shape[1], f"{outer}_h", f"{outer}_w"] if spatial else shape[1:]
+        set_shape(value, [batch or "N", *open_axes])
     part.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in used)
     part.sparse_initializer.extend(model.graph.sparse_initializer)
     return helper.make_model(part, opset_imports=list(model.opset_import), ir_version=model.ir_version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -16,15 +16,26 @@ BACKENDS = ("onnxruntime",)
 
 
 class Runner(Protocol):
-    """A graph made ready to run: one float32 array in, float32 arrays out, the batch axis first."""
+    """A graph made ready to run: float32 arrays in, float32 arrays out, the batch axis first."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs."""
         ...
 
-    def __call__(self, batch: npt.NDArray[Any], fetch: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
-        """Runs the graph on a batch and returns the outputs named by `fetch` (None: all of them)."""
+    def __call__(
+        self,
+        batch: npt.NDArray[Any],
+        fetch: Sequence[str] | None = None,
+        beside: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> list[npt.NDArray[Any]]:
+        """Runs the graph on a batch and returns the outputs named by `fetch` (None: all of them).
+
+        Args:
+            batch: The graph's first input.
+            fetch: Names of outputs.
+            beside: Its other inputs by name, each with a row a row of `batch`.
+        """
         ...
 
 

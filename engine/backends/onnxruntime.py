@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,12 @@ class OnnxRuntimeRunner:
         self._input = session.get_inputs()[0].name
         self.outputs = tuple(output.name for output in session.get_outputs())
 
-    def __call__(self, batch: npt.NDArray[Any], fetch: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
+    def __call__(
+        self,
+        batch: npt.NDArray[Any],
+        fetch: Sequence[str] | None = None,
+        beside: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> list[npt.NDArray[Any]]:
         """Runs a batch; a graph with a fixed batch size is run in pieces, the last one padded.
 
         Raises:
@@ -112,19 +117,20 @@ class OnnxRuntimeRunner:
             BackendError: The runtime failed.
         """
         names = list(fetch) if fetch is not None else list(self.outputs)
+        feeds = {self._input: batch, **(beside or {})}
         if self._batch is None:
-            return self._run(batch, names)
+            return self._run(feeds, names)
         pieces = []
         for start in range(0, len(batch), self._batch):
-            piece = batch[start : start + self._batch]
-            count = len(piece)
-            if count < self._batch:
-                filler = np.repeat(piece[-1:], self._batch - count, axis=0)
-                piece = np.concatenate([piece, filler])
+            piece = {
+                name: filled(values[start : start + self._batch], self._batch)
+                for name, values in feeds.items()
+            }
+            count = min(self._batch, len(batch) - start)
             pieces.append([output[:count] for output in self._run(piece, names)])
         return [np.concatenate(outputs) for outputs in zip(*pieces, strict=True)]
 
-    def _run(self, batch: npt.NDArray[Any], names: list[str]) -> list[npt.NDArray[Any]]:
+    def _run(self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> list[npt.NDArray[Any]]:
         options = ort.RunOptions()
         options.log_severity_level = ERRORS_ONLY + 1
         options.only_execute_path_to_fetches = len(names) < len(self.outputs)
@@ -136,7 +142,7 @@ class OnnxRuntimeRunner:
 
         try:
             with expiring(self._deadline, stop):
-                outputs: list[npt.NDArray[Any]] = self._session.run(names, {self._input: batch}, options)
+                outputs: list[npt.NDArray[Any]] = self._session.run(names, feeds, options)
         except FAILURES as error:
             if expired:
                 raise DeadlineError(
@@ -144,3 +150,9 @@ class OnnxRuntimeRunner:
                 ) from error
             raise BackendError(f"onnxruntime failed while running the {self._label}: {error}") from error
         return outputs
+
+
+def filled(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Rows up to a fixed number, the last one repeated."""
+    missing = size - len(rows)
+    return rows if not missing else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])

@@ -72,11 +72,25 @@ class Head(ABC):
         """
 
     @abstractmethod
+    def gradients(self, asked: Asked) -> Iterator[Array]:
+        """For each target in turn (N, K, h, w): the gradient of its score with respect to the activation.
+
+        It may be a read-only view that repeats one value over all cells.
+
+        Raises:
+            AdjointError: There is no way back through this head.
+        """
+
+    @abstractmethod
+    def gradient_passes(self) -> tuple[int, str]:
+        """How many passes through the head and back a picture and target `gradients` costs, and why."""
+
+    @abstractmethod
     def empty(self, asked: Asked) -> Array:
         """(N, T): the scores of an all-zero activation.
 
         Its logits are the same for every picture: a constant of the model, found once and not counted as a
-        pass.
+        pass. Only where tensors go around the cut is a pass a picture needed.
         """
 
     @property
@@ -112,7 +126,7 @@ def fill_and_run(
     row_shape: tuple[int, ...],
     batch_size: int,
     fill: Callable[[Indices, Indices, Array], None],
-    run: Callable[[Array], Array],
+    run: Callable[[Array, Indices], Array],
     buffer: Array | None = None,
 ) -> Iterator[tuple[Indices, Indices, Array]]:
     """Runs altered rows in full batches through one reused buffer, whichever pictures they come from.
@@ -122,7 +136,7 @@ def fill_and_run(
         row_shape: Shape of one row.
         batch_size: Rows a batch.
         fill: Writes the rows of given pictures and alterations into an array.
-        run: Logits (B, C) of filled rows.
+        run: Logits (B, C) of filled rows, given the rows and the picture each belongs to.
         buffer: Where rows are written, (batch_size, *row_shape); made here when None.
 
     Yields:
@@ -138,4 +152,4 @@ def fill_and_run(
         images, indices = image[start : start + size], index[start : start + size]
         rows = buffer[: len(images)]
         fill(images, indices, rows)
-        yield images, indices, run(rows)
+        yield images, indices, run(rows, images)

@@ -61,7 +61,7 @@ class DenseStart:
             out = rows.reshape(len(rows), *base.shape[1:])
             rank_one(base, self._columns, flat, image, channel, out, threads=self._threads)
 
-        def run(rows: Array) -> Array:
+        def run(rows: Array, image: Indices) -> Array:
             asked.passes.head += len(rows)
             return self._rest(rows)[0]
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.backends import Runner
+from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
 from camrt.engine.heads.contributions import Contributions, interior
 from camrt.engine.heads.dense_start import DenseStart
@@ -34,6 +35,7 @@ class FactoredHead(Head):
         contributions: The first layer.
         rest: Graph z (N, F) -> logits; None when ψ is affine and z is the logits.
         channels: How channel ablations are answered when φ mixes channels; None when it does not.
+        adjoint: The way back through the whole head; used where the gradient is no closed form.
         batch_size: Vectors behind the first layer a batch.
     """
 
@@ -42,11 +44,13 @@ class FactoredHead(Head):
         contributions: Contributions,
         rest: Runner | None,
         channels: DenseStart | GenericHead | None,
+        adjoint: HeadAdjoint,
         batch_size: int,
     ) -> None:
         self._contributions = contributions
         self._rest = rest
         self._channels = channels
+        self._adjoint = adjoint
         self._batch_size = batch_size
         self._empty: dict[tuple[int, ...], Array] = {}
         shape = "pooled" if contributions.pooled else "flattened"
@@ -197,6 +201,42 @@ class FactoredHead(Head):
         ):
             answers[image + first, channel] = asked.reader.read(logits, image + first)
 
+    # ---------------------------------------------------------------- gradients
+
+    @property
+    def _gradient_is_known(self) -> bool:
+        """Whether the head is one linear layer, whose gradient is its weight."""
+        return self._rest is None and self._contributions.factors.phi == "identity"
+
+    def gradients(self, asked: Asked) -> Iterator[Array]:
+        if not self._gradient_is_known:
+            yield from self._adjoint.gradients(asked)
+            return
+        for target in range(asked.reader.targets.shape[1]):
+            yield self._weights(asked, target).reshape(asked.activations.shape)
+
+    def _weights(self, asked: Asked, target: int) -> Array:
+        """∂score/∂A of a linear head: v·W/(hw) in every cell behind a mean, v·W_cell of a flattened map."""
+        factors = self._contributions.factors
+        images = np.arange(len(asked.activations))
+        if asked.reader.kind == "logit" and factors.weight is not None:
+            rows = factors.weight[asked.reader.targets[:, target]]
+        else:
+            rows = asked.reader.weighting(asked.logits, images, target)
+            if factors.weight is not None:
+                flat = rows @ factors.weight.reshape(len(factors.weight), -1)
+                rows = flat.reshape(len(rows), *factors.weight.shape[1:])
+        if factors.reduction == "flatten":
+            return rows
+        shape = asked.activations.shape
+        scaled = rows * factors.scale((shape[2], shape[3]))
+        return np.broadcast_to(scaled[:, :, None, None], shape)
+
+    def gradient_passes(self) -> tuple[int, str]:
+        if self._gradient_is_known:
+            return 0, "the head is one linear layer, whose gradient is its weight"
+        return 1, "the head's adjoint, forth and back"
+
     # ---------------------------------------------------------------- the rest
 
     def empty(self, asked: Asked) -> Array:
@@ -238,7 +278,7 @@ class FactoredHead(Head):
     def _counted(self, asked: Asked) -> Any:
         rest = self._rest
 
-        def run(rows: Array) -> Array:
+        def run(rows: Array, image: Indices) -> Array:
             if rest is None:
                 return rows
             asked.passes.head += len(rows)

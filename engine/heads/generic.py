@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.backends import Runner
+from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
 from camrt.kernels.ablate import ablate_boxes, ablate_channels
 
@@ -24,15 +26,28 @@ class GenericHead(Head):
 
     Args:
         runner: Graph A (N, K, h, w) -> logits (N, C).
+        adjoint: The way back through it.
         batch_size: Rows a batch.
         reason: Why the head could not be factored, in a sentence.
         threads: Threads of the native kernels; None lets them choose.
+        beside: Names of the tensors that go around the cut, which the graph takes too: those of the picture
+            that the altered activation comes from.
     """
 
     kind = "generic"
 
-    def __init__(self, runner: Runner, batch_size: int, reason: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        adjoint: HeadAdjoint,
+        batch_size: int,
+        reason: str,
+        threads: int | None = None,
+        beside: tuple[str, ...] = (),
+    ) -> None:
         self._runner = runner
+        self._adjoint = adjoint
+        self._beside = beside
         self._batch_size = batch_size
         self._reason = reason
         self._threads = threads
@@ -75,11 +90,20 @@ class GenericHead(Head):
         return deleted, kept
 
     def empty(self, asked: Asked) -> Array:
-        shape = asked.activations.shape[1:]
-        if shape not in self._empty:
-            self._empty[shape] = self._runner(np.zeros((1, *shape), np.float32))[0]
-        count = len(asked.activations)
-        return asked.reader.read(np.repeat(self._empty[shape], count, axis=0), np.arange(count))
+        count, *shape = asked.activations.shape
+        images = np.arange(count)
+        if self._beside:
+            return asked.reader.read(self._counted(asked)(np.zeros_like(asked.activations), images), images)
+        key = tuple(shape)
+        if key not in self._empty:
+            self._empty[key] = self._runner(np.zeros((1, *shape), np.float32))[0]
+        return asked.reader.read(np.repeat(self._empty[key], count, axis=0), images)
+
+    def gradients(self, asked: Asked) -> Iterator[Array]:
+        return self._adjoint.gradients(asked)
+
+    def gradient_passes(self) -> tuple[int, str]:
+        return 1, "the head's adjoint, forth and back"
 
     def class_maps(self, asked: Asked) -> Array | None:
         return None
@@ -93,9 +117,10 @@ class GenericHead(Head):
     def box_passes(self, boxes: int) -> tuple[int, str]:
         return 2 * boxes, "one a distinct box and perspective, through the head alone"
 
-    def _counted(self, asked: Asked) -> Any:
-        def run(rows: Array) -> Array:
+    def _counted(self, asked: Asked) -> Callable[[Array, Indices], Array]:
+        def run(rows: Array, image: Indices) -> Array:
             asked.passes.head += len(rows)
-            return self._runner(rows)[0]
+            feeds = {name: asked.extras[name][image] for name in self._beside}
+            return self._runner(rows, None, feeds)[0]
 
         return run

@@ -17,20 +17,21 @@ from camrt.errors import MethodError
 
 __all__ = ["Cost", "MapShape", "Method", "build", "methods"]
 
-REGISTRY: dict[str, type[Method]] = {
-    method.name: method for method in (CAM, ActivationCAM, EigenCAM, ScoreCAM, AblationCAM, PixabCAM)
-}
+METHODS: tuple[type[Method], ...] = (CAM, ActivationCAM, EigenCAM, ScoreCAM, AblationCAM, PixabCAM)
+
+
+def canonical(name: str) -> str:
+    """A method's name without case, hyphens and "cam": "Score-CAM" -> "score", "Grad-CAM++" -> "grad++"."""
+    plain = re.sub(r"[\s_-]", "", name.lower())
+    return re.sub(r"cam(\+*)$", r"\1", plain) or plain
+
+
+REGISTRY: dict[str, type[Method]] = {canonical(method.name): method for method in METHODS}
 
 
 def methods() -> dict[str, type[Method]]:
     """The methods by name. Each is a frozen dataclass: its fields are its options."""
-    return dict(REGISTRY)
-
-
-def canonical(name: str) -> str:
-    """A method's name without case, hyphens and a closing "cam": "Score-CAM" -> "score"."""
-    plain = re.sub(r"[\s_-]", "", name.lower())
-    return plain.removesuffix("cam") or plain
+    return {method.name: method for method in METHODS}
 
 
 def build(method: str | Method, options: dict[str, Any]) -> Method:
@@ -47,9 +48,9 @@ def build(method: str | Method, options: dict[str, Any]) -> Method:
             )
         return method
     if not isinstance(method, str) or canonical(method) not in REGISTRY:
-        listing = ", ".join(REGISTRY)
+        listing = ", ".join(methods())
         close = difflib.get_close_matches(canonical(str(method)), REGISTRY, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {REGISTRY[close[0]].name!r}?" if close else ""
         raise MethodError(f"unknown method {method!r}{hint} (methods: {listing})")
     found = REGISTRY[canonical(method)]
     known = {field.name for field in fields(found)}

@@ -36,11 +36,15 @@ class Cost:
         head: Passes through the head, or a part of it, at most.
         full: Passes through the whole model, at most.
         why: The reason, in a few words.
+        head_adjoint: Passes through the head and back, a target.
+        full_adjoint: Passes through the whole model and back, a target.
     """
 
     head: int
     full: int
     why: str
+    head_adjoint: int = 0
+    full_adjoint: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,11 @@ class Method(ABC):
     def rectified(self) -> bool:
         """Whether negative values are cut off before normalisation."""
         return True
+
+    @property
+    def explains_pixels(self) -> bool:
+        """Whether the raw maps lie on the picture's own grid of H×W pixels, wherever the model is cut."""
+        return False
 
     @property
     def asks_boxes(self) -> bool:

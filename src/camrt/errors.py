@@ -7,6 +7,7 @@ never heard of camrt would expect (`ValueError`, `FileNotFoundError`, `TimeoutEr
 from __future__ import annotations
 
 __all__ = [
+    "AdjointError",
     "BackendError",
     "CamrtError",
     "CamrtWarning",
@@ -46,6 +47,10 @@ class CutError(CamrtError, ValueError):
 
 class MethodError(CamrtError, ValueError):
     """An unknown method, an unknown option, or a method that this model's head does not admit."""
+
+
+class AdjointError(CamrtError, ValueError):
+    """A gradient cannot be built: an operator has no rule, or something on the way has no derivative."""
 
 
 class InputError(CamrtError, ValueError):

@@ -60,10 +60,14 @@ class FakeEngine:
     def predict(self, batch: np.ndarray) -> np.ndarray:
         return batch.mean((1, 2, 3))[:, None] * np.arange(4, dtype=np.float32)
 
-    def explain(self, batch: np.ndarray, method: str, *, targets: Any = None, **options: Any) -> Explanation:
+    def explain(
+        self, batch: np.ndarray, method: str, *, targets: Any = None, fuse: str = "mean", **options: Any
+    ) -> Explanation:
         if "wrong" in options:
             raise MethodError(f"{method}: no option 'wrong'")
-        self.calls.append({"batch": batch, "method": method, "targets": targets, "options": options})
+        self.calls.append(
+            {"batch": batch, "method": method, "targets": targets, "fuse": fuse, "options": options}
+        )
         logits = self.predict(batch)
         chosen = logits.argmax(1) if targets is None else np.asarray(targets)
         chosen = np.broadcast_to(chosen, (len(batch),)) if chosen.ndim == 0 else chosen
@@ -191,19 +195,33 @@ def test_one_picture(loader: Loader, tmp_path: Path) -> None:
 
 def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a\nb b\n\nd\n\n")
-    options = ["--layer", "relu", "--preprocessing", "tf", "--labels", "labels.txt", "--batch-size", "3"]
+    options = [
+        "--layer",
+        "relu",
+        "--layer",
+        "mixed",
+        "--fuse",
+        "max",
+        "--preprocessing",
+        "tf",
+        "--labels",
+        "labels.txt",
+        "--batch-size",
+        "3",
+    ]
     options += ["--threads", "2", "-m", "gradcam"]
     result = run("explain", "m.onnx", picture(tmp_path / "a.png"), *options)
     assert result.exit_code == 0, result.output
     assert loader.engines[0].settings == {
         "path": Path("m.onnx"),
-        "target": "relu",
+        "target": ["relu", "mixed"],
         "batch_size": 3,
         "threads": 2,
         "labels": ("a", "b b", "", "d"),
         "preprocessing": "tf",
     }
     assert loader.calls[0]["method"] == "gradcam"
+    assert loader.calls[0]["fuse"] == "max"
     assert "class 3 (d)" in result.stdout
 
 

@@ -15,10 +15,12 @@ from tolerances import assert_close
 from zoo import HEADS, HeadCase, Part
 
 from camrt.engine.backends.onnxruntime import OnnxRuntime
+from camrt.engine.cuts import make_head, vectors_at_once
+from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads import Asked, FactoredHead, GenericHead, Head
-from camrt.engine.loading import make_head, vectors_at_once
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreReader, probabilities
+from camrt.export.adjoint import adjoint_model
 from camrt.export.cutting import ACTIVATION, PHI, head_model, tapped_model
 from camrt.export.factoring import MAP, Factors, Unfactored, factor
 from camrt.export.graph import Graph, set_shape
@@ -48,9 +50,9 @@ class Spy:
     def outputs(self) -> tuple[str, ...]:
         return self.runner.outputs
 
-    def __call__(self, batch: Array, fetch: Any = None) -> list[Array]:
+    def __call__(self, batch: Array, fetch: Any = None, beside: Any = None) -> list[Array]:
         self.rows.append(len(batch))
-        return self.runner(batch, fetch)
+        return self.runner(batch, fetch, beside)
 
 
 @dataclass
@@ -118,16 +120,18 @@ def cut(part: Part, batch_size: int = 4, *, open_size: bool = False) -> Cut:
     factors = factor(graph, "A", None)
     interface = Interface(channels, height, width, None, part.classes, "softmax", None, "NCHW")
     runtime = SpyRuntime([])
-    head = make_head(model, graph, "A", factors, interface, runtime, batch_size, 1)
+    head = make_head(model, graph, "A", (), factors, interface, runtime, batch_size=batch_size, threads=1)
     taps = {ACTIVATION: "A"}
     if isinstance(factors, Factors) and factors.phi_tensor is not None:
         taps[PHI] = factors.phi_tensor
     runner = RUNTIME.runner(head_model(model, graph, "A", LOGITS, input_name=MAP, batch=None), label="head")
+    back = adjoint_model(model, graph, "A", input_name=MAP, batch=None)
+    adjoint = HeadAdjoint(RUNTIME.runner(back, label="head's adjoint"))
     return Cut(
         part,
         factors,
         head,
-        GenericHead(runner, batch_size, "asked for"),
+        GenericHead(runner, adjoint, batch_size, "asked for"),
         RUNTIME.runner(tapped_model(model, graph, taps), label="model"),
         runtime.spies,
         batch_size,

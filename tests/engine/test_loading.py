@@ -13,7 +13,7 @@ from tolerances import assert_close
 from zoo import HEADS, classifier, save
 
 import camrt
-from camrt.engine import loading
+from camrt.engine import cuts
 from camrt.engine.backends.onnxruntime import OnnxRuntime
 from camrt.errors import BackendError, InputError
 from camrt.export.factoring import Unfactored
@@ -39,7 +39,7 @@ def saved(tmp_path, name="gap-flatten-gemm", **metadata):
 
 def forced_generic(path, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "factor", lambda *_: Unfactored("asked for"))
+        patch.setattr(cuts, "factor", lambda *_: Unfactored("asked for"))
         return camrt.load(path, **options)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import camrt
-from camrt.engine import loading
+from camrt.engine import cuts
 from camrt.engine.heads import factored, generic
 from camrt.export.factoring import Unfactored
 
@@ -39,7 +39,7 @@ def test_a_factored_head_passes_them_on(kernel, score, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(("kernel", "method"), [("ablate_channels", "ablation"), ("ablate_boxes", "pixab")])
 def test_a_generic_head_passes_them_on(kernel, method, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(loading, "factor", lambda *_: Unfactored("asked for by a test"))
+    monkeypatch.setattr(cuts, "factor", lambda *_: Unfactored("asked for by a test"))
     engine = camrt.load(hostile.classifier(tmp_path / "model.onnx"), threads=1)
     seen = spied(monkeypatch, generic, kernel)
     engine.explain(BATCH, method)

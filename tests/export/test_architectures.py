@@ -19,7 +19,7 @@ from peer_libraries import import_peer
 from tolerances import assert_close
 
 import camrt
-from camrt.engine import loading
+from camrt.engine import cuts
 from camrt.errors import CutError
 from camrt.export.factoring import Unfactored
 
@@ -172,7 +172,7 @@ def export(net, size, path, *, dynamo, opened):
 
 def forced_generic(path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "factor", lambda *_: Unfactored("asked for"))
+        patch.setattr(cuts, "factor", lambda *_: Unfactored("asked for"))
         return camrt.load(path, batch_size=64)
 
 

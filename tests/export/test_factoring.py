@@ -12,7 +12,7 @@ from tolerances import assert_close
 from zoo import HEADS, Net, Part, classifier, save
 
 import camrt
-from camrt.engine import loading
+from camrt.engine import cuts
 from camrt.export.factoring import Factors, Unfactored, factor
 from camrt.export.graph import Graph
 from camrt.export.interface import LOGITS, standardise
@@ -348,7 +348,7 @@ def test_a_quantised_graph_is_cut_behind_its_dequantiser(name, per_channel, tmp_
 
 def forced_generic(path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "factor", lambda *_: Unfactored("asked for"))
+        patch.setattr(cuts, "factor", lambda *_: Unfactored("asked for"))
         return camrt.load(path)
 
 

@@ -1,0 +1,195 @@
+"""A model cut at a tensor: what its trunk pass gives, and its head in the cheapest exact form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from camrt.engine.backends import Backend, Runner
+from camrt.engine.heads import FactoredHead, GenericHead, Head
+from camrt.engine.heads.adjoint import HeadAdjoint
+from camrt.engine.heads.contributions import Contributions
+from camrt.engine.heads.dense_start import DenseStart
+from camrt.engine.lazy import LazyRunner
+from camrt.export.adjoint import ReluRule, adjoint_model
+from camrt.export.cutting import (
+    ACTIVATION,
+    CELLS,
+    PHI,
+    TargetTensor,
+    beside_name,
+    crossing,
+    head_model,
+    tapped_model,
+)
+from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor, tap_cells
+from camrt.export.graph import Graph
+from camrt.export.interface import LOGITS, PICTURES, Interface
+
+if TYPE_CHECKING:
+    from camrt.engine.methods import Method
+
+__all__ = ["Cut", "make_cuts", "picture_adjoints"]
+
+# Vectors run at once through what follows a head's first layer: more gain nothing.
+MOST_VECTORS = 1024
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a model was cut, and what it became.
+
+    Attributes:
+        target: The tensor.
+        head: What follows the cut.
+        taps: Outputs of the trunk pass by what they are: `ACTIVATION`, and where the head reads them `PHI`,
+            `CELLS` and the tensors that go around the cut (`beside_name`).
+    """
+
+    target: TargetTensor
+    head: Head
+    taps: Mapping[str, str]
+
+    def fetched(self, method: Method) -> dict[str, str]:
+        """The taps a method needs."""
+        return {role: name for role, name in self.taps.items() if role != CELLS or method.asks_boxes}
+
+
+def make_cuts(
+    model: onnx.ModelProto,
+    graph: Graph,
+    targets: list[TargetTensor],
+    tensors: list[str],
+    interface: Interface,
+    runtime: Backend,
+    batch_size: int,
+    threads: int | None,
+) -> tuple[onnx.ModelProto, tuple[Cut, ...]]:
+    """Cuts a model at every target, and gives its trunk the outputs the heads read.
+
+    Args:
+        model: The standardised model.
+        graph: Its index.
+        targets: What was asked for.
+        tensors: For each of them, the (N, K, h, w) tensor that stands for it in the graph.
+        interface: The model's interface.
+        runtime: What makes graphs ready to run.
+        batch_size: Rows a batch.
+        threads: Threads of the native kernels.
+
+    Returns:
+        The whole model with its further outputs, and the cuts.
+    """
+    cuts, outputs = [], {}
+    pooled: Factors | None = None
+    for number, (target, tensor) in enumerate(zip(targets, tensors, strict=True)):
+        around = crossing(graph, tensor)
+        factors: Factors | Unfactored = (
+            Unfactored(f"{', '.join(map(repr, around))} go{'es' * (len(around) == 1)} around the cut")
+            if around
+            else factor(graph, tensor, interface.batch)
+        )
+        shown = {ACTIVATION: tensor} | {beside_name(i): name for i, name in enumerate(around)}
+        if isinstance(factors, Factors):
+            pooled = factors
+            if factors.phi_tensor is not None:
+                shown[PHI] = factors.phi_tensor
+        taps = {role: role if number == 0 else f"{role}_{number}" for role in shown}
+        outputs.update({taps[role]: name for role, name in shown.items()})
+        head = make_head(
+            model, graph, tensor, around, factors, interface, runtime, batch_size=batch_size, threads=threads
+        )
+        cuts.append(Cut(target, head, taps))
+    tapped = tapped_model(model, graph, outputs)
+    if len(cuts) == 1 and pooled is not None and interface.fixed_size:
+        shape = graph.shape(tensors[0])
+        assert shape is not None
+        if tap_cells(tapped, pooled, (shape[2], shape[3])):
+            cuts = [Cut(cuts[0].target, cuts[0].head, {**cuts[0].taps, CELLS: CELLS})]
+    return tapped, tuple(cuts)
+
+
+def make_head(
+    model: onnx.ModelProto,
+    graph: Graph,
+    target: str,
+    around: tuple[str, ...],
+    factors: Factors | Unfactored,
+    interface: Interface,
+    runtime: Backend,
+    *,
+    batch_size: int,
+    threads: int | None,
+) -> Head:
+    """The head of a cut, in its cheapest exact form; graphs are made ready when first needed."""
+
+    def lazy(part: onnx.ModelProto | None, label: str) -> Runner | None:
+        if part is None:
+            return None
+        return LazyRunner(lambda: runtime.runner(part, label=label, batch=interface.batch))
+
+    def back() -> Runner:
+        part = adjoint_model(model, graph, target, input_name=MAP, batch=interface.batch, beside=around)
+        return runtime.runner(part, label="head's adjoint", batch=interface.batch)
+
+    beside = tuple(beside_name(i) for i in range(len(around)))
+    adjoint = HeadAdjoint(LazyRunner(back), beside)
+
+    def generic(reason: str) -> GenericHead:
+        def make() -> Runner:
+            part = head_model(
+                model, graph, target, LOGITS, input_name=MAP, batch=interface.batch, beside=around
+            )
+            return runtime.runner(part, label="head", batch=interface.batch)
+
+        return GenericHead(LazyRunner(make), adjoint, batch_size, reason, threads, beside)
+
+    if isinstance(factors, Unfactored):
+        return generic(factors.reason)
+    channels: DenseStart | GenericHead | None = None
+    if factors.phi == "dense":
+        start = factors.phi_start
+        if start is None:
+            channels = generic("φ mixes channels and does not begin with a linear layer")
+        else:
+            layer = lazy(start.layer, "first layer of the head")
+            rest = lazy(start.rest, "head behind its first layer")
+            assert layer is not None
+            assert rest is not None
+            channels = DenseStart(start.weight, layer, rest, batch_size, threads)
+    mix: Runner | None = None
+    if factors.reduction != "flatten" and factors.weight is not None:
+        layer_of_cells = cell_layer(factors.weight)
+        mix = LazyRunner(lambda: runtime.runner(layer_of_cells, label="first layer of the head, by cell"))
+    phi = lazy(factors.phi_model, "cellwise part of the head")
+    contributions = Contributions(factors, phi, mix, threads)
+    pixels = int(np.prod(graph.input_shape[1:]))
+    rows = vectors_at_once(batch_size, pixels, contributions.features)
+    rest_runner = lazy(factors.rest, "head behind its first layer")
+    return FactoredHead(contributions, rest_runner, channels, adjoint, rows)
+
+
+def vectors_at_once(batch_size: int, pixels: int, features: int) -> int:
+    """Rows of `features` numbers that fit where a batch of pictures does, so that weights are read seldom."""
+    return max(batch_size, min(batch_size * pixels // features, MOST_VECTORS))
+
+
+def picture_adjoints(
+    model: onnx.ModelProto, graph: Graph, interface: Interface, runtime: Backend
+) -> dict[ReluRule, Runner]:
+    """Graphs of the gradient with respect to the picture, by ReLU rule; made ready when first needed."""
+
+    def lazy(relu: ReluRule) -> Runner:
+        def make() -> Runner:
+            part = adjoint_model(
+                model, graph, PICTURES, input_name="camrt_altered", batch=interface.batch, relu=relu
+            )
+            return runtime.runner(part, label="model's adjoint", batch=interface.batch)
+
+        return LazyRunner(make)
+
+    return {"plain": lazy("plain"), "guided": lazy("guided")}

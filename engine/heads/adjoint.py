@@ -1,0 +1,39 @@
+"""The gradient of a head of any form: its adjoint graph is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.backends import Runner
+from camrt.engine.heads.base import Asked
+from camrt.export.adjoint import GRADIENT, WEIGHTING
+
+__all__ = ["HeadAdjoint"]
+
+Array = npt.NDArray[Any]
+
+
+class HeadAdjoint:
+    """Runs the head forth and back once a target.
+
+    Args:
+        runner: Graph A (N, K, h, w), weighting (N, C) -> gradient (N, K, h, w).
+        beside: Names of the tensors that go around the cut, which the graph takes too.
+    """
+
+    def __init__(self, runner: Runner, beside: tuple[str, ...] = ()) -> None:
+        self._runner = runner
+        self._beside = beside
+
+    def gradients(self, asked: Asked) -> Iterator[Array]:
+        """See `camrt.engine.heads.base.Head.gradients`."""
+        images = np.arange(len(asked.activations))
+        for target in range(asked.reader.targets.shape[1]):
+            asked.passes.head_adjoint += len(images)
+            feeds = {name: asked.extras[name] for name in self._beside}
+            feeds[WEIGHTING] = asked.reader.weighting(asked.logits, images, target)
+            yield self._runner(asked.activations, [GRADIENT], feeds)[0]

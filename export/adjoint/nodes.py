@@ -1,0 +1,170 @@
+"""Making nodes: the few operators whose form depends on the operator set, and what rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+__all__ = ["NodeMaker"]
+
+Array = npt.NDArray[Any]
+Indices = Sequence[int] | str  # numbers, or the name of an int64 tensor that holds them
+
+
+class NodeMaker:
+    """Collects nodes and constants; every method returns the name of the tensor it makes.
+
+    Args:
+        opset: Version of the default operator set the nodes are written for.
+        element: Element type of the floating-point tensors (`onnx.TensorProto` constant).
+
+    Attributes:
+        nodes: What was made, in order.
+        initializers: Constants, in order.
+    """
+
+    def __init__(self, opset: int, element: int = TensorProto.FLOAT) -> None:
+        self.opset = opset
+        self.element = element
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[TensorProto] = []
+        self._made = 0
+
+    def fresh(self) -> str:
+        """A name nothing has yet."""
+        self._made += 1
+        return f"camrt_adjoint_{self._made}"
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one output."""
+        output = self.fresh()
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def constant(self, values: Any) -> str:
+        """An array: numbers with a fraction in the graph's element type, whole and truth ones as they are."""
+        array = np.asarray(values)
+        if array.dtype.kind == "f":
+            array = array.astype(helper.tensor_dtype_to_np_dtype(self.element))
+        elif array.dtype.kind in "iu":
+            array = array.astype(np.int64)
+        name = self.fresh()
+        self.initializers.append(
+            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        )
+        return name
+
+    def indices(self, values: Indices) -> str:
+        """Whole numbers as a tensor."""
+        return values if isinstance(values, str) else self.constant(np.asarray(values, np.int64))
+
+    # ---------------------------------------------------------------- arithmetic
+
+    def number(self, value: float) -> str:
+        """A scalar of the graph's element type."""
+        return self.constant(np.float64(value))
+
+    def as_float(self, name: str) -> str:
+        """A tensor in the graph's element type: truth values become 0 and 1."""
+        return self.add("Cast", name, to=self.element)
+
+    def zeros(self, shape: str) -> str:
+        """Zeros of the shape that an int64 tensor holds."""
+        dtype = helper.tensor_dtype_to_np_dtype(self.element)
+        return self.add("ConstantOfShape", shape, value=numpy_helper.from_array(np.zeros(1, dtype)))
+
+    def masked(self, g: str, mask: str) -> str:
+        """`g` where a truth tensor of its shape holds, else 0, whatever `g` is there."""
+        return self.add("Where", mask, g, self.number(0.0))
+
+    # ---------------------------------------------------------------- shape
+
+    def shape_of(self, name: str) -> str:
+        """A tensor's shape."""
+        return self.add("Shape", name)
+
+    def reshaped_like(self, g: str, like: str) -> str:
+        """`g` in the shape of another tensor of as many elements."""
+        return self.add("Reshape", g, self.shape_of(like))
+
+    def expanded_like(self, g: str, like: str) -> str:
+        """`g` broadcast to the shape of another tensor."""
+        return self.add("Expand", g, self.shape_of(like))
+
+    def unsqueeze(self, name: str, axes: Sequence[int]) -> str:
+        """Axes of size one put in."""
+        if self.opset >= 13:
+            return self.add("Unsqueeze", name, self.indices(axes))
+        return self.add("Unsqueeze", name, axes=list(axes))
+
+    def squeeze(self, name: str, axes: Sequence[int]) -> str:
+        """Axes of size one taken out."""
+        if self.opset >= 13:
+            return self.add("Squeeze", name, self.indices(axes))
+        return self.add("Squeeze", name, axes=list(axes))
+
+    def slice(
+        self,
+        name: str,
+        starts: Indices,
+        ends: Indices,
+        axes: Sequence[int],
+        steps: Sequence[int] | None = None,
+    ) -> str:
+        """A part of a tensor; before opset 10 starts and ends must be numbers and steps one."""
+        if self.opset >= 10:
+            rest = [] if steps is None else [self.indices(steps)]
+            return self.add(
+                "Slice", name, self.indices(starts), self.indices(ends), self.indices(axes), *rest
+            )
+        assert not isinstance(starts, str)
+        assert not isinstance(ends, str)
+        assert steps is None or set(steps) == {1}
+        return self.add("Slice", name, starts=list(starts), ends=list(ends), axes=list(axes))
+
+    def pad(self, name: str, pads: Indices) -> str:
+        """Zeros put around a tensor: all axes' beginnings, then all axes' ends; negative ones cut off."""
+        if self.opset >= 11:
+            return self.add("Pad", name, self.indices(pads), mode="constant")
+        assert not isinstance(pads, str)
+        return self.add("Pad", name, mode="constant", pads=list(pads), value=0.0)
+
+    def transpose(self, name: str, order: Sequence[int]) -> str:
+        """Axes in another order."""
+        return self.add("Transpose", name, perm=list(order))
+
+    # ---------------------------------------------------------------- reductions
+
+    def reduce(self, operator: str, name: str, axes: Sequence[int], *, keepdims: bool) -> str:
+        """ReduceSum, ReduceMean, ReduceMax, ... over the axes given (never an empty list)."""
+        if self.opset >= (13 if operator == "ReduceSum" else 18):
+            return self.add(operator, name, self.indices(axes), keepdims=int(keepdims))
+        return self.add(operator, name, axes=list(axes), keepdims=int(keepdims))
+
+    def reduce_sum(self, name: str, axes: Sequence[int], *, keepdims: bool) -> str:
+        """Σ over axes."""
+        return self.reduce("ReduceSum", name, axes, keepdims=keepdims)
+
+    def sum_to(self, g: str, shape: tuple[int, ...], like: str, like_shape: tuple[int, ...]) -> str:
+        """What broadcasting did, undone: `g` summed over every axis along which `like` was repeated.
+
+        Args:
+            g: Tensor of shape `shape`.
+            shape: Its shape, at the size the graph was analysed at.
+            like: Tensor that was broadcast to that shape.
+            like_shape: Its shape.
+        """
+        if shape == like_shape:
+            return g
+        lead = len(shape) - len(like_shape)
+        repeated = [*range(lead)]
+        repeated += [
+            axis + lead for axis, size in enumerate(like_shape) if size == 1 and shape[axis + lead] != 1
+        ]
+        if not repeated:
+            return g
+        return self.reshaped_like(self.reduce_sum(g, repeated, keepdims=True), like)
