@@ -11,13 +11,26 @@ from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.eigen import EigenCAM
+from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
 
 __all__ = ["Cost", "MapShape", "Method", "build", "methods"]
 
-METHODS: tuple[type[Method], ...] = (CAM, ActivationCAM, EigenCAM, ScoreCAM, AblationCAM, PixabCAM)
+METHODS: tuple[type[Method], ...] = (
+    CAM,
+    ActivationCAM,
+    EigenCAM,
+    ScoreCAM,
+    AblationCAM,
+    PixabCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    XGradCAM,
+    HiResCAM,
+    LayerCAM,
+)
 
 
 def canonical(name: str) -> str:

@@ -67,13 +67,14 @@ def adjoint_model(
     if LOGITS not in reached:
         raise AdjointError(f"the logits do not depend on {start!r}: their gradient there is zero everywhere")
     cotangents = {LOGITS: [WEIGHTING]}
+    guided: list[str] = []
     for node in reversed(head.graph.node):
         if node.output[0].startswith("camrt_out_") or not any(name in cotangents for name in node.output):
             continue
         if not any(name in reached for name in names_read(node)) or start in node.output:
             continue
         arriving = tuple(summed(make, cotangents.get(name, [])) for name in node.output)
-        step = Step(node, graph, make, arriving, reached, relu)
+        step = Step(node, graph, make, arriving, reached, relu, guided)
         for name, cotangent in zip(node.input, answered(step), strict=False):
             if cotangent is not None and name in reached:
                 cotangents.setdefault(name, []).append(cotangent)
@@ -81,6 +82,11 @@ def adjoint_model(
     if gradient is None:
         raise AdjointError(
             f"no gradient of the logits reaches {start!r}: nothing on the way has a derivative"
+        )
+    if relu == "guided" and not guided:
+        raise AdjointError(
+            "guided back-propagation changes how gradients pass ReLUs, and this model has none; "
+            "use 'gradient' or 'smoothgrad'"
         )
     make.nodes.append(helper.make_node("Identity", [gradient], [GRADIENT]))
     return finished(head, make, batch, graph.input_shape[0], graph)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["NodeMaker"]
+__all__ = ["EVERYTHING", "NodeMaker"]
 
 Array = npt.NDArray[Any]
+EVERYTHING = int(np.iinfo(np.int64).max)  # as the end of a slice
 Indices = Sequence[int] | str  # numbers, or the name of an int64 tensor that holds them
 
 
@@ -81,6 +82,11 @@ class NodeMaker:
         """`g` where a truth tensor of its shape holds, else 0, whatever `g` is there."""
         return self.add("Where", mask, g, self.number(0.0))
 
+    def first_of(self, mask: str, axis: int) -> str:
+        """A truth tensor with only the first true of `mask` along an axis left."""
+        before = self.add("CumSum", self.as_float(mask), self.constant(np.int64(axis)), exclusive=1)
+        return self.add("And", mask, self.add("Less", before, self.number(0.5)))
+
     # ---------------------------------------------------------------- shape
 
     def shape_of(self, name: str) -> str:
@@ -126,12 +132,29 @@ class NodeMaker:
         assert steps is None or set(steps) == {1}
         return self.add("Slice", name, starts=list(starts), ends=list(ends), axes=list(axes))
 
-    def pad(self, name: str, pads: Indices) -> str:
-        """Zeros put around a tensor: all axes' beginnings, then all axes' ends; negative ones cut off."""
+    def pad(self, name: str, pads: Indices, value: float = 0.0) -> str:
+        """A number put around a tensor: all axes' beginnings, then all axes' ends."""
         if self.opset >= 11:
-            return self.add("Pad", name, self.indices(pads), mode="constant")
+            rest = [] if value == 0.0 else [self.number(value)]
+            return self.add("Pad", name, self.indices(pads), *rest, mode="constant")
         assert not isinstance(pads, str)
-        return self.add("Pad", name, mode="constant", pads=list(pads), value=0.0)
+        return self.add("Pad", name, mode="constant", pads=list(pads), value=value)
+
+    def crop(self, name: str, begin: Sequence[int], end: Sequence[int]) -> str:
+        """A tensor without that many numbers at the beginning and end of each axis."""
+        axes = [axis for axis, cut in enumerate(zip(begin, end, strict=True)) if any(cut)]
+        if not axes:
+            return name
+        ends = [-end[axis] if end[axis] else EVERYTHING for axis in axes]
+        return self.slice(name, [begin[axis] for axis in axes], ends, axes)
+
+    def reshape(self, name: str, shape: Indices) -> str:
+        """A tensor in another shape: 0 keeps an axis' size, −1 takes what is left."""
+        return self.add("Reshape", name, self.indices(shape))
+
+    def concat(self, names: Sequence[str], axis: int) -> str:
+        """Tensors one behind the other."""
+        return names[0] if len(names) == 1 else self.add("Concat", *names, axis=axis)
 
     def transpose(self, name: str, order: Sequence[int]) -> str:
         """Axes in another order."""

@@ -16,7 +16,7 @@ from onnx import NodeProto
 
 from camrt.errors import AdjointError
 from camrt.export.adjoint.nodes import NodeMaker
-from camrt.export.graph import Graph, attribute
+from camrt.export.graph import Graph, attribute, static_shape
 
 __all__ = ["RULES", "ReluRule", "Rule", "Step", "rule"]
 
@@ -36,6 +36,7 @@ class Step:
         reached: Names of the tensors that depend on the activation (or picture) the gradient is for.
         relu: How a ReLU passes gradients on: "plain" where its input was positive; "guided" only where the
             gradient is positive too ("Striving for Simplicity", Springenberg et al., 2015).
+        guided: Names of the nodes where the guided rule applied, added to by the rules.
     """
 
     node: NodeProto
@@ -44,6 +45,11 @@ class Step:
     cotangents: tuple[str | None, ...]
     reached: frozenset[str]
     relu: ReluRule
+    guided: list[str]
+
+    def mark_guided(self) -> None:
+        """Notes that this node is a ReLU and that the guided rule applied to it."""
+        self.guided.append(self.label())
 
     @property
     def g(self) -> str:
@@ -100,6 +106,12 @@ class Step:
         if value is None:
             raise self.refuse(f"its {name} are computed from the picture")
         return tuple(int(number) for number in np.atleast_1d(value))
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the graph fixes the height and width of its pictures."""
+        declared = static_shape(self.graph.model.graph.input[0])
+        return declared is not None and None not in declared[1:]
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute's value."""

@@ -1,4 +1,4 @@
-"""Layers that multiply by weights."""
+"""Matrix products."""
 
 from __future__ import annotations
 
@@ -11,13 +11,67 @@ __all__: list[str] = []
 
 @rule("Gemm")
 def _gemm(step: Step) -> Sequence[str | None]:
-    """y = α·A'B' + β·C, A' = A or Aᵀ: ā' = α·ȳ·B'ᵀ; weights that depend on the picture are refused."""
+    """y = α·A'B' + β·C, A' and B' transposed or not: ā' = α·ȳ·B'ᵀ, c̄ = β·ȳ summed to C's shape."""
     if step.wanted(1):
         raise step.refuse("its weight depends on the picture")
-    across = int(not step.attribute("transB", 0))
+    make = step.make
+    plain = not step.attribute("transB", 0)
     alpha = step.attribute("alpha", 1.0)
     if step.attribute("transA", 0):
-        given = step.make.add("Gemm", step.input(1), step.g, alpha=alpha, transA=1 - across, transB=1)
+        first = make.add("Gemm", step.input(1), step.g, alpha=alpha, transA=int(not plain), transB=1)
     else:
-        given = step.make.add("Gemm", step.g, step.input(1), alpha=alpha, transB=across)
-    return [given, None, None]
+        first = make.add("Gemm", step.g, step.input(1), alpha=alpha, transB=int(plain))
+    if not step.wanted(2):
+        return [first]
+    third = make.add("Mul", step.g, make.number(step.attribute("beta", 1.0)))
+    return [first, None, make.sum_to(third, step.shape(step.y), step.input(2), step.shape(step.input(2)))]
+
+
+@rule("MatMul")
+def _matmul(step: Step) -> Sequence[str | None]:
+    """y = A·B over the last two axes, the others broadcast: ā = ȳ·Bᵀ and b̄ = Aᵀ·ȳ."""
+    first, second = step.input(0), step.input(1)
+    left, right = step.shape(first), step.shape(second)
+    if len(left) == 1 or len(right) == 1:
+        raise step.refuse("products with vectors of rank one have no rule")
+    make = step.make
+    outer = step.shape(step.y)
+    made: list[str | None] = [None, None]
+    if step.wanted(0):
+        back = make.add("MatMul", step.g, swapped(step, second, len(right)))
+        made[0] = make.sum_to(back, (*outer[:-1], left[-1]), first, left)
+    if step.wanted(1):
+        back = make.add("MatMul", swapped(step, first, len(left)), step.g)
+        made[1] = make.sum_to(back, (*outer[:-2], *right[-2:]), second, right)
+    return made
+
+
+def swapped(step: Step, name: str, rank: int) -> str:
+    """A tensor with its last two axes exchanged; a constant is exchanged while the graph is built."""
+    value = step.constant(name)
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    if value is not None and value.dtype.kind == "f":
+        return step.make.constant(value.transpose(order))
+    return step.make.transpose(name, order)
+
+
+@rule("Einsum")
+def _einsum(step: Step) -> Sequence[str | None]:
+    """y = Σ a·b in letters: the same with ȳ in the place of what is asked for."""
+    equation = step.attribute("equation").replace(" ", "")
+    ins, arrow, out = equation.partition("->")
+    letters = ins.split(",")
+    if not arrow or "." in equation or any(len(set(part)) < len(part) for part in (*letters, out)):
+        raise step.refuse(f"its equation {equation!r} has no rule")
+    made: list[str | None] = []
+    for i, part in enumerate(letters):
+        others = [(name, step.input(j)) for j, name in enumerate(letters) if j != i]
+        known = set(out).union(*(name for name, _ in others)) if others else set(out)
+        if not step.wanted(i):
+            made.append(None)
+            continue
+        if not set(part) <= known:
+            raise step.refuse(f"its equation {equation!r} has no rule")
+        back = ",".join([out, *(name for name, _ in others)]) + f"->{part}"
+        made.append(step.make.add("Einsum", step.g, *(name for _, name in others), equation=back))
+    return made

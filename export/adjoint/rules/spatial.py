@@ -1,1 +1,172 @@
-"""..."""
+"""Convolution and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.export.adjoint.rules.windows import Windows, placed, trimmed, windows_of
+from camrt.export.adjoint.steps import Step, rule
+
+__all__: list[str] = []
+
+Array = npt.NDArray[Any]
+
+
+@rule("Conv")
+def _conv(step: Step) -> Sequence[str | None]:
+    """y = W ⋆ x. In the padded map x̄[P] = Σ W[i]·ȳ[t] over all P = s·t + d·i.
+
+    With one step a cell that is a convolution of ȳ with the weight turned round. With s > 1, P = s·q + u and
+    i = s·m + u: x̄[s·q + u] = Σ_m W[s·m + u]·ȳ[q − m], one convolution for each u; they are interleaved.
+    """
+    if step.wanted(1) or step.wanted(2):
+        raise step.refuse("its weight depends on the picture")
+    weight = step.constant(step.input(1))
+    if weight is None:
+        raise step.refuse("its weight is not known")
+    windows = windows_of(step, tuple(weight.shape[2:]))
+    group = step.attribute("group", 1)
+    if max(windows.strides) == 1:
+        return [turned(step, weight, windows, group)]
+    square = len(set(windows.strides)) == 1 and len(windows.kernel) == 2 and max(windows.dilations) == 1
+    if square and step.make.opset >= 11:
+        return [interleaved(step, weight, windows, group)]
+    return [transposed(step, windows, group)]
+
+
+def across(weight: Array, group: int) -> Array:
+    """(O, C/g, ...) -> (C, O/g, ...): what went in comes out, group by group."""
+    outputs, inputs = weight.shape[:2]
+    grouped = weight.reshape(group, outputs // group, inputs, *weight.shape[2:])
+    return grouped.swapaxes(1, 2).reshape(group * inputs, outputs // group, *weight.shape[2:])
+
+
+def turned(step: Step, weight: Array, windows: Windows, group: int) -> str:
+    """One step a cell: Conv with the weight turned round, padded by d·(k − 1) − p."""
+    make = step.make
+    flipped = np.flip(across(weight, group), axis=tuple(range(2, weight.ndim)))
+    pads = [
+        reach - 1 - pad
+        for side in (windows.begin, windows.end)
+        for reach, pad in zip(windows.reach, side, strict=True)
+    ]
+    cut = [max(-pad, 0) for pad in pads]
+    back = make.add(
+        "Conv", step.g, make.constant(flipped.astype(np.float64)),
+        dilations=list(windows.dilations), group=group, pads=[max(pad, 0) for pad in pads],
+    )  # fmt: skip
+    rank = len(windows.kernel)
+    return make.crop(back, [0, 0, *cut[:rank]], [0, 0, *cut[rank:]])
+
+
+def interleaved(step: Step, weight: Array, windows: Windows, group: int) -> str:
+    """s steps a cell: one Conv for all s² places within a block, then DepthToSpace."""
+    make = step.make
+    stride = windows.strides[0]
+    rows, columns = (-(-k // stride) for k in windows.kernel)
+    back = across(weight, group)
+    whole = np.zeros((*back.shape[:2], rows * stride, columns * stride))
+    whole[:, :, : windows.kernel[0], : windows.kernel[1]] = back
+    # (C, O/g, m, u, n, v) -> (C, u, v, O/g, m, n), m and n turned round
+    blocks = whole.reshape(*back.shape[:2], rows, stride, columns, stride).transpose(0, 3, 5, 1, 2, 4)
+    kernel = blocks[..., ::-1, ::-1].reshape(-1, back.shape[1], rows, columns)
+    pads = [rows - 1, columns - 1] * 2
+    spread = make.add("Conv", step.g, make.constant(kernel), group=group, pads=pads)
+    return trimmed(step, make.add("DepthToSpace", spread, blocksize=stride, mode="CRD"), windows)
+
+
+def transposed(step: Step, windows: Windows, group: int) -> str:
+    """Any steps: ConvTranspose over the padded map."""
+    back = step.make.add(
+        "ConvTranspose", step.g, step.input(1),
+        strides=list(windows.strides), dilations=list(windows.dilations), group=group,
+    )  # fmt: skip
+    return trimmed(step, back, windows)
+
+
+@rule("ConvTranspose")
+def _conv_transpose(step: Step) -> Sequence[str | None]:
+    """The convolution it is the adjoint of."""
+    if step.wanted(1) or step.wanted(2):
+        raise step.refuse("its weight depends on the picture")
+    if step.attribute("auto_pad", "NOTSET") != "NOTSET" or step.attribute("output_shape"):
+        raise step.refuse("with auto_pad or output_shape it has no rule")
+    rank = len(step.shape(step.x)) - 2
+    extra = step.attribute("output_padding", [0] * rank)
+    windows = windows_of(step, step.shape(step.input(1))[2:])
+    make = step.make
+    # output_padding cells of the padding behind stay in y; those past the padding no window reached
+    behind = [pad - more for pad, more in zip(windows.end, extra, strict=True)]
+    g = make.crop(step.g, [0] * (2 + rank), [0, 0, *(max(-size, 0) for size in behind)])
+    back = make.add(
+        "Conv", g, step.input(1), strides=list(windows.strides), dilations=list(windows.dilations),
+        group=step.attribute("group", 1), pads=[*windows.begin, *(max(size, 0) for size in behind)],
+    )  # fmt: skip
+    return [back]
+
+
+@rule("MaxPool")
+def _max_pool(step: Step) -> Sequence[str | None]:
+    """ȳ to the largest number of each window; of equal ones to the first in row-major order."""
+    make = step.make
+    kernel = tuple(step.attribute("kernel_shape"))
+    if len(kernel) != 2:
+        raise step.refuse("only pooling over two axes has a rule")
+    windows = windows_of(step, kernel)
+    more = [s - 1 if windows.ceiled else 0 for s in windows.strides]
+    end = [pad + extra for pad, extra in zip(windows.end, more, strict=True)]
+    padded = step.x
+    if any((*windows.begin, *end)):
+        padded = make.pad(padded, [0, 0, *windows.begin, 0, 0, *end], -np.inf)
+    sizes = make.slice(make.shape_of(step.y), [2], [4], [0])
+    strides = make.indices(list(windows.strides))
+    last = make.add("Mul", make.add("Sub", sizes, make.indices([1])), strides)
+    taken, parts = "", {}
+    for place in product(*map(range, kernel)):
+        first = [i * d for i, d in zip(place, windows.dilations, strict=True)]
+        until = make.add("Add", last, make.indices([offset + 1 for offset in first]))
+        cells = make.slice(padded, first, until, [2, 3], list(windows.strides))
+        won = make.add("Equal", cells, step.y)
+        wins = make.add("And", won, make.add("Not", taken)) if taken else won
+        taken = make.add("Or", taken, won) if taken else won
+        parts[place] = make.masked(step.g, wins)
+    return [placed(step, parts, windows)]
+
+
+@rule("AveragePool")
+def _average_pool(step: Step) -> Sequence[str | None]:
+    """ȳ/n to each of the n cells that a window counts."""
+    make = step.make
+    kernel = tuple(step.attribute("kernel_shape"))
+    if len(kernel) != 2:
+        raise step.refuse("only pooling over two axes has a rule")
+    windows = windows_of(step, kernel)
+    padded = any((*windows.begin, *windows.end))
+    whole = bool(step.attribute("count_include_pad", 0))
+    if windows.ceiled and padded and whole:
+        raise step.refuse("ceil_mode together with counted padding has no rule")
+    if (padded and not whole) or windows.ceiled:
+        share = make.add("Div", step.g, counted(step, windows))
+    else:
+        share = make.add("Div", step.g, make.number(float(np.prod(kernel))))
+    return [placed(step, dict.fromkeys(product(*map(range, kernel)), share), windows)]
+
+
+def counted(step: Step, windows: Windows) -> str:
+    """How many cells of the map each window covers: (1, 1, oh, ow)."""
+    make = step.make
+    one = make.slice(step.x, [0, 0], [1, 1], [0, 1])
+    ones = make.add("Add", make.zeros(make.shape_of(one)), make.number(1.0))
+    more = [s - 1 if windows.ceiled else 0 for s in windows.strides]
+    counts = make.add(
+        "Conv", ones, make.constant(np.ones((1, 1, *windows.kernel))), strides=list(windows.strides),
+        dilations=list(windows.dilations),
+        pads=[*windows.begin, *(pad + extra for pad, extra in zip(windows.end, more, strict=True))],
+    )  # fmt: skip
+    sizes = make.slice(make.shape_of(step.y), [2], [4], [0])
+    return make.slice(counts, [0, 0], sizes, [2, 3])

@@ -1,0 +1,174 @@
+"""The Grad-CAM family: maps from the gradient G of the score with respect to the activation A.
+
+G comes from the head: its weight where it is one linear layer, else its adjoint. `S_k` is Σ_ij A_kij.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.heads import Head
+from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.questions import Questions
+from camrt.engine.scores import ScoreKind
+
+__all__ = ["GradCAM", "GradCAMPlusPlus", "HiResCAM", "LayerCAM", "XGradCAM"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientMethod(Method):
+    """What the family shares.
+
+    Attributes:
+        score: What is differentiated: the logit, or the probability.
+    """
+
+    score: ScoreKind = "logit"
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        maps = [self.map(gradient, ask.activations) for gradient in ask.gradients(self.score)]
+        return np.stack(maps, axis=1), ask.scores(self.score)
+
+    @abstractmethod
+    def map(self, gradient: Array, activations: Array) -> Array:
+        """Maps (N, h, w) of a gradient and an activation (N, K, h, w)."""
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        passes, why = head.gradient_passes()
+        return Cost(0, 0, why, head_adjoint=passes)
+
+
+def weighted(weights: Array, activations: Array) -> Array:
+    """Σ_k weights[n, k] · activations[n, k]: (N, h, w)."""
+    count, channels, height, width = activations.shape
+    maps = weights[:, None].astype(np.float32) @ activations.reshape(count, channels, -1)
+    return np.asarray(maps.reshape(count, height, width))
+
+
+def constant_over_cells(gradient: Array) -> bool:
+    """Whether a gradient is one number a channel, repeated: that of a linear layer behind global pooling."""
+    return gradient.strides[2:] == (0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradCAM(GradientMethod):
+    """Grad-CAM: channels weighted by their mean gradient.
+
+    "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (Selvaraju et al., ICCV
+    2017, equations 1 and 2): α_k = mean_ij G_kij, L = Σ_k α_k·A_k.
+    """
+
+    name: ClassVar[str] = "gradcam"
+
+    def map(self, gradient: Array, activations: Array) -> Array:
+        weights = gradient[:, :, 0, 0] if constant_over_cells(gradient) else gradient.mean(axis=(2, 3))
+        return weighted(weights, activations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradCAMPlusPlus(GradientMethod):
+    """Grad-CAM++: channels weighted by their positive gradients, each by what it explains.
+
+    "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional Networks" (Chattopadhay
+    et al., WACV 2018, equations 5 and 19): α_k = Σ_ij w_kij·relu(G_kij), w = G²/(2·G² + S_k·G³). The powers
+    stand for the second and third derivatives of exp(score) behind a piecewise linear network. Where G is
+    zero, or the denominator, w is zero.
+
+    Attributes:
+        definition: "paper", or "grad-cam" as the pytorch-grad-cam package has it, with 1e-6 added to the
+            denominator, which rules where gradients are small.
+        normalise_alpha: As the authors' code does, w is divided by its sum over the positions whose gradient
+            is positive, and a denominator of zero is taken for one.
+    """
+
+    name: ClassVar[str] = "gradcam++"
+
+    definition: Literal["paper", "grad-cam"] = "paper"
+    normalise_alpha: bool = False
+
+    def map(self, gradient: Array, activations: Array) -> Array:
+        if constant_over_cells(gradient):
+            cells = gradient.shape[2] * gradient.shape[3]
+            positions = gradient[:, :, :1, :1]
+        else:
+            cells, positions = 1, gradient
+        g = positions.astype(np.float64)
+        total = activations.sum(axis=(2, 3), dtype=np.float64)[:, :, None, None]
+        shares = self._shares(g, total)
+        rising = np.maximum(g, 0.0)
+        if self.normalise_alpha:
+            whole = np.where(g > 0, shares, 0.0).sum(axis=(2, 3), keepdims=True) * cells
+            shares = np.divide(shares, whole, out=np.zeros_like(shares), where=whole != 0)
+        return weighted((shares * rising).sum(axis=(2, 3)) * cells, activations)
+
+    def _shares(self, g: Array, total: Array) -> Array:
+        """The positions' weights w."""
+        if self.definition == "grad-cam":
+            square = g * g
+            return np.asarray(square / (2.0 * square + total * square * g + 1e-6))
+        below = 2.0 + total * g  # the fraction with G² divided out, so that small gradients stay exact
+        if self.normalise_alpha:
+            return np.asarray(np.where(below != 0, 1.0 / np.where(below != 0, below, 1.0), g * g) * (g != 0))
+        return np.divide(1.0, below, out=np.zeros_like(below), where=(below != 0) & (g != 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class XGradCAM(GradientMethod):
+    """XGrad-CAM: channels weighted by their gradients, averaged with the activation as weight.
+
+    "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs" (Fu et al., BMVC 2020,
+    equation 8): α_k = Σ_ij G_kij·A_kij/S_k, and zero where S_k is.
+    """
+
+    name: ClassVar[str] = "xgradcam"
+
+    def map(self, gradient: Array, activations: Array) -> Array:
+        total = activations.sum(axis=(2, 3))
+        if constant_over_cells(gradient):
+            return weighted(np.where(total != 0, gradient[:, :, 0, 0], np.float32(0)), activations)
+        weights = np.einsum("nkij,nkij->nk", gradient, activations)
+        return weighted(np.divide(weights, total, out=np.zeros_like(weights), where=total != 0), activations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiResCAM(GradientMethod):
+    """HiResCAM: every place of every channel weighted by its own gradient.
+
+    "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks" (Draelos and
+    Carin, 2020): L = Σ_k G_k ∘ A_k. Behind it a piecewise linear network without biases gives Σ_ij L = logit.
+    """
+
+    name: ClassVar[str] = "hirescam"
+
+    def map(self, gradient: Array, activations: Array) -> Array:
+        return products(gradient, activations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCAM(GradientMethod):
+    """LayerCAM: every place of every channel weighted by its own gradient where that is positive.
+
+    "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization" (Jiang et al., TIP 2021,
+    equations 5 to 7): L = Σ_k relu(G_k) ∘ A_k.
+    """
+
+    name: ClassVar[str] = "layercam"
+
+    def map(self, gradient: Array, activations: Array) -> Array:
+        if constant_over_cells(gradient):
+            return weighted(np.maximum(gradient[:, :, 0, 0], 0), activations)
+        return products(np.maximum(gradient, 0), activations)
+
+
+def products(gradient: Array, activations: Array) -> Array:
+    """Σ_k G_k ∘ A_k: (N, h, w)."""
+    if constant_over_cells(gradient):
+        return weighted(gradient[:, :, 0, 0], activations)
+    return np.asarray(np.einsum("nkij,nkij->nij", gradient, activations))
