@@ -59,6 +59,10 @@ class Questions:
     passes: PassCounter
     extras: dict[str, Array]
 
+    def of_target(self, target: int) -> Questions:
+        """The same questions about target number `target` alone."""
+        return replace(self, targets=self.targets[:, target : target + 1])
+
     def scores(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of the pictures as they are."""
         return self._asked(kind).scores

@@ -12,7 +12,16 @@ from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.eigen import EigenCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from camrt.engine.methods.guided import GuidedBackpropagation, GuidedGradCAM
+from camrt.engine.methods.opti import OptiCAM
 from camrt.engine.methods.pixab import PixabCAM
+from camrt.engine.methods.pixels import (
+    Gradient,
+    IntegratedGradients,
+    SmoothGrad,
+    TextbookIntegratedGradients,
+    VarGrad,
+)
 from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
 
@@ -30,6 +39,14 @@ METHODS: tuple[type[Method], ...] = (
     XGradCAM,
     HiResCAM,
     LayerCAM,
+    OptiCAM,
+    Gradient,
+    IntegratedGradients,
+    TextbookIntegratedGradients,
+    SmoothGrad,
+    VarGrad,
+    GuidedBackpropagation,
+    GuidedGradCAM,
 )
 
 

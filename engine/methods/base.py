@@ -77,6 +77,12 @@ class Method(ABC):
             if hint is bool and not isinstance(value, bool):
                 raise MethodError(f"{self.name}: {field.name}={value!r} must be True or False")
 
+    def require_whole(self, option: str, least: int) -> None:
+        """Refuses an option that is not a whole number of at least `least`."""
+        value = getattr(self, option)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise MethodError(f"{self.name}: {option}={value!r} must be a whole number >= {least}")
+
     @property
     def rectified(self) -> bool:
         """Whether negative values are cut off before normalisation."""

@@ -1,0 +1,302 @@
+"""Gradients with respect to the picture itself, on its own grid of pixels.
+
+The base of them all is V(x) = max over colours of |∂score/∂x|, (H, W). Definitions and constants are those of
+"Keep CALM and Improve Visual Feature Attribution" (ICCV 2021) and its code, where these are the baselines.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.heads import Head
+from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.questions import Questions
+from camrt.engine.scores import ScoreKind
+from camrt.errors import MethodError
+from camrt.export.adjoint import ReluRule
+
+__all__ = [
+    "Gradient",
+    "IntegratedGradients",
+    "PixelMethod",
+    "SmoothGrad",
+    "TextbookIntegratedGradients",
+    "VarGrad",
+    "strongest",
+]
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+
+
+def strongest(gradients: Array) -> Array:
+    """The largest magnitude over colours: (B, C, H, W) -> (B, H, W)."""
+    return np.asarray(np.abs(gradients).max(axis=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelMethod(Method):
+    """What methods on the picture's own pixels share.
+
+    Attributes:
+        score: What is differentiated: the logit, or the probability.
+        blur: Side of the Gaussian kernel that smooths the map, odd; 1 for none. Its σ is
+            0.3·((k − 1)/2 − 1) + 0.8.
+    """
+
+    relu: ClassVar[ReluRule] = "plain"
+
+    normalisation: Literal["max", "minmax"] = "minmax"
+    score: ScoreKind = "logit"
+    blur: int = 31
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_whole("blur", 1)
+        if self.blur % 2 == 0:
+            raise MethodError(f"{self.name}: blur={self.blur} must be odd: the kernel has a middle")
+
+    @property
+    def explains_pixels(self) -> bool:
+        return True
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        maps = [self.maps(ask, target) for target in range(ask.targets.shape[1])]
+        return blurred(np.stack(maps, axis=1), self.blur), ask.scores(self.score)
+
+    @abstractmethod
+    def maps(self, ask: Questions, target: int) -> Array:
+        """Maps (N, H, W) of target number `target`, before the blur."""
+
+    def gradients(
+        self, ask: Questions, target: int, count: int, alter: Callable[[int], Array]
+    ) -> Iterator[tuple[int, Indices, Array]]:
+        """Gradients of altered pictures, run in full batches across alterations and pictures.
+
+        Args:
+            ask: The batch.
+            target: Column of its targets.
+            count: Number of alterations of each picture.
+            alter: All pictures (N, C, H, W), altered in way number i.
+
+        Yields:
+            The number of an alteration, the pictures, and their gradients (B, C, H, W).
+        """
+        size = len(ask.pictures)
+        pairs = [(way, image) for way in range(count) for image in range(size)]
+        current, altered = -1, ask.pictures
+        for start in range(0, len(pairs), ask.batch_size):
+            chunk = pairs[start : start + ask.batch_size]
+            rows = np.empty((len(chunk), *ask.pictures.shape[1:]), np.float32)
+            for row, (way, image) in enumerate(chunk):
+                if way != current:
+                    current, altered = way, alter(way)
+                rows[row] = altered[image]
+            ways, images = (np.array(column, np.int64) for column in zip(*chunk, strict=True))
+            found = ask.picture_gradients(rows, images, target, self.score, relu=self.relu)
+            for way in dict.fromkeys(ways.tolist()):
+                chosen = ways == way
+                yield way, images[chosen], found[chosen]
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        runs, why = self.runs()
+        return Cost(0, runs if self.score == "probability" else 0, why, full_adjoint=runs)
+
+    @abstractmethod
+    def runs(self) -> tuple[int, str]:
+        """How many pictures are run there and back for a map, and why."""
+
+
+def blurred(maps: Array, kernel: int) -> Array:
+    """Maps (..., H, W) smoothed by a Gaussian kernel of that many pixels a side, reflected at the border."""
+    if kernel == 1:
+        return maps
+    rows, columns = (blur_matrix(size, kernel) for size in maps.shape[-2:])
+    return np.asarray((rows @ maps.astype(np.float64) @ columns.T).astype(np.float32))
+
+
+def blur_matrix(size: int, kernel: int) -> Array:
+    """(size, size): what one axis of the blur makes of each of its pixels."""
+    reach = kernel // 2
+    sigma = 0.3 * (reach - 1) + 0.8
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    sources = np.pad(np.arange(size), reach, mode="reflect") if size > 1 else np.zeros(2 * reach + 1, int)
+    matrix = np.zeros((size, size))
+    for row in range(size):
+        np.add.at(matrix[row], sources[row : row + kernel], bell / bell.sum())
+    return matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient(PixelMethod):
+    """The plain gradient: V(x).
+
+    "Deep Inside Convolutional Networks" (Simonyan et al., 2014, section 3.1).
+    """
+
+    name: ClassVar[str] = "gradient"
+
+    def maps(self, ask: Questions, target: int) -> Array:
+        images = np.arange(len(ask.pictures))
+        return strongest(ask.picture_gradients(ask.pictures, images, target, self.score, relu=self.relu))
+
+    def runs(self) -> tuple[int, str]:
+        return 1, "the model's adjoint, there and back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients(PixelMethod):
+    """Integrated gradients as CALM's code computes them: (1/N)·Σ_{t=0..N} V(x·t/N).
+
+    Beside the textbook's form (`integrated-textbook`) there is no product with the picture, magnitudes are
+    taken before the sum, and the N + 1 points are divided by N.
+
+    Attributes:
+        steps: N.
+    """
+
+    name: ClassVar[str] = "integrated"
+
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_whole("steps", 1)
+
+    def maps(self, ask: Questions, target: int) -> Array:
+        total = np.zeros((len(ask.pictures), *ask.pictures.shape[2:]))
+        ways = self.gradients(
+            ask, target, self.steps + 1, lambda t: ask.pictures * np.float32(t / self.steps)
+        )
+        for _, images, found in ways:
+            total[images] += strongest(found)
+        return (total / self.steps).astype(np.float32)
+
+    def runs(self) -> tuple[int, str]:
+        return self.steps + 1, "one a point between the empty picture and the picture"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextbookIntegratedGradients(PixelMethod):
+    """Integrated gradients: max over colours of |x · ∫ ∂score/∂x(t·x) dt|, from a picture of zeros.
+
+    "Axiomatic Attribution for Deep Networks" (Sundararajan et al., ICML 2017, equation 1); the integral by
+    the trapezoid rule on N + 1 points. Before the magnitudes it sums to score(x) − score(0).
+
+    Attributes:
+        steps: N.
+    """
+
+    name: ClassVar[str] = "integrated-textbook"
+
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_whole("steps", 1)
+
+    def maps(self, ask: Questions, target: int) -> Array:
+        return strongest(self.attributions(ask, target))
+
+    def attributions(self, ask: Questions, target: int) -> Array:
+        """Pictures times the integral of their gradients, (N, C, H, W)."""
+        total = np.zeros(ask.pictures.shape)
+        ways = self.gradients(
+            ask, target, self.steps + 1, lambda t: ask.pictures * np.float32(t / self.steps)
+        )
+        for way, images, found in ways:
+            total[images] += found * (0.5 if way in (0, self.steps) else 1.0)
+        return (ask.pictures * total / self.steps).astype(np.float32)
+
+    def runs(self) -> tuple[int, str]:
+        return self.steps + 1, "one a point between the empty picture and the picture"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyGradients(PixelMethod):
+    """Gradients of noisy copies of a picture.
+
+    Draw i of the noise depends on the seed, on i and on the picture's size, and on nothing else: every
+    picture gets the same pattern, in its own strength.
+
+    Attributes:
+        draws: Noisy copies.
+        noise: Standard deviation of the noise in units of max x − min x, over all pixels and colours.
+        seed: Seed of the noise.
+    """
+
+    draws: int = 50
+    noise: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_whole("draws", 1)
+        self.require_whole("seed", 0)
+        if (
+            isinstance(self.noise, bool)
+            or not isinstance(self.noise, (int, float))
+            or not 0 <= self.noise < np.inf
+        ):
+            raise MethodError(f"{self.name}: noise={self.noise!r} must be a number >= 0")
+
+    def noisy(self, ask: Questions, target: int) -> Iterator[tuple[int, Indices, Array]]:
+        """V of every noisy copy: the draw's number, the pictures, maps (B, H, W)."""
+        pictures = ask.pictures
+        flat = pictures.reshape(len(pictures), -1)
+        strength = np.float32(self.noise) * (flat.max(axis=1) - flat.min(axis=1))[:, None, None, None]
+
+        def alter(draw: int) -> Array:
+            pattern = np.random.default_rng([self.seed, draw]).standard_normal(pictures.shape[1:], np.float32)
+            return np.asarray(pictures + strength * pattern)
+
+        for draw, images, found in self.gradients(ask, target, self.draws, alter):
+            yield draw, images, strongest(found)
+
+    def runs(self) -> tuple[int, str]:
+        return self.draws, "one a noisy copy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothGrad(NoisyGradients):
+    """SmoothGrad: the mean of V over noisy copies.
+
+    "SmoothGrad: removing noise by adding noise" (Smilkov et al., 2017).
+    """
+
+    name: ClassVar[str] = "smoothgrad"
+
+    def maps(self, ask: Questions, target: int) -> Array:
+        total = np.zeros((len(ask.pictures), *ask.pictures.shape[2:]))
+        for _, images, found in self.noisy(ask, target):
+            total[images] += found
+        return (total / self.draws).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarGrad(NoisyGradients):
+    """Variance gradient: the (population) variance of V over noisy copies.
+
+    "Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values" (Adebayo et al.,
+    2018).
+    """
+
+    name: ClassVar[str] = "vargrad"
+
+    def maps(self, ask: Questions, target: int) -> Array:
+        shape = (len(ask.pictures), *ask.pictures.shape[2:])
+        first, moved, squared = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for draw, images, found in self.noisy(ask, target):
+            if draw == 0:
+                first[images] = found
+            away = found - first[images]  # from a value near the mean, so that the squares do not cancel
+            moved[images] += away
+            squared[images] += away * away
+        variance = squared / self.draws - (moved / self.draws) ** 2
+        return np.maximum(variance, 0.0).astype(np.float32)
