@@ -16,8 +16,8 @@ from zoo import HEADS, HeadCase, Part
 
 from camrt.engine.backends.onnxruntime import OnnxRuntime
 from camrt.engine.cuts import make_head, vectors_at_once
-from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads import Asked, FactoredHead, GenericHead, Head
+from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreReader, probabilities
 from camrt.export.adjoint import adjoint_model

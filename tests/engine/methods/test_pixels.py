@@ -1,0 +1,254 @@
+"""Gradient baselines, guided back-propagation and Opti-CAM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from oracles.classifiers import HEADS, classifier, pooled_linear
+from oracles.gradients import integrated, integrated_textbook, numeric_gradient, strongest
+from tolerances import assert_close
+
+import camrt
+from camrt.engine.methods import build
+from camrt.engine.methods.pixels import blur_matrix
+from camrt.errors import AdjointError, MethodError
+
+EngineOf = Callable[..., camrt.Engine]
+PIXELS = (
+    "gradient",
+    "integrated",
+    "integrated-textbook",
+    "smoothgrad",
+    "vargrad",
+    "guided",
+    "guided-gradcam",
+)
+FEW = {"integrated": {"steps": 3}, "integrated-textbook": {"steps": 3}}
+FEW |= {"smoothgrad": {"draws": 3}, "vargrad": {"draws": 3}, "opticam": {"steps": 3}}
+
+
+def batch(small, count=2, seed=7):
+    return np.random.default_rng(seed).normal(size=(count, *small.picture)).astype(np.float32)
+
+
+@pytest.mark.parametrize("score", ["logit", "probability"])
+@pytest.mark.parametrize("head", HEADS)
+def test_gradients_against_the_oracle(engine_of: EngineOf, head: str, score: str) -> None:
+    small = classifier(head, cells=(2, 3), scale=0.5, trunk="convolve")
+    pictures, engine = batch(small), engine_of(small)
+    scores = small.scores_of_picture(score)
+    functions = [[lambda x, c=c: scores(x)[c] for c in (0, 2)]] * 2
+    targets = [[0, 2]] * 2
+    plain = engine.explain(pictures, "gradient", targets=targets, blur=1, score=score)
+    expected = [
+        [strongest(numeric_gradient(f, x)) for f in row] for x, row in zip(pictures, functions, strict=True)
+    ]
+    assert_close(plain.raw, expected, factor=40 if score == "probability" else 8)
+    assert plain.raw.shape == (2, 2, 3, 5)
+    code = engine.explain(pictures, "integrated", targets=targets, blur=1, steps=4, score=score)
+    expected = [[integrated(f, x, 4, 0 * x) for f in row] for x, row in zip(pictures, functions, strict=True)]
+    assert_close(code.raw, expected, factor=40 if score == "probability" else 8)
+    textbook = engine.explain(pictures, "integrated-textbook", targets=targets, blur=1, steps=4, score=score)
+    expected = [
+        [strongest(integrated_textbook(f, x, 4, 0 * x)) for f in row]
+        for x, row in zip(pictures, functions, strict=True)
+    ]
+    assert_close(textbook.raw, expected, factor=40 if score == "probability" else 8)
+    assert plain.passes.full_adjoint == 4
+    assert code.passes.full_adjoint == 4 * 5
+    assert code.passes.full == (4 * 5 if score == "probability" else 0)
+
+
+def noisy(picture, draws, noise, seed):
+    spread = picture.max() - picture.min()
+    for draw in range(draws):
+        pattern = np.random.default_rng([seed, draw]).standard_normal(picture.shape, np.float32)
+        yield picture + np.float32(noise) * spread * pattern
+
+
+def test_noisy_gradients_against_the_oracle(engine_of: EngineOf) -> None:
+    small = classifier("generic", cells=(2, 3), scale=0.5, trunk="convolve")
+    pictures, engine = batch(small, 3), engine_of(small, batch_size=4)
+    for seed in (0, 5):
+        each = [
+            [
+                strongest(numeric_gradient(lambda a: small.logits(a)[1], copy.astype(np.float64)))
+                for copy in noisy(x, 6, 0.25, seed)
+            ]
+            for x in pictures
+        ]
+        options = {"targets": 1, "blur": 1, "draws": 6, "seed": seed}
+        assert_close(engine.explain(pictures, "smoothgrad", **options).raw, np.mean(each, axis=1), factor=8)
+        assert_close(engine.explain(pictures, "vargrad", **options).raw, np.var(each, axis=1), factor=16)
+
+
+def test_a_picture_gets_its_own_noise_wherever_it_stands(engine_of: EngineOf) -> None:
+    small = classifier("pooled-linear", trunk="convolve")
+    pictures = batch(small, 5)
+    together = engine_of(small, batch_size=2).explain(pictures, "smoothgrad", targets=1, draws=3)
+    alone = engine_of(small, batch_size=7).explain(pictures[3:4], "smoothgrad", targets=1, draws=3)
+    assert_close(alone.raw[0], together.raw[3], factor=4)
+    other = engine_of(small).explain(pictures[3:4], "smoothgrad", targets=1, draws=3, seed=1)
+    assert np.abs(other.raw - alone.raw).max() > 0.01 * np.abs(alone.raw).max()
+
+
+def test_the_variance_of_a_linear_score_is_nothing(engine_of: EngineOf) -> None:
+    small = classifier("pooled-linear", trunk="keep")
+    assert not engine_of(small).explain(batch(small), "vargrad", draws=4).raw.any()
+
+
+def test_integrated_gradients_are_complete(engine_of: EngineOf) -> None:
+    """What the pixels are given sums to score(x) − score(0), exactly so for a linear score."""
+    small = pooled_linear(np.array([[1.0, -2.0, 0.5]]), np.zeros(1), (3, 4))
+    picture = batch(small, 1)
+    expected = np.abs(picture * np.array([1.0, -2.0, 0.5])[:, None, None] / 12).max(axis=1)
+    assert_close(engine_of(small).explain(picture, "integrated-textbook", targets=0, blur=1).raw, expected)
+    smooth = classifier("generic", cells=(2, 3), scale=0.5, trunk="convolve")
+    x = batch(smooth, 1)[0].astype(np.float64)
+    whole = integrated_textbook(lambda a: smooth.logits(a)[0], x, 256, 0 * x)
+    assert abs(whole.sum() - (smooth.logits(x)[0] - smooth.logits(0 * x)[0])) < 0.01
+
+
+@pytest.mark.parametrize(("size", "kernel"), [(9, 3), (5, 9), (1, 3), (2, 31), (40, 31)])
+def test_the_blur(size: int, kernel: int) -> None:
+    sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8
+    offsets = np.arange(kernel) - kernel // 2
+    bell = np.exp(-(offsets**2) / (2 * sigma**2))
+    bell /= bell.sum()
+    values = np.random.default_rng(1).normal(size=size)
+
+    def reflected(i: int) -> int:
+        while size > 1 and not 0 <= i < size:
+            i = -i if i < 0 else 2 * (size - 1) - i
+        return i if size > 1 else 0
+
+    expected = [
+        sum(b * values[reflected(i + o)] for b, o in zip(bell, offsets, strict=True)) for i in range(size)
+    ]
+    assert_close(blur_matrix(size, kernel) @ values, expected, np.float64, factor=10)
+
+
+def test_guided_back_propagation(engine_of: EngineOf) -> None:
+    """Through a rectified convolution, a hidden layer and its ReLU, by hand in float64."""
+    torch = pytest.importorskip("torch")
+    small = classifier("flattened-network", cells=(2, 3), trunk="convolve")
+    weights = {
+        t.name: torch.tensor(np.array(__import__("onnx").numpy_helper.to_array(t))).double()
+        for t in small.model.graph.initializer
+    }
+
+    class Guided(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            context.save_for_backward(x)
+            return x.clamp(min=0)
+
+        @staticmethod
+        def backward(context, g):
+            (x,) = context.saved_tensors
+            return g * (x > 0) * (g > 0)
+
+    pictures = batch(small)
+    x = torch.from_numpy(pictures).double().requires_grad_()
+    maps = Guided.apply(torch.nn.functional.conv2d(x, weights["kernel"], stride=2, padding=1))
+    units = Guided.apply(maps.flatten(1) @ weights["hidden"].T + weights["hidden_bias"])
+    (units @ weights["weight"].T)[:, 2].sum().backward()
+    engine = engine_of(small)
+    found = engine.explain(pictures, "guided", targets=2)
+    assert_close(found.raw, x.grad.abs().amax(1).numpy(), factor=8)
+    grad_cam = engine.explain(pictures, "gradcam", targets=2)
+    both = engine.explain(pictures, "guided-gradcam", targets=2)
+    assert_close(both.raw, found.raw * grad_cam.maps, factor=8)
+    assert both.passes.head_adjoint == 2
+
+
+def test_guided_back_propagation_needs_a_relu(engine_of: EngineOf) -> None:
+    small = classifier("pooled-linear", trunk="keep")
+    with pytest.raises(AdjointError, match="this model has none"):
+        engine_of(small).explain(batch(small), "guided")
+
+
+def test_opti_cam_takes_the_steps_that_torch_takes(engine_of: EngineOf) -> None:
+    torch = pytest.importorskip("torch")
+    small = classifier("pooled-linear", cells=(3, 4), scale=1.0, trunk="convolve", channels=5)
+    weights = {
+        t.name: torch.tensor(np.array(__import__("onnx").numpy_helper.to_array(t))).double()
+        for t in small.model.graph.initializer
+    }
+    pictures = batch(small, 3)
+    x = torch.from_numpy(pictures).double()
+
+    def activation(values):
+        return torch.nn.functional.conv2d(values, weights["kernel"], stride=2, padding=1).clamp(min=0)
+
+    def logit(values):
+        return (activation(values).mean((2, 3)) @ weights["weight"].T + weights["bias"])[:, 2]
+
+    maps = activation(x)
+    u = torch.zeros(3, 5, dtype=torch.double, requires_grad=True)
+    optimiser = torch.optim.Adam([u], lr=0.1, maximize=True)
+    for _ in range(12):
+        optimiser.zero_grad()
+        coarse = (u.softmax(1)[:, :, None, None] * maps).sum(1, keepdim=True)
+        up = torch.nn.functional.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
+        low, high = up.amin((2, 3), keepdim=True), up.amax((2, 3), keepdim=True)
+        logit(x * (up - low) / (high - low)).sum().backward()
+        optimiser.step()
+    expected = (u.softmax(1)[:, :, None, None] * maps).sum(1).detach().numpy()
+    found = engine_of(small, batch_size=2).explain(pictures, "opticam", targets=2, steps=12)
+    # Adam divides by the gradient's own size: rounding of small gradients grows with every step.
+    assert_close(found.raw, expected, factor=200)
+    assert found.passes.full_adjoint == 3 * 12
+
+
+def test_opti_cam_climbs(engine_of: EngineOf) -> None:
+    small = classifier("generic", cells=(4, 5), trunk="convolve", channels=6, scale=4.0)
+    pictures, engine = batch(small, 4), engine_of(small)
+
+    def masked(steps):
+        found = engine.explain(pictures, "opticam", targets=1, steps=steps, normalisation="minmax")
+        return engine.predict(pictures * found.maps[:, None])[:, 1]
+
+    assert (masked(60) >= masked(1) - 1e-3).all()
+    assert (masked(60) > masked(1) + 1e-2).any()
+
+
+@pytest.mark.parametrize("name", [*PIXELS, "opticam"])
+def test_batches_do_not_matter(engine_of: EngineOf, name: str) -> None:
+    small = classifier("pooled-network", trunk="convolve")
+    pictures = batch(small, 5)
+    options = FEW.get(name, {})
+    one = engine_of(small, batch_size=1).explain(pictures, name, targets=[[0, 1]] * 5, **options)
+    all_ = engine_of(small, batch_size=32).explain(pictures, name, targets=[[0, 1]] * 5, **options)
+    assert_close(one.raw, all_.raw, factor=200 if name == "opticam" else 8)
+    assert one.passes == all_.passes
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_maps_are_as_large_as_the_picture(engine_of: EngineOf, name: str) -> None:
+    small = classifier("pooled-network", cells=(3, 2), trunk="convolve")
+    found = engine_of(small).explain(batch(small), name, **FEW.get(name, {}))
+    assert found.raw.shape == found.maps.shape == (2, 5, 3)
+    resized = engine_of(small).explain(batch(small), name, size=(9, 11), **FEW.get(name, {}))
+    assert resized.maps.shape == (2, 9, 11)
+
+
+WRONG = [
+    ("gradient", {"blur": 4}, "blur=4 must be odd"),
+    ("gradient", {"blur": 0}, "blur=0 must be a whole number >= 1"),
+    ("integrated", {"steps": 0}, "steps=0 must be a whole number >= 1"),
+    ("integrated-textbook", {"steps": 2.5}, "steps=2.5 must be a whole number"),
+    ("smoothgrad", {"draws": True}, "draws=True must be a whole number"),
+    ("smoothgrad", {"noise": -1}, "noise=-1 must be a number >= 0"),
+    ("vargrad", {"seed": -1}, "seed=-1 must be a whole number >= 0"),
+    ("opticam", {"steps": "9"}, "steps='9' must be a whole number"),
+    ("opticam", {"learning_rate": 0}, "learning_rate=0 must be a number > 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "text"), WRONG, ids=str)
+def test_wrong_options_are_refused(name: str, options: dict[str, object], text: str) -> None:
+    with pytest.raises(MethodError, match=text):
+        build(name, options)
