@@ -18,7 +18,7 @@ from camrt.export.adjoint import GRADIENT, WEIGHTING, adjoint_model
 from camrt.export.graph import Graph
 from camrt.export.interface import LOGITS, standardise
 
-__all__ = ["Case", "adjoint_of", "check", "gradient", "node", "open_graph"]
+__all__ = ["Case", "adjoint_of", "check", "gradient", "node", "open_graph", "run_single"]
 
 Array = np.ndarray
 # Sums of some hundred products there and back.
@@ -44,8 +44,9 @@ class Case:
         weights: Constants by name.
         opset: Operator set.
         values: Pictures from a generator and a shape; standard normal when None.
-        flatten: Whether a Flatten makes `y` the logits.
         element: Element type of the file.
+        batch: Batch size of the file, or the name of an open one.
+        open_size: Whether height and width are open.
     """
 
     nodes: Sequence[onnx.NodeProto]
@@ -66,11 +67,14 @@ class Case:
             numpy_helper.from_array(value.astype(dtype) if value.dtype.kind == "f" else value, name)
             for name, value in self.weights.items()
         ]
+        features: int | str = "C"
+        if self.function is not None and not self.open_size:  # what inference does not know of every operator
+            features = self.function(torch.zeros(1, *self.shape, dtype=torch.double)).numel()
         graph = helper.make_graph(
             [*self.nodes, node("Flatten", "y", "flat")],
             "case",
             [helper.make_tensor_value_info("x", self.element, [self.batch, *sizes])],
-            [helper.make_tensor_value_info("flat", self.element, [self.batch, "C"])],
+            [helper.make_tensor_value_info("flat", self.element, [self.batch, features])],
             weights,
         )
         imports = [helper.make_opsetid("", self.opset)]

@@ -8,8 +8,8 @@ order of the step squared, 1e-10 of a smooth function of order one.
 - HiResCAM: L = Σ_k G_k·A_k; LayerCAM: L = Σ_k relu(G_k)·A_k.
 - V(x) = max over colours of |∂f/∂x|.
 
-At the empty picture a network without biases stands at the corner of every ReLU, where nothing passes back and
-differences say otherwise: what the gradient is there is an argument.
+At the empty picture a network without biases stands at the corner of every ReLU, where nothing passes back
+and differences say otherwise: what the gradient is there is an argument.
 """
 
 from __future__ import annotations
