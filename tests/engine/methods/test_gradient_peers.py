@@ -1,0 +1,182 @@
+"""The gradient methods against other libraries, on the same weights and pictures."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from peer_libraries import import_peer
+from tolerances import assert_close
+
+import camrt
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+pytestmark = pytest.mark.peers
+
+CLASSES = 5
+# Both sides round: two runtimes' convolutions there and back, and an upsampling each.
+FACTOR = 8
+METHODS = {
+    "gradcam": ("GradCAM", {}),
+    "gradcam++": ("GradCAMPlusPlus", {"definition": "grad-cam"}),
+    "xgradcam": ("XGradCAM", {}),
+    "hirescam": ("HiResCAM", {}),
+    "layercam": ("LayerCAM", {}),
+}
+
+
+class Network(nn.Module):
+    """Three convolutions with ReLUs, an odd 4×5 map of 8 channels, and a head."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(),
+            nn.MaxPool2d(3, 1, 1), nn.Conv2d(6, 8, 3, stride=2, padding=1),
+        )  # fmt: skip
+        self.rectify = nn.ReLU()
+        self.head = {
+            "pooled-linear": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)),
+            "flattened-network": nn.Sequential(
+                nn.Flatten(), nn.Linear(160, 10), nn.ReLU(), nn.Linear(10, CLASSES)
+            ),
+            "generic": nn.Sequential(
+                nn.Conv2d(8, 8, 3, padding=1),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(8, CLASSES),
+            ),
+        }[head]
+
+    def forward(self, pictures):
+        return self.head(self.rectify(self.features(pictures)))
+
+
+@pytest.fixture(scope="module", params=["pooled-linear", "flattened-network", "generic"])
+def twins(request, tmp_path_factory):
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(3)
+    module = Network(request.param).eval()
+    with torch.no_grad():
+        module.features[3].weight *= 3
+        module.head[-1].weight *= 3
+    pictures = np.random.default_rng(1).normal(size=(4, 3, 15, 19)).astype(np.float32)
+    path = tmp_path_factory.mktemp("peers") / "network.onnx"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*treespec.*", category=FutureWarning)
+        torch.onnx.export(
+            module, (torch.from_numpy(pictures),), path, dynamo=True, verbose=False,
+            dynamic_shapes={"pictures": {0: torch.export.Dim("N")}},
+        )  # fmt: skip
+    target = next(
+        found.name
+        for found in camrt.load(path).targets()
+        if found.shape == (8, 4, 5) and found.operator == "Relu"
+    )
+    engine = camrt.load(path, threads=1, target=target)
+    assert engine.head.kind == request.param
+    return SimpleNamespace(
+        module=module,
+        engine=engine,
+        pictures=pictures,
+        tensor=torch.from_numpy(pictures),
+        targets=[0, 3, 1, 4],
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_pytorch_grad_cam(twins, name):
+    peer, (made, options) = import_peer("pytorch_grad_cam"), METHODS[name]
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    cam = getattr(peer, made)(model=twins.module, target_layers=[twins.module.rectify])
+    expected = cam(twins.tensor, [ClassifierOutputTarget(target) for target in twins.targets])
+    cam.activations_and_grads.release()
+    found = twins.engine.explain(
+        twins.pictures, name, targets=twins.targets, postprocess="library", **options
+    )
+    assert (found.flags == 0).any()
+    assert_close(found.maps, expected, np.float32, factor=FACTOR)
+
+
+def stretched(raw):
+    """A map brought to [0, 1] as torchcam does it."""
+    low = np.maximum(raw, 0)
+    low = low - low.min((1, 2), keepdims=True)
+    return low / (low.max((1, 2), keepdims=True) + 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [("gradcam", "GradCAM"), ("layercam", "LayerCAM"), ("xgradcam", "XGradCAM")]
+)
+def test_torchcam(twins, name, made):
+    methods = import_peer("torchcam").methods
+    raw = twins.engine.explain(twins.pictures, name, targets=twins.targets).raw
+    alive = np.flatnonzero(np.maximum(raw, 0).max((1, 2)) > 0)
+    with getattr(methods, made)(twins.module, target_layer=twins.module.rectify) as extractor:
+        expected = extractor(twins.targets, twins.module(twins.tensor))[0].detach().numpy()
+    assert len(alive)
+    assert_close(stretched(raw[alive]), expected[alive], np.float32, factor=FACTOR)
+
+
+def test_torchcam_leaves_the_weights_out_of_grad_cam_plus_plus(twins):
+    """Its α never takes effect: its weights are Σ relu(G)³. Ours are the paper's, by autograd in float64."""
+    methods = import_peer("torchcam").methods
+    with methods.GradCAMpp(twins.module, target_layer=twins.module.rectify) as extractor:
+        theirs = extractor(twins.targets, twins.module(twins.tensor))[0].detach().numpy()
+    ours = twins.engine.explain(twins.pictures, "gradcam++", targets=twins.targets).raw
+    kept = []
+
+    def keep(_, __, output):
+        output.retain_grad()
+        kept.append(output)
+
+    handle = twins.module.rectify.register_forward_hook(keep)
+    logits = twins.module(twins.tensor)
+    handle.remove()
+    logits[range(4), twins.targets].sum().backward()
+    twins.module.zero_grad()
+    a, g = (value.detach().double().numpy() for value in (kept[0], kept[0].grad))
+    positive = np.maximum(g, 0)
+    below = 2 * g**2 + a.sum((2, 3), keepdims=True) * g**3
+    shares = np.divide(g**2, below, out=np.zeros_like(g), where=below != 0)
+    paper = np.einsum("nk,nkij->nij", (shares * positive).sum((2, 3)), a)
+    cubes = np.einsum("nk,nkij->nij", (positive**3).sum((2, 3)), a)
+    assert_close(ours, paper, np.float32, factor=FACTOR)
+    assert_close(theirs, stretched(cubes), np.float32, factor=FACTOR)
+    assert np.abs(stretched(cubes) - stretched(paper)).max() > 0.01
+
+
+def test_captum_at_the_layer(twins):
+    attr = import_peer("captum.attr")
+    target = torch.tensor(twins.targets)
+    expected = attr.LayerGradCam(twins.module, twins.module.rectify).attribute(twins.tensor, target=target)
+    found = twins.engine.explain(twins.pictures, "gradcam", targets=twins.targets)
+    assert_close(found.raw, expected.detach().numpy()[:, 0], np.float32, factor=FACTOR)
+
+
+def test_captum_at_the_pixels(twins):
+    attr = import_peer("captum.attr")
+    target = torch.tensor(twins.targets)
+    explain = twins.engine.explain
+    options = {"targets": twins.targets, "blur": 1}
+    plain = attr.Saliency(twins.module).attribute(twins.tensor.clone().requires_grad_(), target=target)
+    found = explain(twins.pictures, "gradient", **options)
+    assert_close(found.raw, plain.detach().amax(1).numpy(), np.float32, factor=FACTOR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it sets hooks on ReLUs, and that it takes them off
+        guided = attr.GuidedBackprop(twins.module).attribute(
+            twins.tensor.clone().requires_grad_(), target=target
+        )
+    found = explain(twins.pictures, "guided", **options)
+    assert_close(found.raw, guided.detach().abs().amax(1).numpy(), np.float32, factor=FACTOR)
+    whole = attr.IntegratedGradients(twins.module).attribute(
+        twins.tensor.clone().requires_grad_(), target=target, n_steps=33, method="riemann_trapezoid"
+    )
+    found = explain(twins.pictures, "integrated-textbook", steps=32, **options)
+    # captum's weights of its 33 points sum to 32/33, not to one
+    assert_close(found.raw, whole.detach().abs().amax(1).numpy() * 33 / 32, np.float32, factor=FACTOR)
