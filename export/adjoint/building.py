@@ -93,10 +93,10 @@ def adjoint_model(
 
 
 def reached_from(head: onnx.ModelProto, start: str) -> frozenset[str]:
-    """The tensors of the head that depend on its start."""
+    """The tensors of the head that depend on its start's values, and not only on its shape."""
     reached = {start}
     for node in head.graph.node:
-        if any(name in reached for name in names_read(node)):
+        if node.op_type not in ("Shape", "Size") and any(name in reached for name in names_read(node)):
             reached.update(name for name in node.output if name)
     return frozenset(reached)
 

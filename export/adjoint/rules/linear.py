@@ -17,10 +17,11 @@ def _gemm(step: Step) -> Sequence[str | None]:
     make = step.make
     plain = not step.attribute("transB", 0)
     alpha = step.attribute("alpha", 1.0)
+    none = [] if make.opset >= 11 else [make.number(0.0)]  # C was not optional before
     if step.attribute("transA", 0):
-        first = make.add("Gemm", step.input(1), step.g, alpha=alpha, transA=int(not plain), transB=1)
+        first = make.add("Gemm", step.input(1), step.g, *none, alpha=alpha, transA=int(not plain), transB=1)
     else:
-        first = make.add("Gemm", step.g, step.input(1), alpha=alpha, transB=int(plain))
+        first = make.add("Gemm", step.g, step.input(1), *none, alpha=alpha, transB=int(plain))
     if not step.wanted(2):
         return [first]
     third = make.add("Mul", step.g, make.number(step.attribute("beta", 1.0)))
@@ -29,20 +30,30 @@ def _gemm(step: Step) -> Sequence[str | None]:
 
 @rule("MatMul")
 def _matmul(step: Step) -> Sequence[str | None]:
-    """y = A·B over the last two axes, the others broadcast: ā = ȳ·Bᵀ and b̄ = Aᵀ·ȳ."""
+    """y = A·B over the last two axes, the others broadcast: ā = ȳ·Bᵀ and b̄ = Aᵀ·ȳ.
+
+    A vector A counts as a row, a vector B as a column, and y lacks the axis of size one that this makes.
+    """
     first, second = step.input(0), step.input(1)
     left, right = step.shape(first), step.shape(second)
-    if len(left) == 1 or len(right) == 1:
-        raise step.refuse("products with vectors of rank one have no rule")
-    make = step.make
-    outer = step.shape(step.y)
+    make, g = step.make, step.g
+    outer = list(step.shape(step.y))
+    if len(left) == 1:
+        g = make.unsqueeze(g, [len(outer) - 1])
+        outer.insert(len(outer) - 1, 1)
+    if len(right) == 1:
+        g = make.unsqueeze(g, [len(outer)])
+        outer.append(1)
     made: list[str | None] = [None, None]
     if step.wanted(0):
-        back = make.add("MatMul", step.g, swapped(step, second, len(right)))
-        made[0] = make.sum_to(back, (*outer[:-1], left[-1]), first, left)
+        turned = make.unsqueeze(second, [0]) if len(right) == 1 else swapped(step, second, len(right))
+        made[0] = make.sum_to(make.add("MatMul", g, turned), (*outer[:-1], left[-1]), first, left)
     if step.wanted(1):
-        back = make.add("MatMul", swapped(step, first, len(left)), step.g)
-        made[1] = make.sum_to(back, (*outer[:-2], *right[-2:]), second, right)
+        turned = make.unsqueeze(first, [1]) if len(left) == 1 else swapped(step, first, len(left))
+        back, shape = make.add("MatMul", turned, g), (*outer[:-2], left[-1], outer[-1])
+        if len(right) == 1:
+            back, shape = make.squeeze(back, [len(shape) - 1]), shape[:-1]
+        made[1] = make.sum_to(back, shape, second, right)
     return made
 
 

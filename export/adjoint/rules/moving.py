@@ -7,10 +7,13 @@ from itertools import accumulate
 
 import numpy as np
 
-from camrt.export.adjoint.nodes import EVERYTHING
+from camrt.export.adjoint.nodes import EVERYTHING, Indices
 from camrt.export.adjoint.steps import Step, rule
 
 __all__: list[str] = []
+
+# Exporters write "to the end" as the largest number of 32 or of 64 bits.
+NO_END = np.iinfo(np.int32).max
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -25,15 +28,32 @@ def _transpose(step: Step) -> Sequence[str | None]:
     return [step.make.transpose(step.g, [int(axis) for axis in np.argsort(order)])]
 
 
+def settled(step: Step, axis: int) -> bool:
+    """Whether an axis has the size it was analysed at whatever the batch and the pictures."""
+    return step.fixed_size and axis > 0
+
+
+def sizes_of(step: Step, name: str, axes: Sequence[int]) -> str:
+    """A tensor's sizes along axes, read when the graph runs."""
+    return step.make.add("Gather", step.make.shape_of(name), step.make.indices(axes), axis=0)
+
+
 @rule("Concat")
 def _concat(step: Step) -> Sequence[str | None]:
     """Each input gets its part."""
+    make = step.make
     axis = step.attribute("axis") % len(step.shape(step.y))
-    sizes = [step.shape(name)[axis] for name in step.node.input]
-    ends = list(accumulate(sizes))
+    shapes = [step.graph.shape(name) for name in step.node.input]
+    known = [shape[axis] for shape in shapes if shape is not None]
+    if settled(step, axis) and len(known) == len(shapes):
+        ends: list[Indices] = [[end] for end in accumulate(known)]
+    else:
+        sizes = [sizes_of(step, name, [axis]) for name in step.node.input]
+        ends = [*accumulate(sizes, lambda before, size: make.add("Add", before, size))]
+    starts: list[Indices] = [[0], *ends[:-1]]
     return [
-        step.make.slice(step.g, [end - size], [end], [axis]) if step.wanted(i) else None
-        for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+        make.slice(step.g, start, end, [axis]) if step.wanted(i) else None
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
 
 
@@ -50,37 +70,133 @@ def _split(step: Step) -> Sequence[str | None]:
 
 @rule("Slice")
 def _slice(step: Step) -> Sequence[str | None]:
-    """ȳ with zeros where numbers were left out."""
+    """ȳ with zeros where numbers were left out: between them, before the first and behind the last."""
+    make, g = step.make, step.g
     shape, taken = step.shape(step.x), step.shape(step.y)
-    starts, ends = step.numbers(1, "starts"), step.numbers(2, "ends")
-    axes = step.numbers(3, "axes") or tuple(range(len(starts)))
-    steps = step.numbers(4, "steps") or (1,) * len(axes)
-    pads = np.zeros((2, len(shape)), np.int64)
-    for axis, start, stride in zip((a % len(shape) for a in axes), starts, steps, strict=True):
-        size = shape[axis]
-        if stride != 1:
-            return [strided(step, axes, starts, ends, steps)]
-        first = max(start + size, 0) if start < 0 else min(start, size)
-        pads[:, axis] = first, size - first - taken[axis]
-    return [step.make.pad(step.g, [int(pad) for pad in pads.reshape(-1)])]
+    starts = whole_numbers(step, 1, "starts")
+    ends = whole_numbers(step, 2, "ends")
+    count = step.shape(starts)[0] if isinstance(starts, str) else len(starts)
+    axes = [axis % len(shape) for axis in step.numbers(3, "axes") or range(count)]
+    strides = step.numbers(4, "steps") or (1,) * len(axes)
+    for axis, stride in zip(axes, strides, strict=True):
+        if stride < 0:
+            g = make.slice(g, [-1], [-EVERYTHING], [axis], [-1])
+        if abs(stride) > 1:
+            g = loosened(step, g, axis, abs(stride))
+    if isinstance(starts, str) or not all(
+        settled(step, axis)
+        or (start == 0 and strides[i] == 1 and not isinstance(ends, str) and int(ends[i]) >= NO_END)
+        for i, (axis, start) in enumerate(zip(axes, starts, strict=True))
+    ):
+        return [surrounded(step, g, axes, first_taken(step, axes, starts, strides))]
+    begins, lengths = [], []
+    for axis, start, stride in zip(axes, starts, strides, strict=True):
+        first = max(start + shape[axis], 0) if start < 0 else min(start, shape[axis] - (stride < 0))
+        lengths.append(abs(stride) * (taken[axis] - 1) + 1)
+        begins.append(first - lengths[-1] + 1 if stride < 0 else first)
+    return [surrounded(step, g, axes, begins, lengths)]
 
 
-def strided(
-    step: Step, axes: Sequence[int], starts: Sequence[int], ends: Sequence[int], steps: Sequence[int]
+def whole_numbers(step: Step, index: int, name: str) -> Indices:
+    """Whole numbers a node is given; the tensor that holds them when they are computed from sizes."""
+    given = step.input(index)
+    return given if given and step.constant(given) is None else step.numbers(index, name)
+
+
+def loosened(step: Step, g: str, axis: int, stride: int) -> str:
+    """`g` with stride − 1 zeros between any two numbers along an axis."""
+    make = step.make
+    rank = len(step.shape(step.x))
+    pads = [0] * (2 * rank + 2)
+    pads[rank + 1 + axis + 1] = stride - 1
+    sizes = make.shape_of(g)
+    before, after = make.slice(sizes, [0], [axis], [0]), make.slice(sizes, [axis + 1], [rank], [0])
+    filled = make.reshape(
+        make.pad(make.unsqueeze(g, [axis + 1]), pads), make.concat([before, make.indices([-1]), after], 0)
+    )
+    return make.crop(filled, [0] * rank, [(stride - 1) * (other == axis) for other in range(rank)])
+
+
+def first_taken(step: Step, axes: Sequence[int], starts: Indices, strides: Sequence[int]) -> str:
+    """Where the lowest number lies that a Slice took along each axis, found when the graph runs."""
+    make = step.make
+    starts, zero = make.indices(starts), make.indices([0] * len(axes))
+    sizes = sizes_of(step, step.x, axes)
+    begin = make.add("Where", make.add("Less", starts, zero), make.add("Add", starts, sizes), starts)
+    begin = make.add("Where", make.add("Less", begin, zero), zero, begin)
+    if min(strides) > 0:
+        return begin
+    last = make.add("Sub", sizes, make.indices([int(stride < 0) for stride in strides]))
+    begin = make.add("Where", make.add("Less", last, begin), last, begin)
+    steps = make.add("Sub", sizes_of(step, step.y, axes), make.indices([1] * len(axes)))
+    return make.add(
+        "Add", begin, make.add("Mul", steps, make.indices([min(stride, 0) for stride in strides]))
+    )
+
+
+def surrounded(
+    step: Step, g: str, axes: Sequence[int], begins: Indices, lengths: Sequence[int] | None = None
 ) -> str:
-    """Along each axis the product with the 0-1 matrix that picked the numbers."""
+    """A part of the node's input in that input's size, zeros all around.
+
+    Args:
+        step: The node.
+        g: The part.
+        axes: The axes along which it is one.
+        begins: Where it begins along each.
+        lengths: How much of each it covers, when sizes and beginnings are settled.
+    """
+    make = step.make
+    shape = step.shape(step.x)
+    rank = len(shape)
+    if lengths is not None:
+        assert not isinstance(begins, str)
+        settled_pads = np.zeros((2, rank), np.int64)
+        for axis, begin, length in zip(axes, begins, lengths, strict=True):
+            settled_pads[:, axis] = begin, shape[axis] - begin - length
+        return make.pad(g, [int(pad) for pad in settled_pads.reshape(-1)]) if settled_pads.any() else g
+    if make.opset < 11:
+        raise step.refuse("where it begins depends on the pictures' size; export with opset 11 or later")
+    begins = make.indices(begins)
+    left = make.add("Sub", sizes_of(step, step.x, axes), make.add("Add", sizes_of(step, g, axes), begins))
+    pads = [make.indices([0])] * (2 * rank)
+    for i, axis in enumerate(axes):
+        pads[axis] = make.slice(begins, [i], [i + 1], [0])
+        pads[rank + axis] = make.slice(left, [i], [i + 1], [0])
+    return make.pad(g, make.concat(pads, 0))
+
+
+@rule("Gather")
+def _gather(step: Step) -> Sequence[str | None]:
+    """What was picked is put back in its place, zeros elsewhere; what was picked twice is summed."""
+    indices = step.constant(step.input(1))
     make, g = step.make, step.g
     shape = step.shape(step.x)
-    for axis, start, end, stride in zip(axes, starts, ends, steps, strict=True):
-        size = shape[axis]
-        first = start + size if start < 0 else start
-        last = end + size if -size <= end < 0 else end
-        if stride < 0:
-            picked = range(min(first, size - 1), max(last, -1), stride)
-        else:
-            picked = range(max(first, 0), min(last, size), stride)
-        g = spread(step, g, list(picked), axis % len(shape), size)
-    return make.add("Identity", g)
+    axis = step.attribute("axis", 0) % len(shape)
+    if indices is None:
+        if axis:
+            raise step.refuse("its indices are computed from the picture, or from its size")
+        return [scattered(step, make.unsqueeze(step.input(1), [len(step.shape(step.y)) - len(shape) + 1]))]
+    fixed = settled(step, axis)
+    picked = [int(index) for index in np.ravel(indices)]
+    if fixed:
+        picked = [index % shape[axis] for index in picked]
+    if indices.ndim == 0:
+        g = make.unsqueeze(g, [axis])
+    if len(picked) == 1 and indices.ndim < 2:
+        if fixed:
+            return [surrounded(step, g, [axis], picked, [1])]
+        return [surrounded(step, g, [axis], first_taken(step, [axis], picked, [1]))]
+    if min(picked) < 0:
+        raise step.refuse("it picks from behind along an axis whose size is open")
+    if indices.ndim > 1:
+        sizes = make.shape_of(step.x)
+        parts = [make.slice(sizes, [0], [axis], [0]), make.indices([len(picked)])]
+        parts.append(make.slice(sizes, [axis + 1], [EVERYTHING], [0]))
+        g = make.reshape(g, make.concat(parts, 0))
+    reach = shape[axis] if fixed else max(picked) + 1
+    back = spread(step, g, picked, axis, reach)
+    return [back if fixed else surrounded(step, back, [axis], [0])]
 
 
 def spread(step: Step, g: str, picked: Sequence[int], axis: int, size: int) -> str:
@@ -94,33 +210,22 @@ def spread(step: Step, g: str, picked: Sequence[int], axis: int, size: int) -> s
     return make.transpose(moved, [int(place) for place in np.argsort(order)])
 
 
-@rule("Gather")
-def _gather(step: Step) -> Sequence[str | None]:
-    """What was picked by constant indices is put back in its place, zeros elsewhere."""
-    indices = step.constant(step.input(1))
-    if indices is None:
-        raise step.refuse("its indices depend on the picture")
-    shape = step.shape(step.x)
-    axis = step.attribute("axis", 0) % len(shape)
-    size = shape[axis]
+@rule("GatherND")
+def _gather_nd(step: Step) -> Sequence[str | None]:
+    """The same for places that are given by an index an axis."""
+    if step.attribute("batch_dims", 0):
+        raise step.refuse("with batch_dims it has no rule")
+    return [scattered(step, step.input(1))]
+
+
+def scattered(step: Step, places: str) -> str:
+    """Numbers picked from places along the first axes (the last axis of `places`) put back there."""
     make = step.make
-    picked = [int(index) % size for index in np.ravel(indices)]
-    if indices.ndim == 0:
-        pads = np.zeros((2, len(shape)), np.int64)
-        pads[:, axis] = picked[0], size - 1 - picked[0]
-        return [make.pad(make.unsqueeze(step.g, [axis]), [int(pad) for pad in pads.reshape(-1)])]
-    g = step.g
-    if indices.ndim > 1:
-        flat = make.concat(
-            [
-                make.slice(make.shape_of(step.x), [0], [axis], [0]),
-                make.indices([len(picked)]),
-                make.slice(make.shape_of(step.x), [axis + 1], [EVERYTHING], [0]),
-            ],
-            0,
-        )
-        g = make.reshape(g, flat)
-    return [spread(step, g, picked, axis, size)]
+    if step.wanted(1):
+        raise step.refuse("what it picks depends on the picture")
+    if make.opset < 16:
+        raise step.refuse("its indices are known only at run time; export with opset 16 or later")
+    return make.add("ScatterND", make.zeros(make.shape_of(step.x)), places, step.g, reduction="add")
 
 
 @rule("Expand")
@@ -146,18 +251,21 @@ def _tile(step: Step) -> Sequence[str | None]:
 
 @rule("Pad")
 def _pad(step: Step) -> Sequence[str | None]:
-    """Constant padding is cut off again."""
+    """What was put around is cut off again, and what was cut off is zero."""
     if step.attribute("mode", "constant") != "constant":
         raise step.refuse(f"padding by {step.attribute('mode')!r} has no rule")
-    pads = step.numbers(1, "pads") or step.numbers(1, "paddings")
+    make = step.make
     rank = len(step.shape(step.x))
+    pads = whole_numbers(step, 1, "pads") or step.numbers(1, "paddings")
+    if isinstance(pads, str):
+        if step.input(3):
+            raise step.refuse("its pads are computed from the picture and not given for every axis")
+        return [make.pad(step.g, make.add("Neg", pads))]
     axes = [axis % rank for axis in step.numbers(3, "axes")] or list(range(rank))
     whole = np.zeros((2, rank), np.int64)
     whole[:, axes] = np.reshape(pads, (2, -1))
-    if whole.min() < 0:
-        raise step.refuse("negative padding has no rule")
-    begin, end = whole.tolist()
-    return [step.make.crop(step.g, begin, end)]
+    own = make.crop(step.g, *np.maximum(whole, 0).tolist())
+    return [make.pad(own, np.maximum(-whole, 0).reshape(-1).tolist()) if whole.min() < 0 else own]
 
 
 @rule("DepthToSpace")
@@ -176,3 +284,10 @@ def _depth_to_space(step: Step) -> Sequence[str | None]:
 @rule("SpaceToDepth")
 def _space_to_depth(step: Step) -> Sequence[str | None]:
     return [step.make.add("DepthToSpace", step.g, blocksize=step.attribute("blocksize"))]
+
+
+@rule("Trilu")
+def _trilu(step: Step) -> Sequence[str | None]:
+    """ȳ above (below) the same diagonal."""
+    diagonal = [step.input(1)] if step.input(1) else []
+    return [step.make.add("Trilu", step.g, *diagonal, upper=step.attribute("upper", 1))]

@@ -27,10 +27,11 @@ def _conv(step: Step) -> Sequence[str | None]:
     if step.wanted(1) or step.wanted(2):
         raise step.refuse("its weight depends on the picture")
     weight = step.constant(step.input(1))
-    if weight is None:
-        raise step.refuse("its weight is not known")
-    windows = windows_of(step, tuple(weight.shape[2:]))
+    kernel = step.attribute("kernel_shape") or step.shape(step.input(1))[2:]
+    windows = windows_of(step, tuple(kernel))
     group = step.attribute("group", 1)
+    if weight is None:  # made of constants, but only when the graph runs
+        return [transposed(step, windows, group)]
     if max(windows.strides) == 1:
         return [turned(step, weight, windows, group)]
     square = len(set(windows.strides)) == 1 and len(windows.kernel) == 2 and max(windows.dilations) == 1

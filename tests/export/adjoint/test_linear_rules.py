@@ -1,0 +1,101 @@
+"""Matrix products in their less common forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from adjoint_cases import Case, adjoint_of, check, node, run_double  # noqa: E402
+from tolerances import assert_close  # noqa: E402
+
+from camrt.errors import AdjointError  # noqa: E402
+from camrt.export.adjoint import WEIGHTING  # noqa: E402
+
+
+def weight(*shape):
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+
+def double(values):
+    return torch.from_numpy(values.astype(np.float64))
+
+
+@pytest.mark.parametrize("opset", [9, 11])
+def test_a_layer_in_older_operator_sets(opset):
+    nodes = [node("Flatten", "x", "f"), node("Gemm", "f w c", "y", alpha=2.0)]
+
+    def function(x):
+        return 2 * x.flatten(1) @ double(weight(60, 7)) + double(weight(7))
+
+    check(Case(nodes, function, weights={"w": weight(60, 7), "c": weight(7)}, opset=opset))
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+def test_the_picture_as_a_turned_operand(turned):
+    w = weight(7, 60) if turned else weight(60, 7)
+    nodes = [
+        node("Flatten", "x", "f"),
+        node("Transpose", "f", "t"),
+        node("Gemm", "t w c", "y", transA=1, transB=turned, alpha=0.5, beta=2.0),
+    ]
+    matrix = double(w).T if turned else double(w)
+    weights = {"w": w, "c": weight(1)}
+    check(Case(nodes, lambda x: 0.5 * x.flatten(1) @ matrix + 2 * double(weight(1)), weights=weights))
+
+
+def test_a_bias_that_is_broadcast():
+    nodes = [
+        node("Flatten", "x", "f"),
+        node("ReduceMean", "f", "m", axes=[1]),
+        node("Gemm", "f w m", "y", beta=3.0),
+    ]
+
+    def function(x):
+        flat = x.flatten(1)
+        return flat @ double(weight(60, 7)) + 3 * flat.mean(1, keepdim=True)
+
+    check(Case(nodes, function, weights={"w": weight(60, 7)}))
+
+
+def test_vectors():
+    check(Case([node("MatMul", "x w", "y")], lambda x: x @ double(weight(4)), weights={"w": weight(4)}))
+    check(Case([node("MatMul", "w x", "y")], lambda x: double(weight(5)) @ x, weights={"w": weight(5)}))
+
+
+@pytest.mark.parametrize("order", ["v w", "w v"])
+def test_the_picture_as_a_vector(order):
+    """Only a graph of one picture can do that; the other operand is broadcast over two axes."""
+    w = weight(2, 60, 3) if order == "v w" else weight(2, 3, 60)
+    nodes = [node("Reshape", "x n", "v"), node("MatMul", order, "m"), node("Reshape", "m o", "y")]
+    case = Case(nodes, None, weights={"w": w, "n": np.array([60]), "o": np.array([1, 6])}, batch=1)
+    weighting = weight(1, 6)
+    found = run_double(adjoint_of(case, double=True), {"map": case.pictures(1), WEIGHTING: weighting})[1]
+    matrix = w.transpose(0, 2, 1) if order == "v w" else w
+    expected = weighting.astype(np.float64) @ matrix.reshape(6, 60)
+    assert_close(found.reshape(1, 60), expected, np.float64)
+
+
+def test_products_with_both_operands_broadcast():
+    nodes = [
+        node("ReduceMean", "x", "q", axes=[1]),
+        node("Transpose", "x", "t", perm=[0, 1, 3, 2]),
+        node("MatMul", "q t", "y"),
+    ]
+    check(Case(nodes, lambda x: x.mean(1, keepdim=True) @ x.mT))
+    w = weight(3, 6, 5)
+    check(Case([node("MatMul", "w x", "y")], lambda x: double(w) @ x, weights={"w": w}))
+
+
+@pytest.mark.parametrize("equation", ["nchw,nchv->nwv", "nchw,nkhw->nck", "nchw,nchw->nc"])
+def test_einsum_of_a_picture_with_itself(equation):
+    case = Case([node("Einsum", "x x", "y", equation=equation)], lambda x: torch.einsum(equation, x, x))
+    check(case, factor=16)  # sums of dozens of products, twice
+
+
+@pytest.mark.parametrize("equation", ["nccw,wk->nck", "...w,wk->...k", "nchw,wk->nck"])
+def test_other_einsums_are_refused(equation):
+    case = Case([node("Einsum", "x w", "y", equation=equation)], None, (5, 5, 4), {"w": weight(4, 6)})
+    with pytest.raises(AdjointError, match="equation"):
+        adjoint_of(case, double=False)

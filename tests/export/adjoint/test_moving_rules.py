@@ -1,0 +1,160 @@
+"""Moving numbers about where sizes are known only when the graph runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402, N812
+from adjoint_cases import Case, adjoint_of, check, gradient, node, run_double, run_single  # noqa: E402
+from onnx import TensorProto  # noqa: E402
+from tolerances import assert_close  # noqa: E402
+
+from camrt.engine.backends import backend  # noqa: E402
+from camrt.engine.observing import observer  # noqa: E402
+from camrt.errors import AdjointError  # noqa: E402
+from camrt.export.adjoint import WEIGHTING, adjoint_model  # noqa: E402
+from camrt.export.graph import Graph  # noqa: E402
+from camrt.export.interface import LOGITS, standardise  # noqa: E402
+
+END = np.iinfo(np.int64).max
+
+
+def whole(*numbers):
+    return np.array(numbers, np.int64)
+
+
+def watched(case, element):
+    """The adjoint of a case, shapes that inference does not know found by running it."""
+    watch = observer(backend("onnxruntime", device="cpu", threads=1, load_deadline=60, run_deadline=60))
+    model = case.model()
+    interface = standardise(model, expected_size=case.shape[1:], observer=watch)
+    graph = Graph(model, interface.probe_shape(5, case.shape[1:]), watch)
+    graph.observe(LOGITS)
+    return adjoint_model(model, graph, graph.input_name, input_name="map", batch=None, element=element)
+
+
+def check_sizes(case, *, double=True, others=((5, 9), (9, 10), (12, 4))):
+    """One graph, made at one picture size, run at others."""
+    wide, narrow = (watched(case, element) for element in (TensorProto.DOUBLE, TensorProto.FLOAT))
+    for size in [case.shape[1:], *others]:
+        for count in (1, 2, 7):
+            pictures = np.random.default_rng(count).standard_normal((count, case.shape[0], *size), np.float32)
+            weighting, _, expected = gradient(case.function, pictures.astype(np.float64))
+            feeds = {"map": pictures, WEIGHTING: weighting}
+            if double:
+                assert_close(run_double(wide, feeds)[1], expected, np.float64)
+            assert_close(run_single(narrow, feeds)[1], expected, np.float32, factor=4)  # means of some dozens
+
+
+def averaged(nodes, function, **weights):
+    """The map "z" averaged, in a graph that leaves its picture size open."""
+    ending = node("GlobalAveragePool", "z", "y")
+    return Case([*nodes, ending], lambda x: function(x).mean((2, 3)), (3, 8, 7), weights, open_size=True)
+
+
+@pytest.mark.parametrize("axis", [1, 2, -1])
+def test_parts_one_behind_the_other(axis):
+    nodes = [node("Relu", "x", "r"), node("Concat", "r x", "z", axis=axis)]
+    check_sizes(averaged(nodes, lambda x: torch.cat([x.relu(), x], axis)))
+
+
+SLICES = [
+    (1, END, 1), (0, -1, 1), (-2, END, 1), (0, 4, 1), (1, END, 2), (0, END, 2), (0, 8, 1), (-4, -1, 2),
+    (-1, -END, -1), (99, -END, -2), (3, 0, -1), (-99, 3, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("start", "end", "stride"), SLICES)
+def test_slices_of_an_axis_of_open_size(start, end, stride):
+    nodes = [node("Slice", "x b e a s", "z")]
+    ends = slice(start, end if abs(end) < END else None, stride)
+    check_sizes(
+        averaged(
+            nodes, lambda x: x[:, :, list(range(x.shape[2]))[ends]],
+            b=whole(start), e=whole(end), a=whole(2), s=whole(stride),
+        )
+    )  # fmt: skip
+
+
+def test_a_slice_whose_bounds_are_computed_from_sizes():
+    """The second half of the channels, as a network writes it that asks a tensor for its shape."""
+    nodes = [
+        node("Shape", "x", "sizes"), node("Gather", "sizes one", "channels"),
+        node("Div", "channels two", "half"), node("Slice", "x half channels one", "z"),
+    ]  # fmt: skip
+    check_sizes(averaged(nodes, lambda x: x[:, 1:], one=whole(1), two=whole(2)))
+
+
+@pytest.mark.parametrize("index", [2, -1, [1], [3, 0, 3], [[0, 1], [1, 1]]], ids=str)
+def test_picking_from_an_axis_of_open_size(index):
+    weights = {"i": np.array(index, np.int64)}
+    rank = np.ndim(index)
+    nodes = [node("Gather", "x i", "z", axis=2), node("ReduceMean", "z", "y", axes=[*range(2, 3 + rank)])]
+    case = Case(
+        nodes, lambda x: x[:, :, index].mean([*range(2, 3 + rank)]), (3, 8, 7), weights, open_size=True
+    )
+    check_sizes(case)
+
+
+def test_picking_several_from_behind_an_axis_of_open_size_is_refused():
+    nodes = [node("Gather", "x i", "z", axis=2), node("GlobalAveragePool", "z", "y")]
+    with pytest.raises(AdjointError, match="from behind"):
+        adjoint_of(Case(nodes, None, weights={"i": whole(0, -1)}, open_size=True), double=False)
+
+
+def test_indices_that_are_computed_from_sizes():
+    """Flat places N − 1, ..., 0 of a vector, and back: how some exporters write a view."""
+    nodes = [
+        node("Reshape", "x all", "v"), node("Shape", "v", "n"), node("Squeeze", "n", "count"),
+        node("Range", "zero count one", "up"), node("Sub", "n up", "down"), node("Sub", "down one", "places"),
+        node("Gather", "v places", "w"), node("Reshape", "w rows", "y"),
+    ]  # fmt: skip
+    weights = {"all": whole(-1), "zero": np.array(0), "one": np.array(1), "rows": whole(-1, 60)}
+    case = Case(nodes, lambda x: x.flatten().flip(0).reshape(len(x), 60), weights=weights, opset=18)
+    check_sizes(case, others=())
+    case.opset = 15
+    with pytest.raises(AdjointError, match="opset 16"):
+        watched(case, TensorProto.FLOAT)
+
+
+def test_picking_places():
+    """An uneven adaptive pooling picks rows and columns, some twice."""
+    rows, columns = np.meshgrid([0, 2, 2], [1, 3], indexing="ij")
+    nodes = [
+        node("Transpose", "x", "t", perm=[2, 3, 0, 1]),
+        node("GatherND", "t i", "p"),
+        node("Transpose", "p", "y", perm=[2, 3, 0, 1]),
+    ]
+    weights = {"i": np.stack([rows, columns], -1)}
+    check(Case(nodes, lambda x: x[:, :, rows, columns], weights=weights, opset=18))
+
+
+def test_padding_that_also_cuts_off():
+    case = Case(
+        [node("Pad", "x n", "y")],
+        lambda x: F.pad(x, (2, -1, -1, 1)),
+        weights={"n": whole(0, 0, -1, 2, 0, 0, 1, -1)},
+    )
+    check(case, double=False)  # ONNX's own reference cuts nothing off
+
+
+def test_padding_computed_from_sizes():
+    """To an even height, as padding that keeps sizes does."""
+    nodes = [
+        node("Shape", "x", "sizes"), node("Slice", "sizes two three", "h"), node("Mod", "h two", "odd"),
+        node("Concat", "none odd none1", "pads", axis=0), node("Pad", "x pads", "z"),
+    ]  # fmt: skip
+    weights = {"two": whole(2), "three": whole(3), "none": whole(0, 0, 0, 0, 0, 0), "none1": whole(0)}
+    case = averaged(nodes, lambda x: F.pad(x, (0, 0, 0, x.shape[2] % 2)), **weights)
+    check_sizes(case, double=False)
+
+
+@pytest.mark.parametrize("upper", [0, 1])
+def test_triangles(upper):
+    function = torch.triu if upper else torch.tril
+    check(
+        Case([node("Trilu", "x k", "y", upper=upper)], lambda x: function(x, 1), weights={"k": np.array(1)})
+    )
