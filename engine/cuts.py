@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.lazy import LazyRunner
-from camrt.export.adjoint import ReluRule, adjoint_model
+from camrt.export.adjoint import ReluRule, adjoint_model, vectors_of
 from camrt.export.cutting import (
     ACTIVATION,
     CELLS,
@@ -48,15 +48,19 @@ class Cut:
         head: What follows the cut.
         taps: Outputs of the trunk pass by what they are: `ACTIVATION`, and where the head reads them `PHI`,
             `CELLS` and the tensors that go around the cut (`beside_name`).
+        residuals: What they are of taps that only gradients read.
     """
 
     target: TargetTensor
     head: Head
     taps: Mapping[str, str]
+    residuals: frozenset[str] = frozenset()
 
     def fetched(self, method: Method) -> dict[str, str]:
         """The taps a method needs."""
-        return {role: name for role, name in self.taps.items() if role != CELLS or method.asks_boxes}
+        left = set() if method.asks_gradients else set(self.residuals)
+        left |= set() if method.asks_boxes else {CELLS}
+        return {role: name for role, name in self.taps.items() if role not in left}
 
 
 def make_cuts(
@@ -93,7 +97,9 @@ def make_cuts(
             if around
             else factor(graph, tensor, interface.batch)
         )
-        shown = {ACTIVATION: tensor} | {beside_name(i): name for i, name in enumerate(around)}
+        vectors = () if around or has_known_gradient(factors) else vectors_of(graph, tensor)
+        beside = (*around, *vectors)
+        shown = {ACTIVATION: tensor} | {beside_name(i): name for i, name in enumerate(beside)}
         if isinstance(factors, Factors):
             pooled = factors
             if factors.phi_tensor is not None:
@@ -101,16 +107,31 @@ def make_cuts(
         taps = {role: role if number == 0 else f"{role}_{number}" for role in shown}
         outputs.update({taps[role]: name for role, name in shown.items()})
         head = make_head(
-            model, graph, tensor, around, factors, interface, runtime, batch_size=batch_size, threads=threads
+            model,
+            graph,
+            tensor,
+            around,
+            vectors,
+            factors,
+            interface,
+            runtime,
+            batch_size=batch_size,
+            threads=threads,
         )
-        cuts.append(Cut(target, head, taps))
+        residuals = frozenset(beside_name(len(around) + i) for i in range(len(vectors)))
+        cuts.append(Cut(target, head, taps, residuals))
     tapped = tapped_model(model, graph, outputs)
     if len(cuts) == 1 and pooled is not None and interface.fixed_size:
         shape = graph.shape(tensors[0])
         assert shape is not None
         if tap_cells(tapped, pooled, (shape[2], shape[3])):
-            cuts = [Cut(cuts[0].target, cuts[0].head, {**cuts[0].taps, CELLS: CELLS})]
+            cuts = [replace(cuts[0], taps={**cuts[0].taps, CELLS: CELLS})]
     return tapped, tuple(cuts)
+
+
+def has_known_gradient(factors: Factors | Unfactored) -> bool:
+    """Whether a head is one linear layer, so that its gradient is its weight and no graph is run for it."""
+    return isinstance(factors, Factors) and factors.rest is None and factors.phi == "identity"
 
 
 def make_head(
@@ -118,6 +139,7 @@ def make_head(
     graph: Graph,
     target: str,
     around: tuple[str, ...],
+    vectors: tuple[str, ...],
     factors: Factors | Unfactored,
     interface: Interface,
     runtime: Backend,
@@ -133,11 +155,14 @@ def make_head(
         return LazyRunner(lambda: runtime.runner(part, label=label, batch=interface.batch))
 
     def back() -> Runner:
-        part = adjoint_model(model, graph, target, input_name=MAP, batch=interface.batch, beside=around)
+        part = adjoint_model(
+            model, graph, target, input_name=MAP, batch=interface.batch, beside=around, given=vectors
+        )
         return runtime.runner(part, label="head's adjoint", batch=interface.batch)
 
     beside = tuple(beside_name(i) for i in range(len(around)))
-    adjoint = HeadAdjoint(LazyRunner(back), beside)
+    given = tuple(beside_name(len(around) + i) for i in range(len(vectors)))
+    adjoint = HeadAdjoint(LazyRunner(back), beside + given)
 
     def generic(reason: str) -> GenericHead:
         def make() -> Runner:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ from camrt.export.graph import Graph, Observer
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import read_model
 
+if TYPE_CHECKING:
+    from torch import nn
+
 __all__ = ["load"]
 
 Array = npt.NDArray[Any]
@@ -43,16 +47,19 @@ SAME_RESULT = 1e-4
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | nn.Module,
     *,
-    backend: str = "onnxruntime",
+    backend: str | None = None,
     device: str = "cpu",
     target: str | Sequence[str] | None = None,
+    grid: tuple[int, int] | None = None,
+    size: tuple[int, int] | None = None,
+    example: Any = None,
     batch_size: int = 32,
     threads: int | None = None,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
     preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
-    output: str | None = None,
+    output: int | str | None = None,
     activation: Activation | None = None,
     load_deadline: float = 60.0,
     run_deadline: float = 600.0,
@@ -60,18 +67,25 @@ def load(
     """Loads an image classifier and cuts it into trunk and head.
 
     Args:
-        path: An ONNX file with a single picture input, opset 9 or later.
-        backend: The runtime; never another one in its place. "onnxruntime".
+        path: An ONNX file with a single picture input, opset 9 or later; or a torch module, or a file that
+            `torch.export.save` wrote (.pt2), which run in torch by hooks. Those must return logits.
+        backend: The runtime; never another one in its place. "onnxruntime" for a file, "torch" for a torch
+            model; None for the one that fits.
         device: "cpu".
         target: Name of the tensor, or of the node that makes it, to explain at; None finds the last
             activation with two spatial axes before they are pooled or flattened. Several are explained in one
-            call, and their maps fused.
+            call, and their maps fused. In a torch model, the path of a module.
+        grid: (h, w) of the cells that the tokens of a vision transformer stand for; None finds it.
+        size: (H, W) of the pictures to look at a torch model with; None takes that of the example, of the
+            preprocessing, or 224×224.
+        example: A batch that a torch model takes, when it cannot be guessed.
         batch_size: Rows run at once, pictures or altered activations: the bound on memory.
         threads: Threads of the runtime and of the native kernels; None lets them choose.
         labels: Class names, or a text file with one a line; None takes those in the file's metadata.
         preprocessing: How pictures become the model's input: a `camrt.Preprocessing`, one of its names, or
             its fields; None takes the one in the file's metadata.
-        output: Name of the output that holds class scores, when several could.
+        output: Name of the output that holds class scores, when several could; of a torch model's outputs
+            also the position.
         activation: "softmax" or "sigmoid": how logits become probabilities. None reads it off the graph, and
             takes softmax when the graph ends in logits (sigmoid when there is only one).
         load_deadline: Seconds the runtime may take to make a graph ready.
@@ -92,6 +106,31 @@ def load(
         raise InputError(f"threads={threads!r} must be None or a whole number >= 1")
     if activation not in (None, "softmax", "sigmoid"):
         raise InputError(f"activation={activation!r} must be None, 'softmax' or 'sigmoid'")
+    if is_torch_model(path):
+        from camrt.engine.torch_models.loading import load_module
+
+        return load_module(
+            path,
+            backend=backend,
+            device=device,
+            target=target,
+            batch_size=batch_size,
+            threads=threads,
+            labels=labels,
+            preprocessing=preprocessing,
+            output=output,
+            activation=activation,
+            example=example,
+            size=size,
+            grid=grid,
+        )
+    if size is not None or example is not None:
+        raise InputError("size= and example= are for torch models: an ONNX file says what it takes")
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"path={path!r} must be a file, or a torch module")
+    if output is not None and not isinstance(output, str):
+        raise InputError(f"output={output!r} must be the name of an output")
+    backend = backend or "onnxruntime"
     runtime = choose_backend(
         backend, device=device, threads=threads, load_deadline=load_deadline, run_deadline=run_deadline
     )
@@ -117,9 +156,9 @@ def load(
     )
     names = labels_of(labels, metadata, interface.num_classes)
     interface, graph, notes = settle_batch(model, interface, runtime, steps, watch)
-    targets = [choose_target(graph, wanted) for wanted in wanted_targets(target)]
-    tensors = [found.name for found in targets]
-    tapped, cuts = make_cuts(model, graph, targets, tensors, interface, runtime, batch_size, threads)
+    found = [choose_target(graph, wanted) for wanted in wanted_targets(target)]
+    tensors = [place.name for place in found]
+    tapped, cuts = make_cuts(model, graph, found, tensors, interface, runtime, batch_size, threads)
     return Engine(
         file.path,
         file.sha256,
@@ -134,6 +173,14 @@ def load(
         threads=threads,
         notes=tuple(notes),
     )
+
+
+def is_torch_model(path: Any) -> TypeGuard[nn.Module | str]:
+    """Whether this is a torch module, or a file of one; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(path, torch.nn.Module):
+        return True
+    return isinstance(path, (str, os.PathLike)) and os.fspath(path).endswith(".pt2")
 
 
 def wanted_targets(target: str | Sequence[str] | None) -> list[str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -65,7 +66,7 @@ class Method(ABC):
     normalisation: Literal["max", "minmax"] = "max"
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = type_hints(type(self))
         for field in fields(self):
             hint, value = hints[field.name], getattr(self, field.name)
             choices = choices_of(hint)
@@ -94,6 +95,11 @@ class Method(ABC):
         return False
 
     @property
+    def asks_gradients(self) -> bool:
+        """Whether the method asks for the score's gradient with respect to the activation."""
+        return False
+
+    @property
     def asks_boxes(self) -> bool:
         """Whether the method asks for scores with boxes of cells altered."""
         return False
@@ -105,6 +111,12 @@ class Method(ABC):
     @abstractmethod
     def cost(self, head: Head, shape: MapShape) -> Cost:
         """What a map costs on a head, all target classes together."""
+
+
+@cache
+def type_hints(kind: type) -> dict[str, Any]:
+    """A class's type hints: they are strings until Python compiles them, and are so once."""
+    return get_type_hints(kind)
 
 
 def choices_of(hint: Any) -> tuple[str | None, ...]:

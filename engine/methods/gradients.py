@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import Cost, MapShape, Method, weighted_sum
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 
@@ -32,6 +32,10 @@ class GradientMethod(Method):
 
     score: ScoreKind = "logit"
 
+    @property
+    def asks_gradients(self) -> bool:
+        return True
+
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         maps = [self.map(gradient, ask.activations) for gradient in ask.gradients(self.score)]
         return np.stack(maps, axis=1), ask.scores(self.score)
@@ -47,9 +51,7 @@ class GradientMethod(Method):
 
 def weighted(weights: Array, activations: Array) -> Array:
     """Σ_k weights[n, k] · activations[n, k]: (N, h, w)."""
-    count, channels, height, width = activations.shape
-    maps = weights[:, None].astype(np.float32) @ activations.reshape(count, channels, -1)
-    return np.asarray(maps.reshape(count, height, width))
+    return np.asarray(weighted_sum(weights[:, None], activations)[:, 0])
 
 
 def constant_over_cells(gradient: Array) -> bool:
@@ -85,7 +87,7 @@ class GradCAMPlusPlus(GradientMethod):
         definition: "paper", or "grad-cam" as the pytorch-grad-cam package has it, with 1e-6 added to the
             denominator, which rules where gradients are small.
         normalise_alpha: As the authors' code does, w is divided by its sum over the positions whose gradient
-            is positive, and a denominator of zero is taken for one.
+            is positive, and a denominator of zero, of either fraction, is taken for one.
     """
 
     name: ClassVar[str] = "gradcam++"
@@ -105,7 +107,7 @@ class GradCAMPlusPlus(GradientMethod):
         rising = np.maximum(g, 0.0)
         if self.normalise_alpha:
             whole = np.where(g > 0, shares, 0.0).sum(axis=(2, 3), keepdims=True) * cells
-            shares = np.divide(shares, whole, out=np.zeros_like(shares), where=whole != 0)
+            shares = shares / np.where(whole != 0, whole, 1.0)
         return weighted((shares * rising).sum(axis=(2, 3)) * cells, activations)
 
     def _shares(self, g: Array, total: Array) -> Array:
@@ -114,9 +116,8 @@ class GradCAMPlusPlus(GradientMethod):
             square = g * g
             return np.asarray(square / (2.0 * square + total * square * g + 1e-6))
         below = 2.0 + total * g  # the fraction with G² divided out, so that small gradients stay exact
-        if self.normalise_alpha:
-            return np.asarray(np.where(below != 0, 1.0 / np.where(below != 0, below, 1.0), g * g) * (g != 0))
-        return np.divide(1.0, below, out=np.zeros_like(below), where=(below != 0) & (g != 0))
+        shares = np.divide(1.0, below, out=np.zeros_like(below), where=(below != 0) & (g != 0))
+        return np.where(below == 0, g * g, shares) if self.normalise_alpha else shares
 
 
 @dataclass(frozen=True, kw_only=True)

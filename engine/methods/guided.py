@@ -22,6 +22,8 @@ __all__ = ["GuidedBackpropagation", "GuidedGradCAM"]
 class GuidedBackpropagation(Gradient):
     """Guided back-propagation: V(x) with ReLUs that pass on only gradients that are positive too.
 
+    Its maps are made of single pixels, of which the strongest outshines the rest: a small blur shows them.
+
     "Striving for Simplicity: The All Convolutional Net" (Springenberg et al., 2015, section 3.4). A model
     without a ReLU is refused.
     """
@@ -29,7 +31,7 @@ class GuidedBackpropagation(Gradient):
     name: ClassVar[str] = "guided"
     relu: ClassVar[ReluRule] = "guided"
 
-    blur: int = 1
+    blur: int = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,10 @@ class GuidedGradCAM(GuidedBackpropagation):
     """
 
     name: ClassVar[str] = "guided-gradcam"
+
+    @property
+    def asks_gradients(self) -> bool:
+        return True
 
     def maps(self, ask: Questions, target: int) -> Array:
         coarse, _ = GradCAM(score=self.score).raw(ask.of_target(target))

@@ -1,6 +1,6 @@
 """Gradients of an exported graph, as a second graph of plain operators."""
 
-from camrt.export.adjoint.building import GRADIENT, WEIGHTING, adjoint_model
+from camrt.export.adjoint.building import GRADIENT, WEIGHTING, adjoint_model, vectors_of
 from camrt.export.adjoint.steps import ReluRule
 
-__all__ = ["GRADIENT", "WEIGHTING", "ReluRule", "adjoint_model"]
+__all__ = ["GRADIENT", "WEIGHTING", "ReluRule", "adjoint_model", "vectors_of"]

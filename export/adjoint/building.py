@@ -17,12 +17,12 @@ from camrt.export.adjoint import rules  # noqa: F401  (registers them)
 from camrt.export.adjoint.nodes import NodeMaker
 from camrt.export.adjoint.steps import RULES, ReluRule, Step
 from camrt.export.adjoint.widening import widen
-from camrt.export.cutting import head_model
+from camrt.export.cutting import beside_name, head_model
 from camrt.export.graph import Graph, names_read, opset, set_shape
 from camrt.export.interface import LOGITS
 from camrt.export.operators import FLOATING
 
-__all__ = ["GRADIENT", "WEIGHTING", "adjoint_model"]
+__all__ = ["GRADIENT", "WEIGHTING", "adjoint_model", "vectors_of"]
 
 WEIGHTING = "camrt_weighting"
 GRADIENT = "camrt_gradient"
@@ -36,6 +36,7 @@ def adjoint_model(
     input_name: str,
     batch: int | None,
     beside: Sequence[str] = (),
+    given: Sequence[str] = (),
     relu: ReluRule = "plain",
     element: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
@@ -54,6 +55,8 @@ def adjoint_model(
         input_name: Name the first input gets.
         batch: Fixed batch size of the graph; None when it is open.
         beside: Tensors that go around the cut; no gradient is followed into them.
+        given: Tensors of the head that are inputs too, named as if they followed those of `beside`, because
+            the trunk pass has made them already: what leads to them is not run again.
         relu: How ReLUs pass gradients on, see `Step`.
         element: Element type of the graph that is made.
 
@@ -89,7 +92,11 @@ def adjoint_model(
             "use 'gradient' or 'smoothgrad'"
         )
     make.nodes.append(helper.make_node("Identity", [gradient], [GRADIENT]))
-    return finished(head, make, batch, graph.input_shape[0], graph)
+    finished(head, make, batch, graph)
+    for number, name in enumerate(given, start=len(beside)):
+        take(head, name, beside_name(number), batch, graph)
+    drop_what_nothing_needs(head)
+    return head
 
 
 def reached_from(head: onnx.ModelProto, start: str) -> frozenset[str]:
@@ -125,10 +132,21 @@ def summed(make: NodeMaker, parts: list[str]) -> str | None:
     return parts[0] if len(parts) == 1 else make.add("Sum", *parts)
 
 
-def finished(
-    head: onnx.ModelProto, make: NodeMaker, batch: int | None, analysed: int, graph: Graph
-) -> onnx.ModelProto:
-    """The head with the adjoint's nodes behind its own."""
+def vectors_of(graph: Graph, start: str) -> tuple[str, ...]:
+    """The vectors (N, F) that the head's matrix products make: small, and much is read to make them."""
+    reached = graph.downstream(start)
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(LOGITS, stop=[start])]
+    return tuple(
+        node.output[0]
+        for node in nodes
+        if node.op_type in ("Gemm", "MatMul")
+        and node.output[0] in reached
+        and len(graph.shape(node.output[0]) or ()) == 2
+    )
+
+
+def finished(head: onnx.ModelProto, make: NodeMaker, batch: int | None, graph: Graph) -> None:
+    """Puts the adjoint's nodes behind the head's own."""
     logits = graph.shape(LOGITS)
     weighting = helper.make_tensor_value_info(WEIGHTING, make.element, None)
     set_shape(weighting, [batch or "N", logits[1] if logits is not None else "C"])
@@ -140,4 +158,31 @@ def finished(
     del head.graph.output[:]
     for name in (LOGITS, GRADIENT):
         head.graph.output.append(helper.make_tensor_value_info(name, make.element, None))
-    return head
+
+
+def take(head: onnx.ModelProto, name: str, outer: str, batch: int | None, graph: Graph) -> None:
+    """Makes a tensor of the head an input instead."""
+    producer = next(node for node in head.graph.node if name in node.output)
+    head.graph.node.remove(producer)
+    element = head.graph.input[0].type.tensor_type.elem_type
+    value = helper.make_tensor_value_info(outer, element, None)
+    shape = graph.shape(name)
+    assert shape is not None
+    set_shape(value, [batch or "N", *shape[1:]])
+    head.graph.input.append(value)
+    head.graph.node.insert(0, helper.make_node("Identity", [outer], [name]))
+
+
+def drop_what_nothing_needs(head: onnx.ModelProto) -> None:
+    """Takes out the nodes and weights that neither output needs."""
+    needed = {value.name for value in head.graph.output}
+    kept = []
+    for node in reversed(head.graph.node):
+        if any(name in needed for name in node.output):
+            needed.update(names_read(node))
+            kept.append(node)
+    del head.graph.node[:]
+    head.graph.node.extend(reversed(kept))
+    weights = [tensor for tensor in head.graph.initializer if tensor.name in needed]
+    del head.graph.initializer[:]
+    head.graph.initializer.extend(weights)

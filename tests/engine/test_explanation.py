@@ -140,7 +140,7 @@ def test_the_archive_holds_everything(
         assert np.array_equal(arrays[name], getattr(saved, name))
         assert arrays[name].dtype == getattr(saved, name).dtype
     assert str(arrays["method"]) == saved.method
-    assert arrays["passes"].tolist() == [shape[0], 49, 1]
+    assert arrays["passes"].tolist() == [shape[0], 49, 1, 0, 0]
     assert float(arrays["seconds"]) == 0.25
     assert arrays["stems"].tolist() == [f"{i:04d}" for i in range(shape[0])]
     assert (tuple(arrays["labels"]) if "labels" in arrays else None) == labels

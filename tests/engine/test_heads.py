@@ -120,7 +120,7 @@ def cut(part: Part, batch_size: int = 4, *, open_size: bool = False) -> Cut:
     factors = factor(graph, "A", None)
     interface = Interface(channels, height, width, None, part.classes, "softmax", None, "NCHW")
     runtime = SpyRuntime([])
-    head = make_head(model, graph, "A", (), factors, interface, runtime, batch_size=batch_size, threads=1)
+    head = make_head(model, graph, "A", (), (), factors, interface, runtime, batch_size=batch_size, threads=1)
     taps = {ACTIVATION: "A"}
     if isinstance(factors, Factors) and factors.phi_tensor is not None:
         taps[PHI] = factors.phi_tensor

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,13 @@ def test_several_targets_cost_the_passes_of_one(engine_of: EngineOf, head: str, 
     engine = engine_of(head)
     engine.explain(batch(1), name)  # an engine may keep what it learns of the empty activation
     one = engine.explain(batch(2), name, targets=1)
-    several = engine.explain(batch(2), name, targets=[[0, 1, 2, 3]] * 2)
-    assert several.passes == one.passes
+    several = engine.explain(batch(2), name, targets=[[0, 1, 2, 3]] * 2).passes
+    # only the ways back are one a target
+    back = ("head_adjoint", "full_adjoint")
+    assert [getattr(several, part) for part in back] == [4 * getattr(one.passes, part) for part in back]
+    assert replace(several, head_adjoint=0, full_adjoint=0) == replace(
+        one.passes, head_adjoint=0, full_adjoint=0
+    )
     assert one.passes.trunk == 2
 
 
@@ -142,11 +148,13 @@ def test_costs_are_upper_bounds(engine_of: EngineOf, head: str, name: str) -> No
     assert found.passes.full <= 3 * cost.full
     assert (found.passes.head == 0) == (cost.head == 0)
     assert (found.passes.full == 0) == (cost.full == 0)
+    assert found.passes.head_adjoint == 3 * cost.head_adjoint
+    assert found.passes.full_adjoint == 3 * cost.full_adjoint
 
 
 def test_linear_heads_cost_the_trunk_alone(engine_of: EngineOf) -> None:
     for head in ("pooled-linear", "flattened-linear"):
-        for name in ("activation", "eigen", "ablation", "pixab"):
+        for name in ("activation", "eigen", "ablation", "pixab", "gradcam", "hirescam"):
             assert engine_of(head).explain(batch(2), name).passes == Passes(trunk=2)
 
 

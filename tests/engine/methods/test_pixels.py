@@ -156,10 +156,10 @@ def test_guided_back_propagation(engine_of: EngineOf) -> None:
     units = Guided.apply(maps.flatten(1) @ weights["hidden"].T + weights["hidden_bias"])
     (units @ weights["weight"].T)[:, 2].sum().backward()
     engine = engine_of(small)
-    found = engine.explain(pictures, "guided", targets=2)
+    found = engine.explain(pictures, "guided", targets=2, blur=1)
     assert_close(found.raw, x.grad.abs().amax(1).numpy(), factor=8)
     grad_cam = engine.explain(pictures, "gradcam", targets=2)
-    both = engine.explain(pictures, "guided-gradcam", targets=2)
+    both = engine.explain(pictures, "guided-gradcam", targets=2, blur=1)
     assert_close(both.raw, found.raw * grad_cam.maps, factor=8)
     assert both.passes.head_adjoint == 2
 

@@ -1,0 +1,267 @@
+"""From a torch module, or a file of `torch.export`, to an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camrt.engine.cuts import Cut
+from camrt.engine.loading import labels_of, wanted_targets
+from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.session import Engine
+from camrt.engine.torch_models.calls import recording
+from camrt.engine.torch_models.choosing import Candidate, candidates, choose
+from camrt.engine.torch_models.cutting import HookedCut
+from camrt.engine.torch_models.heads import HookedHead
+from camrt.engine.torch_models.runners import ModuleBack, ModuleForth
+from camrt.engine.torch_models.shortcut import BATCHES, probe
+from camrt.engine.torch_models.subject import Subject
+from camrt.errors import BackendError, InputError, ModelFileError, UnsupportedModelError
+from camrt.export.cutting import ACTIVATION
+from camrt.export.interface import Activation, Interface, probe_size
+
+__all__ = ["load_module"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module and what is known of its input.
+
+    Attributes:
+        module: The module.
+        name: What messages call it.
+        path: The file it came from; the name of its class when it came from none.
+        sha256: Of the file; empty without one.
+        channels: Colours of its pictures, where known.
+        height: Their height, where it is fixed.
+        width: Their width, where it is fixed.
+        batch: Its batch size, where it is fixed.
+    """
+
+    module: torch.nn.Module
+    name: str
+    path: Path
+    sha256: str
+    channels: int | None
+    height: int | None = None
+    width: int | None = None
+    batch: int | None = None
+
+
+def load_module(
+    source: torch.nn.Module | str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    device: str = "cpu",
+    target: str | Sequence[str] | None = None,
+    batch_size: int = 32,
+    threads: int | None = None,
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
+    output: int | str | None = None,
+    activation: Activation | None = None,
+    example: Any = None,
+    size: tuple[int, int] | None = None,
+    grid: tuple[int, int] | None = None,
+) -> Engine:
+    """Prepares a torch module, or a file written by `torch.export.save`, for explanations where it is.
+
+    Hooks are set for each call and taken away after it; the module runs in evaluation mode and is then as it
+    was. It is not copied: what is explained are its weights at that moment.
+
+    Args:
+        source: A module, or the path of a .pt2 file. `torch.export.load` reads that, and may unpickle: open
+            only files you trust.
+        backend: None or "torch".
+        device: Where the module is. It is not moved.
+        target: Path of a submodule, or several; None finds one, see `camrt.engine.torch_models.choosing`.
+        batch_size: Rows run at once, pictures or altered activations: the bound on memory.
+        threads: Threads of the native kernels; torch's own are torch's (`torch.set_num_threads`).
+        labels: Class names, or a text file with one a line.
+        preprocessing: How pictures become the module's input; a name stands for pictures of `size`.
+        output: Which output holds the class scores, when several could: a mapping's key, a field, or the
+            position in a tuple.
+        activation: "softmax" or "sigmoid"; None takes that of the module's last operation, then softmax
+            (sigmoid for one logit).
+        example: A batch (N, C, H, W) as the module takes it, when the number of its colours cannot be read
+            off its first convolution; only its shape is looked at.
+        size: (H, W) of the pictures the module is tried on; None takes the example's, the preprocessing's, or
+            224×224.
+        grid: (h, w) of the patches of a vision transformer, when its tokens do not tell.
+
+    Raises:
+        ModelFileError: The file is missing or no file of `torch.export`.
+        UnsupportedModelError: It is not a single-input classifier with an (N, C) output.
+        CutError: There is no such submodule, or it gives no map.
+        BackendError: Another backend or device, or the module failed.
+        InputError: A wrong option.
+    """
+    if backend not in (None, "torch"):
+        raise BackendError(
+            f"a torch module runs on backend 'torch', not {backend!r}; export it to ONNX first"
+        )
+    given = read_source(source)
+    sides = checked_pair("size", size)
+    channels, sides = shape_of_example(example, given, sides)
+    steps = Preprocessing.coerce(preprocessing, probe_size(given.height, given.width, sides))
+    if sides is None and steps is not None:
+        sides = steps.size
+    sides = probe_size(given.height, given.width, sides)
+    subject = Subject(given.module, given.name, device, given.batch)
+    listed, found, classes = explored(
+        subject, channels, sides, target, None if output is None else str(output), checked_pair("grid", grid)
+    )
+    notes = [] if given.batch is None else [f"the batch axis is fixed at {given.batch} in the file"]
+    hooked = []
+    with subject.running(gradients=False):
+        for candidate, calls in found:
+            cut = HookedCut(subject, candidate, calls, channels, sides)
+            hooked.append((candidate, cut, HookedHead(cut, batch_size, threads)))
+    cuts = []
+    for number, (candidate, cut, head) in enumerate(hooked):
+        roles = (ACTIVATION, *cut.beside)
+        taps = {role: role if number == 0 else f"{role}_{number}" for role in roles}
+        cuts.append(Cut(candidate.tensor(), head, taps))
+    tapped = [(cut, dict(made.taps)) for (_, cut, _), made in zip(hooked, cuts, strict=True)]
+    return Engine(
+        given.path,
+        given.sha256,
+        Interface(
+            channels,
+            given.height,
+            given.width,
+            given.batch,
+            classes,
+            activation_of(activation, subject.ending, classes),
+            subject.ending,
+            "NCHW",
+        ),
+        ModuleForth(subject, tapped),
+        tuple(cuts),
+        tuple(item.tensor() for item in listed),
+        {"plain": ModuleBack(subject, "plain"), "guided": ModuleBack(subject, "guided")},
+        labels=labels_of(labels, {}, classes),
+        preprocessing=steps,
+        batch_size=batch_size,
+        threads=threads,
+        notes=tuple(notes),
+    )
+
+
+def explored(
+    subject: Subject,
+    channels: int,
+    size: tuple[int, int],
+    target: str | Sequence[str] | None,
+    output: str | None,
+    grid: tuple[int, int] | None,
+) -> tuple[list[Candidate], list[tuple[Candidate, int]], int]:
+    """One pass on a probe: all candidates, those to cut at with how often each is called, and the classes."""
+    with subject.running(gradients=True):
+        leaf = subject.tensor(probe(subject.batch or BATCHES[0], channels, size)).requires_grad_()
+        try:
+            with recording(subject.module) as calls:
+                logits = subject.pick_logits(leaf.clone(), output)
+        except BackendError as error:
+            raise BackendError(
+                f"{error}. If the module takes other pictures, say size=(H, W), or pass a batch as example="
+            ) from error
+        listed = candidates(calls, logits, leaf, grid)
+        classes = logits.shape[1]
+        chosen = [choose(listed, calls, subject.module, wanted, classes) for wanted in wanted_targets(target)]
+        found = [(item, sum(call.path == item.path for call in calls)) for item in chosen]
+    return listed, found, classes
+
+
+def read_source(source: torch.nn.Module | str | os.PathLike[str]) -> Source:
+    """The module, and what it or its file says of its input."""
+    if not isinstance(source, torch.nn.Module):
+        return read_exported(Path(source))
+    if isinstance(source, torch.jit.ScriptModule):
+        raise BackendError(
+            "a TorchScript module takes no hooks: pass the module it was made from, or export that with "
+            "torch.export or camrt.export.to_onnx"
+        )
+    name = type(source).__name__
+    first = next((part for part in source.modules() if isinstance(part, torch.nn.Conv2d)), None)
+    return Source(source, name, Path(name), "", None if first is None else first.in_channels)
+
+
+def read_exported(path: Path) -> Source:
+    """A file of `torch.export.save`, with its submodules restored."""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelFileError(f"{str(path)!r} cannot be read: {error}") from error
+    try:
+        program = torch.export.load(path)
+    except Exception as error:
+        raise ModelFileError(f"{str(path)!r} is no file of torch.export.save: {error}") from error
+    signature = program.graph_signature
+    if signature.buffers_to_mutate:
+        raise UnsupportedModelError(
+            f"{path.name} was exported in training mode (it would change its buffers "
+            f"{', '.join(list(signature.buffers_to_mutate.values())[:3])}): call module.eval() before "
+            "torch.export.export"
+        )
+    if len(signature.user_inputs) != 1:
+        raise UnsupportedModelError(
+            f"an image classifier has exactly one input, {path.name} has {len(signature.user_inputs)}"
+        )
+    value = next(node.meta["val"] for node in program.graph.nodes if node.name == signature.user_inputs[0])
+    if not isinstance(value, torch.Tensor) or value.ndim != 4:
+        raise UnsupportedModelError(f"{path.name} takes no pictures (N, C, H, W) as its input")
+    batch, channels, height, width = (axis if isinstance(axis, int) else None for axis in value.shape)
+    module = torch.export.unflatten(program)
+    return Source(module, path.name, path.resolve(), digest, channels, height, width, batch)
+
+
+def shape_of_example(
+    example: Any, given: Source, size: tuple[int, int] | None
+) -> tuple[int, tuple[int, int] | None]:
+    """The number of colours, and (H, W) where it is known."""
+    channels = given.channels
+    if example is not None:
+        shape = tuple(getattr(example, "shape", ()))
+        if len(shape) != 4:
+            raise InputError(f"example must be a batch (N, C, H, W), not {shape or type(example).__name__}")
+        channels = int(shape[1])
+        size = size or (int(shape[2]), int(shape[3]))
+    if channels is None:
+        raise InputError(
+            f"the number of colours {given.name} takes cannot be read off it, since it has no convolution: "
+            "pass example=, a batch (N, C, H, W) as it takes it"
+        )
+    return channels, size
+
+
+def checked_pair(name: str, value: Any) -> tuple[int, int] | None:
+    """Two whole numbers above zero, or None."""
+    if value is None:
+        return None
+    try:
+        first, second = (index(side) for side in value)
+    except (TypeError, ValueError):
+        first = second = 0
+    if min(first, second) < 1:
+        raise InputError(f"{name}={value!r} must be two whole numbers above zero, height and width")
+    return first, second
+
+
+def activation_of(given: Activation | None, ending: str | None, classes: int) -> Activation:
+    """How logits become probabilities."""
+    found: Activation = "softmax"
+    if ending == "Sigmoid" or (ending is None and given is None and classes == 1):
+        found = "sigmoid"
+    if given is not None and ending is not None and given != found:
+        raise UnsupportedModelError(
+            f"activation={given!r} was asked for, but the module itself ends in {ending}"
+        )
+    return given or found

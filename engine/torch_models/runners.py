@@ -1,0 +1,211 @@
+"""A hooked module as the runners an engine works with: float32 arrays in and out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from camrt.engine.backends.onnxruntime import filled
+from camrt.engine.torch_models.cutting import PICTURE, HookedCut
+from camrt.engine.torch_models.subject import Subject, array
+from camrt.errors import AdjointError
+from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.interface import LOGITS
+
+__all__ = ["HeadBack", "HeadForth", "ModuleBack", "ModuleForth"]
+
+Array = npt.NDArray[Any]
+
+FIRST = ""  # the batch among what is fed, which has no name
+
+
+class HookedRunner(ABC):
+    """What all have in common; see `camrt.engine.backends.Runner`.
+
+    Args:
+        subject: The module.
+        outputs: Names of what it gives.
+        gradients: Whether it needs a backward pass.
+    """
+
+    def __init__(self, subject: Subject, outputs: tuple[str, ...], *, gradients: bool) -> None:
+        self.subject = subject
+        self.outputs = outputs
+        self._gradients = gradients
+
+    def __call__(
+        self, batch: Array, fetch: Sequence[str] | None = None, beside: Mapping[str, Array] | None = None
+    ) -> list[Array]:
+        """Runs a batch; a module with a fixed batch size in pieces, the last one padded.
+
+        Raises:
+            BackendError: The module failed.
+            AdjointError: There is no way back through it.
+        """
+        names = self.outputs if fetch is None else tuple(fetch)
+        feeds = {FIRST: batch, **(beside or {})}
+        size = self.subject.batch
+        pieces = []
+        for start in range(0, len(batch), size or len(batch)):
+            piece = {name: values[start : start + (size or len(batch))] for name, values in feeds.items()}
+            count = len(piece[FIRST])
+            if size is not None:
+                piece = {name: filled(values, size) for name, values in piece.items()}
+            with self.subject.running(gradients=self._gradients):
+                found = self.run(piece, names)
+            pieces.append([found[name][:count] for name in names])
+        return [np.concatenate(parts) if len(pieces) > 1 else parts[0] for parts in zip(*pieces, strict=True)]
+
+    @abstractmethod
+    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        """Outputs by name, at least those in `names`."""
+
+
+class ModuleForth(HookedRunner):
+    """Pictures to logits, and to what each cut shows.
+
+    Args:
+        subject: The module.
+        cuts: Where it is cut, with the names their tensors leave under: role -> output.
+    """
+
+    def __init__(self, subject: Subject, cuts: list[tuple[HookedCut, dict[str, str]]]) -> None:
+        outputs = (LOGITS, *(name for _, taps in cuts for name in taps.values()))
+        super().__init__(subject, outputs, gradients=False)
+        self._cuts = cuts
+
+    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        """See `HookedRunner`."""
+        pictures = feeds[FIRST]
+        size = (pictures.shape[2], pictures.shape[3])
+        asked = [(cut, taps) for cut, taps in self._cuts if set(taps.values()) & set(names)]
+        with ExitStack() as stack:
+            seen = [stack.enter_context(cut.captured()) for cut, _ in asked]
+            found = {LOGITS: array(self.subject.logits(self.subject.tensor(pictures)))}
+        for (cut, taps), tensors in zip(asked, seen, strict=True):
+            shown = {PICTURE: pictures, **cut.shown(tensors[0], size)}
+            found.update({name: shown[role] for role, name in taps.items()})
+        return found
+
+
+class HeadForth(HookedRunner):
+    """Altered activations to logits.
+
+    Args:
+        cut: Where they are put in.
+    """
+
+    def __init__(self, cut: HookedCut) -> None:
+        super().__init__(cut.subject, (LOGITS,), gradients=False)
+        self._cut = cut
+
+    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        """See `HookedRunner`."""
+        return {LOGITS: array(self._cut.logits(self.subject.tensor(feeds[FIRST]), feeds))}
+
+
+class HeadBack(HookedRunner):
+    """Activations and a weighting of the logits to the logits and the gradient there.
+
+    Args:
+        cut: Where the activation is.
+    """
+
+    def __init__(self, cut: HookedCut) -> None:
+        super().__init__(cut.subject, (LOGITS, GRADIENT), gradients=True)
+        self._cut = cut
+
+    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        """See `HookedRunner`."""
+        maps = self.subject.tensor(feeds[FIRST]).requires_grad_()
+        logits = self._cut.logits(maps, feeds)
+        return back(self.subject, logits, maps, feeds[WEIGHTING], repr(self._cut.path))
+
+
+class ModuleBack(HookedRunner):
+    """Pictures and a weighting of the logits to the logits and the gradient with respect to the pictures.
+
+    Args:
+        subject: The module.
+        relu: How ReLUs pass gradients on, see `camrt.export.adjoint`.
+    """
+
+    def __init__(self, subject: Subject, relu: ReluRule) -> None:
+        super().__init__(subject, (LOGITS, GRADIENT), gradients=True)
+        self._relu = relu
+
+    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        """See `HookedRunner`."""
+        pictures = self.subject.tensor(feeds[FIRST]).requires_grad_()
+        logits = self.subject.logits(pictures.clone())
+        if self._relu == "guided":
+            guide(logits)
+        return back(self.subject, logits, pictures, feeds[WEIGHTING], "the pictures")
+
+
+def back(
+    subject: Subject, logits: torch.Tensor, start: torch.Tensor, weighting: Array, where: str
+) -> dict[str, Array]:
+    """∂(Σ_c weighting_c · logit_c)/∂start, by autograd; no parameter's `.grad` is touched."""
+    lost = AdjointError(
+        f"no gradient of the logits reaches {where}: something on the way has no derivative (a torch.no_grad "
+        "block, a detach, an operation on whole numbers), or the logits do not depend on it"
+    )
+    if not logits.requires_grad:
+        raise lost
+    weights = torch.from_numpy(np.array(weighting)).to(logits.device, logits.dtype)
+    try:
+        (gradient,) = torch.autograd.grad(logits, start, weights, allow_unused=True)
+    except RuntimeError as error:
+        raise AdjointError(f"no gradient can be followed through {subject.name}: {error}") from error
+    if gradient is None:
+        raise lost
+    return {LOGITS: array(logits), GRADIENT: array(gradient)}
+
+
+def guide(logits: torch.Tensor) -> None:
+    """Lets every ReLU behind the logits pass on only what is positive.
+
+    The nodes of the autograd graph are hooked, so that modules, functions and in-place ReLUs are the same.
+
+    Raises:
+        AdjointError: There is none.
+    """
+    found = 0
+    waiting, seen = [logits.grad_fn], {logits.grad_fn}
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        if rectifies(node):
+            found += 1
+            node.register_hook(lambda gradients, _: tuple(positive(gradient) for gradient in gradients))
+        for before, _ in node.next_functions:
+            if before not in seen:
+                seen.add(before)
+                waiting.append(before)
+    if not found:
+        raise AdjointError(
+            "guided back-propagation changes how gradients pass ReLUs, and this model has none; "
+            "use 'gradient' or 'smoothgrad'"
+        )
+
+
+def positive(gradient: torch.Tensor | None) -> torch.Tensor | None:
+    return None if gradient is None else gradient.clamp(min=0)
+
+
+def rectifies(node: Any) -> bool:
+    """Whether a node of the autograd graph is a ReLU, or cuts off at zero like one (ReLU6)."""
+    name = node.name()
+    if name.startswith("ReluBackward"):
+        return True
+    if name.startswith("HardtanhBackward"):
+        return bool(node._saved_min_val == 0)
+    return bool(name.startswith(("ClampBackward1", "ClampMinBackward0")) and node._saved_min == 0)

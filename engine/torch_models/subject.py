@@ -1,0 +1,237 @@
+"""A torch module run so that nothing of it has changed afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from camrt.errors import BackendError, UnsupportedModelError
+from camrt.export.graph import ends_with_one
+
+__all__ = ["Subject", "array", "copied"]
+
+Array = npt.NDArray[Any]
+
+ENDINGS = {
+    torch.ops.aten._softmax.default: "Softmax",
+    torch.ops.aten._log_softmax.default: "LogSoftmax",
+    torch.ops.aten.sigmoid.default: "Sigmoid",
+}
+
+_LOCKS: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
+
+
+class Subject:
+    """A module and how it is run: in evaluation mode, one thread at a time, its classes' logits picked out.
+
+    After every run the training flags of all submodules and the random state are what they were; parameters,
+    their `requires_grad` and `.grad`, buffers and hooks are never touched. Engines on one module
+    share a lock.
+
+    Args:
+        module: The module.
+        name: What messages call it.
+        device: Where it must be.
+        batch: Fixed batch size of its input; None for an open one.
+    """
+
+    def __init__(self, module: torch.nn.Module, name: str, device: str, batch: int | None) -> None:
+        self.module = module
+        self.name = name
+        self.batch = batch
+        self.output = ""
+        self.ending: str | None = None
+        self._device = device_of(device)
+        with _LOCKS_GUARD:
+            self._lock = _LOCKS.setdefault(module, threading.RLock())
+        self.place()
+
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """The device its parameters and buffers are on, and the type pictures are cast to.
+
+        Raises:
+            BackendError: They are on several devices, on another one than was asked for, or have no values.
+        """
+        held = [*self.module.parameters(), *self.module.buffers()]
+        devices = {tensor.device for tensor in held} or {self._device}
+        if torch.device("meta") in devices:
+            raise BackendError(
+                f"{self.name} has parameters without values (device 'meta'): load its weights first, after "
+                "module.to_empty(device='cpu') or with load_state_dict(..., assign=True)"
+            )
+        if len(devices) > 1:
+            names = ", ".join(sorted(map(str, devices)))
+            raise BackendError(
+                f"the parts of {self.name} are on several devices ({names}): bring them to one with "
+                f"module.to({str(self._device)!r})"
+            )
+        (device,) = devices
+        if device.type != self._device.type or self._device.index not in (None, device.index):
+            raise BackendError(
+                f"{self.name} is on device {str(device)!r}, and device={str(self._device)!r} was asked for: "
+                f"move it with module.to({str(self._device)!r}), or pass device={str(device)!r}"
+            )
+        kinds = [tensor.dtype for tensor in held if tensor.is_floating_point()]
+        return device, kinds[0] if kinds else torch.float32
+
+    @contextmanager
+    def running(self, *, gradients: bool) -> Iterator[None]:
+        """Holds the lock, and evaluation mode, for as long as the block runs.
+
+        Args:
+            gradients: Whether operations are recorded for a backward pass, whatever the caller's mode.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            device, _ = self.place()
+            accelerators = [] if device.type == "cpu" else [device.index or 0]
+            kind = "cuda" if device.type == "cpu" else device.type
+            stack.enter_context(torch.random.fork_rng(accelerators, device_type=kind))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(gradients))
+            modes = [(part, part.training) for part in self.module.modules()]
+            try:
+                for part, _ in modes:
+                    part.training = False
+                yield
+            finally:
+                for part, training in modes:
+                    part.training = training
+
+    def tensor(self, values: Array) -> torch.Tensor:
+        """A copy of an array where the module is, of the type it computes in."""
+        device, kind = self.place()
+        return torch.from_numpy(np.array(values)).to(device, kind)
+
+    def logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C) of pictures, within `running`; a softmax or sigmoid at the end is left out.
+
+        Raises:
+            BackendError: The module failed.
+        """
+        if self.ending is None:
+            return tensors_of(self.called(pictures))[self.output].flatten(1)
+        seen = EndingSeen()
+        with seen:
+            self.called(pictures)
+        return seen.source.flatten(1)
+
+    def called(self, pictures: torch.Tensor) -> Any:
+        """Whatever the module returns."""
+        try:
+            return self.module(pictures)
+        except Exception as error:
+            raise BackendError(
+                f"{self.name} failed on pictures of shape {tuple(pictures.shape)}: {error}"
+            ) from error
+
+    def pick_logits(self, pictures: torch.Tensor, wanted: str | None) -> torch.Tensor:
+        """Finds which output holds the class scores, and what the module ends in, and returns the logits.
+
+        Raises:
+            UnsupportedModelError: No output is (N, C), or several are and none was named.
+        """
+        seen = EndingSeen()
+        with seen:
+            found = tensors_of(self.called(pictures))
+        self.output = chosen_output(found, len(pictures), wanted)
+        scores = found[self.output]
+        if seen.result is scores:
+            self.ending = seen.kind
+            return seen.source.flatten(1)
+        return scores.flatten(1)
+
+
+class EndingSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Notes the last softmax over classes, or sigmoid, that is computed: what goes in and what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        self.source = torch.empty(0)
+        self.result: torch.Tensor | None = None
+        self.kind = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        over_classes = func is torch.ops.aten.sigmoid.default or (
+            func in ENDINGS and args[1] % max(args[0].ndim, 1) == 1
+        )
+        if over_classes and args[0].ndim > 1:
+            self.source, self.result, self.kind = args[0], result, ENDINGS[func]
+        return result
+
+
+def device_of(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise BackendError(f"device={name!r} is no device torch knows: {error}") from error
+
+
+def tensors_of(output: Any) -> dict[str, torch.Tensor]:
+    """The tensors in what a module returns, by name.
+
+    A mapping's keys, the fields of a dataclass or named tuple and the positions of a tuple or list are their
+    names, joined by dots where they are nested; a single tensor's name is empty.
+    """
+    if isinstance(output, torch.Tensor):
+        return {"": output}
+    if isinstance(output, Mapping):
+        items = list(output.items())
+    elif is_dataclass(output):
+        items = [(field.name, getattr(output, field.name)) for field in fields(output)]
+    elif hasattr(output, "_fields"):
+        items = list(zip(output._fields, output, strict=True))
+    elif isinstance(output, (tuple, list)):
+        items = list(enumerate(output))
+    else:
+        items = []
+    return {
+        f"{name}.{inner}" if inner else str(name): tensor
+        for name, value in items
+        for inner, tensor in tensors_of(value).items()
+    }
+
+
+def chosen_output(found: dict[str, torch.Tensor], count: int, wanted: str | None) -> str:
+    """The name of the output that holds class scores."""
+    listing = ", ".join(f"{name!r} {tuple(tensor.shape)}" for name, tensor in found.items()) or "no tensor"
+    if wanted is not None and wanted not in found:
+        raise UnsupportedModelError(f"there is no output {wanted!r}; the module gives {listing}")
+    fitting = [
+        name
+        for name, tensor in found.items()
+        if wanted in (None, name)
+        and tensor.is_floating_point()
+        and ends_with_one(tuple(tensor.shape))
+        and tensor.shape[0] == count
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise UnsupportedModelError(
+            f"a classifier's output is (N, C) class scores; for N={count} this module gives {listing}"
+        )
+    raise UnsupportedModelError(
+        f"several outputs could be class scores: {listing}; say which with output='name'"
+    )
+
+
+def array(tensor: torch.Tensor) -> Array:
+    """A float32 array of its own."""
+    return np.array(tensor.detach().to("cpu", torch.float32).numpy())
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that in-place layers behind it cannot reach."""
+    return tensor.detach().clone()

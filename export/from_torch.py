@@ -1,0 +1,208 @@
+"""From a torch module to an ONNX file that says what it is and gives the same logits."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+
+from camrt.engine.loading import labels_of
+from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
+from camrt.engine.torch_models.subject import Subject, array, tensors_of
+from camrt.errors import BackendError, InputError
+
+__all__ = ["forget_sources", "to_onnx"]
+
+Array = npt.NDArray[Any]
+
+# Largest difference between the file's logits and the module's, relative to the largest logit. Both sides
+# round; in half precision a runtime may add up in another type.
+AGREEMENT = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
+AGREEMENT_OTHERWISE = 1e-4
+
+
+class LogitsOnly(torch.nn.Module):
+    """A module with its logits for the only output.
+
+    Args:
+        module: The module.
+        output: Which of its outputs they are, see `camrt.engine.torch_models.subject.tensors_of`.
+    """
+
+    def __init__(self, module: torch.nn.Module, output: str) -> None:
+        super().__init__()
+        self.module = module
+        self.output = output
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures (N, C, H, W) to class scores (N, C)."""
+        return tensors_of(self.module(pictures))[self.output]
+
+
+def to_onnx(
+    module: torch.nn.Module,
+    example: Any,
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
+    output: str | None = None,
+    opset: int | None = None,
+    dynamic_batch: bool = True,
+) -> Path:
+    """Writes a classifier as an ONNX file with its labels and preprocessing, for `camrt.load`.
+
+    The module is exported in evaluation mode and is then as it was. The file is written beside its place, run
+    by ONNX Runtime on the example and on a batch of another size, and takes its place only when its logits
+    are the module's; a file that stood there stays otherwise.
+
+    Args:
+        module: The classifier.
+        example: A batch (N, C, H, W) as the module takes it, an array or a tensor.
+        path: Where the file goes.
+        labels: Class names, or a text file with one a line.
+        preprocessing: How pictures become the module's input: a `camrt.Preprocessing`, a name, or its fields.
+        output: Which output holds the class scores, when several could.
+        opset: ONNX operator set; None leaves it to torch.
+        dynamic_batch: Whether the file takes batches of any size, or only of the example's.
+
+    Returns:
+        The path.
+
+    Raises:
+        BackendError: onnxscript is missing, the export failed, or the file's logits are others.
+        InputError: A wrong option.
+        UnsupportedModelError: The module is no classifier.
+    """
+    if find_spec("onnxscript") is None:
+        raise BackendError(
+            "torch exports to ONNX by onnxscript, which is missing: pip install 'camrt[torch]'"
+        )
+    pictures = np.asarray(
+        example.detach().cpu() if isinstance(example, torch.Tensor) else example, np.float32
+    )
+    if pictures.ndim != 4 or not len(pictures):
+        raise InputError(f"example must be a batch (N, C, H, W), this one has shape {pictures.shape}")
+    parameter = next(module.parameters(), None)
+    device = "cpu" if parameter is None else str(parameter.device)
+    subject = Subject(module, type(module).__name__, device, None)
+    several = pictures if len(pictures) > 1 or not dynamic_batch else np.repeat(pictures, 2, axis=0)
+    with subject.running(gradients=False):
+        logits = subject.pick_logits(subject.tensor(pictures), output)
+        names = labels_of(labels, {}, logits.shape[1])
+        steps = Preprocessing.coerce(preprocessing, (pictures.shape[2], pictures.shape[3]))
+        model = exported(LogitsOnly(module, subject.output), subject.tensor(several), opset, dynamic_batch)
+        batches = [pictures, np.concatenate([pictures, pictures[:1]])[::-1]] if dynamic_batch else [pictures]
+        expected = [
+            array(tensors_of(subject.called(subject.tensor(batch)))[subject.output]) for batch in batches
+        ]
+        _, kind = subject.place()
+    metadata = {} if names is None else {"camrt.labels": json.dumps(names, ensure_ascii=False)}
+    if steps is not None:
+        metadata[METADATA_KEY] = steps.to_json()
+    onnx.helper.set_model_props(model, metadata)
+    place = Path(path)
+    allowed = AGREEMENT.get(kind, AGREEMENT_OTHERWISE)
+    put_in_place(model, place, list(zip(batches, expected, strict=True)), allowed)
+    return place
+
+
+def exported(
+    module: torch.nn.Module, example: torch.Tensor, opset: int | None, dynamic_batch: bool
+) -> onnx.ModelProto:
+    """The module's graph, from `input` to `logits`."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that ONNX does not have
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            hint = "; dynamic_batch=False exports it for one batch size" if dynamic_batch else ""
+            raise BackendError(f"torch could not export the module to ONNX: {error}{hint}") from error
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+    assert program is not None  # only the exporter that this call does not use answers with None
+    model = program.model_proto
+    forget_sources(model)
+    return model
+
+
+def put_in_place(
+    model: onnx.ModelProto, path: Path, known: list[tuple[Array, Array]], allowed: float
+) -> None:
+    """Writes a model beside its place, and moves it there when it gives the known logits.
+
+    Raises:
+        BackendError: It does not, or ONNX Runtime refuses it, or it is too large for one file.
+    """
+    handle, name = tempfile.mkstemp(prefix=".camrt-", suffix=".onnx", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(model.SerializeToString())
+        for batch, expected in known:
+            difference = furthest(draft, batch, expected)
+            if not difference <= allowed:
+                raise BackendError(
+                    f"ONNX Runtime's logits of the exported file differ from torch's by {difference:.3g} of "
+                    f"the largest, more than {allowed:g}, on a batch of {len(batch)}: {path} was not written"
+                )
+        draft.chmod(0o644)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def furthest(path: Path, batch: Array, expected: Array) -> float:
+    """The largest difference between a file's logits and those expected, relative to the largest of them."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        wanted = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
+        (given,) = session.get_inputs()
+        pictures = batch.astype(wanted.get(given.type, np.float32))
+        found = np.asarray(session.run(["logits"], {given.name: pictures})[0], np.float32)
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime does not run the exported file: {error}") from error
+    if found.shape != expected.shape:
+        raise BackendError(f"the exported file gives {found.shape}, torch gives {expected.shape}")
+    scale = max(float(np.abs(expected).max()), 1e-6)
+    return float(np.abs(found - expected).max()) / scale
+
+
+def forget_sources(model: onnx.ModelProto) -> None:
+    """Drops what the exporter notes about the source files, paths of the exporting machine among it."""
+    graph = model.graph
+    model.doc_string = graph.doc_string = ""
+    for node in graph.node:
+        node.doc_string = ""
+        node.ClearField("metadata_props")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.doc_string = ""
+        value.ClearField("metadata_props")
+    for weights in graph.initializer:
+        weights.doc_string = ""
+        weights.ClearField("metadata_props")
+    graph.ClearField("metadata_props")

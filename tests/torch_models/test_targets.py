@@ -1,0 +1,230 @@
+"""Where a module is cut: the default, what is listed, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from peer_libraries import import_peer
+from tolerances import assert_close
+from torch_nets import (
+    CLASSES,
+    Functional,
+    Modular,
+    Residual,
+    Transformer,
+    activation_and_gradient,
+    functional,
+    made,
+    nn,
+    pictures,
+)
+
+from camrt.engine.torch_models.loading import load_module
+from camrt.errors import CutError, InputError
+
+
+class Squeezed(nn.Module):
+    """Class maps by a 1×1 convolution, then pooling: no weights behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU())
+        self.classifier = nn.Sequential(
+            nn.Dropout(), nn.Conv2d(6, CLASSES, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        )
+
+    def forward(self, batch):
+        return self.classifier(self.features(batch)).flatten(1)
+
+
+class Flattened(nn.Module):
+    """Max pooling, average pooling to a fixed size, and layers of units behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
+        self.avgpool = nn.AdaptiveAvgPool2d((3, 4))
+        self.classifier = nn.Sequential(nn.Linear(72, 9), nn.ReLU(), nn.Dropout(), nn.Linear(9, CLASSES))
+
+    def forward(self, batch):
+        return self.classifier(self.avgpool(self.features(batch)).flatten(1))
+
+
+class Branched(nn.Module):
+    """Two branches, put together by a function: no module gives what is pooled."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, 2, 1)
+        self.left, self.right = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 3, 3, 1, 1)
+        self.head = nn.Linear(7, CLASSES)
+
+    def forward(self, batch):
+        x = functional.relu(self.stem(batch))
+        x = torch.cat([self.left(x), self.right(x)], dim=1)
+        return self.head(functional.relu(x).mean((2, 3)))
+
+
+class ChannelsLast(nn.Module):
+    """Layers on (N, h, w, K), as in hierarchical transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 7, 4, 4)
+        self.norm = nn.LayerNorm(7)
+        self.head = nn.Linear(7, CLASSES)
+
+    def forward(self, batch):
+        x = self.norm(self.patches(batch).permute(0, 2, 3, 1))
+        return self.head(functional.gelu(x).mean((1, 2)))
+
+
+DEFAULTS = [
+    (Modular, "relu", (7, 3, 4)),  # called twice: its last call is the last map
+    (Functional, "second", (6, 6, 8)),
+    (Residual, "relu", (7, 3, 4)),
+    (Squeezed, "features", (6, 6, 8)),
+    (Flattened, "features", (6, 6, 8)),
+    (Branched, "stem", (6, 6, 8)),
+    (ChannelsLast, "norm", (7, 3, 4)),
+    (Transformer, "blocks.1", (8, 3, 4)),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "shape"), DEFAULTS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_the_default(kind, path, shape):
+    net = made(kind)
+    engine = load_module(net, size=(12, 16))
+    assert (engine.target.name, engine.target.shape) == (path, shape)
+    assert [target.name for target in engine.targets() if target.chosen] == [path]
+    activation = engine.explain(pictures(), "activation", size="map").raw[:, None]
+    classes = np.array([0, 2, 4])
+    values, gradient = activation_and_gradient(net, path, pictures(), classes)
+    if kind is Transformer:
+        values, gradient = (tokens[:, 1:].swapaxes(1, 2).reshape(3, 8, 3, 4) for tokens in (values, gradient))
+    if kind is ChannelsLast:
+        values, gradient = values.transpose(0, 3, 1, 2), gradient.transpose(0, 3, 1, 2)
+    assert_close(activation[:, 0], values.sum(axis=1), "float32", factor=4)  # several layers' rounding
+    found = engine.explain(pictures(), "hirescam", targets=classes, size="map").raw
+    assert_close(found, (values * gradient).sum(axis=1), "float32", factor=8)  # twice as many
+
+
+ARCHITECTURES = [
+    ("resnet18", "layer4", {}),
+    ("vgg11", "features", {}),
+    ("mobilenet_v3_small", "features", {}),
+    ("squeezenet1_1", "features", {}),
+    ("densenet121", "features", {}),
+    ("swin_t", "permute", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "options"), ARCHITECTURES, ids=[name for name, *_ in ARCHITECTURES])
+def test_the_default_of_an_architecture(name, path, options):
+    models = import_peer("torchvision").models
+    net = getattr(models, name)(num_classes=CLASSES, **options).eval()
+    if name == "vgg11":
+        net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(2), nn.Linear(2048, CLASSES)
+    engine = load_module(net, size=(64, 64))
+    assert engine.target.name == path
+    assert engine.target.shape[1:] == (2, 2) if name != "squeezenet1_1" else (3, 3)
+    assert "are left out" in engine.head.describe()
+
+
+def test_the_default_of_a_vision_transformer():
+    models = import_peer("torchvision").models
+    net = models.VisionTransformer(32, 8, 3, 2, 16, 32, num_classes=CLASSES).eval()
+    engine = load_module(net, size=(32, 32))
+    assert engine.target.name == "encoder.layers.encoder_layer_1"
+    assert engine.target.shape == (16, 4, 4)
+
+
+def test_the_default_of_a_vision_transformer_with_registers():
+    timm = import_peer("timm")
+    net = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, num_classes=CLASSES, reg_tokens=4
+    ).eval()
+    engine = load_module(net, size=(32, 32))
+    assert engine.target.name == "blocks.1"
+    assert engine.target.shape == (192, 4, 4)
+    assert "are left out" in engine.head.describe()
+
+
+def test_targets_lists_maps_and_says_what_goes_around():
+    listed = {target.name: target for target in load_module(made(Residual), size=(12, 16)).targets()}
+    assert set(listed) == {"stem", "stem.0", "stem.1", "stem.2", "body", "last", "relu"}
+    assert {name for name, target in listed.items() if not target.clean} == {"body"}
+    assert listed["stem"].shape == (6, 6, 8)
+    assert listed["stem.0"].operator == "Conv2d"
+
+
+@pytest.mark.parametrize("path", ["stem", "stem.0", "stem.1", "stem.2", "body", "relu", "last"])
+def test_any_module_of_a_map_can_be_the_target(path):
+    """An in-place layer behind it changes nothing of what is captured."""
+    net = made(Modular)
+    engine = load_module(net, target=path, size=(12, 16))
+    classes = np.array([1, 1, 3])
+    values, gradient = activation_and_gradient(net, path, pictures(), classes)
+    raw = engine.explain(pictures(), "activation", size="map").raw
+    assert_close(raw, values.sum(axis=1), "float32", factor=4)  # several layers' rounding
+    found = engine.explain(pictures(), "hirescam", targets=classes, size="map").raw
+    assert_close(found, (values * gradient).sum(axis=1), "float32", factor=8)  # twice as many
+
+
+def test_several_targets():
+    net = made(Modular)
+    both = load_module(net, target=["stem", "last"], size=(12, 16))
+    assert [cut.target.name for cut in both.cuts] == ["stem", "last"]
+    for method in ("gradcam", "pixab"):
+        maps = [
+            load_module(net, target=path, size=(12, 16)).explain(pictures(), method).maps
+            for path in ("stem", "last")
+        ]
+        fused = both.explain(pictures(), method, fuse="max").maps
+        higher = np.max(maps, axis=0)
+        peaks = higher.max(axis=(1, 2), keepdims=True)
+        lows = higher.min(axis=(1, 2), keepdims=True) if method == "pixab" else np.zeros_like(peaks)
+        assert_close(fused, (higher - lows) / (peaks - lows))
+
+
+def test_a_grid_that_is_said():
+    net = made(Transformer)
+    engine = load_module(net, target="blocks.0", size=(12, 16), grid=(2, 6))
+    assert engine.target.shape == (8, 2, 6)
+    for prefix in (0, 2):
+        if prefix:
+            engine = load_module(made(lambda: Transformer(2)), target="blocks.0", size=(12, 16))
+            assert engine.target.shape == (8, 3, 4)
+
+
+def test_what_is_no_target():
+    net = made(Modular)
+    with pytest.raises(CutError, match="'nothing' is no module's path; the last candidates are .*'relu'"):
+        load_module(net, target="nothing", size=(12, 16))
+    with pytest.raises(CutError, match=r"'head' gives \(2, 5\), no map"):
+        load_module(net, target="head", size=(12, 16))
+    with pytest.raises(CutError, match="'' is no module's path"):
+        load_module(net, target="", size=(12, 16))
+    net.spare = nn.Conv2d(3, 4, 1)
+    with pytest.raises(CutError, match="'spare' was not called in a forward pass"):
+        load_module(net, target="spare", size=(12, 16))
+    with pytest.raises(InputError, match="list of different names"):
+        load_module(net, target=["stem", "stem"], size=(12, 16))
+    with pytest.raises(CutError, match=r"'blocks.0' gives \(2, 13, 8\), no map.*grid"):
+        load_module(made(Transformer), target="blocks.0", size=(12, 16), grid=(5, 5))
+
+
+def test_a_module_without_maps():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3 * 12 * 16, CLASSES)
+
+        def forward(self, batch):
+            return self.head(batch.flatten(1))
+
+    with pytest.raises(CutError, match=r"no module of this model gives a map .*grid=\(h, w\)"):
+        load_module(made(Flat), example=pictures())
