@@ -56,14 +56,21 @@ class ScoreReader:
         """
         rows = np.arange(len(logits))
         classes = self.targets[image, target]
-        unit = np.zeros(logits.shape, np.float32)
-        unit[rows, classes] = 1.0
+        slope = np.zeros(logits.shape, np.float32)
         if self.kind == "logit":
-            return unit
-        shares = probabilities(logits, self.activation)
-        chosen = shares[rows, classes][:, None]
-        slope: Array = unit - shares if self.needs_softmax else (1.0 - chosen) * unit
-        return np.asarray(chosen * slope)
+            slope[rows, classes] = 1.0
+            return slope
+        # 1 − p_c is never computed so: it has no digits left where p_c is nearly one
+        if not self.needs_softmax:
+            own = logits[rows, classes]
+            slope[rows, classes] = probabilities(own, "sigmoid") * probabilities(-own, "sigmoid")
+            return slope
+        others = probabilities(logits, "softmax")
+        chosen = others[rows, classes]
+        others[rows, classes] = 0.0
+        slope = -others
+        slope[rows, classes] = others.sum(axis=1)
+        return np.asarray(chosen[:, None] * slope)
 
     @property
     def needs_softmax(self) -> bool:

@@ -145,6 +145,11 @@ def exported(
     assert program is not None  # only the exporter that this call does not use answers with None
     model = program.model_proto
     forget_sources(model)
+    if dynamic_batch and model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
+        raise BackendError(
+            f"the module's code fixes the batch size at {len(example)} when it is exported, as len(x), int(...) "
+            "and .tolist() do: write x.shape[0] there, or pass dynamic_batch=False"
+        )
     return model
 
 

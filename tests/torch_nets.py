@@ -73,7 +73,7 @@ class Transformer(nn.Module):
 
     def forward(self, pictures: Any) -> Any:
         x = self.patches(pictures).flatten(2).transpose(1, 2)
-        x = torch.cat([self.front.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.front.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + self.places
         for block in self.blocks:
             x = block(x)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -200,8 +202,12 @@ def read_exported(path: Path) -> Source:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise ModelFileError(f"{str(path)!r} cannot be read: {error}") from error
+    if not is_zipfile(path):
+        raise ModelFileError(f"{str(path)!r} is no file of torch.export.save")
     try:
-        program = torch.export.load(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, about other parts of torch
+            program = torch.export.load(path)
     except Exception as error:
         raise ModelFileError(f"{str(path)!r} is no file of torch.export.save: {error}") from error
     signature = program.graph_signature

@@ -22,6 +22,7 @@ from torch_nets import (
 
 from camrt.engine.torch_models.loading import load_module
 from camrt.errors import CutError, InputError
+from camrt.export.cutting import ACTIVATION
 
 
 class Squeezed(nn.Module):
@@ -100,38 +101,51 @@ def test_the_default(kind, path, shape):
     engine = load_module(net, size=(12, 16))
     assert (engine.target.name, engine.target.shape) == (path, shape)
     assert [target.name for target in engine.targets() if target.chosen] == [path]
-    activation = engine.explain(pictures(), "activation", size="map").raw[:, None]
+    (activation,) = engine._model(pictures(), [ACTIVATION])
     classes = np.array([0, 2, 4])
     values, gradient = activation_and_gradient(net, path, pictures(), classes)
     if kind is Transformer:
         values, gradient = (tokens[:, 1:].swapaxes(1, 2).reshape(3, 8, 3, 4) for tokens in (values, gradient))
     if kind is ChannelsLast:
         values, gradient = values.transpose(0, 3, 1, 2), gradient.transpose(0, 3, 1, 2)
-    assert_close(activation[:, 0], values.sum(axis=1), "float32", factor=4)  # several layers' rounding
+    assert_close(activation, values, "float32", factor=4)  # several layers' rounding
     found = engine.explain(pictures(), "hirescam", targets=classes, size="map").raw
-    assert_close(found, (values * gradient).sum(axis=1), "float32", factor=8)  # twice as many
+    terms = values * gradient
+    # the sum's own size may be far below that of its terms
+    factor = 8 * np.abs(terms).sum(axis=1).max() / np.abs(terms.sum(axis=1)).max()
+    assert_close(found, terms.sum(axis=1), "float32", factor=factor)
 
 
 ARCHITECTURES = [
-    ("resnet18", "layer4", {}),
-    ("vgg11", "features", {}),
-    ("mobilenet_v3_small", "features", {}),
-    ("squeezenet1_1", "features", {}),
-    ("densenet121", "features", {}),
-    ("swin_t", "permute", {}),
+    ("resnet18", "layer4"),
+    ("vgg11", "features"),
+    ("mobilenet_v3_small", "features"),
+    ("squeezenet1_1", "features"),
 ]
 
 
-@pytest.mark.parametrize(("name", "path", "options"), ARCHITECTURES, ids=[name for name, *_ in ARCHITECTURES])
-def test_the_default_of_an_architecture(name, path, options):
+@pytest.mark.parametrize(("name", "path"), ARCHITECTURES)
+def test_the_default_of_an_architecture(name, path):
     models = import_peer("torchvision").models
-    net = getattr(models, name)(num_classes=CLASSES, **options).eval()
+    net = getattr(models, name)(num_classes=CLASSES).eval()
     if name == "vgg11":
         net.avgpool, net.classifier = nn.AdaptiveAvgPool2d(2), nn.Linear(2048, CLASSES)
     engine = load_module(net, size=(64, 64))
     assert engine.target.name == path
     assert engine.target.shape[1:] == (2, 2) if name != "squeezenet1_1" else (3, 3)
     assert "are left out" in engine.head.describe()
+
+
+def test_the_default_of_a_hierarchical_transformer():
+    """Its last map is channels first again, behind layers on (N, h, w, K)."""
+    models = import_peer("torchvision").models
+    net = models.SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=CLASSES).eval()
+    engine = load_module(net, size=(32, 32))
+    assert engine.target.name == "permute"
+    assert engine.target.shape == (16, 4, 4)
+    shapes = {target.name: target.shape for target in engine.targets()}
+    assert shapes["features.1"] == (8, 8, 8)
+    assert shapes["features.3"] == (16, 4, 4)
 
 
 def test_the_default_of_a_vision_transformer():
@@ -194,10 +208,7 @@ def test_a_grid_that_is_said():
     net = made(Transformer)
     engine = load_module(net, target="blocks.0", size=(12, 16), grid=(2, 6))
     assert engine.target.shape == (8, 2, 6)
-    for prefix in (0, 2):
-        if prefix:
-            engine = load_module(made(lambda: Transformer(2)), target="blocks.0", size=(12, 16))
-            assert engine.target.shape == (8, 3, 4)
+    assert load_module(net, target="blocks.0", size=(12, 16)).target.shape == (8, 3, 4)
 
 
 def test_what_is_no_target():

@@ -21,8 +21,8 @@ Array = npt.NDArray[Any]
 def _conv(step: Step) -> Sequence[str | None]:
     """y = W ⋆ x. In the padded map x̄[P] = Σ W[i]·ȳ[t] over all P = s·t + d·i.
 
-    With one step a cell that is a convolution of ȳ with the weight turned round. With s > 1, P = s·q + u and
-    i = s·m + u: x̄[s·q + u] = Σ_m W[s·m + u]·ȳ[q − m], one convolution for each u; they are interleaved.
+    With one step a cell that is a convolution of ȳ with the weight turned round, which runs faster than the
+    ConvTranspose it is with more.
     """
     if step.wanted(1) or step.wanted(2):
         raise step.refuse("its weight depends on the picture")
@@ -30,14 +30,10 @@ def _conv(step: Step) -> Sequence[str | None]:
     kernel = step.attribute("kernel_shape") or step.shape(step.input(1))[2:]
     windows = windows_of(step, tuple(kernel))
     group = step.attribute("group", 1)
-    if weight is None:  # made of constants, but only when the graph runs
+    # A weight may be made of constants, but only when the graph runs.
+    if weight is None or max(windows.strides) > 1:
         return [transposed(step, windows, group)]
-    if max(windows.strides) == 1:
-        return [turned(step, weight, windows, group)]
-    square = len(set(windows.strides)) == 1 and len(windows.kernel) == 2 and max(windows.dilations) == 1
-    if square and step.make.opset >= 11:
-        return [interleaved(step, weight, windows, group)]
-    return [transposed(step, windows, group)]
+    return [turned(step, weight, windows, group)]
 
 
 def across(weight: Array, group: int) -> Array:
@@ -63,22 +59,6 @@ def turned(step: Step, weight: Array, windows: Windows, group: int) -> str:
     )  # fmt: skip
     rank = len(windows.kernel)
     return make.crop(back, [0, 0, *cut[:rank]], [0, 0, *cut[rank:]])
-
-
-def interleaved(step: Step, weight: Array, windows: Windows, group: int) -> str:
-    """s steps a cell: one Conv for all s² places within a block, then DepthToSpace."""
-    make = step.make
-    stride = windows.strides[0]
-    rows, columns = (-(-k // stride) for k in windows.kernel)
-    back = across(weight, group)
-    whole = np.zeros((*back.shape[:2], rows * stride, columns * stride))
-    whole[:, :, : windows.kernel[0], : windows.kernel[1]] = back
-    # (C, O/g, m, u, n, v) -> (C, u, v, O/g, m, n), m and n turned round
-    blocks = whole.reshape(*back.shape[:2], rows, stride, columns, stride).transpose(0, 3, 5, 1, 2, 4)
-    kernel = blocks[..., ::-1, ::-1].reshape(-1, back.shape[1], rows, columns)
-    pads = [rows - 1, columns - 1] * 2
-    spread = make.add("Conv", step.g, make.constant(kernel), group=group, pads=pads)
-    return trimmed(step, make.add("DepthToSpace", spread, blocksize=stride, mode="CRD"), windows)
 
 
 def transposed(step: Step, windows: Windows, group: int) -> str:

@@ -1,0 +1,320 @@
+"""What modules take and give, and what is refused with the reason and the way out."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tolerances import assert_close
+from torch_nets import CLASSES, Modular, functional, made, nn, pictures
+
+from camrt.engine.torch_models.loading import load_module
+from camrt.errors import (
+    AdjointError,
+    BackendError,
+    InputError,
+    TargetError,
+    UnsupportedModelError,
+)
+
+Named = namedtuple("Named", ["scores", "features"])
+
+
+@dataclass
+class Answer:
+    logits: Any
+    hidden: Any = None
+
+
+class Wrapped(nn.Module):
+    """A network whose answer is wrapped by `wrap`."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.net = Modular()
+        self.wrap = wrap
+
+    def forward(self, batch):
+        return self.wrap(self.net(batch))
+
+
+def logits_of(net, batch):
+    with torch.no_grad():
+        return net(torch.from_numpy(batch)).numpy()
+
+
+WRAPS = {
+    "tuple": (lambda x: (x, None), None),
+    "list": (lambda x: [x.mean(), x], None),
+    "dict": (lambda x: {"loss": None, "logits": x}, None),
+    "dataclass": (lambda x: Answer(x), None),
+    "named-tuple": (lambda x: Named(x, x[:, None]), None),
+    "nested": (lambda x: {"heads": (x,)}, None),
+    "picked-key": (lambda x: {"aux": x * 2, "main": x}, "main"),
+    "picked-position": (lambda x: (x * 2, x), "1"),
+    "picked-number": (lambda x: (x * 2, x), 1),
+    "picked-nested": (lambda x: {"heads": (x * 2, x)}, "heads.1"),
+    "four-axes": (lambda x: x[:, :, None, None], None),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_outputs_of_any_structure(wrap):
+    function, output = WRAPS[wrap]
+    net = made(lambda: Wrapped(function))
+    engine = load_module(net, output=output, size=(12, 16))
+    np.testing.assert_array_equal(engine.predict(pictures()), logits_of(net.net, pictures()))
+    expected = load_module(net.net, size=(12, 16)).explain(pictures(), "gradcam", targets=1)
+    np.testing.assert_array_equal(engine.explain(pictures(), "gradcam", targets=1).raw, expected.raw)
+
+
+def test_outputs_that_are_none_or_several():
+    with pytest.raises(UnsupportedModelError, match=r"several.*'0' \(2, 5\), '1' \(2, 5\).*output='name'"):
+        load_module(made(lambda: Wrapped(lambda x: (x, x * 2))), size=(12, 16))
+    with pytest.raises(UnsupportedModelError, match="no output 'logits'; the module gives 'aux'"):
+        load_module(made(lambda: Wrapped(lambda x: {"aux": x})), output="logits", size=(12, 16))
+    with pytest.raises(UnsupportedModelError, match=r"class scores; for N=2 this module gives '' \(2,\)"):
+        load_module(made(lambda: Wrapped(lambda x: x.sum(1))), size=(12, 16))
+    with pytest.raises(UnsupportedModelError, match="this module gives no tensor"):
+        load_module(made(lambda: Wrapped(lambda x: "cat")), size=(12, 16))
+
+
+ENDINGS = {
+    "Softmax": lambda x: x.softmax(1),
+    "LogSoftmax": lambda x: functional.log_softmax(x, dim=-1),
+    "Sigmoid": lambda x: x.sigmoid(),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_ending_is_taken_off(ending):
+    """As from a file: scores are logits, and probabilities come of them."""
+    net = made(lambda: Wrapped(ENDINGS[ending]))
+    engine = load_module(net, size=(12, 16))
+    assert engine.interface.recognised == ending
+    assert engine.interface.activation == ("sigmoid" if ending == "Sigmoid" else "softmax")
+    logits = engine.predict(pictures())
+    np.testing.assert_array_equal(logits, logits_of(net.net, pictures()))
+    expected = logits_of(net, pictures())
+    expected = np.exp(expected) if ending == "LogSoftmax" else expected
+    assert_close(engine.probabilities(logits), expected)
+    bare = load_module(net.net, size=(12, 16), activation=engine.interface.activation)
+    for method in ("gradcam", "pixab", "gradient"):
+        found, wanted = (one.explain(pictures(), method, targets=1) for one in (engine, bare))
+        np.testing.assert_array_equal(found.raw, wanted.raw)
+
+
+def test_a_softmax_that_is_not_over_classes_stays():
+    net = made(lambda: Wrapped(lambda x: x.softmax(0)))
+    assert load_module(net, size=(12, 16)).interface.recognised is None
+
+
+def test_activation():
+    net = made(Modular)
+    assert load_module(net, size=(12, 16)).interface.activation == "softmax"
+    assert load_module(net, size=(12, 16), activation="sigmoid").interface.activation == "sigmoid"
+    net.head = nn.Linear(7, 1)
+    assert load_module(net, size=(12, 16)).interface.activation == "sigmoid"
+    with pytest.raises(UnsupportedModelError, match="activation='sigmoid' was asked for.*ends in Softmax"):
+        load_module(made(lambda: Wrapped(lambda x: x.softmax(1))), size=(12, 16), activation="sigmoid")
+
+
+# Of the largest value: 3 roundings of eps 2^-10 (2^-7 for bfloat16) a layer, five layers, twice for gradients.
+HALF = {torch.float16: 30 * 2**-10, torch.bfloat16: 30 * 2**-7}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", ["gradcam", "activation", "gradient", "ablation"])
+def test_parameters_of_other_types(dtype, method):
+    expected = load_module(made(Modular), size=(12, 16)).explain(pictures(), method, targets=2)
+    net = made(Modular).to(dtype)
+    engine = load_module(net, size=(12, 16))
+    found = engine.explain(pictures(), method, targets=2)
+    assert found.raw.dtype == found.logits.dtype == np.float32
+    if dtype == torch.float64:
+        assert_close(found.raw, expected.raw, factor=32)  # one side rounds in every layer, forth and back
+    elif method in ("gradcam", "activation"):  # the others subtract numbers that half precision rounds alike
+        worst = np.abs(found.raw - expected.raw).max()
+        assert worst <= HALF[dtype] * np.abs(expected.raw).max()
+    assert "are left out" in engine.head.describe()
+
+
+def test_what_is_known_of_the_input():
+    engine = load_module(made(Modular), size=(12, 16), labels=list("abcde"), preprocessing="imagenet")
+    interface = engine.interface
+    assert (interface.channels, interface.height, interface.width, interface.batch) == (3, None, None, None)
+    assert (interface.num_classes, interface.layout) == (CLASSES, "NCHW")
+    assert engine.labels == tuple("abcde")
+    assert engine.preprocessing is not None
+    assert engine.preprocessing.size == (12, 16)
+    by_example = load_module(made(Modular), example=torch.zeros(1, 3, 12, 16))
+    assert by_example.target.shape == (7, 3, 4)
+    by_preprocessing = load_module(made(Modular), preprocessing={"size": [12, 16]})
+    assert by_preprocessing.target.shape == (7, 3, 4)
+    assert load_module(made(Modular)).target.shape == (7, 56, 56)
+    with pytest.raises(InputError, match="4 labels were given for a model with 5 classes"):
+        load_module(made(Modular), size=(12, 16), labels=list("abcd"))
+    with pytest.raises(InputError, match=r"size=\(0, 4\) must be two whole numbers"):
+        load_module(made(Modular), size=(0, 4))
+    with pytest.raises(InputError, match=r"grid=3 must be two whole numbers"):
+        load_module(made(Modular), grid=3)
+    with pytest.raises(InputError, match=r"example must be a batch \(N, C, H, W\), not \(3, 4\)"):
+        load_module(made(Modular), example=np.zeros((3, 4)))
+
+
+def test_channels_nobody_can_read():
+    class Shuffled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.PixelUnshuffle(2)
+            self.head = nn.Linear(8, CLASSES)
+
+        def forward(self, batch):
+            return self.head(functional.relu(self.mix(batch)).mean((2, 3)))
+
+    with pytest.raises(InputError, match=r"number of colours Shuffled takes.*example=, a batch"):
+        load_module(made(Shuffled))
+    engine = load_module(made(Shuffled), example=np.zeros((1, 2, 8, 8), np.float32))
+    assert engine.interface.channels == 2
+    assert engine.target.shape == (8, 4, 4)
+
+
+def test_batches_are_checked():
+    engine = load_module(made(Modular), size=(12, 16))
+    with pytest.raises(InputError, match="3 colour channels"):
+        engine.explain(np.zeros((1, 4, 12, 16), np.float32))
+    with pytest.raises(InputError, match="NaN"):
+        engine.explain(np.full((1, 3, 12, 16), np.nan, np.float32))
+    with pytest.raises(TargetError, match="5"):
+        engine.explain(pictures(), targets=5)
+    assert engine.explain(torch.from_numpy(pictures()), "gradcam").maps.shape == (3, 12, 16)
+
+
+def test_devices():
+    with pytest.raises(BackendError, match=r"Modular is on device 'cpu', and device='cuda:0' was asked for"):
+        load_module(made(Modular), device="cuda:0")
+    with pytest.raises(BackendError, match="device='abacus' is no device torch knows"):
+        load_module(made(Modular), device="abacus")
+    with pytest.raises(BackendError, match="without values.*load its weights first"):
+        load_module(made(Modular).to("meta"))
+    net = made(Modular)
+    net.head.to("meta")
+    with pytest.raises(BackendError, match="without values"):
+        load_module(net)
+    engine = load_module(made(Modular), size=(12, 16))
+    engine._model.subject.module.to("meta")
+    with pytest.raises(BackendError, match="without values"):
+        engine.explain(pictures())
+
+
+def test_other_runtimes():
+    with pytest.raises(BackendError, match="runs on backend 'torch', not 'onnxruntime'"):
+        load_module(made(Modular), backend="onnxruntime")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of TorchScript
+def test_torchscript_is_refused():
+    scripted = torch.jit.trace(made(Modular), torch.zeros(1, 3, 12, 16))
+    with pytest.raises(BackendError, match="TorchScript module takes no hooks"):
+        load_module(scripted)
+
+
+def test_a_module_that_fails_on_the_probe():
+    class Fixed(Modular):
+        def forward(self, batch):
+            return self.head(self.last(self.relu(self.body(self.stem(batch)))).flatten(2)[:, :, :7].mean(1))
+
+    with pytest.raises(BackendError, match=r"Fixed failed on pictures of shape \(2, 3, 4, 4\).*size=\(H, W\)"):
+        load_module(made(Fixed), size=(4, 4))
+
+
+def test_gradients_that_are_stopped():
+    class Frozen(Modular):
+        """A trunk without gradients, as in fine-tuning: the head has them all the same."""
+
+        def forward(self, batch):
+            with torch.no_grad():
+                x = self.relu(self.body(self.stem(batch)))
+                x = self.relu(self.last(x))
+            return self.head(self.pool(x).flatten(1))
+
+    class Detached(Modular):
+        def forward(self, batch):
+            return super().forward(batch).detach()
+
+    frozen = load_module(made(Frozen), target="last", size=(12, 16))
+    expected = load_module(made(Modular), target="last", size=(12, 16))
+    for method in ("gradcam", "pixab"):
+        found, wanted = (one.explain(pictures(), method, targets=3) for one in (frozen, expected))
+        np.testing.assert_array_equal(found.raw, wanted.raw)
+    with pytest.raises(AdjointError, match="no gradient of the logits reaches the pictures"):
+        frozen.explain(pictures(), "gradient")
+    detached = load_module(made(Detached), target="last", size=(12, 16))
+    with pytest.raises(AdjointError, match="no gradient of the logits reaches 'last'"):
+        detached.explain(pictures(), "gradcam")
+    np.testing.assert_array_equal(
+        detached.explain(pictures(), "pixab", targets=3).raw,
+        expected.explain(pictures(), "pixab", targets=3).raw,
+    )
+
+
+def rectifiers():
+    return {
+        "module": nn.ReLU(),
+        "in-place-module": nn.ReLU(inplace=True),
+        "function": functional.relu,
+        "method": lambda x: x.relu(),
+        "in-place-method": lambda x: x.relu_(),
+        "clamp": lambda x: x.clamp(min=0),
+        "relu6": functional.relu6,
+        "relu6-module": nn.ReLU6(inplace=True),
+    }
+
+
+@pytest.mark.parametrize("spelt", rectifiers())
+def test_guided_gradients_however_a_relu_is_spelt(spelt):
+    """Against the definition: where a ReLU is open, only what is positive of the gradient passes."""
+
+    class Rectified(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1)
+            self.head = nn.Linear(4, CLASSES)
+            self.relu = rectifiers()[spelt]
+
+        def forward(self, batch):
+            x = self.relu(self.second(self.relu(self.first(batch) * 4)))
+            return self.head(x.mean((2, 3)))
+
+    net = made(Rectified)
+    twin = made(Rectified).double()
+    with torch.enable_grad():
+        leaf = torch.from_numpy(pictures()).double().requires_grad_()
+        one = twin.first(leaf) * 4
+        shown = one.detach().clamp(0, 6) if "relu6" in spelt else one.detach().relu()
+        shown.requires_grad_()
+        two = twin.second(shown)
+        out = two.detach().relu().requires_grad_()
+        logits = twin.head(out.mean((2, 3)))
+        (g,) = torch.autograd.grad(logits[:, 2].sum(), out)
+        (g,) = torch.autograd.grad(two, shown, (g * (two > 0)).clamp(min=0))
+        open_ = (one > 0) & (one < 6) if "relu6" in spelt else one > 0
+        (expected,) = torch.autograd.grad(one, leaf, (g * open_).clamp(min=0))
+    engine = load_module(net, size=(12, 16))
+    found = engine.explain(pictures(), "guided", targets=2).raw
+    assert_close(found, expected.abs().amax(dim=1).numpy(), "float32", factor=4)  # three layers, forth and back
+
+
+def test_guided_gradients_need_a_relu():
+    class Smooth(Modular):
+        def __init__(self):
+            super().__init__()
+            self.stem[2] = nn.GELU()
+            self.relu = nn.LeakyReLU(0.1)
+
+    with pytest.raises(AdjointError, match="this model has none"):
+        load_module(made(Smooth), size=(12, 16)).explain(pictures(), "guided")

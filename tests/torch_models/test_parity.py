@@ -1,0 +1,143 @@
+"""A module, its `torch.export` file and its ONNX file give the same maps, by every method."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from peer_libraries import import_peer
+from tolerances import assert_close
+from torch_nets import CLASSES, Functional, Modular, Transformer, made, nn, pictures
+
+import camrt
+from camrt.engine.torch_models.loading import load_module
+from camrt.errors import BackendError, ModelFileError, UnsupportedModelError
+
+pytest.importorskip("onnxscript")
+
+from camrt.export import to_onnx
+
+# A module has no factored head, so no class maps; Opti-CAM's hundred steps magnify rounding; and two iterations of
+# an eigenvector solver agree only as far as the eigenvalues are apart.
+LEFT_OUT = {"cam", "opticam"}
+METHODS = sorted(set(camrt.methods()) - LEFT_OUT)
+# Two runtimes, several layers forth and back, and divisions by scores that may be small.
+FACTOR = 200
+
+
+def vgg(models):
+    net = models.vgg11(num_classes=CLASSES)
+    net.features = net.features[:11]
+    net.avgpool = nn.AdaptiveAvgPool2d(2)
+    net.classifier = nn.Sequential(nn.Linear(1024, 9), nn.ReLU(inplace=True), nn.Linear(9, CLASSES))
+    return net
+
+
+NETS = {
+    "modular": (lambda _: Modular(), (12, 16), "relu", None),
+    "functional": (lambda _: Functional(), (12, 16), "second", "behind the ReLU"),
+    "transformer": (lambda _: Transformer(), (12, 16), "patches", None),
+    "resnet18": (lambda models: models.resnet18(num_classes=CLASSES), (64, 64), "layer4", None),
+    "vgg11": (vgg, (32, 32), "features", None),
+    "mobilenet_v3_small": (
+        lambda models: models.mobilenet_v3_small(num_classes=CLASSES),
+        (64, 64),
+        "features",
+        None,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=NETS)
+def trio(request, tmp_path_factory):
+    """The module, its ONNX file and its torch.export file as engines, and the size of their pictures."""
+    build, size, target, _ = NETS[request.param]
+    net = made(lambda: build(import_peer("torchvision").models))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim > 1:
+                parameter *= 1.3  # so that activations do not fade layer by layer
+    folder = tmp_path_factory.mktemp(request.param)
+    example = torch.from_numpy(pictures(2, *size))
+    file = camrt.load(to_onnx(net, example, folder / "net.onnx"), threads=1)
+    saved = save(net, example, folder / "net.pt2")
+    module = load_module(net, target=target, size=size)
+    return module, file, load_module(saved, target=target), size
+
+
+def save(net, example, path, dynamic=True):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of torch's own
+        shapes = ({0: torch.export.Dim("n")},) if dynamic else None
+        torch.export.save(torch.export.export(net, (example,), dynamic_shapes=shapes), path)
+    return path
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(trio, method, request):
+    module, file, saved, size = trio
+    batch = pictures(2, *size, seed=4)
+    name = request.node.callspec.params["trio"]
+    classes = np.array([1, 3])
+    if method.startswith("guided") and name == "transformer":
+        pytest.skip("it has no ReLU")
+    if method in ("ablation", "score") and file.target.shape[0] > 300:
+        batch, classes = batch[:1], classes[:1]
+    found = module.explain(batch, method, targets=classes)
+    again = saved.explain(batch, method, targets=classes)
+    assert_close(again.logits, found.logits, factor=4)  # batch norm may be computed in another way
+    assert_close(again.raw, found.raw, factor=FACTOR)
+    if file.target.shape != module.target.shape or name == "functional":
+        assert name == "functional"  # its file is cut behind the ReLU that no module is
+        return
+    expected = file.explain(batch, method, targets=classes)
+    assert_close(found.logits, expected.logits, factor=16)  # two runtimes, up to twenty layers
+    assert_close(found.raw, expected.raw, factor=FACTOR)
+    assert_close(found.maps, expected.maps, factor=FACTOR)
+
+
+def test_a_file_knows_its_input(trio, request):
+    module, _, saved, size = trio
+    assert (saved.interface.height, saved.interface.width, saved.interface.batch) == (*size, None)
+    assert saved.interface.channels == 3
+    assert saved.path.name == "net.pt2"
+    assert len(saved.sha256) == 64
+    assert saved.target.operator == module.target.operator
+    assert ("are left out" in saved.head.describe()) == ("are left out" in module.head.describe())
+
+
+@pytest.mark.parametrize("kind", [Modular, Functional, Transformer])
+def test_a_file_is_cut_where_its_module_is(kind, tmp_path):
+    net = made(kind)
+    saved = load_module(save(net, torch.from_numpy(pictures(2)), tmp_path / "net.pt2"))
+    module = load_module(net, size=(12, 16))
+    assert saved.target.shape == module.target.shape
+    found, expected = (one.explain(pictures(), "gradcam", targets=2) for one in (saved, module))
+    assert_close(found.raw, expected.raw, factor=16)  # batch norm may be computed in another way
+
+
+def test_a_file_of_a_fixed_batch_size(tmp_path):
+    net = made(Modular)
+    saved = load_module(save(net, torch.from_numpy(pictures(2)), tmp_path / "net.pt2", dynamic=False))
+    assert saved.interface.batch == 2
+    assert any("fixed at 2" in note for note in saved.notes)
+    module = load_module(net, target=saved.target.name.partition("@")[0], size=(12, 16))
+    for method in ("gradcam", "pixab", "ablation", "guided", "score"):
+        found, expected = (one.explain(pictures(5), method, targets=2) for one in (saved, module))
+        assert_close(found.raw, expected.raw, factor=FACTOR)
+
+
+def test_files_that_are_none(tmp_path):
+    path = tmp_path / "net.pt2"
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        load_module(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(ModelFileError, match=r"is no file of torch.export.save"):
+        load_module(path)
+    net = made(Modular).train()
+    with pytest.raises(UnsupportedModelError, match=r"training mode.*module.eval\(\) before"):
+        load_module(save(net, torch.from_numpy(pictures(2)), path))
+    with pytest.raises(BackendError, match="device"):
+        load_module(save(net.eval(), torch.from_numpy(pictures(2)), path), device="cuda")
