@@ -32,6 +32,7 @@ from camrt.export.cutting import candidates, choose_target
 from camrt.export.graph import Graph, Observer
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import read_model
+from camrt.export.tokens import lay_out
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,8 +157,16 @@ def load(
     )
     names = labels_of(labels, metadata, interface.num_classes)
     interface, graph, notes = settle_batch(model, interface, runtime, steps, watch)
-    found = [choose_target(graph, wanted) for wanted in wanted_targets(target)]
-    tensors = [place.name for place in found]
+    graph.observe(LOGITS)
+    listed = tuple(candidates(graph, grid))
+    found, tensors = [], []
+    for number, wanted in enumerate(wanted_targets(target)):
+        place = choose_target(graph, wanted, grid)
+        found.append(place)
+        tensors.append(lay_out(model, graph, place.name, place.layout, place.prefix, place.shape, number))
+        if place.layout != "map":
+            graph = Graph(model, graph.input_shape, watch)
+            graph.observe(LOGITS)
     tapped, cuts = make_cuts(model, graph, found, tensors, interface, runtime, batch_size, threads)
     return Engine(
         file.path,
@@ -165,7 +174,7 @@ def load(
         interface,
         runtime.runner(tapped, label="model", batch=interface.batch),
         cuts,
-        tuple(candidates(graph)),
+        listed,
         picture_adjoints(model, graph, interface, runtime),
         labels=names,
         preprocessing=steps,

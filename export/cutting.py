@@ -16,7 +16,7 @@ The target, when none is asked for, is found in this order:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import TensorProto, helper
@@ -25,6 +25,7 @@ from camrt.errors import CutError
 from camrt.export.graph import BATCH, Graph, attribute, batch_size_nodes, names_read, set_shape
 from camrt.export.interface import LOGITS
 from camrt.export.operators import ELEMENTWISE_UNARY, FLOATING, QUANTISERS, preserves_values
+from camrt.export.tokens import Layout, grid_of_tokens, mixes_cells
 
 __all__ = [
     "ACTIVATION",
@@ -67,6 +68,8 @@ class TargetTensor:
         shape: (K, h, w).
         clean: Whether nothing goes around a cut at this tensor.
         chosen: Whether the engine is cut here.
+        layout: How the tensor holds its map: (N, K, h, w), tokens (N, p + h·w, K), or (N, h, w, K).
+        prefix: Tokens p in front that belong to no cell.
     """
 
     name: str
@@ -75,6 +78,8 @@ class TargetTensor:
     shape: tuple[int, int, int]
     clean: bool
     chosen: bool = False
+    layout: Layout = "map"
+    prefix: int = 0
 
 
 def picture_layout(graph: Graph) -> dict[str, str]:
@@ -139,41 +144,69 @@ def clean_cuts(graph: Graph, end: str = LOGITS) -> frozenset[str]:
     return frozenset(name for name, count in to_here.items() if count * onward.get(name, 0) == total)
 
 
-def candidates(graph: Graph) -> list[TargetTensor]:
-    """Every tensor (N, K, h, w) with h·w > 1 that the logits depend on, in graph order."""
+def candidates(graph: Graph, grid: tuple[int, int] | None = None) -> list[TargetTensor]:
+    """Every tensor that holds a map with h·w > 1 and that the logits depend on, in graph order.
+
+    Args:
+        graph: The graph.
+        grid: (h, w) of the cells that tokens stand for; None finds it.
+    """
     layout = picture_layout(graph)
     clean = clean_cuts(graph)
     batch = graph.input_shape[0]
-    found = []
+    found: list[TargetTensor] = []
+    patches: list[tuple[int, int]] = []
     for index in graph.upstream_nodes(LOGITS):
         node = graph.nodes[index]
         for name in node.output:
             shape = graph.shape(name)
             if (
-                name in graph.dependent
-                and shape is not None
-                and len(shape) == 4
-                and shape[0] == batch
-                and shape[2] * shape[3] > 1
-                and layout.get(name) == "NCHW"
-                and graph.types.get(name) in FLOATING
+                name not in graph.dependent
+                or shape is None
+                or shape[:1] != (batch,)
+                or graph.types.get(name) not in FLOATING
             ):
-                found.append(TargetTensor(name, node.name, node.op_type, shape[1:], name in clean))
+                continue
+            place = TargetTensor(name, node.name, node.op_type, (0, 0, 0), name in clean)
+            if len(shape) == 4 and shape[2] * shape[3] > 1 and layout.get(name) == "NCHW":
+                found.append(replace(place, shape=shape[1:]))
+                patches.append(shape[2:])
+            elif len(shape) == 4 and shape[1] * shape[2] > 1 and layout.get(name) == "NHWC":
+                found.append(replace(place, shape=(shape[3], *shape[1:3]), layout="channels-last"))
+            elif len(shape) == 3 and shape[1] >= 4 and patches:
+                fitting = grid_of_tokens(shape[1], patches, grid)
+                if fitting is not None:
+                    prefix, cells = fitting
+                    found.append(replace(place, shape=(shape[2], *cells), layout="tokens", prefix=prefix))
     return found
 
 
-def choose_target(graph: Graph, wanted: str | None = None) -> TargetTensor:
+def choose_target(
+    graph: Graph, wanted: str | None = None, grid: tuple[int, int] | None = None
+) -> TargetTensor:
     """The tensor to cut at: the one asked for (tensor or node name), or the last suitable one.
 
+    Args:
+        graph: The graph.
+        wanted: A name; None finds a tensor that nothing goes around.
+        grid: (h, w) of the cells that tokens stand for; None finds it.
+
     Raises:
-        CutError: There is none, the name is unknown, or something goes around the cut.
+        CutError: There is none, or the name is unknown.
     """
     graph.observe(LOGITS)
-    listed = candidates(graph)
+    listed = candidates(graph, grid)
     if wanted is None:
-        return step_back(graph, listed)
+        return last_tokens(graph, listed) or step_back(
+            graph, [target for target in listed if target.layout == "map"]
+        )
     match = next((target for target in listed if wanted and wanted in (target.name, target.node)), None)
     if match is None:
+        shape = graph.shape(wanted)
+        if grid is not None and shape is not None and len(shape) == 3:
+            raise CutError(
+                f"target {wanted!r}: its {shape[1]} tokens do not fit a grid of {grid[0]}×{grid[1]}"
+            )
         known = wanted in graph.dependent or any(wanted == node.name for node in graph.nodes)
         nearest = ", ".join(repr(target.name) for target in listed[-5:]) or "none"
         raise CutError(
@@ -181,22 +214,19 @@ def choose_target(graph: Graph, wanted: str | None = None) -> TargetTensor:
             + ("is no (N, K, h, w) activation" if known else "was not found in the graph")
             + f"; the last candidates are {nearest} (engine.targets() lists them all)"
         )
-    if not match.clean:
-        around = crossing(graph, match.name)
-        raise CutError(
-            f"the graph cannot be cut at {wanted!r}: {', '.join(map(repr, around))} "
-            f"go{'es' if len(around) == 1 else ''} around it; "
-            f"the nearest clean cuts are {nearest_clean(listed, match)}"
-        )
     return match
 
 
-def nearest_clean(listed: list[TargetTensor], match: TargetTensor) -> str:
-    """The names of the clean cuts just before and just after a tensor."""
-    position = listed.index(match)
-    before = [target for target in listed[:position] if target.clean][-1:]
-    after = [target for target in listed[position + 1 :] if target.clean][:1]
-    return " and ".join(repr(target.name) for target in before + after) or "none"
+def last_tokens(graph: Graph, listed: list[TargetTensor]) -> TargetTensor | None:
+    """The last clean token or channels-last tensor, when no clean (N, K, h, w) activation comes after it.
+
+    Of tokens with a class token in front, the last one whose patches the logits still depend on.
+    """
+    clean = [target for target in listed if target.clean]
+    behind: list[TargetTensor] = []
+    while clean and clean[-1].layout != "map":
+        behind.append(clean.pop())
+    return next((target for target in behind if mixes_cells(graph, target.name)), None)
 
 
 def step_back(graph: Graph, listed: list[TargetTensor]) -> TargetTensor:

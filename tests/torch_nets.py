@@ -1,4 +1,4 @@
-"""Small torch classifiers, each with a habit of real ones, and what they give when altered by hand in float64."""
+"""Small torch classifiers, each with a habit of real ones, and what they give when altered, in float64."""
 
 from __future__ import annotations
 

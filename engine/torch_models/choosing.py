@@ -2,7 +2,7 @@
 
 One forward pass on a probe, with hooks on every submodule, lists the calls; a module called several times
 counts with its last call. A candidate gives a map: (N, K, h, w), (N, h, w, K), or tokens (N, L, K) that are a
-grid behind at most eight others (`camrt.engine.torch_models.grids`). The default, in this order:
+grid behind a few others (`camrt.export.tokens`). The default, in this order:
 
 1. When the last thing that happens to maps happens to tokens: the second to last of the last row of equal
    blocks. The last block's tokens often reach the logits through the class token alone.
@@ -53,7 +53,15 @@ class Candidate:
 
     def tensor(self) -> TargetTensor:
         """The candidate as `Engine.targets` lists it."""
-        return TargetTensor(self.path, self.path, kind_of(self.call.module), self.layout.shape, self.clean)
+        return TargetTensor(
+            self.path,
+            self.path,
+            kind_of(self.call.module),
+            self.layout.shape,
+            self.clean,
+            layout=self.layout.kind,
+            prefix=self.layout.prefix,
+        )
 
 
 def candidates(
@@ -71,7 +79,7 @@ def candidates(
     picture = (leaf.shape[2], leaf.shape[3])
     last = {call.path: call for call in calls}
     found: list[Candidate] = []
-    patches: tuple[int, int] | None = None
+    patches: list[tuple[int, int]] = []
     for call in sorted(last.values(), key=lambda call: call.end):
         if call.shape is None or call.shape[0] != len(leaf):
             continue
@@ -79,8 +87,8 @@ def candidates(
         through = ways.through(call.grad)
         if layout is None or not (through or ways.all == 0):
             continue
-        if layout.kind == "NCHW":
-            patches = layout.shape[1:]
+        if layout.kind == "map":
+            patches.append(layout.shape[1:])
         found.append(Candidate(call, layout, through == ways.all > 0))
     return found
 

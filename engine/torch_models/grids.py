@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from camrt.errors import CutError
+from camrt.export import tokens
+from camrt.export.tokens import grid_of_tokens
 
 __all__ = ["Layout", "layout_of"]
 
-MOST_PREFIXES = 8  # class, distillation and register tokens in front of the patches: more nobody has
+FEWEST_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -20,29 +21,29 @@ class Layout:
     """How a tensor is read as a map (N, K, h, w).
 
     Attributes:
-        kind: "NCHW", "NHWC", or "tokens" (N, prefix + h·w, K).
+        kind: "map" (N, K, h, w), "channels-last" (N, h, w, K), or "tokens" (N, prefix + h·w, K).
         shape: (K, h, w) where it was found.
         prefix: Tokens in front of the patches; they are no part of the map.
     """
 
-    kind: Literal["NCHW", "NHWC", "tokens"]
+    kind: tokens.Layout
     shape: tuple[int, int, int]
     prefix: int = 0
 
     def map_of(self, tensor: torch.Tensor, picture: tuple[int, int]) -> torch.Tensor:
         """The map (N, K, h, w) in a tensor, for pictures of (H, W)."""
-        if self.kind == "NCHW":
+        if self.kind == "map":
             return tensor
-        if self.kind == "NHWC":
+        if self.kind == "channels-last":
             return tensor.permute(0, 3, 1, 2)
         patches = tensor[:, self.prefix :].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], *self.grid(patches.shape[2], picture))
 
     def tensor_of(self, maps: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
         """The tensor a map (N, K, h, w) stands for, with the tokens (N, prefix, K) in front of it."""
-        if self.kind == "NCHW":
+        if self.kind == "map":
             return maps.clone()
-        if self.kind == "NHWC":
+        if self.kind == "channels-last":
             return maps.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         patches = maps.flatten(2).transpose(1, 2)
         if prefix is None or not self.prefix:
@@ -66,7 +67,7 @@ class Layout:
 def layout_of(
     shape: tuple[int, ...],
     picture: tuple[int, int],
-    patches: tuple[int, int] | None,
+    patches: list[tuple[int, int]],
     grid: tuple[int, int] | None,
 ) -> Layout | None:
     """How a tensor of a shape may be read as a map; None when it cannot.
@@ -74,16 +75,17 @@ def layout_of(
     Args:
         shape: Of the tensor.
         picture: (H, W) of the pictures it was made from.
-        patches: (h, w) of the last map before it, for tokens.
+        patches: (h, w) of the maps before it, for tokens.
         grid: (h, w) as the caller says.
     """
-    if len(shape) == 3:
-        return tokens(shape, patches, grid)
+    if len(shape) == 3 and shape[1] >= FEWEST_TOKENS:
+        fitting = grid_of_tokens(shape[1], patches, grid)
+        return None if fitting is None else Layout("tokens", (shape[2], *fitting[1]), fitting[0])
     if len(shape) != 4:
         return None
     _, a, b, c = shape
     last = grid == (a, b) and grid != (b, c) if grid in ((a, b), (b, c)) else channels_last(shape, picture)
-    layout = Layout("NHWC", (c, a, b)) if last else Layout("NCHW", (a, b, c))
+    layout = Layout("channels-last", (c, a, b)) if last else Layout("map", (a, b, c))
     return layout if layout.shape[1] * layout.shape[2] > 1 else None
 
 
@@ -92,22 +94,3 @@ def channels_last(shape: tuple[int, ...], picture: tuple[int, int]) -> bool:
     wanted = math.log(picture[0] / picture[1])
     _, a, b, c = shape
     return abs(math.log(a / b) - wanted) < abs(math.log(b / c) - wanted)
-
-
-def tokens(
-    shape: tuple[int, ...], patches: tuple[int, int] | None, grid: tuple[int, int] | None
-) -> Layout | None:
-    """Tokens (N, L, K): what is left of L beside the grid stands in front of it."""
-    _, length, channels = shape
-    known = grid or patches
-    if known is not None:
-        prefix = length - known[0] * known[1]
-        if 0 <= prefix <= MOST_PREFIXES and known[0] * known[1] > 1:
-            return Layout("tokens", (channels, *known), prefix)
-        if grid is not None:
-            return None
-    for prefix in range(min(MOST_PREFIXES, length - 2) + 1):
-        side = math.isqrt(length - prefix)
-        if side > 1 and side * side == length - prefix:
-            return Layout("tokens", (channels, side, side), prefix)
-    return None

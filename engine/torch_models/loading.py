@@ -208,13 +208,14 @@ def read_exported(path: Path) -> Source:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's, about other parts of torch
             program = torch.export.load(path)
+            module = torch.export.unflatten(program)
     except Exception as error:
         raise ModelFileError(f"{str(path)!r} is no file of torch.export.save: {error}") from error
     signature = program.graph_signature
-    if signature.buffers_to_mutate:
+    trained = next((str(node.target) for node in program.graph.nodes if in_training(node)), None)
+    if trained is not None:
         raise UnsupportedModelError(
-            f"{path.name} was exported in training mode (it would change its buffers "
-            f"{', '.join(list(signature.buffers_to_mutate.values())[:3])}): call module.eval() before "
+            f"{path.name} was exported in training mode ({trained}): call module.eval() before "
             "torch.export.export"
         )
     if len(signature.user_inputs) != 1:
@@ -225,8 +226,16 @@ def read_exported(path: Path) -> Source:
     if not isinstance(value, torch.Tensor) or value.ndim != 4:
         raise UnsupportedModelError(f"{path.name} takes no pictures (N, C, H, W) as its input")
     batch, channels, height, width = (axis if isinstance(axis, int) else None for axis in value.shape)
-    module = torch.export.unflatten(program)
     return Source(module, path.name, path.resolve(), digest, channels, height, width, batch)
+
+
+def in_training(node: torch.fx.Node) -> bool:
+    """Whether a node of an exported graph is an operator told to train (batch norm, dropout)."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return False
+    given = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)}
+    return any({**given, **node.kwargs}.get(name) is True for name in ("train", "training"))
 
 
 def shape_of_example(

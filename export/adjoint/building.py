@@ -14,12 +14,12 @@ from onnx import TensorProto, helper
 
 from camrt.errors import AdjointError
 from camrt.export.adjoint import rules  # noqa: F401  (registers them)
-from camrt.export.adjoint.nodes import NodeMaker
 from camrt.export.adjoint.steps import RULES, ReluRule, Step
 from camrt.export.adjoint.widening import widen
 from camrt.export.cutting import beside_name, head_model
 from camrt.export.graph import Graph, names_read, opset, set_shape
 from camrt.export.interface import LOGITS
+from camrt.export.nodes import NodeMaker
 from camrt.export.operators import FLOATING
 
 __all__ = ["GRADIENT", "WEIGHTING", "adjoint_model", "vectors_of"]

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from onnx import NodeProto
 
 from camrt.errors import AdjointError
-from camrt.export.adjoint.nodes import NodeMaker
 from camrt.export.graph import Graph, attribute, static_shape
+from camrt.export.nodes import NodeMaker
 
 __all__ = ["RULES", "ReluRule", "Rule", "Step", "rule"]
 

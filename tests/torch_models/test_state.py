@@ -99,7 +99,7 @@ def test_nothing_has_changed_after_an_exception(where, method):
     engine = load_module(net, target="body", size=(12, 16))
     before = state(net)
     net.where = where
-    with pytest.raises(BackendError, match="Failing failed on pictures of shape .*: no forward today"):
+    with pytest.raises(BackendError, match=r"Failing failed on pictures of shape .*: no forward today"):
         engine.explain(pictures(), method)
     net.where = None
     assert state(net) == before

@@ -213,7 +213,7 @@ def test_a_grid_that_is_said():
 
 def test_what_is_no_target():
     net = made(Modular)
-    with pytest.raises(CutError, match="'nothing' is no module's path; the last candidates are .*'relu'"):
+    with pytest.raises(CutError, match=r"'nothing' is no module's path; the last candidates are .*'relu'"):
         load_module(net, target="nothing", size=(12, 16))
     with pytest.raises(CutError, match=r"'head' gives \(2, 5\), no map"):
         load_module(net, target="head", size=(12, 16))

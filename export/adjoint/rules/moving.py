@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from camrt.export.adjoint.nodes import EVERYTHING, Indices
 from camrt.export.adjoint.steps import Step, rule
+from camrt.export.nodes import EVERYTHING, Indices
 
 __all__: list[str] = []
 

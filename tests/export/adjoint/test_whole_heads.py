@@ -160,7 +160,7 @@ def test_the_gradient_at_several_depths(case, dynamo, torchvision, tmp_path):
         net = build(torchvision, case)
         path = export(net, case.size, tmp_path / "model.onnx", dynamo)
     model, interface, graph = indexed(path)
-    listed = [found.name for found in candidates(graph) if getattr(found, "layout", "map") == "map"]
+    listed = [found.name for found in candidates(graph) if found.layout == "map"]
     whole = session(tapped_model(model, graph, {f"t_{i}": name for i, name in enumerate(listed)}))
     rng = np.random.default_rng(3)
     pictures = rng.standard_normal((7, 3, case.size, case.size), np.float32)

@@ -22,23 +22,25 @@ class NodeMaker:
     Args:
         opset: Version of the default operator set the nodes are written for.
         element: Element type of the floating-point tensors (`onnx.TensorProto` constant).
+        prefix: What the names of new tensors begin with.
 
     Attributes:
         nodes: What was made, in order.
         initializers: Constants, in order.
     """
 
-    def __init__(self, opset: int, element: int = TensorProto.FLOAT) -> None:
+    def __init__(self, opset: int, element: int = TensorProto.FLOAT, prefix: str = "camrt_adjoint") -> None:
         self.opset = opset
         self.element = element
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self._made = 0
+        self._prefix = prefix
 
     def fresh(self) -> str:
         """A name nothing has yet."""
         self._made += 1
-        return f"camrt_adjoint_{self._made}"
+        return f"{self._prefix}_{self._made}"
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """A node with one output."""

@@ -1,0 +1,132 @@
+"""Maps that are not laid out as maps: the tokens of vision transformers, and channels-last activations.
+
+A token tensor (N, p + h·w, K) holds p tokens that belong to no cell (class, distillation, registers) and then
+one a cell. Such a tensor becomes a target by taking the graph apart at it and putting it together again:
+
+    tokens → prefix, map (N, K, h, w) → tokens
+
+Everything that read the tokens reads the new ones, which are the same numbers. The map is then an activation
+like any other; the prefix tokens, where there are any, go around the cut.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import onnx
+from onnx import TensorProto
+
+from camrt.errors import CutError
+from camrt.export.graph import Graph, attribute, opset
+from camrt.export.interface import LOGITS, rename_reads
+from camrt.export.nodes import EVERYTHING, NodeMaker
+
+__all__ = ["Layout", "grid_of_tokens", "lay_out", "mixes_cells"]
+
+Layout = Literal["map", "tokens", "channels-last"]
+MOST_PREFIX = 16  # tokens in front of the patches
+
+
+def grid_of_tokens(
+    tokens: int, patches: list[tuple[int, int]], grid: tuple[int, int] | None
+) -> tuple[int, tuple[int, int]] | None:
+    """How many tokens belong to no cell, and the grid of the others; None when no grid fits.
+
+    Args:
+        tokens: Number of tokens.
+        patches: Grids (h, w) of the picture-shaped activations before them, the patch embedding's among them.
+        grid: (h, w), when it was given.
+    """
+    for height, width in [grid] if grid else reversed(patches):
+        if 0 <= tokens - height * width <= MOST_PREFIX:
+            return tokens - height * width, (height, width)
+    if grid:
+        return None
+    for prefix in range(min(MOST_PREFIX, tokens - 4) + 1):
+        side = math.isqrt(tokens - prefix)
+        if side * side == tokens - prefix:
+            return prefix, (side, side)
+    return None
+
+
+def mixes_cells(graph: Graph, name: str) -> bool:
+    """Whether anything behind a token tensor takes its tokens together, as attention and pooling do.
+
+    Behind the last block of a transformer with a class token the logits read that token alone.
+    """
+    downstream = graph.downstream(name)
+    for index in graph.upstream_nodes(LOGITS, stop=[name]):
+        node = graph.nodes[index]
+        reads = [read for read in node.input if read in downstream]
+        if not reads:
+            continue
+        if node.op_type in ("MatMul", "Einsum", "Attention", "MultiHeadAttention") and len(reads) > 1:
+            return True
+        rank = len(graph.shape(reads[0]) or ())
+        if node.op_type.startswith("Reduce") and rank in (3, 4):
+            axes = attribute(node, "axes")
+            if axes is None and len(node.input) > 1:
+                found = graph.constant(node.input[1])
+                axes = None if found is None else found.tolist()
+            if axes is None or any(axis % rank in range(1, rank - 1) for axis in axes):
+                return True
+        if node.op_type.startswith("Global") or node.op_type == "AveragePool":
+            return True
+    return False
+
+
+def lay_out(
+    model: onnx.ModelProto,
+    graph: Graph,
+    name: str,
+    layout: Layout,
+    prefix: int,
+    shape: tuple[int, int, int],
+    number: int,
+) -> str:
+    """Rewrites a model in place so that a tensor becomes a map (N, K, h, w) on its way.
+
+    Args:
+        model: The standardised model. It has to be indexed again afterwards.
+        graph: Its index.
+        name: The tensor.
+        layout: How it is laid out; a "map" is left as it is.
+        prefix: Tokens in front that belong to no cell.
+        shape: (K, h, w).
+        number: Tells the names of several from each other.
+
+    Returns:
+        The map's name.
+
+    Raises:
+        CutError: Tokens of a model whose picture size is open.
+    """
+    if layout == "map":
+        return name
+    declared = model.graph.input[0].type.tensor_type.shape.dim
+    if layout == "tokens" and not all(axis.HasField("dim_value") for axis in list(declared)[1:]):
+        raise CutError(
+            f"{name!r} holds tokens, and the file leaves the pictures' size open: export it with a fixed size"
+        )
+    make = NodeMaker(opset(model), graph.types.get(name, TensorProto.FLOAT), prefix=f"camrt_grid_{number}")
+    channels, height, width = shape
+    source = f"camrt_tokens_{number}"  # what the producer now makes
+    if layout == "channels-last":
+        made = make.transpose(source, [0, 3, 1, 2])
+        again = make.transpose(made, [0, 2, 3, 1])
+    else:
+        patches = make.slice(source, [prefix], [EVERYTHING], [1])
+        made = make.reshape(make.transpose(patches, [0, 2, 1]), [0, channels, height, width])
+        again = make.transpose(make.reshape(made, [0, channels, height * width]), [0, 2, 1])
+        if prefix:
+            again = make.concat([make.slice(source, [0], [prefix], [1]), again], 1)
+    place = graph.producers[name]
+    nodes = list(model.graph.node)
+    producer = nodes[place]
+    rename_reads(model.graph, name, again)
+    producer.output[list(producer.output).index(name)] = source
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[: place + 1], *make.nodes, *nodes[place + 1 :]])
+    model.graph.initializer.extend(make.initializers)
+    return made

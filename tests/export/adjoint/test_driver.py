@@ -1,0 +1,278 @@
+"""The adjoint as a whole: what meets is added, what has no way back is said, whatever type the file holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402, N812
+from adjoint_cases import Case, adjoint_of, check, gradient, node, open_graph, run_single  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
+from tolerances import assert_close  # noqa: E402
+
+import camrt  # noqa: E402
+from camrt.errors import AdjointError, CutError  # noqa: E402
+from camrt.export.adjoint import WEIGHTING, adjoint_model  # noqa: E402
+from camrt.export.cutting import beside_name  # noqa: E402
+
+W = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32) / 3
+V = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
+
+
+def double(values):
+    return torch.from_numpy(values.astype(np.float64))
+
+
+HEAD = [
+    node("Conv", "x w", "c", pads=[1, 1, 1, 1]), node("Relu", "c", "a"), node("Tanh", "a", "t"),
+    node("GlobalAveragePool", "t", "p"), node("Flatten", "p", "f"), node("MatMul", "f v", "y"),
+]  # fmt: skip
+
+
+def head(x):
+    return torch.tanh(F.relu(F.conv2d(x, double(W), padding=1))).mean((2, 3)) @ double(V)
+
+
+def test_cotangents_that_meet_are_added():
+    nodes = [
+        node("Tanh", "x", "a"),
+        node("Mul", "a x", "b"),
+        node("Add", "b a", "c"),
+        node("Sum", "c x c a", "y"),
+    ]
+
+    def function(x):
+        a = torch.tanh(x)
+        c = a * x + a
+        return c + x + c + a
+
+    check(Case(nodes, function))
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
+def test_everything_is_computed_in_one_type_whatever_the_file_holds(element):
+    """The weights are those of the narrow type; the arithmetic is not."""
+    case = Case(HEAD, head, weights={"w": W, "v": V}, element=element)
+    model = adjoint_of(case, double=False)
+    held = {tensor.data_type for tensor in model.graph.initializer}
+    assert held <= {TensorProto.FLOAT, TensorProto.INT64}
+    narrow = {name: narrowed(value, element) for name, value in case.weights.items()}
+    twin = adjoint_of(Case(HEAD, head, weights=narrow), double=False)
+    pictures = case.pictures(3)
+    feeds = {"map": pictures, WEIGHTING: np.ones((3, 5), np.float32)}
+    for found, expected in zip(run_single(model, feeds), run_single(twin, feeds), strict=True):
+        assert np.array_equal(found, expected)
+
+
+def narrowed(values, element):
+    dtype = helper.tensor_dtype_to_np_dtype(element)
+    return values.astype(dtype).astype(np.float32)
+
+
+def test_a_tensor_that_goes_around_is_an_input_of_its_own():
+    nodes = [
+        node("Relu", "x", "a"),
+        node("Tanh", "x", "b"),
+        node("Sigmoid", "a", "s"),
+        node("Mul", "s b", "y"),
+    ]
+    case = Case(nodes, lambda x: torch.sigmoid(F.relu(x)) * torch.tanh(x))
+    model, graph = open_graph(case.model())
+    back = adjoint_model(model, graph, "a", input_name="map", batch=None, beside=["b"])
+    x = torch.from_numpy(case.pictures(2))
+    a, b = F.relu(x).requires_grad_(), torch.tanh(x)
+    weighting = np.random.default_rng(2).standard_normal((2, 60)).astype(np.float32)
+    (torch.sigmoid(a) * b).flatten(1).mul(double(weighting)).sum().backward()
+    feeds = {"map": a.detach().numpy(), beside_name(0): b.numpy(), WEIGHTING: weighting}
+    assert_close(run_single(back, feeds)[1], a.grad.numpy(), np.float32, factor=4)
+
+
+def test_what_the_trunk_pass_gives_is_not_run_again():
+    nodes = [
+        node("Flatten", "x", "f"),
+        node("MatMul", "f w", "z"),
+        node("Relu", "z", "r"),
+        node("MatMul", "r v", "y"),
+    ]
+    rng = np.random.default_rng(3)
+    weights = {
+        name: rng.standard_normal(size).astype(np.float32)
+        for name, size in {"w": (60, 7), "v": (7, 4)}.items()
+    }
+    case = Case(
+        nodes, lambda x: F.relu(x.flatten(1) @ double(weights["w"])) @ double(weights["v"]), weights=weights
+    )
+    model, graph = open_graph(case.model())
+    back = adjoint_model(model, graph, "x" if "x" in graph.shapes else graph.input_name, input_name="map",
+                         batch=None, given=["z"])  # fmt: skip
+    forward = [each for each in back.graph.node if each.op_type == "MatMul"]
+    assert len(forward) == 3  # the second layer, and both ways back
+    pictures = case.pictures(2)
+    weighting, _, expected = gradient(case.function, pictures)
+    z = pictures.reshape(2, -1) @ weights["w"]
+    feeds = {"map": pictures, beside_name(0): z, WEIGHTING: weighting}
+    assert_close(run_single(back, feeds)[1], expected, np.float32, factor=8)
+
+
+def test_a_fixed_batch():
+    case = Case(HEAD, head, weights={"w": W, "v": V}, batch=3)
+    pictures = case.pictures(3)
+    weighting, _, expected = gradient(head, pictures)
+    found = run_single(adjoint_of(case, double=False), {"map": pictures, WEIGHTING: weighting})
+    assert_close(found[1], expected, np.float32, factor=8)
+
+
+def test_the_logits_must_depend_on_the_start():
+    nodes = [node("Relu", "x", "a"), node("Shape", "a", "s"), node("ConstantOfShape", "s", "zero"),
+             node("Tanh", "x", "t"), node("Add", "t zero", "y")]  # fmt: skip
+    model, graph = open_graph(Case(nodes, torch.tanh).model())
+    with pytest.raises(AdjointError, match="do not depend on 'a'"):
+        adjoint_model(model, graph, "a", input_name="map", batch=None)
+
+
+def test_control_flow_is_refused_by_name():
+    branch = helper.make_graph(
+        [helper.make_node("Tanh", ["a"], ["out"])], "branch", [], [onnx.ValueInfoProto(name="out")]
+    )
+    nodes = [node("Relu", "x", "a"), node("If", "yes", "y", then_branch=branch, else_branch=branch)]
+    case = Case(nodes, torch.tanh, weights={"yes": np.array(True)})
+    with pytest.raises(AdjointError, match=r"If \(node 'If_y'\)"):
+        adjoint_of(case, double=False)
+
+
+def test_numbers_that_are_not_finite_do_not_raise():
+    model = adjoint_of(Case(HEAD, head, weights={"w": W, "v": V}), double=False)
+    pictures = np.zeros((2, 3, 5, 4))
+    pictures[0, 0, 0, 0] = np.nan
+    pictures[1, 0, 0, 0] = np.inf
+    logits, _ = run_single(model, {"map": pictures, WEIGHTING: np.ones((2, 5), np.float32)})
+    assert np.isnan(logits[0]).all()
+
+
+# ---------------------------------------------------------------- through camrt.load
+
+
+def write(case, path):
+    path.write_bytes(case.model().SerializeToString())
+    return path
+
+
+def test_a_method_without_gradients_works_where_there_is_no_rule(tmp_path):
+    nodes = [node("Relu", "x", "a"), node("Hardmax", "a", "h", axis=1), *HEAD[3:]]
+    nodes[2] = node("GlobalAveragePool", "h", "p")
+    v = np.random.default_rng(4).standard_normal((3, 5)).astype(np.float32)
+    engine = camrt.load(write(Case(nodes, None, weights={"v": v}), tmp_path / "m.onnx"), target="a")
+    pictures = Case(nodes, None).pictures(2).astype(np.float32)
+    assert engine.explain(pictures, "pixab").maps.shape == (2, 5, 4)
+    for method in ("gradcam", "gradient", "opticam"):
+        with pytest.raises(AdjointError, match=r"Hardmax \(node 'Hardmax_h'\): camrt has no rule.*'pixab'"):
+            engine.explain(pictures, method)
+
+
+def test_a_target_inside_a_fused_operator_is_not_found(tmp_path):
+    fused = node("FusedConv", "x w", "a", domain="com.microsoft", activation="Relu", pads=[1, 1, 1, 1])
+    path = write(Case([fused, *HEAD[2:]], head, weights={"w": W, "v": V}), tmp_path / "m.onnx")
+    with pytest.raises(CutError, match="target 'c' was not found"):
+        camrt.load(path, target="c")
+
+
+def test_a_float16_file(tmp_path):
+    wide = camrt.load(
+        write(
+            Case(
+                HEAD,
+                head,
+                weights={"w": narrowed(W, TensorProto.FLOAT16), "v": narrowed(V, TensorProto.FLOAT16)},
+            ),
+            tmp_path / "w.onnx",
+        ),
+        target="a",
+    )
+    half = camrt.load(
+        write(Case(HEAD, head, weights={"w": W, "v": V}, element=TensorProto.FLOAT16), tmp_path / "h.onnx"),
+        target="a",
+    )
+    pictures = Case(HEAD, head).pictures(3).astype(np.float32)
+    for method in ("gradcam", "layercam", "gradient"):
+        expected, found = (engine.explain(pictures, method, targets=1).raw for engine in (wide, half))
+        # the trunk's activation is float16
+        assert_close(found, expected, np.float16, factor=4)
+
+
+def test_a_quantised_file_follows_the_straight_through_rule(tmp_path):
+    scale, zero = np.array(0.02, np.float32), np.array(0, np.uint8)
+    nodes = [
+        HEAD[0], node("QuantizeLinear", "c s z", "q"), node("DequantizeLinear", "q s z", "a"),
+        node("Conv", "a w2", "d"), node("QuantizeLinear", "d s z", "r"),
+        node("DequantizeLinear", "r s z", "b"),
+        node("GlobalAveragePool", "b", "p"), *HEAD[4:],
+    ]  # fmt: skip
+    mixed = np.random.default_rng(5).standard_normal((4, 4, 1, 1)).astype(np.float32)
+    case = Case(nodes, head, weights={"w": W, "v": V, "s": scale, "z": zero, "w2": mixed})
+    engine = camrt.load(write(case, tmp_path / "q.onnx"), target="a")
+    pictures = case.pictures(2)
+
+    def quantised(x):
+        whole = (torch.round(x / 0.02)).clamp(0, 255) * 0.02
+        return x + (whole - x).detach()
+
+    c = F.conv2d(torch.from_numpy(pictures), double(W), padding=1)
+    a = ((torch.round(c / 0.02)).clamp(0, 255) * 0.02).detach().requires_grad_()
+    d = F.conv2d(a, double(mixed))
+    passed = d.clamp(0.0, 255 * 0.02)  # nothing passes where the quantiser is saturated
+    b = quantised(d).detach() + passed - passed.detach()
+    (b.mean((2, 3)) @ double(V))[:, 1].sum().backward()
+    found = engine.explain(pictures.astype(np.float32), "hirescam", targets=1, size="map")
+    assert_close(found.raw, (a * a.grad).sum(1).detach().numpy(), np.float32, factor=50)  # 0.02 is rounded
+
+
+# ---------------------------------------------------------------- any graph
+
+UNARY = {
+    "Tanh": torch.tanh,
+    "Sigmoid": torch.sigmoid,
+    "Softplus": F.softplus,
+    "Erf": torch.erf,
+    "Neg": torch.neg,
+}
+BINARY = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul}
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=30)
+def test_random_graphs(data):
+    count = data.draw(st.integers(2, 7))
+    nodes, plan = [], []
+    for i in range(count):
+        made = "y" if i == count - 1 else f"t{i}"
+        operator = data.draw(st.sampled_from([*UNARY, *BINARY, "Conv"]))
+        reads = [data.draw(st.integers(0, i)) for _ in range(2 if operator in BINARY else 1)]
+        names = ["x" if read == 0 else f"t{read - 1}" for read in reads]
+        if operator == "Conv":
+            nodes.append(node("Conv", f"{names[0]} w", made, pads=[1, 1, 1, 1]))
+        else:
+            nodes.append(node(operator, " ".join(names), made))
+        plan.append((operator, reads))
+    square = W[:3] / 2
+
+    def function(x):
+        values = [x]
+        for operator, reads in plan:
+            given_ = [values[read] for read in reads]
+            if operator == "Conv":
+                values.append(F.conv2d(given_[0], double(square), padding=1))
+            else:
+                values.append({**UNARY, **BINARY}[operator](*given_))
+        return values[-1]
+
+    case = Case(nodes, function, weights={"w": square})
+    pictures = case.pictures(2)
+    weighting, logits, expected = gradient(function, pictures)
+    found = run_single(adjoint_of(case, double=False), {"map": pictures, WEIGHTING: weighting})
+    assert_close(found[0], logits, np.float32, factor=16)
+    assert_close(found[1], expected, np.float32, factor=64)  # products of several layers' slopes
