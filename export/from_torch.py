@@ -22,7 +22,7 @@ from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.torch_models.subject import Subject, array, tensors_of
 from camrt.errors import BackendError, InputError
 
-__all__ = ["forget_sources", "to_onnx"]
+__all__ = ["exported", "to_onnx"]
 
 Array = npt.NDArray[Any]
 
@@ -121,7 +121,11 @@ def to_onnx(
 def exported(
     module: torch.nn.Module, example: torch.Tensor, opset: int | None, dynamic_batch: bool
 ) -> onnx.ModelProto:
-    """The module's graph, from `input` to `logits`."""
+    """The module's graph, from `input` to `logits`, without a word about where it was made.
+
+    Raises:
+        BackendError: torch cannot export it, or not with an open batch axis where that was asked for.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
@@ -147,8 +151,8 @@ def exported(
     forget_sources(model)
     if dynamic_batch and model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
         raise BackendError(
-            f"the module's code fixes the batch size at {len(example)} when it is exported, as len(x), int(...) "
-            "and .tolist() do: write x.shape[0] there, or pass dynamic_batch=False"
+            f"the module's code fixes the batch size at {len(example)} when it is exported, as len(x), "
+            "int(...) and .tolist() do: write x.shape[0] there, or pass dynamic_batch=False"
         )
     return model
 

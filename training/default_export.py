@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from camrt.errors import ModelFileError
+from camrt.export.from_torch import exported
 from camrt.training.small_network import SmallNetwork, folded
 
 __all__ = ["OPSET", "preprocessing", "save_checked", "to_onnx", "verify"]
@@ -54,24 +54,7 @@ def to_onnx(network: SmallNetwork, canvas: int, metadata: Mapping[str, Any]) -> 
     Returns:
         A model of `input` (batch, 3, S, S) float32 to `logits` (batch, C) float32.
     """
-    example = torch.zeros(2, 3, canvas, canvas)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own, about other parts of torch
-        warnings.simplefilter("ignore", DeprecationWarning)  # likewise
-        program = torch.onnx.export(
-            folded(network),
-            (example,),
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:  # only the exporter that this call does not use answers with None
-        raise ModelFileError("the exporter returned nothing")
-    model = program.model_proto
-    _forget_sources(model)
+    model = exported(folded(network), torch.zeros(2, 3, canvas, canvas), OPSET, dynamic_batch=True)
     onnx.helper.set_model_props(
         model, {f"camrt.{name}": json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
     )
@@ -137,19 +120,3 @@ def save_checked(
     finally:
         draft.unlink(missing_ok=True)
     return difference
-
-
-def _forget_sources(model: onnx.ModelProto) -> None:
-    """Drops what the exporter notes about the source files, paths of the building machine among it."""
-    graph = model.graph
-    model.doc_string = graph.doc_string = ""
-    for node in graph.node:
-        node.doc_string = ""
-        node.ClearField("metadata_props")
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        value.doc_string = ""
-        value.ClearField("metadata_props")
-    for weights in graph.initializer:
-        weights.doc_string = ""
-        weights.ClearField("metadata_props")
-    graph.ClearField("metadata_props")

@@ -15,9 +15,9 @@ import camrt
 from camrt.errors import BackendError, InputError, UnsupportedModelError
 
 pytest.importorskip("onnxscript")
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch_nets import CLASSES, Functional, Modular, Transformer, made, nn, pictures
+from torch_nets import CLASSES, Functional, Modular, Transformer, made, nn, pictures, torch
 
 from camrt.export import from_torch, to_onnx
 

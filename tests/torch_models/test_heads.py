@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from tolerances import assert_close
 from torch_nets import (
     CLASSES,
@@ -17,6 +16,7 @@ from torch_nets import (
     made,
     nn,
     pictures,
+    torch,
 )
 
 from camrt.engine.torch_models.loading import load_module

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tolerances import assert_close
-from torch_nets import CLASSES, Modular, functional, made, nn, pictures
+from torch_nets import CLASSES, Modular, functional, made, nn, pictures, torch
 
+import camrt
 from camrt.engine.torch_models.loading import load_module
 from camrt.errors import (
     AdjointError,
@@ -322,3 +322,9 @@ def test_guided_gradients_need_a_relu():
 
     with pytest.raises(AdjointError, match="this model has none"):
         load_module(made(Smooth), size=(12, 16)).explain(pictures(), "guided")
+
+
+def test_the_front_door_takes_modules():
+    engine = camrt.load(made(Modular), size=(12, 16), target=["stem", "last"], threads=1)
+    assert [cut.target.name for cut in engine.cuts] == ["stem", "last"]
+    assert engine.explain(pictures(), "gradcam").maps.shape == (3, 12, 16)

@@ -6,10 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from peer_libraries import import_peer
 from tolerances import assert_close
-from torch_nets import CLASSES, Functional, Modular, Transformer, made, nn, pictures
+from torch_nets import CLASSES, Functional, Modular, Transformer, made, nn, pictures, torch
 
 import camrt
 from camrt.engine.torch_models.loading import load_module

@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
-from torch_nets import CLASSES, Functional, Modular, Residual, made, nn, pictures
+from torch_nets import CLASSES, Functional, Modular, Residual, made, nn, pictures, torch
 
 from camrt.engine.torch_models.loading import load_module
 from camrt.errors import BackendError
