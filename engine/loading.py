@@ -89,8 +89,8 @@ def load(
             also the position.
         activation: "softmax" or "sigmoid": how logits become probabilities. None reads it off the graph, and
             takes softmax when the graph ends in logits (sigmoid when there is only one).
-        load_deadline: Seconds the runtime may take to make a graph ready.
-        run_deadline: Seconds one run of a batch may take.
+        load_deadline: Seconds the runtime may take to make a graph ready; torch cannot be stopped.
+        run_deadline: Seconds one run of a batch may take; likewise of files only.
 
     Raises:
         ModelFileError: The file is missing, not ONNX, damaged, or lacks external data.
