@@ -70,16 +70,18 @@ NETS = {
 def twins(request, tmp_path_factory):
     make, prefix, grid = NETS[request.param]
     torch.manual_seed(0)
-    torch.backends.mha.set_fastpath_enabled(False)
     net, layer, size = make()
     net.eval()
     path = tmp_path_factory.mktemp("tokens") / "model.onnx"
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator that ONNX does not have
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the exporter says about itself
         torch.onnx.export(
             net, (torch.randn(2, 3, *size),), path, dynamo=False,
             dynamic_axes={"input": {0: "n"}}, input_names=["input"], output_names=["logits"],
         )  # fmt: skip
+    torch.backends.mha.set_fastpath_enabled(before)
     pictures = np.random.default_rng(1).standard_normal((2, 3, *size), np.float32)
     return (
         copy.deepcopy(net).double(),

@@ -82,6 +82,15 @@ def torchvision():
     return import_peer("torchvision")
 
 
+@pytest.fixture(autouse=True)
+def plain_attention():
+    """Not the one fused operator that ONNX does not have."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
 def build(torchvision, case):
     torch.manual_seed(0)
     makes = torchvision.models.VisionTransformer if case.name == "vit_b_16" else None
@@ -105,7 +114,6 @@ def build(torchvision, case):
 
 
 def export(net, size, path, dynamo):
-    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator that ONNX does not have
     example = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
     names = {"input_names": ["input"], "output_names": ["logits"]}
     with warnings.catch_warnings():
