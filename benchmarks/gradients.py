@@ -45,7 +45,7 @@ def overhead(net: Network, name: str, at_most: float, pairs: int) -> list[Compar
                     ("predict", partial(engine.predict, batch)),
                     at_most=at_most,
                     pairs=3 * pairs if count == 1 else pairs,
-                    warm=3,
+                    warm=3 if count == 1 else 1,
                 )
             )
     return results
@@ -61,7 +61,7 @@ def against_grad_cam(net: Network, name: str, pairs: int) -> list[Comparison]:
     results = []
     for method, made in zip(FAMILY, classes, strict=True):
         cam: Any = made(model=net.module, target_layers=[net.layer])
-        options = {"definition": "grad-cam"} if method in ("gradcam++", "xgradcam") else {}
+        options = {"definition": "grad-cam"} if method == "gradcam++" else {}
         for count in BATCHES:
             batch = pictures(count)
             targets = engine.predict(batch).argmax(axis=1)

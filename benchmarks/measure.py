@@ -152,7 +152,7 @@ def peak_memory(code: str) -> int:
 
 def environment() -> dict[str, str]:
     """Versions and machine, for the record."""
-    names = ("camrt", "numpy", "onnx", "onnxruntime", "torch", "torchvision", "grad-cam", "torchcam")
+    names = ("camrt", "numpy", "onnx", "onnxruntime", "torch", "torchvision", "grad-cam", "torchcam", "captum")
     versions = {}
     for name in names:
         try:
