@@ -16,16 +16,17 @@ The target, when none is asked for, is found in this order:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, helper
 
 from camrt.errors import CutError
-from camrt.export.graph import BATCH, Graph, attribute, batch_size_nodes, names_read, set_shape
+from camrt.export.axes import cell_axes
+from camrt.export.graph import BATCH, Graph, batch_size_nodes, names_read, set_shape
 from camrt.export.interface import LOGITS
 from camrt.export.operators import ELEMENTWISE_UNARY, FLOATING, QUANTISERS, preserves_values
-from camrt.export.tokens import Layout, grid_of_tokens, mixes_cells
+from camrt.export.tokens import MOST_PREFIX, Layout, map_in, mixes_cells
 
 __all__ = [
     "ACTIVATION",
@@ -40,13 +41,6 @@ __all__ = [
     "tapped_model",
 ]
 
-PICTURE_OPERATORS = frozenset(
-    {
-        "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
-        "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "Resize", "Upsample",
-        "DepthToSpace", "SpaceToDepth", "QLinearConv",
-    }
-)  # fmt: skip
 ACTIVATION = "camrt_activation"
 PHI = "camrt_phi"
 CELLS = "camrt_cells"
@@ -80,31 +74,6 @@ class TargetTensor:
     chosen: bool = False
     layout: Layout = "map"
     prefix: int = 0
-
-
-def picture_layout(graph: Graph) -> dict[str, str]:
-    """Tensors of rank 4 known to be in (N, K, h, w) or (N, h, w, K) order, by following the operators."""
-    layout = {graph.input_name: "NCHW"}
-    for node in graph.nodes:
-        if node.op_type in PICTURE_OPERATORS:
-            found: str | None = "NCHW"
-        elif node.op_type == "Transpose":
-            order = list(attribute(node, "perm", []))
-            before = layout.get(node.input[0])
-            if order == [0, 3, 1, 2] and before != "NCHW":
-                found = "NCHW"
-            elif order == [0, 2, 3, 1] and before == "NCHW":
-                found = "NHWC"
-            else:
-                found = before if order == [0, 1, 2, 3] else None
-        elif node.op_type in ("Reshape", "Flatten", "MatMul", "Gemm", "Shape", "Einsum"):
-            keeps = node.op_type == "MatMul" and graph.is_constant(node.input[1])
-            found = layout.get(node.input[0]) if keeps else None
-        else:
-            found = next((layout[name] for name in node.input if name in layout), None)
-        if found is not None:
-            layout.update((name, found) for name in node.output if len(graph.shape(name) or ()) == 4)
-    return layout
 
 
 def crossing(graph: Graph, name: str, *, end: str = LOGITS) -> tuple[str, ...]:
@@ -149,35 +118,25 @@ def candidates(graph: Graph, grid: tuple[int, int] | None = None) -> list[Target
 
     Args:
         graph: The graph.
-        grid: (h, w) of the cells that tokens stand for; None finds it.
+        grid: (h, w) of the cells that tokens stand for; None takes what following the operators gives.
     """
-    layout = picture_layout(graph)
+    axes = cell_axes(graph)
     clean = clean_cuts(graph)
-    batch = graph.input_shape[0]
     found: list[TargetTensor] = []
-    patches: list[tuple[int, int]] = []
     for index in graph.upstream_nodes(LOGITS):
         node = graph.nodes[index]
         for name in node.output:
             shape = graph.shape(name)
-            if (
-                name not in graph.dependent
-                or shape is None
-                or shape[:1] != (batch,)
-                or graph.types.get(name) not in FLOATING
-            ):
+            if name not in axes or shape is None or graph.types.get(name) not in FLOATING:
                 continue
-            place = TargetTensor(name, node.name, node.op_type, (0, 0, 0), name in clean)
-            if len(shape) == 4 and shape[2] * shape[3] > 1 and layout.get(name) == "NCHW":
-                found.append(replace(place, shape=shape[1:]))
-                patches.append(shape[2:])
-            elif len(shape) == 4 and shape[1] * shape[2] > 1 and layout.get(name) == "NHWC":
-                found.append(replace(place, shape=(shape[3], *shape[1:3]), layout="channels-last"))
-            elif len(shape) == 3 and shape[1] >= 4 and patches:
-                fitting = grid_of_tokens(shape[1], patches, grid)
-                if fitting is not None:
-                    prefix, cells = fitting
-                    found.append(replace(place, shape=(shape[2], *cells), layout="tokens", prefix=prefix))
+            place = map_in(axes[name], shape, graph.input_shape[0], grid)
+            if place is not None:
+                layout, cells, prefix = place
+                found.append(
+                    TargetTensor(
+                        name, node.name, node.op_type, cells, name in clean, layout=layout, prefix=prefix
+                    )
+                )
     return found
 
 
@@ -189,7 +148,7 @@ def choose_target(
     Args:
         graph: The graph.
         wanted: A name; None finds a tensor that nothing goes around.
-        grid: (h, w) of the cells that tokens stand for; None finds it.
+        grid: (h, w) of the cells that tokens stand for; None takes what following the operators gives.
 
     Raises:
         CutError: There is none, or the name is unknown.
@@ -197,48 +156,77 @@ def choose_target(
     graph.observe(LOGITS)
     listed = candidates(graph, grid)
     if wanted is None:
-        return last_tokens(graph, listed) or step_back(
-            graph, [target for target in listed if target.layout == "map"]
-        )
+        return last_tokens(graph, listed) or step_back(graph, listed)
     match = next((target for target in listed if wanted and wanted in (target.name, target.node)), None)
-    if match is None:
-        shape = graph.shape(wanted)
-        if grid is not None and shape is not None and len(shape) == 3:
-            raise CutError(
-                f"target {wanted!r}: its {shape[1]} tokens do not fit a grid of {grid[0]}×{grid[1]}"
-            )
-        known = wanted in graph.dependent or any(wanted == node.name for node in graph.nodes)
-        nearest = ", ".join(repr(target.name) for target in listed[-5:]) or "none"
-        raise CutError(
-            f"target {wanted!r} "
-            + ("is no (N, K, h, w) activation" if known else "was not found in the graph")
-            + f"; the last candidates are {nearest} (engine.targets() lists them all)"
+    if match is not None:
+        return match
+    nearest = ", ".join(repr(target.name) for target in listed[-5:]) or "none"
+    raise CutError(
+        f"target {wanted!r} {why_no_target(graph, wanted, grid)}; "
+        f"the last candidates are {nearest} (engine.targets() lists them all)"
+    )
+
+
+def why_no_target(graph: Graph, wanted: str, grid: tuple[int, int] | None) -> str:
+    """What is wrong with a target that was asked for, to follow its name."""
+    node = graph.producer(wanted) or next((node for node in graph.nodes if wanted == node.name), None)
+    if not wanted or (node is None and wanted not in graph.dependent):
+        return "was not found in the graph"
+    shape = graph.shape(node.output[0] if node is not None and wanted == node.name else wanted)
+    if shape is None or len(shape) != 3 or shape[0] != graph.input_shape[0] or shape[1] < 2:
+        return "is no (N, K, h, w) activation"
+    if grid is None:
+        return (
+            f"is (N, {shape[1]}, {shape[2]}), and which of its tokens stand for which cells cannot be told; "
+            "say grid=(h, w)"
         )
-    return match
+    fewest = max(2, shape[1] - MOST_PREFIX)
+    return (
+        f"has {shape[1]} tokens, which do not fit a grid of {grid[0]}×{grid[1]}: "
+        f"h·w has to be {fewest} to {shape[1]}, the rest being tokens in front"
+    )
 
 
 def last_tokens(graph: Graph, listed: list[TargetTensor]) -> TargetTensor | None:
     """The last clean token or channels-last tensor, when no clean (N, K, h, w) activation comes after it.
 
-    Of tokens with a class token in front, the last one whose patches the logits still depend on.
+    Of tokens with a class token in front, the last one whose patches the logits still depend on. Of a linear
+    layer what it reads: it may be no more than the keys and values of a pooling by attention.
     """
-    clean = [target for target in listed if target.clean]
+    clean = {target.name: target for target in listed if target.clean}
     behind: list[TargetTensor] = []
-    while clean and clean[-1].layout != "map":
-        behind.append(clean.pop())
-    return next((target for target in behind if mixes_cells(graph, target.name)), None)
+    for target in reversed(clean.values()):
+        if target.layout == "map":
+            break
+        behind.append(target)
+    axes = cell_axes(graph) if behind else {}
+    chosen = next((target for target in behind if mixes_cells(graph, target.name, axes)), None)
+    while chosen is not None and (source := read_by_linear_layer(graph, chosen.name)) in clean:
+        chosen = clean[source]
+    return chosen
+
+
+def read_by_linear_layer(graph: Graph, name: str) -> str | None:
+    """What is read by the linear layer (MatMul, and a bias or none) that makes a tensor; None for others."""
+    node = graph.producer(name)
+    if node is not None and node.op_type == "Add":
+        terms = [read for read in node.input if not graph.is_constant(read)]
+        node = graph.producer(terms[0]) if len(terms) == 1 else None
+    learned = node is not None and node.op_type == "MatMul" and graph.is_constant(node.input[1])
+    return node.input[0] if node is not None and learned else None
 
 
 def step_back(graph: Graph, listed: list[TargetTensor]) -> TargetTensor:
     """Rules 1 to 3 of this module's description."""
-    clean = {target.name: target for target in listed if target.clean}
+    clean = {target.name: target for target in listed if target.clean and target.layout == "map"}
     if not clean:
         names = ", ".join(repr(target.name) for target in listed[-3:])
         raise CutError(
             "no activation with two spatial axes was found in this model, so there is nothing to map; "
-            "camrt explains convolutional classifiers"
+            "camrt explains convolutional classifiers and vision transformers"
             if not listed
-            else f"no clean cut was found: every spatial activation (the last ones: {names}) is bypassed"
+            else f"no clean cut was found: every spatial activation (the last ones: {names}) is bypassed; "
+            "target= takes one of them all the same"
         )
     current = list(clean.values())[-1]
     current = over_pooling(graph, clean, current)

@@ -5,24 +5,26 @@ one a cell. Such a tensor becomes a target by taking the graph apart at it and p
 
     tokens → prefix, map (N, K, h, w) → tokens
 
-Everything that read the tokens reads the new ones, which are the same numbers. The map is then an activation
+The new tokens are the same numbers, and take the old ones' name. The map is then an activation
 like any other; the prefix tokens, where there are any, go around the cut.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import onnx
 from onnx import TensorProto
 
 from camrt.errors import CutError
-from camrt.export.graph import Graph, attribute, opset
-from camrt.export.interface import LOGITS, rename_reads
+from camrt.export.axes import CellTokens, Roles, numbers
+from camrt.export.graph import Graph, opset
+from camrt.export.interface import LOGITS
 from camrt.export.nodes import EVERYTHING, NodeMaker
 
-__all__ = ["Layout", "grid_of_tokens", "lay_out", "mixes_cells"]
+__all__ = ["MOST_PREFIX", "Layout", "grid_of_tokens", "lay_out", "map_in", "mixes_cells"]
 
 Layout = Literal["map", "tokens", "channels-last"]
 MOST_PREFIX = 16  # tokens in front of the patches
@@ -50,7 +52,44 @@ def grid_of_tokens(
     return None
 
 
-def mixes_cells(graph: Graph, name: str) -> bool:
+def map_in(
+    roles: Roles, shape: tuple[int, ...], batch: int, grid: tuple[int, int] | None
+) -> tuple[Layout, tuple[int, int, int], int] | None:
+    """How a tensor holds a map of several cells: layout, (K, h, w), tokens in front; None when it does not.
+
+    Args:
+        roles: What is known of its axes.
+        shape: Its shape.
+        batch: Number of pictures.
+        grid: (h, w) of the cells that tokens stand for, when it was given; rows of which nothing is known are
+            tokens then.
+    """
+    if runs(roles, "n", "", "h", "w") and shape[2] * shape[3] > 1:
+        return "map", (shape[1], shape[2], shape[3]), 0
+    if runs(roles, "n", "h", "w", "") and shape[1] * shape[2] > 1:
+        return "channels-last", (shape[3], shape[1], shape[2]), 0
+    if len(roles) != 3 or shape[0] != batch or roles[2] not in ("", "1"):
+        return None
+    tokens = roles[1]
+    if grid is not None:
+        fitting = grid_of_tokens(shape[1], [], grid)
+    elif isinstance(tokens, CellTokens):
+        fitting = tokens.prefix, (tokens.height, tokens.width)
+    else:
+        return None
+    if fitting is None or shape[1] - fitting[0] < 2:
+        return None
+    return "tokens", (shape[2], *fitting[1]), fitting[0]
+
+
+def runs(roles: Roles, *wanted: str) -> bool:
+    """Whether a tensor's axes are those; an axis of one number alone is any of them."""
+    return len(roles) == len(wanted) and all(
+        role in (name, "1") for role, name in zip(roles, wanted, strict=True)
+    )
+
+
+def mixes_cells(graph: Graph, name: str, axes: dict[str, Roles]) -> bool:
     """Whether anything behind a token tensor takes its tokens together, as attention and pooling do.
 
     Behind the last block of a transformer with a class token the logits read that token alone.
@@ -58,20 +97,21 @@ def mixes_cells(graph: Graph, name: str) -> bool:
     downstream = graph.downstream(name)
     for index in graph.upstream_nodes(LOGITS, stop=[name]):
         node = graph.nodes[index]
-        reads = [read for read in node.input if read in downstream]
+        reads = [read for read in node.input if read in downstream and len(graph.shape(read) or ()) > 2]
         if not reads:
             continue
         if node.op_type in ("MatMul", "Einsum", "Attention", "MultiHeadAttention") and len(reads) > 1:
             return True
-        rank = len(graph.shape(reads[0]) or ())
-        if node.op_type.startswith("Reduce") and rank in (3, 4):
-            axes = attribute(node, "axes")
-            if axes is None and len(node.input) > 1:
-                found = graph.constant(node.input[1])
-                axes = None if found is None else found.tolist()
-            if axes is None or any(axis % rank in range(1, rank - 1) for axis in axes):
-                return True
         if node.op_type.startswith("Global") or node.op_type == "AveragePool":
+            return True
+        shape, after = graph.shape(reads[0]) or (), graph.shape(node.output[0]) or ()
+        gone: Sequence[int] = ()
+        if node.op_type.startswith("Reduce"):
+            gone = numbers(graph, node, "axes", 1) or range(len(shape))
+        elif node.op_type in ("Flatten", "Reshape") and len(after) == 2 and after[0] == shape[0]:
+            gone = range(1, len(shape))
+        roles = axes.get(reads[0], ("",) * len(shape))
+        if any(roles[axis] not in ("", "n", "1") for axis in gone):
             return True
     return False
 
@@ -114,18 +154,18 @@ def lay_out(
     source = f"camrt_tokens_{number}"  # what the producer now makes
     if layout == "channels-last":
         made = make.transpose(source, [0, 3, 1, 2])
-        again = make.transpose(made, [0, 2, 3, 1])
+        make.transpose(made, [0, 2, 3, 1])
     else:
         patches = make.slice(source, [prefix], [EVERYTHING], [1])
         made = make.reshape(make.transpose(patches, [0, 2, 1]), [0, channels, height, width])
         again = make.transpose(make.reshape(made, [0, channels, height * width]), [0, 2, 1])
         if prefix:
-            again = make.concat([make.slice(source, [0], [prefix], [1]), again], 1)
+            make.concat([make.slice(source, [0], [prefix], [1]), again], 1)
+    make.nodes[-1].output[0] = name  # so that what reads the tensor goes on doing so
     place = graph.producers[name]
     nodes = list(model.graph.node)
-    producer = nodes[place]
-    rename_reads(model.graph, name, again)
-    producer.output[list(producer.output).index(name)] = source
+    outputs = nodes[place].output
+    outputs[list(outputs).index(name)] = source
     del model.graph.node[:]
     model.graph.node.extend([*nodes[: place + 1], *make.nodes, *nodes[place + 1 :]])
     model.graph.initializer.extend(make.initializers)

@@ -21,7 +21,6 @@ from camrt.export.cutting import (
     clean_cuts,
     crossing,
     head_model,
-    picture_layout,
     tapped_model,
 )
 from camrt.export.graph import Graph
@@ -141,7 +140,6 @@ def test_a_tail_in_another_layout_is_cut_at_too():
         ("Gemm", "p dense", LOGITS, {"transB": 1}),
     )
     graph = indexed(model)
-    assert picture_layout(graph)["nhwc"] == "NHWC"
     chosen = choose_target(graph)
     assert (chosen.name, chosen.layout) == ("r", "channels-last")
     layouts = {target.name: (target.layout, target.shape) for target in candidates(graph)}
