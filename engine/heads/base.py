@@ -102,6 +102,10 @@ class Head(ABC):
     def class_maps(self, asked: Asked) -> Array | None:
         """(N, T, h, w): the targets' class maps, whose mean is the logit; None when the head has none."""
 
+    def class_map_passes(self) -> tuple[int, str]:
+        """How many passes through the head a picture `class_maps` costs, and why."""
+        return 0, "one matrix product"
+
     @abstractmethod
     def describe(self) -> str:
         """What the head is, in a line or two."""

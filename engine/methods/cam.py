@@ -44,7 +44,8 @@ class CAM(Method):
     def cost(self, head: Head, shape: MapShape) -> Cost:
         if not head.has_class_maps:
             raise MethodError(f"needs a linear layer behind global pooling; this head is {head.kind}")
-        return Cost(0, 0, "one matrix product")
+        passes, why = head.class_map_passes()
+        return Cost(passes, 0, why)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 
 from camrt.engine.torch_models.calls import main_tensor, with_main
 from camrt.engine.torch_models.choosing import Candidate
+from camrt.engine.torch_models.class_maps import Following
 from camrt.engine.torch_models.shortcut import BATCHES, Shortcut, probe, shortcut
 from camrt.engine.torch_models.subject import Subject, array, copied
 from camrt.errors import BackendError, CutError
@@ -33,6 +34,8 @@ SAME_RESULT = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 class HookedCut:
     """Captures a submodule's output, and puts another one in its place.
 
+    `has_class_maps` says whether the logits are means of maps.
+
     Args:
         subject: The whole module.
         candidate: Where it is cut.
@@ -53,6 +56,7 @@ class HookedCut:
         self._shortcuts: dict[tuple[int, int], Shortcut | None] = {}
         self._shortcuts[size] = self._verified(size)
         self.shortcut = self._shortcuts[size]
+        self.has_class_maps = self._finds_class_maps(size)
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -130,6 +134,20 @@ class HookedCut:
             )
         prefix = self.subject.tensor(beside[PREFIX]) if self.layout.prefix else None
         return self._without_trunk(way, maps, prefix, (height, width))
+
+    def class_maps(self, maps: torch.Tensor, beside: Mapping[str, Array]) -> torch.Tensor | None:
+        """(N, C, h, w) whose mean is the logits, within `Subject.running`; None when there are none."""
+        following = Following(maps)
+        with following:
+            logits = self.logits(maps, beside)
+        return following.class_maps(logits)
+
+    def _finds_class_maps(self, size: tuple[int, int]) -> bool:
+        if self.shortcut is None or self.layout.kind != "map":
+            return False
+        count = self.subject.batch or BATCHES[0]
+        nothing = self.subject.tensor(np.zeros((count, *self.layout.shape), np.float32))
+        return self.class_maps(nothing, {PICTURE: np.full((count, 2), size, np.float32)}) is not None
 
     def _without_trunk(
         self, way: Shortcut, maps: torch.Tensor, prefix: torch.Tensor | None, size: tuple[int, int]

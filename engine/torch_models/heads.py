@@ -12,7 +12,7 @@ from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.torch_models.cutting import HookedCut
-from camrt.engine.torch_models.runners import HeadBack, HeadForth
+from camrt.engine.torch_models.runners import HeadBack, HeadForth, HeadMaps
 
 __all__ = ["HookedHead"]
 
@@ -35,6 +35,7 @@ class HookedHead(GenericHead):
 
     def __init__(self, cut: HookedCut, batch_size: int, threads: int | None) -> None:
         self._cut = cut
+        self._maps = HeadMaps(cut)
         adjoint = HeadAdjoint(HeadBack(cut), cut.beside)
         super().__init__(HeadForth(cut), adjoint, batch_size, self._why(), threads, cut.beside)
 
@@ -46,6 +47,29 @@ class HookedHead(GenericHead):
         logits = self._runner(np.zeros_like(asked.activations[:1]), None, feeds)[0]
         count = len(asked.activations)
         return asked.reader.read(np.repeat(logits, count, axis=0), np.arange(count))
+
+    @property
+    def has_class_maps(self) -> bool:
+        """Whether the logits are means of maps; see `Head`."""
+        return self._cut.has_class_maps
+
+    def class_maps(self, asked: Asked) -> Array | None:
+        """The targets' class maps, what is linear behind the mean done to every cell; see `Head`."""
+        if not self.has_class_maps:
+            return None
+        found = []
+        for start in range(0, len(asked.activations), self._batch_size):
+            block = slice(start, start + self._batch_size)
+            rows = asked.activations[block]
+            asked.passes.head += len(rows)
+            feeds = {name: asked.extras[name][block] for name in self._beside}
+            maps = self._maps(rows, None, feeds)[0]
+            found.append(np.take_along_axis(maps, asked.reader.targets[block][:, :, None, None], axis=1))
+        return np.concatenate(found)
+
+    def class_map_passes(self) -> tuple[int, str]:
+        """What `class_maps` costs; see `Head`."""
+        return 1, f"{self._part()}, what is linear in it done to every cell"
 
     def describe(self) -> str:
         """What the head is; see `Head`."""

@@ -14,14 +14,15 @@ import torch
 from camrt.engine.backends.onnxruntime import filled
 from camrt.engine.torch_models.cutting import PICTURE, HookedCut
 from camrt.engine.torch_models.subject import Subject, array
-from camrt.errors import AdjointError
+from camrt.errors import AdjointError, BackendError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.interface import LOGITS
 
-__all__ = ["HeadBack", "HeadForth", "ModuleBack", "ModuleForth"]
+__all__ = ["HeadBack", "HeadForth", "HeadMaps", "ModuleBack", "ModuleForth"]
 
 Array = npt.NDArray[Any]
 
+CLASS_MAPS = "camrt_class_maps"
 FIRST = ""  # the batch among what is fed, which has no name
 
 
@@ -126,6 +127,28 @@ class HeadBack(HookedRunner):
         maps = self.subject.tensor(feeds[FIRST]).requires_grad_()
         logits = self._cut.logits(maps, feeds)
         return back(self.subject, logits, maps, feeds[WEIGHTING], repr(self._cut.path))
+
+
+class HeadMaps(HookedRunner):
+    """Activations to the class maps whose mean the logits are.
+
+    Args:
+        cut: Where the activation is.
+    """
+
+    def __init__(self, cut: HookedCut) -> None:
+        super().__init__(cut.subject, (CLASS_MAPS,), gradients=False)
+        self._cut = cut
+
+    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        """See `HookedRunner`."""
+        maps = self._cut.class_maps(self.subject.tensor(feeds[FIRST]), feeds)
+        if maps is None:
+            raise BackendError(
+                f"the logits of {self.subject.name} were the mean of class maps when it was loaded, and are "
+                "not any more: load it again"
+            )
+        return {CLASS_MAPS: array(maps)}
 
 
 class ModuleBack(HookedRunner):

@@ -12,19 +12,24 @@ from torch_nets import CLASSES, Functional, Modular, Transformer, made, nn, pict
 
 import camrt
 from camrt.engine.torch_models.loading import load_module
-from camrt.errors import BackendError, ModelFileError, UnsupportedModelError
+from camrt.errors import BackendError, MethodError, ModelFileError, UnsupportedModelError
 
 pytest.importorskip("onnxscript")
 
 from camrt.export import to_onnx
 
-# A module has no factored head, so no class maps; and Opti-CAM's hundred steps magnify rounding.
-LEFT_OUT = {"cam", "opticam"}
-METHODS = sorted(set(camrt.methods()) - LEFT_OUT)
-# In twenty layers some ReLU's input is nearer to zero than two runtimes agree, in one of these methods' fifty
-# pictures: a gradient on another side of it is another one.
-MANY_PICTURES = {"integrated", "integrated-textbook", "smoothgrad", "vargrad"}
-DEEP = {"resnet18", "mobilenet_v3_small"}
+METHODS = sorted(camrt.methods())
+# Opti-CAM's hundred steps magnify rounding, and among fifty pictures there is one where some ReLU's input is
+# nearer to zero than two runtimes agree: a gradient on another side of it is another one.
+OPTIONS = {
+    "opticam": {"steps": 3},
+    "integrated": {"steps": 3},
+    "integrated-textbook": {"steps": 3},
+    "smoothgrad": {"draws": 3},
+    "vargrad": {"draws": 3},
+}
+# In twenty layers it happens among the six noisy pictures too: a few pixels then differ.
+DEEP, NOISY = {"resnet18", "mobilenet_v3_small"}, {"smoothgrad", "vargrad"}
 # Two runtimes, several layers forth and back, and divisions by scores that may be small.
 FACTOR = 200
 
@@ -89,20 +94,27 @@ def test_every_method(trio, method, request):
         pytest.skip("it has no ReLU")
     if method == "hirescam" and name == "transformer":
         pytest.skip("behind a LayerNorm, which no scale gets through, its terms all but cancel")
-    if method in MANY_PICTURES and name in DEEP:
-        pytest.skip("two runtimes' ReLUs differ somewhere")
     if method in ("ablation", "score") and file.target.shape[0] > 300:
         batch, classes = batch[:1], classes[:1]
-    found = module.explain(batch, method, targets=classes)
+    options = {"targets": classes, **OPTIONS.get(method, {})}
+    if method == "cam" and not file.head.has_class_maps:
+        for one in (file, module, saved):
+            with pytest.raises(MethodError, match="linear layer behind global pooling"):
+                (one or module).explain(batch, method, **options)
+        return
+    found = module.explain(batch, method, **options)
     if saved is not None:
-        again = saved.explain(batch, method, targets=classes)
+        again = saved.explain(batch, method, **options)
         assert_close(again.logits, found.logits, factor=4)  # batch norm may be computed in another way
         assert_close(again.raw, found.raw, factor=FACTOR)
     if file.target.shape != module.target.shape or name == "functional":
         assert name == "functional"  # its file is cut behind the ReLU that no module is
         return
-    expected = file.explain(batch, method, targets=classes)
+    expected = file.explain(batch, method, **options)
     assert_close(found.logits, expected.logits, factor=16)  # two runtimes, up to twenty layers
+    if name in DEEP and method in NOISY:
+        assert np.linalg.norm(found.raw - expected.raw) < 0.01 * np.linalg.norm(expected.raw)
+        return
     assert_close(found.raw, expected.raw, factor=FACTOR)
     assert_close(found.maps, expected.maps, factor=FACTOR)
 
