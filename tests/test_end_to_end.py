@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from real_pictures import box_share, validation_pictures
 from typer.testing import CliRunner
 
 import camrt
@@ -89,28 +87,3 @@ def test_real_models_see_and_point_at_real_objects(data, name, preprocessing, ac
     for method in ("pixab", "ablation"):
         explanation = engine.explain(pictures, method, targets=labels)
         assert pointing_game(explanation.maps, scaled).mean() > chance + 0.15
-
-
-def validation_pictures(data: Path, count: int):
-    """The first pictures whose boxes take up less than a third of them."""
-    with zipfile.ZipFile(data / "pictures" / "imagenet_val400.zip") as archive:
-        pictures, labels, boxes = [], [], []
-        for entry in json.loads(archive.read("boxes.json")):
-            rows = [(y0, x0, y1, x1) for x0, y0, x1, y1 in entry["boxes"]]
-            if not rows or box_share(np.asarray(rows), 227) > 1 / 3:
-                continue
-            name = entry["file"] if entry["file"].startswith("images/") else f"images/{entry['file']}"
-            with Image.open(io.BytesIO(archive.read(name))) as picture:
-                pictures.append(picture.convert("RGB"))
-            labels.append(entry["label"])
-            boxes.append(rows)
-            if len(pictures) == count:
-                break
-    return pictures, np.array(labels), boxes
-
-
-def box_share(boxes: np.ndarray, size: int) -> float:
-    covered = np.zeros((size, size), bool)
-    for r0, c0, r1, c1 in np.asarray(boxes, int):
-        covered[r0:r1, c0:c1] = True
-    return float(covered.mean())
