@@ -42,7 +42,7 @@ def check(what: str, actual: Any, expected: Any, limit: float) -> str:
     difference = relative_difference(actual, expected)
     if not difference <= limit:
         raise SystemExit(f"{what}: results differ by {difference:.2g} (limit {limit:g}); nothing was timed")
-    return f"{what}: largest relative difference {difference:.1e}"
+    return f"largest relative difference {difference:.1e}"
 
 
 def plain_session(path: Path) -> Any:

@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import camrt
+
 __all__ = ["Comparison", "compare", "environment", "peak_memory", "printed", "summarise", "table", "write"]
 
 
@@ -152,8 +154,8 @@ def peak_memory(code: str) -> int:
 
 def environment() -> dict[str, str]:
     """Versions and machine, for the record."""
-    names = ("camrt", "numpy", "onnx", "onnxruntime", "torch", "torchvision", "grad-cam", "torchcam", "captum")
-    versions = {}
+    names = ("numpy", "onnx", "onnxruntime", "torch", "torchvision", "grad-cam", "torchcam", "captum")
+    versions = {"camrt": camrt.__version__}
     for name in names:
         try:
             versions[name] = metadata.version(name)
@@ -203,6 +205,6 @@ def write(path: Path, results: Sequence[Comparison], command: str) -> None:
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
     machine = ", ".join(f"{name} {value}" for name, value in where.items())
-    notes = dict.fromkeys(f"- {result.name}: {note}" for result in results for note in result.notes)
+    notes = dict.fromkeys(f"- {result.name}, {' / '.join(result.sides)}: {note}" for result in results for note in result.notes)
     lines = [f"`{command}`", "", machine, "", table(results), "", *notes, ""]
     path.with_suffix(".md").write_text("\n".join(lines))

@@ -19,6 +19,7 @@ from camrt.export.adjoint import ReluRule, adjoint_model, vectors_of
 from camrt.export.cutting import (
     ACTIVATION,
     CELLS,
+    FIRST_LAYER,
     PHI,
     TargetTensor,
     beside_name,
@@ -97,9 +98,12 @@ def make_cuts(
             if around
             else factor(graph, tensor, interface.batch)
         )
-        vectors = () if around or has_known_gradient(factors) else vectors_of(graph, tensor)
+        start = start_of_adjoint(tensor, factors)
+        vectors = () if around or start is None else vectors_of(graph, start)
         beside = (*around, *vectors)
         shown = {ACTIVATION: tensor} | {beside_name(i): name for i, name in enumerate(beside)}
+        if start is not None and start != tensor:
+            shown[FIRST_LAYER] = start
         if isinstance(factors, Factors):
             pooled = factors
             if factors.phi_tensor is not None:
@@ -111,6 +115,7 @@ def make_cuts(
             graph,
             tensor,
             around,
+            start,
             vectors,
             factors,
             interface,
@@ -118,7 +123,7 @@ def make_cuts(
             batch_size=batch_size,
             threads=threads,
         )
-        residuals = frozenset(beside_name(len(around) + i) for i in range(len(vectors)))
+        residuals = frozenset({FIRST_LAYER, *(beside_name(len(around) + i) for i in range(len(vectors)))})
         cuts.append(Cut(target, head, taps, residuals))
     tapped = tapped_model(model, graph, outputs)
     if len(cuts) == 1 and pooled is not None and interface.fixed_size:
@@ -129,9 +134,14 @@ def make_cuts(
     return tapped, tuple(cuts)
 
 
-def has_known_gradient(factors: Factors | Unfactored) -> bool:
-    """Whether a head is one linear layer, so that its gradient is its weight and no graph is run for it."""
-    return isinstance(factors, Factors) and factors.rest is None and factors.phi == "identity"
+def start_of_adjoint(target: str, factors: Factors | Unfactored) -> str | None:
+    """The tensor that gradients are followed back to: from there on the way is a weight, when not the target.
+
+    None for a head of one linear layer, which has no graph run for it.
+    """
+    if isinstance(factors, Unfactored) or factors.phi != "identity":
+        return target
+    return None if factors.rest is None else factors.answer
 
 
 def make_head(
@@ -139,6 +149,7 @@ def make_head(
     graph: Graph,
     target: str,
     around: tuple[str, ...],
+    start: str | None,
     vectors: tuple[str, ...],
     factors: Factors | Unfactored,
     interface: Interface,
@@ -155,14 +166,17 @@ def make_head(
         return LazyRunner(lambda: runtime.runner(part, label=label, batch=interface.batch))
 
     def back() -> Runner:
+        assert start is not None
         part = adjoint_model(
-            model, graph, target, input_name=MAP, batch=interface.batch, beside=around, given=vectors
+            model, graph, start, input_name=MAP, batch=interface.batch, beside=around, given=vectors
         )
         return runtime.runner(part, label="head's adjoint", batch=interface.batch)
 
     beside = tuple(beside_name(i) for i in range(len(around)))
     given = tuple(beside_name(len(around) + i) for i in range(len(vectors)))
-    adjoint = HeadAdjoint(LazyRunner(back), beside + given)
+    adjoint = HeadAdjoint(
+        LazyRunner(back), beside + given, FIRST_LAYER if start not in (None, target) else None
+    )
 
     def generic(reason: str) -> GenericHead:
         def make() -> Runner:
@@ -177,15 +191,15 @@ def make_head(
         return generic(factors.reason)
     channels: DenseStart | GenericHead | None = None
     if factors.phi == "dense":
-        start = factors.phi_start
-        if start is None:
+        opening = factors.phi_start
+        if opening is None:
             channels = generic("φ mixes channels and does not begin with a linear layer")
         else:
-            layer = lazy(start.layer, "first layer of the head")
-            rest = lazy(start.rest, "head behind its first layer")
+            layer = lazy(opening.layer, "first layer of the head")
+            rest = lazy(opening.rest, "head behind its first layer")
             assert layer is not None
             assert rest is not None
-            channels = DenseStart(start.weight, layer, rest, batch_size, threads)
+            channels = DenseStart(opening.weight, layer, rest, batch_size, threads)
     mix: Runner | None = None
     if factors.reduction != "flatten" and factors.weight is not None:
         layer_of_cells = cell_layer(factors.weight)

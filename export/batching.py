@@ -19,8 +19,16 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from camrt.export.graph import BATCH, Graph, attribute, batch_size_nodes, names_read, set_shape
-from camrt.export.interface import LOGITS, PICTURES, Interface, keep_needed_initializers
+from camrt.export.graph import (
+    BATCH,
+    Graph,
+    attribute,
+    batch_size_nodes,
+    drop_unread_initializers,
+    names_read,
+    set_shape,
+)
+from camrt.export.interface import LOGITS, PICTURES, Interface
 
 __all__ = ["computes_shapes", "open_batch", "share_batch_axis", "share_batch_size", "simplify_reshapes"]
 
@@ -150,7 +158,7 @@ def drop_unread(model: onnx.ModelProto) -> None:
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         del model.graph.node[:]
         model.graph.node.extend(copies)
-    keep_needed_initializers(model, {name for node in model.graph.node for name in node.input})
+    drop_unread_initializers(model)
 
 
 def open_batch(model: onnx.ModelProto, interface: Interface) -> None:

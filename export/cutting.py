@@ -31,6 +31,7 @@ from camrt.export.tokens import MOST_PREFIX, Layout, map_in, mixes_cells
 __all__ = [
     "ACTIVATION",
     "CELLS",
+    "FIRST_LAYER",
     "PHI",
     "TargetTensor",
     "beside_name",
@@ -44,6 +45,7 @@ __all__ = [
 ACTIVATION = "camrt_activation"
 PHI = "camrt_phi"
 CELLS = "camrt_cells"
+FIRST_LAYER = "camrt_first_layer"
 
 
 def beside_name(index: int) -> str:

@@ -64,7 +64,8 @@ class Factors:
         bias: (F,) float32.
         cell_bias: (F,) float32, what a φ folded into a sum adds once a cell, the border's included; None for
             nothing.
-        rest: Graph from that layer's answer (N, F) to the logits; None when ψ is affine.
+        answer: Name of the tensor in the whole model that is that layer's answer.
+        rest: Graph from that answer (N, F) to the logits; None when ψ is affine.
     """
 
     phi: Literal["identity", "separable", "dense"]
@@ -76,6 +77,7 @@ class Factors:
     weight: Array | None
     bias: Array
     cell_bias: Array | None
+    answer: str
     rest: onnx.ModelProto | None
 
     def cells(self, size: tuple[int, int]) -> int:
@@ -153,6 +155,7 @@ def factor(graph: Graph, target: str, batch: int | None) -> Factors | Unfactored
         weight=None if weight is None else np.ascontiguousarray(weight, dtype=np.float32),
         bias=np.ascontiguousarray(bias, dtype=np.float32),
         cell_bias=None if cell_bias is None else np.ascontiguousarray(cell_bias, dtype=np.float32),
+        answer=name,
         rest=rest,
     )
 

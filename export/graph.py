@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "Observer",
     "attribute",
     "batch_size_nodes",
+    "drop_unread_initializers",
     "ends_with_one",
     "names_read",
     "opset",
@@ -254,8 +256,11 @@ def infer(
     return shapes, types
 
 
-def without_large_weights(model: onnx.ModelProto, keep_bytes: int = 4096) -> onnx.ModelProto:
-    """The model with its large initializers turned into typed inputs: light enough to copy about."""
+def without_large_weights(model: onnx.ModelProto, keep: int = 512) -> onnx.ModelProto:
+    """The model with its initializers of more than `keep` numbers turned into typed inputs.
+
+    It is light enough to copy about.
+    """
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     graph = light.graph
@@ -264,7 +269,7 @@ def without_large_weights(model: onnx.ModelProto, keep_bytes: int = 4096) -> onn
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= keep_bytes:
+        if math.prod(tensor.dims) <= keep:
             graph.initializer.append(tensor)
         else:
             graph.input.append(
@@ -272,6 +277,15 @@ def without_large_weights(model: onnx.ModelProto, keep_bytes: int = 4096) -> onn
             )
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
     return light
+
+
+def drop_unread_initializers(model: onnx.ModelProto) -> None:
+    """Drops the initializers that nothing reads, where they are: the others' weights are not copied."""
+    read = {name for node in model.graph.node for name in names_read(node)}
+    read.update(value.name for value in model.graph.output)
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name not in read:
+            del model.graph.initializer[index]
 
 
 def set_shape(value: onnx.ValueInfoProto, shape: Iterable[int | str]) -> None:

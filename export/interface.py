@@ -20,7 +20,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from camrt.errors import UnsupportedModelError
-from camrt.export.graph import Graph, Observer, attribute, ends_with_one, opset, set_shape, static_shape
+from camrt.export.graph import (
+    Graph,
+    Observer,
+    attribute,
+    drop_unread_initializers,
+    ends_with_one,
+    opset,
+    set_shape,
+    static_shape,
+)
 from camrt.export.operators import FLOATING, RESHAPING, preserves_values
 
 __all__ = ["Activation", "Interface", "lift_constants", "standardise"]
@@ -341,20 +350,9 @@ def finish_at(model: onnx.ModelProto, graph: Graph, logits: str, shape: tuple[in
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, None))
     set_shape(model.graph.output[0], [graph.input_shape[0] if shape_is_fixed(model) else "N", shape[1]])
-    used = {name for node in nodes for name in node.input}
-    keep_needed_initializers(model, used)
+    drop_unread_initializers(model)
 
 
 def shape_is_fixed(model: onnx.ModelProto) -> bool:
     """Whether the input's batch axis is a number."""
     return bool(model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"))
-
-
-def keep_needed_initializers(model: onnx.ModelProto, used: set[str]) -> None:
-    """Drops the initializers that no node (subgraphs aside, which keep everything) reads."""
-    if any(item.HasField("g") or item.graphs for node in model.graph.node for item in node.attribute):
-        return
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    if len(kept) != len(model.graph.initializer):
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(kept)

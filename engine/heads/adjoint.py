@@ -23,17 +23,20 @@ class HeadAdjoint:
     Args:
         runner: Graph A (N, K, h, w), weighting (N, C) -> gradient (N, K, h, w).
         beside: Names of the tensors that go around the cut, which the graph takes too.
+        start: Name of the tensor of the trunk pass that stands for A; None for the activation.
     """
 
-    def __init__(self, runner: Runner, beside: tuple[str, ...] = ()) -> None:
+    def __init__(self, runner: Runner, beside: tuple[str, ...] = (), start: str | None = None) -> None:
         self._runner = runner
         self._beside = beside
+        self._start = start
 
     def gradients(self, asked: Asked) -> Iterator[Array]:
-        """See `camrt.engine.heads.base.Head.gradients`."""
+        """For each target in turn the gradient of its score, of the shape of what the graph takes."""
+        start = asked.activations if self._start is None else asked.extras[self._start]
         images = np.arange(len(asked.activations))
         for target in range(asked.reader.targets.shape[1]):
             asked.passes.head_adjoint += len(images)
             feeds = {name: asked.extras[name] for name in self._beside}
             feeds[WEIGHTING] = asked.reader.weighting(asked.logits, images, target)
-            yield self._runner(asked.activations, [GRADIENT], feeds)[0]
+            yield self._runner(start, [GRADIENT], feeds)[0]

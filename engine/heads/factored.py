@@ -35,7 +35,7 @@ class FactoredHead(Head):
         contributions: The first layer.
         rest: Graph z (N, F) -> logits; None when ψ is affine and z is the logits.
         channels: How channel ablations are answered when φ mixes channels; None when it does not.
-        adjoint: The way back through the whole head; used where the gradient is no closed form.
+        adjoint: The way back to the first layer's answer where φ is the identity, else to the activation.
         batch_size: Vectors behind the first layer a batch.
     """
 
@@ -204,38 +204,46 @@ class FactoredHead(Head):
     # ---------------------------------------------------------------- gradients
 
     @property
-    def _gradient_is_known(self) -> bool:
-        """Whether the head is one linear layer, whose gradient is its weight."""
-        return self._rest is None and self._contributions.factors.phi == "identity"
+    def _first_layer_is_known(self) -> bool:
+        """Whether ψ's first layer reads the activation itself, so that its weight is the last step back."""
+        return self._contributions.factors.phi == "identity"
 
     def gradients(self, asked: Asked) -> Iterator[Array]:
-        if not self._gradient_is_known:
+        if not self._first_layer_is_known:
             yield from self._adjoint.gradients(asked)
-            return
-        for target in range(asked.reader.targets.shape[1]):
-            yield self._weights(asked, target).reshape(asked.activations.shape)
-
-    def _weights(self, asked: Asked, target: int) -> Array:
-        """∂score/∂A of a linear head: v·W/(hw) in every cell behind a mean, v·W_cell of a flattened map."""
-        factors = self._contributions.factors
-        images = np.arange(len(asked.activations))
-        if asked.reader.kind == "logit" and factors.weight is not None:
-            rows = factors.weight[asked.reader.targets[:, target]]
+        elif self._rest is not None:
+            for rows in self._adjoint.gradients(asked):
+                yield self._before_first_layer(rows.reshape(len(rows), -1), asked)
         else:
-            rows = asked.reader.weighting(asked.logits, images, target)
-            if factors.weight is not None:
-                flat = rows @ factors.weight.reshape(len(factors.weight), -1)
-                rows = flat.reshape(len(rows), *factors.weight.shape[1:])
+            weight = self._contributions.factors.weight
+            images = np.arange(len(asked.activations))
+            for target in range(asked.reader.targets.shape[1]):
+                if asked.reader.kind == "logit" and weight is not None:
+                    chosen = weight[asked.reader.targets[:, target]]
+                    yield self._over_cells(chosen.reshape(len(images), -1), asked)
+                else:
+                    rows = asked.reader.weighting(asked.logits, images, target)
+                    yield self._before_first_layer(rows, asked)
+
+    def _before_first_layer(self, rows: Array, asked: Asked) -> Array:
+        """The gradient at A, from that at the first layer's answer: ∂z/∂A is W."""
+        weight = self._contributions.factors.weight
+        return self._over_cells(rows if weight is None else rows @ weight.reshape(len(weight), -1), asked)
+
+    def _over_cells(self, rows: Array, asked: Asked) -> Array:
+        """The gradient at A, from that at P(A): the same in every cell, or a flattened map's own."""
+        factors, shape = self._contributions.factors, asked.activations.shape
         if factors.reduction == "flatten":
-            return rows
-        shape = asked.activations.shape
+            return rows.reshape(shape)
         scaled = rows * factors.scale((shape[2], shape[3]))
         return np.broadcast_to(scaled[:, :, None, None], shape)
 
     def gradient_passes(self) -> tuple[int, str]:
-        if self._gradient_is_known:
-            return 0, "the head is one linear layer, whose gradient is its weight"
-        return 1, "the head's adjoint, forth and back"
+        if not self._first_layer_is_known:
+            return 1, "the head's adjoint, forth and back"
+        if self._rest is not None:
+            return 1, "what follows the head's first layer, forth and back"
+        return 0, "the head is one linear layer, whose gradient is its weight"
 
     # ---------------------------------------------------------------- the rest
 

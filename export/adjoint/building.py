@@ -17,7 +17,7 @@ from camrt.export.adjoint import rules  # noqa: F401  (registers them)
 from camrt.export.adjoint.steps import RULES, ReluRule, Step
 from camrt.export.adjoint.widening import widen
 from camrt.export.cutting import beside_name, head_model
-from camrt.export.graph import Graph, names_read, opset, set_shape
+from camrt.export.graph import Graph, drop_unread_initializers, names_read, opset, set_shape
 from camrt.export.interface import LOGITS
 from camrt.export.nodes import NodeMaker
 from camrt.export.operators import FLOATING
@@ -183,6 +183,4 @@ def drop_what_nothing_needs(head: onnx.ModelProto) -> None:
             kept.append(node)
     del head.graph.node[:]
     head.graph.node.extend(reversed(kept))
-    weights = [tensor for tensor in head.graph.initializer if tensor.name in needed]
-    del head.graph.initializer[:]
-    head.graph.initializer.extend(weights)
+    drop_unread_initializers(head)

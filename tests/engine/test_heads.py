@@ -15,13 +15,13 @@ from tolerances import assert_close
 from zoo import HEADS, HeadCase, Part
 
 from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.cuts import make_head, vectors_at_once
+from camrt.engine.cuts import make_head, start_of_adjoint, vectors_at_once
 from camrt.engine.heads import Asked, FactoredHead, GenericHead, Head
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreReader, probabilities
 from camrt.export.adjoint import adjoint_model
-from camrt.export.cutting import ACTIVATION, PHI, head_model, tapped_model
+from camrt.export.cutting import ACTIVATION, FIRST_LAYER, PHI, head_model, tapped_model
 from camrt.export.factoring import MAP, Factors, Unfactored, factor
 from camrt.export.graph import Graph, set_shape
 from camrt.export.interface import LOGITS, PICTURES, Interface
@@ -87,7 +87,7 @@ class Cut:
         activation: str = "softmax",
         logits: Array | None = None,
     ) -> Asked:
-        wanted = [LOGITS, ACTIVATION] + ([PHI] if PHI in self.whole.outputs else [])
+        wanted = [LOGITS, ACTIVATION, *({PHI, FIRST_LAYER} & set(self.whole.outputs))]
         outputs = dict(zip(wanted, self.whole(activations, wanted), strict=True))
         found = outputs.pop(LOGITS) if logits is None else logits
         return Asked(
@@ -120,8 +120,11 @@ def cut(part: Part, batch_size: int = 4, *, open_size: bool = False) -> Cut:
     factors = factor(graph, "A", None)
     interface = Interface(channels, height, width, None, part.classes, "softmax", None, "NCHW")
     runtime = SpyRuntime([])
-    head = make_head(model, graph, "A", (), (), factors, interface, runtime, batch_size=batch_size, threads=1)
-    taps = {ACTIVATION: "A"}
+    start = start_of_adjoint("A", factors)
+    head = make_head(
+        model, graph, "A", (), start, (), factors, interface, runtime, batch_size=batch_size, threads=1
+    )
+    taps = {ACTIVATION: "A"} | ({FIRST_LAYER: start} if start not in (None, "A") else {})
     if isinstance(factors, Factors) and factors.phi_tensor is not None:
         taps[PHI] = factors.phi_tensor
     runner = RUNTIME.runner(head_model(model, graph, "A", LOGITS, input_name=MAP, batch=None), label="head")

@@ -64,8 +64,17 @@ CASES = [
     Case("resnet18", ("maxpool", "layer2", "layer3", "layer4.0"), quick=True),
     Case("vgg11", ("features.2", "features.10", "features.20"), quick=True),
     Case("mobilenet_v3_small", ("features.1", "features.6", "features.12"), quick=True),
-    Case("densenet121", ("features.pool0", "features.transition2", "features.norm5"), quick=True, corners=True),
-    Case("inception_v3", ("maxpool1", "Mixed_5d", "Mixed_6e", "Mixed_7a"), 128, corners=True, options=PLAIN),
+    Case(
+        "densenet121", ("features.pool0", "features.transition2", "features.norm5"), quick=True, corners=True
+    ),
+    Case(
+        "inception_v3",
+        ("maxpool1", "Mixed_5d", "Mixed_6e", "Mixed_7a"),
+        128,
+        quick=True,
+        corners=True,
+        options=PLAIN,
+    ),
     Case("convnext_tiny", ("features.1", "features.4", "features.7"), quick=True),
     Case("efficientnet_b0", ("features.2", "features.5", "features.8")),
     Case("squeezenet1_1", ("features.2", "features.7", "features.12")),
