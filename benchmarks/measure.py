@@ -205,6 +205,8 @@ def write(path: Path, results: Sequence[Comparison], command: str) -> None:
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
     machine = ", ".join(f"{name} {value}" for name, value in where.items())
-    notes = dict.fromkeys(f"- {result.name}, {' / '.join(result.sides)}: {note}" for result in results for note in result.notes)
+    notes = dict.fromkeys(
+        f"- {result.name}, {' / '.join(result.sides)}: {note}" for result in results for note in result.notes
+    )
     lines = [f"`{command}`", "", machine, "", table(results), "", *notes, ""]
     path.with_suffix(".md").write_text("\n".join(lines))
