@@ -12,6 +12,7 @@ __all__ = [
     "CamrtError",
     "CamrtWarning",
     "CutError",
+    "DataError",
     "DeadlineError",
     "DegenerateMapWarning",
     "InputError",
@@ -20,6 +21,7 @@ __all__ = [
     "PictureError",
     "ReferenceKernelWarning",
     "TargetError",
+    "TrainingError",
     "UnsafeModelError",
     "UnsupportedModelError",
 ]
@@ -63,6 +65,14 @@ class TargetError(CamrtError, ValueError):
 
 class PictureError(CamrtError, ValueError):
     """A picture file that is missing or cannot be decoded."""
+
+
+class DataError(CamrtError, ValueError):
+    """A folder or list of labelled pictures that cannot be trained on or measured with."""
+
+
+class TrainingError(CamrtError, RuntimeError):
+    """A training run that cannot begin, or cannot go on; what it had saved is kept."""
 
 
 class DeadlineError(CamrtError, TimeoutError):
