@@ -20,6 +20,7 @@ from camrt.export.cutting import (
     ACTIVATION,
     CELLS,
     FIRST_LAYER,
+    JOINT,
     PHI,
     TargetTensor,
     beside_name,
@@ -123,8 +124,11 @@ def make_cuts(
             batch_size=batch_size,
             threads=threads,
         )
+        head.has_joint = interface.joint is not None
         residuals = frozenset({FIRST_LAYER, *(beside_name(len(around) + i) for i in range(len(vectors)))})
         cuts.append(Cut(target, head, taps, residuals))
+    if interface.joint is not None:
+        outputs[JOINT] = interface.joint
     tapped = tapped_model(model, graph, outputs)
     if len(cuts) == 1 and pooled is not None and interface.fixed_size:
         shape = graph.shape(tensors[0])

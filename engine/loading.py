@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from camrt.engine.backends import Backend
+from camrt.engine.backends import Backend, Runner
 from camrt.engine.backends import backend as choose_backend
 from camrt.engine.cuts import make_cuts, picture_adjoints
 from camrt.engine.observing import observer
+from camrt.engine.own_heads import is_distribution
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.session import Engine
 from camrt.errors import BackendError, InputError, ModelFileError
@@ -28,7 +29,7 @@ from camrt.export.batching import (
     share_batch_size,
     simplify_reshapes,
 )
-from camrt.export.cutting import candidates, choose_target
+from camrt.export.cutting import JOINT, candidates, choose_target
 from camrt.export.graph import Graph, Observer
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import read_model
@@ -161,18 +162,21 @@ def load(
     listed = tuple(candidates(graph, grid))
     found, tensors = [], []
     for number, wanted in enumerate(wanted_targets(target)):
-        place = choose_target(graph, wanted, grid)
+        place = choose_target(graph, wanted, grid, interface.joint)
         found.append(place)
         tensors.append(lay_out(model, graph, place.name, place.layout, place.prefix, place.shape, number))
         if place.layout != "map":
             graph = Graph(model, graph.input_shape, watch)
             graph.observe(LOGITS)
     tapped, cuts = make_cuts(model, graph, found, tensors, interface, runtime, batch_size, threads)
+    runner = runtime.runner(tapped, label="model", batch=interface.batch)
+    if interface.joint is not None:
+        check_calm(runner, interface, None if steps is None else steps.size)
     return Engine(
         file.path,
         file.sha256,
         interface,
-        runtime.runner(tapped, label="model", batch=interface.batch),
+        runner,
         cuts,
         listed,
         picture_adjoints(model, graph, interface, runtime),
@@ -252,6 +256,21 @@ def settle_batch(
         share(model, [index(PROBE_BATCH), index(PROBE_BATCH + 2)])
         graph = index(PROBE_BATCH)
     return interface, graph, notes
+
+
+def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | None) -> None:
+    """Tries a CALM file's outputs on two pictures of noise.
+
+    Raises:
+        ModelFileError: They are not the distribution that the file says they are.
+    """
+    pictures = np.random.default_rng(0).standard_normal(interface.probe_shape(2, size), np.float32)
+    logits, joint = runner(pictures, [LOGITS, JOINT])
+    if not is_distribution(joint, logits):
+        raise ModelFileError(
+            "the file says it is CALM, but its probabilities do not add up: p(y,z|x) must sum to one, and "
+            "over places to p(y|x)"
+        )
 
 
 def gives_logits(graph: Graph, interface: Interface) -> bool:

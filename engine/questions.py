@@ -16,10 +16,16 @@ from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.cutting import JOINT
 from camrt.export.interface import Activation
 from camrt.kernels.masked_batch import masked_batch
 
-__all__ = ["Questions"]
+__all__ = ["NO_JOINT", "Questions"]
+
+NO_JOINT = (
+    "needs a CALM model, whose file holds log p(y,z|x): train one with camrt train --head calm-em, and write "
+    "its file with camrt export"
+)
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -35,6 +41,7 @@ class Questions:
         logits: (N, C) float32.
         targets: (N, T) target classes.
         activation: How logits become probabilities.
+        has_logits: False for a CALM model, whose scores are probabilities p(y|x) and never anything else.
         head: What answers questions about altered activations.
         model: Graph pictures -> logits.
         logits_output: Name of that graph's logits.
@@ -50,6 +57,7 @@ class Questions:
     logits: Array
     targets: Indices
     activation: Activation
+    has_logits: bool
     head: Head
     model: Runner
     logits_output: str
@@ -115,7 +123,7 @@ class Questions:
         parts = []
         for start in range(0, len(rows), self.batch_size):
             block, owners = rows[start : start + self.batch_size], image[start : start + self.batch_size]
-            if kind == "logit":
+            if reader.kind == "logit":
                 logits = np.zeros((len(block), self.logits.shape[1]), np.float32)  # any: it is linear in them
             else:
                 self.passes.full += len(block)
@@ -193,8 +201,18 @@ class Questions:
         count = len(self.pictures)
         return self._reader(kind).read(np.repeat(logits, count, axis=0), np.arange(count))
 
+    def log_joint(self) -> Array:
+        """(N, C, h, w): log p(y,z|x) of a CALM model.
+
+        Raises:
+            MethodError: It is none.
+        """
+        if JOINT not in self.extras:
+            raise MethodError(NO_JOINT)
+        return self.extras[JOINT]
+
     def _reader(self, kind: ScoreKind) -> ScoreReader:
-        return ScoreReader(self.targets, kind, self.activation)
+        return ScoreReader(self.targets, kind if self.has_logits else "probability", self.activation)
 
     @cached_property
     def _logit_asked(self) -> Asked:

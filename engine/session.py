@@ -26,7 +26,7 @@ from camrt.engine.questions import Questions
 from camrt.engine.scores import probabilities
 from camrt.errors import DegenerateMapWarning, InputError
 from camrt.export.adjoint import ReluRule
-from camrt.export.cutting import ACTIVATION, TargetTensor
+from camrt.export.cutting import ACTIVATION, JOINT, TargetTensor
 from camrt.export.interface import LOGITS, Interface
 from camrt.kernels.saliency import MapFlag
 
@@ -215,9 +215,10 @@ class Engine:
         self, pictures: Array, method: Method, classes: Array | None, passes: PassCounter
     ) -> tuple[Array, ...]:
         """Scores (n, T), logits (n, C), classes (n, T) of a block, and each layer's raw maps (n, T, h, w)."""
-        cuts = self._cuts[:1] if method.explains_pixels else self._cuts
+        cuts = self._cuts[:1] if method.explains_pixels or method.asks_joint else self._cuts
         taps = [cut.fetched(method) for cut in cuts]
-        fetched = [LOGITS, *(name for tapped in taps for name in tapped.values())]
+        own = [JOINT] if method.asks_joint and self.interface.joint is not None else []
+        fetched = [LOGITS, *own, *(name for tapped in taps for name in tapped.values())]
         outputs = dict(zip(fetched, self._model(pictures, fetched), strict=True))
         passes.trunk += len(pictures)
         logits = outputs[LOGITS]
@@ -225,13 +226,16 @@ class Engine:
             classes = target_classes(None, logits)[0]
         raws = []
         for cut, tapped in zip(cuts, taps, strict=True):
-            extras = {role: outputs[name] for role, name in tapped.items()}
+            extras = {role: outputs[name] for role, name in tapped.items()} | {
+                name: outputs[name] for name in own
+            }
             questions = Questions(
                 pictures=pictures,
                 activations=extras.pop(ACTIVATION),
                 logits=logits,
                 targets=classes,
                 activation=self.interface.activation,
+                has_logits=self.interface.joint is None,
                 head=cut.head,
                 model=self._model,
                 logits_output=LOGITS,

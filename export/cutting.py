@@ -32,6 +32,7 @@ __all__ = [
     "ACTIVATION",
     "CELLS",
     "FIRST_LAYER",
+    "JOINT",
     "PHI",
     "TargetTensor",
     "beside_name",
@@ -46,6 +47,7 @@ ACTIVATION = "camrt_activation"
 PHI = "camrt_phi"
 CELLS = "camrt_cells"
 FIRST_LAYER = "camrt_first_layer"
+JOINT = "camrt_log_joint"
 
 
 def beside_name(index: int) -> str:
@@ -143,7 +145,10 @@ def candidates(graph: Graph, grid: tuple[int, int] | None = None) -> list[Target
 
 
 def choose_target(
-    graph: Graph, wanted: str | None = None, grid: tuple[int, int] | None = None
+    graph: Graph,
+    wanted: str | None = None,
+    grid: tuple[int, int] | None = None,
+    joint: str | None = None,
 ) -> TargetTensor:
     """The tensor to cut at: the one asked for (tensor or node name), or the last suitable one.
 
@@ -151,6 +156,7 @@ def choose_target(
         graph: The graph.
         wanted: A name; None finds a tensor that nothing goes around.
         grid: (h, w) of the cells that tokens stand for; None takes what following the operators gives.
+        joint: log p(y,z|x) of a CALM model: what is found lies before both its branches.
 
     Raises:
         CutError: There is none, or the name is unknown.
@@ -158,6 +164,8 @@ def choose_target(
     graph.observe(LOGITS)
     listed = candidates(graph, grid)
     if wanted is None:
+        if joint is not None:
+            listed = [target for target in listed if not head_has_no_weights(graph, target.name)]
         return last_tokens(graph, listed) or step_back(graph, listed)
     match = next((target for target in listed if wanted and wanted in (target.name, target.node)), None)
     if match is not None:

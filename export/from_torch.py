@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from camrt.engine.loading import labels_of
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.torch_models.subject import Subject, array, tensors_of
 from camrt.errors import BackendError, InputError
+from camrt.export.own_heads import HEAD_KEY, PROVENANCE_KEY
 
 __all__ = ["exported", "to_onnx"]
 
@@ -32,12 +33,23 @@ AGREEMENT = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
 AGREEMENT_OTHERWISE = 1e-4
 
 
-class LogitsOnly(torch.nn.Module):
-    """A module with its logits for the only output.
+@runtime_checkable
+class Exportable(Protocol):
+    """A classifier that says itself what its file gives, as `camrt.training.Classifier` does."""
+
+    def exported_outputs(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pictures (N, C, H, W) to the file's outputs by name, class scores (N, classes) among them."""
+
+    def exported_head(self) -> dict[str, Any]:
+        """What those outputs are, for the file's metadata."""
+
+
+class Outputs(torch.nn.Module):
+    """A module with chosen tensors for its outputs.
 
     Args:
         module: The module.
-        output: Which of its outputs they are, see `camrt.engine.torch_models.subject.tensors_of`.
+        output: Which of its outputs are the logits, see `camrt.engine.torch_models.subject.tensors_of`.
     """
 
     def __init__(self, module: torch.nn.Module, output: str) -> None:
@@ -45,9 +57,15 @@ class LogitsOnly(torch.nn.Module):
         self.module = module
         self.output = output
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, C, H, W) to class scores (N, C)."""
-        return tensors_of(self.module(pictures))[self.output]
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Pictures (N, C, H, W) to the outputs, in order."""
+        return tuple(self.named(pictures).values())
+
+    def named(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The outputs by name."""
+        if isinstance(self.module, Exportable):
+            return self.module.exported_outputs(pictures)
+        return {"logits": tensors_of(self.module(pictures))[self.output]}
 
 
 def to_onnx(
@@ -60,12 +78,18 @@ def to_onnx(
     output: str | None = None,
     opset: int | None = None,
     dynamic_batch: bool = True,
+    dynamic_size: bool = False,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a classifier as an ONNX file with its labels and preprocessing, for `camrt.load`.
 
     The module is exported in evaluation mode and is then as it was. The file is written beside its place, run
-    by ONNX Runtime on the example and on a batch of another size, and takes its place only when its logits
+    by ONNX Runtime on the example and on a batch of another size, and takes its place only when its outputs
     are the module's; a file that stood there stays otherwise.
+
+    The file of a `camrt.training.Classifier` says what it is. Of CAM it gives `logits` and `class_maps` (N,
+    C, h, w); of CALM `probabilities`, p(y|x), `log_joint`, log p(y,z|x), (N, C, h, w), and
+    `place_probabilities`, p(z|x), (N, 1, h, w).
 
     Args:
         module: The classifier.
@@ -76,6 +100,8 @@ def to_onnx(
         output: Which output holds the class scores, when several could.
         opset: ONNX operator set; None leaves it to torch.
         dynamic_batch: Whether the file takes batches of any size, or only of the example's.
+        dynamic_size: Whether it takes pictures of any height and width, or only of the example's.
+        provenance: Where the weights come from, to be noted in the file.
 
     Returns:
         The path.
@@ -102,15 +128,26 @@ def to_onnx(
         logits = subject.pick_logits(subject.tensor(pictures), output)
         names = labels_of(labels, {}, logits.shape[1])
         steps = Preprocessing.coerce(preprocessing, (pictures.shape[2], pictures.shape[3]))
-        model = exported(LogitsOnly(module, subject.output), subject.tensor(several), opset, dynamic_batch)
+        outputs = Outputs(module, subject.output)
+        given = list(outputs.named(subject.tensor(pictures)))
+        model = exported(outputs, subject.tensor(several), opset, dynamic_batch, dynamic_size, given)
         batches = [pictures, np.concatenate([pictures, pictures[:1]])[::-1]] if dynamic_batch else [pictures]
-        expected = [
-            array(tensors_of(subject.called(subject.tensor(batch)))[subject.output]) for batch in batches
-        ]
+        if dynamic_size:
+            batches.append(np.concatenate([pictures, pictures[:, :, ::-1]], axis=2))
+        expected = []
+        for batch in batches:
+            subject.called(subject.tensor(batch))  # what it fails with is told
+            expected.append(
+                {name: array(value) for name, value in outputs.named(subject.tensor(batch)).items()}
+            )
         _, kind = subject.place()
     metadata = {} if names is None else {"camrt.labels": json.dumps(names, ensure_ascii=False)}
     if steps is not None:
         metadata[METADATA_KEY] = steps.to_json()
+    if isinstance(module, Exportable):
+        metadata[HEAD_KEY] = json.dumps(module.exported_head())
+    if provenance is not None:
+        metadata[PROVENANCE_KEY] = json.dumps(provenance, ensure_ascii=False)
     onnx.helper.set_model_props(model, metadata)
     place = Path(path)
     allowed = AGREEMENT.get(kind, AGREEMENT_OTHERWISE)
@@ -119,14 +156,22 @@ def to_onnx(
 
 
 def exported(
-    module: torch.nn.Module, example: torch.Tensor, opset: int | None, dynamic_batch: bool
+    module: torch.nn.Module,
+    example: torch.Tensor,
+    opset: int | None,
+    dynamic_batch: bool,
+    dynamic_size: bool = False,
+    outputs: Sequence[str] = ("logits",),
 ) -> onnx.ModelProto:
-    """The module's graph, from `input` to `logits`, without a word about where it was made.
+    """The module's graph, from `input` to its outputs, without a word about where it was made.
 
     Raises:
         BackendError: torch cannot export it, or not with an open batch axis where that was asked for.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")} if dynamic_batch else {}
+    if dynamic_size:
+        axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
         torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that ONNX does not have
@@ -135,8 +180,8 @@ def exported(
                 module,
                 (example,),
                 input_names=["input"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
+                output_names=list(outputs),
+                dynamic_shapes=(axes,) if axes else None,
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
@@ -158,9 +203,9 @@ def exported(
 
 
 def put_in_place(
-    model: onnx.ModelProto, path: Path, known: list[tuple[Array, Array]], allowed: float
+    model: onnx.ModelProto, path: Path, known: list[tuple[Array, dict[str, Array]]], allowed: float
 ) -> None:
-    """Writes a model beside its place, and moves it there when it gives the known logits.
+    """Writes a model beside its place, and moves it there when it gives the known outputs.
 
     Raises:
         BackendError: It does not, or ONNX Runtime refuses it, or it is too large for one file.
@@ -171,10 +216,10 @@ def put_in_place(
         with os.fdopen(handle, "wb") as file:
             file.write(model.SerializeToString())
         for batch, expected in known:
-            difference = furthest(draft, batch, expected)
+            name, difference = furthest(draft, batch, expected)
             if not difference <= allowed:
                 raise BackendError(
-                    f"ONNX Runtime's logits of the exported file differ from torch's by {difference:.3g} of "
+                    f"ONNX Runtime's {name} of the exported file differ from torch's by {difference:.3g} of "
                     f"the largest, more than {allowed:g}, on a batch of {len(batch)}: {path} was not written"
                 )
         draft.chmod(0o644)
@@ -183,8 +228,8 @@ def put_in_place(
         draft.unlink(missing_ok=True)
 
 
-def furthest(path: Path, batch: Array, expected: Array) -> float:
-    """The largest difference between a file's logits and those expected, relative to the largest of them."""
+def furthest(path: Path, batch: Array, expected: Mapping[str, Array]) -> tuple[str, float]:
+    """The output of a file that differs most from what was expected, and by how much of its largest value."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised
     try:
@@ -192,13 +237,21 @@ def furthest(path: Path, batch: Array, expected: Array) -> float:
         wanted = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
         (given,) = session.get_inputs()
         pictures = batch.astype(wanted.get(given.type, np.float32))
-        found = np.asarray(session.run(["logits"], {given.name: pictures})[0], np.float32)
+        found = session.run(list(expected), {given.name: pictures})
     except Exception as error:
         raise BackendError(f"ONNX Runtime does not run the exported file: {error}") from error
-    if found.shape != expected.shape:
-        raise BackendError(f"the exported file gives {found.shape}, torch gives {expected.shape}")
-    scale = max(float(np.abs(expected).max()), 1e-6)
-    return float(np.abs(found - expected).max()) / scale
+    differences: dict[str, float] = {}
+    for (name, wanted_values), values in zip(expected.items(), found, strict=True):
+        answer = np.asarray(values, np.float32)
+        if answer.shape != wanted_values.shape:
+            raise BackendError(
+                f"the exported file gives {name} of shape {answer.shape}, torch {wanted_values.shape}"
+            )
+        scale = max(float(np.abs(wanted_values).max()), 1e-6)
+        difference = float(np.abs(answer - wanted_values).max()) / scale
+        differences[name] = difference if np.isfinite(difference) else np.inf
+    worst = max(differences, key=differences.__getitem__)
+    return worst, differences[worst]
 
 
 def forget_sources(model: onnx.ModelProto) -> None:

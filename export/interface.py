@@ -7,7 +7,10 @@ The cases, in order:
    and Cast.
 3. The output is the only one of rank 2 (rank 4 with two trailing ones counts), or the one named.
 4. A Softmax, LogSoftmax or Sigmoid at the end is recognised and taken off: the graph then ends at its logits.
-5. `Constant` nodes become initializers, so that what follows finds every weight in one place.
+5. A CALM file, which says so in its metadata, gives probabilities p(y|x) = exp(log p(y|x)); its logits are
+log p(y|x),
+   whose softmax is p(y|x).
+6. `Constant` nodes become initializers, so that what follows finds every weight in one place.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from camrt.errors import UnsupportedModelError
+from camrt.errors import ModelFileError, UnsupportedModelError
 from camrt.export.graph import (
     Graph,
     Observer,
@@ -31,6 +34,7 @@ from camrt.export.graph import (
     static_shape,
 )
 from camrt.export.operators import FLOATING, RESHAPING, preserves_values
+from camrt.export.own_heads import own_head
 
 __all__ = ["Activation", "Interface", "lift_constants", "standardise"]
 
@@ -56,6 +60,7 @@ class Interface:
         activation: How logits become probabilities.
         recognised: The operator at the end of the file that said so; None when the file ends in logits.
         layout: Axis order of the file's own input.
+        joint: In a CALM file, the tensor of log p(y,z|x), (N, C, h, w); None in others.
     """
 
     channels: int
@@ -66,6 +71,7 @@ class Interface:
     activation: Activation
     recognised: str | None
     layout: Literal["NCHW", "NHWC"]
+    joint: str | None = None
 
     @property
     def fixed_size(self) -> bool:
@@ -135,6 +141,7 @@ def standardise(
     Raises:
         UnsupportedModelError: The model is not a single-input classifier with an (N, C) output.
     """
+    own = own_head(model)
     make_room(model.graph)
     output = roomy(output) if output is not None else None
     lift_constants(model)
@@ -142,6 +149,10 @@ def standardise(
     graph = Graph(model, (batch or 1, channels, *probe_size(height, width, expected_size)), observer)
     name = choose_output(graph, output)
     logits, recognised = strip_activation(graph, name)
+    joint = None
+    if own is not None and own.kind == "calm" and name == roomy(own.outputs["probabilities"]):
+        logits, joint = logits_of_calm(graph, name, roomy(own.outputs["log_joint"]))
+        recognised = "CALM"
     shape = graph.shape(logits)
     if shape is None or not ends_with_one(shape):
         shape = graph.shape(name)
@@ -157,7 +168,9 @@ def standardise(
             f"activation={activation!r} was asked for, but the file itself ends in {recognised}"
         )
     finish_at(model, graph, logits, shape)
-    return Interface(channels, height, width, batch, num_classes, activation or found, recognised, layout)
+    return Interface(
+        channels, height, width, batch, num_classes, activation or found, recognised, layout, joint
+    )
 
 
 def roomy(name: str) -> str:
@@ -335,6 +348,31 @@ def strip_activation(graph: Graph, name: str) -> tuple[str, str | None]:
             return name, None
         current = node.input[0]
     return name, None
+
+
+def logits_of_calm(graph: Graph, probabilities: str, joint: str) -> tuple[str, str]:
+    """The tensors log p(y|x), (N, C), and log p(y,z|x), (N, C, h, w), of a CALM file.
+
+    Raises:
+        ModelFileError: The file says that it is CALM, and its outputs are something else.
+    """
+    current = probabilities
+    while (node := graph.producer(current)) is not None and node.op_type != "Exp":
+        if not preserves_values(node):
+            break
+        current = node.input[0]
+    shape, of_joint = graph.shape(probabilities), graph.shape(joint)
+    if node is None or node.op_type != "Exp":
+        raise ModelFileError(
+            f"the file says it is CALM, and its {probabilities!r} are not the exponential of log p(y|x)"
+        )
+    if shape is None or of_joint is None or len(of_joint) != 4 or of_joint[:2] != shape[:2]:
+        raise ModelFileError(f"the file says it is CALM, and its {joint!r} are no (N, C, h, w): {of_joint}")
+    if probabilities == joint or node.input[0] not in graph.downstream(joint):
+        raise ModelFileError(
+            f"the file says it is CALM, and its {probabilities!r} do not come from {joint!r}"
+        )
+    return node.input[0], joint
 
 
 def finish_at(model: onnx.ModelProto, graph: Graph, logits: str, shape: tuple[int, ...]) -> None:

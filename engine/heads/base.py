@@ -50,6 +50,8 @@ class Head(ABC):
     """
 
     kind: str
+    has_joint: bool = False
+    """Whether the model holds p(y,z|x), as CALM models do."""
 
     @abstractmethod
     def without_channels(self, asked: Asked) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.calm import CALM
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.eigen import EigenCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
@@ -29,6 +30,7 @@ __all__ = ["Cost", "MapShape", "Method", "build", "methods"]
 
 METHODS: tuple[type[Method], ...] = (
     CAM,
+    CALM,
     ActivationCAM,
     EigenCAM,
     ScoreCAM,

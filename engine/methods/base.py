@@ -95,6 +95,11 @@ class Method(ABC):
         return False
 
     @property
+    def asks_joint(self) -> bool:
+        """Whether the method asks for p(y,z|x) of a CALM model, which has a grid of its own."""
+        return False
+
+    @property
     def asks_gradients(self) -> bool:
         """Whether the method asks for the score's gradient with respect to the activation."""
         return False

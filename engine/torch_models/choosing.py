@@ -94,15 +94,22 @@ def candidates(
 
 
 def choose(
-    listed: list[Candidate], calls: list[Call], module: torch.nn.Module, wanted: str | None, classes: int
+    listed: list[Candidate],
+    calls: list[Call],
+    module: torch.nn.Module,
+    wanted: str | None,
+    classes: int,
+    joint: str | None = None,
 ) -> Candidate:
-    """The candidate asked for, or the default one.
+    """The candidate asked for, or the default one, which is not part of a CALM head (whose path is `joint`).
 
     Raises:
         CutError: There is none, or the name means no candidate.
     """
     if wanted is None:
-        return default(listed, calls, classes)
+        inside = "" if joint is None else f"{joint}."
+        outside = [item for item in listed if joint is None or not f"{item.path}.".startswith(inside)]
+        return default(outside, calls, classes)
     match = next((item for item in listed if item.path == wanted), None)
     if match is not None:
         return match

@@ -22,6 +22,7 @@ from camrt.engine.torch_models.calls import recording
 from camrt.engine.torch_models.choosing import Candidate, candidates, choose
 from camrt.engine.torch_models.cutting import HookedCut
 from camrt.engine.torch_models.heads import HookedHead
+from camrt.engine.torch_models.own_heads import calm_head
 from camrt.engine.torch_models.runners import ModuleBack, ModuleForth
 from camrt.engine.torch_models.shortcut import BATCHES, probe
 from camrt.engine.torch_models.subject import Subject
@@ -117,7 +118,7 @@ def load_module(
         sides = steps.size
     sides = probe_size(given.height, given.width, sides)
     subject = Subject(given.module, given.name, device, given.batch)
-    listed, found, classes = explored(
+    listed, found, classes, joint = explored(
         subject, channels, sides, target, None if output is None else str(output), checked_pair("grid", grid)
     )
     notes = [] if given.batch is None else [f"the batch axis is fixed at {given.batch} in the file"]
@@ -130,6 +131,7 @@ def load_module(
     for number, (candidate, cut, head) in enumerate(hooked):
         roles = (ACTIVATION, *cut.beside)
         taps = {role: role if number == 0 else f"{role}_{number}" for role in roles}
+        head.has_joint = joint is not None
         cuts.append(Cut(candidate.tensor(), head, taps))
     tapped = [(cut, dict(made.taps)) for (_, cut, _), made in zip(hooked, cuts, strict=True)]
     return Engine(
@@ -144,8 +146,9 @@ def load_module(
             activation_of(activation, subject.ending, classes),
             subject.ending,
             "NCHW",
+            joint,
         ),
-        ModuleForth(subject, tapped),
+        ModuleForth(subject, tapped, joint),
         tuple(cuts),
         tuple(item.tensor() for item in listed),
         {"plain": ModuleBack(subject, "plain"), "guided": ModuleBack(subject, "guided")},
@@ -164,8 +167,8 @@ def explored(
     target: str | Sequence[str] | None,
     output: str | None,
     grid: tuple[int, int] | None,
-) -> tuple[list[Candidate], list[tuple[Candidate, int]], int]:
-    """One pass on a probe: all candidates, those to cut at with how often each is called, and the classes."""
+) -> tuple[list[Candidate], list[tuple[Candidate, int]], int, str | None]:
+    """One pass on a probe: candidates, those to cut at with their calls, the classes, and a CALM head."""
     with subject.running(gradients=True):
         leaf = subject.tensor(probe(subject.batch or BATCHES[0], channels, size)).requires_grad_()
         try:
@@ -177,9 +180,12 @@ def explored(
             ) from error
         listed = candidates(calls, logits, leaf, grid)
         classes = logits.shape[1]
-        chosen = [choose(listed, calls, subject.module, wanted, classes) for wanted in wanted_targets(target)]
+        joint = calm_head(subject, leaf.detach())
+        chosen = [
+            choose(listed, calls, subject.module, wanted, classes, joint) for wanted in wanted_targets(target)
+        ]
         found = [(item, sum(call.path == item.path for call in calls)) for item in chosen]
-    return listed, found, classes
+    return listed, found, classes, joint
 
 
 def read_source(source: torch.nn.Module | str | os.PathLike[str]) -> Source:

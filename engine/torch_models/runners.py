@@ -13,9 +13,11 @@ import torch
 
 from camrt.engine.backends.onnxruntime import filled
 from camrt.engine.torch_models.cutting import PICTURE, HookedCut
+from camrt.engine.torch_models.own_heads import joint_seen
 from camrt.engine.torch_models.subject import Subject, array
 from camrt.errors import AdjointError, BackendError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.cutting import JOINT
 from camrt.export.interface import LOGITS
 
 __all__ = ["HeadBack", "HeadForth", "HeadMaps", "ModuleBack", "ModuleForth"]
@@ -74,12 +76,17 @@ class ModuleForth(HookedRunner):
     Args:
         subject: The module.
         cuts: Where it is cut, with the names their tensors leave under: role -> output.
+        joint: Path of its CALM head; None when it has none.
     """
 
-    def __init__(self, subject: Subject, cuts: list[tuple[HookedCut, dict[str, str]]]) -> None:
-        outputs = (LOGITS, *(name for _, taps in cuts for name in taps.values()))
+    def __init__(
+        self, subject: Subject, cuts: list[tuple[HookedCut, dict[str, str]]], joint: str | None = None
+    ) -> None:
+        own = (JOINT,) if joint is not None else ()
+        outputs = (LOGITS, *own, *(name for _, taps in cuts for name in taps.values()))
         super().__init__(subject, outputs, gradients=False)
         self._cuts = cuts
+        self._joint = joint
 
     def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         """See `HookedRunner`."""
@@ -88,7 +95,12 @@ class ModuleForth(HookedRunner):
         asked = [(cut, taps) for cut, taps in self._cuts if set(taps.values()) & set(names)]
         with ExitStack() as stack:
             seen = [stack.enter_context(cut.captured()) for cut, _ in asked]
+            joint: list[torch.Tensor] = []
+            if self._joint is not None and JOINT in names:
+                joint = stack.enter_context(joint_seen(self.subject, self._joint))
             found = {LOGITS: array(self.subject.logits(self.subject.tensor(pictures)))}
+        if joint:
+            found[JOINT] = array(joint[-1])
         for (cut, taps), tensors in zip(asked, seen, strict=True):
             shown = {PICTURE: pictures, **cut.shown(tensors[0], size)}
             found.update({name: shown[role] for role, name in taps.items()})

@@ -120,7 +120,7 @@ def test_the_caller_s_batch_is_left_alone(engine: camrt.Engine) -> None:
     batch = good()
     batch.flags.writeable = False
     for name in camrt.methods():
-        if name != "cam":
+        if name not in ("cam", "calm"):
             engine.explain(batch, name)
     assert np.array_equal(batch, good())
 

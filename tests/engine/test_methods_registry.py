@@ -40,9 +40,9 @@ def test_spellings(name: str, method: type[Method]) -> None:
 
 
 UNKNOWN: dict[str, tuple[Any, str]] = {
-    "near": ("pixap", r"unknown method 'pixap'; did you mean 'pixab'\? \(methods: cam, activation, "),
+    "near": ("pixap", r"unknown method 'pixap'; did you mean 'pixab'\? \(methods: cam, calm, activation, "),
     "near-with-cam": ("Scor-CAM", r"unknown method 'Scor-CAM'; did you mean 'score'\?"),
-    "far": ("zzz", r"unknown method 'zzz' \(methods: cam, activation, eigen, score, ablation, pixab"),
+    "far": ("zzz", r"unknown method 'zzz' \(methods: cam, calm, activation, eigen, score, ablation, pixab"),
     "empty": ("", r"unknown method '' \(methods"),
     "number": (3, r"unknown method 3 \(methods"),
     "nothing": (None, r"unknown method None \(methods"),

@@ -18,7 +18,7 @@ from camrt.errors import DegenerateMapWarning
 from camrt.kernels.saliency import MapFlag
 
 EngineOf = Callable[..., camrt.Engine]
-NAMES = tuple(methods())
+NAMES = tuple(name for name in methods() if name != "calm")  # it needs a CALM model
 HUGE = np.float32(3e38)
 
 

@@ -1,0 +1,153 @@
+"""CALM's attributions: probabilities that the model itself holds, one forward pass each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.class_sets import class_sets
+from camrt.engine.heads import Head
+from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.questions import NO_JOINT, Questions
+from camrt.errors import MethodError, TargetError
+
+__all__ = ["CALM"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CALM(Method):
+    """CALM: where the evidence for a class is, as the model's own probability of class and place.
+
+    "Keep CALM and Improve Visual Feature Attribution" (ICCV 2021), section 3.3 and supplement; with y the
+    target class and z a cell of the map:
+
+    - "joint": p(y,z|x). It adds up to p(y|x), the score.
+    - "conditional": p(y|x,z), what the model would say of that cell alone. (The formula in the paper.)
+    - "posterior": p(z|x,y) = p(y,z|x) / p(y|x). It adds up to 1. (The paper's words for the conditional, and
+      its code.)
+    - "saliency": p(z|x) = Σ_y p(y,z|x), the same for every class. It adds up to 1.
+    - "subset": Σ_{y in Y} p(y,z|x), for a set of classes Y. It adds up to p(Y|x), the score.
+    - "counterfactual": p(y,z|x) − p(y',z|x), why y and not y'. It adds up to p(y|x) − p(y'|x), the score.
+
+    The raw maps are these numbers, on the model's own grid; saliency maps are brought to [0, 1] as other
+    methods' are, and mean no probability any more.
+
+    Attributes:
+        kind: Which of them.
+        classes: For "subset", Y: class indices; or "all"; or "imagenet" or "imagenet-outermost", the superset
+            that the target belongs to (`camrt.engine.class_sets`). None takes the target alone.
+        average: For "subset", divide by the number of classes in Y.
+        against: For "counterfactual", y'; None takes the most probable class other than the target.
+    """
+
+    name: ClassVar[str] = "calm"
+
+    kind: Literal["joint", "conditional", "posterior", "saliency", "subset", "counterfactual"] = "joint"
+    classes: str | Sequence[int] | None = None
+    average: bool = False
+    against: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, kind in (("classes", "subset"), ("average", "subset"), ("against", "counterfactual")):
+            if getattr(self, option) not in (None, False) and self.kind != kind:
+                raise MethodError(f"calm: {option} is for kind={kind!r}, not {self.kind!r}")
+        if self.classes is not None and not isinstance(self.classes, str):
+            chosen = (self.classes,) if isinstance(self.classes, int) else tuple(self.classes)
+            if not chosen or not all(
+                isinstance(c, (int, np.integer)) and not isinstance(c, bool) for c in chosen
+            ):
+                raise MethodError(
+                    f"calm: classes={self.classes!r} must be class indices, or the name of a set of classes"
+                )
+            object.__setattr__(self, "classes", tuple(int(c) for c in chosen))
+        if self.against is not None and (
+            isinstance(self.against, bool) or not isinstance(self.against, (int, np.integer))
+        ):
+            raise MethodError(f"calm: against={self.against!r} must be a class index")
+
+    @property
+    def asks_joint(self) -> bool:
+        return True
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        log_joint = ask.log_joint().astype(np.float64)
+        targets = ask.targets
+        if self.kind in ("joint", "conditional", "posterior"):
+            maps = np.take_along_axis(log_joint, targets[:, :, None, None], axis=1)
+            scores = np.exp(maps).sum(axis=(2, 3))
+            if self.kind == "conditional":
+                maps = maps - log_sum(log_joint, 1)
+            elif self.kind == "posterior":
+                maps = maps - log_sum(log_sum(maps, 3), 2)
+            return single(np.exp(maps)), single(scores)
+        joint = np.exp(log_joint)
+        if self.kind == "saliency":
+            maps = np.repeat(joint.sum(axis=1, keepdims=True), targets.shape[1], axis=1)
+        elif self.kind == "subset":
+            maps = subsets(joint, self._members(targets, joint.shape[1]), average=self.average)
+        else:
+            other = self._others(ask, targets, joint.shape[1])
+            maps = np.take_along_axis(joint, targets[:, :, None, None], axis=1)
+            maps = maps - np.take_along_axis(joint, other[:, :, None, None], axis=1)
+        return single(maps), single(maps.sum(axis=(2, 3)))
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        if not head.has_joint:
+            raise MethodError(NO_JOINT)
+        return Cost(0, 0, "the model holds them")
+
+    def _members(self, targets: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.bool_]:
+        """(N, T, C): which classes are taken together for each target."""
+        if isinstance(self.classes, str):
+            sets = class_sets(self.classes, count)
+            return np.asarray(sets[targets][:, :, None] == sets)
+        if self.classes is None:
+            return np.asarray(targets[:, :, None] == np.arange(count))
+        outside = [c for c in self.classes if not 0 <= c < count]
+        if outside:
+            raise TargetError(
+                f"calm: class {outside[0]} in classes= is out of range; the model has {count} classes"
+            )
+        return np.broadcast_to(np.isin(np.arange(count), self.classes), (*targets.shape, count))
+
+    def _others(self, ask: Questions, targets: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+        """(N, T): the class that each target is held against."""
+        if self.against is not None:
+            if not 0 <= self.against < count:
+                raise TargetError(
+                    f"calm: against={self.against} is out of range; the model has {count} classes"
+                )
+            return np.full_like(targets, self.against)
+        if count < 2:
+            raise TargetError("calm: a model of one class has none to hold against it")
+        order = np.argsort(-ask.logits, axis=1, kind="stable")
+        first, second = order[:, :1], order[:, 1:2]
+        return np.where(targets == first, second, first)
+
+
+def log_sum(values: Array, axis: int) -> Array:
+    """Log Σ exp over an axis, which is kept."""
+    top = values.max(axis=axis, keepdims=True)
+    total: Array = top + np.log(np.exp(values - top).sum(axis=axis, keepdims=True))
+    return total
+
+
+def subsets(joint: Array, members: npt.NDArray[np.bool_], *, average: bool) -> Array:
+    """Sums (N, T, h, w) of p(y,z|x) (N, C, h, w) over the classes that `members` (N, T, C) marks."""
+    weights = members.astype(joint.dtype)
+    if average:
+        weights /= weights.sum(axis=2, keepdims=True)
+    flat: Array = np.matmul(weights, joint.reshape(*joint.shape[:2], -1))
+    return flat.reshape(*members.shape[:2], *joint.shape[2:])
+
+
+def single(values: Array) -> Array:
+    """In float32."""
+    return values.astype(np.float32)

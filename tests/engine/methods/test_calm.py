@@ -1,0 +1,286 @@
+"""CALM's attributions on a file, against the paper's formulas in float64."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from calm_models import CalmModel, calm_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import assert_close
+
+import camrt
+from camrt.engine.class_sets import class_sets
+from camrt.errors import MethodError, ModelFileError, TargetError
+from camrt.export.cutting import JOINT
+
+MODEL = calm_model()
+KINDS = ("joint", "conditional", "posterior", "saliency", "subset", "counterfactual")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> camrt.Engine:
+    return camrt.load(MODEL.save(tmp_path_factory.mktemp("calm") / "calm.onnx"), threads=1)
+
+
+def pictures(count: int = 3, height: int = 8, width: int = 6, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).standard_normal((count, 3, height, width)).astype(np.float32)
+
+
+def expected_maps(p: Any, kind: str, y: Any, members: Any, other: Any) -> Any:
+    """Specification B2 and B3, by their formulas; p is p(y,z|x), (N, C, h, w)."""
+    rows = np.arange(len(p))
+    if kind == "joint":
+        return p[rows, y]
+    if kind == "conditional":
+        return p[rows, y] / p.sum(axis=1)
+    if kind == "posterior":
+        return p[rows, y] / p[rows, y].sum(axis=(1, 2), keepdims=True)
+    if kind == "saliency":
+        return p.sum(axis=1)
+    if kind == "subset":
+        return p[:, members].sum(axis=1)
+    return p[rows, y] - p[rows, other]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None)
+@given(
+    count=st.integers(1, 4),
+    height=st.sampled_from([2, 4, 10]),
+    width=st.sampled_from([2, 6, 8]),
+    seed=st.integers(0, 99),
+)
+def test_attributions_are_the_papers(
+    engine: camrt.Engine, kind: str, count: int, height: int, width: int, seed: int
+) -> None:
+    batch = pictures(count, height, width, seed)
+    y = np.random.default_rng(seed).integers(0, 4, count)
+    options = {"subset": {"classes": [0, 2]}, "counterfactual": {"against": 1}}.get(kind, {})
+    found = engine.explain(batch, "calm", kind=kind, targets=y, **options)
+    p = MODEL.joint(batch)
+    expected = expected_maps(p, kind, y, [0, 2], np.full(count, 1))
+    assert_close(found.raw, expected, factor=8)
+    score = (
+        p.sum(axis=(2, 3))[np.arange(count), y]
+        if kind in ("conditional", "posterior")
+        else expected.sum(axis=(1, 2))
+    )
+    assert_close(found.scores, score, factor=8)
+    assert_close(found.probabilities, p.sum(axis=(2, 3)), factor=8)
+
+
+def test_maps_add_up_to_the_probability(engine: camrt.Engine) -> None:
+    """Completeness, within 1e-5, for every class at once."""
+    batch = pictures(5)
+    targets = np.tile(np.arange(4), (5, 1))
+    found = engine.explain(batch, "calm", targets=targets)
+    sums = found.raw.sum(axis=(2, 3))
+    assert np.abs(sums - found.probabilities).max() < 1e-5
+    assert np.abs(sums.sum(axis=1) - 1).max() < 1e-5
+    assert np.abs(found.scores - found.probabilities).max() < 1e-6
+    places = engine.explain(batch, "calm", kind="saliency").raw
+    everything = engine.explain(batch, "calm", kind="subset", classes="all").raw
+    assert_close(everything, places, factor=4)
+    assert_close(found.raw.sum(axis=1), places, factor=4)
+    posterior = engine.explain(batch, "calm", kind="posterior", targets=targets)
+    assert np.abs(posterior.raw.sum(axis=(2, 3)) - 1).max() < 1e-5
+
+
+def test_subsets(engine: camrt.Engine) -> None:
+    batch = pictures()
+    alone = engine.explain(batch, "calm", targets=2).raw
+    assert_close(engine.explain(batch, "calm", kind="subset", targets=2).raw, alone)
+    assert_close(engine.explain(batch, "calm", kind="subset", classes=2).raw, alone)
+    both = engine.explain(batch, "calm", kind="subset", classes=(1, 2)).raw
+    mean = engine.explain(batch, "calm", kind="subset", classes=(1, 2), average=True).raw
+    assert_close(mean, both / 2)
+    assert_close(both, alone + engine.explain(batch, "calm", targets=1).raw, factor=4)
+
+
+def test_a_counterfactual_is_held_against_the_most_probable_other_class(engine: camrt.Engine) -> None:
+    batch = pictures()
+    p = MODEL.joint(batch)
+    order = np.argsort(-p.sum(axis=(2, 3)), axis=1)
+    found = engine.explain(batch, "calm", kind="counterfactual")
+    rows = np.arange(len(batch))
+    assert_close(found.raw, p[rows, order[:, 0]] - p[rows, order[:, 1]], factor=8)
+    last = engine.explain(batch, "calm", kind="counterfactual", targets=order[:, 3])
+    assert_close(last.raw, p[rows, order[:, 3]] - p[rows, order[:, 0]], factor=8)
+    assert (last.scores < 0).all()
+
+
+def test_the_vector() -> None:
+    """Specification A4: the joint, and the counterfactual of class 0 against class 1."""
+    g, h = np.array([[0.9, 0.5, 0.2], [0.1, 0.5, 0.8]]), np.array([0.5, 0.3, 0.2])
+    p = (g * h).reshape(1, 2, 1, 3)
+    np.testing.assert_allclose(expected_maps(p, "joint", [0], None, None).ravel(), [0.45, 0.15, 0.04])
+    np.testing.assert_allclose(
+        expected_maps(p, "posterior", [0], None, None).ravel(), [0.703125, 0.234375, 0.0625]
+    )
+    found = expected_maps(p, "counterfactual", [0], None, np.array([1])).ravel()
+    np.testing.assert_allclose(found, [0.40, 0, -0.12], atol=1e-12)
+
+
+def test_only_one_pass_is_made(engine: camrt.Engine) -> None:
+    found = engine.explain(pictures(), "calm", targets=np.tile(np.arange(4), (3, 1)))
+    assert (found.passes.trunk, found.passes.head, found.passes.full) == (3, 0, 0)
+    assert found.maps.shape == (3, 4, 8, 6)
+    assert found.maps.min() >= 0
+    assert found.maps.max() <= 1
+
+
+def test_the_cut_lies_before_both_branches(engine: camrt.Engine) -> None:
+    assert engine.target.name == "A"
+    assert engine.head.has_joint
+    text = engine.describe()
+    assert "ends in CALM" in text
+    assert "calm                     0     0" in text
+
+
+def test_calm_is_the_same_wherever_the_model_is_cut(tmp_path: Path, engine: camrt.Engine) -> None:
+    path = MODEL.save(tmp_path / "calm.onnx")
+    expected = engine.explain(pictures(), "calm").raw
+    for target in ("convolved", ["convolved", "A"], "log_joint"):
+        assert_close(camrt.load(path, target=target).explain(pictures(), "calm").raw, expected)
+
+
+def altered(model: CalmModel, batch: Any, change: Any) -> Any:
+    """p(y|x), (N, C), with the activation changed."""
+    activation = model.activation(batch).copy()
+    change(activation)
+    return model.joint_of(activation).sum(axis=(2, 3))
+
+
+def test_other_methods_explain_the_probability(engine: camrt.Engine) -> None:
+    """Cut before both branches, their score is p(y|x) whatever they are asked."""
+    batch = pictures()
+    p = MODEL.joint(batch).sum(axis=(2, 3))
+    for method in ("gradcam", "ablation", "pixab", "score", "gradient", "activation"):
+        found = engine.explain(batch, method, targets=1)
+        assert_close(found.scores, p[:, 1], factor=8)
+    activation = MODEL.activation(batch)
+    slope = np.zeros_like(activation)
+    step = 1e-6
+    for k in range(5):
+        for i in range(4):
+            for j in range(3):
+                for sign in (1, -1):
+                    moved = activation.copy()
+                    moved[:, k, i, j] += sign * step
+                    slope[:, k, i, j] += sign * MODEL.joint_of(moved).sum(axis=(2, 3))[:, 1] / (2 * step)
+    hires = engine.explain(batch, "hirescam", targets=1).raw
+    expected = (slope * activation).sum(axis=1)
+    assert np.abs(hires - expected).max() <= 1e-4 * np.abs(expected).max()
+    weights = np.zeros((3, 5))
+    for k in range(5):
+        without = altered(MODEL, batch, lambda a, k=k: a[:, k].fill(0))[:, 1]
+        weights[:, k] = (p[:, 1] - without) / p[:, 1]
+    ablation = engine.explain(batch, "ablation", targets=1).raw
+    assert_close(ablation, np.einsum("nk,nkhw->nhw", weights, activation), "float32", factor=100)
+
+
+def test_classes_and_options_that_are_not_there(engine: camrt.Engine) -> None:
+    batch = pictures()
+    for options, words in (
+        ({"kind": "subset", "classes": [4]}, r"class 4 in classes= is out of range"),
+        ({"kind": "subset", "classes": "imagenet"}, "for ImageNet's 1000 classes; this model has 4"),
+        ({"kind": "subset", "classes": "nonesuch"}, "there is no set of classes 'nonesuch'"),
+        ({"kind": "counterfactual", "against": 9}, "against=9 is out of range"),
+    ):
+        with pytest.raises(TargetError, match=words):
+            engine.explain(batch, "calm", **options)
+    for options, words in (
+        ({"kind": "sum"}, "kind='sum' is not understood"),
+        ({"classes": [1]}, "classes is for kind='subset'"),
+        ({"kind": "subset", "classes": []}, "must be class indices"),
+        ({"kind": "subset", "classes": [True]}, "must be class indices"),
+        ({"against": 1}, "against is for kind='counterfactual'"),
+        ({"kind": "counterfactual", "against": 1.5}, "must be a class index"),
+        ({"average": True}, "average is for kind='subset'"),
+    ):
+        with pytest.raises(MethodError, match=words):
+            engine.explain(batch, "calm", **options)
+
+
+def test_a_model_that_is_not_calm(tmp_path: Path) -> None:
+    plain = camrt.load(MODEL.save(tmp_path / "plain.onnx", metadata={}), target="A")
+    with pytest.raises(MethodError, match="needs a CALM model"):
+        plain.explain(pictures(), "calm")
+    assert "needs a CALM model" in plain.describe()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        (json.dumps({"kind": "cake"}), "cannot be read"),
+        (json.dumps({"kind": "calm"}), "cannot be read"),
+        (
+            json.dumps(
+                {
+                    "kind": "calm",
+                    "probabilities": "probabilities",
+                    "log_joint": "f",
+                    "place_probabilities": "x",
+                }
+            ),
+            "names 'f' for its log_joint",
+        ),
+        (
+            json.dumps(
+                {
+                    "kind": "calm",
+                    "probabilities": "probabilities",
+                    "log_joint": "place_probabilities",
+                    "place_probabilities": "log_joint",
+                }
+            ),
+            r"no \(N, C, h, w\)",
+        ),
+    ],
+)
+def test_files_that_say_what_they_are_not(tmp_path: Path, said: str, words: str) -> None:
+    with pytest.raises(ModelFileError, match=words):
+        camrt.load(MODEL.save(tmp_path / "calm.onnx", metadata={"camrt.head": said}))
+
+
+def test_a_file_whose_probabilities_do_not_add_up(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="do not add up"):
+        camrt.load(MODEL.save(tmp_path / "calm.onnx", scale=1.1))
+
+
+def test_what_is_not_finite_is_no_map(engine: camrt.Engine) -> None:
+    batch = pictures()
+    batch[1] = np.nan
+    with pytest.raises(camrt.errors.InputError):
+        engine.explain(batch, "calm")
+
+
+def test_the_joint_is_fetched_for_calm_alone(engine: camrt.Engine) -> None:
+    names: list[list[str]] = []
+    run = engine._model
+
+    def watch(batch: Any, fetch: Any = None, beside: Any = None) -> Any:
+        names.append(list(fetch))
+        return run(batch, fetch, beside)
+
+    engine._model = watch  # type: ignore[assignment]
+    try:
+        engine.explain(pictures(), "activation")
+        engine.explain(pictures(), "calm")
+    finally:
+        engine._model = run
+    assert [JOINT in fetched for fetched in names] == [False, True]
+
+
+def test_a_set_is_a_partition() -> None:
+    for name in ("imagenet", "imagenet-outermost"):
+        numbers = class_sets(name, 1000)
+        assert set(numbers) == set(range(numbers.max() + 1))
+    np.testing.assert_array_equal(class_sets("all", 7), np.zeros(7))
