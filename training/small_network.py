@@ -1,4 +1,4 @@
-"""The network of the embedded classifier: a small residual CNN that ends in global average pooling.
+"""Small residual CNNs that end in global average pooling; one of them is the embedded classifier's.
 
 Strides of four and two leave a map of an eighth of the input's side; all that follows the map is its mean
 over space and one linear layer, so the class activation map of class c is exactly Σ_k W[c,k]·A_k.
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["STRIDE", "SmallNetwork", "folded"]
+__all__ = ["STRIDE", "SmallNetwork", "TinyNetwork", "folded"]
 
 STRIDE = 8
 """Side of the input square that one cell of the final map stands for, in pixels."""
@@ -93,6 +93,31 @@ class SmallNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (N, 3, H, W) to logits (N, C)."""
         logits: torch.Tensor = self.head(self.activations(x).mean((2, 3)))
+        return logits
+
+
+class TinyNetwork(nn.Module):
+    """A residual classifier of about 60 thousand parameters, for trying things out.
+
+    Args:
+        classes: C, the number of logits.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            ConvNorm(3, 24, side=5, stride=4),
+            nn.ReLU(),
+            _basic(24),
+            ConvNorm(24, 48, stride=2),
+            nn.ReLU(),
+            _basic(48),
+        )
+        self.head = nn.Linear(48, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, 3, H, W) to logits (N, C)."""
+        logits: torch.Tensor = self.head(self.trunk(x).mean((2, 3)))
         return logits
 
 

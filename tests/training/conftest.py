@@ -1,0 +1,10 @@
+"""Training imports Lightning, which imports torchvision where that is installed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from peer_libraries import mend_torchvision
+
+if find_spec("torch") is not None:
+    mend_torchvision()

@@ -1,0 +1,211 @@
+"""The commands `camrt train` and `camrt export`. What is heavy is imported inside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from camrt.engine.consoles import clear_errors, console, plain
+from camrt.errors import InputError, TrainingError
+
+__all__ = ["add_commands"]
+
+
+def train(
+    data: Annotated[
+        Path, typer.Option(help="Pictures: a folder for each class, or train/ and val/ with such folders.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    head: Annotated[str | None, typer.Option(help="cam, calm-ml or calm-em.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="small, tiny; resnet50, vgg16, vgg16_bn, inception_v3; torchvision:NAME, timm:NAME."
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="none, imagenet, a .safetensors file, or another run's folder.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="paper-cub, paper-openimages, paper-imagenet or scratch.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings as YAML; options given here come first.")
+    ] = None,
+    lists: Annotated[
+        Path | None, typer.Option(help="The WSOL benchmark's metadata of the data set, such as metadata/CUB.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="How many times each picture is shown.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step, of one process.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the network's input.")] = None,
+    map_stride: Annotated[int | None, typer.Option(help="Pixels that a cell of the map stands for.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, views and dropout.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, KEY=VALUE; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "auto",
+    strategy: Annotated[str, typer.Option(help="Lightning's strategy, such as ddp.")] = "auto",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log for TensorBoard.")] = False,
+) -> None:
+    """Train a CAM or CALM classifier on pictures.
+
+    A run that was cut off goes on with --resume and ends as if it had not been.
+    """
+    with clear_errors():
+        fitting, runs = lightning_parts()
+        from camrt.training.recipe import Recipe
+        from camrt.training.splits import split_folder, wsol_lists
+
+        given = {
+            "head": head,
+            "backbone": backbone,
+            "pretrained": pretrained,
+            "recipe": recipe,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "size": size,
+            "map_stride": map_stride,
+            "seed": seed,
+        }
+        changes = {
+            **parsed(setting or []),
+            **{name: value for name, value in given.items() if value is not None},
+        }
+        if config is None and resume and (out / runs.RECIPE).exists():
+            config = out / runs.RECIPE
+        if config is None:
+            changes.setdefault("backbone", "small")
+            settings = Recipe.of(with_canvas(changes))
+        else:
+            settings = Recipe.read(config, with_canvas(changes))
+        if lists is None:
+            pictures, held = split_folder(data, settings.validation_share, settings.seed)
+        else:
+            pictures = wsol_lists(lists, data, "train")
+            held = wsol_lists(lists, data, "val", pictures.labels)
+        screen = console(stderr=True)
+        screen.print(
+            f"{len(pictures)} pictures of {len(pictures.labels)} classes to train on, {len(held)} to "
+            f"validate on; {settings.head} on {settings.backbone}, {settings.epochs} epochs of "
+            f"{len(pictures) // settings.batch_size} steps",
+            soft_wrap=True,
+        )
+        found = fitting.fit(
+            settings,
+            pictures,
+            held,
+            out,
+            resume=resume,
+            accelerator=accelerator,
+            devices=int(devices) if devices.isdecimal() else devices,
+            strategy=strategy,
+            progress=screen.is_terminal,
+            tensorboard=tensorboard,
+            data_name=data.resolve().name,
+        )
+        figures = found.provenance
+        console().print(
+            f"epoch {figures['epochs_trained']} was the best: validation loss {figures['val_loss']:.4f}, "
+            f"top-1 {100 * figures['val_top1']:.1f} %; weights in {plain(str(out / runs.WEIGHTS))}",
+            soft_wrap=True,
+        )
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, as camrt train leaves it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the ONNX file goes.")],
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Pictures to compare the file with torch on; repeatable.")
+    ] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Take pictures of any height and width.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set.")] = None,
+) -> None:
+    """Write a trained run as an ONNX file, put in place once it gives torch's answers.
+
+    The file is compared on the pictures given, or on one that ships with camrt.
+    """
+    with clear_errors():
+        import numpy as np
+
+        from camrt.default import scene_path
+        from camrt.engine.pictures import find_pictures, read_picture
+
+        _, runs = lightning_parts()
+        from camrt.export import to_onnx
+
+        classifier, description = runs.load_run(run)
+        paths = list(find_pictures(images)) if images else [scene_path()]
+        views = [description.preprocessing.view(read_picture(path)) for path in paths[:64]]
+        if not views:
+            raise InputError("no pictures were found to compare the file on")
+        example = np.stack([description.preprocessing.array(view) for view in views])
+        to_onnx(
+            classifier,
+            example,
+            out,
+            labels=description.labels,
+            preprocessing=description.preprocessing,
+            opset=opset,
+            dynamic_size=dynamic_size,
+            provenance=description.provenance,
+        )
+        console().print(
+            f"{plain(str(out))}: {out.stat().st_size / 1e6:.1f} MB, {description.head} on "
+            f"{description.backbone}, {len(description.labels)} classes; the same as torch on {len(views)} "
+            f"picture{'s' * (len(views) != 1)}",
+            soft_wrap=True,
+        )
+
+
+def lightning_parts() -> tuple[Any, Any]:
+    """`camrt.training.fitting` and `camrt.training.runs`.
+
+    Raises:
+        TrainingError: A library that training needs is missing.
+    """
+    try:
+        from camrt.training import fitting, runs
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("camrt"):
+            raise
+        raise TrainingError(
+            f"training needs {error.name}, which is missing: pip install 'camrt[train]'"
+        ) from error
+    return fitting, runs
+
+
+def parsed(settings: list[str]) -> dict[str, Any]:
+    """Settings KEY=VALUE, their values read as YAML."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text!r} must be KEY=VALUE")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {text!r}: {error}") from error
+    return found
+
+
+def with_canvas(changes: dict[str, Any]) -> dict[str, Any]:
+    """The same, with a canvas as the paper's, 256 for 224, in proportion, where only the size is given."""
+    if "size" in changes and "canvas" not in changes and isinstance(changes["size"], int):
+        return {**changes, "canvas": -(-changes["size"] * 8 // 7)}
+    return changes
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the commands to the command line."""
+    app.command()(train)
+    app.command()(export)

@@ -1,0 +1,438 @@
+"""Training on Lightning: what a step is, and all that lets a run go on as if it had never been cut off."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+import camrt
+from camrt.engine.preprocessing import Preprocessing
+from camrt.errors import PictureError, TrainingError
+from camrt.training import runs
+from camrt.training.checkpoints import SafeCheckpoints
+from camrt.training.classifier import Classifier, ParameterGroups
+from camrt.training.heads import class_scores
+from camrt.training.losses import calm_em_loss
+from camrt.training.recipe import Recipe
+from camrt.training.runs import Description
+from camrt.training.splits import Split, differing
+from camrt.training.views import Batch, PictureViews, ShuffledBatches, collate
+
+__all__ = ["fit"]
+
+
+class TrainingRun(lightning.LightningModule):
+    """A classifier in training.
+
+    Args:
+        classifier: The classifier.
+        recipe: How it is trained.
+        steps: Steps an epoch.
+    """
+
+    def __init__(self, classifier: Classifier, recipe: Recipe, steps: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.recipe = recipe
+        self.steps = steps
+        self.teacher: AveragedModel | None = None
+        if recipe.teacher_decay:
+            average = get_ema_multi_avg_fn(recipe.teacher_decay)  # type: ignore[no-untyped-call]
+            self.teacher = AveragedModel(classifier, multi_avg_fn=average, use_buffers=True)
+            self.teacher.requires_grad_(False)
+
+    def configure_optimizers(self) -> Any:
+        """SGD, new layers at their own learning rate, and the schedule, step by step."""
+        recipe = self.recipe
+        groups = ParameterGroups.of(self.classifier, recipe.groups)
+        optimizer = torch.optim.SGD(
+            [
+                {"params": list(group), "lr": lr}
+                for group, lr in ((groups.base, recipe.lr), (groups.new, recipe.lr * recipe.new_layer_factor))
+                if group
+            ],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.factor(step, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout and the like follow from the seed and the step alone."""
+        torch.manual_seed((self.recipe.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The loss of one batch.
+
+        Raises:
+            TrainingError: It is not finite.
+        """
+        pictures, labels = told(batch)
+        if self.recipe.head == "calm-em":
+            joint = self.classifier.maps(pictures)
+            loss = calm_em_loss(joint, labels, self._teacher_joint(pictures))
+            scores = class_scores(joint)
+        else:  # the cross-entropy of log p(y|x) is the marginal likelihood's loss
+            scores = self.classifier(pictures)
+            loss = functional.cross_entropy(scores, labels)
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"the loss is {loss.item()} in step {batch_idx + 1} of epoch {self.current_epoch + 1} (step "
+                f"{self.global_step + 1} in all): a smaller lr, warmup or gradient_clip may help; what was "
+                "saved before is still there"
+            )
+        self.log(
+            "train_loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(labels),
+            sync_dist=True,
+        )
+        right = (scores.argmax(1) == labels).float().mean()
+        self.log("train_top1", right, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        return loss
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        """The teacher follows after each step."""
+        if self.teacher is not None and self.global_step > 0:
+            self.teacher.update_parameters(self.classifier)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss −log p(y|x) and accuracy."""
+        pictures, labels = told(batch)
+        scores = self.classifier(pictures)
+        loss = functional.cross_entropy(scores.float(), labels)
+        right = (scores.argmax(1) == labels).float().mean()
+        for name, value in (("val_loss", loss), ("val_top1", right)):
+            self.log(name, value, prog_bar=True, batch_size=len(labels), sync_dist=True)
+
+    def _teacher_joint(self, pictures: torch.Tensor) -> torch.Tensor | None:
+        if self.teacher is None:
+            return None
+        teacher: Any = self.teacher.module
+        with torch.no_grad():
+            joint: torch.Tensor = teacher.eval().maps(pictures)
+        return joint
+
+
+class RunData(lightning.LightningDataModule):
+    """The pictures of a run.
+
+    Args:
+        recipe: How they are shown.
+        train: Those to train on.
+        validation: Those to validate on.
+        preprocessing: How the network takes them.
+    """
+
+    def __init__(self, recipe: Recipe, train: Split, validation: Split, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.train = train
+        self.validation = validation
+        self.preprocessing = preprocessing
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the epoch, and of the place in it, that the run has come to."""
+        canvas = (self.recipe.canvas, self.recipe.canvas)
+        views = PictureViews(self.train, self.preprocessing, canvas, self.recipe.seed)
+        return self._loader(views, _Following(self.trainer, len(self.train), self.recipe))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """All pictures to validate on, in order."""
+        trainer: Any = self.trainer
+        batches = ShuffledBatches(
+            len(self.validation),
+            self.recipe.batch_size,
+            self.recipe.seed,
+            shuffled=False,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        return self._loader(
+            PictureViews(self.validation, self.preprocessing, None, self.recipe.seed), batches
+        )
+
+    def _loader(self, views: PictureViews, batches: ShuffledBatches) -> DataLoader[Any]:
+        workers = self.recipe.workers
+        return _Placed(
+            views,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # workers' seeds are not drawn from the global one
+        )
+
+
+class _Placed(DataLoader[Any]):
+    """A loader that goes on where the run is: its place follows from the trainer's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+class _Following(ShuffledBatches):
+    """The batches of whatever epoch the trainer is in, from the step it has come to."""
+
+    def __init__(self, trainer: Any, count: int, recipe: Recipe) -> None:
+        super().__init__(
+            count,
+            recipe.batch_size,
+            recipe.seed,
+            shuffled=True,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        self.trainer = trainer
+
+    def __iter__(self) -> Any:
+        self.epoch, self.done = divmod(self.trainer.global_step, len(self))
+        return super().__iter__()
+
+
+class Keeping(Callback):
+    """Keeps the weights of the epoch with the smallest validation loss as the run's own.
+
+    Args:
+        folder: The run's folder.
+        description: What the weights are; figures are added to its provenance.
+    """
+
+    def __init__(self, folder: Path, description: Description) -> None:
+        self.folder = folder
+        self.description = description
+        self.best = math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best loss so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Writes the weights when they are the best."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        figures = {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")
+        }
+        if not figures["val_loss"] < self.best:
+            return
+        self.best = figures["val_loss"]
+        assert isinstance(pl_module, TrainingRun)
+        provenance = {
+            **self.description.provenance,
+            "epochs_trained": trainer.current_epoch + 1,
+            "steps": trainer.global_step,
+            **{name: round(value, 6) for name, value in figures.items()},
+        }
+        described = dataclasses.replace(self.description, provenance=provenance)
+        runs.save_run(self.folder, pl_module.classifier.state_dict(), described)
+
+
+def told(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch, or the error that reading it ended in."""
+    if isinstance(batch, PictureError):
+        raise batch
+    return batch
+
+
+def fit(
+    recipe: Recipe,
+    train: Split,
+    validation: Split,
+    folder: Path,
+    *,
+    resume: bool = False,
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    strategy: str = "auto",
+    progress: bool = True,
+    tensorboard: bool = False,
+    data_name: str = "",
+    callbacks: tuple[Callback, ...] = (),
+) -> Description:
+    """Trains a classifier and leaves it in a folder.
+
+    Args:
+        recipe: How.
+        train: Pictures to train on.
+        validation: Pictures to validate on, of the same classes.
+        folder: The run's folder, see `camrt.training.runs`.
+        resume: Go on with the run that is in the folder.
+        accelerator: Lightning's: "cpu", "gpu", "auto".
+        devices: Lightning's: how many, or "auto".
+        strategy: Lightning's: "ddp", "auto".
+        progress: Whether to show progress bars.
+        tensorboard: Also log for TensorBoard, which must be installed.
+        data_name: What the pictures are, for the provenance.
+        callbacks: Further callbacks of Lightning.
+
+    Returns:
+        What the weights in the folder are.
+
+    Raises:
+        TrainingError: The folder holds another run, or none to go on with; its classes or settings are
+            others; the loss is not finite; or a library is missing.
+        InputError: A recipe that cannot be built.
+        PictureError: A picture cannot be read.
+    """
+    if validation.labels != train.labels:
+        raise TrainingError(
+            f"pictures to validate on are of other classes: {differing(validation.labels, train.labels)}"
+        )
+    state = prepared(folder, recipe, train.labels, resume)
+    preprocessing = Preprocessing.named("imagenet-squash", (recipe.size, recipe.size))
+    description = Description(
+        head=runs.head_kind(recipe),
+        backbone=recipe.backbone,
+        map_stride=recipe.map_stride,
+        reference_calm=recipe.reference_calm,
+        labels=train.labels,
+        preprocessing=preprocessing,
+        provenance={
+            "recipe": dataclasses.asdict(recipe),
+            "data": {"name": data_name, "train": len(train), "validation": len(validation)},
+            "versions": {
+                "camrt": camrt.__version__,
+                "torch": torch.__version__,
+                "lightning": lightning.__version__,
+            },
+        },
+    )
+    classifier = runs.build(recipe, len(train.labels))
+    recipe.write(folder / runs.RECIPE)
+    (folder / "classes.txt").write_text("\n".join(train.labels) + "\n", encoding="utf-8")
+    loggers: list[Logger] = [CSVLogger(folder, name=runs.LOGS)]
+    if tensorboard:
+        loggers.append(tensorboard_logger(folder))
+    ending = [EarlyStopping("val_loss", patience=recipe.patience)] if recipe.patience else []
+    with quiet():
+        trainer = lightning.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            precision=recipe.precision,  # type: ignore[arg-type]  # what it may be is checked by Lightning
+            max_epochs=recipe.epochs,
+            gradient_clip_val=recipe.gradient_clip or None,
+            logger=loggers,
+            callbacks=[Keeping(folder, description), *ending, *checkpoints(folder, recipe), *callbacks],
+            plugins=[SafeCheckpoints()],
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=50,
+        )
+        batches = ShuffledBatches(
+            len(train), recipe.batch_size, recipe.seed, shuffled=True, world=trainer.world_size
+        )
+        run = TrainingRun(classifier, recipe, len(batches))
+        trainer.fit(run, datamodule=RunData(recipe, train, validation, preprocessing), ckpt_path=state)
+    return runs.read_description(folder)
+
+
+def prepared(folder: Path, recipe: Recipe, labels: tuple[str, ...], resume: bool) -> Path | None:
+    """The state to go on from, if any; the folder is made.
+
+    Raises:
+        TrainingError: The folder is taken, or holds nothing to go on with, or another recipe or other
+            classes.
+    """
+    state = folder / runs.STATE
+    written = folder / runs.RECIPE
+    if not resume:
+        if written.exists():
+            raise TrainingError(
+                f"{folder} holds a run already: go on with it (resume), or choose another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return None
+    if not written.exists():
+        raise TrainingError(f"{folder} holds no run to go on with")
+    before = dataclasses.asdict(Recipe.read(written, {"recipe": "paper-imagenet"}))
+    now = dataclasses.asdict(recipe)
+    free = ("epochs", "workers", "patience", "checkpoint_steps")
+    if changed := [
+        f"{name} ({before[name]!r}, now {now[name]!r})"
+        for name in now
+        if now[name] != before[name] and name not in free
+    ]:
+        raise TrainingError(f"{folder} was begun with other settings: {', '.join(changed)}")
+    classes = tuple((folder / "classes.txt").read_text(encoding="utf-8").splitlines())
+    if classes != labels:
+        raise TrainingError(f"{folder} was begun with other classes: {differing(labels, classes)}")
+    return state if state.exists() else None
+
+
+def checkpoints(folder: Path, recipe: Recipe) -> list[ModelCheckpoint]:
+    """What writes a run's state: after each epoch, and every so many steps where that is asked."""
+    moments: list[dict[str, Any]] = [{"every_n_epochs": 1, "save_on_train_epoch_end": True}]
+    if recipe.checkpoint_steps:
+        moments.append({"every_n_train_steps": recipe.checkpoint_steps})
+    written = [
+        ModelCheckpoint(folder, Path(runs.STATE).stem, enable_version_counter=False, **moment)
+        for moment in moments
+    ]
+    for callback in written:
+        callback.FILE_EXTENSION = Path(runs.STATE).suffix
+    return written
+
+
+def tensorboard_logger(folder: Path) -> Logger:
+    """Lightning's logger for TensorBoard.
+
+    Raises:
+        TrainingError: TensorBoard is missing.
+    """
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(folder, name=runs.LOGS)
+    except ModuleNotFoundError as error:
+        raise TrainingError("logs for TensorBoard need it: pip install tensorboard") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's advice about processes that read pictures, and its notes about the machine."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    with warnings.catch_warnings():
+        for words in (
+            ".*does not have many workers.*",
+            ".*smaller than the logging interval.*",
+            ".*Checkpoint directory.*",
+            ".*isinstance.treespec, LeafSpec.*",
+        ):
+            warnings.filterwarnings("ignore", words)
+        log.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

@@ -1,0 +1,142 @@
+"""What a training run leaves in its folder, and reading it again.
+
+RUN/recipe.yaml         every setting
+RUN/model.safetensors   the weights, those of the epoch with the best validation loss
+RUN/model.json          what they are: head, backbone, classes, preprocessing, where they come from
+RUN/last.safetensors    the whole state after the last checkpoint, to go on from
+RUN/logs/               metrics of every epoch, one folder a start
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+
+import camrt
+from camrt.engine.preprocessing import Preprocessing
+from camrt.errors import TrainingError
+from camrt.training.backbones import classifier_of
+from camrt.training.classifier import Classifier
+from camrt.training.heads import HeadKind
+from camrt.training.recipe import Recipe
+from camrt.training.tensor_files import read_tensors, write_tensors
+
+__all__ = ["Description", "build", "load_run", "save_run"]
+
+WEIGHTS: Final = "model.safetensors"
+DESCRIPTION: Final = "model.json"
+RECIPE: Final = "recipe.yaml"
+STATE: Final = "last.safetensors"
+LOGS: Final = "logs"
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run's weights are.
+
+    Attributes:
+        head: "cam" or "calm".
+        backbone: Its name, see `Recipe`.
+        map_stride: As the recipe has it.
+        reference_calm: As the recipe has it.
+        labels: Name of each class, in order.
+        preprocessing: How pictures become the network's input.
+        provenance: Where the weights come from: recipe, data, figures, versions.
+    """
+
+    head: HeadKind
+    backbone: str
+    map_stride: int | None
+    reference_calm: bool
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    provenance: Mapping[str, Any]
+
+
+def head_kind(recipe: Recipe) -> HeadKind:
+    """The head that a recipe trains."""
+    kind: Literal["cam", "calm"] = "cam" if recipe.head == "cam" else "calm"
+    return kind
+
+
+def build(recipe: Recipe, num_classes: int) -> Classifier:
+    """The classifier that a recipe begins with; its new weights follow from the recipe's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return classifier_of(
+            recipe.backbone,
+            head_kind(recipe),
+            num_classes,
+            map_stride=recipe.map_stride,
+            size=(recipe.size, recipe.size),
+            pretrained=recipe.pretrained,
+            reference=recipe.reference_calm,
+        )
+
+
+def save_run(folder: Path, weights: Mapping[str, torch.Tensor], description: Description) -> None:
+    """Writes a run's weights and their description; each file takes its place when it is whole."""
+    write_tensors(folder / WEIGHTS, weights, {"format": "pt"})
+    content = {"camrt": camrt.__version__, "format": FORMAT, **asdict(description)}
+    draft = folder / f".{DESCRIPTION}.draft"
+    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, folder / DESCRIPTION)  # noqa: PTH105
+
+
+def load_run(folder: Path) -> tuple[Classifier, Description]:
+    """The classifier of a run, in evaluation mode.
+
+    Raises:
+        TrainingError: There is no such run, or its files are damaged or do not fit each other.
+    """
+    description = read_description(folder)
+    height, width = description.preprocessing.size
+    classifier = classifier_of(
+        description.backbone,
+        description.head,
+        len(description.labels),
+        map_stride=description.map_stride,
+        size=(height, width),
+        reference=description.reference_calm,
+    )
+    tensors, _ = read_tensors(folder / WEIGHTS)
+    try:
+        classifier.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise TrainingError(f"{folder / WEIGHTS} does not fit {folder / DESCRIPTION}: {error}") from error
+    return classifier.eval(), description
+
+
+def read_description(folder: Path) -> Description:
+    """What a run's `model.json` says.
+
+    Raises:
+        TrainingError: It is missing or damaged.
+    """
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise TrainingError(f"{path} has format {content['format']!r}; this camrt reads {FORMAT}")
+        return Description(
+            head=content["head"],
+            backbone=content["backbone"],
+            map_stride=content["map_stride"],
+            reference_calm=content["reference_calm"],
+            labels=tuple(content["labels"]),
+            preprocessing=Preprocessing(**content["preprocessing"]),
+            provenance=content["provenance"],
+        )
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{folder} is no run, or one that has not finished its first epoch: {path} is missing"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} cannot be read: {error!r}") from error

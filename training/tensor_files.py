@@ -1,0 +1,47 @@
+"""Tensors in safetensors files, written so that a file is always whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from camrt.errors import TrainingError
+
+__all__ = ["read_tensors", "write_tensors"]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
+    """Writes tensors and notes as one safetensors file, which takes its place when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    handle, name = tempfile.mkstemp(prefix=".camrt-", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(safetensors.torch.save(own, dict(notes)))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and notes of a safetensors file.
+
+    Raises:
+        TrainingError: The file is missing, cut short or of another kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be read as safetensors: {error}") from error
