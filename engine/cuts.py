@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,14 @@ import onnx
 from camrt.engine.backends import Backend, Runner
 from camrt.engine.heads import FactoredHead, GenericHead, Head
 from camrt.engine.heads.adjoint import HeadAdjoint
+from camrt.engine.heads.base import Asked
+from camrt.engine.heads.calm import CalmHead, is_ratio_of_sums
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.lazy import LazyRunner
+from camrt.engine.passes import PassCounter
+from camrt.engine.scores import ScoreReader
+from camrt.errors import BackendError
 from camrt.export.adjoint import ReluRule, adjoint_model, vectors_of
 from camrt.export.cutting import (
     ACTIVATION,
@@ -191,6 +196,8 @@ def make_head(
 
         return GenericHead(LazyRunner(make), adjoint, batch_size, reason, threads, beside)
 
+    if interface.joint is not None:
+        return calm_head(model, graph, target, around, interface, runtime, generic, threads)
     if isinstance(factors, Unfactored):
         return generic(factors.reason)
     channels: DenseStart | GenericHead | None = None
@@ -214,6 +221,36 @@ def make_head(
     rows = vectors_at_once(batch_size, pixels, contributions.features)
     rest_runner = lazy(factors.rest, "head behind its first layer")
     return FactoredHead(contributions, rest_runner, channels, adjoint, rows)
+
+
+def calm_head(
+    model: onnx.ModelProto,
+    graph: Graph,
+    target: str,
+    around: tuple[str, ...],
+    interface: Interface,
+    runtime: Backend,
+    generic: Callable[[str], GenericHead],
+    threads: int | None,
+) -> Head:
+    """A CALM model's head: by sums over cells where it is found to be so, which is tried on noise."""
+    assert interface.joint is not None
+    end, shape = interface.joint, graph.shape(target)
+    if around or shape is None or end not in graph.downstream(target):
+        return generic("a CALM head that the cut does not lie before")
+    part = head_model(model, graph, target, end, input_name=MAP, batch=interface.batch)
+    whole = generic("a CALM head, of which the cut leaves more than what acts on each cell by itself")
+    head = CalmHead(
+        whole, LazyRunner(lambda: runtime.runner(part, label="head's joint", batch=interface.batch)), threads
+    )
+    activations = np.random.default_rng(0).standard_normal((2, *shape[1:]), np.float32)
+    nothing = np.zeros((2, interface.num_classes), np.float32)
+    reader = ScoreReader(np.tile(np.arange(interface.num_classes), (2, 1)), "probability", "softmax")
+    asked = Asked(activations, nothing, reader, PassCounter(), {})
+    try:
+        return head if is_ratio_of_sums(head, whole, asked) else whole
+    except BackendError:  # a head of one size takes no further row of cells
+        return whole
 
 
 def vectors_at_once(batch_size: int, pixels: int, features: int) -> int:

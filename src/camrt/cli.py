@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from camrt.engine.cli import app
-from camrt.training.cli import add_commands
+from camrt.evaluation import cli as evaluation
+from camrt.training import cli as training
 
 __all__ = ["app"]
 
-add_commands(app)
+training.add_commands(app)
+evaluation.add_commands(app)

@@ -15,6 +15,10 @@ from tolerances import assert_close
 
 import camrt
 from camrt.engine.class_sets import class_sets
+from camrt.engine.heads.base import Asked
+from camrt.engine.heads.calm import CalmHead
+from camrt.engine.passes import PassCounter
+from camrt.engine.scores import ScoreReader
 from camrt.errors import MethodError, ModelFileError, TargetError
 from camrt.export.cutting import JOINT
 
@@ -182,6 +186,61 @@ def test_other_methods_explain_the_probability(engine: camrt.Engine) -> None:
         weights[:, k] = (p[:, 1] - without) / p[:, 1]
     ablation = engine.explain(batch, "ablation", targets=1).raw
     assert_close(ablation, np.einsum("nk,nkhw->nhw", weights, activation), "float32", factor=100)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 4),
+    width=st.integers(1, 4),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([0.1, 1.0, 8.0]),
+)
+def test_boxes_are_answered_by_sums_of_cells(
+    engine: camrt.Engine, height: int, width: int, seed: int, scale: float
+) -> None:
+    """Every box, deleted and kept, against the definition on the altered activation."""
+    batch = scale * pictures(2, 2 * height, 2 * width, seed)
+    boxes = np.array(
+        [
+            (r0, c0, r1, c1)
+            for r0 in range(height)
+            for c0 in range(width)
+            for r1 in range(r0 + 1, height + 1)
+            for c1 in range(c0 + 1, width + 1)
+        ]
+    )
+    activation = MODEL.activation(batch)
+    targets = np.array([[0, 3], [2, 1]])
+    passes = PassCounter()
+    asked = Asked(
+        activation.astype(np.float32),
+        np.zeros((2, 4), np.float32),
+        ScoreReader(targets, "probability", "softmax"),
+        passes,
+        {},
+    )
+    assert isinstance(engine.head, CalmHead)
+    deleted, kept = engine.head.with_boxes(asked, boxes, delete=True, keep=True)
+    assert passes.head == 2
+    for number, (r0, c0, r1, c1) in enumerate(boxes):
+        without, alone = activation.copy(), np.zeros_like(activation)
+        without[:, :, r0:r1, c0:c1] = 0
+        alone[:, :, r0:r1, c0:c1] = activation[:, :, r0:r1, c0:c1]
+        for found, altered_activation in ((deleted, without), (kept, alone)):
+            p = MODEL.joint_of(altered_activation).sum(axis=(2, 3))
+            assert np.abs(found[:, number] - np.take_along_axis(p, targets, axis=1)).max() < 2e-6
+
+
+def test_pixab_needs_one_pass_through_the_head(engine: camrt.Engine) -> None:
+    found = engine.explain(pictures(), "pixab")
+    assert (found.passes.trunk, found.passes.head, found.passes.full) == (3, 3, 0)
+
+
+def test_a_cut_that_leaves_a_convolution_is_answered_by_the_head_itself(tmp_path: Path) -> None:
+    """Behind the picture's own grid the head is no function of each cell alone; the answers are the same."""
+    engine = camrt.load(MODEL.save(tmp_path / "calm.onnx"), target="log_g")
+    assert engine.head.kind == "generic"
+    assert engine.explain(pictures(), "calm").raw.shape == (3, 4, 3)
 
 
 def test_classes_and_options_that_are_not_there(engine: camrt.Engine) -> None:

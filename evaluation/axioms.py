@@ -1,0 +1,217 @@
+"""The three axioms of "Keep CALM and Improve Visual Feature Attribution" (ICCV 2021), as numbers.
+
+Section 3.1 shows that CAM breaks all three, section 4.2 that CALM keeps them:
+
+- Implementation invariance: models that are the same function have the same attributions. A constant added to
+  the scores of all classes leaves every probability as it is; here it is written into the model's own file,
+  and what the attributions then change by is measured.
+- Sensitivity: where altering a cell alters p(y|x), the cell's attribution is not zero. Here each cell of the
+  activation is set to zero by itself, and those are counted that move p(y|x) and have no attribution.
+- Completeness: attributions add up to p(y|x).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+import camrt
+from camrt.engine.explanation import Explanation
+from camrt.engine.heads import Head
+from camrt.engine.methods import Cost, MapShape, Method, build
+from camrt.engine.questions import Questions
+from camrt.engine.session import Engine
+from camrt.errors import InputError, UnsupportedModelError
+from camrt.export.graph import Graph, attribute
+from camrt.export.interface import LOGITS, standardise
+from camrt.export.reading import read_model
+
+__all__ = ["CONSTANTS", "MOVES", "TOLERANCE", "Axioms", "axioms", "with_constant"]
+
+Array = npt.NDArray[Any]
+
+CONSTANTS = (-10.0, 10.0)
+"""What is added to the scores of all classes."""
+MOVES = 1e-4
+"""A change of p(y|x) from which on a cell counts as one that matters."""
+TOLERANCE = 1e-3
+"""Up to this an axiom is taken to hold; runtimes round."""
+
+
+@dataclass(frozen=True)
+class Axioms:
+    """What was measured of one method on one model.
+
+    Attributes:
+        method: The method.
+        pictures: How many pictures.
+        invariance: Largest change of an attribution when a constant is added to all classes' scores.
+        silent: Share of the cells that move p(y|x) whose attribution is zero.
+        incompleteness: Mean of |Σ attributions − p(y|x)|.
+    """
+
+    method: str
+    pictures: int
+    invariance: float
+    silent: float
+    incompleteness: float
+
+    @property
+    def invariant(self) -> bool:
+        """Whether implementation invariance holds."""
+        return self.invariance <= TOLERANCE
+
+    @property
+    def sensitive(self) -> bool:
+        """Whether sensitivity holds."""
+        return self.silent <= TOLERANCE
+
+    @property
+    def complete(self) -> bool:
+        """Whether completeness holds."""
+        return self.incompleteness <= TOLERANCE
+
+
+def axioms(
+    model: Path,
+    pictures: Any,
+    method: str | Method | None = None,
+    *,
+    preprocessing: Any = None,
+    constants: Sequence[float] = CONSTANTS,
+    **options: Any,
+) -> Axioms:
+    """Measures a method's axioms on an ONNX file and pictures, for the predicted classes.
+
+    Attributions are a method's saliency in [0, 1] on the map's own grid; of "calm" they are its
+    probabilities.
+
+    Args:
+        model: The file.
+        pictures: What `Engine.explain` takes.
+        method: Its name, or the method; None takes "calm" where the model holds it, else "cam".
+        preprocessing: See `camrt.load`.
+        constants: What is added to the scores of all classes.
+        **options: The method's options.
+
+    Raises:
+        InputError: No pictures, or a method whose maps lie on the picture's own pixels.
+        CamrtError: What loading and explaining raise.
+    """
+    engine = camrt.load(model, preprocessing=preprocessing)
+    if method is None:
+        method = "calm" if engine.head.has_joint else "cam"
+    chosen = build(method, options)
+    if chosen.explains_pixels:
+        raise InputError(f"{chosen.name} explains pixels; the axioms are measured on cells of an activation")
+    attributions, found = attributed(engine, pictures, chosen)
+    moved = engine.explain(pictures, _Moves(), targets=found.targets).raw
+    if moved.shape != attributions.shape:
+        raise InputError(
+            f"the map of {chosen.name} has {attributions.shape[1:]} cells and the activation "
+            f"{moved.shape[1:]}: load the model with its own target"
+        )
+    changes = [0.0]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, constant in enumerate(constants):
+            path = with_constant(model, Path(folder) / f"{number}.onnx", constant)
+            other = camrt.load(path, preprocessing=preprocessing)
+            changes.append(
+                float(np.abs(attributed(other, pictures, chosen, found.targets)[0] - attributions).max())
+            )
+    matter = moved > MOVES
+    silent = float((attributions[matter] == 0).mean()) if matter.any() else 0.0
+    of_class = found.probabilities[np.arange(len(attributions)), found.targets]
+    missing = np.abs(attributions.astype(np.float64).sum(axis=(1, 2)) - of_class)
+    return Axioms(chosen.name, len(attributions), max(changes), silent, float(missing.mean()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moves(Method):
+    """By how much p(y|x) changes when a cell of the activation is set to zero."""
+
+    name: ClassVar[str] = "moves"
+
+    @property
+    def asks_boxes(self) -> bool:
+        return True
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        """See `Method`."""
+        height, width = ask.activations.shape[2:]
+        rows, columns = (place.ravel() for place in np.indices((height, width)))
+        cells = np.stack([rows, columns, rows + 1, columns + 1], axis=1).astype(np.int64)
+        scores = ask.scores("probability")
+        deleted, _ = ask.scores_with_boxes(cells, "probability", delete=True, keep=False)
+        assert deleted is not None
+        change = np.abs(deleted - scores[:, None]).transpose(0, 2, 1)
+        return change.reshape(*scores.shape, height, width), scores
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        """See `Method`."""
+        passes, why = head.box_passes(shape.height * shape.width)
+        return Cost(passes, 0, why)
+
+
+def attributed(
+    engine: Engine, pictures: Any, method: Method, targets: Any = None
+) -> tuple[Array, Explanation]:
+    """Attributions (N, h, w) on the map's own grid."""
+    found = engine.explain(pictures, method, targets=targets, size="map")
+    return (found.raw if method.asks_joint else found.maps), found
+
+
+def with_constant(model: Path, path: Path, constant: float) -> Path:
+    """Writes a model's file with a constant added to the scores of all its classes.
+
+    Its probabilities stay what they are.
+
+    In a CALM file it is added to the class scores of every place, in any other to the logits.
+
+    Raises:
+        UnsupportedModelError: A CALM file that has no softmax over classes, or a model without one.
+    """
+    whole = read_model(model).model
+    analysed = onnx.ModelProto()
+    analysed.CopyFrom(whole)
+    interface = standardise(analysed)
+    if interface.activation != "softmax":
+        raise UnsupportedModelError(
+            "a constant changes the probabilities of a model that ends in a sigmoid: the axiom is about "
+            "a softmax"
+        )
+    shape = interface.probe_shape(2)
+    graph = Graph(analysed, shape)
+    if interface.joint is None:
+        cast = graph.producer(LOGITS)
+        name = "" if cast is None else cast.input[0]
+    else:
+        nodes = [graph.nodes[index] for index in graph.upstream_nodes(interface.joint)]
+        softmaxes = [
+            node
+            for node in nodes
+            if node.op_type in ("LogSoftmax", "Softmax") and attribute(node, "axis", -1) in (1, -3)
+        ]
+        name = softmaxes[-1].input[0] if softmaxes else ""
+    source = next((node for node in whole.graph.node if name and name in node.output), None)
+    if source is None:
+        raise UnsupportedModelError("the scores of the classes were not found in the file")
+    before = f"{name}_before_the_constant"
+    source.output[list(source.output).index(name)] = before
+    kind = helper.tensor_dtype_to_np_dtype(graph.types.get(name, onnx.TensorProto.FLOAT))
+    whole.graph.initializer.append(numpy_helper.from_array(np.array(constant, kind), f"{name}_constant"))
+    added = helper.make_node("Add", [before, f"{name}_constant"], [name])
+    nodes = list(whole.graph.node)
+    nodes.insert(nodes.index(source) + 1, added)
+    del whole.graph.node[:]
+    whole.graph.node.extend(nodes)
+    onnx.save(whole, path)
+    return path
