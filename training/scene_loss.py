@@ -7,6 +7,9 @@ frame f only (the same linear layer on a smaller pool):
 
 The second term tells the network which picture of the scene is which. It knows where a *picture* lies, never
 where the object lies inside it.
+
+With a CALM head z is log p(y|x), and z_f is log p(y|x, place in f) = log Σ_f p(y,z|x) − log Σ_f p(z|x): the
+same distribution of class and place, given that the place is in the frame.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
+
+from camrt.training.heads import CALMHead
 
 __all__ = ["frame_weights", "scene_loss", "soft_targets"]
 
@@ -59,7 +64,7 @@ def frame_weights(frames: NDArray[np.int64], cells: int, stride: int) -> torch.T
 
 def scene_loss(
     final: torch.Tensor,
-    head: nn.Linear,
+    head: nn.Linear | CALMHead,
     classes: NDArray[np.int64],
     frames: NDArray[np.int64],
     stride: int,
@@ -69,7 +74,7 @@ def scene_loss(
 
     Args:
         final: (N, K, h, h), the final map.
-        head: the linear layer from K pooled channels to C logits.
+        head: the linear layer from K pooled channels to C logits, or a CALM head on the map.
         classes: int64 (N, 4), padded with −1.
         frames: int64 (N, 4, 4), half-open in pixels, padded with zeros.
         stride: pixels a cell of the map.
@@ -79,11 +84,36 @@ def scene_loss(
         A scalar.
     """
     final = final.float()
-    targets = soft_targets(torch.from_numpy(classes), head.out_features)
-    whole = functional.cross_entropy(head(final.mean((2, 3))), targets, label_smoothing=0.05)
     weights = frame_weights(frames, final.shape[-1], stride)
-    pooled = torch.bmm(weights.flatten(2), final.flatten(2).transpose(1, 2))
     used = torch.from_numpy(classes >= 0)
+    scores, scores_of_frames = (
+        calm_scores(final, head, weights, used)
+        if isinstance(head, CALMHead)
+        else linear_scores(final, head, weights, used)
+    )
+    targets = soft_targets(torch.from_numpy(classes), scores.shape[1])
+    whole = functional.cross_entropy(scores, targets, label_smoothing=0.05)
     owners = torch.from_numpy(classes)[used]
-    each = functional.cross_entropy(head(pooled[used]), owners, label_smoothing=0.05)
+    each = functional.cross_entropy(scores_of_frames, owners, label_smoothing=0.05)
     return (1 - frame_share) * whole + frame_share * each
+
+
+def linear_scores(
+    final: torch.Tensor, head: nn.Linear, weights: torch.Tensor, used: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of scenes (N, C) and of the frames in use (M, C)."""
+    pooled = torch.bmm(weights.flatten(2), final.flatten(2).transpose(1, 2))
+    return head(final.mean((2, 3))), head(pooled[used])
+
+
+def calm_scores(
+    final: torch.Tensor, head: CALMHead, weights: torch.Tensor, used: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log p(y|x) of scenes (N, C), and log p(y|x, z in f) of the frames in use (M, C)."""
+    log_place = head.log_place(final)
+    log_joint = head.log_class_at_place(final) + log_place
+    scenes = used.nonzero()[:, 0]
+    inside = weights[used].log()[:, None]  # minus infinity outside: exp makes it nothing
+    of_class = (log_joint[scenes] + inside).logsumexp((2, 3))
+    of_frame = (log_place[scenes] + inside).logsumexp((2, 3))
+    return log_joint.logsumexp((2, 3)), of_class - of_frame

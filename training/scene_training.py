@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from camrt.errors import InputError
+from camrt.training.heads import HeadKind
 from camrt.training.pictures import Pictures
 from camrt.training.scene_loss import scene_loss
 from camrt.training.scenes import Recipe, Scenes, training_scenes
@@ -43,6 +44,7 @@ class Settings:
         decay: AdamW's weight decay, of the matrices and kernels only.
         memory: share of the averaged weights that survives a step.
         canvas: side of the scenes at the end, in pixels: the side of the classifier's input.
+        head: "cam" or "calm".
     """
 
     seed: int = 0
@@ -52,6 +54,7 @@ class Settings:
     decay: float = 0.05
     memory: float = 0.998
     canvas: int = 128
+    head: HeadKind = "calm"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -98,11 +101,11 @@ def train(
         raise InputError(f"{len(pictures)} pictures do not fill one batch of {settings.batch}")
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    network = SmallNetwork(len(pictures.labels))
+    network = SmallNetwork(len(pictures.labels), settings.head)
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    averaged = SmallNetwork(len(pictures.labels)).eval()
+    averaged = SmallNetwork(len(pictures.labels), settings.head).eval()
     averaged.load_state_dict(network.state_dict())
     optimiser = _optimiser(network, settings)
     total = steps * settings.epochs

@@ -6,13 +6,12 @@ over space and one linear layer, so the class activation map of class c is exact
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["STRIDE", "SmallNetwork", "TinyNetwork", "folded"]
+from camrt.training.heads import CALMHead, HeadKind
+
+__all__ = ["STRIDE", "SmallNetwork", "TinyNetwork"]
 
 STRIDE = 8
 """Side of the input square that one cell of the final map stands for, in pixels."""
@@ -24,18 +23,12 @@ class ConvNorm(nn.Module):
     def __init__(self, inputs: int, outputs: int, side: int = 3, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+        self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (N, inputs, H, W) to (N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)."""
         normed: torch.Tensor = self.norm(self.conv(x))
         return normed
-
-    def fold(self) -> None:
-        """Writes the normalisation's statistics into the convolution, in place; evaluation mode only."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
-            self.norm = nn.Identity()
 
 
 class Residual(nn.Module):
@@ -66,9 +59,12 @@ class SmallNetwork(nn.Module):
 
     Args:
         classes: C, the number of logits.
+        head: "cam", a linear layer behind the mean of the map; or "calm", whose logits are log p(y|x).
     """
 
-    def __init__(self, classes: int) -> None:
+    head: nn.Linear | CALMHead
+
+    def __init__(self, classes: int, head: HeadKind = "cam") -> None:
         super().__init__()
         self.trunk = nn.Sequential(
             ConvNorm(3, 48, side=7, stride=4),
@@ -83,7 +79,7 @@ class SmallNetwork(nn.Module):
             _bottleneck(160, 64),
             _bottleneck(160, 64),
         )
-        self.head = nn.Linear(160, classes)
+        self.head = nn.Linear(160, classes) if head == "cam" else CALMHead(160, classes)
 
     def activations(self, x: torch.Tensor) -> torch.Tensor:
         """The final map: (N, 3, H, W) to (N, 160, ⌈H/8⌉, ⌈W/8⌉), never negative."""
@@ -92,7 +88,10 @@ class SmallNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (N, 3, H, W) to logits (N, C)."""
-        logits: torch.Tensor = self.head(self.activations(x).mean((2, 3)))
+        final = self.activations(x)
+        if isinstance(self.head, CALMHead):
+            return self.head.scores(final)
+        logits: torch.Tensor = self.head(final.mean((2, 3)))
         return logits
 
 
@@ -119,12 +118,3 @@ class TinyNetwork(nn.Module):
         """Maps (N, 3, H, W) to logits (N, C)."""
         logits: torch.Tensor = self.head(self.trunk(x).mean((2, 3)))
         return logits
-
-
-def folded(network: SmallNetwork) -> SmallNetwork:
-    """Returns a copy in evaluation mode whose batch normalisations are part of its convolutions."""
-    copied = copy.deepcopy(network).eval()
-    for module in copied.modules():
-        if isinstance(module, ConvNorm):
-            module.fold()
-    return copied

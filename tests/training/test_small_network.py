@@ -1,11 +1,10 @@
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 import torch
 
-from camrt.training.small_network import STRIDE, SmallNetwork, folded
+from camrt.training.small_network import STRIDE, SmallNetwork, TinyNetwork
 
 
 def settled(classes=7):
@@ -44,11 +43,13 @@ def test_the_head_is_linear_in_the_mean_of_the_map():
     assert final.min() >= 0
 
 
-def test_folding_keeps_the_logits_and_leaves_no_normalisation():
-    network = settled()
-    small = folded(network)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in small.modules())
-    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()), "a copy was folded"
-    pictures = torch.randn(3, 3, 64, 64)
+def test_a_calm_head_answers_in_logarithms_of_probabilities():
+    torch.manual_seed(0)
+    network = SmallNetwork(7, "calm").eval()
     with torch.no_grad():
-        np.testing.assert_allclose(small(pictures).numpy(), network(pictures).numpy(), rtol=1e-4, atol=1e-4)
+        logits = network(torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(logits.exp().sum(1), torch.ones(2))
+
+
+def test_the_tiny_one_is_tiny():
+    assert sum(parameter.numel() for parameter in TinyNetwork(33).parameters()) < 70_000
