@@ -237,6 +237,15 @@ def report(rows: Sequence[Mapping[str, Any]], command: str, floors: Mapping[str,
     return "\n".join(lines)
 
 
+def put_tables(path: Path, tables: str) -> None:
+    """Writes the tables, in the place of those that are there; what is written around them stays."""
+    first, last = "<!-- tables -->", "<!-- end of tables -->"
+    text = path.read_text(encoding="utf-8") if path.exists() else f"{first}\n{last}\n"
+    before, _, rest = text.partition(first)
+    after = rest.partition(last)[2]
+    path.write_text(f"{before}{first}\n\n{tables}\n{last}{after}", encoding="utf-8")
+
+
 def main(
     data: Annotated[Path, typer.Option(help="Folder that holds tiny_imagenet40.zip and brain_mri.zip.")],
     out: Annotated[
@@ -275,7 +284,7 @@ def main(
         except CamrtError as error:
             raise typer.BadParameter(str(error)) from error
     command = "python -m camrt.training.compare_heads --data FOLDER --out docs/results/calm_and_cam.md"
-    out.write_text(report(rows, command, floors), encoding="utf-8")
+    put_tables(out, report(rows, command, floors))
 
 
 if __name__ == "__main__":

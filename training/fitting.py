@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import math
 import warnings
@@ -13,6 +15,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.nn import functional
@@ -241,6 +244,11 @@ class Keeping(Callback):
         figures = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")
         }
+        if not math.isfinite(figures["val_loss"]):
+            raise TrainingError(
+                f"the validation loss is {figures['val_loss']} after epoch {trainer.current_epoch + 1}: a "
+                "smaller lr, warmup or gradient_clip may help; what was saved before is still there"
+            )
         if not figures["val_loss"] < self.best:
             return
         self.best = figures["val_loss"]
@@ -306,7 +314,7 @@ def fit(
         raise TrainingError(
             f"pictures to validate on are of other classes: {differing(validation.labels, train.labels)}"
         )
-    state = prepared(folder, recipe, train.labels, resume)
+    state = prepared(folder, recipe, (train, validation), resume)
     preprocessing = Preprocessing.named("imagenet-squash", (recipe.size, recipe.size))
     description = Description(
         head=runs.head_kind(recipe),
@@ -327,28 +335,31 @@ def fit(
     )
     classifier = runs.build(recipe, len(train.labels))
     recipe.write(folder / runs.RECIPE)
-    (folder / "classes.txt").write_text("\n".join(train.labels) + "\n", encoding="utf-8")
+    (folder / runs.DATA).write_text(json.dumps(summary((train, validation)), ensure_ascii=False) + "\n")
     loggers: list[Logger] = [CSVLogger(folder, name=runs.LOGS)]
     if tensorboard:
         loggers.append(tensorboard_logger(folder))
     ending = [EarlyStopping("val_loss", patience=recipe.patience)] if recipe.patience else []
     with quiet():
-        trainer = lightning.Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            precision=recipe.precision,  # type: ignore[arg-type]  # what it may be is checked by Lightning
-            max_epochs=recipe.epochs,
-            gradient_clip_val=recipe.gradient_clip or None,
-            logger=loggers,
-            callbacks=[Keeping(folder, description), *ending, *checkpoints(folder, recipe), *callbacks],
-            plugins=[SafeCheckpoints()],
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=50,
-        )
+        try:
+            trainer = lightning.Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                strategy=strategy,
+                precision=recipe.precision,  # type: ignore[arg-type]  # Lightning says what it may be
+                max_epochs=recipe.epochs,
+                gradient_clip_val=recipe.gradient_clip or None,
+                logger=loggers,
+                callbacks=[Keeping(folder, description), *ending, *checkpoints(folder, recipe), *callbacks],
+                plugins=[SafeCheckpoints()],
+                enable_progress_bar=progress,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=50,
+            )
+        except (MisconfigurationException, ValueError) as error:
+            raise TrainingError(f"Lightning cannot train so: {error}") from error
         batches = ShuffledBatches(
             len(train), recipe.batch_size, recipe.seed, shuffled=True, world=trainer.world_size
         )
@@ -357,12 +368,25 @@ def fit(
     return runs.read_description(folder)
 
 
-def prepared(folder: Path, recipe: Recipe, labels: tuple[str, ...], resume: bool) -> Path | None:
+def summary(data: tuple[Split, Split]) -> dict[str, Any]:
+    """What pictures to train and to validate on are: their classes, numbers, and a hash of their order."""
+    digest = hashlib.sha256()
+    for split in data:
+        for path, index in zip(split.files, split.classes.tolist(), strict=True):
+            digest.update(f"{path.parent.name}/{path.name}\0{index}\0".encode())
+    return {
+        "labels": list(data[0].labels),
+        "pictures": [len(split) for split in data],
+        "sha256": digest.hexdigest(),
+    }
+
+
+def prepared(folder: Path, recipe: Recipe, data: tuple[Split, Split], resume: bool) -> Path | None:
     """The state to go on from, if any; the folder is made.
 
     Raises:
-        TrainingError: The folder is taken, or holds nothing to go on with, or another recipe or other
-            classes.
+        TrainingError: The folder is taken, or holds nothing to go on with, or another recipe, other classes
+            or other pictures.
     """
     state = folder / runs.STATE
     written = folder / runs.RECIPE
@@ -384,9 +408,19 @@ def prepared(folder: Path, recipe: Recipe, labels: tuple[str, ...], resume: bool
         if now[name] != before[name] and name not in free
     ]:
         raise TrainingError(f"{folder} was begun with other settings: {', '.join(changed)}")
-    classes = tuple((folder / "classes.txt").read_text(encoding="utf-8").splitlines())
-    if classes != labels:
-        raise TrainingError(f"{folder} was begun with other classes: {differing(labels, classes)}")
+    try:
+        begun = json.loads((folder / runs.DATA).read_text(encoding="utf-8"))
+        labels, pictures = begun["labels"], begun["pictures"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder / runs.DATA} cannot be read: {error!r}") from error
+    present = summary(data)
+    if labels != present["labels"]:
+        raise TrainingError(f"{folder} was begun with other classes: {differing(present['labels'], labels)}")
+    if begun != present:
+        raise TrainingError(
+            f"{folder} was begun with other pictures: {pictures[0]} and {pictures[1]} then, {len(data[0])} "
+            f"and {len(data[1])} now, or others in their places"
+        )
     return state if state.exists() else None
 
 

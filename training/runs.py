@@ -1,10 +1,13 @@
 """What a training run leaves in its folder, and reading it again.
 
-RUN/recipe.yaml         every setting
-RUN/model.safetensors   the weights, those of the epoch with the best validation loss
-RUN/model.json          what they are: head, backbone, classes, preprocessing, where they come from
-RUN/last.safetensors    the whole state after the last checkpoint, to go on from
-RUN/logs/               metrics of every epoch, one folder a start
+Each file takes its place when it is whole:
+
+    recipe.yaml         every setting
+    data.json           the classes, and which pictures there were
+    model.safetensors   the weights, those of the epoch with the best validation loss
+    model.json          what they are: head, backbone, classes, preprocessing, provenance
+    last.safetensors    the whole state after the last checkpoint, to go on from
+    logs/               metrics of every epoch, one folder a start
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ __all__ = ["Description", "build", "load_run", "save_run"]
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "model.json"
 RECIPE: Final = "recipe.yaml"
+DATA: Final = "data.json"
 STATE: Final = "last.safetensors"
 LOGS: Final = "logs"
 FORMAT: Final = 1

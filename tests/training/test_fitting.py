@@ -78,7 +78,7 @@ def test_every_head_learns(data: tuple[Split, Split], tmp_path: Path, head: str)
     assert len(losses) == 6
     assert losses[-1] < 0.7 * losses[0]
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "recipe.yaml", "classes.txt", "model.safetensors", "model.json", "last.safetensors", "logs",
+        "recipe.yaml", "data.json", "model.safetensors", "model.json", "last.safetensors", "logs",
     }  # fmt: skip
     classifier, described = runs.load_run(tmp_path / "run")
     assert described == found
@@ -207,8 +207,15 @@ def test_runs_that_cannot_begin_or_go_on(data: tuple[Split, Split], tmp_path: Pa
     other = tuple(Split(part.files, part.classes, ("blue", "green", "rouge")) for part in data)
     with pytest.raises(TrainingError, match=r"other classes: missing 'red'; not expected 'rouge'"):
         run(other, folder, recipe(), resume=True)
+    fewer = (data[0].taken(range(len(data[0]) - 1)), data[1])
+    with pytest.raises(TrainingError, match="begun with other pictures: 33 and 9 then, 32 and 9 now"):
+        run(fewer, folder, recipe(), resume=True)
     with pytest.raises(TrainingError, match="to validate on are of other classes"):
         run((data[0], other[1]), tmp_path / "new", recipe())
+    with pytest.raises(TrainingError, match="Lightning cannot train so"):
+        fit(recipe(), *data, tmp_path / "gpu", accelerator="nonesuch", progress=False)
+    with pytest.raises(TrainingError, match="Lightning cannot train so"):
+        run(data, tmp_path / "half", recipe(precision="12-odd"))
     (folder / runs.STATE).write_bytes(b"\x00" * 20)
     with pytest.raises(TrainingError, match="cannot be read as safetensors"):
         run(data, folder, recipe(), resume=True)
