@@ -23,6 +23,8 @@ def describe(engine: Engine) -> str:
         if interface.recognised
         else "ends in logits"
     )
+    if interface.joint is not None:
+        ending = "CALM: p(y,z|x) of every class and cell; logits are log p(y|x), and scores p(y|x)"
     batch = "any" if interface.batch is None else f"fixed at {interface.batch}; batches are cut and padded"
     known = "known" if engine.preprocessing is not None else "not known: pass preprocessing= to camrt.load"
     lines = [

@@ -115,7 +115,8 @@ class Engine:
                 uint8 arrays (H, W, 3)) when the preprocessing is known.
 
         Returns:
-            (N, classes) float32. `engine.probabilities` turns them into probabilities.
+            (N, classes) float32; of a CALM model log p(y|x). `engine.probabilities` turns them into
+            probabilities.
 
         Raises:
             InputError: A batch this model cannot take.

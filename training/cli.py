@@ -109,6 +109,8 @@ def train(
             tensorboard=tensorboard,
             data_name=data.resolve().name,
         )
+        if not fitting.first_process():
+            return
         figures = found.provenance
         console().print(
             f"epoch {figures['epochs_trained']} was the best: validation loss {figures['val_loss']:.4f}, "

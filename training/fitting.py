@@ -16,6 +16,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.nn import functional
@@ -334,8 +335,9 @@ def fit(
         },
     )
     classifier = runs.build(recipe, len(train.labels))
-    recipe.write(folder / runs.RECIPE)
-    (folder / runs.DATA).write_text(json.dumps(summary((train, validation)), ensure_ascii=False) + "\n")
+    if first_process():
+        recipe.write(folder / runs.RECIPE)
+        (folder / runs.DATA).write_text(json.dumps(summary((train, validation)), ensure_ascii=False) + "\n")
     loggers: list[Logger] = [CSVLogger(folder, name=runs.LOGS)]
     if tensorboard:
         loggers.append(tensorboard_logger(folder))
@@ -390,6 +392,8 @@ def prepared(folder: Path, recipe: Recipe, data: tuple[Split, Split], resume: bo
     """
     state = folder / runs.STATE
     written = folder / runs.RECIPE
+    if not first_process():  # the first has looked, and has written since
+        return state if resume and state.exists() else None
     if not resume:
         if written.exists():
             raise TrainingError(
@@ -422,6 +426,11 @@ def prepared(folder: Path, recipe: Recipe, data: tuple[Split, Split], resume: bo
             f"and {len(data[1])} now, or others in their places"
         )
     return state if state.exists() else None
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that train together, or the only one."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def checkpoints(folder: Path, recipe: Recipe) -> list[ModelCheckpoint]:

@@ -155,6 +155,37 @@ def test_em_and_ml_take_the_same_steps(data: tuple[Split, Split], tmp_path: Path
         torch.testing.assert_close(weights[1][name], value, atol=2e-5, rtol=2e-4)
 
 
+def test_two_processes_train_together(data: tuple[Split, Split], tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    settings = {**SMALL, "epochs": 6, "batch_size": 4, "head": "calm-em", "teacher_decay": 0.9}
+    tests, place = str(Path(__file__).parent.parent), str(data[0].files[0].parent.parent)
+    script.write_text(
+        f"import sys; sys.path.insert(0, {tests!r})\n"
+        "from peer_libraries import mend_torchvision; mend_torchvision()\n"
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from camrt.training.fitting import fit\n"
+        "from camrt.training.recipe import Recipe\n"
+        "from camrt.training.splits import split_folder\n"
+        "torch.set_num_threads(1)\n"
+        f"settings = Recipe.of({settings!r})\n"
+        f"data = split_folder(Path({place!r}), 0.2, 0)\n"
+        "options = dict(accelerator='cpu', devices=2, strategy='ddp', progress=False)\n"
+        f"fit(settings, *data, Path({str(tmp_path / 'run')!r}), **options)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = runs.read_description(tmp_path / "run").provenance
+    assert found["val_top1"] > 0.8
+    assert state(tmp_path / "run")["global_step"] == 6 * (33 // 8)
+
+
+def test_mixed_precision(data: tuple[Split, Split], tmp_path: Path) -> None:
+    found = run(data, tmp_path / "run", recipe(head="calm-em", precision="bf16-mixed", epochs=4))
+    assert found.provenance["val_top1"] > 0.9
+    assert state(tmp_path / "run")["state_dict"]["classifier.head.classes.weight"].dtype == torch.float32
+
+
 def test_a_slow_teacher_follows(data: tuple[Split, Split], tmp_path: Path) -> None:
     run(data, tmp_path / "run", recipe(head="calm-em", teacher_decay=0.5, epochs=2))
     found = state(tmp_path / "run")["state_dict"]
