@@ -202,6 +202,7 @@ def table(rows: Sequence[Mapping[str, Any]], data: str) -> Iterator[str]:
         *((f"ratio_{share}", f"R at {share} %", 1, "") for share in (10, 30, 50)),
         ("pointing", "pointing", 100, " %"),
         ("pointing_several", "pointing, 2–4 objects", 100, " %"),
+        ("energy", "energy in boxes", 100, " %"),
     ]
     mine = [row for row in rows if row["data"] == data]
     shown = [column for column in columns if column[0] in mine[0]]
