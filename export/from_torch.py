@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import warnings
@@ -172,8 +173,11 @@ def exported(
     axes: dict[int, Any] = {0: torch.export.Dim("batch")} if dynamic_batch else {}
     if dynamic_size:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    log = logging.getLogger("torch.onnx")
+    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about itself
+        log.setLevel(logging.ERROR)  # likewise
         torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that ONNX does not have
         try:
             program = torch.onnx.export(
@@ -191,6 +195,7 @@ def exported(
             raise BackendError(f"torch could not export the module to ONNX: {error}{hint}") from error
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
+            log.setLevel(level)
     assert program is not None  # only the exporter that this call does not use answers with None
     model = program.model_proto
     forget_sources(model)

@@ -60,7 +60,8 @@ class Interface:
         activation: How logits become probabilities.
         recognised: The operator at the end of the file that said so; None when the file ends in logits.
         layout: Axis order of the file's own input.
-        joint: In a CALM file, the tensor of log p(y,z|x), (N, C, h, w); None in others.
+        joint: Of a CALM model, what gives log p(y,z|x), (N, C, h, w): the tensor's name, or in a torch module
+            the path of its head; None of others.
     """
 
     channels: int
