@@ -13,7 +13,7 @@ from camrt.engine.backends import Backend, Runner
 from camrt.engine.heads import FactoredHead, GenericHead, Head
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked
-from camrt.engine.heads.calm import CalmHead, is_ratio_of_sums
+from camrt.engine.heads.calm import CalmHead, agrees
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.lazy import LazyRunner
@@ -36,6 +36,7 @@ from camrt.export.cutting import (
 from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor, tap_cells
 from camrt.export.graph import Graph
 from camrt.export.interface import LOGITS, PICTURES, Interface
+from camrt.export.ratio import is_ratio_of_cells
 
 if TYPE_CHECKING:
     from camrt.engine.methods import Method
@@ -233,13 +234,17 @@ def calm_head(
     generic: Callable[[str], GenericHead],
     threads: int | None,
 ) -> Head:
-    """A CALM model's head: by sums over cells where it is found to be so, which is tried on noise."""
+    """A CALM model's head: by sums over cells where it is cell by cell, and takes maps of any size."""
     assert interface.joint is not None
     end, shape = interface.joint, graph.shape(target)
     if around or shape is None or end not in graph.downstream(target):
         return generic("a CALM head that the cut does not lie before")
+    whole = generic(
+        "a CALM head, and between the cut and its sums is more than what acts on each cell by itself"
+    )
+    if not is_ratio_of_cells(graph, target, end):
+        return whole
     part = head_model(model, graph, target, end, input_name=MAP, batch=interface.batch)
-    whole = generic("a CALM head, of which the cut leaves more than what acts on each cell by itself")
     head = CalmHead(
         whole, LazyRunner(lambda: runtime.runner(part, label="head's joint", batch=interface.batch)), threads
     )
@@ -248,7 +253,7 @@ def calm_head(
     reader = ScoreReader(np.tile(np.arange(interface.num_classes), (2, 1)), "probability", "softmax")
     asked = Asked(activations, nothing, reader, PassCounter(), {})
     try:
-        return head if is_ratio_of_sums(head, whole, asked) else whole
+        return head if agrees(head, whole, asked) else whole
     except BackendError:  # a head of one size takes no further row of cells
         return whole
 

@@ -8,6 +8,7 @@ from camrt.export.affine import spatially_constant
 from camrt.export.graph import Graph, attribute, opset
 from camrt.export.operators import (
     CHANNEL_MIXING,
+    CHOOSING,
     ELEMENTWISE_BINARY,
     ELEMENTWISE_UNARY,
     QUANTISERS,
@@ -54,7 +55,7 @@ def cellwise(graph: Graph, node: NodeProto, region: dict[str, bool]) -> bool | N
         scale = graph.shape(node.input[1])
         by_channel = attribute(node, "axis", 1) == 1 and not attribute(node, "block_size", 0)
         return separable if scale in ((), (1,)) or by_channel else None
-    if operator in ELEMENTWISE_UNARY or operator in ELEMENTWISE_BINARY:
+    if operator in ELEMENTWISE_UNARY | ELEMENTWISE_BINARY | CHOOSING:
         constants = [graph.constant(name) for name in fixed]
         if any(value is None or not spatially_constant(value) for value in constants):
             return None

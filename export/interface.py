@@ -8,8 +8,7 @@ The cases, in order:
 3. The output is the only one of rank 2 (rank 4 with two trailing ones counts), or the one named.
 4. A Softmax, LogSoftmax or Sigmoid at the end is recognised and taken off: the graph then ends at its logits.
 5. A CALM file, which says so in its metadata, gives probabilities p(y|x) = exp(log p(y|x)); its logits are
-log p(y|x),
-   whose softmax is p(y|x).
+   log p(y|x), whose softmax is p(y|x).
 6. `Constant` nodes become initializers, so that what follows finds every weight in one place.
 """
 

@@ -8,6 +8,7 @@ from camrt.export.graph import attribute
 
 __all__ = [
     "CHANNEL_MIXING",
+    "CHOOSING",
     "ELEMENTWISE_BINARY",
     "ELEMENTWISE_UNARY",
     "FLOATING",
@@ -29,6 +30,8 @@ ELEMENTWISE_UNARY = frozenset(
     }
 )  # fmt: skip
 ELEMENTWISE_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum"})
+# Compare numbers, or choose between them.
+CHOOSING = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where"})
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # Act on each cell of a map by itself, but mix its channels.
 CHANNEL_MIXING = frozenset({"Softmax", "LogSoftmax", "Concat", "LpNormalization"})

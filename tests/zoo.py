@@ -545,6 +545,16 @@ def class_maps(
     return net.part(last, lambda A: conv(A).sum(axis=(2, 3)), (K, h, w), C)
 
 
+@head("a-choice-before-the-pool", "pooled-linear", "separable")
+def _(rng: np.random.Generator, K: int, h: int, w: int, C: int) -> Part:
+    """Numbers compared, and chosen between, cell by cell."""
+    net = Net(rng)
+    low = net.add("Less", "A", net.constant(0.3))
+    halved = net.add("Mul", "A", net.constant(0.5))
+    last, linear = net.gemm(net.pooled(net.add("Where", low, halved, "A")), K, C)
+    return net.part(last, lambda A: linear(mean(np.where(A < 0.3, 0.5 * A, A))), (K, h, w), C)
+
+
 @head("batch-norm-before-the-pool", "pooled-linear")
 def _(rng: np.random.Generator, K: int, h: int, w: int, C: int) -> Part:
     net = Net(rng)

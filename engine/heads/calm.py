@@ -13,7 +13,7 @@ from camrt.engine.heads.base import Asked, Head
 from camrt.engine.heads.generic import GenericHead
 from camrt.kernels.box_sums import box_sums
 
-__all__ = ["CalmHead", "is_ratio_of_sums"]
+__all__ = ["CalmHead", "agrees"]
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -104,7 +104,7 @@ def ratio(sums: Array) -> Array:
     return shares.astype(np.float32)
 
 
-def is_ratio_of_sums(head: CalmHead, generic: GenericHead, asked: Asked) -> bool:
+def agrees(head: CalmHead, generic: GenericHead, asked: Asked) -> bool:
     """Whether sums of cells give what the head itself gives, on a few boxes."""
     height, width = asked.activations.shape[2:]
     boxes = np.array(

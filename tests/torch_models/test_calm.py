@@ -143,3 +143,12 @@ def test_the_module_is_left_as_it_was() -> None:
     engine = camrt.load(made, size=(32, 32))
     engine.explain(batch(), "calm")
     assert not any(part._forward_hooks for part in made.modules())
+
+
+def test_a_cut_with_convolutions_behind_it_runs_the_head(tmp_path: Path) -> None:
+    path = tmp_path / "calm.onnx"
+    to_onnx(classifier("calm"), batch(), path)
+    whole = camrt.load(path)
+    assert whole.head.kind == "calm"
+    early = next(target for target in whole.targets() if target.clean)
+    assert camrt.load(path, target=early.name).head.kind == "generic"
