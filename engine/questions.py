@@ -208,7 +208,7 @@ class Questions:
             MethodError: It is none.
         """
         if JOINT not in self.extras:
-            raise MethodError(NO_JOINT)
+            raise MethodError(f"'calm' {NO_JOINT}")
         return self.extras[JOINT]
 
     def _reader(self, kind: ScoreKind) -> ScoreReader:

@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript")
 
 from camrt.export import to_onnx
 
-METHODS = sorted(camrt.methods())
+METHODS = sorted(set(camrt.methods()) - {"calm"})  # CALM models: test_calm
 # Opti-CAM's hundred steps magnify rounding, and among fifty pictures there is one where some ReLU's input is
 # nearer to zero than two runtimes agree: a gradient on another side of it is another one.
 OPTIONS = {
