@@ -21,20 +21,20 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 import camrt
 from camrt.engine.preprocessing import Preprocessing
-from camrt.errors import PictureError, TrainingError
+from camrt.errors import TrainingError
 from camrt.training import runs
 from camrt.training.checkpoints import SafeCheckpoints
 from camrt.training.classifier import Classifier, ParameterGroups
 from camrt.training.heads import class_scores
 from camrt.training.losses import calm_em_loss
 from camrt.training.recipe import Recipe
+from camrt.training.run_data import RunData, told
 from camrt.training.runs import Description
 from camrt.training.splits import Split, differing
-from camrt.training.views import Batch, PictureViews, ShuffledBatches, collate
+from camrt.training.views import Batch, ShuffledBatches
 
 __all__ = ["fit"]
 
@@ -137,86 +137,6 @@ class TrainingRun(lightning.LightningModule):
         return joint
 
 
-class RunData(lightning.LightningDataModule):
-    """The pictures of a run.
-
-    Args:
-        recipe: How they are shown.
-        train: Those to train on.
-        validation: Those to validate on.
-        preprocessing: How the network takes them.
-    """
-
-    def __init__(self, recipe: Recipe, train: Split, validation: Split, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.train = train
-        self.validation = validation
-        self.preprocessing = preprocessing
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the epoch, and of the place in it, that the run has come to."""
-        canvas = (self.recipe.canvas, self.recipe.canvas)
-        views = PictureViews(self.train, self.preprocessing, canvas, self.recipe.seed)
-        return self._loader(views, _Following(self.trainer, len(self.train), self.recipe))
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """All pictures to validate on, in order."""
-        trainer: Any = self.trainer
-        batches = ShuffledBatches(
-            len(self.validation),
-            self.recipe.batch_size,
-            self.recipe.seed,
-            shuffled=False,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-        )
-        return self._loader(
-            PictureViews(self.validation, self.preprocessing, None, self.recipe.seed), batches
-        )
-
-    def _loader(self, views: PictureViews, batches: ShuffledBatches) -> DataLoader[Any]:
-        workers = self.recipe.workers
-        return _Placed(
-            views,
-            batch_sampler=batches,
-            collate_fn=collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # workers' seeds are not drawn from the global one
-        )
-
-
-class _Placed(DataLoader[Any]):
-    """A loader that goes on where the run is: its place follows from the trainer's."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to do."""
-
-
-class _Following(ShuffledBatches):
-    """The batches of whatever epoch the trainer is in, from the step it has come to."""
-
-    def __init__(self, trainer: Any, count: int, recipe: Recipe) -> None:
-        super().__init__(
-            count,
-            recipe.batch_size,
-            recipe.seed,
-            shuffled=True,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-        )
-        self.trainer = trainer
-
-    def __iter__(self) -> Any:
-        self.epoch, self.done = divmod(self.trainer.global_step, len(self))
-        return super().__iter__()
-
-
 class Keeping(Callback):
     """Keeps the weights of the epoch with the smallest validation loss as the run's own.
 
@@ -262,13 +182,6 @@ class Keeping(Callback):
         }
         described = dataclasses.replace(self.description, provenance=provenance)
         runs.save_run(self.folder, pl_module.classifier.state_dict(), described)
-
-
-def told(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch, or the error that reading it ended in."""
-    if isinstance(batch, PictureError):
-        raise batch
-    return batch
 
 
 def fit(

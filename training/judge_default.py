@@ -34,7 +34,8 @@ from camrt.training.scenes import Scenes, held_out_scenes, object_boxes
 
 __all__ = ["METHODS", "Row", "baselines", "judge", "main", "markdown"]
 
-METHODS = ("cam", "activation", "eigen", "score", "ablation", "pixab")
+METHODS = ("activation", "eigen", "score", "ablation", "pixab")
+"""The methods that are judged, behind "cam" or, of a CALM model, "calm"."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def main(
     accuracy = measure(predict, pictures, scenes)
     batch = inputs(canvases_of(scenes))
     rows = list(baselines(scenes, pictures))
-    for name in method or METHODS:
+    for name in method or ("calm" if engine.head.has_joint else "cam", *METHODS):
         rows.append(judge(engine, batch, scenes, pictures, name))
         typer.echo(f"{name}: pointing {rows[-1].pointing:.3f}, energy {rows[-1].energy:.3f}")
     targets = int((scenes.classes >= 0).sum())
