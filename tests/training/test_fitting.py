@@ -135,7 +135,7 @@ def test_a_process_that_is_killed(data: tuple[Split, Split], tmp_path: Path) -> 
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed" / runs.STATE).exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.4)
+        time.sleep(0.02)
     finally:
         process.kill()
         process.wait()
