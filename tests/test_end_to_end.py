@@ -16,7 +16,7 @@ from camrt.default import model_path, scene_path
 from camrt.engine.cli import app
 from camrt.evaluation.localisation import pointing_game
 
-METHODS = ("cam", "activation", "eigen", "score", "ablation", "pixab")
+METHODS = ("calm", "activation", "eigen", "score", "ablation", "pixab")
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def test_the_embedded_classifier_is_small_and_says_what_it_is(engine):
     assert model_path().stat().st_size <= 2_000_000
     assert engine.labels is not None
     assert engine.preprocessing is not None
-    assert engine.head.kind == "pooled-linear"
+    assert engine.head.kind == "calm"
 
 
 def test_it_names_both_objects_of_the_bundled_scene(engine):
-    explanation = engine.explain(scene_path(), "cam")
+    explanation = engine.explain(scene_path(), "calm")
     best = np.argsort(explanation.probabilities[0])[::-1][:3]
     names = [engine.labels[index] for index in best]
     assert "espresso" in names
