@@ -47,6 +47,8 @@ def axioms(
     from rich.table import Table
 
     with clear_errors():
+        import numpy as np
+
         import camrt
         from camrt.engine.pictures import find_pictures, read_picture
         from camrt.evaluation.axioms import axioms as measured
@@ -55,9 +57,10 @@ def axioms(
         sides = parse_size(size)
         engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides))
         steps = preprocessing_of(engine, sides)
-        pictures = [read_picture(found) for found in find_pictures(images)]
-        if not pictures:
+        arrays = [steps.array(steps.view(read_picture(found))) for found in find_pictures(images)]
+        if not arrays:
             raise InputError("no pictures were found")
+        pictures = np.stack(arrays)  # prepared once for every method and every file with a constant
         options = parse_options(option or [])
         columns = ("changes under f + C", "silent cells that matter", "|sum - p(y|x)|")
         axes = ("invariant", "sensitive", "complete")

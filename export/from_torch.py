@@ -135,12 +135,10 @@ def to_onnx(
         batches = [pictures, np.concatenate([pictures, pictures[:1]])[::-1]] if dynamic_batch else [pictures]
         if dynamic_size:
             batches.append(np.concatenate([pictures, pictures[:, :, ::-1]], axis=2))
-        expected = []
-        for batch in batches:
-            subject.called(subject.tensor(batch))  # what it fails with is told
-            expected.append(
-                {name: array(value) for name, value in outputs.named(subject.tensor(batch)).items()}
-            )
+        expected = [
+            dict(zip(given, map(array, subject.called(subject.tensor(batch), outputs)), strict=True))
+            for batch in batches
+        ]
         _, kind = subject.place()
     metadata = {} if names is None else {"camrt.labels": json.dumps(names, ensure_ascii=False)}
     if steps is not None:

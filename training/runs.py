@@ -13,7 +13,6 @@ Each file takes its place when it is whole:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from camrt.training.backbones import classifier_of
 from camrt.training.classifier import Classifier
 from camrt.training.heads import HeadKind
 from camrt.training.recipe import Recipe
-from camrt.training.tensor_files import read_tensors, write_tensors
+from camrt.training.tensor_files import read_tensors, write_tensors, write_whole
 
 __all__ = ["Description", "build", "load_run", "save_run"]
 
@@ -89,9 +88,8 @@ def save_run(folder: Path, weights: Mapping[str, torch.Tensor], description: Des
     """Writes a run's weights and their description; each file takes its place when it is whole."""
     write_tensors(folder / WEIGHTS, weights, {"format": "pt"})
     content = {"camrt": camrt.__version__, "format": FORMAT, **asdict(description)}
-    draft = folder / f".{DESCRIPTION}.draft"
-    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, folder / DESCRIPTION)  # noqa: PTH105
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_whole(folder / DESCRIPTION, text.encode())
 
 
 def load_run(folder: Path) -> tuple[Classifier, Description]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from camrt.training.heads import CALMHead
+from camrt.training.heads import CALMHead, class_scores
 
 __all__ = ["frame_weights", "scene_loss", "soft_targets"]
 
@@ -116,4 +116,4 @@ def calm_scores(
     inside = weights[used].log()[:, None]  # minus infinity outside: exp makes it nothing
     of_class = (log_joint[scenes] + inside).logsumexp((2, 3))
     of_frame = (log_place[scenes] + inside).logsumexp((2, 3))
-    return log_joint.logsumexp((2, 3)), of_class - of_frame
+    return class_scores(log_joint), of_class - of_frame

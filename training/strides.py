@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from camrt.errors import InputError
-from camrt.training.trunks import map_of, pictures_of
+from camrt.training.trunks import evaluating, map_of, pictures_of
 
 __all__ = ["set_map_stride", "stride_of"]
 
@@ -82,13 +82,10 @@ def strided(trunk: nn.Module, stride: int, size: tuple[int, int]) -> list[str]:
     for path, module in trunk.named_modules():
         if isinstance(module, (nn.Conv2d, *POOLS)):
             handles.append(module.register_forward_hook(watch(path)))
-    training = trunk.training
-    trunk.eval()
     try:
-        with torch.no_grad():
+        with evaluating(trunk), torch.no_grad():
             trunk(pictures_of(trunk, size))
     finally:
-        trunk.train(training)
         for handle in handles:
             handle.remove()
     return found

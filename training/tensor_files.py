@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, written so that a file is always whole."""
+"""Files of a run, written so that they are always whole: safetensors, and any other bytes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from safetensors import SafetensorError, safe_open
 
 from camrt.errors import TrainingError
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_tensors", "write_tensors", "write_whole"]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
     """Writes tensors and notes as one safetensors file, which takes its place when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, safetensors.torch.save(own, dict(notes)))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file beside its place, and moves it there when all of it is on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".camrt-", dir=path.parent)
     draft = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(safetensors.torch.save(own, dict(notes)))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         draft.chmod(0o644)

@@ -7,6 +7,8 @@ pools or flattens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -15,7 +17,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from camrt.errors import InputError
 
-__all__ = ["TimmTrunk", "map_of", "trunk_of"]
+__all__ = ["TimmTrunk", "evaluating", "map_of", "pictures_of", "trunk_of"]
 
 AVERAGING = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 AVERAGING_CALLS = ("avg_pool2d", "adaptive_avg_pool2d", "dropout", "dropout2d")
@@ -64,27 +66,30 @@ def trunk_of(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
             and run a network on the result.
     """
     training = backbone.training
-    backbone.eval()
-    try:
+    with evaluating(backbone):
         if hasattr(backbone, "forward_features") and hasattr(backbone, "reset_classifier"):
             trunk: nn.Module = timm_trunk(backbone, size)
         else:
             trunk = traced_trunk(backbone, size)
         drop_unused(trunk, size)
-    finally:
-        backbone.train(training)
     return trunk.train(training)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as the block runs, and then the mode the module was in."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def map_of(trunk: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
     """(K, h, w) of what a trunk gives for pictures of a size."""
-    training = trunk.training
-    trunk.eval()
-    try:
-        with torch.no_grad():
-            features = trunk(pictures_of(trunk, size))
-    finally:
-        trunk.train(training)
+    with evaluating(trunk), torch.no_grad():
+        features = trunk(pictures_of(trunk, size))
     if not isinstance(features, torch.Tensor) or features.ndim != 4:
         raise InputError("the trunk must give one map (N, K, h, w)")
     return features.shape[1], features.shape[2], features.shape[3]

@@ -126,10 +126,10 @@ class Subject:
             self.called(pictures)
         return seen.source.flatten(1)
 
-    def called(self, pictures: torch.Tensor) -> Any:
-        """Whatever the module returns."""
+    def called(self, pictures: torch.Tensor, module: torch.nn.Module | None = None) -> Any:
+        """Whatever the module returns, or another one that is made of it."""
         try:
-            return self.module(pictures)
+            return (self.module if module is None else module)(pictures)
         except Exception as error:
             raise BackendError(
                 f"{self.name} failed on pictures of shape {tuple(pictures.shape)}: {error}"
