@@ -14,6 +14,11 @@ def ablate_boxes(
 def ablate_channels(
     activations: _Floats, image: _Ints, channel: _Ints, out: _Floats, threads: int
 ) -> None: ...
+def average_precision(scores: _Floats, marks: NDArray[np.uint8], threads: int) -> float: ...
+def best_overlaps(
+    maps: NDArray[np.uint8], boxes: _Ints, starts: _Ints, best: _Floats, threads: int
+) -> None: ...
+def blur(pictures: _Floats, weights: _Floats, mirror: bool, out: _Floats, threads: int) -> None: ...
 def box_probabilities(
     contributions: _Floats,
     logits: _Floats,
@@ -65,3 +70,17 @@ def saliency(
     align_corners: bool,
     threads: int,
 ) -> None: ...
+def largest_boxes(maps: NDArray[np.uint8], largest: _Ints, threads: int) -> None: ...
+def perturb(
+    sheets: _Floats,
+    ranks: _Ints,
+    ranking: _Ints,
+    count: _Ints,
+    first: _Ints,
+    rest: _Ints,
+    out: _Floats,
+    threads: int,
+) -> None: ...
+def score_histogram(
+    scores: _Floats, marks: NDArray[np.uint8], edges: NDArray[np.float64], counts: _Ints, threads: int
+) -> tuple[bool, bool, float, float, int]: ...

@@ -1,0 +1,54 @@
+"""Separable blurring of pictures."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from camrt.kernels import IMPLEMENTATION
+from camrt.kernels.blur import reference
+from camrt.kernels.checks import Floats, floats, thread_count
+
+if IMPLEMENTATION == "native":
+    from camrt.kernels import _native
+
+__all__ = ["blur"]
+
+
+def blur(
+    pictures: Floats, weights: ArrayLike, border: Literal["mirror", "zero"], threads: int | None = None
+) -> Floats:
+    """Convolve every row and then every column with the same weights, in float64 arithmetic.
+
+    Args:
+        pictures: Shape (N, C, H, W).
+        weights: An odd number of weights.
+        border: What lies beyond the border: "mirror", the picture mirrored at its outermost pixels, which are
+            not repeated; or "zero".
+        threads: Number of threads; all of the machine's when None.
+
+    Returns:
+        The blurred pictures, of the shape and type of pictures.
+
+    Raises:
+        ValueError: An argument has a wrong type or shape, or weights reach further than the mirrored picture.
+    """
+    pictures = floats("pictures", pictures, "N C H W")
+    weights = floats("weights", np.asarray(weights, np.float64), "any")
+    if len(weights) % 2 == 0:
+        raise ValueError(f"weights must be odd in number, got {len(weights)}")
+    if border not in ("mirror", "zero"):
+        raise ValueError(f"border must be 'mirror' or 'zero', got {border!r}")
+    if border == "mirror" and len(weights) // 2 >= min(pictures.shape[2:]):
+        raise ValueError(
+            f"{len(weights)} weights reach beyond pictures of {pictures.shape[2]} x {pictures.shape[3]}"
+        )
+    out = np.empty_like(pictures)
+    workers = thread_count(threads)
+    if IMPLEMENTATION == "native":
+        _native.blur(pictures, weights, border == "mirror", out, workers)
+    else:
+        reference.blur(pictures, weights, border, out)
+    return out

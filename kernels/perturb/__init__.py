@@ -1,0 +1,57 @@
+"""Pictures put together from two: the first pixels of a ranking from one, the rest from the other."""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+
+from camrt.kernels import IMPLEMENTATION
+from camrt.kernels.checks import Floats, Ints, floats, indices, output, thread_count
+from camrt.kernels.perturb import reference
+
+if IMPLEMENTATION == "native":
+    from camrt.kernels import _native
+
+__all__ = ["perturb"]
+
+
+def perturb(
+    sheets: Floats,
+    ranks: Ints,
+    ranking: ArrayLike,
+    count: ArrayLike,
+    first: ArrayLike,
+    rest: ArrayLike,
+    out: Floats,
+    threads: int | None = None,
+) -> None:
+    """Write out[b] = sheets[first[b]] where ranks[ranking[b]] < count[b], and sheets[rest[b]] elsewhere.
+
+    Deletion, insertion and remove-and-classify are all of this kind: they differ in which sheet is the
+    picture and which its replacement.
+
+    Args:
+        sheets: Pictures and what replaces their pixels, shape (S, C, H, W).
+        ranks: The place of each pixel in a ranking, 0 first, shape (R, H·W), integers.
+        ranking: Which ranking, shape (B,), integers.
+        count: How many of its pixels are taken from `first`, 0 to H·W, shape (B,), integers.
+        first: Which sheet the pixels of the smallest ranks come from, shape (B,), integers.
+        rest: Which sheet the others come from, shape (B,), integers.
+        out: Written, shape (B, C, H, W), C-contiguous, of the type of sheets.
+        threads: Number of threads; all of the machine's when None.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape, layout or value.
+    """
+    sheets = floats("sheets", sheets, "S C H W")
+    pixels = sheets.shape[2] * sheets.shape[3]
+    ranks = indices("ranks", ranks, max(pixels, 1), (-1, pixels))
+    ranking = indices("ranking", ranking, len(ranks), (-1,))
+    count = indices("count", count, pixels + 1, ranking.shape)
+    first = indices("first", first, len(sheets), ranking.shape)
+    rest = indices("rest", rest, len(sheets), ranking.shape)
+    output("out", out, (len(ranking), *sheets.shape[1:]), sheets.dtype, sheets)
+    workers = thread_count(threads)
+    if IMPLEMENTATION == "native":
+        _native.perturb(sheets, ranks, ranking, count, first, rest, out, workers)
+    else:
+        reference.perturb(sheets, ranks, ranking, count, first, rest, out)
