@@ -195,11 +195,11 @@ class Preprocessing:
         if self.colours == "L":
             picture = picture.convert("L")
         height, width = self.size
-        view = picture.resize((width, height), _FILTERS[self.interpolation], box=self._box(*picture.size))
+        view = picture.resize((width, height), _FILTERS[self.interpolation], box=self.part(*picture.size))
         return view.convert("RGB")
 
-    def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a picture that the model sees: (left, upper, right, lower), in its own pixels.
+    def part(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture that the model sees: (left, upper, right, lower), in the picture's pixels.
 
         Resizing this box to `size` is resizing the whole and then cropping, without ever building the
         resized whole, which for a very long picture would be huge.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,13 +19,13 @@ from camrt.engine.explanation import Explanation, Passes
 from camrt.engine.fusing import Fusion, saliency_maps
 from camrt.engine.heads import Head
 from camrt.engine.inputs import Pictures, map_size, prepare, target_classes
-from camrt.engine.methods import MapShape, Method, build
+from camrt.engine.methods import ChannelMethod, MapShape, Method, build
 from camrt.engine.passes import PassCounter
 from camrt.engine.preprocessing import Preprocessing
-from camrt.engine.questions import Questions
+from camrt.engine.questions import Questions, lost, spoiled
 from camrt.engine.scores import probabilities
-from camrt.errors import DegenerateMapWarning, InputError
-from camrt.export.adjoint import ReluRule
+from camrt.errors import DegenerateMapWarning, InputError, MethodError, TargetError
+from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.cutting import ACTIVATION, JOINT, TargetTensor
 from camrt.export.interface import LOGITS, Interface
 from camrt.kernels.saliency import MapFlag
@@ -153,7 +153,8 @@ class Engine:
             method: A method's name (`camrt.methods()` lists them; case, hyphens and a closing "cam" do not
                 matter), or a method object.
             targets: Classes to explain: None for the predicted one, one class for all pictures, (N,), or
-                (N, T) for several each; any number costs the passes of one.
+                (N, T) for several each; any number costs the passes of one. Or a function that is given the
+                logits (n, classes) of some pictures at a time and answers (n,) or (n, T).
             size: "image" for maps as large as the model's input, "map" for the activation's own grid (the
                 finest of several), or (H, W).
             fuse: How the maps of several layers become one, when the model was loaded with several targets:
@@ -171,86 +172,253 @@ class Engine:
             PictureError: A picture cannot be read.
             DeadlineError: A run took longer than the deadline.
         """
-        started = time.perf_counter()
+        return self._explain(batch, (build(method, options),), targets, size, fuse)[0]
+
+    def explain_all(
+        self,
+        batch: Pictures,
+        methods: Sequence[str | Method],
+        *,
+        targets: Any = None,
+        size: Literal["image", "map"] | tuple[int, int] = "image",
+        fuse: Fusion = "mean",
+    ) -> tuple[Explanation, ...]:
+        """Saliency maps of a batch by several methods, which share the pass through the trunk.
+
+        The arguments and errors are those of `explain`.
+
+        Returns:
+            One explanation a method, in their order. The shared pass is counted in the first.
+        """
+        if isinstance(methods, str | Method) or not methods:
+            raise InputError(f"methods={methods!r} must be a list of one or more methods")
+        return self._explain(batch, tuple(build(method, {}) for method in methods), targets, size, fuse)
+
+    def input_gradients(
+        self, batch: Array, weighting: Array | Callable[[Array], Array]
+    ) -> tuple[Array, Array]:
+        """The gradient of a weighting of the logits with respect to the model's input.
+
+        Args:
+            batch: float32 (N, C, H, W) as the model takes it.
+            weighting: w, float (N, classes); or a function from logits (n, classes) to it, for which each
+                picture is run once more.
+
+        Returns:
+            Logits (N, classes), and d(Σ_c w_c · logit_c)/dx, (N, C, H, W); NaN for pictures whose logits are
+            not finite.
+
+        Raises:
+            AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
+            InputError: A batch this model cannot take, or a weighting of another shape.
+        """
+        pictures, _ = prepare(batch, self.interface, None)
+        logits, gradients = [], []
+        for start in range(0, len(pictures), self.batch_size):
+            block = pictures[start : start + self.batch_size]
+            if callable(weighting):
+                wanted = np.asarray(weighting(self._model(block, [LOGITS])[0]))
+            else:
+                wanted = np.asarray(weighting)[start : start + self.batch_size]
+            if wanted.shape != (len(block), self.num_classes):
+                raise InputError(
+                    f"a weighting of the logits has shape ({len(block)}, {self.num_classes}) for as many "
+                    f"pictures, not {wanted.shape}"
+                )
+            found, gradient = self._adjoints["plain"](
+                block, [LOGITS, GRADIENT], {WEIGHTING: wanted.astype(np.float32)}
+            )
+            logits.append(found)
+            gradients.append(spoiled(gradient, lost(found)))
+        return np.concatenate(logits), np.concatenate(gradients)
+
+    def channel_weights(
+        self, batch: Pictures, method: str | Method = "gradcam", *, targets: Any = None, **options: Any
+    ) -> tuple[Array, Array]:
+        """The weights that a method gives the activation's channels.
+
+        The arguments and errors are those of `explain`.
+
+        Returns:
+            Weights targets.shape + (K,), and the activation (N, K, h, w) that their sum is of.
+
+        Raises:
+            MethodError: Maps of the method are no weighted sum of channels.
+            InputError: The model is cut at several targets.
+        """
         chosen = build(method, options)
+        if not isinstance(chosen, ChannelMethod):
+            raise MethodError(f"{chosen.name} does not weight channels as wholes")
+        if len(self._cuts) > 1:
+            raise InputError(
+                "the model is cut at several targets: load it with the one whose channels are meant"
+            )
+        pictures, _ = prepare(batch, self.interface, self.preprocessing)
+        given = None if targets is None else target_classes(targets, self._placeholder(len(pictures)))
+        kept = []
+        for start in range(0, len(pictures), self.batch_size):
+            block = pictures[start : start + self.batch_size]
+            outputs = self._model_outputs(block, (chosen,))
+            if given is None:
+                classes, _ = target_classes(None, outputs[LOGITS])
+            else:
+                classes = given[0][start : start + self.batch_size]
+            asked = self._questions(block, self._fetched(chosen)[0], classes, outputs, PassCounter())
+            kept.append((chosen.weights(asked)[0], asked.activations))
+        weights, activations = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        return (weights if given is not None and given[1] else weights[:, 0]), activations
+
+    def evaluate(self, data: Any, methods: Any = ("pixab", "gradcam", "ablation"), **settings: Any) -> Any:
+        """Which explanation to trust: metrics of methods on annotated pictures.
+
+        The arguments, the answer and the errors are those of `camrt.evaluation.suite.evaluate`, which is
+        imported here and no earlier: explaining does not need it.
+
+        Args:
+            data: A folder of pictures with their annotations, or a data set.
+            methods: Names of methods, with options if need be, or method objects.
+            **settings: `metrics`, `settings`, `dead`, `out`, `resume`, `progress`.
+        """
+        from camrt.evaluation.suite import evaluate
+
+        return evaluate(self, data, methods, **settings)
+
+    def _explain(
+        self,
+        batch: Pictures,
+        methods: tuple[Method, ...],
+        targets: Any,
+        size: Literal["image", "map"] | tuple[int, int],
+        fuse: Fusion,
+    ) -> tuple[Explanation, ...]:
+        started = time.perf_counter()
         pictures, views = prepare(batch, self.interface, self.preprocessing)
         map_size(size, (1, 1), (1, 1))  # refuses nonsense before anything is run
         if fuse not in get_args(Fusion):
             raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
-        passes = PassCounter()
-        blocks = []
-        wanted = None if targets is None else target_classes(targets, self._placeholder(len(pictures)))
-        for start in range(0, len(pictures), self.batch_size):
-            block = slice(start, start + self.batch_size)
-            classes = None if wanted is None else wanted[0][block]
-            blocks.append(self._explain_block(pictures[block], chosen, classes, passes))
-        scores, logits, classes, *raws = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        grid = max((raw.shape[2:] for raw in raws), key=lambda cells: cells[0] * cells[1])
-        final = map_size(size, (pictures.shape[2], pictures.shape[3]), grid)
-        maps, flags, raw = saliency_maps(raws, chosen, final, fuse, self.threads)
-        broken = int((flags == MapFlag.NOT_FINITE).sum())
-        if broken:
-            warnings.warn(
-                f"{broken} of {flags.size} maps were not finite and are "
-                "all zeros (explanation.flags says which): the model gave NaN or infinity for them",
-                DegenerateMapWarning,
-                stacklevel=2,
-            )
-        shape = classes.shape if wanted is not None and wanted[1] else classes.shape[:1]
-        return Explanation(
-            method=repr(chosen),
-            maps=maps.reshape(*shape, *final),
-            raw=raw.reshape(*shape, *raw.shape[2:]),
-            targets=classes.reshape(shape),
-            scores=scores.reshape(shape),
-            logits=logits,
-            probabilities=self.probabilities(logits),
-            flags=flags.reshape(shape),
-            passes=Passes(**asdict(passes)),
-            seconds=time.perf_counter() - started,
-            labels=self.labels,
-            views=views,
+        wanted = (
+            None
+            if targets is None or callable(targets)
+            else target_classes(targets, self._placeholder(len(pictures)))
         )
+        spent = [PassCounter() for _ in methods]
+        seconds = [0.0 for _ in methods]
+        blocks: list[list[tuple[Array, ...]]] = [[] for _ in methods]
+        kept: list[tuple[Array, Array]] = []
+        several = wanted is not None and wanted[1]
+        for start in range(0, len(pictures), self.batch_size):
+            block = pictures[start : start + self.batch_size]
+            outputs = self._model_outputs(block, methods)
+            spent[0].trunk += len(block)
+            if wanted is not None:
+                classes = wanted[0][start : start + self.batch_size]
+            else:
+                chosen = targets(outputs[LOGITS]) if callable(targets) else None
+                classes, several = target_classes(chosen, outputs[LOGITS])
+            kept.append((outputs[LOGITS], classes))
+            for number, method in enumerate(methods):
+                blocks[number].append(self._explain_block(block, method, classes, outputs, spent[number]))
+                now = time.perf_counter()
+                seconds[number] += now - started
+                started = now
+        if len({classes.shape[1] for _, classes in kept}) > 1:
+            raise TargetError("the function that chooses targets gave a different number of them each time")
+        logits, classes = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        shape = classes.shape if several else classes.shape[:1]
+        explanations = []
+        for number, method in enumerate(methods):
+            scores, *raws = (np.concatenate(parts) for parts in zip(*blocks[number], strict=True))
+            grid = max((raw.shape[2:] for raw in raws), key=lambda cells: cells[0] * cells[1])
+            final = map_size(size, (pictures.shape[2], pictures.shape[3]), grid)
+            maps, flags, raw = saliency_maps(raws, method, final, fuse, self.threads)
+            broken = int((flags == MapFlag.NOT_FINITE).sum())
+            if broken:
+                warnings.warn(
+                    f"{broken} of {flags.size} maps were not finite and are "
+                    "all zeros (explanation.flags says which): the model gave NaN or infinity for them",
+                    DegenerateMapWarning,
+                    stacklevel=3,
+                )
+            now = time.perf_counter()
+            explanations.append(
+                Explanation(
+                    method=repr(method),
+                    maps=maps.reshape(*shape, *final),
+                    raw=raw.reshape(*shape, *raw.shape[2:]),
+                    targets=classes.reshape(shape),
+                    scores=scores.reshape(shape),
+                    logits=logits,
+                    probabilities=self.probabilities(logits),
+                    flags=flags.reshape(shape),
+                    passes=Passes(**asdict(spent[number])),
+                    seconds=seconds[number] + now - started,
+                    labels=self.labels,
+                    views=views,
+                )
+            )
+            started = now
+        return tuple(explanations)
+
+    def _fetched(self, method: Method) -> list[tuple[Cut, dict[str, str], list[str]]]:
+        """For each cut a method looks at: the tensors by their role, and the model's own outputs."""
+        cuts = self._cuts[:1] if method.explains_pixels or method.asks_joint else self._cuts
+        own = [JOINT] if method.asks_joint and self.interface.joint is not None else []
+        return [(cut, cut.fetched(method), own) for cut in cuts]
+
+    def _model_outputs(self, pictures: Array, methods: tuple[Method, ...]) -> dict[str, Array]:
+        """Everything that some methods need of one pass, by name."""
+        fetched = dict.fromkeys([LOGITS])
+        for method in methods:
+            for _, tapped, own in self._fetched(method):
+                fetched |= dict.fromkeys([*own, *tapped.values()])
+        return dict(zip(fetched, self._model(pictures, list(fetched)), strict=True))
 
     def _explain_block(
-        self, pictures: Array, method: Method, classes: Array | None, passes: PassCounter
+        self,
+        pictures: Array,
+        method: Method,
+        classes: npt.NDArray[np.int64],
+        outputs: Mapping[str, Array],
+        passes: PassCounter,
     ) -> tuple[Array, ...]:
-        """Scores (n, T), logits (n, C), classes (n, T) of a block, and each layer's raw maps (n, T, h, w)."""
-        cuts = self._cuts[:1] if method.explains_pixels or method.asks_joint else self._cuts
-        taps = [cut.fetched(method) for cut in cuts]
-        own = [JOINT] if method.asks_joint and self.interface.joint is not None else []
-        fetched = [LOGITS, *own, *(name for tapped in taps for name in tapped.values())]
-        outputs = dict(zip(fetched, self._model(pictures, fetched), strict=True))
-        passes.trunk += len(pictures)
-        logits = outputs[LOGITS]
-        if classes is None:
-            classes = target_classes(None, logits)[0]
+        """Scores (n, T) of a block, and each layer's raw maps (n, T, h, w)."""
         raws = []
-        for cut, tapped in zip(cuts, taps, strict=True):
-            extras = {role: outputs[name] for role, name in tapped.items()} | {
-                name: outputs[name] for name in own
-            }
-            questions = Questions(
-                pictures=pictures,
-                activations=extras.pop(ACTIVATION),
-                logits=logits,
-                targets=classes,
-                activation=self.interface.activation,
-                has_logits=self.interface.joint is None,
-                head=cut.head,
-                model=self._model,
-                logits_output=LOGITS,
-                adjoints=self._adjoints,
-                batch_size=self.batch_size,
-                threads=self.threads,
-                passes=passes,
-                extras=extras,
-            )
+        for fetched in self._fetched(method):
+            questions = self._questions(pictures, fetched, classes, outputs, passes)
             # What is not finite becomes a zero map with a flag; NumPy need not say so as well.
             with np.errstate(invalid="ignore", over="ignore"):
                 raw, scores = method.raw(questions)
             raws.append(raw)
-        return scores, logits, classes, *raws
+        return scores, *raws
+
+    def _questions(
+        self,
+        pictures: Array,
+        fetched: tuple[Cut, dict[str, str], list[str]],
+        classes: npt.NDArray[np.int64],
+        outputs: Mapping[str, Array],
+        passes: PassCounter,
+    ) -> Questions:
+        """What a method may ask about a block at a cut."""
+        cut, tapped, own = fetched
+        extras = {role: outputs[name] for role, name in tapped.items()}
+        extras |= {name: outputs[name] for name in own}
+        return Questions(
+            pictures=pictures,
+            activations=extras.pop(ACTIVATION),
+            logits=outputs[LOGITS],
+            targets=classes,
+            activation=self.interface.activation,
+            has_logits=self.interface.joint is None,
+            head=cut.head,
+            model=self._model,
+            logits_output=LOGITS,
+            adjoints=self._adjoints,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            passes=passes,
+            extras=extras,
+        )
 
     def _placeholder(self, count: int) -> Array:
         """Something of the logits' shape, to check targets against before anything is run."""

@@ -21,13 +21,14 @@ from typing import Any, Final, Literal
 import torch
 
 import camrt
+from camrt.engine.files import write_whole
 from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import TrainingError
 from camrt.training.backbones import classifier_of
 from camrt.training.classifier import Classifier
 from camrt.training.heads import HeadKind
 from camrt.training.recipe import Recipe
-from camrt.training.tensor_files import read_tensors, write_tensors, write_whole
+from camrt.training.tensor_files import read_tensors, write_tensors
 
 __all__ = ["Description", "build", "load_run", "save_run"]
 

@@ -1,9 +1,7 @@
-"""Files of a run, written so that they are always whole: safetensors, and any other bytes."""
+"""Tensors in safetensors files, written so that they are always whole."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,31 +9,16 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from camrt.engine.files import write_whole
 from camrt.errors import TrainingError
 
-__all__ = ["read_tensors", "write_tensors", "write_whole"]
+__all__ = ["read_tensors", "write_tensors"]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
     """Writes tensors and notes as one safetensors file, which takes its place when it is whole."""
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     write_whole(path, safetensors.torch.save(own, dict(notes)))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file beside its place, and moves it there when all of it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".camrt-", dir=path.parent)
-    draft = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.chmod(0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from camrt.engine.methods.ablation import AblationCAM
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method
 from camrt.engine.methods.calm import CALM
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.eigen import EigenCAM
@@ -26,7 +26,7 @@ from camrt.engine.methods.pixels import (
 from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
 
-__all__ = ["Cost", "MapShape", "Method", "build", "methods"]
+__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "build", "methods"]
 
 METHODS: tuple[type[Method], ...] = (
     CAM,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method, weighted_sum
+from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 
@@ -20,7 +20,7 @@ SMALLEST_SCORE = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationCAM(Method):
+class AblationCAM(ChannelMethod):
     """Ablation-CAM: channels weighted by how much the score falls without them.
 
     "Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free Localization"
@@ -39,12 +39,12 @@ class AblationCAM(Method):
 
     score: ScoreKind = "logit"
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
+    def weights(self, ask: Questions) -> tuple[Array, Array]:
         scores = ask.scores(self.score)
         without = ask.scores_without_channels(self.score)
         floor = np.maximum(np.abs(scores), SMALLEST_SCORE)
         weights = (scores[:, None] - without) / floor[:, None]
-        return weighted_sum(weights.transpose(0, 2, 1), ask.activations), scores
+        return weights.transpose(0, 2, 1), scores
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         passes, why = head.channel_passes(shape.channels)

@@ -15,7 +15,7 @@ from camrt.engine.heads import Head
 from camrt.engine.questions import Questions
 from camrt.errors import MethodError
 
-__all__ = ["Cost", "MapShape", "Method", "weighted_sum"]
+__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "weighted_sum"]
 
 Array = npt.NDArray[Any]
 
@@ -116,6 +116,19 @@ class Method(ABC):
     @abstractmethod
     def cost(self, head: Head, shape: MapShape) -> Cost:
         """What a map costs on a head, all target classes together."""
+
+
+class ChannelMethod(Method):
+    """A method whose map is a weighted sum of the activation's channels, Σ_k α_k · A_k."""
+
+    @abstractmethod
+    def weights(self, ask: Questions) -> tuple[Array, Array]:
+        """The channels' weights α (N, T, K), and the scores (N, T) they explain."""
+
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        """See `Method`."""
+        weights, scores = self.weights(ask)
+        return weighted_sum(weights, ask.activations), scores
 
 
 @cache

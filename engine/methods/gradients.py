@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method, weighted_sum
+from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method, weighted_sum
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 
@@ -49,6 +49,22 @@ class GradientMethod(Method):
         return Cost(0, 0, why, head_adjoint=passes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GradientWeights(GradientMethod, ChannelMethod):
+    """A method that makes one weight a channel of its gradient."""
+
+    def weights(self, ask: Questions) -> tuple[Array, Array]:
+        found = [self.channel_weights(gradient, ask.activations) for gradient in ask.gradients(self.score)]
+        return np.stack(found, axis=1), ask.scores(self.score)
+
+    def map(self, gradient: Array, activations: Array) -> Array:
+        return weighted(self.channel_weights(gradient, activations), activations)
+
+    @abstractmethod
+    def channel_weights(self, gradient: Array, activations: Array) -> Array:
+        """α (N, K) of a gradient and an activation (N, K, h, w)."""
+
+
 def weighted(weights: Array, activations: Array) -> Array:
     """Σ_k weights[n, k] · activations[n, k]: (N, h, w)."""
     return np.asarray(weighted_sum(weights[:, None], activations)[:, 0])
@@ -60,7 +76,7 @@ def constant_over_cells(gradient: Array) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradCAM(GradientMethod):
+class GradCAM(GradientWeights):
     """Grad-CAM: channels weighted by their mean gradient.
 
     "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (Selvaraju et al., ICCV
@@ -69,13 +85,13 @@ class GradCAM(GradientMethod):
 
     name: ClassVar[str] = "gradcam"
 
-    def map(self, gradient: Array, activations: Array) -> Array:
-        weights = gradient[:, :, 0, 0] if constant_over_cells(gradient) else gradient.mean(axis=(2, 3))
-        return weighted(weights, activations)
+    def channel_weights(self, gradient: Array, activations: Array) -> Array:
+        found = gradient[:, :, 0, 0] if constant_over_cells(gradient) else gradient.mean(axis=(2, 3))
+        return np.asarray(found)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradCAMPlusPlus(GradientMethod):
+class GradCAMPlusPlus(GradientWeights):
     """Grad-CAM++: channels weighted by their positive gradients, each by what it explains.
 
     "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional Networks" (Chattopadhay
@@ -95,7 +111,7 @@ class GradCAMPlusPlus(GradientMethod):
     definition: Literal["paper", "grad-cam"] = "paper"
     normalise_alpha: bool = False
 
-    def map(self, gradient: Array, activations: Array) -> Array:
+    def channel_weights(self, gradient: Array, activations: Array) -> Array:
         if constant_over_cells(gradient):
             cells = gradient.shape[2] * gradient.shape[3]
             positions = gradient[:, :, :1, :1]
@@ -108,7 +124,7 @@ class GradCAMPlusPlus(GradientMethod):
         if self.normalise_alpha:
             whole = np.where(g > 0, shares, 0.0).sum(axis=(2, 3), keepdims=True) * cells
             shares = shares / np.where(whole != 0, whole, 1.0)
-        return weighted((shares * rising).sum(axis=(2, 3)) * cells, activations)
+        return np.asarray((shares * rising).sum(axis=(2, 3)) * cells)
 
     def _shares(self, g: Array, total: Array) -> Array:
         """The positions' weights w."""
@@ -121,7 +137,7 @@ class GradCAMPlusPlus(GradientMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class XGradCAM(GradientMethod):
+class XGradCAM(GradientWeights):
     """XGrad-CAM: channels weighted by their gradients, averaged with the activation as weight.
 
     "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs" (Fu et al., BMVC 2020,
@@ -130,12 +146,12 @@ class XGradCAM(GradientMethod):
 
     name: ClassVar[str] = "xgradcam"
 
-    def map(self, gradient: Array, activations: Array) -> Array:
+    def channel_weights(self, gradient: Array, activations: Array) -> Array:
         total = activations.sum(axis=(2, 3))
         if constant_over_cells(gradient):
-            return weighted(np.where(total != 0, gradient[:, :, 0, 0], np.float32(0)), activations)
+            return np.asarray(np.where(total != 0, gradient[:, :, 0, 0], np.float32(0)))
         weights = np.einsum("nkij,nkij->nk", gradient, activations)
-        return weighted(np.divide(weights, total, out=np.zeros_like(weights), where=total != 0), activations)
+        return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total != 0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method, weighted_sum
+from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 
@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreCAM(Method):
+class ScoreCAM(ChannelMethod):
     """Score-CAM: channels weighted by the score of the picture seen through them.
 
     "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks" (Wang et al., CVPR
@@ -47,7 +47,7 @@ class ScoreCAM(Method):
     definition: Literal["paper", "grad-cam", "torchcam"] = "paper"
     score: ScoreKind | None = None
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
+    def weights(self, ask: Questions) -> tuple[Array, Array]:
         paper = self.definition == "paper"
         kind: ScoreKind = self.score or ("probability" if paper else "logit")
         masked, constant = ask.scores_of_masked(
@@ -64,7 +64,7 @@ class ScoreCAM(Method):
             raised = np.exp(masked - masked.max(axis=1, keepdims=True))
             weights = raised / raised.sum(axis=1, keepdims=True)
         weights = np.where(constant[:, :, None], 0.0, weights)
-        return weighted_sum(weights.transpose(0, 2, 1), ask.activations), ask.scores(kind)
+        return weights.transpose(0, 2, 1), ask.scores(kind)
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, shape.channels + 1, "one a channel that is not constant, and one of the empty picture")
