@@ -1,0 +1,339 @@
+"""DAP, DOA and COP against slow oracles, the specification's vector, and the table of boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import patches as oracle
+from tolerances import assert_close
+from zoo import HEADS, classifier, save
+
+import camrt
+from camrt.engine.methods import Method
+from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.session import Engine
+from camrt.errors import InputError, MethodError
+from camrt.evaluation.box_ablation import box_table
+from camrt.evaluation.channel_overlap import PUBLISHED_OVERLAP, channel_overlap
+from camrt.evaluation.patch_examples import AdversarialExamples, AttackOptions, build_ae1, build_ae2
+from camrt.evaluation.patch_tasks import (
+    PUBLISHED_DEPENDENCE,
+    PUBLISHED_LOCALISATION,
+    Dependence,
+    activation_dependence,
+    adversarial_patch_task,
+    cosine_distance,
+)
+
+SIDE = 24
+LEVELS = (0.27183, 0.61803)  # no sum of few fractions of a side lies on them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent(Method):
+    """Maps of zeros for even classes, and of the channels' mean for odd ones."""
+
+    name: ClassVar[str] = "silent"
+
+    def raw(self, ask: Any) -> Any:
+        odd = (ask.targets % 2).astype(np.float32)
+        return odd[:, :, None, None] * ask.activations.mean(axis=1)[:, None], ask.scores("logit")
+
+    def cost(self, head: Any, shape: Any) -> Any:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    part = HEADS["gap-flatten-gemm"].make(np.random.default_rng(0), 16, SIDE // 2, SIDE // 2, 12)
+    path = tmp_path_factory.mktemp("patches") / "small.onnx"
+    save(classifier(part, np.random.default_rng(1)).model, path)
+    steps = Preprocessing(size=(SIDE, SIDE), mean=(0.5,) * 3, std=(0.005,) * 3)
+    return camrt.load(path, preprocessing=steps, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def examples(engine: Engine) -> AdversarialExamples:
+    return build_ae2(engine, 6, patches=3, seed=1, options=AttackOptions(tries=30))
+
+
+# ---------------------------------------------------------------- DAP
+
+
+@pytest.mark.parametrize("kind", ["ae1", "ae2"])
+def test_dap_is_the_same_by_loops(engine: Engine, examples: AdversarialExamples, kind: str) -> None:
+    if kind == "ae1":
+        scenes = np.random.default_rng(2).uniform(-20, 20, (3, 3, SIDE, SIDE)).astype(np.float32)
+        examples = build_ae1(engine, scenes, 5, patches=2, options=AttackOptions(tries=30))
+    methods: Sequence[str | Method] = ("gradcam", "activation", camrt.methods()["pixab"](boxes=((2, 1),)))
+    task = adversarial_patch_task(engine, examples, methods)
+    targets = [own[k] for own, k in zip(examples.classes, examples.chosen, strict=True)]
+    boxes = [own[k] for own, k in zip(examples.boxes, examples.chosen, strict=True)]
+    for method, result in zip(methods, task.results, strict=True):
+        maps = engine.explain(examples.pictures, method, targets=np.array(targets)).maps
+        expected = [oracle.pointing_and_share(maps[n], boxes[n]) for n in range(len(examples))]
+        assert result.hits.tolist() == [hit for hit, _ in expected]
+        np.testing.assert_allclose(result.shares, [share for _, share in expected], atol=1e-9)
+        assert result.pointing == sum(hit for hit, _ in expected) / len(examples)
+        assert abs(result.proportion - sum(share for _, share in expected) / len(examples)) < 1e-9
+        assert result.empty == 0
+    names = [result.method for result in task.results]
+    assert names[0].startswith("GradCAM(")
+    assert "boxes=((2, 1),)" in names[2]
+    areas = [(r1 - r0) * (c1 - c0) / SIDE**2 for r0, c0, r1, c1 in boxes]
+    assert abs(task.chance - sum(areas) / len(areas)) < 1e-12
+    assert 0.15**2 * 0.6 < task.chance < 0.2**2 * 1.4
+
+
+def test_maps_of_classes_find_their_patches_and_the_activation_finds_none_in_particular(
+    engine: Engine, examples: AdversarialExamples
+) -> None:
+    """What the patches are for: class maps lie on the class's patch far more often than chance."""
+    found, plain = adversarial_patch_task(engine, examples, ["cam", "activation"]).results
+    assert found.pointing >= 0.8
+    assert found.proportion > 1.5 * plain.proportion
+
+
+def test_maps_of_zeros_miss(engine: Engine, examples: AdversarialExamples) -> None:
+    (result,) = adversarial_patch_task(engine, examples, [Silent()]).results
+    silent = examples.targets % 2 == 0
+    assert 0 < silent.sum() < len(examples)
+    assert result.empty == silent.sum()
+    assert not result.hits[silent].any()
+    assert not result.shares[silent].any()
+    assert (result.shares[~silent] > 0).all()
+
+
+def test_the_task_refuses_another_model_and_no_methods(engine: Engine, examples: AdversarialExamples) -> None:
+    for measured in (adversarial_patch_task, activation_dependence):
+        with pytest.raises(InputError, match="made with another model"):
+            measured(engine, replace(examples, model="0" * 64), ["cam"])
+        for methods in ([], "cam"):
+            with pytest.raises(InputError, match="must be a list of one or more methods"):
+                measured(engine, examples, methods)
+        with pytest.raises(MethodError, match="unknown method"):
+            measured(engine, examples, ["nothing"])
+    assert adversarial_patch_task(engine, replace(examples, model=""), ["cam"]).results
+
+
+# ---------------------------------------------------------------- DOA
+
+
+def test_the_vector() -> None:
+    """Specification E7: [1, 0] against [1, 1]."""
+    found = cosine_distance(np.array([[[1.0, 0]]]), np.array([[[1.0, 1]]]))
+    assert_close(found, [1 - 1 / np.sqrt(2)], "float64")
+    assert abs(found[0] - 0.29289) < 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(0, 4),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    scale=st.sampled_from([1e-200, 1.0, 1e200]),
+)
+def test_the_cosine_by_loops(seed: int, count: int, height: int, width: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = (rng.random((count, height, width)) * rng.integers(0, 2, (count, 1, 1)) for _ in range(2))
+    expected = np.array([oracle.cosine_distance(a, b) for a, b in zip(one, other, strict=True)])
+    np.testing.assert_allclose(cosine_distance(scale * one, other), expected, atol=1e-12)
+    same = cosine_distance(one, scale * one)
+    assert (np.isnan(same) == ~one.any(axis=(1, 2))).all()
+    assert (same[~np.isnan(same)] < 1e-12).all()
+
+
+def test_dependence_is_measured_on_the_map_itself(engine: Engine, examples: AdversarialExamples) -> None:
+    gradcam, silent, plain = activation_dependence(engine, examples, ["gradcam", Silent(), "activation"])
+    maps, sums = (
+        engine.explain(examples.pictures, name, targets=examples.targets, size="map").maps
+        for name in ("gradcam", "activation")
+    )
+    expected = [oracle.cosine_distance(a, b) for a, b in zip(maps, sums, strict=True)]
+    assert_close(gradcam.distances, expected, "float64", factor=1e3)  # 1 − cos loses what cos has
+    assert gradcam.undefined == 0
+    assert abs(gradcam.mean - float(np.mean(expected))) < 1e-9
+    even = examples.targets % 2 == 0
+    np.testing.assert_array_equal(np.isnan(silent.distances), even)
+    assert silent.undefined == even.sum()
+    assert abs(silent.mean) < 1e-6  # the mean of the channels is their sum, but for a factor
+    assert abs(plain.mean) < 1e-12
+    assert np.isnan(Dependence("none", np.array([np.nan])).mean)
+
+
+def test_maps_on_pixels_cannot_be_compared(engine: Engine, examples: AdversarialExamples) -> None:
+    with pytest.raises(InputError, match=r"maps of gradient have \(24, 24\) cells"):
+        activation_dependence(engine, examples, ["gradient"])
+
+
+@pytest.mark.parametrize(
+    ("maps", "others", "words"),
+    [
+        (np.ones((2, 3, 3)), np.ones((2, 3, 4)), "must both be"),
+        (np.ones((3, 3)), np.ones((3, 3)), "must both be"),
+        (np.full((1, 2, 2), np.nan), np.ones((1, 2, 2)), "must be finite"),
+    ],
+)
+def test_the_cosine_refuses(maps: Any, others: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        cosine_distance(maps, others)
+
+
+# ---------------------------------------------------------------- COP
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    channels=st.integers(1, 6),
+    cells=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    patches=st.integers(2, 4),
+    cover=st.sampled_from([0.0, 0.5, 0.8]),
+    data=st.data(),
+)
+def test_cop_by_loops(
+    seed: int,
+    channels: int,
+    cells: tuple[int, int],
+    size: tuple[int, int],
+    patches: int,
+    cover: float,
+    data: Any,
+) -> None:
+    rng = np.random.default_rng(seed)
+    top = data.draw(st.integers(1, channels))
+    weights = rng.integers(-2, 3, (2, channels)) / 2  # ties
+    activations = rng.random((2, channels, *cells)) ** 0.2 * rng.integers(0, 3, (2, channels, 1, 1))
+    starts = np.stack([rng.integers(0, side, (2, patches)) for side in size], axis=2)
+    ends = np.minimum(starts + rng.integers(1, 4, (2, patches, 2)), size)
+    boxes = list(np.concatenate([starts, ends], axis=2))
+    chosen = rng.integers(0, patches, 2)
+    found = channel_overlap(
+        weights, activations, size, boxes, chosen, top=top, cover=cover, thresholds=LEVELS
+    )
+    for row, level in enumerate(LEVELS):
+        expected = [
+            oracle.overlap(
+                weights[n], activations[n], size, boxes[n].tolist(), int(chosen[n]), top, cover, level
+            )
+            for n in range(2)
+        ]
+        assert found.counts[row].tolist() == expected
+        assert found.means[row] == sum(expected) / 2
+    assert found.thresholds == LEVELS
+    assert found.undefined == 0
+
+
+def test_overlap_by_hand() -> None:
+    """Channels that see: the target alone, another alone, both, all but the target; one is constant."""
+    activations = np.zeros((1, 5, 2, 2))
+    activations[0, 0, 0, 0] = 1
+    activations[0, 1, 1, 1] = 1
+    activations[0, 2, [0, 1], [0, 1]] = 1
+    activations[0, 3] = [[0, 1], [1, 1]]
+    activations[0, 4] = 1
+    corners = [np.array([[0, 0, 1, 1], [0, 1, 1, 2], [1, 1, 2, 2]])]
+    counts = [
+        channel_overlap([[5, 4, 3, 2, 1]], activations, (2, 2), corners, [chosen], top=top)
+        .counts[:, 0]
+        .tolist()
+        for chosen, top in ((0, 5), (0, 2), (1, 5), (2, 5))
+    ]
+    assert counts == [[1] * 3, [0] * 3, [1] * 3, [2] * 3]
+
+
+def test_a_pixel_at_the_threshold_is_not_active() -> None:
+    corners = [np.array([[0, 0, 1, 1], [0, 1, 1, 2]])]
+    found = channel_overlap([[1.0]], [[[[2.0, 1.0], [0.0, 0.0]]]], (2, 2), corners, [0], top=1)
+    assert found.counts[:, 0].tolist() == [1, 0, 0]
+
+
+def test_a_picture_of_one_patch_has_no_overlap_and_is_left_out() -> None:
+    activations = np.zeros((2, 1, 2, 2))
+    activations[:, 0, 0, 0] = 1
+    boxes = [np.array([[0, 0, 1, 1]]), np.array([[0, 0, 1, 1], [0, 0, 1, 1]])]
+    found = channel_overlap(np.ones((2, 1)), activations, (2, 2), boxes, [0, 0], top=1)
+    assert np.isnan(found.counts[:, 0]).all()
+    assert found.means == (1.0, 1.0, 1.0)
+    assert found.undefined == 1
+    alone = channel_overlap(np.ones((1, 1)), activations[:1], (2, 2), boxes[:1], [0], top=1)
+    assert np.isnan(alone.means).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "top=100 must be a number of channels from 1 to 3"),
+        ({"top": 0}, "top=0"),
+        ({"weights": np.ones((2, 3))}, r"must be \(N, K\)"),
+        ({"chosen": [0, 0]}, r"\(2,\) chosen ones"),
+        ({"chosen": [0.0]}, "whole numbers"),
+        ({"chosen": [2], "top": 1}, "patch 2 is chosen, of a picture that has 2"),
+        ({"weights": np.full((1, 3), np.nan)}, "must be finite"),
+        ({"activations": np.full((1, 3, 2, 2), np.inf)}, "must be finite"),
+        ({"thresholds": (1.0,), "top": 1}, "must be shares below 1"),
+        ({"cover": 1.0, "top": 1}, "must be shares below 1"),
+        ({"size": (1, 2), "top": 1}, "outside a map of 1×2"),
+    ],
+)
+def test_overlap_refuses(change: dict[str, Any], words: str) -> None:
+    given: dict[str, Any] = {
+        "weights": np.ones((1, 3)),
+        "activations": np.ones((1, 3, 2, 2)),
+        "size": (2, 2),
+        "boxes": [np.array([[0, 0, 1, 1], [1, 1, 2, 2]])],
+        "chosen": [0],
+    }
+    with pytest.raises(InputError, match=words):
+        channel_overlap(**(given | change))
+
+
+# ---------------------------------------------------------------- E12
+
+
+def test_the_table_of_boxes_has_every_setting_once_in_every_reading() -> None:
+    table = box_table()
+    assert len(table) == 24 * 6
+    assert len({(row.name, row.reading, row.assignment) for row in table}) == len(table)
+    assert len({row.method for row in table}) == len(table)
+    for row in table:
+        method = row.method
+        assert (method.boxes, method.perspectives) == (row.boxes, row.perspectives)
+        assert (method.denominators, method.assignment) == (row.reading, row.assignment)
+        assert method.score == "probability"
+        assert (row.published is None) == any(3 in shape for shape in row.boxes)
+    few = {row.name: row for row in box_table(("N2",), ("coverage",))}
+    assert len(few) == 24
+    assert few["1x1 deletion"].published == (52.6, 44.3, 51.9, 44.8)
+    assert few["2x1 preservation"].boxes == ((2, 1),)
+    assert few["2x1 preservation"].published == (51.7, 44.3, 51.9, 43.9)
+    assert few["1x1+2x1 both"].published == (54.1, 47.5, 53.3, 48.0)
+    assert few["1x1+1x2+2x1+2x2 both"].published == PUBLISHED_LOCALISATION["pixab"]
+    assert few["1x1+1x2+2x1+2x2 both"].method == camrt.methods()["pixab"](denominators="N2")
+
+
+def test_what_is_published_is_of_methods_that_exist() -> None:
+    for published in (PUBLISHED_LOCALISATION, PUBLISHED_DEPENDENCE, PUBLISHED_OVERLAP):
+        assert set(published) <= set(camrt.methods())
+
+
+def test_with_one_perspective_the_readings_are_one_map(
+    engine: Engine, examples: AdversarialExamples, tmp_path: Path
+) -> None:
+    rows = [row for row in box_table(assignments=("coverage",)) if row.name in ("2x2 deletion", "2x2 both")]
+    results = adversarial_patch_task(engine, examples, [row.method for row in rows]).results
+    shares = {(row.name, row.reading): result.shares for row, result in zip(rows, results, strict=True)}
+    for reading in ("N1", "N3"):
+        np.testing.assert_allclose(
+            shares["2x2 deletion", reading], shares["2x2 deletion", "N2"], rtol=1e-4, atol=1e-6
+        )
+    assert np.abs(shares["2x2 both", "N1"] - shares["2x2 both", "N2"]).max() > 1e-3
