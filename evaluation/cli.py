@@ -2,25 +2,244 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from camrt.engine.arguments import model_path, parse_options, parse_size, preprocessing_of, read_preprocessing
-from camrt.engine.consoles import add_row, clear_errors, console
+from camrt.engine.arguments import (
+    model_path,
+    parse_options,
+    parse_size,
+    preprocessing_of,
+    read_labels,
+    read_preprocessing,
+)
+from camrt.engine.consoles import add_row, clear_errors, console, plain
 from camrt.errors import InputError
+
+if TYPE_CHECKING:
+    from camrt.engine.session import Engine
 
 __all__ = ["add_commands"]
 
+ON_PICTURES = "pictures"
+
+
+class _Evaluate(TyperGroup):
+    """`camrt evaluate MODEL FOLDER` is `camrt evaluate pictures MODEL FOLDER`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [ON_PICTURES, *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
-    help="Which explanation can be trusted, on your model and your pictures?", no_args_is_help=True
+    help="Which explanation to trust, on your model and your pictures: camrt evaluate MODEL FOLDER.",
+    no_args_is_help=True,
+    cls=_Evaluate,
 )
 
 
 @app.callback()
 def _main() -> None:
     """Options before any command."""
+
+
+Model = Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")]
+Methods = Annotated[
+    str, typer.Option(help="Separated by commas, or all; options as in pixab:denominators=N1.")
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
+]
+Steps = Annotated[str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")]
+Size = Annotated[str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures run at once: the bound on memory.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Measure this many pictures, drawn with the seed.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Resume = Annotated[bool, typer.Option(help="Go on with a run in that folder.")]
+
+
+@app.command(ON_PICTURES)
+def on_pictures(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="Folder of pictures with their annotations.")],
+    methods: Methods = "pixab,gradcam,ablation",
+    metrics: Annotated[str, typer.Option(help="Separated by commas, or all.")] = "all",
+    out: Out = Path("camrt-evaluation"),
+    annotations: Annotated[
+        Path | None, typer.Option(help="A CSV or COCO file, or a folder of XML, masks or WSOL metadata.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="folder, csv, coco, voc, wsol or masks, where it is not plain.")
+    ] = None,
+    preprocessing: Steps = None,
+    labels: Labels = None,
+    size: Size = None,
+    limit: Limit = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Pixels a step of deletion and insertion; a row of them.")
+    ] = None,
+    base: Annotated[str, typer.Option(help="What remove-and-classify puts in: blur or zero.")] = "blur",
+    pxap: Annotated[str, typer.Option(help="exact, or reference: the benchmark's bins.")] = "exact",
+    examples: Annotated[int, typer.Option(min=0, help="Pictures in the report.")] = 8,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    threads: Threads = None,
+    resume: Resume = False,
+) -> None:
+    """Measure methods on annotated pictures: faithfulness, deletion, removal, localisation.
+
+    Writes results.json, Parquet tables, table.md and report.html. A run that was stopped goes on with
+    --resume.
+    """
+    with clear_errors():
+        from camrt.evaluation.datasets import read_dataset
+        from camrt.evaluation.suite import Settings, evaluate
+
+        engine = _loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
+        found = read_dataset(
+            data, annotations=annotations, kind=kind, labels=engine.labels, num_classes=engine.num_classes
+        )
+        settings: dict[str, Any] = {
+            "step": step, "base": base, "pxap": pxap, "examples": examples, "seed": seed, "limit": limit,
+        }  # fmt: skip
+        with _progress("measuring") as progress:
+            evaluation = evaluate(
+                engine,
+                found,
+                _listed(methods),
+                _listed(metrics),
+                settings=Settings(**settings),
+                out=out,
+                resume=resume,
+                progress=progress,
+            )
+        _print_evaluation(evaluation.results, out)
+
+
+@app.command()
+def walls(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    methods: Methods = "gradcam,gradcam++,xgradcam,hirescam,score,ablation,eigen,layercam",
+    out: Out = Path("camrt-walls"),
+    dead_rows: Annotated[
+        int | None, typer.Option(min=1, help="Take the lowest rows for dead, and look no further.")
+    ] = None,
+    preprocessing: Steps = None,
+    labels: Labels = None,
+    size: Size = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    threads: Threads = None,
+    resume: Resume = False,
+) -> None:
+    """Find the pixels that cannot influence a model, and how much of each map lies there (μ)."""
+    with clear_errors():
+        from camrt.evaluation.datasets import read_dataset
+        from camrt.evaluation.suite import Settings, evaluate
+        from camrt.evaluation.walls.dead_zone import find_dead_zone
+        from camrt.evaluation.walls.share import lower_rows
+
+        engine = _loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
+        assert engine.preprocessing is not None  # _loaded sees to it
+        sides = engine.preprocessing.size
+        if dead_rows is not None:
+            dead = lower_rows(sides, dead_rows)
+            console().print(f"dead zone: the lowest {dead_rows} of {sides[0]} rows, as given", soft_wrap=True)
+        else:
+            zone = find_dead_zone(engine, size=sides, seed=seed)
+            dead = zone.pixels
+            console().print(
+                f"dead zone: {100 * zone.share:.1f} % of the picture, its lowest {zone.lowest_rows} of "
+                f"{sides[0]} rows whole; found by {zone.way}, confirmed with noise",
+                soft_wrap=True,
+            )
+            if not dead.any():
+                console().print("every pixel can influence the model: there is nothing to measure μ on")
+                return
+        found = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
+        with _progress("measuring") as progress:
+            evaluation = evaluate(
+                engine,
+                found,
+                _listed(methods),
+                ["mu"],
+                settings=Settings(seed=seed, limit=limit, postprocess="library"),
+                dead=dead,
+                out=out,
+                resume=resume,
+                progress=progress,
+            )
+        _print_evaluation(evaluation.results, out)
+        console().print(f"a map that is the same everywhere: {float(dead.mean()) ** 0.5:.3f}")
+
+
+def _loaded(
+    model: str, preprocessing: str | None, size: str | None, labels: Path | None, **settings: Any
+) -> Engine:
+    import camrt
+
+    sides = parse_size(size)
+    steps = read_preprocessing(preprocessing, sides)
+    engine = camrt.load(model_path(model), preprocessing=steps, labels=read_labels(labels), **settings)
+    engine.preprocessing = preprocessing_of(engine, sides)
+    return engine
+
+
+def _listed(text: str) -> list[str]:
+    """The parts between commas that are not in brackets."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[float, int], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        TextColumn("{task.completed:.1f}/{task.total:.0f} pictures"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_evaluation(results: dict[str, Any], out: Path) -> None:
+    from rich.table import Table
+
+    from camrt.evaluation.report.table import columns
+
+    methods, found = columns(results)
+    table = Table("method", *(column.title for column in found))
+    for number, method in enumerate(methods):
+        add_row(table, method, *(column.cells[number].text for column in found))
+    add_row(table, "maps that counted", *(column.counted for column in found))
+    console().print(table)
+    for name, why in results["left_out"].items():
+        console().print(plain(f"{name}: not measured: {why}"), soft_wrap=True, markup=False)
+    if results["problems"]:
+        console().print(f"{len(results['problems'])} problems with pictures and annotations, listed there")
+    console().print(
+        plain(f"files in {out}: report.html, table.md, results.json"), soft_wrap=True, markup=False
+    )
 
 
 @app.command()

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.errors import InputError
+from camrt.kernels.blur import blur
 
 __all__ = ["SHARES", "Removal", "blurred", "gaussian", "remove_and_classify", "top_pixels"]
 
@@ -147,18 +148,8 @@ def blurred(pictures: Array, side: int, sigma: float) -> Array:
     Raises:
         InputError: The kernel reaches further than the picture does.
     """
-    weights, reach = gaussian(side, sigma), side // 2
-    if reach >= min(pictures.shape[2:]):
+    if side // 2 >= min(pictures.shape[2:]):
         raise InputError(
             f"a blur of {side} reaches beyond pictures of {pictures.shape[2]}×{pictures.shape[3]}"
         )
-    result = pictures
-    for axis in (2, 3):
-        padding = [(reach, reach) if place == axis else (0, 0) for place in range(4)]
-        padded = np.pad(result, padding, mode="reflect")
-        length = result.shape[axis]
-        summed = np.zeros(result.shape, np.float64)
-        for offset, weight in enumerate(weights):
-            summed += weight * np.take(padded, range(offset, offset + length), axis=axis)
-        result = summed
-    return result.astype(pictures.dtype)
+    return blur(pictures, gaussian(side, sigma), "mirror")

@@ -1,0 +1,89 @@
+"""Annotations on the model's grid: boxes and masks go where the preprocessing puts their pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from camrt.engine.preprocessing import Preprocessing
+from camrt.errors import InputError
+
+__all__ = ["benchmark_boxes", "mask_on_grid", "pixel_boxes"]
+
+
+def pixel_boxes(
+    boxes: ArrayLike, picture: tuple[int, int], preprocessing: Preprocessing
+) -> NDArray[np.int64]:
+    """The pixels of the model's input whose middles lie in each box, at least one.
+
+    Args:
+        boxes: (n, 4) (x0, y0, x1, y1) half-open, in pixels of the upright picture.
+        picture: Its (height, width).
+        preprocessing: What makes the model's input of it.
+
+    Returns:
+        (m, 4) half-open (r0, c0, r1, c1), in pixels of the input. Boxes that the preprocessing cuts off
+        altogether are left out: m <= n.
+
+    Raises:
+        InputError: Boxes of another shape.
+    """
+    placed, (height, width) = _placed(boxes, picture, preprocessing), preprocessing.size
+    seen = (placed[:, 2] > 0) & (placed[:, 3] > 0) & (placed[:, 0] < width) & (placed[:, 1] < height)
+    x0, y0, x1, y1 = placed[seen].T
+    first = [np.ceil(edge - 0.5).clip(0, side - 1) for edge, side in ((y0, height), (x0, width))]
+    last = [np.ceil(edge - 0.5).clip(1, side) for edge, side in ((y1, height), (x1, width))]
+    last = [np.maximum(end, start + 1) for start, end in zip(first, last, strict=True)]
+    return np.stack([*first, *last], axis=1).astype(np.int64)
+
+
+def benchmark_boxes(
+    boxes: ArrayLike, picture: tuple[int, int], preprocessing: Preprocessing
+) -> NDArray[np.int64]:
+    """Boxes as the WSOL benchmark takes them: scaled and cut to whole numbers (specification C3).
+
+    Args:
+        boxes: (n, 4) (x0, y0, x1, y1), in pixels of the upright picture.
+        picture: Its (height, width).
+        preprocessing: What makes the model's input of it.
+
+    Returns:
+        (m, 4) (x0, y0, x1, y1) in pixels of the input, the last ones belonging to the box. Boxes that the
+        preprocessing cuts off altogether are left out.
+
+    Raises:
+        InputError: Boxes of another shape.
+    """
+    placed, (height, width) = _placed(boxes, picture, preprocessing), preprocessing.size
+    seen = (placed[:, 2] >= 0) & (placed[:, 3] >= 0) & (placed[:, 0] < width) & (placed[:, 1] < height)
+    return placed[seen].clip(0, (width, height, width, height)).astype(np.int64)
+
+
+def mask_on_grid(
+    mask: NDArray[np.uint8], picture: tuple[int, int], preprocessing: Preprocessing
+) -> NDArray[np.uint8]:
+    """A mask (H, W) of the picture's own pixels, as the model's input shows it: the nearest pixel's value.
+
+    Raises:
+        InputError: A mask of another size than the picture.
+    """
+    if mask.shape != picture:
+        raise InputError(f"a mask of {mask.shape} for a picture of {picture}")
+    height, width = preprocessing.size
+    box = preprocessing.part(picture[1], picture[0])
+    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST, box=box)
+    return np.asarray(resized)
+
+
+def _placed(boxes: ArrayLike, picture: tuple[int, int], preprocessing: Preprocessing) -> NDArray[np.float64]:
+    rows = np.asarray(boxes, np.float64)
+    if not rows.size:
+        rows = rows.reshape(0, 4)
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise InputError(f"boxes must be (n, 4), not {rows.shape}")
+    height, width = preprocessing.size
+    left, upper, right, lower = preprocessing.part(picture[1], picture[0])
+    # Multiplied first and then divided, as the benchmark does: whole numbers stay whole.
+    sides, part = np.array([width, height] * 2), np.array([right - left, lower - upper] * 2)
+    return np.asarray((rows - np.array([left, upper] * 2)) * sides / part)

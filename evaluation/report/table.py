@@ -1,0 +1,147 @@
+"""The figures as a table: methods down, metrics across, the best marked, and how many maps counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from camrt.evaluation.suite.measuring import CENTRE
+from camrt.evaluation.suite.settings import METRICS
+
+__all__ = ["Cell", "Column", "columns", "markdown", "removal_rows"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure, as it is written."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric over all methods.
+
+    Attributes:
+        title: With an arrow to the better side.
+        cells: One a method.
+        counted: How many maps each figure is of, as text.
+        remark: What did not count, or nothing.
+    """
+
+    title: str
+    cells: tuple[Cell, ...]
+    counted: str
+    remark: str
+
+
+def columns(results: Mapping[str, Any]) -> tuple[list[str], list[Column]]:
+    """The methods, the baseline last, and a column for each metric."""
+    figures = results["figures"]
+    methods = [*results["methods"], *([CENTRE] if figures.get(CENTRE) else [])]
+    return methods, [
+        _column(name, [figures[method].get(name) for method in methods], methods)
+        for name in results["metrics"]
+    ]
+
+
+def _column(name: str, found: Sequence[Mapping[str, Any] | None], methods: Sequence[str]) -> Column:
+    metric = METRICS[name]
+    values = [None if figure is None else figure["value"] for figure in found]
+    # The baseline is there to be beaten, and is never marked.
+    rivals = [
+        value for value, method in zip(values, methods, strict=True) if value is not None and method != CENTRE
+    ]
+    best = (max(rivals) if metric.better == "higher" else min(rivals)) if len(rivals) > 1 else None
+    cells = tuple(
+        Cell(_text(name, figure), value is not None and value == best and method != CENTRE)
+        for figure, value, method in zip(found, values, methods, strict=True)
+    )
+    numbers = {figure["counted"] for figure in found if figure is not None}
+    undefined = {
+        method: figure["undefined"]
+        for figure, method in zip(found, methods, strict=True)
+        if figure is not None and figure["undefined"]
+    }
+    counted = " to ".join(str(number) for number in sorted({min(numbers), max(numbers)})) if numbers else "0"
+    remark = ", ".join(f"{method}: {count} undefined, left out" for method, count in undefined.items())
+    return Column(f"{metric.title} {'↑' if metric.better == 'higher' else '↓'}", cells, counted, remark)
+
+
+def _text(name: str, figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return ""
+    if figure["value"] is None:
+        return "undefined"
+    digits = 3 if name in ("deletion", "insertion", "removal", "mu") else 1
+    text = f"{figure['value']:.{digits}f}"
+    return text if figure.get("error") is None else f"{text} ± {figure['error']:.{digits}f}"
+
+
+def removal_rows(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """R_k of every method, with the accuracies it is made of."""
+    rows = []
+    for method, found in results["figures"].items():
+        shares = (found.get("removal") or {}).get("shares")
+        if shares:
+            rows.append((method, [_ratio(entry) for entry in shares]))
+    return rows
+
+
+def _ratio(entry: Mapping[str, Any]) -> str:
+    if entry["ratio"] is None:
+        return "undefined"
+    return f"{entry['ratio']:.2f} ({100 * entry['accuracy']:.0f}/{100 * entry['random']:.0f} %)"
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table as Markdown, with what a reader needs to judge it."""
+    methods, found = columns(results)
+    pictures, model = results["pictures"], results["model"]
+    lines = [
+        f"# Explanations of {model['file']}",
+        "",
+        f"{pictures['measured']} of {pictures['drawn']} pictures measured ({results['data']['kind']}, "
+        f"{results['data']['root']}); accuracy {_share(pictures['accuracy'])} of {pictures['with_label']} "
+        f"with a class; {pictures['objects']} annotated classes in {pictures['with_objects']} pictures, "
+        f"on average {_share(pictures['object_share'])} of the picture. Arrows point to the better side; "
+        "± is the standard error of the mean; the best is bold.",
+        "",
+        "| method | " + " | ".join(column.title for column in found) + " |",
+        "| --- |" + " --- |" * len(found),
+    ]
+    for number, method in enumerate(methods):
+        cells = [column.cells[number] for column in found]
+        lines.append(
+            f"| {method} | "
+            + " | ".join(f"**{cell.text}**" if cell.best else cell.text for cell in cells)
+            + " |"
+        )
+    lines.append("| maps that counted | " + " | ".join(column.counted for column in found) + " |")
+    lines.append("")
+    lines += [f"- {column.title[:-2]}: {column.remark}." for column in found if column.remark]
+    lines += [f"- {METRICS[name].title}: not measured: {why}." for name, why in results["left_out"].items()]
+    if CENTRE in methods:
+        lines.append(f"- {CENTRE}: a Gaussian in the middle of every picture, whatever it shows.")
+    rows = removal_rows(results)
+    if rows:
+        shares = [f"{share:g}" for share in results["settings"]["shares"]]
+        lines += [
+            "",
+            "R_k = accuracy left / accuracy left with as many random pixels erased, by the share erased:",
+            "",
+        ]
+        lines += ["| method | " + " | ".join(shares) + " |", "| --- |" + " --- |" * len(shares)]
+        lines += [f"| {method} | " + " | ".join(cells) + " |" for method, cells in rows]
+    if results["problems"]:
+        lines += ["", f"{len(results['problems'])} problems with pictures and annotations:", ""]
+        lines += [f"- {problem}" for problem in results["problems"][:20]]
+        if len(results["problems"]) > 20:
+            lines.append(f"- and {len(results['problems']) - 20} more, in results.json")
+    return "\n".join(lines) + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{100 * value:.1f} %"

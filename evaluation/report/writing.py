@@ -1,0 +1,21 @@
+"""Writing the report's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from camrt.engine.files import write_whole
+from camrt.evaluation.report.page import page
+from camrt.evaluation.report.table import markdown
+
+if TYPE_CHECKING:
+    from camrt.evaluation.suite import Evaluation
+
+__all__ = ["write_report"]
+
+
+def write_report(evaluation: Evaluation, folder: Path) -> None:
+    """Writes table.md and report.html."""
+    write_whole(folder / "table.md", markdown(evaluation.results).encode())
+    write_whole(folder / "report.html", page(evaluation).encode())

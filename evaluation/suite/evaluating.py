@@ -1,0 +1,310 @@
+"""The run: pictures in blocks, parts kept on the way, figures in the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import camrt
+from camrt.engine.files import write_whole
+from camrt.engine.methods import Method
+from camrt.engine.preprocessing import Preprocessing
+from camrt.errors import AdjointError, CamrtError, DataError, InputError, MethodError
+from camrt.evaluation.datasets import Dataset, Sample, read_dataset
+from camrt.evaluation.suite.measuring import Measured, Plan, measure
+from camrt.evaluation.suite.preparing import Prepared, prepare_sample
+from camrt.evaluation.suite.records import RESULTS, TABLES, Parts, write_table
+from camrt.evaluation.suite.settings import METRICS, Settings, named_methods, wanted_metrics
+from camrt.evaluation.suite.summary import summarise
+
+if TYPE_CHECKING:
+    from camrt.engine.session import Engine
+
+__all__ = ["BLOCK", "Evaluation", "evaluate"]
+
+BLOCK = 8
+"""Pictures measured at a time; what a run that is killed loses."""
+
+Progress = Callable[[float, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        results: What `results.json` holds: settings, counts, problems and the figures of every method.
+        measured: The rows behind the figures.
+        plan: What was measured.
+        dataset: The pictures.
+    """
+
+    results: dict[str, Any]
+    measured: Measured
+    plan: Plan
+    dataset: Dataset
+
+    @property
+    def figures(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """For each method the figure of each metric; `["pixab"]["deletion"]["value"]`."""
+        found: dict[str, dict[str, dict[str, Any]]] = self.results["figures"]
+        return found
+
+    def __repr__(self) -> str:
+        return (
+            f"<Evaluation of {', '.join(self.plan.methods)} on {len(self.measured.pictures)} pictures: "
+            f"{', '.join(self.plan.metrics)}>"
+        )
+
+
+def evaluate(
+    engine: Engine,
+    data: Dataset | str | Path,
+    methods: str | Sequence[str | Method] | Mapping[str, str | Method] = ("pixab", "gradcam", "ablation"),
+    metrics: str | Sequence[str] = "all",
+    *,
+    settings: Settings | None = None,
+    dead: NDArray[np.bool_] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measures explanation methods on a model and annotated pictures.
+
+    Every metric of `METRICS` that the pictures' annotations allow is measured on the same maps; altered
+    pictures of all methods and metrics share batches, and none is run twice. Memory is bounded by the
+    engine's batch size.
+
+    Args:
+        engine: The model, with its preprocessing.
+        data: A data set, or a folder that `camrt.evaluation.datasets.read_dataset` reads.
+        methods: Names, with options if need be ("pixab:denominators=N1"), or method objects; "all".
+        metrics: Names, or "all": then those that cannot be measured are left out, and the results say why.
+        settings: How; see `Settings`.
+        dead: bool (H, W), pixels that cannot influence the model, for μ.
+        out: Folder for results.json, the Parquet tables and the report; None keeps all in memory.
+        resume: Go on with a run in that folder.
+        progress: Called with how many pictures are done, as a fraction, and how many there are.
+
+    Returns:
+        The figures, and the rows behind them.
+
+    Raises:
+        InputError: Metrics that the pictures do not allow, a preprocessing that is not known, or a folder
+            that holds another run.
+        MethodError: A method that this model does not admit.
+        DataError: No pictures.
+    """
+    chosen = settings or Settings()
+    preprocessing = engine.preprocessing
+    if preprocessing is None:
+        raise InputError("the model's preprocessing is not known: load it with camrt.load(preprocessing=...)")
+    built = named_methods(methods, chosen.postprocess)
+    wanted_metrics(metrics)  # refuses unknown ones before anything is read
+    if not isinstance(data, Dataset):
+        data = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
+    if not data.samples:
+        raise DataError(f"{data.root}: no picture to measure on")
+    samples = drawn(data.samples, chosen)
+    names, left_out = possible(metrics, samples, dead)
+    empty = engine.predict(np.zeros((1, preprocessing.channels, *preprocessing.size), np.float32))[0]
+    plan = Plan(engine, built, names, chosen, preprocessing.size, empty, dead)
+    fingerprint = identity(plan, data, samples, preprocessing)
+    parts = None if out is None else Parts(Path(out), fingerprint, resume=resume)
+    if parts is not None and (finished := parts.finished) is not None:
+        return Evaluation(*finished, plan, replace(data, samples=samples))
+    measured, problems = Measured(), [str(problem) for problem in data.problems]
+    for number, block in enumerate(blocks(samples, min(BLOCK, engine.batch_size))):
+        done = number * min(BLOCK, engine.batch_size)
+        if parts is not None and number in parts:
+            found, faults = parts.read(number)
+        else:
+            ready, faults = _read(plan, block, preprocessing, data.inclusive_boxes)
+            found = _measure_block(plan, ready, _within(progress, done, len(block), len(samples)))
+            if parts is not None:
+                parts.write(number, found, faults)
+        for table in TABLES:
+            getattr(measured, table).extend(getattr(found, table))
+        measured.passes += found.passes
+        problems += faults
+        if progress is not None:
+            progress(done + len(block), len(samples))
+    if not measured.pictures:
+        raise DataError(f"none of the {len(samples)} pictures could be read: {'; '.join(problems[:3])}")
+    results = {
+        **fingerprint,
+        "pictures": counts(data, samples, measured),
+        "left_out": left_out,
+        "notes": list(data.notes),
+        "problems": problems,
+        "passes": measured.passes + 1,
+        "figures": summarise(plan, measured),
+    }
+    evaluation = Evaluation(results, measured, plan, replace(data, samples=samples))
+    if out is not None:
+        write_results(evaluation, Path(out))
+    if parts is not None:
+        parts.clear()
+    return evaluation
+
+
+def _read(
+    plan: Plan, block: Sequence[Sample], preprocessing: Preprocessing, inclusive: bool
+) -> tuple[list[Prepared], list[str]]:
+    """The pictures that can be read, and what was wrong with them and the others."""
+    ready: list[Prepared] = []
+    faults = []
+    for sample in block:
+        try:
+            item = prepare_sample(sample, preprocessing, masks=plan.of("objects"), inclusive=inclusive)
+        except CamrtError as error:
+            faults.append(f"{sample.path}: not measured: {error}")
+            continue
+        ready.append(item)
+        faults += [f"{item.name}: {text}" for text in item.problems]
+    return ready, faults
+
+
+def _measure_block(plan: Plan, ready: list[Prepared], advance: Callable[[float], None]) -> Measured:
+    if not ready:
+        return Measured()
+    try:
+        return measure(plan, ready, advance)
+    except (MethodError, AdjointError):
+        _explain_refusal(plan, ready[0])
+        raise
+
+
+def _within(progress: Progress | None, done: int, count: int, total: int) -> Callable[[float], None]:
+    """Tells of a block's share as of the whole."""
+    return lambda share: None if progress is None else progress(done + share * count, total)
+
+
+def _explain_refusal(plan: Plan, item: Prepared) -> None:
+    """Says which methods the model refuses, all at once."""
+    refused = []
+    for name, method in plan.methods.items():
+        try:
+            plan.engine.explain(item.pixels[None], method)
+        except (MethodError, AdjointError) as error:
+            refused.append(f"{name}: {error}")
+    if refused:
+        raise MethodError("this model does not admit " + "; ".join(refused))
+
+
+def drawn(samples: Sequence[Sample], settings: Settings) -> tuple[Sample, ...]:
+    """The samples to measure: all, or `limit` of them, drawn with the seed, in their order."""
+    if settings.limit is None or settings.limit >= len(samples):
+        return tuple(samples)
+    places = np.random.default_rng(settings.seed).choice(len(samples), settings.limit, replace=False)
+    return tuple(samples[place] for place in sorted(places.tolist()))
+
+
+def possible(
+    metrics: str | Sequence[str], samples: Sequence[Sample], dead: NDArray[np.bool_] | None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The metrics that the pictures allow, and why the others are left out.
+
+    Raises:
+        InputError: One was asked for by name and cannot be measured, or none can.
+    """
+    names = wanted_metrics(metrics)
+    missing = {
+        "label": None if any(sample.label is not None for sample in samples) else "no picture has a class",
+        "boxes": None if any(sample.boxes for sample in samples) else "no picture has boxes",
+        "masks": None if any(sample.masks for sample in samples) else "no picture has masks",
+        "dead zone": None
+        if dead is not None and dead.any()
+        else "the model's dead zone was not given, or is empty",
+    }
+    missing["objects"] = missing["boxes"] and missing["masks"] and "no picture has boxes or masks"
+    left_out = {name: why for name in names if (why := missing.get(METRICS[name].needs))}
+    everything = metrics in ("all", ["all"], ("all",))
+    if left_out and not everything:
+        raise InputError("; ".join(f"{name} cannot be measured: {why}" for name, why in left_out.items()))
+    kept = tuple(name for name in names if name not in left_out)
+    if not kept:
+        raise InputError("no metric can be measured: " + "; ".join(left_out.values()))
+    return kept, left_out
+
+
+def blocks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """Some samples at a time."""
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def identity(
+    plan: Plan, data: Dataset, samples: Sequence[Sample], preprocessing: Preprocessing
+) -> dict[str, Any]:
+    """Everything that the results depend on."""
+    engine = plan.engine
+    listing = hashlib.sha256()
+    for sample in samples:
+        size = sample.path.stat().st_size if sample.path.exists() else -1
+        text = repr((sample.name, sample.label, sample.boxes, sample.masks, size))
+        listing.update(text.replace(str(data.root), "").encode())
+    return {
+        "versions": {name: _version(name) for name in ("camrt", "numpy", "onnxruntime")},
+        "model": {
+            "file": engine.path.name,
+            "sha256": engine.sha256,
+            "target": [cut.target.name for cut in engine.cuts],
+            "preprocessing": json.loads(preprocessing.to_json()),
+            "batch_size": engine.batch_size,
+        },
+        "data": {"kind": data.kind, "root": data.root.name, "sha256": listing.hexdigest()},
+        "methods": {name: repr(method) for name, method in plan.methods.items()},
+        "metrics": list(plan.metrics),
+        "settings": json.loads(json.dumps(asdict(plan.settings))),
+        "dead_zone": None
+        if plan.dead is None
+        else hashlib.sha256(np.packbits(plan.dead).tobytes()).hexdigest(),
+    }
+
+
+def _version(name: str) -> str | None:
+    if name == "camrt":
+        return camrt.__version__
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def counts(data: Dataset, samples: Sequence[Sample], measured: Measured) -> dict[str, Any]:
+    """How many pictures there are, and how many of them counted."""
+    labelled = [row for row in measured.pictures if row["label"] is not None]
+    right = [row["label"] == row["predicted"] for row in labelled]
+    return {
+        "found": len(data.samples),
+        "drawn": len(samples),
+        "measured": len(measured.pictures),
+        "with_label": len(labelled),
+        "accuracy": float(np.mean(right)) if right else None,
+        "with_objects": len({row["picture"] for row in measured.objects}),
+        "objects": len(measured.objects),
+        "object_share": float(np.mean([row["share"] for row in measured.objects]))
+        if measured.objects
+        else None,
+    }
+
+
+def write_results(evaluation: Evaluation, folder: Path) -> None:
+    """Writes results.json, the tables and the report."""
+    from camrt.evaluation.report import write_report
+
+    for table in TABLES:
+        write_table(folder / f"{table}.parquet", table, getattr(evaluation.measured, table))
+    write_report(evaluation, folder)
+    # Last, since it says that the run came to its end.
+    text = json.dumps(evaluation.results, indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / RESULTS, text.encode())

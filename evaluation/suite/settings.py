@@ -1,0 +1,179 @@
+"""What to measure, and how: the settings of an evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from camrt.engine.methods import Method, build, canonical
+from camrt.engine.methods import methods as registry
+from camrt.errors import InputError, MethodError
+
+__all__ = ["METRICS", "Metric", "Settings", "named_methods", "wanted_metrics"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        title: As tables name it.
+        of: The class its maps are of: the "predicted" one, the picture's true "label", or each class that
+            has "objects".
+        needs: What the pictures must have: "label", "boxes", "objects" (boxes or masks), "masks", or nothing.
+        better: "higher" or "lower".
+        source: Where it is defined.
+    """
+
+    title: str
+    of: Literal["predicted", "label", "objects"]
+    needs: Literal["", "label", "boxes", "objects", "masks", "dead zone"]
+    better: Literal["higher", "lower"]
+    source: str
+
+
+METRICS: dict[str, Metric] = {
+    "drop": Metric("average drop, %", "predicted", "", "lower", "Grad-CAM++, section 4.1"),
+    "increase": Metric("increase in confidence, %", "predicted", "", "higher", "Grad-CAM++, section 4.1"),
+    "compactness": Metric("compactness, cells", "predicted", "", "lower", "Pixab-CAM"),
+    "deletion": Metric("deletion", "predicted", "", "lower", "RISE, section 4.2"),
+    "insertion": Metric("insertion", "predicted", "", "higher", "RISE, section 4.2"),
+    "removal": Metric("remove and classify", "label", "label", "lower", "CALM, section 5.3"),
+    "pointing": Metric("pointing game, %", "objects", "objects", "higher", "Excitation Backprop"),
+    "energy": Metric("object localisation, %", "objects", "objects", "higher", "Score-CAM; Pixab-CAM"),
+    "maxboxacc": Metric("MaxBoxAcc, %", "objects", "boxes", "higher", "WSOL evaluation, section 3.4"),
+    "maxboxaccv2": Metric("MaxBoxAccV2, %", "objects", "boxes", "higher", "WSOL evaluation, extended"),
+    "pxap": Metric("PxAP, %", "objects", "masks", "higher", "WSOL evaluation, section 3.4"),
+    "mu": Metric("share in the dead zone, μ", "predicted", "dead zone", "lower", "See through walls"),
+}
+"""The metrics by name, in the order of tables."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the metrics are measured.
+
+    Attributes:
+        step: Pixels altered at each point of a deletion or insertion curve; None takes a row of pixels, as
+            RISE does.
+        shares: The shares of pixels that remove-and-classify erases.
+        base: What it puts in their place: the "blur"red picture, or "zero".
+        pxap: "exact", or the benchmark's "reference" bins.
+        postprocess: "library" has maps normalised as the pytorch-grad-cam package does, which μ was published
+            with; None leaves it to each method.
+        seed: Of everything that is drawn.
+        limit: Measure this many pictures, drawn with the seed; None takes all.
+        examples: How many pictures the report shows.
+
+    Raises:
+        InputError: A value out of range.
+    """
+
+    step: int | None = None
+    shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    base: Literal["blur", "zero"] = "blur"
+    pxap: Literal["exact", "reference"] = "exact"
+    postprocess: Literal["native", "library"] | None = None
+    seed: int = 0
+    limit: int | None = None
+    examples: int = 8
+
+    def __post_init__(self) -> None:
+        for name, least in (("step", 1), ("seed", 0), ("limit", 1), ("examples", 0)):
+            value = getattr(self, name)
+            if value is None and name in ("step", "limit"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name}={value!r} must be a whole number >= {least}")
+        if not self.shares or not all(0 < share < 1 for share in self.shares):
+            raise InputError(f"shares={self.shares} must lie between 0 and 1")
+        for name, allowed in (
+            ("base", ("blur", "zero")),
+            ("pxap", ("exact", "reference")),
+            ("postprocess", ("native", "library", None)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
+
+
+def wanted_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of metrics, in the order of tables; "all" means all.
+
+    Raises:
+        InputError: An unknown name, or none.
+    """
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    if names == ["all"]:
+        return tuple(METRICS)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        raise InputError(
+            f"unknown metric {', '.join(map(repr, unknown))}; metrics: all, {', '.join(METRICS)}"
+            if unknown
+            else "no metric was asked for"
+        )
+    return tuple(name for name in METRICS if name in names)
+
+
+def named_methods(
+    methods: str | Sequence[str | Method] | Mapping[str, str | Method], postprocess: str | None = None
+) -> dict[str, Method]:
+    """Methods by the name that tables give them.
+
+    A text is a method's name, with options if need be: "score",
+    "pixab:denominators=N1:perspectives=deletion". "all" means every method.
+
+    Args:
+        methods: One or several; or a mapping from names.
+        postprocess: Option of that name of every method whose own was not given; None leaves it.
+
+    Raises:
+        MethodError: An unknown method or option.
+        InputError: No method, or two of the same name.
+    """
+    if isinstance(methods, Mapping):
+        pairs = list(methods.items())
+    else:
+        listed = [methods] if isinstance(methods, str | Method) else list(methods)
+        listed = list(registry()) if listed == ["all"] else listed
+        pairs = [(text if isinstance(text, str) else shortened(text), text) for text in listed]
+    if not pairs:
+        raise InputError("no method was asked for")
+    found: dict[str, Method] = {}
+    for name, given in pairs:
+        if name in found:
+            raise InputError(f"two methods are called {name!r}")
+        found[name] = _built(given, postprocess)
+    return found
+
+
+def _built(given: str | Method, postprocess: str | None) -> Method:
+    if isinstance(given, Method):
+        return given
+    from camrt.engine.arguments import parse_options
+
+    name, *texts = re.split(r":(?=\w+=)", given)
+    options: dict[str, Any] = parse_options(texts)
+    if canonical(name) not in {canonical(known) for known in registry()}:
+        build(name, {})  # raises, and offers what is alike
+    if postprocess is not None:
+        options = {"postprocess": postprocess} | options
+    try:
+        return build(name, options)
+    except MethodError as error:
+        raise MethodError(f"{given}: {error}") from None
+
+
+def shortened(method: Method) -> str:
+    """A method's name with the options that are not its defaults, as `named_methods` reads them."""
+    default = type(method)()
+    names = [name for name in vars(method) if getattr(method, name) != getattr(default, name)]
+    return ":".join([method.name, *(f"{name}={_text(getattr(method, name))}" for name in names)])
+
+
+def _text(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

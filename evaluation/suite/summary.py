@@ -1,0 +1,184 @@
+"""From rows to the figures of a table: means with how many counted, and what is pooled over the data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camrt.engine.fusing import finished
+from camrt.engine.methods import Method
+from camrt.errors import InputError
+from camrt.evaluation.box_accuracy import THRESHOLDS
+from camrt.evaluation.pixel_precision import PixelCounts
+from camrt.evaluation.suite.measuring import CENTRE, Measured, Plan, Row, centred, normalised
+
+__all__ = ["Figure", "summarise"]
+
+Figure = dict[str, Any]
+"""A figure: its "value" or null, how many "counted", how many were "undefined", and what belongs to it."""
+
+
+def summarise(plan: Plan, measured: Measured) -> dict[str, dict[str, Figure]]:
+    """For each method the figure of each metric; the baseline's are under `CENTRE`."""
+    by_method: dict[str, list[Row]] = {name: [] for name in plan.methods}
+    for row in measured.maps:
+        by_method.setdefault(row["method"], []).append(row)
+    objects = {(row["picture"], row["class"]): row for row in measured.objects}
+    chance = [row["right_after_random_removal"] for row in measured.pictures]
+    return {
+        name: {
+            metric: figure
+            for metric in plan.metrics
+            if (figure := _figure(plan, name, metric, rows, objects, chance)) is not None
+        }
+        for name, rows in by_method.items()
+    }
+
+
+def _figure(
+    plan: Plan,
+    name: str,
+    metric: str,
+    rows: Sequence[Row],
+    objects: Mapping[tuple[str, int], Row],
+    chance: Sequence[Sequence[bool] | None],
+) -> Figure | None:
+    predicted = [row for row in rows if row["is_predicted"]]
+    if metric in ("drop", "increase"):
+        return _mean((row.get(metric) for row in predicted), 100) if predicted else None
+    if metric in ("compactness", "mu"):
+        return (
+            _compactness(predicted) if metric == "compactness" else _mean(row.get("mu") for row in predicted)
+        )
+    if metric in ("deletion", "insertion"):
+        curves = [row[f"{metric}_curve"] for row in predicted if row.get(f"{metric}_curve")]
+        figure = _mean(row.get(metric) for row in predicted)
+        return figure | {"curve": np.mean(curves, axis=0).tolist() if curves else None} if predicted else None
+    if metric == "removal":
+        return _removal(plan, [row for row in rows if row["is_label"]], chance)
+    located = [row for row in rows if (row["picture"], row["class"]) in objects]
+    if metric in ("pointing", "energy"):
+        return _mean((row.get(metric) for row in located if row.get(metric) is not None), 100)
+    if metric in ("maxboxacc", "maxboxaccv2"):
+        return _boxes(plan, metric, located)
+    return _pxap(plan, name, located, objects)
+
+
+def _mean(values: Iterable[float | bool | None], scale: float = 1.0) -> Figure:
+    """A mean, its standard error, and how many values it is of."""
+    listed = list(values)
+    defined = np.array([float(value) for value in listed if value is not None]) * scale
+    spread = float(defined.std(ddof=1) / math.sqrt(len(defined))) if len(defined) > 1 else None
+    return {
+        "value": float(defined.mean()) if len(defined) else None,
+        "error": spread,
+        "counted": len(defined),
+        "undefined": len(listed) - len(defined),
+    }
+
+
+def _compactness(rows: Sequence[Row]) -> Figure | None:
+    if not rows:
+        return None
+    cells = [row.get("compactness") for row in rows]
+    shares = [
+        value / math.prod(row["grid"]) for value, row in zip(cells, rows, strict=True) if value is not None
+    ]
+    return _mean(cells) | {"share": float(np.mean(shares)) if shares else None}
+
+
+def _removal(plan: Plan, rows: Sequence[Row], chance: Sequence[Sequence[bool] | None]) -> Figure | None:
+    """R_k for each share, counts summed before they are divided.
+
+    The value is the mean over the shares at which random erasing leaves something right: the same shares for
+    every method.
+    """
+    right = [row["right_after_removal"] for row in rows if row.get("right_after_removal")]
+    random = [flags for flags in chance if flags]
+    if not rows or not random:
+        return None
+    shares = []
+    for place, share in enumerate(plan.settings.shares):
+        kept = float(np.mean([flags[place] for flags in right])) if right else None
+        by_chance = float(np.mean([flags[place] for flags in random]))
+        ratio = kept / by_chance if kept is not None and by_chance else None
+        shares.append({"share": share, "accuracy": kept, "random": by_chance, "ratio": ratio})
+    ratios = [entry["ratio"] for entry in shares if entry["ratio"] is not None]
+    return {
+        "value": float(np.mean(ratios)) if ratios else None,
+        "counted": len(right),
+        "undefined": len(rows) - len(right),
+        "shares": shares,
+    }
+
+
+def _boxes(plan: Plan, metric: str, rows: Sequence[Row]) -> Figure:
+    """The best threshold for the whole data set, for each overlap."""
+    column = "box_hits" if metric == "maxboxaccv2" else "largest_box_hits"
+    deltas = plan.deltas if metric == "maxboxaccv2" else (0.5,)
+    packed = [row[column] for row in rows if row.get(column)]
+    if not packed:
+        return {"value": None, "counted": 0, "undefined": 0}
+    total = np.zeros((len(deltas), len(THRESHOLDS)), np.int64)
+    for flags in packed:
+        total += unpacked(flags, (len(deltas), len(THRESHOLDS)))
+    rates = total / len(packed)
+    best = rates.argmax(axis=1)
+    by_delta = [
+        {"overlap": delta, "value": 100 * float(rate[at]), "threshold": float(THRESHOLDS[at])}
+        for delta, rate, at in zip(deltas, rates, best, strict=True)
+    ]
+    return {
+        "value": float(np.mean([entry["value"] for entry in by_delta])),
+        "counted": len(packed),
+        "undefined": 0,
+        "overlaps": by_delta,
+    }
+
+
+def unpacked(flags: bytes, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Rows of bits, each row packed by itself."""
+    rows = np.frombuffer(flags, np.uint8).reshape(shape[0], -1)
+    return np.unpackbits(rows, axis=1, count=shape[1]).astype(np.bool_)
+
+
+def _pxap(plan: Plan, name: str, rows: Sequence[Row], objects: Mapping[tuple[str, int], Row]) -> Figure:
+    """Pooled over all pixels. The maps are made anew from their small form, one at a time."""
+    counts, used, side = PixelCounts(plan.settings.pxap), 0, plan.size
+    for row in rows:
+        annotation = objects[row["picture"], row["class"]]
+        if annotation["inside"] is None:
+            continue
+        mask = np.zeros(side, np.uint8)
+        for column, mark in (("ignored", 255), ("inside", 1)):
+            bits = np.unpackbits(np.frombuffer(annotation[column], np.uint8), count=mask.size)
+            mask[bits.reshape(side).astype(np.bool_)] = mark
+        saliency = (
+            centred(side) if name == CENTRE else map_of(row, plan.methods[name], side, plan.engine.threads)
+        )
+        counts.add(normalised(saliency)[None], mask[None])
+        used += 1
+    try:
+        found = counts.result() if used else None
+    except InputError:  # no mask has a pixel left on the model's grid
+        found = None
+    if found is None:
+        return {"value": None, "counted": 0, "undefined": used}
+    return {
+        "value": found.value,
+        "counted": used,
+        "undefined": 0,
+        "positive_share": found.positives / (found.positives + found.negatives),
+        "definition": found.definition,
+    }
+
+
+def map_of(row: Row, method: Method, size: tuple[int, int], threads: int | None) -> NDArray[np.float32]:
+    """The saliency map (H, W) that a row is about, made from its raw form once more."""
+    raw = np.frombuffer(row["raw"], np.float32).reshape(1, 1, *row["grid"])
+    maps, _ = finished(raw, method, size, threads)
+    return np.asarray(maps[0, 0], np.float32)

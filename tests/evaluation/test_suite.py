@@ -1,0 +1,340 @@
+"""The evaluation as a whole: figures against definitions, the same bytes twice, and runs that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from annotated import COLOURS, SIDE, STEPS, boxed_squares, colour_model, masked_squares
+from typer.testing import CliRunner
+
+import camrt
+from camrt.cli import app
+from camrt.engine.methods import GradCAM, PixabCAM
+from camrt.errors import DataError, InputError, MethodError
+from camrt.evaluation.box_accuracy import max_box_accuracy
+from camrt.evaluation.curves import ranks_of
+from camrt.evaluation.datasets import read_dataset
+from camrt.evaluation.localisation import energy_in_boxes, pointing_game
+from camrt.evaluation.pixel_precision import pxap
+from camrt.evaluation.suite import METRICS, Settings, evaluate
+from camrt.evaluation.suite.measuring import CENTRE, centred, normalised
+from camrt.evaluation.suite.preparing import prepare_sample
+from camrt.evaluation.suite.settings import named_methods, shortened
+
+pytest.importorskip("pyarrow")
+METHODS = ("pixab", "gradcam", "eigen")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = colour_model(tmp_path_factory.mktemp("model") / "colours.onnx")
+    return camrt.load(path, preprocessing=STEPS, labels=COLOURS, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return boxed_squares(tmp_path_factory.mktemp("data") / "squares")
+
+
+@pytest.fixture(scope="module")
+def found(engine: Any, folder: Path) -> Any:
+    return engine.evaluate(folder, METHODS, settings=Settings(step=100))
+
+
+def prepared(engine: Any, folder: Path) -> list[Any]:
+    data = read_dataset(folder, labels=engine.labels, num_classes=3)
+    return [prepare_sample(sample, STEPS, masks=True) for sample in data.samples]
+
+
+def test_the_model_knows_its_colours(found: Any) -> None:
+    assert found.results["pictures"]["accuracy"] == 1.0
+    assert found.results["pictures"]["measured"] == 12
+
+
+def test_figures_are_what_their_definitions_say(engine: Any, folder: Path, found: Any) -> None:
+    items = prepared(engine, folder)
+    pictures = np.stack([item.pixels for item in items])
+    labels = np.array([item.label for item in items])
+    for name in METHODS:
+        explained = engine.explain(pictures, name)
+        assert (explained.targets == labels).all()
+        maps, figures = explained.maps, found.figures[name]
+        before = explained.probabilities[np.arange(12), labels].astype(float)
+
+        def of_class(altered: Any) -> Any:
+            answers = engine.probabilities(engine.predict(np.asarray(altered, np.float32)))
+            return answers[np.arange(12), labels].astype(float)
+
+        after = of_class(pictures * maps[:, None])
+        drop = np.mean(np.maximum(0, before - after) / before) * 100
+        assert figures["drop"]["value"] == pytest.approx(drop, abs=1e-4)
+        assert figures["increase"]["value"] == pytest.approx(100 * np.mean(after > before))
+        ranks = ranks_of(maps).reshape(12, 1, SIDE, SIDE)
+        counts = [*range(0, SIDE * SIDE, 100), SIDE * SIDE]
+        curve = np.stack([of_class(np.where(ranks < count, 0, pictures)) for count in counts])
+        assert figures["deletion"]["curve"] == pytest.approx(curve.mean(axis=1).tolist(), abs=1e-5)
+        area = (curve.sum(axis=0) - (curve[0] + curve[-1]) / 2) / (len(counts) - 1)
+        assert figures["deletion"]["value"] == pytest.approx(area.mean(), abs=1e-5)
+        small = engine.explain(pictures, name, size="map").maps
+        assert figures["compactness"]["value"] == pytest.approx(small.sum(axis=(1, 2)).mean(), rel=1e-5)
+        boxes = [item.targets[0].boxes for item in items]
+        assert figures["pointing"]["value"] == pytest.approx(100 * pointing_game(maps, boxes).mean())
+        assert figures["energy"]["value"] == pytest.approx(100 * energy_in_boxes(maps, boxes).mean())
+        drawn = [item.targets[0].drawn for item in items]
+        flat = np.stack([normalised(one) for one in maps])
+        assert figures["maxboxaccv2"]["value"] == pytest.approx(100 * max_box_accuracy(flat, drawn).value)
+        first = max_box_accuracy(flat, drawn, (0.5,), contours="largest")
+        assert figures["maxboxacc"]["value"] == pytest.approx(100 * first.value)
+
+
+def test_insertion_begins_blurred_and_ends_whole(found: Any) -> None:
+    for name in METHODS:
+        curve = found.figures[name]["insertion"]["curve"]
+        whole = [row["probability"] for row in found.measured.pictures]
+        assert curve[-1] == pytest.approx(np.mean(whole))
+        assert found.figures[name]["deletion"]["curve"][0] == pytest.approx(np.mean(whole))
+
+
+def test_random_pixels_are_the_same_for_every_method(found: Any) -> None:
+    shares = [found.figures[name]["removal"]["shares"] for name in METHODS]
+    for own in shares:
+        assert [entry["random"] for entry in own] == [entry["random"] for entry in shares[0]]
+        for entry in own:
+            assert entry["ratio"] == (entry["accuracy"] / entry["random"] if entry["random"] else None)
+
+
+def test_methods_that_find_the_square_are_better_than_the_middle(found: Any) -> None:
+    figures = found.figures
+    assert figures["pixab"]["pointing"]["value"] == 100
+    assert figures["pixab"]["energy"]["value"] > figures[CENTRE]["energy"]["value"] + 20
+    assert figures["pixab"]["deletion"]["value"] < figures["pixab"]["insertion"]["value"]
+    assert set(figures[CENTRE]) == {name for name in found.plan.metrics if METRICS[name].of == "objects"}
+
+
+def test_what_cannot_be_measured_is_left_out_with_its_reason(engine: Any, folder: Path, found: Any) -> None:
+    assert set(found.results["left_out"]) == {"pxap", "mu"}
+    assert "masks" in found.results["left_out"]["pxap"]
+    with pytest.raises(InputError, match="pxap cannot be measured: no picture has masks"):
+        evaluate(engine, folder, "pixab", ["pxap"])
+
+
+def test_masks_and_a_dead_zone(engine: Any, tmp_path: Path) -> None:
+    data = masked_squares(tmp_path / "masked")
+    dead = np.zeros((SIDE, SIDE), np.bool_)
+    dead[24:] = True
+    both = evaluate(engine, read(data, engine), METHODS, ["pxap", "mu", "energy"], dead=dead)
+    binned = evaluate(engine, read(data, engine), METHODS, ["pxap"], settings=Settings(pxap="reference"))
+    items = [prepare_sample(s, STEPS, masks=True) for s in read(data, engine).samples]
+    pictures = np.stack([item.pixels for item in items])
+    masks = np.stack([item.targets[0].mask for item in items])
+    for name in METHODS:
+        maps = engine.explain(pictures, name).maps
+        flat = np.stack([normalised(one) for one in maps])
+        assert both.figures[name]["pxap"]["value"] == pytest.approx(pxap(flat, masks).value, abs=1e-9)
+        expected = pxap(flat, masks, definition="reference").value
+        assert binned.figures[name]["pxap"]["value"] == pytest.approx(expected, abs=1e-9)
+        share = np.linalg.norm(maps[:, 24:], axis=(1, 2)) / np.linalg.norm(maps, axis=(1, 2))
+        assert both.figures[name]["mu"]["value"] == pytest.approx(share.mean(), abs=1e-6)
+    middle = pxap(np.repeat(centred((SIDE, SIDE))[None], len(items), 0), masks).value
+    assert both.figures[CENTRE]["pxap"]["value"] == pytest.approx(middle, abs=0.5)
+
+
+def read(data: Path, engine: Any) -> Any:
+    return read_dataset(data, kind="masks", labels=engine.labels, num_classes=3)
+
+
+def test_nothing_is_run_twice(engine: Any, folder: Path) -> None:
+    """Two names for one method cost the passes of one, beside its own maps; metrics share."""
+    one = evaluate(engine, folder, ["gradcam"], ["deletion", "drop"], settings=Settings(step=100))
+    two = evaluate(
+        engine, folder, {"a": GradCAM(), "b": GradCAM()}, ["deletion", "drop"], settings=Settings(step=100)
+    )
+    assert two.results["passes"] == one.results["passes"]
+    # a trunk pass and 10 partial deletions and one masked picture each; the picture of zeros once for all
+    assert one.results["passes"] == 12 * (1 + 10 + 1) + 1
+
+
+def test_a_method_that_the_model_refuses_is_named(tmp_path: Path, folder: Path) -> None:
+    path = colour_model(tmp_path / "hidden.onnx", hidden=True)
+    hidden = camrt.load(path, preprocessing=STEPS, labels=COLOURS)
+    with pytest.raises(MethodError, match=r"does not admit cam: .*; calm: "):
+        evaluate(hidden, folder, ["cam", "pixab", "calm"], "drop")
+
+
+def test_methods_by_text_and_by_value() -> None:
+    built = named_methods(["pixab:denominators=N1:boxes=[[1,1],[1,2]]", "score"])
+    assert next(iter(built.values())) == PixabCAM(denominators="N1", boxes=((1, 1), (1, 2)))
+    assert shortened(next(iter(built.values()))) == "pixab:denominators=N1:boxes=[[1,1],[1,2]]"
+    assert named_methods([shortened(PixabCAM(denominators="N1"))]) == {
+        "pixab:denominators=N1": PixabCAM(denominators="N1")
+    }
+    assert named_methods("gradcam", "library")["gradcam"].postprocess == "library"
+    with pytest.raises(MethodError, match="did you mean 'pixab'"):
+        named_methods(["pixap"])
+    with pytest.raises(InputError, match="two methods are called"):
+        named_methods(["score", "score"])
+    with pytest.raises(InputError, match="no method"):
+        named_methods([])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("step", 0), ("limit", 0), ("seed", -1), ("shares", (1.5,)), ("base", "grey"), ("pxap", "fine")],
+)
+def test_settings_are_checked(setting: str, value: Any) -> None:
+    with pytest.raises(InputError, match=setting):
+        Settings(**{setting: value})
+
+
+def test_unknown_metrics_and_empty_folders(engine: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown metric 'aopc'"):
+        evaluate(engine, tmp_path, "pixab", "aopc")
+    with pytest.raises(DataError):
+        evaluate(engine, tmp_path, "pixab")
+
+
+def test_broken_pictures_are_listed_and_the_rest_is_measured(engine: Any, tmp_path: Path) -> None:
+    data = boxed_squares(tmp_path / "squares", 4)
+    whole = (data / "001.png").read_bytes()
+    (data / "001.png").write_bytes(whole[: len(whole) // 2])
+    with (data / "boxes.csv").open("a") as file:
+        file.write("002.png,mauve,1,1,5,5\n")
+    found = evaluate(engine, data, "pixab", ["drop", "pointing"])
+    assert found.results["pictures"]["measured"] == 3
+    assert found.figures["pixab"]["drop"]["counted"] == 3
+    problems = "\n".join(found.results["problems"])
+    assert "001.png: not measured" in problems
+    assert "boxes.csv:6" in problems
+
+
+def test_the_same_seed_gives_the_same_bytes(engine: Any, folder: Path, tmp_path: Path) -> None:
+    settings = Settings(step=200, limit=9, seed=3)
+    for name in ("one", "two"):
+        evaluate(engine, folder, METHODS, settings=settings, out=tmp_path / name)
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    tables = {"maps.parquet", "objects.parquet", "pictures.parquet"}
+    written = {path.name for path in (tmp_path / "one").iterdir()}
+    assert written == tables | {"report.html", "results.json", "run.json", "table.md"}
+    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert results["pictures"]["drawn"] == 9
+    assert results["model"]["sha256"] == engine.sha256
+
+
+SCRIPT = """
+import sys
+import camrt
+from annotated import COLOURS, STEPS
+from camrt.evaluation.suite import Settings, evaluate
+engine = camrt.load(sys.argv[1], preprocessing=STEPS, labels=COLOURS, batch_size=2)
+def told(done, total):
+    if sys.argv[4] and done >= float(sys.argv[4]):
+        open(sys.argv[3] + ".reached", "w").close()
+        import time; time.sleep(60)
+evaluate(engine, sys.argv[2], ["pixab", "gradcam"], settings=Settings(step=150), out=sys.argv[3],
+         resume="resume" in sys.argv, progress=told)
+"""
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_the_same(engine: Any, folder: Path, tmp_path: Path) -> None:
+    model, killed = engine.path, tmp_path / "killed"
+    command = [sys.executable, "-c", SCRIPT, str(model), str(folder), str(killed)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path])}
+    process = subprocess.Popen([*command, "5"], env=environment)
+    reached = tmp_path / "killed.reached"
+    try:
+        deadline = time.monotonic() + 100
+        while not reached.exists():
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (killed / "results.json").exists()
+    kept = sorted((killed / "parts").glob("*-note.json"))
+    assert len(kept) == 2  # blocks of two pictures; the third was being measured
+    stamps = [path.stat().st_mtime_ns for path in kept]
+    with pytest.raises(InputError, match="--resume"):
+        evaluate(engine, folder, ["pixab", "gradcam"], settings=Settings(step=150), out=killed)
+    whole = tmp_path / "whole"
+    subprocess.run([*command[:-1], str(whole), ""], env=environment, check=True)
+    # One more picture half written: a part without its note does not count.
+    (killed / "parts" / "000002-maps.parquet").write_bytes(b"torn")
+    loaded = camrt.load(model, preprocessing=STEPS, labels=COLOURS, batch_size=2)
+    seen: list[float] = []
+
+    def told(done: float, total: int) -> None:
+        seen.append(done)
+        if done < 6:
+            assert [path.stat().st_mtime_ns for path in kept] == stamps
+
+    evaluate(
+        loaded,
+        folder,
+        ["pixab", "gradcam"],
+        settings=Settings(step=150),
+        out=killed,
+        resume=True,
+        progress=told,
+    )
+    for path in sorted(whole.iterdir()):
+        assert path.read_bytes() == (killed / path.name).read_bytes(), path.name
+    assert not (killed / "parts").exists()
+    again = evaluate(
+        loaded, folder, ["pixab", "gradcam"], settings=Settings(step=150), out=killed, resume=True
+    )
+    assert again.results == json.loads((whole / "results.json").read_text())
+    with pytest.raises(InputError, match="another evaluation: settings differ"):
+        evaluate(loaded, folder, ["pixab", "gradcam"], settings=Settings(step=151), out=killed, resume=True)
+
+
+def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: Path) -> None:
+    steps = tmp_path / "steps.json"
+    steps.write_text(STEPS.to_json())
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(COLOURS))
+    out = tmp_path / "out"
+    shared = ["--preprocessing", str(steps), "--labels", str(labels)]
+    asked = ["--methods", "pixab,gradcam:score=probability", "--step", "200", "--examples", "3"]
+    run = CliRunner().invoke(
+        app, ["evaluate", str(engine.path), str(folder), *asked, *shared, "-o", str(out)]
+    )
+    assert run.exit_code == 0, run.output
+    assert "gradcam:score=probability" in run.output
+    assert "pxap: not measured: no picture has masks" in run.output
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert page.count("data:image/jpeg;base64,") == 3 * 3
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "**" in (out / "table.md").read_text()
+    again = CliRunner().invoke(
+        app, ["evaluate", str(engine.path), str(folder), *asked, *shared, "-o", str(out)]
+    )
+    assert again.exit_code == 2
+    assert "--resume" in again.output
+
+
+def test_the_command_line_finds_walls(engine: Any, folder: Path, tmp_path: Path) -> None:
+    steps = tmp_path / "steps.json"
+    steps.write_text(STEPS.to_json())
+    shared = [str(engine.path), str(folder), "--preprocessing", str(steps), "--methods", "gradcam,hirescam"]
+    seeing = CliRunner().invoke(app, ["evaluate", "walls", *shared, "-o", str(tmp_path / "none")])
+    assert seeing.exit_code == 0, seeing.output
+    assert "every pixel can influence the model" in seeing.output
+    given = CliRunner().invoke(
+        app, ["evaluate", "walls", *shared, "--dead-rows", "8", "-o", str(tmp_path / "given")]
+    )
+    assert given.exit_code == 0, given.output
+    assert "μ" in given.output
