@@ -1,0 +1,208 @@
+"""STACK-MIX: pictures whose lower rows, from another picture of the class, a masked network cannot see.
+
+"CAM-Based Methods Can See through Walls" (ECML-PKDD 2024), section 4 and Eq. 6 (specification D13): 100
+classes, and for each the upper 170 rows of one picture of 224×224 over the lower 54 rows of another. An
+explanation should mark the upper object alone. The paper then looked through the pictures by hand, to make
+sure that the second object lies in the lower rows; that is left to whoever builds a set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from camrt.engine.pictures import is_picture_name, read_picture
+from camrt.engine.preprocessing import Preprocessing
+from camrt.errors import DataError, InputError, PictureError
+
+__all__ = ["CLASSES", "DEAD_ROWS", "MANIFEST", "StackMix", "build_stack_mix", "stack_mix"]
+
+CLASSES = 100
+"""How many classes the paper draws."""
+DEAD_ROWS = 54
+"""Rows of a picture of 224×224 that the paper's masked VGG16 cannot see."""
+MANIFEST = "manifest.json"
+NAME = "stack_mix.png"
+
+
+def stack_mix(
+    top: npt.NDArray[Any], bottom: npt.NDArray[Any], dead_rows: int = DEAD_ROWS
+) -> npt.NDArray[Any]:
+    """The upper rows of one picture over the lower rows of another (Eq. 6).
+
+    Args:
+        top: (H, W, 3); its rows 0 to H − dead_rows − 1 are taken.
+        bottom: The same shape and type; its last `dead_rows` rows are taken.
+        dead_rows: At least 1, and fewer than H.
+
+    Returns:
+        A new array (H, W, 3).
+
+    Raises:
+        InputError: Arrays of other shapes, or of two types, or `dead_rows` out of range.
+    """
+    if top.ndim != 3 or top.shape[2] != 3 or top.shape != bottom.shape or top.dtype != bottom.dtype:
+        raise InputError(
+            f"both pictures must be (H, W, 3) of one size and type, not {top.shape} of {top.dtype} and "
+            f"{bottom.shape} of {bottom.dtype}"
+        )
+    height = len(top)
+    if not 0 < dead_rows < height:
+        raise InputError(f"dead_rows={dead_rows} must be at least 1 and fewer than the {height} rows")
+    return np.concatenate([top[: height - dead_rows], bottom[height - dead_rows :]])
+
+
+@dataclass(frozen=True)
+class StackMix:
+    """A set of stacked pictures that was written.
+
+    Attributes:
+        files: The pictures, one a class.
+        labels: Their classes.
+        left_out: Classes that were drawn and have fewer than two different pictures that can be read.
+        unreadable: Files that were tried and cannot be read.
+    """
+
+    files: tuple[Path, ...]
+    labels: tuple[str, ...]
+    left_out: tuple[str, ...]
+    unreadable: tuple[Path, ...]
+
+
+def build_stack_mix(
+    folder: Path,
+    out: Path,
+    *,
+    dead_rows: int = DEAD_ROWS,
+    size: int = 224,
+    classes: int | Sequence[str] | None = None,
+    seed: int = 0,
+) -> StackMix:
+    """Writes one stacked picture a class, from two different pictures of it drawn at random.
+
+    Pictures are shown as in validation: the short side to `size`, then the centre. A class is left out, and
+    another drawn in its place if there is one, when fewer than two of its pictures can be read and differ.
+
+    `out` then holds `CLASS/stack_mix.png`, and `manifest.json`, which names for each the two files it is
+    made of, and the seed, the dead rows, the classes that were left out and the files that cannot be read.
+
+    Args:
+        folder: A folder for each class, with pictures at any depth.
+        out: Where the set goes: a folder that is empty or not there yet.
+        dead_rows: Rows taken from the second picture.
+        size: Side of the pictures.
+        classes: How many classes to draw; or their names; None draws 100, or takes all if there are fewer.
+        seed: Of the draw. A class's two pictures depend on the seed and its own files alone.
+
+    Raises:
+        InputError: `dead_rows`, `size` or `classes` out of range.
+        DataError: No such folder or class, no class with two pictures, fewer classes than asked for, or
+            something in `out`.
+    """
+    preprocessing = Preprocessing((size, size), resize="crop", crop_fraction=1.0)
+    if not 0 < dead_rows < size:
+        raise InputError(f"dead_rows={dead_rows} must be at least 1 and fewer than the {size} rows")
+    order, wanted = drawn_classes(folder, classes, seed)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there already and not an empty folder: choose another, or empty it")
+    stacks: dict[str, npt.NDArray[np.uint8]] = {}
+    left_out: list[str] = []
+    unreadable: list[Path] = []
+    noted = []
+    for name in order:
+        if len(stacks) == wanted:
+            break
+        pair = drawn_pair(folder / name, preprocessing, seed, unreadable)
+        if len(pair) < 2:
+            left_out.append(name)
+            continue
+        (top, upper), (bottom, lower) = pair
+        stacks[name] = stack_mix(upper, lower, dead_rows)
+        noted.append(
+            {
+                "file": f"{name}/{NAME}",
+                "class": name,
+                "top": top.relative_to(folder).as_posix(),
+                "bottom": bottom.relative_to(folder).as_posix(),
+            }
+        )
+    if not stacks or (isinstance(classes, int) and len(stacks) < classes):
+        raise DataError(
+            f"{folder} has {len(stacks)} classes with two different pictures that can be read, and "
+            f"{'one is' if not isinstance(classes, int) else f'{classes} are'} needed; too few in: "
+            f"{', '.join(left_out[:5])}{' …' * (len(left_out) > 5)}"
+        )
+    manifest = {
+        "source": folder.resolve().name,
+        "seed": seed,
+        "size": size,
+        "dead_rows": dead_rows,
+        "pictures": sorted(noted, key=lambda note: note["class"]),
+        "left_out": sorted(left_out),
+        "unreadable": sorted(path.relative_to(folder).as_posix() for path in unreadable),
+    }
+    labels = tuple(sorted(stacks))
+    files = tuple(out / name / NAME for name in labels)
+    for name, path in zip(labels, files, strict=True):
+        path.parent.mkdir(parents=True)
+        Image.fromarray(stacks[name]).save(path)
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return StackMix(files, labels, tuple(sorted(left_out)), tuple(unreadable))
+
+
+def drawn_classes(folder: Path, classes: int | Sequence[str] | None, seed: int) -> tuple[list[str], int]:
+    """The classes in the order they are tried, and how many of them are wanted.
+
+    Raises:
+        InputError: A number below 1, or no names.
+        DataError: No such folder, no class folders, or not those that were named.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if not names:
+        raise DataError(f"{folder} holds no folders: each class needs one, with its pictures")
+    if classes is not None and not isinstance(classes, int):
+        if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
+            raise InputError(f"classes={classes!r} must be a number, or names, each once")
+        if missing := [name for name in classes if name not in names]:
+            raise DataError(f"{folder} holds no class {', '.join(map(repr, missing[:5]))}")
+        return list(classes), len(classes)
+    wanted = CLASSES if classes is None else classes
+    if wanted < 1:
+        raise InputError(f"classes={classes} must be at least 1")
+    return [names[place] for place in np.random.default_rng(seed).permutation(len(names))], wanted
+
+
+def drawn_pair(
+    folder: Path, preprocessing: Preprocessing, seed: int, unreadable: list[Path]
+) -> list[tuple[Path, npt.NDArray[np.uint8]]]:
+    """Two pictures of a class that can be read and differ, with their pixels (H, W, 3); or fewer.
+
+    Args:
+        folder: The class's folder.
+        preprocessing: Size and cut.
+        seed: Of the draw.
+        unreadable: Files that cannot be read are appended here.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_picture_name(path))
+    rng = np.random.default_rng((seed, *folder.name.encode()))
+    found: list[tuple[Path, npt.NDArray[np.uint8]]] = []
+    for place in rng.permutation(len(paths)):
+        try:
+            pixels = np.asarray(preprocessing.view(read_picture(paths[place])))
+        except PictureError:
+            unreadable.append(paths[place])
+            continue
+        if all(not np.array_equal(pixels, other) for _, other in found):
+            found.append((paths[place], pixels))
+        if len(found) == 2:
+            break
+    return found

@@ -1,0 +1,183 @@
+"""STACK-MIX: which rows come from which picture, and what is written of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from labelled import CLASSES, coloured_squares
+from PIL import Image
+
+from camrt.errors import DataError, InputError
+from camrt.evaluation.walls import stack_mix as module
+from camrt.evaluation.walls.stack_mix import MANIFEST, build_stack_mix, stack_mix
+
+
+def constant(value: int, height: int = 224, width: int = 224) -> Any:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def test_the_vector() -> None:
+    """Specification D13: of constant pictures 1 and 2, row 169 is 1 and row 170 is 2."""
+    mixed = stack_mix(constant(1), constant(2))
+    assert mixed.shape == (224, 224, 3)
+    assert mixed.dtype == np.uint8
+    assert (mixed[169] == 1).all()
+    assert (mixed[170] == 2).all()
+    assert ((mixed == 2).any(axis=(1, 2))).sum() == 54
+
+
+@settings(max_examples=50, deadline=None)
+@given(height=st.integers(2, 12), width=st.integers(1, 5), data=st.data())
+def test_every_pixel_comes_from_its_own_place(height: int, width: int, data: Any) -> None:
+    dead = data.draw(st.integers(1, height - 1))
+    top = np.arange(height * width * 3).reshape(height, width, 3)
+    mixed = stack_mix(top, -1 - top, dead)
+    for row in range(height):
+        np.testing.assert_array_equal(mixed[row], top[row] if row < height - dead else -1 - top[row])
+    np.testing.assert_array_equal(stack_mix(top, top, dead), top)
+    mixed[:] = 0
+    assert top.any()
+
+
+@pytest.mark.parametrize(
+    ("top", "bottom", "dead", "words"),
+    [
+        (constant(1), constant(2, 223), 54, "of one size and type"),
+        (constant(1), constant(2).astype(np.float32), 54, "of one size and type"),
+        (constant(1)[..., 0], constant(2)[..., 0], 54, r"must be \(H, W, 3\)"),
+        (constant(1).transpose(2, 0, 1), constant(1).transpose(2, 0, 1), 1, r"must be \(H, W, 3\)"),
+        (constant(1), constant(2), 0, "at least 1 and fewer than the 224"),
+        (constant(1), constant(2), 224, "at least 1 and fewer than the 224"),
+    ],
+)
+def test_pictures_that_cannot_be_stacked_are_refused(top: Any, bottom: Any, dead: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        stack_mix(top, bottom, dead)
+
+
+def pixels_of(path: Path) -> Any:
+    return np.asarray(Image.open(path))
+
+
+def test_a_set_is_what_its_manifest_says(tmp_path: Path) -> None:
+    folder = coloured_squares(tmp_path / "pictures", each=5)
+    built = build_stack_mix(folder, tmp_path / "out", dead_rows=11, size=40, seed=3)
+    assert built.labels == CLASSES
+    assert built.left_out == built.unreadable == ()
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert {key: manifest[key] for key in ("seed", "size", "dead_rows", "left_out", "unreadable")} == {
+        "seed": 3,
+        "size": 40,
+        "dead_rows": 11,
+        "left_out": [],
+        "unreadable": [],
+    }
+    assert [note["class"] for note in manifest["pictures"]] == list(CLASSES)
+    for path, note in zip(built.files, manifest["pictures"], strict=True):
+        assert path == tmp_path / "out" / note["file"]
+        assert note["top"] != note["bottom"]
+        assert note["top"].split("/")[0] == note["bottom"].split("/")[0] == note["class"]
+        top, bottom = pixels_of(folder / note["top"]), pixels_of(folder / note["bottom"])
+        np.testing.assert_array_equal(pixels_of(path), np.concatenate([top[:29], bottom[29:]]))
+
+
+def test_a_set_follows_from_its_seed_and_a_class_from_its_own_files(tmp_path: Path) -> None:
+    folder = coloured_squares(tmp_path / "pictures", each=9)
+
+    def built(name: str, **options: Any) -> dict[str, tuple[str, str]]:
+        build_stack_mix(folder, tmp_path / name, dead_rows=9, size=40, **options)
+        notes = json.loads((tmp_path / name / MANIFEST).read_text())["pictures"]
+        return {note["class"]: (note["top"], note["bottom"]) for note in notes}
+
+    first = built("first", seed=1)
+    assert built("again", seed=1) == first
+    assert built("other", seed=2) != first
+    assert built("named", seed=1, classes=["red"]) == {"red": first["red"]}
+    two = built("two", seed=1, classes=2)
+    assert len(two) == 2
+    assert two.items() < first.items()
+
+
+def test_a_hundred_classes_are_drawn_or_all_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module.CLASSES == 100
+    folder = coloured_squares(tmp_path / "pictures", each=2)
+    monkeypatch.setattr(module, "CLASSES", 2)
+    assert len(build_stack_mix(folder, tmp_path / "out", dead_rows=5, size=24).files) == 2
+
+
+def test_pictures_are_cut_to_their_centre(tmp_path: Path) -> None:
+    for value in (10, 200):
+        wide = np.zeros((20, 60, 3), np.uint8)
+        wide[:, 20:40] = value
+        (tmp_path / "pictures" / "one").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(wide).save(tmp_path / "pictures" / "one" / f"{value}.png")
+    built = build_stack_mix(tmp_path / "pictures", tmp_path / "out", dead_rows=5, size=20)
+    mixed = pixels_of(built.files[0])
+    assert sorted([int(mixed[0, 10, 0]), int(mixed[-1, 10, 0])]) == [10, 200]
+    assert mixed.all()
+
+
+def test_classes_without_two_pictures_are_listed(tmp_path: Path) -> None:
+    """One with a single picture, one whose second cannot be read, one whose second is a copy, one empty."""
+    folder = coloured_squares(tmp_path / "pictures", each=3)
+    for name, second in (("single", b""), ("broken", b"no picture"), ("twice", None)):
+        (folder / name).mkdir()
+        Image.fromarray(constant(7, 30, 30)).save(folder / name / "a.png")
+        if second is None:
+            (folder / name / "b.png").write_bytes((folder / name / "a.png").read_bytes())
+        elif second:
+            (folder / name / "b.png").write_bytes(second)
+    (folder / "empty").mkdir()
+    (folder / ".hidden").mkdir()
+    built = build_stack_mix(folder, tmp_path / "out", dead_rows=9, size=24)
+    assert built.labels == CLASSES
+    assert built.left_out == ("broken", "empty", "single", "twice")
+    assert built.unreadable == (folder / "broken" / "b.png",)
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert manifest["left_out"] == list(built.left_out)
+    assert manifest["unreadable"] == ["broken/b.png"]
+    assert len(build_stack_mix(folder, tmp_path / "three", dead_rows=9, size=24, classes=3).files) == 3
+    with pytest.raises(DataError, match=r"3 classes with two .* 4 are needed; too few in: .*twice"):
+        build_stack_mix(folder, tmp_path / "four", dead_rows=9, size=24, classes=4)
+    assert not (tmp_path / "four").exists()
+    with pytest.raises(DataError, match=r"0 classes .* one is needed; too few in: single"):
+        build_stack_mix(folder, tmp_path / "none", dead_rows=9, size=24, classes=["single"])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"dead_rows": 24}, InputError, "fewer than the 24"),
+        ({"dead_rows": 0}, InputError, "at least 1"),
+        ({"size": 0}, InputError, "size"),
+        ({"classes": 0}, InputError, "at least 1"),
+        ({"classes": "red"}, InputError, "a number, or names"),
+        ({"classes": []}, InputError, "a number, or names"),
+        ({"classes": ["red", "red"]}, InputError, "each once"),
+        ({"classes": ["red", "mauve"]}, DataError, "no class 'mauve'"),
+    ],
+)
+def test_wrong_settings_are_refused(
+    tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    folder = coloured_squares(tmp_path / "pictures", each=2)
+    with pytest.raises(error, match=words):
+        build_stack_mix(folder, tmp_path / "out", **{"dead_rows": 5, "size": 24, **change})
+
+
+def test_folders_that_will_not_do_are_refused(tmp_path: Path) -> None:
+    folder = coloured_squares(tmp_path / "pictures", each=2)
+    with pytest.raises(DataError, match="is no folder"):
+        build_stack_mix(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(DataError, match="holds no folders"):
+        build_stack_mix(folder / "red", tmp_path / "out")
+    with pytest.raises(DataError, match="not an empty folder"):
+        build_stack_mix(folder, folder)
