@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from camrt.errors import PictureError
 
-__all__ = ["PictureSource", "find_pictures", "is_picture_name", "read_picture"]
+__all__ = ["WARNINGS_LOCK", "PictureSource", "find_pictures", "formats", "is_picture_name", "read_picture"]
 
 PictureSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 """What `read_picture` accepts."""
@@ -26,19 +26,20 @@ PictureSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 _UNSUITABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
 
-_WARNINGS_LOCK = Lock()  # the warning filters belong to the whole process
+WARNINGS_LOCK = Lock()  # the warning filters belong to the whole process
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read."""
     Image.init()
     return tuple(sorted(set(Image.OPEN) - _UNSUITABLE))
 
 
 @cache
 def _suffixes() -> frozenset[str]:
-    formats = set(_formats())
-    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in formats)
+    known = set(formats())
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in known)
 
 
 def is_picture_name(name: str | os.PathLike[str]) -> bool:
@@ -99,13 +100,13 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 def _decode(source: Any, name: str) -> Image.Image:
     """The RGB picture in an open file or a lazily loaded picture, with every failure named."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
+    with WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             if isinstance(source, Image.Image):
                 return _rgb(source)
-            with Image.open(source, formats=_formats()) as picture:
+            with Image.open(source, formats=formats()) as picture:
                 picture.load()
                 return _rgb(picture)
         except UnidentifiedImageError:

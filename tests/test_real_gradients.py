@@ -34,6 +34,7 @@ AT_THE_PIXELS = {
     "vargrad": {"draws": 3},
     "guided": {},
     "guided-gradcam": {},
+    "guided-pixab": {},
 }
 # Two runtimes, a layer that multiplies matrices and a division or two behind it.
 FACTOR = 32

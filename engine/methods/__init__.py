@@ -13,7 +13,7 @@ from camrt.engine.methods.calm import CALM
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.eigen import EigenCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from camrt.engine.methods.guided import GuidedBackpropagation, GuidedGradCAM
+from camrt.engine.methods.guided import GuidedBackpropagation, GuidedGradCAM, GuidedPixabCAM
 from camrt.engine.methods.opti import OptiCAM
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.pixels import (
@@ -49,6 +49,7 @@ METHODS: tuple[type[Method], ...] = (
     VarGrad,
     GuidedBackpropagation,
     GuidedGradCAM,
+    GuidedPixabCAM,
 )
 
 

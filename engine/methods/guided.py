@@ -1,21 +1,23 @@
-"""Guided back-propagation, alone and with Grad-CAM."""
+"""Guided back-propagation, alone and with a coarse map."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape
+from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.gradients import GradCAM
+from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.pixels import Array, Gradient, strongest
 from camrt.engine.questions import Questions
 from camrt.export.adjoint import ReluRule
 from camrt.kernels.saliency import saliency
 
-__all__ = ["GuidedBackpropagation", "GuidedGradCAM"]
+__all__ = ["GuidedBackpropagation", "GuidedGradCAM", "GuidedPixabCAM"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,27 @@ class GuidedBackpropagation(Gradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedGradCAM(GuidedBackpropagation):
+class GuidedMap(GuidedBackpropagation):
+    """Guided back-propagation times a coarse map at the picture's size."""
+
+    @abstractmethod
+    def coarse(self, ask: Questions) -> tuple[Array, Method]:
+        """The raw maps (N, 1, h, w) of the one target asked about, and the method that made them."""
+
+    def maps(self, ask: Questions, target: int) -> Array:
+        raw, method = self.coarse(ask.of_target(target))
+        size = (ask.pictures.shape[2], ask.pictures.shape[3])
+        where, _ = saliency(
+            np.ascontiguousarray(raw[:, 0], np.float32), size,
+            mode="native", normalisation=method.normalisation, relu=True, threads=ask.threads,
+        )  # fmt: skip
+        images = np.arange(len(ask.pictures))
+        found = ask.picture_gradients(ask.pictures, images, target, self.score, relu=self.relu)
+        return strongest(found) * where
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedGradCAM(GuidedMap):
     """Guided Grad-CAM: guided back-propagation times the Grad-CAM map at the picture's size.
 
     "Grad-CAM" (Selvaraju et al., ICCV 2017, section 3.3).
@@ -47,18 +69,33 @@ class GuidedGradCAM(GuidedBackpropagation):
     def asks_gradients(self) -> bool:
         return True
 
-    def maps(self, ask: Questions, target: int) -> Array:
-        coarse, _ = GradCAM(score=self.score).raw(ask.of_target(target))
-        size = (ask.pictures.shape[2], ask.pictures.shape[3])
-        where, _ = saliency(
-            np.ascontiguousarray(coarse[:, 0], np.float32), size,
-            mode="native", normalisation="max", relu=True, threads=ask.threads,
-        )  # fmt: skip
-        images = np.arange(len(ask.pictures))
-        found = ask.picture_gradients(ask.pictures, images, target, self.score, relu=self.relu)
-        return strongest(found) * where
+    def coarse(self, ask: Questions) -> tuple[Array, Method]:
+        method = GradCAM(score=self.score)
+        return method.raw(ask)[0], method
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         passes, _ = head.gradient_passes()
         whole = super().cost(head, shape)
         return Cost(whole.head, whole.full, whole.why, head_adjoint=passes, full_adjoint=whole.full_adjoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedPixabCAM(GuidedMap):
+    """Guided-CAM: guided back-propagation times the Pixab-CAM map at the picture's size.
+
+    "Pixab-CAM: Attend Pixel, not Channel" (ICLR 2022 submission), its Guided-CAM.
+    """
+
+    name: ClassVar[str] = "guided-pixab"
+
+    @property
+    def asks_boxes(self) -> bool:
+        return True
+
+    def coarse(self, ask: Questions) -> tuple[Array, Method]:
+        method = PixabCAM()
+        return method.raw(ask)[0], method
+
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        coarse, whole = PixabCAM().cost(head, shape), super().cost(head, shape)
+        return Cost(coarse.head + whole.head, whole.full, whole.why, full_adjoint=whole.full_adjoint)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from camrt.engine.pictures import _WARNINGS_LOCK, _formats  # one lock guards the process's warning filters
+from camrt.engine.pictures import WARNINGS_LOCK, formats  # one lock guards the process's warning filters
 from camrt.errors import DataError, PictureError
 
 __all__ = ["mask_values", "picture_size"]
@@ -37,7 +37,7 @@ def picture_size(path: Path) -> tuple[int, int]:
         PictureError: Not a regular file, not a picture, without pixels, or with more pixels than Pillow's
             limit for decompression bombs; the message does not name the file.
     """
-    with _opened(path, _formats()) as (file, picture):
+    with _opened(path, formats()) as (file, picture):
         width, height = picture.size
         if isinstance(picture, TiffImagePlugin.TiffImageFile):  # some releases of Pillow turn these at once
             width, height = int(picture.tag_v2[_WIDTH]), int(picture.tag_v2[_HEIGHT])
@@ -81,7 +81,7 @@ def mask_values(path: Path, size: tuple[int, int] | None) -> NDArray[np.bool_]:
 @contextmanager
 def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[tuple[IO[bytes], Image.Image]]:
     """The open file and the lazily loaded picture in it, with every failure of Pillow's a `PictureError`."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
+    with WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

@@ -24,6 +24,7 @@ PIXELS = (
     "vargrad",
     "guided",
     "guided-gradcam",
+    "guided-pixab",
 )
 FEW = {"integrated": {"steps": 3}, "integrated-textbook": {"steps": 3}}
 FEW |= {"smoothgrad": {"draws": 3}, "vargrad": {"draws": 3}, "opticam": {"steps": 3}}
@@ -162,6 +163,10 @@ def test_guided_back_propagation(engine_of: EngineOf) -> None:
     both = engine.explain(pictures, "guided-gradcam", targets=2, blur=1)
     assert_close(both.raw, found.raw * grad_cam.maps, factor=8)
     assert both.passes.head_adjoint == 2
+    pixab = engine.explain(pictures, "pixab", targets=2)
+    guided = engine.explain(pictures, "guided-pixab", targets=2, blur=1)
+    assert_close(guided.raw, found.raw * pixab.maps, factor=8)
+    assert guided.passes.head == pixab.passes.head
 
 
 def test_guided_back_propagation_needs_a_relu(engine_of: EngineOf) -> None:
