@@ -119,7 +119,9 @@ class PixelCounts:
         if self.definition == "reference":
             value = binned_average_precision(positives, negatives)
         else:
-            scores, marks = np.concatenate(self._scores), np.concatenate(self._marks)
+            if len(self._scores) > 1:  # joined once, whatever is added later
+                self._scores, self._marks = [np.concatenate(self._scores)], [np.concatenate(self._marks)]
+            scores, marks = self._scores[0], self._marks[0]
             value = ranking_counts.average_precision(scores, marks)
         return PixelPrecision(
             100 * value,

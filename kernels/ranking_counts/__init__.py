@@ -85,12 +85,18 @@ def average_precision(scores: Floats, marks: ArrayLike, threads: int | None = No
         ValueError: An argument has a wrong type, shape or value, or nothing is marked 1.
     """
     flat, own = checked(scores, marks)
-    refuse(bool(np.isfinite(flat).all()), bool(((own <= 1) | (own == IGNORED)).all()))
-    if not (own == 1).any():
-        raise ValueError("marks must hold a 1: without positives there is no recall")
     workers = thread_count(threads)
-    if IMPLEMENTATION == "native" and flat.dtype == np.float32:
-        return float(_native.average_precision(flat, own, workers))
+    native = IMPLEMENTATION == "native" and flat.dtype == np.float32
+    if native:
+        value, finite, marked, positive = _native.average_precision(flat, own, workers)
+    else:
+        finite, marked = bool(np.isfinite(flat).all()), bool(((own <= 1) | (own == IGNORED)).all())
+        positive = bool((own == 1).any())
+    refuse(finite, marked)
+    if not positive:
+        raise ValueError("marks must hold a 1: without positives there is no recall")
+    if native:
+        return value
     return reference.average_precision(flat, own)
 
 

@@ -1,10 +1,14 @@
 // histogram and average_precision: see reference.py, which defines them.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "arrays.hpp"
+#include "scanning.hpp"
+#include "targets.hpp"
 
 namespace camrt {
 namespace {
@@ -18,9 +22,11 @@ Word ordered(float score) {
     return bits & 0x80000000U ? ~bits : bits | 0x80000000U;
 }
 
+constexpr Byte kIgnored = 255;
+
 // What was seen of the scores and marks on the way.
 struct Seen {
-    double low = 0, high = 0;
+    float low = 0, high = 0;
     bool finite = true, marked = true;
     std::int64_t ignored = 0;
 
@@ -33,40 +39,84 @@ struct Seen {
     }
 };
 
-constexpr Byte kIgnored = 255;
+CAMRT_INLINE void look_body(const float* values, const Byte* marks, Index count, Seen& seen) {
+    seen.finite = seen.finite && !any_not_finite(values, count);
+    const Range<float> range = range_of(values, count);
+    seen.low = std::min(seen.low, range.low);
+    seen.high = std::max(seen.high, range.high);
+    int strange = 0;
+    std::int32_t ignored = 0;
+    for (Index i = 0; i < count; ++i) {
+        strange |= (marks[i] > 1) & (marks[i] != kIgnored);
+        ignored += marks[i] > 1;
+    }
+    seen.marked = seen.marked && strange == 0;
+    seen.ignored += ignored;
+}
 
-// The bins of scores. The range of the borders is divided into equal cells, and a score is compared with the
-// borders in its own cell alone: cells rise with scores, so all other borders lie on the side of their cells.
+CAMRT_CLONES void look(const float* values, const Byte* marks, Index count, Seen& seen) {
+    look_body(values, marks, count, seen);
+}
+
+// The bins of scores. The range of the borders is divided into equal cells, so many that none holds more than
+// two borders. Cells rise with scores, so a score is compared with the borders in its own cell alone: all others
+// lie on the side of their cells.
 class Bins {
 public:
-    Bins(const double* borders, Index bins)
-        : borders_(borders), bins_(bins), scale_(kCells / (borders[bins] - borders[0])), before_(kCells + 2) {
-        for (Index border = 0; border <= bins; ++border) ++before_[cell(borders[border]) + 1];
-        for (std::size_t c = 1; c < before_.size(); ++c) before_[c] += before_[c - 1];
-    }
-    // The bin of a finite score, counted from 1; 0 below the first and bins + 1 above the last.
-    Index of(double score) const {
-        const std::size_t own = cell(score);
-        const double* end = borders_ + before_[own + 1];
-        const double* border = borders_ + before_[own];
-        if (end - border > 8) {
-            border = std::upper_bound(border, end, score);
-        } else {
-            while (border < end && *border <= score) ++border;
+    Bins(const double* borders, Index bins) : low_(above(borders[0], true)) {
+        for (Index i = 0; i < bins; ++i) borders_.push_back(above(borders[i], true));
+        borders_.push_back(above(borders[bins], false));  // the last bin holds its upper border
+        const float width = borders_.back() - low_;
+        for (cells_ = 1 << 12; cells_ <= 1 << 20; cells_ *= 2) {
+            scale_ = static_cast<float>(cells_) / width;
+            before_.assign(static_cast<std::size_t>(cells_) + 2, 0);
+            for (const float border : borders_) ++before_[static_cast<std::size_t>(cell(border)) + 1];
+            fine_ = *std::max_element(before_.begin(), before_.end()) <= 2;
+            for (std::size_t c = 1; c < before_.size(); ++c) before_[c] += before_[c - 1];
+            if (fine_) break;
         }
-        const Index bin = border - borders_;
-        return bin - (bin == bins_ + 1 && score == borders_[bins_]);
+        borders_.resize(borders_.size() + 2, std::numeric_limits<float>::infinity());
+    }
+    Index rows() const { return static_cast<Index>(borders_.size()) - 1; }
+
+    // The bins of finite scores, counted from 1; 0 below the first and one more than there are above the last.
+    void of(const float* scores, Index count, std::int32_t* out) const {
+        if (fine_) {
+            in_cells(scores, count, low_, scale_, static_cast<float>(cells_), before_.data(), borders_.data(), out);
+            return;
+        }
+        const auto end = borders_.end() - 2;
+        for (Index i = 0; i < count; ++i) {
+            out[i] = static_cast<std::int32_t>(std::upper_bound(borders_.begin(), end, scores[i]) - borders_.begin());
+        }
     }
 
 private:
-    static constexpr std::int32_t kCells = 4096;
-
-    std::size_t cell(double score) const {
-        return static_cast<std::size_t>(std::clamp((score - borders_[0]) * scale_, 0.0, static_cast<double>(kCells)));
+    // The least float that is not below a border, or that is above it.
+    static float above(double border, bool itself) {
+        const float near = static_cast<float>(border);
+        const bool enough = itself ? static_cast<double>(near) >= border : static_cast<double>(near) > border;
+        return enough ? near : std::nextafter(near, std::numeric_limits<float>::infinity());
     }
-    const double* borders_;
-    Index bins_;
-    double scale_;
+    std::int32_t cell(float score) const {
+        return static_cast<std::int32_t>(std::clamp((score - low_) * scale_, 0.0F, static_cast<float>(cells_)));
+    }
+    CAMRT_CLONES static void in_cells(const float* CAMRT_RESTRICT scores, Index count, float low, float scale,
+                                      float cells, const std::int32_t* CAMRT_RESTRICT before,
+                                      const float* CAMRT_RESTRICT borders, std::int32_t* CAMRT_RESTRICT out) {
+        for (Index i = 0; i < count; ++i) {
+            float place = (scores[i] - low) * scale;
+            place = place < 0 ? 0 : place;
+            place = place > cells ? cells : place;
+            const std::int32_t first = before[static_cast<std::int32_t>(place)];
+            out[i] = first + (scores[i] >= borders[first]) + (scores[i] >= borders[first + 1]);
+        }
+    }
+
+    float low_, scale_ = 0;
+    std::int32_t cells_ = 0;
+    bool fine_ = false;
+    std::vector<float> borders_;         // as floats that compare with scores as the borders do, and two infinities
     std::vector<std::int32_t> before_;  // how many borders lie in the cells before
 };
 
@@ -83,41 +133,42 @@ py::tuple score_histogram(const Array<float>& scores, const Array<Byte>& marks, 
     {
         const py::gil_scoped_release release;
         const Bins table(edges.data(), bins);
-        const std::size_t row = static_cast<std::size_t>(bins) + 2;
-        std::vector<std::int64_t> found(static_cast<std::size_t>(shares) * 2 * row);
+        const std::size_t row = static_cast<std::size_t>(table.rows());
+        // Two tallies a share, so that runs of one bin do not wait for each other; a third row for what is ignored.
+        std::vector<std::int64_t> found(static_cast<std::size_t>(shares) * 6 * row);
         parallel_for(shares, threads, [&](Index from, Index until) {
+            constexpr Index kBlock = 2048;
+            std::vector<std::int32_t> bin(kBlock);
             for (Index share = from; share < until; ++share) {
                 Seen& note = seen[static_cast<std::size_t>(share)];
-                std::int64_t* tally = found.data() + static_cast<std::size_t>(share) * 2 * row;
-                float low = 0, high = 0;
-                std::int64_t ignored = 0;
+                std::int64_t* one = found.data() + static_cast<std::size_t>(share) * 6 * row;
+                std::int64_t* other = one + 3 * row;
                 const Index end = length * (share + 1) / shares;
-                for (Index i = length * share / shares; i < end; ++i) {
-                    const float value = values[i];
-                    const Byte mark = own[i];
-                    if (!(value - value == 0)) {
-                        note.finite = false;
-                        break;
+                for (Index i = length * share / shares; i < end; i += kBlock) {
+                    const Index count = std::min(kBlock, end - i);
+                    look(values + i, own + i, count, note);
+                    if (!note.finite) break;
+                    table.of(values + i, count, bin.data());
+                    const auto place = [&](Index j) {
+                        return std::min<std::size_t>(own[i + j], 2) * row +
+                               static_cast<std::size_t>(bin[static_cast<std::size_t>(j)]);
+                    };
+                    Index j = 0;
+                    for (; j + 1 < count; j += 2) {
+                        ++one[place(j)];
+                        ++other[place(j + 1)];
                     }
-                    low = std::min(low, value);
-                    high = std::max(high, value);
-                    if (mark > 1) {
-                        if (mark != kIgnored) note.marked = false;
-                        ++ignored;
-                        continue;
-                    }
-                    ++tally[mark * row + static_cast<std::size_t>(table.of(static_cast<double>(value)))];
+                    if (j < count) ++one[place(j)];
                 }
-                note.low = static_cast<double>(low);
-                note.high = static_cast<double>(high);
-                note.ignored = ignored;
             }
         });
         for (std::size_t share = 0; share < static_cast<std::size_t>(shares); ++share) {
             if (share > 0) seen[0].join(seen[share]);
             for (std::size_t mark = 0; mark < 2; ++mark) {
-                const std::int64_t* tally = found.data() + (2 * share + mark) * row + 1;
-                for (Index bin = 0; bin < bins; ++bin) to[static_cast<Index>(mark) * bins + bin] += tally[bin];
+                for (std::size_t half = 0; half < 2; ++half) {
+                    const std::int64_t* tally = found.data() + (6 * share + 3 * half + mark) * row + 1;
+                    for (Index bin = 0; bin < bins; ++bin) to[static_cast<Index>(mark) * bins + bin] += tally[bin];
+                }
             }
         }
     }
@@ -233,14 +284,21 @@ private:
     std::vector<Short> rests_;
 };
 
-double average_precision(const Array<float>& scores, const Array<Byte>& marks, Index threads) {
+py::tuple average_precision(const Array<float>& scores, const Array<Byte>& marks, Index threads) {
     require(scores.size() == marks.size(), "scores and marks differ in length");
     const float* values = scores.data();
     const Byte* own = marks.data();
     const Index length = scores.size();
-    const py::gil_scoped_release release;
-    Buckets buckets(values, own, length, threads);
-    return buckets.average_precision(threads);
+    Seen seen;
+    double value = 0;
+    bool positive = false;
+    {
+        const py::gil_scoped_release release;
+        if (length > 0) look(values, own, length, seen);
+        positive = std::find(own, own + length, Byte{1}) != own + length;
+        if (seen.finite && seen.marked && positive) value = Buckets(values, own, length, threads).average_precision(threads);
+    }
+    return py::make_tuple(value, seen.finite, seen.marked, positive);
 }
 
 }  // namespace

@@ -58,16 +58,10 @@ template <bool Holes>
 class Components {
 public:
     Components(Index height, Index width)
-        : height_(height), width_(width), label_(static_cast<std::size_t>((height + 2) * (width + 2))) {
-        const auto wide = static_cast<std::int32_t>(width + 2);
-        if constexpr (Holes) {
-            steps_ = {-wide, -1, 1, wide};
-        } else {
-            steps_ = {-wide - 1, -wide, -wide + 1, -1, 1, wide - 1, wide, wide + 1};
-        }
-    }
+        : height_(height), width_(width), label_(static_cast<std::size_t>((height + 2) * (width + 2))) {}
 
-    // `order` lists the pixels by value, `starts` says where each value begins. Raises best[t] to the overlap of every contour that exists at t.
+    // `order` lists the pixels by value, `starts` says where each value begins. Raises best[t] to the overlap
+    // of every contour that exists at t.
     void run(const std::vector<Place>& order, const std::array<std::int32_t, kLevels + 1>& starts,
              const Box* boxes, Index count, double* best) {
         std::fill(label_.begin(), label_.end(), kNone);
@@ -92,6 +86,7 @@ public:
 
 private:
     static constexpr std::int32_t kNone = -1;
+    static constexpr int kNeighbours = Holes ? 4 : 8;
     static constexpr std::int32_t kChanging = -1;
 
     struct Part {
@@ -130,10 +125,23 @@ private:
 
     void add(Place place, int level) {
         const std::int32_t row = place >> kColumnBits, column = place & kColumnMask;
-        std::int32_t* here = label_.data() + (row + 1) * (static_cast<std::int32_t>(width_) + 2) + column + 1;
-        // Nearly always all neighbours that are there belong to one component.
-        std::int32_t root = kNone;
-        for (const std::int32_t step : steps_) root = std::max(root, here[step]);
+        const Index wide = width_ + 2;
+        std::int32_t* here = label_.data() + (row + 1) * wide + column + 1;
+        // The greatest and, as unsigned numbers, the least label around: nearly always one component's, or none.
+        std::int32_t near[kNeighbours];
+        if constexpr (Holes) {
+            near[0] = here[-wide], near[1] = here[-1], near[2] = here[1], near[3] = here[wide];
+        } else {
+            std::copy_n(here - wide - 1, 3, near);
+            std::copy_n(here + wide - 1, 3, near + 3);
+            near[6] = here[-1], near[7] = here[1];
+        }
+        std::int32_t root = near[0];
+        auto least = static_cast<std::uint32_t>(near[0]);
+        for (int i = 1; i < kNeighbours; ++i) {
+            root = std::max(root, near[i]);
+            least = std::min(least, static_cast<std::uint32_t>(near[i]));
+        }
         if (root == kNone) {
             root = static_cast<std::int32_t>(parts_.size());
             parent_.push_back(root);
@@ -142,14 +150,13 @@ private:
             *here = root;
             return;
         }
-        bool alone = true;
-        for (const std::int32_t step : steps_) alone &= here[step] == root || here[step] == kNone;
+        const bool alone = least == static_cast<std::uint32_t>(root);
         root = find(root);
         open(root, level);
         if (!alone) {
-            for (const std::int32_t step : steps_) {
-                if (here[step] == kNone) continue;
-                const std::int32_t other = find(here[step]);
+            for (const std::int32_t label : near) {
+                if (label == kNone) continue;
+                const std::int32_t other = find(label);
                 if (other == root) continue;
                 open(other, level);
                 parent_[at(other)] = root;
@@ -170,7 +177,6 @@ private:
     }
 
     Index height_, width_;
-    std::array<std::int32_t, Holes ? 4 : 8> steps_;
     std::vector<std::int32_t> label_;  // of every pixel, with a frame around the map
     std::vector<std::int32_t> parent_;
     std::vector<Part> parts_;
