@@ -186,6 +186,55 @@ def walls(
         console().print(f"a map that is the same everywhere: {float(dead.mean()) ** 0.5:.3f}")
 
 
+@app.command()
+def sanity(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Pictures and folders of pictures.")],
+    methods: Methods = "pixab,gradcam,guided",
+    stages: Annotated[int, typer.Option(min=1, help="How many stages, evenly over the layers.")] = 6,
+    draw: Annotated[str, typer.Option(help="How weights are drawn anew: normal, he or shuffle.")] = "normal",
+    preprocessing: Steps = None,
+    size: Size = None,
+    limit: Annotated[int, typer.Option(min=1, help="Take the first pictures alone.")] = 16,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+) -> None:
+    """Draw a model's layers anew, from the last on: maps that stay as they were do not depend on them."""
+    from itertools import islice
+    from typing import cast
+
+    from rich.table import Table
+
+    with clear_errors():
+        from camrt.engine.pictures import find_pictures
+        from camrt.evaluation.randomisation import Draw, cascading_randomisation
+        from camrt.evaluation.suite.settings import named_methods
+
+        engine = _loaded(model, preprocessing, size, None)
+        built = named_methods(_listed(methods))
+        found = cascading_randomisation(
+            model_path(model),
+            [str(path) for path in islice(find_pictures(images), limit)],
+            list(built.values()),
+            stages=stages,
+            target=engine.target.name,
+            seed=seed,
+            draw=cast("Draw", draw),
+            preprocessing=engine.preprocessing,
+            batch_size=batch_size,
+        )
+        table = Table("layers drawn anew", "down to", *(f"{name}: rank correlation, SSIM" for name in built))
+        for place, count in enumerate(found.stages):
+            cells = [
+                f"{found.mean_spearman[place, m]:.2f}, {found.mean_ssim[place, m]:.2f}"
+                + (f" ({left_out} undefined)" if (left_out := found.undefined_spearman[place, m]) else "")
+                for m in range(len(built))
+            ]
+            add_row(table, f"{count} of {len(found.layers)}", found.layers[count - 1], *cells)
+        console().print(table)
+        console().print(f"means over {len(found.targets)} pictures, each at the class it was predicted as")
+
+
 def _loaded(
     model: str, preprocessing: str | None, size: str | None, labels: Path | None, **settings: Any
 ) -> Engine:

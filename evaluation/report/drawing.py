@@ -16,15 +16,12 @@ from camrt.engine.pictures import read_picture
 from camrt.errors import PictureError
 from camrt.evaluation.extras import needed
 from camrt.evaluation.suite.measuring import Row
-from camrt.evaluation.suite.summary import map_of
+from camrt.evaluation.suite.summary import SMALL, map_of
 
 if TYPE_CHECKING:
     from camrt.evaluation.suite import Evaluation
 
 __all__ = ["Example", "chosen_pictures", "curves", "examples"]
-
-SMALL = (14, 14)
-"""The grid on which maps of different methods are compared."""
 
 Example = tuple[str, str, list[tuple[str, str]]]
 """A picture's name, what is said of it, and its drawings with their captions, as data URLs."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from camrt.evaluation.report.drawing import curves, examples
-from camrt.evaluation.report.table import columns, removal_rows
+from camrt.evaluation.report.table import columns, removal_rows, same_maps
 from camrt.evaluation.suite.measuring import CENTRE
 from camrt.evaluation.suite.settings import METRICS
 
@@ -125,6 +125,7 @@ def _remarks(results: Mapping[str, Any]) -> str:
         f"{escape(METRICS[name].title)}: not measured: {escape(why)}."
         for name, why in results["left_out"].items()
     ]
+    lines += [escape(f"{same_maps(group)}.") for group in results["alike"]]
     if CENTRE in methods:
         lines.append(
             f"{CENTRE} is a Gaussian in the middle of every picture: what looking at nothing brings."

@@ -9,7 +9,7 @@ from typing import Any
 from camrt.evaluation.suite.measuring import CENTRE
 from camrt.evaluation.suite.settings import METRICS
 
-__all__ = ["Cell", "Column", "columns", "markdown", "removal_rows"]
+__all__ = ["Cell", "Column", "columns", "markdown", "removal_rows", "same_maps"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ def _text(name: str, figure: Mapping[str, Any] | None) -> str:
     return text if figure.get("error") is None else f"{text} ± {figure['error']:.{digits}f}"
 
 
+def same_maps(group: Sequence[str]) -> str:
+    """Says that some methods are one on this model."""
+    return f"{', '.join(group)}: the same maps on this model; their figures differ by rounding alone"
+
+
 def removal_rows(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """R_k of every method, with the accuracies it is made of."""
     rows = []
@@ -123,6 +128,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines.append("")
     lines += [f"- {column.title[:-2]}: {column.remark}." for column in found if column.remark]
     lines += [f"- {METRICS[name].title}: not measured: {why}." for name, why in results["left_out"].items()]
+    lines += [f"- {same_maps(group)}." for group in results["alike"]]
     if CENTRE in methods:
         lines.append(f"- {CENTRE}: a Gaussian in the middle of every picture, whatever it shows.")
     rows = removal_rows(results)

@@ -23,7 +23,7 @@ from camrt.evaluation.suite.measuring import Measured, Plan, measure
 from camrt.evaluation.suite.preparing import Prepared, prepare_sample
 from camrt.evaluation.suite.records import RESULTS, TABLES, Parts, write_table
 from camrt.evaluation.suite.settings import METRICS, Settings, named_methods, wanted_metrics
-from camrt.evaluation.suite.summary import summarise
+from camrt.evaluation.suite.summary import alike, summarise
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -145,6 +145,7 @@ def evaluate(
         "left_out": left_out,
         "notes": list(data.notes),
         "problems": problems,
+        "alike": alike(plan, measured),
         "passes": measured.passes + 1,
         "figures": summarise(plan, measured),
     }

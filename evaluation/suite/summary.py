@@ -16,7 +16,12 @@ from camrt.evaluation.box_accuracy import THRESHOLDS
 from camrt.evaluation.pixel_precision import PixelCounts
 from camrt.evaluation.suite.measuring import CENTRE, Measured, Plan, Row, centred, normalised
 
-__all__ = ["Figure", "summarise"]
+__all__ = ["Figure", "alike", "map_of", "summarise"]
+
+SMALL = (14, 14)
+"""The grid on which maps of different methods are compared."""
+SAME = 1e-4
+"""Up to this maps differ by rounding."""
 
 Figure = dict[str, Any]
 """A figure: its "value" or null, how many "counted", how many were "undefined", and what belongs to it."""
@@ -37,6 +42,28 @@ def summarise(plan: Plan, measured: Measured) -> dict[str, dict[str, Figure]]:
         }
         for name, rows in by_method.items()
     }
+
+
+def alike(plan: Plan, measured: Measured) -> list[list[str]]:
+    """Groups of methods whose maps were the same on all pictures, to within rounding.
+
+    On a linear layer behind global pooling Grad-CAM, XGrad-CAM, HiResCAM and CAM are one formula
+    (specification G5): what tables make of them then differs by rounding alone.
+    """
+    by_method: dict[str, list[NDArray[np.float32]]] = {name: [] for name in plan.methods}
+    for row in measured.maps:
+        if row["method"] in by_method:
+            by_method[row["method"]].append(map_of(row, plan.methods[row["method"]], SMALL, None))
+    groups: list[list[str]] = []
+    for name, maps in by_method.items():
+        for group in groups:
+            others = by_method[group[0]]
+            if all(np.abs(a - b).max() < SAME for a, b in zip(maps, others, strict=True)):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return [group for group in groups if len(group) > 1]
 
 
 def _figure(

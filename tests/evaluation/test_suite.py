@@ -159,6 +159,8 @@ def test_nothing_is_run_twice(engine: Any, folder: Path) -> None:
         engine, folder, {"a": GradCAM(), "b": GradCAM()}, ["deletion", "drop"], settings=Settings(step=100)
     )
     assert two.results["passes"] == one.results["passes"]
+    assert two.results["alike"] == [["a", "b"]]
+    assert one.results["alike"] == []
     # a trunk pass and 10 partial deletions and one masked picture each; the picture of zeros once for all
     assert one.results["passes"] == 12 * (1 + 10 + 1) + 1
 
@@ -324,6 +326,18 @@ def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: P
     )
     assert again.exit_code == 2
     assert "--resume" in again.output
+
+
+def test_the_command_line_draws_layers_anew(engine: Any, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    steps = tmp_path / "steps.json"
+    steps.write_text(STEPS.to_json())
+    asked = ["--methods", "eigen,gradcam", "--stages", "2", "--limit", "4", "--preprocessing", str(steps)]
+    run = CliRunner().invoke(app, ["evaluate", "sanity", str(engine.path), str(folder), *asked])
+    assert run.exit_code == 0, run.output
+    first = next(line for line in run.output.splitlines() if "1 of 2" in line)
+    assert "1.00, 1.00" in first  # eigen does not see the head, which is drawn first
+    assert "means over 4 pictures" in run.output
 
 
 def test_the_command_line_finds_walls(engine: Any, folder: Path, tmp_path: Path) -> None:
