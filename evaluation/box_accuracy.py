@@ -147,7 +147,7 @@ def overlaps(
         by_level = np.zeros((len(levels), LEVELS))
         for index, own in enumerate(rows):
             by_level[index] = intersection_over_union(found[index], own).max(axis=1)
-    highest = levels.reshape(len(levels), -1).max(axis=1)
+    highest = levels.max(axis=(1, 2))
     at = (THRESHOLDS * highest[:, None].astype(np.float64)).astype(np.int64)
     best: NDArray[np.float64] = np.take_along_axis(by_level, at, axis=1)
     return best
