@@ -65,7 +65,8 @@ public:
     void run(const std::vector<Place>& order, const std::array<std::int32_t, kLevels + 1>& starts,
              const Box* boxes, Index count, double* best) {
         std::fill(label_.begin(), label_.end(), kNone);
-        parent_.clear();
+        root_.clear();
+        next_.clear();
         parts_.clear();
         best_ = best;
         for (int step = 0; step < kLevels; ++step) {
@@ -76,34 +77,49 @@ public:
             changed_.clear();
             for (std::int32_t i = begin; i < end; ++i) add(order[at(i)], level);
             for (const std::int32_t id : changed_) {
-                if (parent_[at(id)] == id) close(parts_[at(id)], level, boxes, count);
+                if (root_[at(id)] == id) close(parts_[at(id)], level, boxes, count);
             }
         }
         for (std::size_t id = 0; id < parts_.size(); ++id) {
-            if (parent_[id] == static_cast<std::int32_t>(id)) settle(parts_[id], Holes ? kLevels : 0);
+            if (root_[id] == static_cast<std::int32_t>(id)) settle(parts_[id], Holes ? kLevels : 0);
         }
     }
 
 private:
     static constexpr std::int32_t kNone = -1;
-    static constexpr int kNeighbours = Holes ? 4 : 8;
     static constexpr std::int32_t kChanging = -1;
 
     struct Part {
         Span span;
-        std::int32_t since;  // the first threshold it lives at, kChanging while it grows
+        std::int32_t since;   // the first threshold it lives at, kChanging while it grows
+        std::int32_t labels;  // how many labels its pixels have
         double overlap;
     };
 
     template <class I>
     static std::size_t at(I i) { return static_cast<std::size_t>(i); }
 
-    std::int32_t find(std::int32_t id) {
-        while (parent_[at(id)] != id) {
-            parent_[at(id)] = parent_[at(parent_[at(id)])];
-            id = parent_[at(id)];
-        }
-        return id;
+    static std::int32_t greatest(std::int32_t a, std::int32_t b, std::int32_t c, std::int32_t d) {
+        return std::max(std::max(a, b), std::max(c, d));
+    }
+    static std::uint32_t least(std::int32_t a, std::int32_t b, std::int32_t c, std::int32_t d) {
+        const auto plain = [](std::int32_t x) { return static_cast<std::uint32_t>(x); };
+        return std::min(std::min(plain(a), plain(b)), std::min(plain(c), plain(d)));
+    }
+
+    // Makes one component of two, and says which of them remains. All labels of the smaller one are renamed, so
+    // that the component of a label is one look-up: there are few merges, and many pixels.
+    std::int32_t merge(std::int32_t one, std::int32_t other) {
+        if (parts_[at(one)].labels < parts_[at(other)].labels) std::swap(one, other);
+        std::int32_t id = other;
+        do {
+            root_[at(id)] = one;
+            id = next_[at(id)];
+        } while (id != other);
+        std::swap(next_[at(one)], next_[at(other)]);  // two rings of labels become one
+        parts_[at(one)].labels += parts_[at(other)].labels;
+        parts_[at(one)].span.join(parts_[at(other)].span);
+        return one;
     }
 
     // Enters the overlap of a component that is about to change at `level`, for every threshold it lived at.
@@ -128,39 +144,35 @@ private:
         const Index wide = width_ + 2;
         std::int32_t* here = label_.data() + (row + 1) * wide + column + 1;
         // The greatest and, as unsigned numbers, the least label around: nearly always one component's, or none.
-        std::int32_t near[kNeighbours];
-        if constexpr (Holes) {
-            near[0] = here[-wide], near[1] = here[-1], near[2] = here[1], near[3] = here[wide];
-        } else {
-            std::copy_n(here - wide - 1, 3, near);
-            std::copy_n(here + wide - 1, 3, near + 3);
-            near[6] = here[-1], near[7] = here[1];
-        }
-        std::int32_t root = near[0];
-        auto least = static_cast<std::uint32_t>(near[0]);
-        for (int i = 1; i < kNeighbours; ++i) {
-            root = std::max(root, near[i]);
-            least = std::min(least, static_cast<std::uint32_t>(near[i]));
+        const std::int32_t up = here[-wide], left = here[-1], right = here[1], down = here[wide];
+        std::int32_t root = greatest(up, left, right, down);
+        std::uint32_t fewest = least(up, left, right, down);
+        if constexpr (!Holes) {
+            const std::int32_t nw = here[-wide - 1], ne = here[-wide + 1], sw = here[wide - 1], se = here[wide + 1];
+            root = std::max(root, greatest(nw, ne, sw, se));
+            fewest = std::min(fewest, least(nw, ne, sw, se));
         }
         if (root == kNone) {
             root = static_cast<std::int32_t>(parts_.size());
-            parent_.push_back(root);
-            parts_.push_back({{row, column, row, column}, kChanging, 0});
+            root_.push_back(root);
+            next_.push_back(root);
+            parts_.push_back({{row, column, row, column}, kChanging, 1, 0});
             changed_.push_back(root);
             *here = root;
             return;
         }
-        const bool alone = least == static_cast<std::uint32_t>(root);
-        root = find(root);
+        const bool alone = fewest == static_cast<std::uint32_t>(root);
+        root = root_[at(root)];
         open(root, level);
         if (!alone) {
-            for (const std::int32_t label : near) {
+            for (const Index step : {-wide, Index{-1}, Index{1}, wide, -wide - 1, -wide + 1, wide - 1, wide + 1}) {
+                if (Holes && step != 1 && step != -1 && step != wide && step != -wide) break;
+                const std::int32_t label = here[step];
                 if (label == kNone) continue;
-                const std::int32_t other = find(label);
+                const std::int32_t other = root_[at(label)];
                 if (other == root) continue;
                 open(other, level);
-                parent_[at(other)] = root;
-                parts_[at(root)].span.join(parts_[at(other)].span);
+                root = merge(root, other);
             }
         }
         parts_[at(root)].span.join({row, column, row, column});
@@ -178,7 +190,8 @@ private:
 
     Index height_, width_;
     std::vector<std::int32_t> label_;  // of every pixel, with a frame around the map
-    std::vector<std::int32_t> parent_;
+    std::vector<std::int32_t> root_;  // of every label: its component
+    std::vector<std::int32_t> next_;  // the rings of the labels of each component
     std::vector<Part> parts_;
     std::vector<std::int32_t> changed_;
     double* best_ = nullptr;
