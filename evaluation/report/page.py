@@ -44,7 +44,7 @@ READING = {
     "deletion": "Area under the class's probability while pixels are set to zero, the most salient first.",
     "insertion": "Area under it while true pixels are put into the blurred picture, the most salient first.",
     "removal": "Accuracy with the most salient pixels of the true class erased, relative to as many random "
-    "ones; the mean over the shares erased.",
+    "ones, all shares erased taken together.",
     "pointing": "How often the map's highest pixel lies on an object of the class.",
     "energy": "Which share of the map's sum lies on objects of the class.",
     "maxboxacc": "How often the box around the map's largest contour overlaps a drawn box by half, at the "

@@ -121,22 +121,23 @@ def _compactness(rows: Sequence[Row]) -> Figure | None:
 def _removal(plan: Plan, rows: Sequence[Row], chance: Sequence[Sequence[bool] | None]) -> Figure | None:
     """R_k for each share, counts summed before they are divided.
 
-    The value is the mean over the shares at which random erasing leaves something right: the same shares for
-    every method.
+    The value takes all shares together, Σ_k A_k / Σ_k Ar_k: a mean of the ratios would be ruled by the large
+    shares, at which next to nothing is right and a picture more doubles the ratio.
     """
     right = [row["right_after_removal"] for row in rows if row.get("right_after_removal")]
     random = [flags for flags in chance if flags]
     if not rows or not random:
         return None
-    shares = []
+    shares: list[dict[str, float | None]] = []
+    left, left_by_chance = 0.0, 0.0
     for place, share in enumerate(plan.settings.shares):
         kept = float(np.mean([flags[place] for flags in right])) if right else None
         by_chance = float(np.mean([flags[place] for flags in random]))
         ratio = kept / by_chance if kept is not None and by_chance else None
+        left, left_by_chance = left + (kept or 0.0), left_by_chance + by_chance
         shares.append({"share": share, "accuracy": kept, "random": by_chance, "ratio": ratio})
-    ratios = [entry["ratio"] for entry in shares if entry["ratio"] is not None]
     return {
-        "value": float(np.mean(ratios)) if ratios else None,
+        "value": left / left_by_chance if right and left_by_chance else None,
         "counted": len(right),
         "undefined": len(rows) - len(right),
         "shares": shares,
