@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto, helper
 
 from camrt.export.adjoint.rules.windows import Windows, placed, trimmed, windows_of
 from camrt.export.adjoint.steps import Step, rule
@@ -15,6 +16,7 @@ from camrt.export.adjoint.steps import Step, rule
 __all__: list[str] = []
 
 Array = npt.NDArray[Any]
+ADDING = 16  # the operator set from which on ScatterElements adds
 
 
 @rule("Conv")
@@ -99,6 +101,8 @@ def _max_pool(step: Step) -> Sequence[str | None]:
     if len(kernel) != 2:
         raise step.refuse("only pooling over two axes has a rule")
     windows = windows_of(step, kernel)
+    if make.opset >= ADDING and make.element == TensorProto.FLOAT:
+        return [scattered(step)]
     more = [s - 1 if windows.ceiled else 0 for s in windows.strides]
     end = [pad + extra for pad, extra in zip(windows.end, more, strict=True)]
     padded = step.x
@@ -117,6 +121,28 @@ def _max_pool(step: Step) -> Sequence[str | None]:
         taken = make.add("Or", taken, won) if taken else won
         parts[place] = make.masked(step.g, wins)
     return [placed(step, parts, windows)]
+
+
+def scattered(step: Step) -> str:
+    """Σ over the windows whose largest cell this is, by the places that MaxPool itself gives as indices.
+
+    One pass over the map, where unfolding its windows takes as many as a window has cells. Only in float32: what
+    the indices count differs between runtimes in other types.
+    """
+    make = step.make
+    node = step.node
+    places = make.fresh()
+    again = helper.make_node("MaxPool", [step.x], [make.fresh(), places])
+    again.attribute.extend(node.attribute)
+    make.nodes.append(again)
+    flat = make.indices([-1])
+    cells = make.shape_of(step.x)
+    zeros = make.zeros(make.add("ReduceProd", cells, keepdims=1))
+    total = make.add(
+        "ScatterElements", zeros, make.add("Reshape", places, flat), make.add("Reshape", step.g, flat),
+        axis=0, reduction="add",
+    )  # fmt: skip
+    return make.reshaped_like(total, step.x)
 
 
 @rule("AveragePool")
