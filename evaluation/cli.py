@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from camrt.engine.arguments import (
-    model_path,
-    parse_options,
-    parse_size,
-    preprocessing_of,
-    read_labels,
-    read_preprocessing,
-)
+from camrt.engine.arguments import model_path, parse_options, parse_size, preprocessing_of, read_preprocessing
 from camrt.engine.consoles import add_row, clear_errors, console, plain
 from camrt.errors import InputError
-
-if TYPE_CHECKING:
-    from camrt.engine.session import Engine
+from camrt.evaluation.commands import listed, loaded, pictures_done
 
 __all__ = ["add_commands"]
 
@@ -106,19 +93,19 @@ def on_pictures(
         from camrt.evaluation.datasets import read_dataset
         from camrt.evaluation.suite import Settings, evaluate
 
-        engine = _loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
+        engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
         found = read_dataset(
             data, annotations=annotations, kind=kind, labels=engine.labels, num_classes=engine.num_classes
         )
         settings: dict[str, Any] = {
             "step": step, "base": base, "pxap": pxap, "examples": examples, "seed": seed, "limit": limit,
         }  # fmt: skip
-        with _progress("measuring") as progress:
+        with pictures_done("measuring") as progress:
             evaluation = evaluate(
                 engine,
                 found,
-                _listed(methods),
-                _listed(metrics),
+                listed(methods),
+                listed(metrics),
                 settings=Settings(**settings),
                 out=out,
                 resume=resume,
@@ -152,7 +139,7 @@ def walls(
         from camrt.evaluation.walls.dead_zone import find_dead_zone
         from camrt.evaluation.walls.share import lower_rows
 
-        engine = _loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
+        engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
         assert engine.preprocessing is not None  # _loaded sees to it
         sides = engine.preprocessing.size
         if dead_rows is not None:
@@ -170,11 +157,11 @@ def walls(
                 console().print("every pixel can influence the model: there is nothing to measure μ on")
                 return
         found = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
-        with _progress("measuring") as progress:
+        with pictures_done("measuring") as progress:
             evaluation = evaluate(
                 engine,
                 found,
-                _listed(methods),
+                listed(methods),
                 ["mu"],
                 settings=Settings(seed=seed, limit=limit, postprocess="library"),
                 dead=dead,
@@ -210,8 +197,8 @@ def sanity(
         from camrt.evaluation.randomisation import Draw, cascading_randomisation
         from camrt.evaluation.suite.settings import named_methods
 
-        engine = _loaded(model, preprocessing, size, None)
-        built = named_methods(_listed(methods))
+        engine = loaded(model, preprocessing, size, None)
+        built = named_methods(listed(methods))
         found = cascading_randomisation(
             model_path(model),
             [str(path) for path in islice(find_pictures(images), limit)],
@@ -233,42 +220,6 @@ def sanity(
             add_row(table, f"{count} of {len(found.layers)}", found.layers[count - 1], *cells)
         console().print(table)
         console().print(f"means over {len(found.targets)} pictures, each at the class it was predicted as")
-
-
-def _loaded(
-    model: str, preprocessing: str | None, size: str | None, labels: Path | None, **settings: Any
-) -> Engine:
-    import camrt
-
-    sides = parse_size(size)
-    steps = read_preprocessing(preprocessing, sides)
-    engine = camrt.load(model_path(model), preprocessing=steps, labels=read_labels(labels), **settings)
-    engine.preprocessing = preprocessing_of(engine, sides)
-    return engine
-
-
-def _listed(text: str) -> list[str]:
-    """The parts between commas that are not in brackets."""
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[float, int], None]]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        TextColumn("{task.completed:.1f}/{task.total:.0f} pictures"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_evaluation(results: dict[str, Any], out: Path) -> None:

@@ -68,3 +68,7 @@ def test_every_error_is_a_camrt_error_and_a_builtin_one():
         elif kind is not errors.CamrtError:
             assert issubclass(kind, errors.CamrtError)
             assert issubclass(kind, builtin)
+
+
+def test_the_command_line_imports_nothing_heavy():
+    assert run(f"import camrt.cli, sys; print([name for name in {HEAVY} if name in sys.modules])") == "[]"

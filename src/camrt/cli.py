@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from camrt.engine.cli import app
 from camrt.evaluation import cli as evaluation
+from camrt.evaluation.reproduce import cli as reproduction
 from camrt.training import cli as training
 
 __all__ = ["app"]
 
 training.add_commands(app)
 evaluation.add_commands(app)
+reproduction.add_command(app)

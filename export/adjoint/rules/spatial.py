@@ -126,8 +126,8 @@ def _max_pool(step: Step) -> Sequence[str | None]:
 def scattered(step: Step) -> str:
     """Σ over the windows whose largest cell this is, by the places that MaxPool itself gives as indices.
 
-    One pass over the map, where unfolding its windows takes as many as a window has cells. Only in float32: what
-    the indices count differs between runtimes in other types.
+    One pass over the map, where unfolding its windows takes as many as a window has cells. Only in float32:
+    what the indices count differs between runtimes in other types.
     """
     make = step.make
     node = step.node

@@ -1,0 +1,68 @@
+"""What the commands of evaluation share: the model with its pictures' preparation, lists, and progress."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camrt.engine.arguments import model_path, parse_size, preprocessing_of, read_labels, read_preprocessing
+from camrt.engine.consoles import console
+
+if TYPE_CHECKING:
+    from camrt.engine.session import Engine
+
+__all__ = ["listed", "loaded", "pictures_done"]
+
+
+def loaded(
+    model: str, preprocessing: str | None, size: str | None, labels: Path | None, **settings: Any
+) -> Engine:
+    """The model that some options mean, with the preparation of its pictures.
+
+    Args:
+        model: A file, or the word default.
+        preprocessing: A name, or a JSON file.
+        size: HxW.
+        labels: A file of class names.
+        **settings: Of `camrt.load`.
+
+    Raises:
+        InputError: Options that make no sense, or a preparation that nobody states.
+        CamrtError: What loading raises.
+    """
+    import camrt
+
+    sides = parse_size(size)
+    steps = read_preprocessing(preprocessing, sides)
+    engine = camrt.load(model_path(model), preprocessing=steps, labels=read_labels(labels), **settings)
+    engine.preprocessing = preprocessing_of(engine, sides)
+    return engine
+
+
+def listed(text: str) -> list[str]:
+    """The parts between commas that are not in brackets."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+@contextmanager
+def pictures_done(title: str) -> Iterator[Callable[[float, int], None]]:
+    """A bar with the time left, told how many pictures are done and how many there are."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        TextColumn("{task.completed:.1f}/{task.total:.0f} pictures"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

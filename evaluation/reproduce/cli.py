@@ -1,0 +1,153 @@
+"""The command `camrt reproduce`. What is heavy is imported inside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from camrt.engine.consoles import add_row, clear_errors, console, plain
+from camrt.errors import InputError
+from camrt.evaluation.commands import listed, loaded
+
+if TYPE_CHECKING:
+    from camrt.evaluation.reproduce.rows import Reproduced
+
+__all__ = ["add_command"]
+
+
+def reproduce(
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="Names of tables; without any, all are listed.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="An ONNX classifier, or the word default.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of pictures with their annotations, or CUB-200-2011's.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results, a folder in it for each table.")
+    ] = Path("camrt-reproduce"),
+    methods: Annotated[
+        str | None, typer.Option(help="Rows, separated by commas, or other methods; not for pixab-7 to -10.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Measure this many pictures (calm-1: pairs a group).")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Adversarial pictures of each kind.")] = 500,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Pixels a step of deletion and insertion; a row of them.")
+    ] = None,
+    readings: Annotated[
+        str, typer.Option(help="Of Pixab-CAM's denominators, in pixab-7 to -10.")
+    ] = "N1,N2,N3",
+    assignments: Annotated[
+        str, typer.Option(help="Of boxes to cells, in pixab-7 to -10.")
+    ] = "coverage,anchor",
+    superset: Annotated[
+        str | None, typer.Option(help="Classes that +Y takes together: all, imagenet, imagenet-outermost.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="A CSV or COCO file, or a folder of XML, masks or WSOL metadata.")
+    ] = None,
+    preprocessing: Annotated[
+        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures run at once: the bound on memory.")] = 32,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with runs in that folder.")] = False,
+) -> None:
+    """Measure the published tables of CALM, See through Walls and Pixab-CAM on your model and pictures.
+
+    Prints published and measured figures side by side, and writes table.md and results.json.
+    """
+    with clear_errors():
+        from camrt.evaluation.reproduce.options import Options
+        from camrt.evaluation.reproduce.running import Run
+        from camrt.evaluation.reproduce.tables import find_task
+        from camrt.evaluation.reproduce.tables import reproduce as measure
+
+        if not tables:
+            _list_tables()
+            return
+        names = [find_task(name).published.name for name in tables]
+        if model is None:
+            raise InputError("say which model to measure on: --model FILE, or --model default")
+        given: dict[str, Any] = {
+            "methods": None if methods is None else tuple(listed(methods)),
+            "readings": tuple(listed(readings)),
+            "assignments": tuple(listed(assignments)),
+            "limit": limit, "seed": seed, "step": step, "count": count, "superset": superset,
+            "annotations": annotations, "resume": resume,
+        }  # fmt: skip
+        options = Options(**given)
+        engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
+        run = Run(engine, data, options, out)
+        for name in names:
+            with _progress() as run.tell:
+                found = measure(name, engine, run=run)
+            _print_table(found)
+            files = f"files in {out / name}: table.md, results.json"
+            console().print(plain(files), soft_wrap=True, markup=False)
+
+
+def _list_tables() -> None:
+    from rich.table import Table
+
+    from camrt.evaluation.reproduce.tables import TABLES
+
+    listing = Table("table", "what it is", "paper", "needs")
+    for name, task in TABLES.items():
+        add_row(listing, name, task.published.heading, task.published.paper, task.needs)
+    console().print(listing)
+
+
+def _print_table(found: Reproduced) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from camrt.evaluation.reproduce.writing import cells, header, notes, pattern_rows
+
+    table = Table(title=Text(f"{found.table.name}: {found.table.heading}"))
+    for title in header(found):
+        table.add_column(Text(plain(title), overflow="fold"))
+    for row in found.rows:
+        add_row(table, *cells(found, row))
+    console().print(table)
+    patterns = pattern_rows(found)
+    if patterns:
+        listing = Table("task, reading, measure", "(1)", "(2)", "(3)", title="Does the paper's pattern hold?")
+        for texts in patterns:
+            add_row(listing, *texts)
+        console().print(listing)
+    for line in notes(found):
+        console().print(plain(line), soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float, int], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total or None
+        )
+
+
+def add_command(app: typer.Typer) -> None:
+    """Adds the command to the command line."""
+    app.command()(reproduce)

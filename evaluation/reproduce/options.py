@@ -1,0 +1,65 @@
+"""How tables are measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from camrt.errors import InputError
+from camrt.evaluation.box_ablation import Assignment, Reading
+
+__all__ = ["Options"]
+
+READINGS: tuple[Reading, ...] = get_args(Reading)
+ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tables are measured.
+
+    Attributes:
+        methods: Measure these rows and no others: keys of the table's rows, or methods that it does not have,
+            with options if need be. None measures all rows. Tables pixab-7 to pixab-10 have rows of
+            Pixab-CAM alone, and pass over it.
+        limit: Measure this many pictures, drawn with the seed; None takes all. In calm-1, pairs of classes of
+            each group.
+        seed: Of everything that is drawn.
+        step: Pixels altered at each point of a deletion or insertion curve; None takes a row of pixels.
+        count: Adversarial pictures of each kind; the paper has 500.
+        readings: Of Pixab-CAM's denominators that the box ablation measures.
+        assignments: Of boxes to cells that it measures.
+        superset: Classes that "+Y" takes together, a name of `camrt.engine.class_sets`; None takes ImageNet's
+            for a model of 1000 classes and all, as for CUB, for one of 200.
+        annotations: File or folder of the pictures' annotations, where it is not plain.
+        resume: Go on with runs that were stopped.
+
+    Raises:
+        InputError: A value out of range.
+    """
+
+    methods: tuple[str, ...] | None = None
+    limit: int | None = None
+    seed: int = 0
+    step: int | None = None
+    count: int = 500
+    readings: tuple[Reading, ...] = READINGS
+    assignments: tuple[Assignment, ...] = ASSIGNMENTS
+    superset: str | None = None
+    annotations: Path | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("seed", 0), ("step", 1), ("count", 1)):
+            value = getattr(self, name)
+            if value is None and name in ("limit", "step"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name}={value!r} must be a whole number >= {least}")
+        for name, allowed in (("readings", READINGS), ("assignments", ASSIGNMENTS)):
+            given = getattr(self, name)
+            if not given or not set(given) <= set(allowed):
+                raise InputError(f"{name}={given!r} must be some of {', '.join(allowed)}")
+        if self.methods is not None and (not self.methods or not isinstance(self.methods, tuple)):
+            raise InputError(f"methods={self.methods!r} must be a tuple of one or more names")

@@ -1,0 +1,232 @@
+"""What all tables share: the model, its pictures, runs of the suite, and adversarial pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import camrt
+from camrt.engine.methods import Method
+from camrt.engine.preprocessing import Preprocessing
+from camrt.errors import AdjointError, DataError, DegenerateMapWarning, InputError, MethodError, PictureError
+from camrt.evaluation.datasets import Dataset, read_dataset
+from camrt.evaluation.reproduce.options import Options
+from camrt.evaluation.suite import Evaluation, Settings, evaluate
+from camrt.evaluation.suite.evaluating import drawn
+from camrt.evaluation.suite.preparing import prepare_sample
+
+if TYPE_CHECKING:
+    from camrt.engine.session import Engine
+    from camrt.evaluation.patch_examples import AdversarialExamples
+
+__all__ = ["NO_DATA", "Run", "seen_through", "squashed"]
+
+NO_DATA = "it needs pictures: give a folder (--data)"
+
+
+@dataclass
+class Run:
+    """A model, pictures, and what was made of them so far; tables of one run share it.
+
+    Attributes:
+        engine: The model, with its preprocessing.
+        data: Folder of pictures; None where there is none.
+        options: How.
+        out: Folder for results, a folder in it for each table; None keeps all in memory.
+        tell: Called with what is being done, how much of it is, and how much there is (0 if unknown).
+        examples: Adversarial pictures made so far, by kind.
+        findings: What was measured on them, by task and method.
+        unreadable: Pictures that were drawn for them and cannot be read.
+    """
+
+    engine: Engine
+    data: Path | None
+    options: Options
+    out: Path | None
+    tell: Callable[[str, float, int], None] = lambda what, done, total: None
+    examples: dict[str, AdversarialExamples] = field(default_factory=dict)
+    findings: dict[tuple[str, str], Any] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The model's.
+
+        Raises:
+            InputError: It is not known.
+        """
+        if self.engine.preprocessing is None:
+            raise InputError(
+                "the model's preprocessing is not known: load it with camrt.load(preprocessing=...)"
+            )
+        return self.engine.preprocessing
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The pictures with their annotations.
+
+        Raises:
+            DataError: No folder was given, or no picture can be read.
+        """
+        if self.data is None:
+            raise DataError(NO_DATA)
+        found = read_dataset(
+            self.data,
+            annotations=self.options.annotations,
+            labels=self.engine.labels,
+            num_classes=self.engine.num_classes,
+        )
+        if not found.samples:
+            raise DataError(f"{self.data}: no picture to measure on")
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that figures depend on."""
+        options = {name: value for name, value in asdict(self.options).items() if name != "resume"}
+        annotations = self.options.annotations
+        return {
+            "camrt": camrt.__version__,
+            "model": {
+                "file": self.engine.path.name,
+                "sha256": self.engine.sha256,
+                "target": [cut.target.name for cut in self.engine.cuts],
+                "classes": self.engine.num_classes,
+                "preprocessing": json.loads(self.preprocessing.to_json()),
+            },
+            "data": None if self.data is None else self.data.resolve().name,
+            "options": options | {"annotations": None if annotations is None else annotations.name},
+        }
+
+    def admitted(self, methods: Mapping[str, Method]) -> tuple[dict[str, Method], dict[str, str]]:
+        """The methods that this model admits, and why it does not admit the others."""
+        steps = self.preprocessing
+        shape = (
+            1,
+            steps.channels,
+            self.engine.interface.height or steps.size[0],
+            self.engine.interface.width or steps.size[1],
+        )
+        picture = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        good, refused = {}, {}
+        for name, method in methods.items():
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DegenerateMapWarning)
+                    self.engine.explain(picture, method)
+            except (MethodError, AdjointError) as error:
+                refused[name] = str(error)
+            else:
+                good[name] = method
+        return good, refused
+
+    def evaluated(
+        self,
+        table: str,
+        methods: Mapping[str, Method],
+        metrics: Sequence[str],
+        *,
+        data: Dataset | None = None,
+        dead: NDArray[np.bool_] | None = None,
+        engine: Engine | None = None,
+    ) -> Evaluation:
+        """The suite's evaluation, kept in `measured` in the table's folder."""
+        settings = Settings(
+            step=self.options.step, seed=self.options.seed, limit=self.options.limit, examples=0
+        )
+        return evaluate(
+            engine or self.engine,
+            data or self.dataset,
+            methods,
+            metrics,
+            settings=settings,
+            dead=dead,
+            out=None if self.out is None else self.out / table / "measured",
+            resume=self.options.resume,
+            progress=lambda done, total: self.tell("measuring pictures", done, total),
+        )
+
+    def pictures(self) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+        """At most `count` pictures as the model takes them, drawn with the seed, and their classes.
+
+        Returns:
+            (M, C, H, W), and (M,) if all their classes are known.
+
+        Raises:
+            DataError: No folder was given, or no picture can be read.
+        """
+        most = min(self.options.count, self.options.limit or self.options.count)
+        samples = drawn(self.dataset.samples, Settings(seed=self.options.seed, limit=most))
+        ready = []
+        for sample in samples:
+            try:
+                ready.append(prepare_sample(sample, self.preprocessing, masks=False))
+            except PictureError:
+                self.unreadable.append(sample.name)
+        if not ready:
+            raise DataError(f"{self.data}: none of {len(samples)} pictures can be read")
+        labels = [item.label for item in ready]
+        known = [label for label in labels if label is not None]
+        return (
+            np.stack([item.pixels for item in ready]),
+            np.array(known, np.int64) if len(known) == len(labels) else None,
+        )
+
+    def adversarial(self, kind: str) -> AdversarialExamples:
+        """Adversarial pictures: "ae1" on pictures, "ae2" on zeros, "ae2-four" on zeros with four patches.
+
+        They are saved in the folder `adversarial`, and taken from there when the model, the pictures and the
+        options are the same.
+
+        Raises:
+            CamrtError: They cannot be made.
+        """
+        from camrt.evaluation.patch_examples import AdversarialExamples, AttackOptions, build_ae1, build_ae2
+
+        if kind in self.examples:
+            return self.examples[kind]
+        attack = AttackOptions(at_once=max(1, self.engine.batch_size))
+        scenes, labels = self.pictures() if kind == "ae1" else (None, None)
+        count, seed = self.options.count, self.options.seed
+        identity = hashlib.sha256(
+            repr((kind, count, seed, attack, self.engine.sha256, self.preprocessing.to_json())).encode()
+        )
+        if scenes is not None:
+            identity.update(scenes.tobytes() + repr(None if labels is None else labels.tolist()).encode())
+        name = f"{kind}-{count}-{identity.hexdigest()[:16]}.npz"
+        path = None if self.out is None else self.out / "adversarial" / name
+        if path is not None and path.exists():
+            found = AdversarialExamples.load(path)
+        else:
+            self.tell(f"attacking {count} pictures ({kind})", 0, 0)
+            if scenes is not None:
+                found = build_ae1(self.engine, scenes, count, labels=labels, seed=seed, options=attack)
+            else:
+                patches = 4 if kind == "ae2-four" else None
+                found = build_ae2(self.engine, count, patches=patches, seed=seed, options=attack)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                found.save(path)
+        self.examples[kind] = found
+        return found
+
+
+def seen_through(engine: Engine, steps: Preprocessing) -> Engine:
+    """The same model with another preprocessing; the engine given keeps its own."""
+    other = copy(engine)
+    other.preprocessing = steps
+    return other
+
+
+def squashed(steps: Preprocessing) -> Preprocessing:
+    """The same numbers on the whole picture, proportions ignored."""
+    return replace(steps, resize="squash")

@@ -1,0 +1,159 @@
+"""A reproduced table as text: published and measured figures side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from camrt.engine.files import write_whole
+from camrt.evaluation.reproduce.paper_tables import Column
+from camrt.evaluation.reproduce.rows import Figure, Reproduced, Row
+
+__all__ = ["as_json", "cells", "header", "markdown", "notes", "pattern_rows", "write_table"]
+
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+NOT_PRINTED = "–"
+
+
+def header(found: Reproduced) -> list[str]:
+    """The titles of the columns: for each measure what is published, if anything, and what was measured."""
+    titles = ["method"]
+    for column in found.table.columns:
+        name = f"{column.title}{ARROWS[column.better]}"
+        if column.of:
+            of = " / ".join(text for text in column.of if text)
+            titles.append(f"{name}, published{f' ({of})' if of else ''}")
+        if column.name not in found.left_out:
+            titles.append(f"{name}, measured")
+    return [*titles, *(["remark"] if any(row.why for row in found.rows) else [])]
+
+
+def cells(found: Reproduced, row: Row) -> list[str]:
+    """A row's texts, one for each of `header`."""
+    texts = [row.title]
+    for column in found.table.columns:
+        if column.of:
+            texts.append(_published(column, row))
+        if column.name not in found.left_out:
+            texts.append(_measured(column, row.figures.get(column.name)))
+    if any(other.why for other in found.rows):
+        texts.append(f"not measured: {row.why}" if row.why else "")
+    return texts
+
+
+def _published(column: Column, row: Row) -> str:
+    numbers = row.published.figures.get(column.name)
+    if numbers is None or all(number is None for number in numbers):
+        return NOT_PRINTED
+    return " / ".join(NOT_PRINTED if number is None else f"{number:.{column.digits}f}" for number in numbers)
+
+
+def _measured(column: Column, figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    if figure.value is None:
+        return "undefined"
+    text = f"{figure.value:.{column.digits}f}"
+    return text if figure.error is None else f"{text} ± {figure.error:.{max(column.digits, 1)}f}"
+
+
+def notes(found: Reproduced) -> list[str]:
+    """What was not measured, what did not count, and the remarks."""
+    titles = {column.name: column.title for column in found.table.columns}
+    lines = [f"{titles[name]}: not measured: {why}" for name, why in found.left_out.items()]
+    for name, title in titles.items():
+        numbers = {
+            row.figures[name].counted
+            for row in found.rows
+            if name in row.figures and row.figures[name].counted
+        }
+        if numbers:
+            low, high = min(numbers), max(numbers)
+            lines.append(f"{title}: {low if low == high else f'{low} to {high}'} counted")
+        lines += [
+            f"{title}, {row.title}: {row.figures[name].undefined} undefined, left out"
+            for row in found.rows
+            if name in row.figures and row.figures[name].undefined
+        ]
+    return [*lines, *found.remarks]
+
+
+def pattern_rows(found: Reproduced) -> list[list[str]]:
+    """Of the box ablation: task, reading, and what became of each of the three statements."""
+    patterns: Mapping[str, Any] = found.details.get("patterns", {})
+    return [
+        [f"{task.upper()}, {reading}", *(own["text"] for own in statements.values())]
+        for task, readings in patterns.items()
+        for reading, statements in readings.items()
+    ]
+
+
+def markdown(found: Reproduced) -> str:
+    """The table as Markdown."""
+    titles = header(found)
+    lines = [f"# {found.table.heading}", "", f"{found.table.paper}. Published: {found.table.setting}.", ""]
+    model = found.facts["model"]
+    lines += [
+        f"Measured: {model['file']} ({model['classes']} classes), pictures: {found.facts['data'] or 'none'}. "
+        "Arrows point to the better side; ± is the standard error of the mean.",
+        "",
+    ]
+    lines += _grid(titles, [cells(found, row) for row in found.rows])
+    patterns = pattern_rows(found)
+    if patterns:
+        lines += [
+            "",
+            "Does the paper's pattern hold? Differences in points, ± their paired standard error.",
+            "",
+        ]
+        lines += _grid(["task, reading, measure", "(1)", "(2)", "(3)"], patterns)
+    return "\n".join([*lines, "", *(f"- {_escaped(line)}" for line in notes(found))]) + "\n"
+
+
+def _grid(titles: list[str], rows: list[list[str]]) -> list[str]:
+    def line(texts: list[str]) -> str:
+        return f"| {' | '.join(_escaped(text) for text in texts)} |"
+
+    return [line(titles), "| --- |" + " --- |" * (len(titles) - 1), *(line(texts) for texts in rows)]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("_", "\\_").replace("\n", " ")
+
+
+def as_json(found: Reproduced) -> dict[str, Any]:
+    """What `results.json` holds."""
+    table = found.table
+    return {
+        "table": table.name,
+        "title": table.title,
+        "paper": table.paper,
+        "number": table.number,
+        "published on": table.setting,
+        "columns": [asdict(column) for column in table.columns],
+        "rows": [
+            {
+                "key": row.published.key,
+                "title": row.title,
+                "published": {name: list(numbers) for name, numbers in row.published.figures.items()},
+                "method": row.method,
+                "measured": {name: asdict(figure) for name, figure in row.figures.items()},
+                "not measured": row.why,
+            }
+            for row in found.rows
+        ],
+        "left out": dict(found.left_out),
+        "remarks": list(found.remarks),
+        "facts": dict(found.facts),
+        **found.details,
+    }
+
+
+def write_table(found: Reproduced, folder: Path) -> None:
+    """Writes table.md and results.json."""
+    text = json.dumps(as_json(found), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / "results.json", text.encode())
+    write_whole(folder / "table.md", markdown(found).encode())
