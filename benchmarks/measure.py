@@ -154,7 +154,10 @@ def peak_memory(code: str) -> int:
 
 def environment() -> dict[str, str]:
     """Versions and machine, for the record."""
-    names = ("numpy", "onnx", "onnxruntime", "torch", "torchvision", "grad-cam", "torchcam", "captum")
+    names = (
+        *("numpy", "onnx", "onnxruntime", "torch", "torchvision", "grad-cam", "torchcam", "captum"),
+        *("opencv-python-headless", "scikit-learn", "quantus"),
+    )
     versions = {"camrt": camrt.__version__}
     for name in names:
         try:

@@ -69,13 +69,15 @@ class Alterations:
         self.empty = empty
         count = len(self.pictures)
         further = dict(sheets or {})
+        if {PICTURE, ZERO} & set(further):
+            raise InputError(f"the sheets {PICTURE!r} and {ZERO!r} are there already")
         if any(sheet.shape != self.pictures.shape for sheet in further.values()):
             raise InputError("every sheet must have the pictures' shape")
         self._sheets = np.concatenate(
             [
                 self.pictures,
                 *(np.asarray(sheet, np.float32) for sheet in further.values()),
-                self.pictures[:1] * 0,
+                np.zeros_like(self.pictures[:1]),  # not 0 times a picture, which may hold infinities
             ]
         )
         self._first = {name: number * count for number, name in enumerate([PICTURE, *further])}
@@ -127,6 +129,8 @@ class Alterations:
     def masked(self, picture: int, saliency: Array) -> int:
         """Asks about a picture multiplied by a map (H, W); says where the answer will be."""
         values = np.ascontiguousarray(saliency, dtype=np.float32)
+        if values.shape != self.pictures.shape[2:]:
+            raise InputError(f"a map of {values.shape} for pictures of {self.pictures.shape[2:]}")
         key = (picture, values.tobytes())
         if key not in self._masks:
             self._masks[key] = len(self._maps)
@@ -218,4 +222,8 @@ class Alterations:
         return self._rankings[key]
 
     def _sheet(self, name: str, picture: int) -> int:
-        return len(self._sheets) - 1 if name == ZERO else self._first[name] + picture
+        if name == ZERO:
+            return len(self._sheets) - 1
+        if name not in self._first:
+            raise InputError(f"there is no sheet {name!r}; sheets: {ZERO}, {', '.join(self._first)}")
+        return self._first[name] + picture

@@ -33,7 +33,8 @@ def ranks_of(maps: ArrayLike) -> NDArray[np.int64]:
     checked = np.asarray(maps)
     if checked.ndim != 3 or not np.isfinite(checked).all():
         raise InputError(f"maps must be (N, H, W) and finite, not {checked.shape}")
-    flat = checked.reshape(len(checked), -1)
+    signed = checked.astype(np.result_type(checked, np.float16), copy=False)  # the negative of any type
+    flat = signed.reshape(len(signed), signed.shape[1] * signed.shape[2])
     order = np.argsort(-flat, axis=1, kind="stable")
     ranks = np.empty_like(order, dtype=np.int64)
     np.put_along_axis(ranks, order, np.arange(flat.shape[1])[None], axis=1)
@@ -72,8 +73,8 @@ def rise_weights(side: int = SIDE, sigma: float = SIGMA) -> NDArray[np.float64]:
     Raises:
         InputError: The side is even, or the sigma not positive.
     """
-    if side < 1 or side % 2 == 0:
-        raise InputError(f"a blur needs an odd side, not {side}")
+    if side < 1 or side % 2 == 0 or not 0 < sigma < np.inf:
+        raise InputError(f"a blur needs an odd side and a positive sigma, not {side} and {sigma}")
     reach = int(4 * sigma + 0.5)
     tail = gaussian(2 * reach + 1, sigma)
     folded = np.zeros(side)

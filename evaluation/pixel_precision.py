@@ -88,6 +88,10 @@ class PixelCounts:
         Raises:
             InputError: Shapes that do not fit, or values outside [0, 1] or other marks.
         """
+        self.take(maps, masks, copy=True)
+
+    def take(self, maps: ArrayLike, masks: ArrayLike, *, copy: bool) -> None:
+        """What `add` does; without a copy the arrays must not change before the result is asked for."""
         scores, marks = np.asarray(maps), np.asarray(masks)
         if scores.ndim != 3 or marks.shape != scores.shape:
             raise InputError(f"maps {scores.shape} and masks {marks.shape} must both be (N, H, W)")
@@ -101,8 +105,10 @@ class PixelCounts:
         self.ignored += found.ignored
         self.pictures += len(scores)
         if self.definition == "exact":
-            self._scores.append(scores.reshape(-1))
-            self._marks.append(np.ascontiguousarray(marks, dtype=np.uint8).reshape(-1))
+            # Flattening copies: the caller may use its arrays again.
+            self._scores.append(scores.flatten() if copy else scores.reshape(-1))
+            flat = np.ascontiguousarray(marks, dtype=np.uint8)
+            self._marks.append(flat.flatten() if copy else flat.reshape(-1))
 
     def result(self) -> PixelPrecision:
         """The pooled PxAP so far.
@@ -150,7 +156,7 @@ def pxap(maps: ArrayLike, masks: ArrayLike, *, definition: Definition = "exact")
         InputError: See `PixelCounts`.
     """
     counts = PixelCounts(definition)
-    counts.add(maps, masks)
+    counts.take(maps, masks, copy=False)
     return counts.result()
 
 

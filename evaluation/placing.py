@@ -27,14 +27,19 @@ def pixel_boxes(
         altogether are left out: m <= n.
 
     Raises:
-        InputError: Boxes of another shape.
+        InputError: Boxes of another shape, not finite, or that end before they begin.
     """
     placed, (height, width) = _placed(boxes, picture, preprocessing), preprocessing.size
     seen = (placed[:, 2] > 0) & (placed[:, 3] > 0) & (placed[:, 0] < width) & (placed[:, 1] < height)
     x0, y0, x1, y1 = placed[seen].T
-    first = [np.ceil(edge - 0.5).clip(0, side - 1) for edge, side in ((y0, height), (x0, width))]
-    last = [np.ceil(edge - 0.5).clip(1, side) for edge, side in ((y1, height), (x1, width))]
-    last = [np.maximum(end, start + 1) for start, end in zip(first, last, strict=True)]
+    first, last = [], []
+    for start, end, side in ((y0, y1, height), (x0, x1, width)):
+        begin, stop = (np.ceil(edge - 0.5).clip(0, side) for edge in (start, end))
+        # A box between two middles has the pixel that its own middle lies in.
+        own = np.floor((start.clip(0, side) + end.clip(0, side)) / 2).clip(0, side - 1)
+        begin = np.where(begin < stop, begin, own)
+        first.append(begin)
+        last.append(np.maximum(stop, begin + 1))
     return np.stack([*first, *last], axis=1).astype(np.int64)
 
 
@@ -82,6 +87,8 @@ def _placed(boxes: ArrayLike, picture: tuple[int, int], preprocessing: Preproces
         rows = rows.reshape(0, 4)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise InputError(f"boxes must be (n, 4), not {rows.shape}")
+    if not (np.isfinite(rows).all() and (rows[:, :2] <= rows[:, 2:]).all()):
+        raise InputError("boxes must be (x0, y0, x1, y1), finite, with x0 <= x1 and y0 <= y1")
     height, width = preprocessing.size
     left, upper, right, lower = preprocessing.part(picture[1], picture[0])
     # Multiplied first and then divided, as the benchmark does: whole numbers stay whole.

@@ -68,7 +68,8 @@ def find_dead_zone(
     """The pixels that cannot influence a model.
 
     By gradients: those at which the gradient of random weightings of the logits is zero for all probes. By
-    noise: cells of a grid whose noise changes nothing, grown to their last row and column. What was found is
+    noise: cells of a grid whose noise changes nothing, and whole rows and columns next to them or to the
+    picture's border; a dead patch smaller than a cell, away from the border, is not found. What was found is
     confirmed with noise on all of it at once; a model for which that fails has no dead zone that can be
     found this way, and an empty one is answered.
 
@@ -83,6 +84,8 @@ def find_dead_zone(
         AdjointError: Gradients were asked for, and an operator has none.
         InputError: A model of open size without pictures or a size.
     """
+    if way not in (None, "gradients", "noise"):
+        raise InputError(f"way={way!r} must be 'gradients', 'noise' or None")
     rng = np.random.default_rng(seed)
     probes = _probes(engine, pictures, size, rng)
     if way in (None, "gradients"):
@@ -99,9 +102,14 @@ def find_dead_zone(
 
 def is_dead(engine: Engine, probes: Array, pixels: NDArray[np.bool_], rng: np.random.Generator) -> bool:
     """Whether noise at some pixels leaves every logit of every probe the same, to the last bit."""
+    return _unmoved(engine, probes, engine.predict(probes), pixels, rng)
+
+
+def _unmoved(
+    engine: Engine, probes: Array, logits: Array, pixels: NDArray[np.bool_], rng: np.random.Generator
+) -> bool:
     noise = rng.standard_normal(probes.shape, np.float32) * (np.abs(probes).max() + 1)
-    altered = np.where(pixels, noise, probes)
-    return bool(np.array_equal(engine.predict(altered), engine.predict(probes)))
+    return bool(np.array_equal(engine.predict(np.where(pixels, noise, probes)), logits))
 
 
 def _probes(
@@ -128,12 +136,13 @@ def _by_gradients(engine: Engine, probes: Array, rng: np.random.Generator) -> ND
 def _by_noise(engine: Engine, probes: Array, rng: np.random.Generator) -> tuple[NDArray[np.bool_], int]:
     height, width = probes.shape[2:]
     rows, columns = (np.linspace(0, side, min(CELLS, side) + 1).astype(int) for side in (height, width))
-    dead, spent = np.zeros((height, width), np.bool_), 0
+    dead, spent = np.zeros((height, width), np.bool_), len(probes)
+    logits = engine.predict(probes)
 
     def tried(pixels: NDArray[np.bool_]) -> bool:
         nonlocal spent
-        spent += 2 * len(probes)
-        return is_dead(engine, probes, pixels, rng)
+        spent += len(probes)
+        return _unmoved(engine, probes, logits, pixels, rng)
 
     for top, bottom in pairwise(rows):
         for left, right in pairwise(columns):
@@ -141,18 +150,19 @@ def _by_noise(engine: Engine, probes: Array, rng: np.random.Generator) -> tuple[
             cell[top:bottom, left:right] = True
             if tried(cell):
                 dead |= cell
-    if dead.any():
-        # The border of the dead zone lies inside cells that are alive: whole rows and columns are tried.
-        for axis in (0, 1):
-            for start, end in _runs(np.asarray(dead.all(axis=1 - axis))):
-                for step, place in ((-1, start - 1), (1, end)):
-                    while 0 <= place < dead.shape[axis]:
-                        line = np.zeros_like(dead)
-                        line[(place, slice(None)) if axis == 0 else (slice(None), place)] = True
-                        if not tried(line):
-                            break
-                        dead |= line
-                        place += step
+    # The border of the dead zone lies inside cells that are alive: whole rows and columns are tried, from
+    # those that were found and from the picture's own border on.
+    for axis in (0, 1):
+        length = dead.shape[axis]
+        found = [(0, 0), (length, length), *_runs(np.asarray(dead.all(axis=1 - axis)))]
+        for step, place in [(way, at) for start, end in found for way, at in ((-1, start - 1), (1, end))]:
+            while 0 <= place < length:
+                line = np.zeros_like(dead)
+                line[(place, slice(None)) if axis == 0 else (slice(None), place)] = True
+                if not dead[line].all() and not tried(line):
+                    break
+                dead |= line
+                place += step
     return dead, spent
 
 

@@ -20,7 +20,7 @@ __all__ = ["blur"]
 def blur(
     pictures: Floats, weights: ArrayLike, border: Literal["mirror", "zero"], threads: int | None = None
 ) -> Floats:
-    """Convolve every row and then every column with the same weights, in float64 arithmetic.
+    """Weigh the neighbours in every column and then in every row by the same weights, in float64 arithmetic.
 
     Args:
         pictures: Shape (N, C, H, W).

@@ -67,7 +67,8 @@ public:
         for (Index i = 0; i < bins; ++i) borders_.push_back(above(borders[i], true));
         borders_.push_back(above(borders[bins], false));  // the last bin holds its upper border
         const float width = borders_.back() - low_;
-        for (cells_ = 1 << 12; cells_ <= 1 << 20; cells_ *= 2) {
+        const bool divisible = width > 1e-30F && width < std::numeric_limits<float>::infinity();
+        for (cells_ = 1 << 12; divisible && cells_ <= 1 << 20; cells_ *= 2) {
             scale_ = static_cast<float>(cells_) / width;
             before_.assign(static_cast<std::size_t>(cells_) + 2, 0);
             for (const float border : borders_) ++before_[static_cast<std::size_t>(cell(border)) + 1];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,9 @@ def test_boxes_at_the_same_size_stay() -> None:
 
 def test_a_pixel_is_inside_when_its_middle_is() -> None:
     assert pixel_boxes([[2.4, 1.6, 4.6, 3.4]], (10, 20), WHOLE).tolist() == [[2, 2, 3, 5]]
-    assert pixel_boxes([[2.6, 1.1, 2.7, 1.2]], (10, 20), WHOLE).tolist() == [[1, 3, 2, 4]]  # at least one
+    assert pixel_boxes([[2.6, 1.1, 2.7, 1.2]], (10, 20), WHOLE).tolist() == [[1, 2, 2, 3]]  # at least one
+    # the fourth of nine pixels lies in the first of two
+    assert pixel_boxes([[3, 0, 4, 9]], (9, 9), Preprocessing(size=(2, 2))).tolist() == [[0, 0, 2, 1]]
 
 
 def test_what_a_crop_cuts_off_is_left_out() -> None:
@@ -47,6 +50,82 @@ def test_what_a_crop_cuts_off_is_left_out() -> None:
     boxes = [[0, 0, 4, 16], [2, 2, 6, 7], [12, 0, 16, 16], [0, 0, 16, 16]]
     assert pixel_boxes(boxes, (16, 16), CROP).tolist() == [[0, 0, 3, 2], [0, 0, 8, 8]]
     assert benchmark_boxes(boxes[1:2], (16, 16), CROP).tolist() == [[0, 0, 2, 3]]
+
+
+def test_a_crop_by_hand() -> None:
+    """40 × 20 pixels: the short side to 10, the long one to 20; eight of each are cut out of the middle."""
+    steps = Preprocessing(size=(8, 8), resize="crop", crop_fraction=0.8)
+    # columns 2 to 18 and rows 12 to 28 of the picture, two pixels to each of the input
+    boxes = [[2, 12, 18, 28], [0, 0, 20, 12], [0, 28, 20, 40], [0, 0, 2, 40], [6, 20, 12, 23], [0, 10, 5, 14]]
+    assert pixel_boxes(boxes, (40, 20), steps).tolist() == [[0, 0, 8, 8], [4, 2, 5, 5], [0, 0, 1, 1]]
+    found = benchmark_boxes(boxes, (40, 20), steps).tolist()
+    # the benchmark's last pixels belong to the box: one that ends where the crop begins is still there
+    assert found == [[0, 0, 8, 8], [0, 0, 8, 0], [0, 0, 0, 8], [2, 4, 5, 5], [0, 0, 1, 1]]
+
+
+def lies_in(start: int, end: int, side: int, own: int) -> list[int]:
+    """The pixels of `own` whose middles lie in [start, end) of `side`, without rounding."""
+    middles = [Fraction(2 * pixel + 1, 2) * side / own for pixel in range(own)]
+    return [pixel for pixel, middle in enumerate(middles) if start <= middle < end]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_middles_in_exact_fractions(data: Any) -> None:
+    h, w, height, width = (data.draw(st.integers(1, 60)) for _ in range(4))
+    ends = []
+    for side in (h, w):
+        start = data.draw(st.integers(0, side - 1))
+        ends += [start, data.draw(st.integers(start + 1, side))]
+    box = [[ends[2], ends[0], ends[3], ends[1]]]
+    ((r0, c0, r1, c1),) = pixel_boxes(box, (h, w), Preprocessing(size=(height, width))).tolist()
+    for (first, last), (start, end), side, own in (
+        ((r0, r1), ends[:2], h, height), ((c0, c1), ends[2:], w, width),
+    ):  # fmt: skip
+        inside = lies_in(start, end, side, own)
+        if inside:
+            assert list(range(first, last)) == inside
+        else:  # too small for any middle: one pixel, not further away than the next
+            assert last - first == 1
+            assert (first - 1) * side <= end * own
+            assert start * own <= (last + 1) * side
+    scaled = [[ends[2] * width // w, ends[0] * height // h, ends[3] * width // w, ends[1] * height // h]]
+    assert benchmark_boxes(box, (h, w), Preprocessing(size=(height, width))).tolist() == scaled
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40),
+    st.sampled_from(["squash", "crop"]), st.integers(0, 99),
+)  # fmt: skip
+def test_a_mask_has_the_value_of_the_pixel_under_each_middle(
+    h: int, w: int, height: int, width: int, kind: Any, seed: int
+) -> None:
+    steps = Preprocessing(size=(height, width), resize=kind)
+    mask = np.random.default_rng(seed).choice([0, 1, 255], (h, w)).astype(np.uint8)
+    found = mask_on_grid(mask, (h, w), steps)
+    assert found.shape == (height, width)
+    assert found.dtype == np.uint8
+    left, upper, right, lower = steps.part(w, h)
+    rows = upper + (np.arange(height) + 0.5) * (lower - upper) / height
+    columns = left + (np.arange(width) + 0.5) * (right - left) / width
+    near = [np.abs(middles - np.round(middles)) < 1e-6 for middles in (rows, columns)]  # on an edge of pixels
+    sure = ~(near[0][:, None] | near[1])
+    under = mask[rows.astype(int).clip(0, h - 1)[:, None], columns.astype(int).clip(0, w - 1)]
+    np.testing.assert_array_equal(found[sure], under[sure])
+
+
+def test_a_mask_at_the_same_size_stays() -> None:
+    mask = np.random.default_rng(1).choice([0, 1, 255], (10, 20)).astype(np.uint8)
+    np.testing.assert_array_equal(mask_on_grid(mask, (10, 20), WHOLE), mask)
+    np.testing.assert_array_equal(mask_on_grid(mask, (10, 20), Preprocessing(size=(20, 40)))[::2, ::2], mask)
+
+
+def test_boxes_that_reach_beyond_the_picture_are_cut() -> None:
+    boxes = [[-5, -5, 3, 4], [15, 8, 30, 30]]
+    assert pixel_boxes(boxes, (10, 20), WHOLE).tolist() == [[0, 0, 4, 3], [8, 15, 10, 20]]
+    assert benchmark_boxes(boxes, (10, 20), WHOLE).tolist() == [[0, 0, 3, 4], [15, 8, 20, 10]]
+    assert pixel_boxes([[-5, -5, 0, 4], [20, 0, 22, 4]], (10, 20), WHOLE).shape == (0, 4)
 
 
 @settings(max_examples=50, deadline=None)
@@ -75,7 +154,13 @@ def test_boxes_and_masks_agree_with_the_picture(h: int, w: int, height: int, wid
 
 def test_bad_input() -> None:
     assert pixel_boxes([], (5, 5), WHOLE).shape == (0, 4)
-    with pytest.raises(InputError, match="boxes must be"):
-        pixel_boxes([[1, 2, 3]], (5, 5), WHOLE)
+    assert benchmark_boxes(np.zeros((0, 4)), (5, 5), WHOLE).shape == (0, 4)
+    for asked in (pixel_boxes, benchmark_boxes):
+        for wrong in ([[1, 2, 3]], [1, 2, 3, 4]):
+            with pytest.raises(InputError, match="boxes must be"):
+                asked(wrong, (5, 5), WHOLE)
+    for box in ([4, 1, 3, 2], [np.nan, 0, 1, 1]):
+        with pytest.raises(InputError, match="finite, with x0 <= x1"):
+            pixel_boxes([box], (5, 5), WHOLE)
     with pytest.raises(InputError, match="a mask of"):
         mask_on_grid(np.zeros((4, 5), np.uint8), (5, 5), WHOLE)

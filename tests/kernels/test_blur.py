@@ -1,45 +1,128 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tolerances import assert_close
 
 from camrt.kernels.blur import blur, reference
 
+BORDERS = ["mirror", "zero"]
+# pictures, then the number of weights; those that reach beyond the picture are for zeros alone
+SIZES = [
+    ((1, 1, 1, 1), 1),
+    ((2, 3, 7, 5), 3),
+    ((2, 3, 7, 5), 9),
+    ((1, 1, 63, 2), 3),
+    ((1, 2, 2, 63), 3),
+    ((1, 2, 1, 6), 5),
+    ((3, 3, 31, 63), 31),
+    ((2, 3, 224, 224), 11),
+]
 
-@pytest.mark.parametrize("border", ["mirror", "zero"])
-@pytest.mark.parametrize("taps", [1, 3, 11])
-@pytest.mark.parametrize("size", [(6, 6), (9, 31), (64, 20)], ids=str)
-def test_native_agrees_with_reference(native, size, taps, border, normal, rng, threads, strided):
-    pictures, weights = normal(2, 3, *size), rng.random(taps)
-    out, expected = blur(strided(pictures), weights, border, threads=threads), np.empty_like(pictures)
+
+CASES = [
+    (size, taps, border)
+    for size, taps in SIZES
+    for border in BORDERS
+    if border == "zero" or taps // 2 < min(size[2:])
+]
+
+
+@pytest.mark.parametrize(("size", "taps", "border"), CASES, ids=str)
+def test_native_agrees_with_reference(native, size, taps, border, normal, rng, poisoned, threads, strided):
+    pictures = normal(*size)
+    weights = rng.standard_normal(taps)  # not symmetric: a reversed order would show
+    expected = poisoned(*size)
     reference.blur(pictures, weights, border, expected)
-    assert out.dtype == pictures.dtype
-    assert_close(out, expected)
+    found = blur(strided(pictures), weights, border, threads=threads)
+    assert found.dtype == pictures.dtype
+    assert found.flags.c_contiguous
+    assert_close(found, expected)
 
 
-def test_a_blur_may_reach_beyond_a_picture_with_zeros_around_it(normal, rng):
-    pictures, weights = normal(1, 1, 3, 2), rng.random(9)
-    expected = np.empty_like(pictures)
-    reference.blur(pictures, weights, "zero", expected)
-    assert_close(blur(pictures, weights, "zero"), expected)
-    with pytest.raises(ValueError, match="9 weights reach beyond"):
-        blur(pictures, weights, "mirror")
-
-
-@pytest.mark.parametrize(("border", "mode"), [("mirror", "mirror"), ("zero", "constant")])
-def test_reference_agrees_with_scipy(border, mode, rng):
+@pytest.mark.parametrize("border", BORDERS)
+def test_reference_agrees_with_scipy(border, normal, rng, poisoned, dtype):
     ndimage = pytest.importorskip("scipy.ndimage")
-    pictures, weights = rng.standard_normal((1, 1, 12, 9)), rng.random(5)
-    expected = ndimage.convolve1d(pictures, weights[::-1], axis=2, mode=mode)
-    expected = ndimage.convolve1d(expected, weights[::-1], axis=3, mode=mode)
-    out = np.empty_like(pictures)
+    pictures, weights = normal(2, 2, 13, 17), rng.standard_normal(7)
+    out = poisoned(*pictures.shape)
     reference.blur(pictures, weights, border, out)
-    assert_close(out, expected)
+    mode = {"mirror": "mirror", "zero": "constant"}[border]
+    expected = pictures.astype(np.float64)
+    for axis in (2, 3):
+        expected = ndimage.correlate1d(expected, weights, axis, mode=mode)
+    assert_close(out, expected, dtype)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_a_symmetric_blur_is_the_convolution_with_the_square_of_its_weights(border, rng):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    half = rng.random(4)
+    weights = np.concatenate([half, half[2::-1]])
+    pictures = rng.standard_normal((1, 1, 11, 9))
+    mode = {"mirror": "mirror", "zero": "constant"}[border]
+    expected = ndimage.convolve(pictures[0, 0], np.outer(weights, weights), mode=mode)
+    assert_close(blur(pictures, weights, border)[0, 0], expected)
+
+
+def test_float32_is_computed_in_float64(rng):
+    pictures = (1 + 1e-3 * rng.standard_normal((1, 1, 40, 40))).astype(np.float32)
+    weights = np.array([-1.0, 2, -1]) * 2.0**20  # cancels nearly everything
+    wide = blur(pictures.astype(np.float64), weights, "zero")
+    np.testing.assert_allclose(blur(pictures, weights, "zero"), wide, rtol=2.0**-23, atol=1e-9)
+
+
+def test_what_is_not_finite_spreads_as_far_as_the_weights_reach():
+    pictures = np.ones((1, 1, 9, 9), np.float32)
+    pictures[0, 0, 4, 2] = np.nan
+    found = blur(pictures, [1.0, 2, 3], "zero")[0, 0]
+    inside = np.zeros((9, 9), bool)
+    inside[3:6, 1:4] = True
+    np.testing.assert_array_equal(np.isnan(found), inside)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 9), st.integers(0, 99))
+def test_weights_that_add_up_to_one_keep_a_constant_and_the_range(height, width, reach, seed):
+    reach = min(reach, height - 1, width - 1)
+    rng = np.random.default_rng(seed)
+    weights = rng.random(2 * reach + 1) + 1e-3
+    weights /= weights.sum()
+    assert_close(
+        blur(np.full((1, 1, height, width), 3.0), weights, "mirror"), np.full((1, 1, height, width), 3.0)
+    )
+    pictures = rng.random((1, 1, height, width))
+    for border, low in (("mirror", pictures.min()), ("zero", 0.0)):
+        found = blur(pictures, weights, border)
+        assert found.min() >= low - 1e-12
+        assert found.max() <= pictures.max() + 1e-12
+
+
+def test_one_weight_of_one_changes_nothing(normal):
+    pictures = normal(2, 1, 3, 4)
+    found = blur(pictures, [1.0], "mirror")
+    np.testing.assert_array_equal(found, pictures)
+    assert not np.shares_memory(found, pictures)
+
+
+def test_no_pictures():
+    assert blur(np.zeros((0, 3, 4, 4)), [1.0, 1, 1], "zero").shape == (0, 3, 4, 4)
 
 
 @pytest.mark.parametrize(
-    ("weights", "border", "message"),
-    [([1.0, 1.0], "zero", "odd in number"), ([1.0], "wrap", "border must be"), ([[1.0]], "zero", "axes")],
+    ("change", "message"),
+    [
+        ({"pictures": np.zeros((3, 8, 8))}, r"pictures must have the axes \(N, C, H, W\)"),
+        ({"pictures": np.zeros((1, 3, 8, 8), np.uint8)}, "pictures must be an array of float32 or float64"),
+        ({"weights": np.ones((3, 3))}, r"weights must have the axes \(any\), got shape \(3, 3\)"),
+        ({"weights": [0.5, 0.5]}, "weights must be odd in number, got 2"),
+        ({"weights": []}, "weights must be odd in number, got 0"),
+        ({"weights": np.ones(17)}, "17 weights reach beyond pictures of 8 x 9"),
+        ({"border": "reflect"}, "border must be 'mirror' or 'zero', got 'reflect'"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_bad_arguments(weights, border, message):
+def test_errors_name_what_is_wrong(change, message):
+    arguments = {"pictures": np.zeros((1, 3, 8, 9)), "weights": [1.0, 2, 1], "border": "mirror"}
     with pytest.raises(ValueError, match=message):
-        blur(np.zeros((1, 1, 4, 4), np.float32), weights, border)
+        blur(**(arguments | change))
