@@ -15,7 +15,7 @@ import os
 import zipfile
 import zlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,6 +143,37 @@ class AdversarialExamples:
     def target_boxes(self) -> tuple[Indices, ...]:
         """N arrays (1, 4): the patches of the classes explained."""
         return tuple(own[k : k + 1] for own, k in zip(self.boxes, self.chosen, strict=True))
+
+    def for_every_patch(self, probabilities: Array) -> AdversarialExamples:
+        """The same pictures once for each patch that has succeeded, which is then the one explained.
+
+        More is learned from each attack, and maps of one picture are not independent.
+
+        Args:
+            probabilities: (N, classes) of the pictures.
+
+        Raises:
+            DataError: Probabilities of another number of pictures.
+        """
+        if len(probabilities) != len(self):
+            raise DataError(f"probabilities of {len(probabilities)} pictures for {len(self)}")
+        owner, patch = (
+            np.concatenate(parts)
+            for parts in zip(
+                *((np.full(own.sum(), n), np.flatnonzero(own)) for n, own in enumerate(self.succeeded)),
+                strict=True,
+            )
+        )
+        classes = np.array([self.classes[n][k] for n, k in zip(owner, patch, strict=True)], np.int64)
+        repeated: dict[str, Any] = {name: tuple(getattr(self, name)[n] for n in owner) for name in _RAGGED}
+        return replace(
+            self,
+            **repeated,
+            pictures=self.pictures[owner],
+            chosen=patch.astype(np.int64),
+            probabilities=np.asarray(probabilities, np.float64)[owner, classes],
+            scenes=self.scenes[owner],
+        )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes them as one .npz file, which appears complete or not at all."""

@@ -47,6 +47,9 @@ def reproduce(
     assignments: Annotated[
         str, typer.Option(help="Of boxes to cells, in pixab-7 to -10.")
     ] = "coverage,anchor",
+    each_patch: Annotated[
+        bool, typer.Option(help="Explain every patch of an adversarial picture, not one that is drawn.")
+    ] = False,
     superset: Annotated[
         str | None, typer.Option(help="Classes that +Y takes together: all, imagenet, imagenet-outermost.")
     ] = None,
@@ -88,7 +91,7 @@ def reproduce(
             "readings": tuple(listed(readings)),
             "assignments": tuple(listed(assignments)),
             "limit": limit, "seed": seed, "step": step, "count": count, "superset": superset,
-            "annotations": annotations, "resume": resume,
+            "annotations": annotations, "resume": resume, "each_patch": each_patch,
         }  # fmt: skip
         options = Options(**given)
         engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)

@@ -28,6 +28,7 @@ class Options:
         seed: Of everything that is drawn.
         step: Pixels altered at each point of a deletion or insertion curve; None takes a row of pixels.
         count: Adversarial pictures of each kind; the paper has 500.
+        each_patch: Explain every patch of a picture that has succeeded, not one that is drawn.
         readings: Of Pixab-CAM's denominators that the box ablation measures.
         assignments: Of boxes to cells that it measures.
         superset: Classes that "+Y" takes together, a name of `camrt.engine.class_sets`; None takes ImageNet's
@@ -44,6 +45,7 @@ class Options:
     seed: int = 0
     step: int | None = None
     count: int = 500
+    each_patch: bool = False
     readings: tuple[Reading, ...] = READINGS
     assignments: tuple[Assignment, ...] = ASSIGNMENTS
     superset: str | None = None

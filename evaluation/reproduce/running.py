@@ -216,6 +216,8 @@ class Run:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 found.save(path)
+        if self.options.each_patch:
+            found = found.for_every_patch(self.engine.probabilities(self.engine.predict(found.pictures)))
         self.examples[kind] = found
         return found
 

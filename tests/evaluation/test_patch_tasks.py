@@ -19,7 +19,7 @@ import camrt
 from camrt.engine.methods import Method
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Engine
-from camrt.errors import InputError, MethodError
+from camrt.errors import DataError, InputError, MethodError
 from camrt.evaluation.box_ablation import box_table
 from camrt.evaluation.channel_overlap import PUBLISHED_OVERLAP, channel_overlap
 from camrt.evaluation.patch_examples import AdversarialExamples, AttackOptions, build_ae1, build_ae2
@@ -90,6 +90,27 @@ def test_dap_is_the_same_by_loops(engine: Engine, examples: AdversarialExamples,
     areas = [(r1 - r0) * (c1 - c0) / SIDE**2 for r0, c0, r1, c1 in boxes]
     assert abs(task.chance - sum(areas) / len(areas)) < 1e-12
     assert 0.15**2 * 0.6 < task.chance < 0.2**2 * 1.4
+
+
+def test_every_patch_may_be_explained(engine: Engine, examples: AdversarialExamples) -> None:
+    chances = engine.probabilities(engine.predict(examples.pictures))
+    every = examples.for_every_patch(chances)
+    assert len(every) == sum(int(own.sum()) for own in examples.succeeded) > len(examples)
+    seen = 0
+    for n, own in enumerate(examples.succeeded):
+        for patch in np.flatnonzero(own):
+            assert np.array_equal(every.pictures[seen], examples.pictures[n])
+            assert every.targets[seen] == examples.classes[n][patch]
+            assert np.array_equal(every.target_boxes[seen][0], examples.boxes[n][patch])
+            assert every.probabilities[seen] == chances[n, every.targets[seen]]
+            seen += 1
+    drawn = adversarial_patch_task(engine, examples, ["gradcam"]).results[0].shares
+    shares = adversarial_patch_task(engine, every, ["gradcam"]).results[0].shares
+    starts = np.cumsum([0, *(int(own.sum()) for own in examples.succeeded)])
+    places = [starts[n] + int(own[: examples.chosen[n]].sum()) for n, own in enumerate(examples.succeeded)]
+    assert shares[places] == pytest.approx(drawn)
+    with pytest.raises(DataError, match="probabilities of"):
+        examples.for_every_patch(chances[1:])
 
 
 def test_maps_of_classes_find_their_patches_and_the_activation_finds_none_in_particular(
