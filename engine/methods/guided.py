@@ -12,7 +12,7 @@ from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.gradients import GradCAM
 from camrt.engine.methods.pixab import PixabCAM
-from camrt.engine.methods.pixels import Array, Gradient, strongest
+from camrt.engine.methods.pixels import Array, Gradient, blurred
 from camrt.engine.questions import Questions
 from camrt.export.adjoint import ReluRule
 from camrt.kernels.saliency import saliency
@@ -42,18 +42,18 @@ class GuidedMap(GuidedBackpropagation):
 
     @abstractmethod
     def coarse(self, ask: Questions) -> tuple[Array, Method]:
-        """The raw maps (N, 1, h, w) of the one target asked about, and the method that made them."""
+        """The raw maps (N, T, h, w) of all targets, and the method that made them."""
 
-    def maps(self, ask: Questions, target: int) -> Array:
-        raw, method = self.coarse(ask.of_target(target))
+    def raw(self, ask: Questions) -> tuple[Array, Array]:
+        found, method = self.coarse(ask)
         size = (ask.pictures.shape[2], ask.pictures.shape[3])
         where, _ = saliency(
-            np.ascontiguousarray(raw[:, 0], np.float32), size,
+            np.ascontiguousarray(found.reshape(-1, *found.shape[2:]), np.float32), size,
             mode="native", normalisation=method.normalisation, relu=True, threads=ask.threads,
         )  # fmt: skip
-        images = np.arange(len(ask.pictures))
-        found = ask.picture_gradients(ask.pictures, images, target, self.score, relu=self.relu)
-        return strongest(found) * where
+        fine = [self.maps(ask, target) for target in range(ask.targets.shape[1])]
+        both = np.stack(fine, axis=1) * where.reshape(*found.shape[:2], *size)
+        return blurred(both, self.blur), ask.scores(self.score)
 
 
 @dataclass(frozen=True, kw_only=True)
