@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from camrt.evaluation.report.drawing import curves, examples
-from camrt.evaluation.report.table import columns, removal_rows, same_maps
+from camrt.evaluation.report.table import Cell, columns, removal_rows, same_maps
 from camrt.evaluation.suite.measuring import CENTRE
 from camrt.evaluation.suite.settings import METRICS
 
@@ -28,7 +28,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #d8dee4; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 thead th { border-bottom: 2px solid #57606a; font-weight: 600; white-space: normal; vertical-align: bottom; }
-td.best { font-weight: 700; background: #e6f4ea; } tr.foot td { color: #57606a; }
+td.best { font-weight: 700; background: #d3eddb; } td.level { background: #f0f8f2; }
+tr.foot td { color: #57606a; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; } .curves svg { max-width: 100%; height: auto; }
 figure.example { margin: 0 0 1.4rem; } figure.example > figcaption { margin-bottom: .3rem; }
 .row { display: flex; flex-wrap: wrap; gap: .5rem; }
@@ -109,13 +110,17 @@ def _table(results: Mapping[str, Any]) -> str:
     rows = []
     for number, method in enumerate(methods):
         own = [column.cells[number] for column in found]
-        cells = "".join(f"<td{' class=best' if cell.best else ''}>{escape(cell.text)}</td>" for cell in own)
+        cells = "".join(f"<td{_class(cell)}>{escape(cell.text)}</td>" for cell in own)
         rows.append(f"<tr><td>{escape(method)}</td>{cells}</tr>")
     counted = "".join(f"<td>{escape(column.counted)}</td>" for column in found)
     return (
         f"<div class=wide><table><thead><tr><th>method</th>{head}</tr></thead><tbody>{''.join(rows)}"
         f"<tr class=foot><td>maps that counted</td>{counted}</tr></tbody></table></div>"
     )
+
+
+def _class(cell: Cell) -> str:
+    return " class=best" if cell.best else " class=level" if cell.level else ""
 
 
 def _remarks(results: Mapping[str, Any]) -> str:
@@ -130,7 +135,10 @@ def _remarks(results: Mapping[str, Any]) -> str:
         lines.append(
             f"{CENTRE} is a Gaussian in the middle of every picture: what looking at nothing brings."
         )
-    lines.append("± is the standard error of the mean; arrows point to the better side.")
+    lines.append(
+        "± is the standard error of the mean; arrows point to the better side. The best is bold on green; "
+        "pale green marks what is behind it by less than two standard errors of the paired difference."
+    )
     return _list(lines)
 
 

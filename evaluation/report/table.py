@@ -8,16 +8,24 @@ from typing import Any
 
 from camrt.evaluation.suite.measuring import CENTRE
 from camrt.evaluation.suite.settings import METRICS
+from camrt.evaluation.suite.summary import clearly_behind
 
 __all__ = ["Cell", "Column", "columns", "markdown", "removal_rows", "same_maps"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure, as it is written."""
+    """One figure, as it is written.
+
+    Attributes:
+        text: The figure.
+        best: Whether none is better.
+        level: Whether it is not clearly behind the best.
+    """
 
     text: str
     best: bool = False
+    level: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,11 @@ def _column(name: str, found: Sequence[Mapping[str, Any] | None], methods: Seque
     ]
     best = (max(rivals) if metric.better == "higher" else min(rivals)) if len(rivals) > 1 else None
     cells = tuple(
-        Cell(_text(name, figure), value is not None and value == best and method != CENTRE)
+        Cell(
+            _text(name, figure),
+            value is not None and value == best and method != CENTRE,
+            figure is not None and "behind" in figure and value != best and not clearly_behind(figure),
+        )
         for figure, value, method in zip(found, values, methods, strict=True)
     )
     numbers = {figure["counted"] for figure in found if figure is not None}
@@ -78,6 +90,10 @@ def _text(name: str, figure: Mapping[str, Any] | None) -> str:
     digits = 3 if name in ("deletion", "insertion", "removal", "mu") else 1
     text = f"{figure['value']:.{digits}f}"
     return text if figure.get("error") is None else f"{text} ± {figure['error']:.{digits}f}"
+
+
+def _marked(cell: Cell) -> str:
+    return f"{cell.text} ≈" if cell.level else cell.text
 
 
 def same_maps(group: Sequence[str]) -> str:
@@ -112,7 +128,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{results['data']['root']}); accuracy {_share(pictures['accuracy'])} of {pictures['with_label']} "
         f"with a class; {pictures['objects']} annotated classes in {pictures['with_objects']} pictures, "
         f"on average {_share(pictures['object_share'])} of the picture. Arrows point to the better side; "
-        "± is the standard error of the mean; the best is bold.",
+        "± is the standard error of the mean; the best is bold, and ≈ marks what is behind it by less than "
+        "two standard errors of the paired difference.",
         "",
         "| method | " + " | ".join(column.title for column in found) + " |",
         "| --- |" + " --- |" * len(found),
@@ -121,7 +138,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         cells = [column.cells[number] for column in found]
         lines.append(
             f"| {method} | "
-            + " | ".join(f"**{cell.text}**" if cell.best else cell.text for cell in cells)
+            + " | ".join(f"**{cell.text}**" if cell.best else _marked(cell) for cell in cells)
             + " |"
         )
     lines.append("| maps that counted | " + " | ".join(column.counted for column in found) + " |")

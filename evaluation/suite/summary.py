@@ -15,13 +15,16 @@ from camrt.errors import InputError
 from camrt.evaluation.box_accuracy import THRESHOLDS
 from camrt.evaluation.pixel_precision import PixelCounts
 from camrt.evaluation.suite.measuring import CENTRE, Measured, Plan, Row, centred, normalised
+from camrt.evaluation.suite.settings import METRICS
 
-__all__ = ["Figure", "alike", "map_of", "summarise"]
+__all__ = ["Figure", "alike", "clearly_behind", "map_of", "summarise"]
 
 SMALL = (14, 14)
 """The grid on which maps of different methods are compared."""
 SAME = 1e-4
 """Up to this maps differ by rounding."""
+PAIRED = ("drop", "increase", "compactness", "deletion", "insertion", "pointing", "energy", "mu")
+"""The metrics that each map has a value of."""
 
 Figure = dict[str, Any]
 """A figure: its "value" or null, how many "counted", how many were "undefined", and what belongs to it."""
@@ -34,7 +37,7 @@ def summarise(plan: Plan, measured: Measured) -> dict[str, dict[str, Figure]]:
         by_method.setdefault(row["method"], []).append(row)
     objects = {(row["picture"], row["class"]): row for row in measured.objects}
     chance = [row["right_after_random_removal"] for row in measured.pictures]
-    return {
+    figures = {
         name: {
             metric: figure
             for metric in plan.metrics
@@ -42,6 +45,51 @@ def summarise(plan: Plan, measured: Measured) -> dict[str, dict[str, Figure]]:
         }
         for name, rows in by_method.items()
     }
+    for metric in plan.metrics:
+        _compare(plan, metric, figures, by_method)
+    return figures
+
+
+def _compare(
+    plan: Plan,
+    metric: str,
+    figures: Mapping[str, dict[str, Figure]],
+    by_method: Mapping[str, Sequence[Row]],
+) -> None:
+    """Enters how far each method is behind the best, map by map: both looked at the same pictures.
+
+    A difference of less than two standard errors is one that other pictures may turn round.
+    """
+    if metric not in PAIRED:
+        return
+    rivals = {
+        name: figures[name][metric]
+        for name in plan.methods
+        if metric in figures[name] and figures[name][metric]["value"] is not None
+    }
+    if len(rivals) < 2:
+        return
+    side = 1 if METRICS[metric].better == "higher" else -1
+    best = max(rivals, key=lambda name: side * rivals[name]["value"])
+    values = {
+        name: {
+            (row["picture"], row["class"]): float(row[metric])
+            for row in by_method[name]
+            if row.get(metric) is not None
+        }
+        for name in rivals
+    }
+    scale = 100 if metric in ("drop", "increase", "pointing", "energy") else 1
+    for name, figure in rivals.items():
+        both = [place for place in values[best] if place in values[name]]
+        gaps = [scale * side * (values[best][place] - values[name][place]) for place in both]
+        figure["behind"] = {"best": best} | _mean(gaps)
+
+
+def clearly_behind(figure: Mapping[str, Any]) -> bool:
+    """Whether a method is behind the best by more than two standard errors of the paired difference."""
+    behind = figure.get("behind")
+    return behind is None or (behind["error"] is not None and behind["value"] > 2 * behind["error"])
 
 
 def alike(plan: Plan, measured: Measured) -> list[list[str]]:

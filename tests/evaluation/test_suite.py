@@ -29,6 +29,7 @@ from camrt.evaluation.suite import METRICS, Settings, evaluate
 from camrt.evaluation.suite.measuring import CENTRE, centred, normalised
 from camrt.evaluation.suite.preparing import prepare_sample
 from camrt.evaluation.suite.settings import named_methods, shortened
+from camrt.evaluation.suite.summary import clearly_behind
 
 pytest.importorskip("pyarrow")
 METHODS = ("pixab", "gradcam", "eigen")
@@ -94,6 +95,29 @@ def test_figures_are_what_their_definitions_say(engine: Any, folder: Path, found
         assert figures["maxboxaccv2"]["value"] == pytest.approx(100 * max_box_accuracy(flat, drawn).value)
         first = max_box_accuracy(flat, drawn, (0.5,), contours="largest")
         assert figures["maxboxacc"]["value"] == pytest.approx(100 * first.value)
+
+
+def test_methods_are_compared_picture_by_picture(found: Any) -> None:
+    for metric in ("deletion", "energy"):
+        own = {
+            name: {
+                row["picture"]: row[metric]
+                for row in found.measured.maps
+                if row["method"] == name and row.get(metric) is not None
+            }
+            for name in METHODS
+        }
+        sign, scale = (-1, 1) if metric == "deletion" else (1, 100)
+        means = {name: sign * np.mean(list(values.values())) for name, values in own.items()}
+        best = max(means, key=lambda name: means[name])
+        for name in METHODS:
+            gaps = np.array([sign * scale * (own[best][p] - own[name][p]) for p in own[best]])
+            behind = found.figures[name][metric]["behind"]
+            assert behind["best"] == best
+            assert behind["value"] == pytest.approx(gaps.mean(), abs=1e-9)
+            assert behind["error"] == pytest.approx(gaps.std(ddof=1) / np.sqrt(len(gaps)), abs=1e-9)
+    eigen = found.figures["eigen"]["energy"]
+    assert clearly_behind(eigen) == (eigen["behind"]["value"] > 2 * eigen["behind"]["error"])
 
 
 def test_insertion_begins_blurred_and_ends_whole(found: Any) -> None:
