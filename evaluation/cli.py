@@ -194,8 +194,9 @@ def sanity(
 
     with clear_errors():
         from camrt.engine.pictures import find_pictures
-        from camrt.evaluation.randomisation import Draw, cascading_randomisation
+        from camrt.evaluation.randomisation import cascading_randomisation
         from camrt.evaluation.suite.settings import named_methods
+        from camrt.evaluation.weight_layers import Draw
 
         engine = loaded(model, preprocessing, size, None)
         built = named_methods(listed(methods))

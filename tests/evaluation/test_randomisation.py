@@ -21,15 +21,8 @@ import camrt
 from camrt.errors import CutError, DegenerateMapWarning, InputError, MethodError, UnsupportedModelError
 from camrt.evaluation import randomisation as module
 from camrt.evaluation.extras import MissingExtraError
-from camrt.evaluation.randomisation import (
-    Parameter,
-    Randomisation,
-    cascading_randomisation,
-    compared,
-    randomised,
-    stage_counts,
-    weight_layers,
-)
+from camrt.evaluation.randomisation import Randomisation, cascading_randomisation, compared, stage_counts
+from camrt.evaluation.weight_layers import Parameter, randomised, weight_layers
 from camrt.export.reading import read_model
 
 CELLS = (8, 9)
