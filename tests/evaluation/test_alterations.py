@@ -105,7 +105,10 @@ def test_pictures_as_they_are_and_zeros_are_known(pictures: Any) -> None:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 9999), batch_size=st.integers(1, 12), known=st.booleans())
 def test_any_questions_in_any_order(seed: int, batch_size: int, known: bool) -> None:
-    """Each row that is run is, to the bit, the picture that NumPy makes; none is run twice."""
+    """Each row that is run is, to the bit, the picture that NumPy makes; none is run twice.
+
+    Two rankings hardly ever begin with the same seven pixels, as they may with the same one.
+    """
     rng = np.random.default_rng(seed)
     pictures = rng.standard_normal((3, 2, 5, 6)).astype(np.float32)
     sheets = {name: rng.standard_normal(pictures.shape).astype(np.float32) for name in ("blurred", "noise")}
@@ -123,7 +126,7 @@ def test_any_questions_in_any_order(seed: int, batch_size: int, known: bool) -> 
             wanted.append((altered.masked(i, mask), i, pictures[i] * mask))
             continue
         first, rest = rng.choice(list(every), 2)
-        ranks, counts = rankings[rng.integers(2)], rng.choice([0, 1, 13, PIXELS], 2)
+        ranks, counts = rankings[rng.integers(2)], rng.choice([0, 7, 13, PIXELS], 2)
         for place, count in zip(altered.ranked(i, ranks, counts, first, rest), counts, strict=True):
             taken = (ranks < count).reshape(5, 6)
             wanted.append((place, i, np.where(taken, every[first][i], every[rest][i])))
