@@ -107,8 +107,15 @@ def box_accuracy(
     if at is not None and at.deltas != wanted:
         raise InputError(f"the thresholds were chosen for deltas {at.deltas}, not for {wanted}")
     rates = np.stack([(best >= delta).mean(axis=0) for delta in wanted])
+    return accuracy_of_rates(rates, wanted, len(best), at=at)
+
+
+def accuracy_of_rates(
+    rates: NDArray[np.float64], deltas: tuple[float, ...], pictures: int, *, at: BoxAccuracy | None = None
+) -> BoxAccuracy:
+    """The accuracy at the best threshold for each δ, or at those chosen elsewhere, of rates (D, T)."""
     chosen = rates.argmax(axis=1).astype(np.int64) if at is None else at.chosen
-    return BoxAccuracy(wanted, THRESHOLDS, rates, chosen, len(best))
+    return BoxAccuracy(deltas, THRESHOLDS, rates, chosen, pictures)
 
 
 def overlaps(

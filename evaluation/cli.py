@@ -11,7 +11,23 @@ from typer.core import TyperGroup
 from camrt.engine.arguments import model_path, parse_options, parse_size, preprocessing_of, read_preprocessing
 from camrt.engine.consoles import add_row, clear_errors, console, plain
 from camrt.errors import InputError
-from camrt.evaluation.commands import listed, loaded, pictures_done
+from camrt.evaluation.commands import (
+    Annotations,
+    BatchSize,
+    Labels,
+    Limit,
+    Methods,
+    Model,
+    Out,
+    Resume,
+    Seed,
+    Size,
+    Steps,
+    Threads,
+    listed,
+    loaded,
+    pictures_done,
+)
 
 __all__ = ["add_commands"]
 
@@ -39,23 +55,6 @@ def _main() -> None:
     """Options before any command."""
 
 
-Model = Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")]
-Methods = Annotated[
-    str, typer.Option(help="Separated by commas, or all; options as in pixab:denominators=N1.")
-]
-Labels = Annotated[
-    Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
-]
-Steps = Annotated[str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")]
-Size = Annotated[str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures run at once: the bound on memory.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Measure this many pictures, drawn with the seed.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
-Resume = Annotated[bool, typer.Option(help="Go on with a run in that folder.")]
-
-
 @app.command(ON_PICTURES)
 def on_pictures(
     model: Model,
@@ -63,9 +62,7 @@ def on_pictures(
     methods: Methods = "pixab,gradcam,ablation",
     metrics: Annotated[str, typer.Option(help="Separated by commas, or all.")] = "all",
     out: Out = Path("camrt-evaluation"),
-    annotations: Annotated[
-        Path | None, typer.Option(help="A CSV or COCO file, or a folder of XML, masks or WSOL metadata.")
-    ] = None,
+    annotations: Annotations = None,
     kind: Annotated[
         str | None, typer.Option(help="folder, csv, coco, voc, wsol or masks, where it is not plain.")
     ] = None,

@@ -1,4 +1,4 @@
-"""What the commands of evaluation share: the model with its pictures' preparation, lists, and progress."""
+"""What the commands of evaluation share: options, the model with its preparation, lists, and progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from camrt.engine.arguments import model_path, parse_size, preprocessing_of, read_labels, read_preprocessing
 from camrt.engine.consoles import console
@@ -15,7 +17,42 @@ from camrt.engine.consoles import console
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
 
-__all__ = ["listed", "loaded", "pictures_done"]
+__all__ = [
+    "Annotations",
+    "BatchSize",
+    "Labels",
+    "Limit",
+    "Methods",
+    "Model",
+    "Out",
+    "Resume",
+    "Seed",
+    "Size",
+    "Steps",
+    "Threads",
+    "listed",
+    "loaded",
+    "pictures_done",
+]
+
+Model = Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")]
+Methods = Annotated[
+    str, typer.Option(help="Separated by commas, or all; options as in pixab:denominators=N1.")
+]
+Labels = Annotated[
+    Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
+]
+Steps = Annotated[str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")]
+Size = Annotated[str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures run at once: the bound on memory.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Measure this many pictures, drawn with the seed.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Resume = Annotated[bool, typer.Option(help="Go on with a run in that folder.")]
+Annotations = Annotated[
+    Path | None, typer.Option(help="A CSV or COCO file, or a folder of XML, masks or WSOL metadata.")
+]
 
 
 def loaded(

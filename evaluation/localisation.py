@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camrt.errors import InputError
 
-__all__ = ["energy_in_boxes", "inside_boxes", "pointing_game"]
+__all__ = ["energy_in_boxes", "inside_boxes", "pointing_game", "points_into", "share_inside"]
 
 
 def pointing_game(maps: ArrayLike, boxes: Sequence[ArrayLike]) -> NDArray[np.bool_]:
@@ -41,8 +41,7 @@ def pointing_game(maps: ArrayLike, boxes: Sequence[ArrayLike]) -> NDArray[np.boo
     checked = _checked_maps(maps, boxes)
     hits = np.zeros(len(checked), np.bool_)
     for index, (saliency, own) in enumerate(zip(checked, boxes, strict=True)):
-        inside = inside_boxes(own, saliency.shape)
-        hits[index] = saliency.any() and inside.flat[np.argmax(saliency)]
+        hits[index] = points_into(saliency, inside_boxes(own, saliency.shape))
     return hits
 
 
@@ -69,12 +68,22 @@ def energy_in_boxes(maps: ArrayLike, boxes: Sequence[ArrayLike]) -> NDArray[np.f
         raise InputError("energy needs maps that are nowhere negative")
     shares = np.zeros(len(checked), np.float64)
     for index, (saliency, own) in enumerate(zip(checked, boxes, strict=True)):
-        peak = saliency.max()
-        if peak > 0:
-            scaled = saliency / peak  # so that neither sum overflows or vanishes
-            inside = inside_boxes(own, saliency.shape)
-            shares[index] = min(1.0, scaled[inside].sum() / scaled.sum())
+        shares[index] = share_inside(saliency, inside_boxes(own, saliency.shape))
     return shares
+
+
+def points_into(saliency: NDArray[np.floating[Any]], inside: NDArray[np.bool_]) -> bool:
+    """Whether a map's highest pixel, the first of several, lies in an area (H, W); never that of zeros."""
+    return bool(saliency.any() and inside.flat[np.argmax(saliency)])
+
+
+def share_inside(saliency: NDArray[np.floating[Any]], inside: NDArray[np.bool_]) -> float:
+    """The share of a map's sum that lies in an area (H, W); 0 of a map of zeros."""
+    peak = saliency.max()
+    if not peak > 0:
+        return 0.0
+    scaled = saliency.astype(np.float64) / peak  # so that neither sum overflows or vanishes
+    return float(min(1.0, scaled[inside].sum() / scaled.sum()))
 
 
 def inside_boxes(boxes: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:

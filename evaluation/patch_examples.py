@@ -11,6 +11,7 @@ does not say; here each lies somewhere in a cell of its own of a 3×3 grid, so t
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 import zlib
@@ -22,16 +23,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from camrt.engine.files import write_whole
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Engine
 from camrt.errors import DataError, InputError
+from camrt.evaluation.checks import check_whole
 from camrt.evaluation.localisation import inside_boxes
 from camrt.evaluation.patches import (
     ETA,
     Gradient,
     attack_patches,
     check_rates,
-    check_whole,
     engine_gradient,
     input_range,
 )
@@ -181,13 +183,9 @@ class AdversarialExamples:
         arrays: dict[str, Any] = {name: np.concatenate(getattr(self, name)) for name in _RAGGED}
         arrays |= {name: getattr(self, name) for name in _WHOLE}
         arrays |= {"format": FORMAT, "each": np.array([len(own) for own in self.boxes], np.int64)}
-        unfinished = path.with_name(f".{path.name}.part")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        write_whole(path, content.getvalue())
         return path
 
     @classmethod

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Engine
 from camrt.errors import InputError, TargetError
+from camrt.evaluation.checks import check_whole
 from camrt.evaluation.localisation import inside_boxes
 
 __all__ = [
@@ -227,10 +228,3 @@ def check_rates(eta: float, steps: int, confidence: float) -> None:
     check_whole("steps", steps, 1)
     if not 0 < confidence <= 1:
         raise InputError(f"confidence={confidence!r} must be a probability above 0")
-
-
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Refuses what is not a whole number within bounds."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most and value > most):
-        bounds = f">= {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name}={value!r} must be a whole number {bounds}")

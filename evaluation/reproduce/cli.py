@@ -12,7 +12,17 @@ import typer
 
 from camrt.engine.consoles import add_row, clear_errors, console, plain
 from camrt.errors import InputError
-from camrt.evaluation.commands import listed, loaded
+from camrt.evaluation.commands import (
+    Annotations,
+    BatchSize,
+    Labels,
+    Seed,
+    Size,
+    Steps,
+    Threads,
+    listed,
+    loaded,
+)
 
 if TYPE_CHECKING:
     from camrt.evaluation.reproduce.rows import Reproduced
@@ -53,21 +63,13 @@ def reproduce(
     superset: Annotated[
         str | None, typer.Option(help="Classes that +Y takes together: all, imagenet, imagenet-outermost.")
     ] = None,
-    annotations: Annotated[
-        Path | None, typer.Option(help="A CSV or COCO file, or a folder of XML, masks or WSOL metadata.")
-    ] = None,
-    preprocessing: Annotated[
-        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures run at once: the bound on memory.")] = 32,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    annotations: Annotations = None,
+    preprocessing: Steps = None,
+    labels: Labels = None,
+    size: Size = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    threads: Threads = None,
     resume: Annotated[bool, typer.Option(help="Go on with runs in that folder.")] = False,
 ) -> None:
     """Measure the published tables of CALM, See through Walls and Pixab-CAM on your model and pictures.

@@ -8,6 +8,7 @@ from typing import get_args
 
 from camrt.errors import InputError
 from camrt.evaluation.box_ablation import Assignment, Reading
+from camrt.evaluation.checks import check_whole
 
 __all__ = ["Options"]
 
@@ -57,8 +58,7 @@ class Options:
             value = getattr(self, name)
             if value is None and name in ("limit", "step"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name}={value!r} must be a whole number >= {least}")
+            check_whole(name, value, least)
         for name, allowed in (("readings", READINGS), ("assignments", ASSIGNMENTS)):
             given = getattr(self, name)
             if not given or not set(given) <= set(allowed):

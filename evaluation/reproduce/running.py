@@ -214,7 +214,6 @@ class Run:
                 patches = 4 if kind == "ae2-four" else None
                 found = build_ae2(self.engine, count, patches=patches, seed=seed, options=attack)
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 found.save(path)
         if self.options.each_patch:
             found = found.for_every_patch(self.engine.probabilities(self.engine.predict(found.pictures)))

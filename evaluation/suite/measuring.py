@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from camrt.evaluation.alterations import PICTURE, ZERO, Alterations, Answers
 from camrt.evaluation.box_accuracy import overlaps
 from camrt.evaluation.curves import area_under, counts_of_steps, insertion_start, ranks_of
 from camrt.evaluation.faithfulness import compactness, drops, increases
-from camrt.evaluation.localisation import inside_boxes
+from camrt.evaluation.localisation import points_into, share_inside
 from camrt.evaluation.removal import blurred, scaled_kernel
 from camrt.evaluation.suite.preparing import Prepared, Target
 from camrt.evaluation.suite.settings import METRICS, Settings
@@ -174,15 +175,16 @@ class _Asked:
 
 def _ask(plan: Plan, altered: Alterations, explanation: Explanation, i: int, item: Prepared) -> _Asked:
     asked = _Asked(altered.masked(i, explanation.maps[i, 0])) if plan.asks("drop", "increase") else _Asked()
+    ranks_at = cache(lambda slot: ranks_of(explanation.maps[i, slot][None])[0])  # often of one slot twice
     if plan.asks("deletion", "insertion"):
-        ranks = ranks_of(explanation.maps[i, :1])[0]
+        ranks = ranks_at(0)
         counts = counts_of_steps(altered.pixels, plan.settings.step or explanation.maps.shape[-1]).tolist()
         if plan.asks("deletion"):
             asked.deletion.extend(altered.ranked(i, ranks, counts, ZERO, PICTURE))
         if plan.asks("insertion"):
             asked.insertion.extend(altered.ranked(i, ranks, counts, PICTURE, BLURRED))
     if plan.asks("removal") and item.label is not None:
-        ranks = ranks_of(explanation.maps[i, _slot(explanation, i, item.label)][None])[0]
+        ranks = ranks_at(_slot(explanation, i, item.label))
         asked.removal.extend(_ask_removal(plan, altered, i, ranks))
     return asked
 
@@ -217,13 +219,12 @@ def _picture_row(
 
 
 def _object_row(item: Prepared, target: Target) -> Row:
-    size = item.pixels.shape[1:]
-    area = target.inside if target.inside is not None else inside_boxes(target.boxes, size)
+    height, width = item.pixels.shape[1:]
     return {
         "picture": item.name,
         "class": target.label,
         "boxes": len(target.drawn),
-        "share": float(area.mean()),
+        "share": float(target.area((height, width)).mean()),
         "inside": None if target.mask is None else np.packbits(target.mask == 1).tobytes(),
         "ignored": None if target.mask is None else np.packbits(target.mask == 255).tobytes(),
     }
@@ -267,7 +268,7 @@ def _map_rows(
         }
         defined = flag != MapFlag.NOT_FINITE
         if label == predicted and defined:
-            row |= _faithfulness(plan, plan.methods[name], raw, answers, asked)
+            row |= _faithfulness(plan, plan.methods[name], raw, row["probability"], answers, asked)
             if plan.asks("mu") and plan.dead is not None:
                 row["mu"] = _number(dead_share(saliency[None], plan.dead)[0])
         if label == item.label and defined and asked.removal:
@@ -276,14 +277,21 @@ def _map_rows(
     return rows
 
 
-def _faithfulness(plan: Plan, method: Method, raw: Array, answers: Answers, asked: _Asked) -> Row:
+def _faithfulness(
+    plan: Plan, method: Method, raw: Array, probability: float, answers: Answers, asked: _Asked
+) -> Row:
     row: Row = {}
     if plan.asks("compactness"):
         cells, _ = finished(raw[None, None], method, raw.shape, plan.engine.threads)
         row["compactness"] = float(compactness(cells[0])[0])
     chosen = answers.probabilities[:, 0]
     if asked.masked is not None:
-        row["probability_masked"] = float(chosen[asked.masked])
+        after = float(chosen[asked.masked])
+        row |= {
+            "probability_masked": after,
+            "drop": _number(drops([probability], [after])[0]),
+            "increase": _number(increases([probability], [after])[0]),
+        }
     for curve in ("deletion", "insertion"):
         places = getattr(asked, curve)
         if places:
@@ -296,19 +304,12 @@ def _enter_localisation(plan: Plan, rows: Sequence[tuple[Row, Array, Target | No
     """Enters what boxes and masks say of maps."""
     boxed: list[tuple[Row, Array, NDArray[np.int64]]] = []
     for row, saliency, target in rows:
-        if row.get("is_predicted") and "probability_masked" in row:
-            before, after = [row["probability"]], [row["probability_masked"]]
-            row |= {
-                "drop": _number(drops(before, after)[0]),
-                "increase": _number(increases(before, after)[0]),
-            }
         if target is None:
             continue
-        if plan.asks("pointing", "energy") and (target.inside is not None or len(target.boxes)):
-            area = target.inside if target.inside is not None else inside_boxes(target.boxes, saliency.shape)
-            total = float(saliency.sum(dtype=np.float64))
-            row["pointing"] = bool(saliency.any() and area.flat[np.argmax(saliency)])
-            row["energy"] = float(saliency[area].sum(dtype=np.float64)) / total if total else 0.0
+        if plan.asks("pointing", "energy") and (target.mask is not None or len(target.boxes)):
+            area = target.area(plan.size)
+            row["pointing"] = points_into(saliency, area)
+            row["energy"] = share_inside(saliency, area)
         if plan.asks("maxboxacc", "maxboxaccv2") and len(target.drawn):
             boxed.append((row, normalised(saliency), target.drawn))
     if not boxed:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from camrt.engine.pictures import read_picture
 from camrt.engine.preprocessing import Preprocessing
 from camrt.evaluation.datasets import Box, Mask, Sample, union_pixels
+from camrt.evaluation.localisation import inside_boxes
 from camrt.evaluation.placing import benchmark_boxes, mask_on_grid, pixel_boxes
 
 __all__ = ["Prepared", "Target", "known_classes", "prepare_sample"]
@@ -31,10 +32,9 @@ class Target:
     drawn: NDArray[np.int64]
     mask: NDArray[np.uint8] | None
 
-    @property
-    def inside(self) -> NDArray[np.bool_] | None:
-        """The object's pixels (H, W) by its mask, where it has one."""
-        return None if self.mask is None else self.mask == 1
+    def area(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """The objects' pixels (H, W): those of the mask where there is one, else those in boxes."""
+        return inside_boxes(self.boxes, size) if self.mask is None else self.mask == 1
 
 
 @dataclass(frozen=True, eq=False)

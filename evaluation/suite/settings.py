@@ -10,6 +10,7 @@ from typing import Any, Literal
 from camrt.engine.methods import Method, build, canonical
 from camrt.engine.methods import methods as registry
 from camrt.errors import InputError, MethodError
+from camrt.evaluation.checks import check_whole
 
 __all__ = ["METRICS", "Metric", "Settings", "named_methods", "wanted_metrics"]
 
@@ -85,8 +86,7 @@ class Settings:
             value = getattr(self, name)
             if value is None and name in ("step", "limit"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name}={value!r} must be a whole number >= {least}")
+            check_whole(name, value, least)
         if not self.shares or not all(0 < share < 1 for share in self.shares):
             raise InputError(f"shares={self.shares} must lie between 0 and 1")
         for name, allowed in (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from camrt.engine.fusing import finished
 from camrt.engine.methods import Method
 from camrt.errors import InputError
-from camrt.evaluation.box_accuracy import THRESHOLDS
+from camrt.evaluation.box_accuracy import THRESHOLDS, accuracy_of_rates
 from camrt.evaluation.pixel_precision import PixelCounts
 from camrt.evaluation.suite.measuring import CENTRE, Measured, Plan, Row, centred, normalised
 from camrt.evaluation.suite.settings import METRICS
@@ -202,14 +202,13 @@ def _boxes(plan: Plan, metric: str, rows: Sequence[Row]) -> Figure:
     total = np.zeros((len(deltas), len(THRESHOLDS)), np.int64)
     for flags in packed:
         total += unpacked(flags, (len(deltas), len(THRESHOLDS)))
-    rates = total / len(packed)
-    best = rates.argmax(axis=1)
+    found = accuracy_of_rates(total / len(packed), deltas, len(packed))
     by_delta = [
-        {"overlap": delta, "value": 100 * float(rate[at]), "threshold": float(THRESHOLDS[at])}
-        for delta, rate, at in zip(deltas, rates, best, strict=True)
+        {"overlap": delta, "value": 100 * float(value), "threshold": float(THRESHOLDS[at])}
+        for delta, value, at in zip(deltas, found.by_delta, found.chosen, strict=True)
     ]
     return {
-        "value": float(np.mean([entry["value"] for entry in by_delta])),
+        "value": 100 * found.value,
         "counted": len(packed),
         "undefined": 0,
         "overlaps": by_delta,
