@@ -97,7 +97,7 @@ def pixel_precision(pairs: int) -> list[Comparison]:
     """PxAP on 200 maps."""
     saliency = maps(200, 7)
     rng = np.random.default_rng(0)
-    masks = (bilinear(rng.random((200, 5, 5)).astype(np.float32), (SIDE, SIDE)) > 0.6).astype(np.uint8)
+    masks = (bilinear(rng.random((200, 5, 5)).astype(np.float32), (SIDE, SIDE)) > 0.6).astype(np.uint8, "C")
     masks[:, :8] = 255
 
     def scikit() -> float:

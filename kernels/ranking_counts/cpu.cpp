@@ -4,10 +4,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "arrays.hpp"
-#include "scanning.hpp"
 #include "targets.hpp"
 
 namespace camrt {
@@ -28,39 +28,38 @@ constexpr Byte kIgnored = 255;
 struct Seen {
     float low = 0, high = 0;
     bool finite = true, marked = true;
-    std::int64_t ignored = 0;
 
     void join(const Seen& other) {
         low = std::min(low, other.low);
         high = std::max(high, other.high);
         finite = finite && other.finite;
         marked = marked && other.marked;
-        ignored += other.ignored;
     }
 };
 
-CAMRT_INLINE void look_body(const float* values, const Byte* marks, Index count, Seen& seen) {
-    seen.finite = seen.finite && !any_not_finite(values, count);
-    const Range<float> range = range_of(values, count);
-    seen.low = std::min(seen.low, range.low);
-    seen.high = std::max(seen.high, range.high);
-    int strange = 0;
-    std::int32_t ignored = 0;
-    for (Index i = 0; i < count; ++i) {
-        strange |= (marks[i] > 1) & (marks[i] != kIgnored);
-        ignored += marks[i] > 1;
-    }
-    seen.marked = seen.marked && strange == 0;
-    seen.ignored += ignored;
-}
+// A signed number whose order is that of the scores, NaN and infinities at both ends. It undoes itself.
+std::int32_t signed_order(std::int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
 
-CAMRT_CLONES void look(const float* values, const Byte* marks, Index count, Seen& seen) {
-    look_body(values, marks, count, seen);
+// Integers alone, so that every reduction vectorises.
+CAMRT_CLONES void look(const float* CAMRT_RESTRICT values, const Byte* CAMRT_RESTRICT marks, Index count, Seen& seen) {
+    constexpr std::int32_t kInfinite = 0x7f800000;
+    std::int32_t low = 0, high = 0;
+    Byte strange = 0;
+    for (Index i = 0; i < count; ++i) {
+        const std::int32_t key = signed_order(std::bit_cast<std::int32_t>(values[i]));
+        low = std::min(low, key);
+        high = std::max(high, key);
+    }
+    for (Index i = 0; i < count; ++i) strange |= static_cast<Byte>((marks[i] > 1) & (marks[i] != kIgnored));
+    seen.finite = seen.finite && high < kInfinite && low > signed_order(static_cast<std::int32_t>(0xff800000U));
+    seen.low = std::min(seen.low, std::bit_cast<float>(signed_order(low)));
+    seen.high = std::max(seen.high, std::bit_cast<float>(high));
+    seen.marked = seen.marked && strange == 0;
 }
 
 // The bins of scores. The range of the borders is divided into equal cells, so many that none holds more than
-// two borders. Cells rise with scores, so a score is compared with the borders in its own cell alone: all others
-// lie on the side of their cells.
+// one border. Cells rise with scores, so a score is compared with the border in its own cell alone: all others lie
+// on the side of their cells. Where borders are evenly spaced, arithmetic takes the place of the table.
 class Bins {
 public:
     Bins(const double* borders, Index bins) : low_(above(borders[0], true)) {
@@ -72,23 +71,37 @@ public:
             scale_ = static_cast<float>(cells_) / width;
             before_.assign(static_cast<std::size_t>(cells_) + 2, 0);
             for (const float border : borders_) ++before_[static_cast<std::size_t>(cell(border)) + 1];
-            fine_ = *std::max_element(before_.begin(), before_.end()) <= 2;
+            fine_ = *std::max_element(before_.begin(), before_.end()) <= 1;
             for (std::size_t c = 1; c < before_.size(); ++c) before_[c] += before_[c - 1];
             if (fine_) break;
         }
-        borders_.resize(borders_.size() + 2, std::numeric_limits<float>::infinity());
+        borders_.push_back(std::numeric_limits<float>::infinity());
+        first_ = borders[0];
+        step_ = borders[1] - borders[0];
+        pace_ = static_cast<float>(1.000001 / step_);  // a little fast: a score is in the bin found or the one before
+        while (divisible && step_ > 1e-30 && even_ + 1 < bins && bin_of(borders_[index(even_ + 1)]) == even_ + 2 && last_before(even_ + 1) == even_ + 1) {
+            ++even_;
+        }
     }
-    Index rows() const { return static_cast<Index>(borders_.size()) - 1; }
+    Index rows() const { return static_cast<Index>(borders_.size()); }
 
-    // The bins of finite scores, counted from 1; 0 below the first and one more than there are above the last.
-    void of(const float* scores, Index count, std::int32_t* out) const {
-        if (fine_) {
-            in_cells(scores, count, low_, scale_, static_cast<float>(cells_), before_.data(), borders_.data(), out);
+    // The bins of finite scores in the row of their mark, the third for what is ignored. Bins are counted from 1;
+    // 0 is below the first and one more than there are above the last.
+    void of(const float* scores, const Byte* marks, Index count, const Seen& seen, std::int32_t* out) const {
+        const auto row = static_cast<std::int32_t>(rows());
+        if (even_ > 0 && seen.low >= low_ && seen.high <= borders_[index(even_)]) {
+            in_steps(scores, marks, count, row, low_, pace_, first_, step_, out);
             return;
         }
-        const auto end = borders_.end() - 2;
+        if (fine_) {
+            in_cells(scores, marks, count, row, low_, scale_, static_cast<float>(cells_), before_.data(),
+                     borders_.data(), out);
+            return;
+        }
+        const auto end = borders_.end() - 1;
         for (Index i = 0; i < count; ++i) {
-            out[i] = static_cast<std::int32_t>(std::upper_bound(borders_.begin(), end, scores[i]) - borders_.begin());
+            const auto bin = std::upper_bound(borders_.begin(), end, scores[i]) - borders_.begin();
+            out[i] = row * std::min<std::int32_t>(marks[i], 2) + static_cast<std::int32_t>(bin);
         }
     }
 
@@ -99,25 +112,53 @@ private:
         const bool enough = itself ? static_cast<double>(near) >= border : static_cast<double>(near) > border;
         return enough ? near : std::nextafter(near, std::numeric_limits<float>::infinity());
     }
+    static std::size_t index(Index i) { return static_cast<std::size_t>(i); }
+    // What in_steps says of one score, and of the last one below a border. It rises with the score, so that to be
+    // right at both ends of a bin is to be right within it.
+    Index bin_of(float score) const {
+        const Byte mark = 0;
+        std::int32_t bin = 0;
+        in_steps(&score, &mark, 1, 0, low_, pace_, first_, step_, &bin);
+        return bin;
+    }
+    Index last_before(Index border) const {
+        return bin_of(std::nextafter(borders_[index(border)], -std::numeric_limits<float>::infinity()));
+    }
+    CAMRT_CLONES static void in_steps(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
+                                      std::int32_t row, float low, float pace, double first, double step,
+                                      std::int32_t* CAMRT_RESTRICT out) {
+        for (Index i = 0; i < count; ++i) {
+            float place = (scores[i] - low) * pace;
+            place = place < -1 ? -1 : place;
+            place = place > 0x1p30F ? 0x1p30F : place;
+            const auto near = static_cast<std::int32_t>(place);
+            const std::int32_t bin = near + 1 - (static_cast<double>(scores[i]) < first + near * step);
+            out[i] = row * std::min<std::int32_t>(marks[i], 2) + bin;
+        }
+    }
     std::int32_t cell(float score) const {
         return static_cast<std::int32_t>(std::clamp((score - low_) * scale_, 0.0F, static_cast<float>(cells_)));
     }
-    CAMRT_CLONES static void in_cells(const float* CAMRT_RESTRICT scores, Index count, float low, float scale,
-                                      float cells, const std::int32_t* CAMRT_RESTRICT before,
-                                      const float* CAMRT_RESTRICT borders, std::int32_t* CAMRT_RESTRICT out) {
+    CAMRT_CLONES static void in_cells(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
+                                      std::int32_t row, float low, float scale, float cells,
+                                      const std::int32_t* CAMRT_RESTRICT before, const float* CAMRT_RESTRICT borders,
+                                      std::int32_t* CAMRT_RESTRICT out) {
         for (Index i = 0; i < count; ++i) {
             float place = (scores[i] - low) * scale;
             place = place < 0 ? 0 : place;
             place = place > cells ? cells : place;
             const std::int32_t first = before[static_cast<std::int32_t>(place)];
-            out[i] = first + (scores[i] >= borders[first]) + (scores[i] >= borders[first + 1]);
+            out[i] = row * std::min<std::int32_t>(marks[i], 2) + first + (scores[i] >= borders[first]);
         }
     }
 
     float low_, scale_ = 0;
     std::int32_t cells_ = 0;
     bool fine_ = false;
-    std::vector<float> borders_;         // as floats that compare with scores as the borders do, and two infinities
+    double first_ = 0, step_ = 0;
+    float pace_ = 0;
+    Index even_ = 0;  // how many borders after the first are found by arithmetic
+    std::vector<float> borders_;         // as floats that compare with scores as the borders do, and infinity
     std::vector<std::int32_t> before_;  // how many borders lie in the cells before
 };
 
@@ -131,6 +172,7 @@ py::tuple score_histogram(const Array<float>& scores, const Array<Byte>& marks, 
     const Index shares = useful_threads(threads, length);
     std::int64_t* to = counts.mutable_data();
     std::vector<Seen> seen(static_cast<std::size_t>(shares));
+    std::int64_t ignored = 0;
     {
         const py::gil_scoped_release release;
         const Bins table(edges.data(), bins);
@@ -141,39 +183,39 @@ py::tuple score_histogram(const Array<float>& scores, const Array<Byte>& marks, 
             constexpr Index kBlock = 2048;
             std::vector<std::int32_t> bin(kBlock);
             for (Index share = from; share < until; ++share) {
-                Seen& note = seen[static_cast<std::size_t>(share)];
+                Seen& all = seen[static_cast<std::size_t>(share)];
                 std::int64_t* one = found.data() + static_cast<std::size_t>(share) * 6 * row;
                 std::int64_t* other = one + 3 * row;
                 const Index end = length * (share + 1) / shares;
                 for (Index i = length * share / shares; i < end; i += kBlock) {
                     const Index count = std::min(kBlock, end - i);
+                    Seen note;
                     look(values + i, own + i, count, note);
+                    all.join(note);
                     if (!note.finite) break;
-                    table.of(values + i, count, bin.data());
-                    const auto place = [&](Index j) {
-                        return std::min<std::size_t>(own[i + j], 2) * row +
-                               static_cast<std::size_t>(bin[static_cast<std::size_t>(j)]);
-                    };
+                    table.of(values + i, own + i, count, note, bin.data());
                     Index j = 0;
                     for (; j + 1 < count; j += 2) {
-                        ++one[place(j)];
-                        ++other[place(j + 1)];
+                        ++one[bin[static_cast<std::size_t>(j)]];
+                        ++other[bin[static_cast<std::size_t>(j + 1)]];
                     }
-                    if (j < count) ++one[place(j)];
+                    if (j < count) ++one[bin[static_cast<std::size_t>(j)]];
                 }
             }
         });
         for (std::size_t share = 0; share < static_cast<std::size_t>(shares); ++share) {
             if (share > 0) seen[0].join(seen[share]);
-            for (std::size_t mark = 0; mark < 2; ++mark) {
-                for (std::size_t half = 0; half < 2; ++half) {
-                    const std::int64_t* tally = found.data() + (6 * share + 3 * half + mark) * row + 1;
-                    for (Index bin = 0; bin < bins; ++bin) to[static_cast<Index>(mark) * bins + bin] += tally[bin];
+            for (std::size_t half = 0; half < 2; ++half) {
+                const std::int64_t* tally = found.data() + (6 * share + 3 * half) * row;
+                for (Index bin = 0; bin < bins; ++bin) {
+                    to[bin] += tally[bin + 1];
+                    to[bins + bin] += tally[static_cast<Index>(row) + bin + 1];
                 }
+                ignored = std::accumulate(tally + 2 * row, tally + 3 * row, ignored);
             }
         }
     }
-    return py::make_tuple(seen[0].finite, seen[0].marked, seen[0].low, seen[0].high, seen[0].ignored);
+    return py::make_tuple(seen[0].finite, seen[0].marked, seen[0].low, seen[0].high, ignored);
 }
 
 // Scores are dealt into buckets by their first bits; within a bucket, what is left of them is counted.

@@ -99,6 +99,46 @@ def test_histograms_of_any_borders(edges, pairs):
     )
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.floats(-1e3, 0, allow_subnormal=False) | st.just(0.0),
+    st.floats(1e-6, 1e3),
+    st.integers(1, 300),
+    st.lists(st.floats(0.5, 1e6), max_size=3),
+    st.integers(0, 2**32),
+)
+def test_evenly_spaced_borders_and_some_beyond(first, step, count, beyond, seed):
+    even = first + step * np.arange(count + 1)
+    edges = np.unique(np.append(even, even[-1] + np.cumsum(beyond)))
+    near = edges.astype(np.float32)
+    around = np.concatenate(
+        [near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))]
+    )
+    rng = np.random.default_rng(seed)
+    between = rng.uniform(edges[0], edges[-1], 200).astype(np.float32)
+    for low, high in ((edges[0], even[-1]), (edges[0], edges[-1]), (-np.inf, np.inf)):
+        scores = np.concatenate([around, between])
+        scores = scores[(scores >= low) & (scores <= high)]
+        marks = rng.choice(np.array([0, 1, IGNORED], np.uint8), len(scores))
+        np.testing.assert_array_equal(
+            histogram(scores, marks, edges).counts, reference.histogram(scores, marks, edges)
+        )
+
+
+def test_the_benchmarks_borders_and_their_neighbours(native):
+    """All scores in [0, 1], where the bins are found by arithmetic."""
+    even = np.arange(0, 1, 0.001).astype(np.float32)[1:]
+    scores = np.concatenate(
+        [even, np.nextafter(even, np.float32(0)), np.nextafter(even, np.float32(1)), [0, 1]]
+    )
+    scores = np.tile(scores.astype(np.float32), 3)
+    marks = np.repeat(np.array([0, 1, IGNORED], np.uint8), len(scores) // 3)
+    edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(
+        histogram(scores, marks, edges).counts, reference.histogram(scores, marks, edges)
+    )
+
+
 def spread(kind, rng, length):
     if kind == "uniform":
         return rng.random(length)
