@@ -13,6 +13,8 @@ __all__ = ["TOLERANCES", "assert_close"]
 # name of a type -> (rtol, atol). The relative part is of the largest magnitude expected.
 TOLERANCES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
+        # epsilon is 2^-7 = 7.8e-3; two roundings of a result and one of its input
+        "bfloat16": (1.6e-2, 1e-30),
         # epsilon is 2^-10 = 9.8e-4; two roundings of a result and one of its input
         "float16": (2e-3, 1e-6),
         # epsilon is 2^-23 = 1.2e-7; sums of some hundred terms and an exponential lose a few bits:
@@ -35,10 +37,14 @@ def assert_close(
     Args:
         actual: What was computed.
         expected: What it should be, of the same shape.
-        dtype: The type whose tolerance applies; that of `actual` when None.
+        dtype: The type whose tolerance applies, "bfloat16" too; that of `actual` when None.
         factor: Multiplies the tolerance; say why where it is not 1.
     """
-    name = np.dtype(np.asarray(actual).dtype if dtype is None else dtype).name
+    name = (
+        "bfloat16"
+        if dtype == "bfloat16"
+        else np.dtype(np.asarray(actual).dtype if dtype is None else dtype).name
+    )
     if name not in TOLERANCES:
         raise AssertionError(f"no tolerance is known for {name}")
     a = np.asarray(actual, dtype=np.float64)

@@ -1,0 +1,68 @@
+"""Compiles kernels for cards that are not here, and reads what the compiler says of them.
+
+Run as a script, since Triton's interpreter, once chosen in a process, replaces the kernels there:
+
+    cd tests && python -m kernels.gpu.compiling 80 90 > compiled.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import triton
+from kernels.gpu.variants import Variant, every_variant
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def compiled(variant: Variant, capability: int) -> dict[str, Any]:
+    """Registers, bytes of stack and of shared memory, and instructions by width."""
+    kernel = getattr(import_module(f"camrt.kernels.{variant.operation}.gpu"), variant.kernel)
+    names = kernel.arg_names
+    constant = {name for name in names if name.isupper() or name in variant.constants}
+    if missing := constant - set(variant.constants):
+        raise ValueError(f"{variant}: no value for {sorted(missing)}")
+    if unknown := (set(variant.types) | set(variant.constants) | set(variant.multiples)) - set(names):
+        raise ValueError(f"{variant}: no such argument: {sorted(unknown)}")
+    default = {name: "*fp32" if name.startswith("p_") else "i32" for name in names}
+    signature = {
+        name: "constexpr" if name in constant else variant.types.get(name, default[name]) for name in names
+    }
+    aligned = [name for name in names if signature[name].startswith("*") or name in variant.multiples]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in variant.constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    options = {"num_warps": 4, "enable_fp_fusion": True} | dict(variant.options)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        said = subprocess.run(
+            [TOOLS / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", said)}
+    return {
+        "registers": used["REG"],
+        "spilled": used["STACK"] + used["LOCAL"],
+        "shared": max(used["SHARED"], made.metadata.shared),
+        "wide": {
+            way: len(re.findall(rf"{way}\.global\S*\.v4\.b32", made.asm["ptx"])) for way in ("ld", "st")
+        },
+    }
+
+
+if __name__ == "__main__":
+    results = {str(v): {cap: compiled(v, int(cap)) for cap in sys.argv[1:]} for v in every_variant()}
+    print(json.dumps(results))
