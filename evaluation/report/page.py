@@ -24,8 +24,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; 
 1rem; } h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p.lead { color: #57606a; margin-top: 0; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #d8dee4; white-space: nowrap; }
+table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .45rem; text-align: right; border-bottom: 1px solid #d8dee4; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 thead th { border-bottom: 2px solid #57606a; font-weight: 600; white-space: normal; vertical-align: bottom; }
 td.best { font-weight: 700; background: #d3eddb; } td.level { background: #f0f8f2; }
@@ -33,7 +33,7 @@ tr.foot td { color: #57606a; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; } .curves svg { max-width: 100%; height: auto; }
 figure.example { margin: 0 0 1.4rem; } figure.example > figcaption { margin-bottom: .3rem; }
 .row { display: flex; flex-wrap: wrap; gap: .5rem; }
-.row div { width: 10rem; font-size: .8rem; color: #57606a; } .row img { width: 100%; display: block;
+.row div { width: 7.8rem; font-size: .8rem; color: #57606a; } .row img { width: 100%; display: block;
 border-radius: 3px; } li { margin: .15rem 0; } code { background: #f3f4f6; padding: .1rem .25rem;
 border-radius: 3px; }
 """
