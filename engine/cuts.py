@@ -178,7 +178,14 @@ def make_head(
     def back() -> Runner:
         assert start is not None
         part = adjoint_model(
-            model, graph, start, input_name=MAP, batch=interface.batch, beside=around, given=vectors
+            model,
+            graph,
+            start,
+            input_name=MAP,
+            batch=interface.batch,
+            beside=around,
+            given=vectors,
+            scatters=runtime.scatters,
         )
         return runtime.runner(part, label="head's adjoint", batch=interface.batch)
 
@@ -271,7 +278,13 @@ def picture_adjoints(
     def lazy(relu: ReluRule) -> Runner:
         def make() -> Runner:
             part = adjoint_model(
-                model, graph, PICTURES, input_name="camrt_altered", batch=interface.batch, relu=relu
+                model,
+                graph,
+                PICTURES,
+                input_name="camrt_altered",
+                batch=interface.batch,
+                relu=relu,
+                scatters=runtime.scatters,
             )
             return runtime.runner(part, label="model's adjoint", batch=interface.batch)
 

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from camrt.errors import AdjointError
+
 __all__ = ["EVERYTHING", "NodeMaker"]
 
 Array = npt.NDArray[Any]
+SCATTER_ADDS = 16  # the operator set from which on ScatterElements adds
 EVERYTHING = int(np.iinfo(np.int64).max)  # as the end of a slice
 Indices = Sequence[int] | str  # numbers, or the name of an int64 tensor that holds them
 
@@ -23,19 +26,33 @@ class NodeMaker:
         opset: Version of the default operator set the nodes are written for.
         element: Element type of the floating-point tensors (`onnx.TensorProto` constant).
         prefix: What the names of new tensors begin with.
+        scatters: Whether ScatterElements may add.
 
     Attributes:
         nodes: What was made, in order.
         initializers: Constants, in order.
     """
 
-    def __init__(self, opset: int, element: int = TensorProto.FLOAT, prefix: str = "camrt_adjoint") -> None:
+    def __init__(
+        self,
+        opset: int,
+        element: int = TensorProto.FLOAT,
+        prefix: str = "camrt_adjoint",
+        scatters: bool = True,
+    ) -> None:
         self.opset = opset
         self.element = element
+        self.scatters = scatters and opset >= SCATTER_ADDS
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self._made = 0
         self._prefix = prefix
+
+    def _too_old(self, what: str, first: int) -> AdjointError:
+        return AdjointError(
+            f"the gradient's graph needs {what}, which operator set {self.opset} of this file does not have: "
+            f"convert the file to operator set {first} or later (onnx.version_converter.convert_version)"
+        )
 
     def fresh(self) -> str:
         """A name nothing has yet."""
@@ -123,23 +140,31 @@ class NodeMaker:
         axes: Sequence[int],
         steps: Sequence[int] | None = None,
     ) -> str:
-        """A part of a tensor; before opset 10 starts and ends must be numbers and steps one."""
+        """A part of a tensor; before opset 10 starts and ends must be numbers and steps one.
+
+        Raises:
+            AdjointError: They are not.
+        """
         if self.opset >= 10:
             rest = [] if steps is None else [self.indices(steps)]
             return self.add(
                 "Slice", name, self.indices(starts), self.indices(ends), self.indices(axes), *rest
             )
-        assert not isinstance(starts, str)
-        assert not isinstance(ends, str)
-        assert steps is None or set(steps) == {1}
+        if isinstance(starts, str) or isinstance(ends, str) or set(steps or [1]) != {1}:
+            raise self._too_old("Slice with computed bounds or steps", 10)
         return self.add("Slice", name, starts=list(starts), ends=list(ends), axes=list(axes))
 
     def pad(self, name: str, pads: Indices, value: float = 0.0) -> str:
-        """A number put around a tensor: all axes' beginnings, then all axes' ends."""
+        """A number put around a tensor: all axes' beginnings, then all axes' ends.
+
+        Raises:
+            AdjointError: Sizes computed before opset 11.
+        """
         if self.opset >= 11:
             rest = [] if value == 0.0 else [self.number(value)]
             return self.add("Pad", name, self.indices(pads), *rest, mode="constant")
-        assert not isinstance(pads, str)
+        if isinstance(pads, str):
+            raise self._too_old("Pad by computed sizes", 11)
         return self.add("Pad", name, mode="constant", pads=list(pads), value=value)
 
     def crop(self, name: str, begin: Sequence[int], end: Sequence[int]) -> str:

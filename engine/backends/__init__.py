@@ -40,9 +40,15 @@ class Runner(Protocol):
 
 
 class Backend(Protocol):
-    """What makes runners."""
+    """What makes runners.
+
+    Attributes:
+        name: Its name.
+        scatters: Whether it has a ScatterElements that adds.
+    """
 
     name: str
+    scatters: bool
 
     def runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Runner:
         """Makes a graph ready to run.

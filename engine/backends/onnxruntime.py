@@ -43,6 +43,7 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
+    scatters = True
 
     def __init__(
         self,

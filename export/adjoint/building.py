@@ -39,6 +39,7 @@ def adjoint_model(
     given: Sequence[str] = (),
     relu: ReluRule = "plain",
     element: int = TensorProto.FLOAT,
+    scatters: bool = True,
 ) -> onnx.ModelProto:
     """The graph from an activation (or the picture) and a weighting of the logits to logits and gradient.
 
@@ -59,13 +60,14 @@ def adjoint_model(
             the trunk pass has made them already: what leads to them is not run again.
         relu: How ReLUs pass gradients on, see `Step`.
         element: Element type of the graph that is made.
+        scatters: Whether the runtime has a ScatterElements that adds; pooling is slower without.
 
     Raises:
         AdjointError: An operator has no rule, or something on the way has no derivative.
     """
     head = head_model(model, graph, start, LOGITS, input_name=input_name, batch=batch, beside=beside)
     widen(head, element)
-    make = NodeMaker(opset(model), element)
+    make = NodeMaker(opset(model), element, scatters=scatters)
     reached = reached_from(head, start)
     if LOGITS not in reached:
         raise AdjointError(f"the logits do not depend on {start!r}: their gradient there is zero everywhere")

@@ -61,6 +61,7 @@ class SpyRuntime:
 
     spies: list[Spy]
     name: str = "spy"
+    scatters: bool = True
 
     def runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Spy:
         self.spies.append(Spy(RUNTIME.runner(model, label=label, batch=batch)))

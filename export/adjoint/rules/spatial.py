@@ -16,7 +16,6 @@ from camrt.export.adjoint.steps import Step, rule
 __all__: list[str] = []
 
 Array = npt.NDArray[Any]
-ADDING = 16  # the operator set from which on ScatterElements adds
 
 
 @rule("Conv")
@@ -101,7 +100,7 @@ def _max_pool(step: Step) -> Sequence[str | None]:
     if len(kernel) != 2:
         raise step.refuse("only pooling over two axes has a rule")
     windows = windows_of(step, kernel)
-    if make.opset >= ADDING and make.element == TensorProto.FLOAT:
+    if make.scatters and make.element == TensorProto.FLOAT:
         return [scattered(step)]
     more = [s - 1 if windows.ceiled else 0 for s in windows.strides]
     end = [pad + extra for pad, extra in zip(windows.end, more, strict=True)]

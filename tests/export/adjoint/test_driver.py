@@ -135,6 +135,20 @@ def test_the_logits_must_depend_on_the_start():
         adjoint_model(model, graph, "a", input_name="map", batch=None)
 
 
+def test_an_operator_set_without_computed_slices_is_named():
+    nodes = [
+        node("Conv", "x w", "c", strides=[2, 2]),
+        node("GlobalAveragePool", "c", "p"),
+        node("Flatten", "p", "y"),
+    ]
+    case = Case(nodes, lambda x: F.conv2d(x, double(W), stride=2).mean((2, 3)), weights={"w": W}, opset=9)
+    model, graph = open_graph(case.model())
+    with pytest.raises(
+        AdjointError, match="operator set 9 of this file does not have: convert the file to operator s"
+    ):
+        adjoint_model(model, graph, graph.input_name, input_name="map", batch=None)
+
+
 def test_control_flow_is_refused_by_name():
     branch = helper.make_graph(
         [helper.make_node("Tanh", ["a"], ["out"])], "branch", [], [onnx.ValueInfoProto(name="out")]

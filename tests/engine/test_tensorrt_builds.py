@@ -1,0 +1,95 @@
+"""TensorRT takes every graph that camrt makes of a model, in all precisions it is to run in."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from calm_models import calm_model
+from zoo import HEADS, Net, classifier, save
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is missing: pip install 'camrt[dev]'")
+
+from tensorrt_builds import build, graphs_of
+
+import camrt
+from camrt.default import model_path
+from camrt.export.adjoint.widening import widen
+
+
+@pytest.mark.parametrize("case", HEADS.values(), ids=HEADS.keys())
+def test_every_head_of_the_zoo(case, monkeypatch, tmp_path):
+    part = case.make(np.random.default_rng(0), 6, 5, 4, 3)
+    whole = classifier(part, np.random.default_rng(1))
+    path = save(whole.model, tmp_path / "model.onnx")
+    made = graphs_of(monkeypatch, path, whole.size[1:])
+    # An operator set as old as 9 has no adjoint of a picture model: its Slice takes no computed bounds.
+    assert "model's adjoint" in {ran.label for ran in made} or part.opset < 10
+    for ran in made:
+        assert build(ran) > 0
+
+
+def test_the_embedded_classifier(monkeypatch):
+    made = graphs_of(monkeypatch, model_path(), (128, 128))
+    for ran in made:
+        assert build(ran) > 0
+
+
+def test_calm(monkeypatch, tmp_path):
+    path = calm_model().save(tmp_path / "calm.onnx")
+    made = graphs_of(monkeypatch, path, (12, 16))
+    assert "head's joint" in {ran.label for ran in made}
+    for ran in made:
+        assert build(ran) > 0
+
+
+def pooled(path):
+    """Overlapping max pooling of a convolution, average pooling of that, and a linear layer."""
+    net = Net(np.random.default_rng(0))
+    weight, dense = net.weight(4, 3, 3, 3)[0], net.weight(4, 3)[0]
+    nodes = [
+        onnx.helper.make_node("Conv", ["pictures", weight], ["c"], pads=[1, 1, 1, 1]),
+        onnx.helper.make_node(
+            "MaxPool", ["c"], ["m"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]
+        ),
+        onnx.helper.make_node("Relu", ["m"], ["r"]),
+        onnx.helper.make_node("AveragePool", ["r"], ["a"], kernel_shape=[2, 2], strides=[2, 2]),
+        onnx.helper.make_node("GlobalAveragePool", ["a"], ["g"]),
+        onnx.helper.make_node("Flatten", ["g"], ["f"]),
+        onnx.helper.make_node("MatMul", ["f", dense], ["logits"]),
+    ]
+    given = onnx.helper.make_tensor_value_info("pictures", onnx.TensorProto.FLOAT, ["N", 3, 24, 20])
+    found = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 3])
+    graph = onnx.helper.make_graph(nodes, "pooled", [given], [found], net.initializers)
+    return save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path
+    )
+
+
+def test_max_pooling_has_no_scattering(monkeypatch, tmp_path):
+    """TensorRT has no ScatterElements that adds, which the adjoint is faster by elsewhere."""
+    made = graphs_of(monkeypatch, pooled(tmp_path / "pooled.onnx"), (24, 20))
+    assert "model's adjoint" in {ran.label for ran in made}
+    for ran in made:
+        assert not any(node.op_type == "ScatterElements" for node in ran.model.graph.node)
+        assert build(ran) > 0
+
+
+@pytest.mark.parametrize("element", ["FLOAT16", "BFLOAT16"])
+def test_half_precision_is_in_the_graph(element, monkeypatch, tmp_path):
+    kind = getattr(onnx.TensorProto, element)
+    for ran in graphs_of(monkeypatch, pooled(tmp_path / "pooled.onnx"), (24, 20)):
+        if "adjoint" not in ran.label:
+            assert build(ran, lambda model: widen(model, kind)) > 0
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif("CAMRT_DATA" not in os.environ, reason="CAMRT_DATA does not name a folder of real models")
+@pytest.mark.parametrize("name", ["brain_mri_cnn", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_0"])
+def test_real_models(name, monkeypatch):
+    path = Path(os.environ["CAMRT_DATA"]) / "models" / f"{name}.onnx"
+    interface = camrt.load(path).interface
+    size = (interface.height or 224, interface.width or 224)
+    for ran in graphs_of(monkeypatch, path, size):
+        assert build(ran) > 0
