@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from camrt.engine.arrays import library, like
 from camrt.export.interface import Activation
 
 __all__ = ["ScoreKind", "ScoreReader", "probabilities"]
 
-Array = npt.NDArray[Any]
+Array = TypeVar("Array")  # of NumPy or of torch, see `camrt.engine.arrays`
 ScoreKind = Literal["logit", "probability"]
 
 
 def probabilities(logits: Array, activation: Activation) -> Array:
     """Class probabilities of logits (..., C), float32; NaN where a logit is NaN."""
-    wide = logits.astype(np.float64)
+    xp = library(logits)
+    wide = xp.astype(logits, xp.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         if activation == "sigmoid":
             # exp of a negative number only: no overflow for either sign.
-            small = np.exp(-np.abs(wide))
-            return np.where(wide >= 0, 1.0 / (1.0 + small), small / (1.0 + small)).astype(np.float32)
-        exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
-        shares: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
-        return shares.astype(np.float32)
+            small = xp.exp(-xp.abs(wide))
+            shares = xp.where(wide >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
+        else:
+            exponentials = xp.exp(wide - xp.max(wide, axis=-1, keepdims=True))
+            shares = exponentials / xp.sum(exponentials, axis=-1, keepdims=True)
+    result: Array = xp.astype(shares, xp.float32)
+    return result
 
 
 @dataclass(frozen=True)
@@ -39,38 +42,36 @@ class ScoreReader:
         activation: How this model's logits become probabilities.
     """
 
-    targets: npt.NDArray[np.int64]
+    targets: Any
     kind: ScoreKind
     activation: Activation
 
-    def read(self, logits: Array, image: npt.NDArray[np.int64]) -> Array:
+    def read(self, logits: Array, image: Any) -> Array:
         """Scores (B, T) of logits (B, C), row b belonging to picture `image[b]`."""
-        values = probabilities(logits, self.activation) if self.needs_softmax else logits
-        chosen = np.take_along_axis(values, self.targets[image], axis=1)
+        values: Any = probabilities(logits, self.activation) if self.needs_softmax else logits
+        chosen: Array = library(values).take_along_axis(values, self.targets[image], axis=1)
         return self.finish(chosen)
 
-    def weighting(self, logits: Array, image: npt.NDArray[np.int64], target: int) -> Array:
+    def weighting(self, logits: Any, image: Any, target: int) -> Any:
         """∂score/∂logits (B, C) of target number `target` of picture `image[b]`, at logits (B, C).
 
         A logit c has the unit vector e_c. A softmax's p_c has p_c·(e_c − p), a sigmoid's p_c·(1 − p_c)·e_c.
         """
-        rows = np.arange(len(logits))
-        classes = self.targets[image, target]
-        slope = np.zeros(logits.shape, np.float32)
+        xp = library(logits)
+        classes = self.targets[image, target][:, None]
+        own = like(np.arange(logits.shape[1]), logits)[None] == classes
+        nothing = xp.zeros_like(logits)
         if self.kind == "logit":
-            slope[rows, classes] = 1.0
-            return slope
+            return xp.where(own, xp.ones_like(logits), nothing)
         # 1 − p_c is never computed so: it has no digits left where p_c is nearly one
         if not self.needs_softmax:
-            own = logits[rows, classes]
-            slope[rows, classes] = probabilities(own, "sigmoid") * probabilities(-own, "sigmoid")
-            return slope
-        others = probabilities(logits, "softmax")
-        chosen = others[rows, classes]
-        others[rows, classes] = 0.0
-        slope = -others
-        slope[rows, classes] = others.sum(axis=1)
-        return np.asarray(chosen[:, None] * slope)
+            chosen = xp.take_along_axis(logits, classes, axis=1)
+            slope = probabilities(chosen, "sigmoid") * probabilities(-chosen, "sigmoid")
+            return xp.where(own, slope, nothing)
+        shares = probabilities(logits, "softmax")
+        others = xp.where(own, nothing, shares)
+        rest = xp.sum(others, axis=1, keepdims=True)
+        return xp.take_along_axis(shares, classes, axis=1) * xp.where(own, rest, -others)
 
     @property
     def needs_softmax(self) -> bool:

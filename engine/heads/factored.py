@@ -273,7 +273,8 @@ class FactoredHead(Head):
             bias = bias / np.float32(factors.cells((height, width)))
         if factors.cell_bias is not None:
             bias = bias + factors.cell_bias
-        return (maps + bias[targets][:, :, None]).reshape(*maps.shape[:2], height, width)
+        shifted: Array = maps + bias[targets][:, :, None]
+        return shifted.reshape(*maps.shape[:2], height, width)
 
     def _blocks(self, asked: Asked, rows: int) -> Iterator[tuple[slice, Array]]:
         """Blocks of pictures whose `rows` vectors of F features each fit the working memory."""

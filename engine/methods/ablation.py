@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import at_least, library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
 from camrt.engine.questions import Questions
@@ -15,7 +13,7 @@ from camrt.engine.scores import ScoreKind
 
 __all__ = ["AblationCAM"]
 
-Array = npt.NDArray[Any]
+Array = Any
 SMALLEST_SCORE = 1e-8
 
 
@@ -42,9 +40,10 @@ class AblationCAM(ChannelMethod):
     def weights(self, ask: Questions) -> tuple[Array, Array]:
         scores = ask.scores(self.score)
         without = ask.scores_without_channels(self.score)
-        floor = np.maximum(np.abs(scores), SMALLEST_SCORE)
+        xp = library(scores)
+        floor = at_least(xp.abs(scores), SMALLEST_SCORE)
         weights = (scores[:, None] - without) / floor[:, None]
-        return weights.transpose(0, 2, 1), scores
+        return xp.permute_dims(weights, (0, 2, 1)), scores
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         passes, why = head.channel_passes(shape.channels)

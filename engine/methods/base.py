@@ -8,16 +8,14 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.questions import Questions
 from camrt.errors import MethodError
 
 __all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "weighted_sum"]
 
-Array = npt.NDArray[Any]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
 @dataclass(frozen=True)
@@ -147,6 +145,7 @@ def choices_of(hint: Any) -> tuple[str | None, ...]:
 
 def weighted_sum(weights: Array, activations: Array) -> Array:
     """Σ_k weights[n, t, k] · activations[n, k]: (N, T, h, w)."""
-    flat = activations.reshape(*activations.shape[:2], -1)
-    maps: Array = np.matmul(weights.astype(activations.dtype), flat)
-    return maps.reshape(*weights.shape[:2], *activations.shape[2:])
+    xp = library(weights, activations)
+    flat = xp.reshape(activations, (*activations.shape[:2], -1))
+    maps = xp.matmul(xp.astype(weights, activations.dtype), flat)
+    return xp.reshape(maps, (*weights.shape[:2], *activations.shape[2:]))

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from camrt.engine.arrays import library, like
+
 __all__ = ["Grid", "Placements", "place_boxes"]
 
-Array = npt.NDArray[Any]
+Array = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +34,19 @@ class Grid:
 
     def per_cell(self, values: Array) -> Array:
         """Means over the placements that speak for each cell: (N, P, T) -> (N, h, w, T)."""
-        placed = values[:, self.index]
+        xp = library(values)
+        flat = xp.take(values, like(self.index.reshape(-1), values), axis=1)
+        placed = xp.reshape(flat, (values.shape[0], *self.index.shape, values.shape[2]))
         if self.assignment == "anchor":
             return placed
         (rows, columns), (height, width) = self.shape, self.index.shape
         height, width = height - rows + 1, width - columns + 1
-        total = np.zeros((len(values), height, width, values.shape[2]))
-        for down in range(rows):
-            for right in range(columns):
-                total += placed[:, down : down + height, right : right + width]
-        return total / (rows * columns)
+        shifted = [
+            placed[:, down : down + height, right : right + width]
+            for down in range(rows)
+            for right in range(columns)
+        ]
+        return sum(shifted[1:], start=shifted[0]) / (rows * columns)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
@@ -15,7 +13,7 @@ from camrt.errors import MethodError
 
 __all__ = ["CAM", "ActivationCAM"]
 
-Array = npt.NDArray[Any]
+Array = Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +56,9 @@ class ActivationCAM(Method):
     name: ClassVar[str] = "activation"
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
-        summed = ask.activations.sum(axis=1)
-        targets = ask.targets.shape[1]
-        return np.repeat(summed[:, None], targets, axis=1), ask.scores("logit")
+        xp = library(ask.activations)
+        summed = xp.sum(ask.activations, axis=1)
+        return xp.repeat(summed[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, 0, "a sum over channels")

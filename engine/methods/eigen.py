@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import at_least, library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
 
 __all__ = ["EigenCAM"]
 
-Array = npt.NDArray[Any]
+Array = Any
 SAME_MAGNITUDE = 1e-9  # entries this close, relatively, differ by rounding only
 
 
@@ -37,33 +35,37 @@ class EigenCAM(Method):
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         maps = self._leading(ask.activations)
-        return np.repeat(maps[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
+        return library(maps).repeat(maps[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
 
     def _leading(self, activations: Array) -> Array:
         """s₁·u₁ of each activation, oriented: (N, K, h, w) -> (N, h, w)."""
-        count, _, height, width = activations.shape
-        cells = activations.reshape(count, -1, height * width).transpose(0, 2, 1).astype(np.float64)
-        broken = ~np.isfinite(cells).all(axis=(1, 2))
-        cells[broken] = 0.0
+        xp = library(activations)
+        count, channels, height, width = activations.shape
+        flat = xp.reshape(xp.astype(activations, xp.float64), (count, channels, height * width))
+        cells = xp.permute_dims(flat, (0, 2, 1))
+        broken = ~xp.all(xp.isfinite(cells), axis=(1, 2))[:, None]
+        cells = xp.where(broken[:, :, None], xp.zeros_like(cells), cells)
         if self.centred:
-            cells -= cells[:, :1].copy()  # first, so that a constant channel becomes exactly zero
-            cells -= cells.mean(axis=1, keepdims=True)
+            cells = cells - cells[:, :1]  # first, so that a constant channel becomes exactly zero
+            cells = cells - xp.mean(cells, axis=1, keepdims=True)
+        turned = xp.permute_dims(cells, (0, 2, 1))
         # The smaller Gram matrix holds the same leading direction.
-        if cells.shape[1] <= cells.shape[2]:
-            values, vectors = np.linalg.eigh(cells @ cells.transpose(0, 2, 1))
-            projected = vectors[:, :, -1] * np.sqrt(np.maximum(values[:, -1:], 0.0))
+        if height * width <= channels:
+            values, vectors = xp.linalg.eigh(xp.matmul(cells, turned))
+            projected = vectors[:, :, -1] * xp.sqrt(at_least(values[:, -1:], 0.0))
         else:
-            vectors = np.linalg.eigh(cells.transpose(0, 2, 1) @ cells)[1]
-            projected = (cells @ vectors[:, :, -1:])[:, :, 0]
-        magnitudes = np.abs(projected)
-        equal = magnitudes >= magnitudes.max(axis=1, keepdims=True) * (1 - SAME_MAGNITUDE)
-        largest = equal.argmax(axis=1)[:, None]
-        summed = projected.sum(axis=1, keepdims=True)
-        leading = np.take_along_axis(projected, largest, axis=1) if self.centred else summed
-        oriented = np.where(leading >= 0, projected, -projected)
-        oriented[broken] = np.nan
-        maps: Array = oriented.reshape(count, height, width).astype(np.float32)
-        return maps
+            vectors = xp.linalg.eigh(xp.matmul(turned, cells))[1]
+            projected = xp.matmul(cells, vectors[:, :, -1:])[:, :, 0]
+        if self.centred:
+            magnitudes = xp.abs(projected)
+            equal = magnitudes >= xp.max(magnitudes, axis=1, keepdims=True) * (1 - SAME_MAGNITUDE)
+            largest = xp.argmax(xp.astype(equal, xp.int8), axis=1, keepdims=True)
+            leading = xp.take_along_axis(projected, largest, axis=1)
+        else:
+            leading = xp.sum(projected, axis=1, keepdims=True)
+        oriented = xp.where(leading >= 0, projected, -projected)
+        oriented = xp.where(broken, xp.full_like(oriented, float("nan")), oriented)
+        return xp.reshape(xp.astype(oriented, xp.float32), (count, height, width))
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, 0, "an eigenvector")

@@ -9,9 +9,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import at_least, constant_over_cells, library, quietly_divided
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method, weighted_sum
 from camrt.engine.questions import Questions
@@ -19,7 +17,7 @@ from camrt.engine.scores import ScoreKind
 
 __all__ = ["GradCAM", "GradCAMPlusPlus", "HiResCAM", "LayerCAM", "XGradCAM"]
 
-Array = npt.NDArray[Any]
+Array = Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class GradientMethod(Method):
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         maps = [self.map(gradient, ask.activations) for gradient in ask.gradients(self.score)]
-        return np.stack(maps, axis=1), ask.scores(self.score)
+        return library(*maps).stack(maps, axis=1), ask.scores(self.score)
 
     @abstractmethod
     def map(self, gradient: Array, activations: Array) -> Array:
@@ -55,7 +53,7 @@ class GradientWeights(GradientMethod, ChannelMethod):
 
     def weights(self, ask: Questions) -> tuple[Array, Array]:
         found = [self.channel_weights(gradient, ask.activations) for gradient in ask.gradients(self.score)]
-        return np.stack(found, axis=1), ask.scores(self.score)
+        return library(*found).stack(found, axis=1), ask.scores(self.score)
 
     def map(self, gradient: Array, activations: Array) -> Array:
         return weighted(self.channel_weights(gradient, activations), activations)
@@ -67,12 +65,7 @@ class GradientWeights(GradientMethod, ChannelMethod):
 
 def weighted(weights: Array, activations: Array) -> Array:
     """Σ_k weights[n, k] · activations[n, k]: (N, h, w)."""
-    return np.asarray(weighted_sum(weights[:, None], activations)[:, 0])
-
-
-def constant_over_cells(gradient: Array) -> bool:
-    """Whether a gradient is one number a channel, repeated: that of a linear layer behind global pooling."""
-    return gradient.strides[2:] == (0, 0)
+    return weighted_sum(weights[:, None], activations)[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +79,9 @@ class GradCAM(GradientWeights):
     name: ClassVar[str] = "gradcam"
 
     def channel_weights(self, gradient: Array, activations: Array) -> Array:
-        found = gradient[:, :, 0, 0] if constant_over_cells(gradient) else gradient.mean(axis=(2, 3))
-        return np.asarray(found)
+        if constant_over_cells(gradient):
+            return gradient[:, :, 0, 0]
+        return library(gradient).mean(gradient, axis=(2, 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,23 +111,26 @@ class GradCAMPlusPlus(GradientWeights):
             positions = gradient[:, :, :1, :1]
         else:
             cells, positions = 1, gradient
-        g = positions.astype(np.float64)
-        total = activations.sum(axis=(2, 3), dtype=np.float64)[:, :, None, None]
+        xp = library(gradient, activations)
+        g = xp.astype(positions, xp.float64)
+        total = xp.sum(activations, axis=(2, 3), dtype=xp.float64)[:, :, None, None]
         shares = self._shares(g, total)
-        rising = np.maximum(g, 0.0)
+        rising = at_least(g, 0.0)
         if self.normalise_alpha:
-            whole = np.where(g > 0, shares, 0.0).sum(axis=(2, 3), keepdims=True) * cells
-            shares = shares / np.where(whole != 0, whole, 1.0)
-        return np.asarray((shares * rising).sum(axis=(2, 3)) * cells)
+            risen = xp.where(g > 0, shares, xp.zeros_like(shares))
+            whole = xp.sum(risen, axis=(2, 3), keepdims=True) * cells
+            shares = shares / xp.where(whole != 0, whole, xp.ones_like(whole))
+        return xp.sum(shares * rising, axis=(2, 3)) * cells
 
     def _shares(self, g: Array, total: Array) -> Array:
         """The positions' weights w."""
         if self.definition == "grad-cam":
             square = g * g
-            return np.asarray(square / (2.0 * square + total * square * g + 1e-6))
+            return square / (2.0 * square + total * square * g + 1e-6)
+        xp = library(g, total)
         below = 2.0 + total * g  # the fraction with G² divided out, so that small gradients stay exact
-        shares = np.divide(1.0, below, out=np.zeros_like(below), where=(below != 0) & (g != 0))
-        return np.where(below == 0, g * g, shares) if self.normalise_alpha else shares
+        shares = quietly_divided(xp.ones_like(below), below, (below != 0) & (g != 0))
+        return xp.where(below == 0, g * g, shares) if self.normalise_alpha else shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +144,13 @@ class XGradCAM(GradientWeights):
     name: ClassVar[str] = "xgradcam"
 
     def channel_weights(self, gradient: Array, activations: Array) -> Array:
-        total = activations.sum(axis=(2, 3))
+        xp = library(gradient, activations)
+        total = xp.sum(activations, axis=(2, 3))
         if constant_over_cells(gradient):
-            return np.asarray(np.where(total != 0, gradient[:, :, 0, 0], np.float32(0)))
-        weights = np.einsum("nkij,nkij->nk", gradient, activations)
-        return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total != 0))
+            each = gradient[:, :, 0, 0]
+            return xp.where(total != 0, each, xp.zeros_like(each))
+        weights = xp.einsum("nkij,nkij->nk", gradient, activations)
+        return quietly_divided(weights, total, total != 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,12 +179,12 @@ class LayerCAM(GradientMethod):
 
     def map(self, gradient: Array, activations: Array) -> Array:
         if constant_over_cells(gradient):
-            return weighted(np.maximum(gradient[:, :, 0, 0], 0), activations)
-        return products(np.maximum(gradient, 0), activations)
+            return weighted(at_least(gradient[:, :, 0, 0], 0.0), activations)
+        return products(at_least(gradient, 0.0), activations)
 
 
 def products(gradient: Array, activations: Array) -> Array:
     """Σ_k G_k ∘ A_k: (N, h, w)."""
     if constant_over_cells(gradient):
         return weighted(gradient[:, :, 0, 0], activations)
-    return np.asarray(np.einsum("nkij,nkij->nij", gradient, activations))
+    return library(gradient, activations).einsum("nkij,nkij->nij", gradient, activations)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import at_least, library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.boxes import Placements, place_boxes
@@ -18,7 +16,7 @@ from camrt.errors import MethodError
 
 __all__ = ["PixabCAM"]
 
-Array = npt.NDArray[Any]
+Array = Any
 SMALLEST_SCORE = 1e-12
 LONGEST_SIDE = 64  # of a box, in cells: more than any map this is used on has
 
@@ -74,34 +72,37 @@ class PixabCAM(Method):
         height, width = ask.activations.shape[2:]
         placements = place_boxes(self.boxes, (height, width), self.assignment)
         delete, keep = self.perspectives != "preservation", self.perspectives != "deletion"
-        scores = ask.scores(self.score).astype(np.float64)
-        nothing = ask.scores_of_nothing(self.score).astype(np.float64)
+        scores, nothing = ask.scores(self.score), ask.scores_of_nothing(self.score)
+        xp = library(scores)
+        scores, nothing = xp.astype(scores, xp.float64), xp.astype(nothing, xp.float64)
         deleted, kept = ask.scores_with_boxes(placements.distinct, self.score, delete=delete, keep=keep)
         falls, gains = self._denominators(scores, nothing)
-        total = np.zeros((*scores.shape, height, width))
+        means = []
         if deleted is not None:
-            total += self._mean(placements, (scores[:, None] - deleted) / falls[:, None])
+            means.append(self._mean(placements, (scores[:, None] - deleted) / falls[:, None]))
         if kept is not None:
-            total += self._mean(placements, (kept - nothing[:, None]) / gains[:, None])
+            means.append(self._mean(placements, (kept - nothing[:, None]) / gains[:, None]))
+        total = sum(means[1:], start=means[0])
         if self.score == "probability":
             # A probability this small cannot be divided by: the map says nothing.
-            total[scores < SMALLEST_SCORE] = 0.0
-        return total.astype(np.float32), scores.astype(np.float32)
+            small = (scores < SMALLEST_SCORE)[:, :, None, None]
+            total = xp.where(small, xp.zeros_like(total), total)
+        return xp.astype(total, xp.float32), xp.astype(scores, xp.float32)
 
     def _denominators(self, scores: Array, nothing: Array) -> tuple[Array, Array]:
         reading = self.denominators or ("N2" if self.score == "probability" else "N3")
         if reading == "N3":
-            between = np.maximum(np.abs(scores - nothing), SMALLEST_SCORE)
+            between = at_least(abs(scores - nothing), SMALLEST_SCORE)
             return between, between
-        falls = np.maximum(np.abs(scores), SMALLEST_SCORE)
-        gains = np.maximum(np.abs(nothing), SMALLEST_SCORE) if reading == "N2" else falls
+        falls = at_least(abs(scores), SMALLEST_SCORE)
+        gains = at_least(abs(nothing), SMALLEST_SCORE) if reading == "N2" else falls
         return falls, gains
 
     def _mean(self, placements: Placements, values: Array) -> Array:
         """Per-cell mean over placements, then over box shapes: (N, P, T) -> (N, T, h, w)."""
         grids = [grid.per_cell(values) for grid in placements.grids]
-        mean: Array = np.mean(grids, axis=0)
-        return mean.transpose(0, 3, 1, 2)
+        mean = sum(grids[1:], start=grids[0]) / len(grids)
+        return library(mean).permute_dims(mean, (0, 3, 1, 2))
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         placements = place_boxes(self.boxes, (shape.height, shape.width), self.assignment)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
 from camrt.engine.questions import Questions
@@ -15,7 +13,7 @@ from camrt.engine.scores import ScoreKind
 
 __all__ = ["ScoreCAM"]
 
-Array = npt.NDArray[Any]
+Array = Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +55,15 @@ class ScoreCAM(ChannelMethod):
             epsilon=0.0 if paper else 1e-8,
         )
         baseline = ask.scores_of_empty_picture(kind)
+        xp = library(masked)
         if paper:
             weights = masked - baseline[:, None]
         else:
-            masked = np.where(constant[:, :, None], baseline[:, None], masked)
-            raised = np.exp(masked - masked.max(axis=1, keepdims=True))
-            weights = raised / raised.sum(axis=1, keepdims=True)
-        weights = np.where(constant[:, :, None], 0.0, weights)
-        return weights.transpose(0, 2, 1), ask.scores(kind)
+            masked = xp.where(constant[:, :, None], baseline[:, None], masked)
+            raised = xp.exp(masked - xp.max(masked, axis=1, keepdims=True))
+            weights = raised / xp.sum(raised, axis=1, keepdims=True)
+        weights = xp.where(constant[:, :, None], xp.zeros_like(weights), weights)
+        return xp.permute_dims(weights, (0, 2, 1)), ask.scores(kind)
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, shape.channels + 1, "one a channel that is not constant, and one of the empty picture")
