@@ -190,7 +190,8 @@ class Run:
         Raises:
             CamrtError: They cannot be made.
         """
-        from camrt.evaluation.patch_examples import AdversarialExamples, AttackOptions, build_ae1, build_ae2
+        from camrt.evaluation.patch_building import AttackOptions, build_ae1, build_ae2
+        from camrt.evaluation.patch_examples import AdversarialExamples
 
         if kind in self.examples:
             return self.examples[kind]

@@ -22,7 +22,8 @@ from camrt.engine.session import Engine
 from camrt.errors import DataError, InputError, MethodError
 from camrt.evaluation.box_ablation import box_table
 from camrt.evaluation.channel_overlap import PUBLISHED_OVERLAP, channel_overlap
-from camrt.evaluation.patch_examples import AdversarialExamples, AttackOptions, build_ae1, build_ae2
+from camrt.evaluation.patch_building import AttackOptions, build_ae1, build_ae2
+from camrt.evaluation.patch_examples import AdversarialExamples
 from camrt.evaluation.patch_tasks import (
     PUBLISHED_DEPENDENCE,
     PUBLISHED_LOCALISATION,

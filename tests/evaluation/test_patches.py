@@ -20,14 +20,8 @@ import camrt
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Engine
 from camrt.errors import DataError, InputError, TargetError
-from camrt.evaluation.patch_examples import (
-    MOST_PATCHES,
-    AdversarialExamples,
-    AttackOptions,
-    Plan,
-    build_ae1,
-    build_ae2,
-)
+from camrt.evaluation.patch_building import MOST_PATCHES, AttackOptions, Plan, build_ae1, build_ae2
+from camrt.evaluation.patch_examples import AdversarialExamples
 from camrt.evaluation.patches import attack_patches, engine_gradient, input_range, torch_gradient
 
 SIDE, CLASSES = 24, 12

@@ -26,7 +26,7 @@ from zoo import HEADS, classifier, save
 import camrt
 from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import DataError, InputError, MethodError
-from camrt.evaluation import patch_examples
+from camrt.evaluation import patch_building
 from camrt.evaluation.box_ablation import box_table
 from camrt.evaluation.box_accuracy import max_box_accuracy
 from camrt.evaluation.channel_overlap import channel_overlap
@@ -332,7 +332,7 @@ def test_adversarial_pictures_are_saved_and_taken_up_again(
     def fail(*args: Any, **named: Any) -> Any:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(patch_examples, "build_ae2", fail)
+    monkeypatch.setattr(patch_building, "build_ae2", fail)
     reproduce("pixab-dependence", engine, options=options, out=tmp_path)
     assert (tmp_path / "pixab-dependence" / "results.json").read_bytes() == before
     with pytest.raises(AssertionError, match="made again"):
