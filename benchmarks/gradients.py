@@ -132,13 +132,13 @@ def stretched(maps: np.ndarray) -> np.ndarray:
 
 def mid_network(net: Network, pairs: int) -> list[Comparison]:
     """The adjoint of the half of ResNet-18 behind its second stage, against that half's forward pass."""
-    from camrt.engine.backends import backend
+    from camrt.engine.backends import onnx_runtime
     from camrt.engine.loading import settle_batch
     from camrt.engine.observing import observer
     from camrt.export.interface import standardise
     from camrt.export.reading import read_model
 
-    runtime = backend("onnxruntime", device="cpu", threads=None, load_deadline=60, run_deadline=600)
+    runtime = onnx_runtime(device="cpu", threads=None, load_deadline=60, run_deadline=600)
     model = read_model(net.path).model
     interface = standardise(model)
     interface, graph, _ = settle_batch(model, interface, runtime, None, observer(runtime))

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from camrt.engine.backends import Backend, Runner
-from camrt.engine.backends import backend as choose_backend
+from camrt.engine.backends import Backend, Runner, check_backend, onnx_runtime, tensorrt
 from camrt.engine.cuts import make_cuts, picture_adjoints
 from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
@@ -32,7 +31,7 @@ from camrt.export.batching import (
 from camrt.export.cutting import JOINT, candidates, choose_target
 from camrt.export.graph import Graph, Observer
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
-from camrt.export.reading import read_model
+from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ def load(
     activation: Activation | None = None,
     load_deadline: float = 60.0,
     run_deadline: float = 600.0,
+    plans: str | os.PathLike[str] | None = None,
+    precision: str | None = None,
 ) -> Engine:
     """Loads an image classifier and cuts it into trunk and head.
 
@@ -72,8 +73,9 @@ def load(
         path: An ONNX file with a single picture input, opset 9 or later; or a torch module, or a file that
             `torch.export.save` wrote (.pt2), which run in torch by hooks. Those must return logits.
         backend: The runtime; never another one in its place. "onnxruntime" for a file, "torch" for a torch
-            model; None for the one that fits.
-        device: "cpu".
+            model, "tensorrt" or "tensorrt-rtx" for a file and the plans that were built of it; None for the
+            one that fits: "onnxruntime" or "torch".
+        device: "cpu"; "cuda" or "cuda:N" for plans.
         target: Name of the tensor, or of the node that makes it, to explain at; None finds the last
             activation with two spatial axes before they are pooled or flattened. Several are explained in one
             call, and their maps fused. In a torch model, the path of a module.
@@ -91,14 +93,17 @@ def load(
         activation: "softmax" or "sigmoid": how logits become probabilities. None reads it off the graph, and
             takes softmax when the graph ends in logits (sigmoid when there is only one).
         load_deadline: Seconds the runtime may take to make a graph ready; torch cannot be stopped.
-        run_deadline: Seconds one run of a batch may take; likewise of files only.
+        run_deadline: Seconds one run of a batch may take; likewise of files on the CPU only.
+        plans: Folder of TensorRT plans, as `camrt export MODEL --to tensorrt` writes it.
+        precision: "fp32", "fp16" or "bf16": what plans must compute in; None takes any.
 
     Raises:
         ModelFileError: The file is missing, not ONNX, damaged, or lacks external data.
         UnsafeModelError: The file asks for something no model should; nothing of it was run.
         UnsupportedModelError: It is not a single-input classifier with an (N, C) output.
         CutError: It has no such target, or cannot be cut there.
-        BackendError: Unknown backend or device, or the runtime refuses the model.
+        BackendError: Unknown backend or device, or the runtime refuses the model, or is missing, or plans are
+            stale or foreign.
         DeadlineError: Making it ready took longer than `load_deadline`.
         InputError: A wrong option.
     """
@@ -126,26 +131,73 @@ def load(
             size=size,
             grid=grid,
         )
+    check_backend(backend or "onnxruntime")
     if size is not None or example is not None:
         raise InputError("size= and example= are for torch models: an ONNX file says what it takes")
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"path={path!r} must be a file, or a torch module")
     if output is not None and not isinstance(output, str):
         raise InputError(f"output={output!r} must be the name of an output")
-    backend = backend or "onnxruntime"
-    runtime = choose_backend(
-        backend, device=device, threads=threads, load_deadline=load_deadline, run_deadline=run_deadline
-    )
-    watch = observer(
-        choose_backend(
-            backend,
-            device=device,
+    deadlines = {"load_deadline": load_deadline, "run_deadline": run_deadline}
+    if backend in (None, "onnxruntime"):
+        if plans is not None or precision is not None:
+            raise InputError("plans= and precision= are for backend='tensorrt' or 'tensorrt-rtx'")
+        runtime = onnx_runtime(device=device, threads=threads, **deadlines)
+        file = read_model(path)
+    else:
+        assert backend is not None
+        file = read_model(path)
+        runtime = tensorrt(backend, device, plans, file.sha256, precision)
+    return assembled(
+        file,
+        runtime,
+        onnx_runtime(
+            device="cpu",
             threads=threads,
             load_deadline=load_deadline,
             run_deadline=min(load_deadline, run_deadline),
-        )
+        ),
+        target=target,
+        grid=grid,
+        batch_size=batch_size,
+        threads=threads,
+        labels=labels,
+        preprocessing=preprocessing,
+        output=output,
+        activation=activation,
     )
-    file = read_model(path)
+
+
+def assembled(
+    file: ModelFile,
+    runtime: Backend,
+    analyst: Backend,
+    *,
+    target: str | Sequence[str] | None = None,
+    grid: tuple[int, int] | None = None,
+    batch_size: int = 32,
+    threads: int | None = None,
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
+    output: str | None = None,
+    activation: Activation | None = None,
+) -> Engine:
+    """An engine of a file that was read; see `load`.
+
+    Args:
+        file: The file.
+        runtime: What runs the engine's graphs.
+        analyst: What runs the model while it is looked at.
+        target: See `load`, as the others.
+        grid: See `load`.
+        batch_size: See `load`.
+        threads: See `load`.
+        labels: See `load`.
+        preprocessing: See `load`.
+        output: See `load`.
+        activation: See `load`.
+    """
+    watch = observer(analyst)
     model = file.model
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     steps = preprocessing_of(preprocessing, metadata, model)
@@ -157,7 +209,7 @@ def load(
         observer=watch,
     )
     names = labels_of(labels, metadata, interface.num_classes)
-    interface, graph, notes = settle_batch(model, interface, runtime, steps, watch)
+    interface, graph, notes = settle_batch(model, interface, analyst, steps, watch)
     graph.observe(LOGITS)
     listed = tuple(candidates(graph, grid))
     found, tensors = [], []

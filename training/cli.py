@@ -1,4 +1,4 @@
-"""The commands `camrt train` and `camrt export`. What is heavy is imported inside them."""
+"""The command `camrt train`. What is heavy is imported inside it."""
 
 from __future__ import annotations
 
@@ -119,54 +119,6 @@ def train(
         )
 
 
-def export(
-    run: Annotated[Path, typer.Argument(help="A run's folder, as camrt train leaves it.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the ONNX file goes.")],
-    images: Annotated[
-        list[Path] | None, typer.Option(help="Pictures to compare the file with torch on; repeatable.")
-    ] = None,
-    dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Take pictures of any height and width.")
-    ] = False,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set.")] = None,
-) -> None:
-    """Write a trained run as an ONNX file, put in place once it gives torch's answers.
-
-    The file is compared on the pictures given, or on one that ships with camrt.
-    """
-    with clear_errors():
-        import numpy as np
-
-        from camrt.default import scene_path
-        from camrt.engine.pictures import find_pictures, read_picture
-
-        _, runs = lightning_parts()
-        from camrt.export import to_onnx
-
-        classifier, description = runs.load_run(run)
-        paths = list(find_pictures(images)) if images else [scene_path()]
-        views = [description.preprocessing.view(read_picture(path)) for path in paths[:64]]
-        if not views:
-            raise InputError("no pictures were found to compare the file on")
-        example = np.stack([description.preprocessing.array(view) for view in views])
-        to_onnx(
-            classifier,
-            example,
-            out,
-            labels=description.labels,
-            preprocessing=description.preprocessing,
-            opset=opset,
-            dynamic_size=dynamic_size,
-            provenance=description.provenance,
-        )
-        console().print(
-            f"{plain(str(out))}: {out.stat().st_size / 1e6:.1f} MB, {description.head} on "
-            f"{description.backbone}, {len(description.labels)} classes; the same as torch on {len(views)} "
-            f"picture{'s' * (len(views) != 1)}",
-            soft_wrap=True,
-        )
-
-
 def lightning_parts() -> tuple[Any, Any]:
     """`camrt.training.fitting` and `camrt.training.runs`.
 
@@ -208,6 +160,5 @@ def with_canvas(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Adds the commands to the command line."""
+    """Adds the command to the command line."""
     app.command()(train)
-    app.command()(export)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,9 +11,9 @@ import onnx
 
 from camrt.errors import BackendError
 
-__all__ = ["Backend", "Runner", "backend"]
+__all__ = ["Backend", "Runner", "check_backend", "onnx_runtime", "tensorrt"]
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
 class Runner(Protocol):
@@ -61,16 +62,58 @@ class Backend(Protocol):
         ...
 
 
-def backend(
-    name: str, *, device: str, threads: int | None, load_deadline: float, run_deadline: float
-) -> Backend:
-    """The backend of that name; never another one in its place.
+def check_backend(name: str) -> None:
+    """Refuses a backend that there is none of for files.
 
     Raises:
-        BackendError: Unknown name, or the backend has no such device.
+        BackendError: It is unknown.
     """
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; camrt has {', '.join(map(repr, BACKENDS))}")
+
+
+def onnx_runtime(*, device: str, threads: int | None, load_deadline: float, run_deadline: float) -> Backend:
+    """ONNX Runtime.
+
+    Raises:
+        BackendError: It has no such device.
+    """
     from camrt.engine.backends.onnxruntime import OnnxRuntime
 
     return OnnxRuntime(device=device, threads=threads, load_deadline=load_deadline, run_deadline=run_deadline)
+
+
+def tensorrt(
+    flavour: str,
+    device: str,
+    plans: str | os.PathLike[str] | None,
+    model: str,
+    precision: str | None,
+) -> Backend:
+    """TensorRT, running plans that were built before.
+
+    Args:
+        flavour: "tensorrt" or "tensorrt-rtx".
+        device: "cuda" or "cuda:N".
+        plans: The folder of plans.
+        model: SHA-256 of the model's file.
+        precision: What plans must compute in; None takes any.
+
+    Raises:
+        BackendError: There is no card, TensorRT or torch is missing, or the plans are stale or foreign.
+    """
+    from camrt.engine.plans.bindings import bindings
+    from camrt.engine.plans.folder import PlanFolder
+
+    if plans is None:
+        raise BackendError(
+            f"backend={flavour!r} runs plans that were built before: build them with camrt export MODEL --to "
+            f"{flavour} --out FOLDER, and pass plans=FOLDER"
+        )
+    if device != "cuda" and not device.startswith("cuda:"):
+        raise BackendError(f"plans run on a GPU: pass device='cuda' or 'cuda:N', not {device!r}")
+    trt = bindings(flavour, running=True)
+    folder = PlanFolder.open(plans, model, trt, precision)
+    from camrt.engine.backends.tensorrt import TensorRT
+
+    return TensorRT(folder, trt, device)

@@ -12,7 +12,7 @@ from adjoint_cases import Case, adjoint_of, check, gradient, node, run_double, r
 from onnx import TensorProto  # noqa: E402
 from tolerances import assert_close  # noqa: E402
 
-from camrt.engine.backends import backend  # noqa: E402
+from camrt.engine.backends import onnx_runtime  # noqa: E402
 from camrt.engine.observing import observer  # noqa: E402
 from camrt.errors import AdjointError  # noqa: E402
 from camrt.export.adjoint import WEIGHTING, adjoint_model  # noqa: E402
@@ -28,7 +28,7 @@ def whole(*numbers):
 
 def watched(case, element):
     """The adjoint of a case, shapes that inference does not know found by running it."""
-    watch = observer(backend("onnxruntime", device="cpu", threads=1, load_deadline=60, run_deadline=60))
+    watch = observer(onnx_runtime(device="cpu", threads=1, load_deadline=60, run_deadline=60))
     model = case.model()
     interface = standardise(model, expected_size=case.shape[1:], observer=watch)
     graph = Graph(model, interface.probe_shape(5, case.shape[1:]), watch)

@@ -17,7 +17,7 @@ import pytest
 from peer_libraries import import_peer
 from tolerances import TOLERANCES, assert_close
 
-from camrt.engine.backends import backend
+from camrt.engine.backends import onnx_runtime
 from camrt.engine.loading import settle_batch
 from camrt.engine.observing import observer
 from camrt.export.adjoint import GRADIENT, WEIGHTING, adjoint_model
@@ -162,7 +162,7 @@ def truth(net, layer, pictures, weighting):
 
 
 def indexed(path):
-    runtime = backend("onnxruntime", device="cpu", threads=1, load_deadline=60, run_deadline=60)
+    runtime = onnx_runtime(device="cpu", threads=1, load_deadline=60, run_deadline=60)
     watch = observer(runtime)
     model = read_model(path).model
     interface = standardise(model, observer=watch)

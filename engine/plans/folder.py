@@ -1,0 +1,155 @@
+"""A folder of plans, which says what they were built of, by and for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+import camrt
+from camrt.engine.files import write_whole
+from camrt.engine.plans.bindings import Bindings
+from camrt.engine.plans.building import Recipe
+from camrt.errors import BackendError
+
+__all__ = ["PlanFolder", "graph_hash"]
+
+FORMAT = "camrt.plans/1"
+MANIFEST = "plans.json"
+
+
+def graph_hash(model: onnx.ModelProto) -> str:
+    """SHA-256 of a graph."""
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+@dataclass
+class PlanFolder:
+    """Plans by the graphs they were built of.
+
+    Attributes:
+        path: The folder.
+        model: SHA-256 of the model's file.
+        built: What built them: flavour, version and card of TensorRT, the version of camrt, precision,
+            batches and the pictures' size.
+        plans: Graph's hash -> label, file, SHA-256 of the file.
+    """
+
+    path: Path
+    model: str
+    built: dict[str, Any]
+    plans: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, path: Path, model: str, trt: Bindings, recipe: Recipe, size: tuple[int, int]) -> PlanFolder:
+        """A folder to put plans in; nothing is written yet."""
+        return cls(path, model, described(trt, recipe) | {"size": list(size)})
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], model: str, trt: Bindings, precision: str | None = None
+    ) -> PlanFolder:
+        """A folder that `save` wrote, if its plans are of this model and can run here.
+
+        Args:
+            path: The folder.
+            model: SHA-256 of the model's file.
+            trt: The TensorRT that is to run them.
+            precision: What they must compute in; None takes any.
+
+        Raises:
+            BackendError: It is no such folder, or stale, or foreign.
+        """
+        path = Path(path)
+        try:
+            content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BackendError(
+                f"{str(path)!r} is no folder of plans ({error}): build one with camrt export MODEL --to "
+                f"{trt.flavour} --out FOLDER"
+            ) from error
+        except ValueError as error:
+            raise BackendError(f"{str(path / MANIFEST)!r} is damaged: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise BackendError(
+                f"{str(path / MANIFEST)!r} is no list of plans that this camrt reads ({FORMAT})"
+            )
+        try:
+            folder = cls(path, content["model"], dict(content["built"]), dict(content["plans"]))
+            folder._refuse(model, trt, precision)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BackendError(f"{str(path / MANIFEST)!r} is damaged: {error!r}") from error
+        return folder
+
+    def add(self, model: onnx.ModelProto, label: str, plan: bytes) -> None:
+        """Writes the plan of a graph."""
+        own = graph_hash(model)
+        name = f"{own[:16]}.plan"
+        write_whole(self.path / name, plan)
+        self.plans[own] = {"label": label, "file": name, "sha256": hashlib.sha256(plan).hexdigest()}
+
+    def save(self) -> None:
+        """Writes the list of plans, without which the folder is none; last of all."""
+        content = {"format": FORMAT, "model": self.model, "built": self.built, "plans": self.plans}
+        write_whole(self.path / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+
+    def plan(self, model: onnx.ModelProto, label: str) -> bytes:
+        """The plan of a graph.
+
+        Raises:
+            BackendError: There is none, or its file is damaged.
+        """
+        entry = self.plans.get(graph_hash(model))
+        if entry is None:
+            listed = ", ".join(sorted({known["label"] for known in self.plans.values()})) or "nothing"
+            raise BackendError(
+                f"{str(self.path)!r} has no plan of this {label}, only of: {listed}. It was built without "
+                "gradients, for another target, or by another camrt: build it again with camrt export"
+            )
+        file = self.path / entry["file"]
+        try:
+            plan = file.read_bytes()
+        except OSError as error:
+            raise BackendError(f"the plan of the {label} cannot be read: {error}") from error
+        if hashlib.sha256(plan).hexdigest() != entry["sha256"]:
+            raise BackendError(f"{str(file)!r} is damaged: it is not what camrt export wrote")
+        return plan
+
+    def _refuse(self, model: str, trt: Bindings, precision: str | None) -> None:
+        again = "build the plans again with camrt export, here"
+        if self.model != model:
+            raise BackendError(
+                f"the plans in {str(self.path)!r} are of another model (SHA-256 {self.model[:12]}…, not "
+                f"{model[:12]}…): {again}"
+            )
+        here = described(trt, Recipe())
+        for name, what in (("flavour", "TensorRT"), ("version", "version of TensorRT"), ("card", "card"),
+                           ("camrt", "version of camrt")):  # fmt: skip
+            if self.built[name] != here[name]:
+                raise BackendError(
+                    f"the plans in {str(self.path)!r} were built for another {what} ({self.built[name]}, "
+                    f"here {here[name]}): {again}"
+                )
+        if precision is not None and self.built["precision"] != precision:
+            raise BackendError(
+                f"the plans in {str(self.path)!r} compute in {self.built['precision']}, not in {precision}: "
+                f"{again}"
+            )
+
+
+def described(trt: Bindings, recipe: Recipe) -> dict[str, Any]:
+    """What plans depend on, for the list of plans."""
+    return {
+        "flavour": trt.flavour,
+        "version": trt.version,
+        "card": None if trt.card is None else str(trt.card),
+        "camrt": camrt.__version__,
+        **{
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()
+        },
+    }

@@ -1,0 +1,100 @@
+"""Which graphs a model is run by, and on what shapes: found by running them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from camrt.engine.backends.onnxruntime import OnnxRuntime, OnnxRuntimeRunner
+from camrt.engine.session import Engine
+from camrt.errors import AdjointError, MethodError
+
+__all__ = ["Ran", "Recorder", "exercise"]
+
+Array = npt.NDArray[Any]
+ASKED = ("pixab", "ablation")
+"""Methods that between them need every graph without a gradient."""
+ASKED_OF_GRADIENTS = ("gradcam", "gradient")
+"""Methods that between them need every graph of gradients but the guided ones."""
+
+
+@dataclass(eq=False)
+class Ran:
+    """A graph that was made ready.
+
+    Attributes:
+        label: What it is.
+        model: The graph.
+        batch: Its fixed batch size, None where it is open.
+        shapes: Of its inputs when it was run, without the batch axis, by name; none when it was not run.
+    """
+
+    label: str
+    model: onnx.ModelProto
+    batch: int | None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class Recorder(OnnxRuntime):
+    """ONNX Runtime on the CPU, which notes the graphs it runs; it makes them as TensorRT needs them."""
+
+    scatters = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._made: list[Ran] = []
+
+    def runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Any:
+        """See `OnnxRuntime.runner`."""
+        own = onnx.ModelProto()
+        own.CopyFrom(model)
+        self._made.append(Ran(label, own, batch))
+        return Noting(super().runner(model, label=label, batch=batch), self._made[-1])
+
+    @property
+    def graphs(self) -> Iterator[Ran]:
+        """The graphs that were run."""
+        return (ran for ran in self._made if ran.shapes)
+
+
+class Noting:
+    """A runner that notes the shapes of what it is given."""
+
+    def __init__(self, runner: OnnxRuntimeRunner, note: Ran) -> None:
+        self._runner = runner
+        self._note = note
+        self.outputs = runner.outputs
+
+    def __call__(
+        self, batch: Array, fetch: Sequence[str] | None = None, beside: Mapping[str, Array] | None = None
+    ) -> list[Array]:
+        """See `camrt.engine.backends.Runner`."""
+        given = {self._note.model.graph.input[0].name: batch, **(beside or {})}
+        self._note.shapes.update({name: tuple(values.shape[1:]) for name, values in given.items()})
+        return self._runner(batch, fetch, beside)
+
+
+def exercise(engine: Engine, size: tuple[int, int], *, gradients: bool, guided: bool = False) -> None:
+    """Runs every graph of an engine once, on noise.
+
+    Args:
+        engine: The engine.
+        size: (H, W) of the pictures.
+        gradients: Whether those of gradients too, where the model has any.
+        guided: Whether that of guided back-propagation too.
+    """
+    shape = (2, engine.interface.channels, *size)
+    batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    asked = [*ASKED, *(ASKED_OF_GRADIENTS if gradients else ()), *(("guided",) if guided else ())]
+    if engine.head.has_joint:
+        asked.append("calm")
+    for method in asked:
+        try:
+            engine.explain(batch, method)
+        except (AdjointError, MethodError):  # the model has no such question
+            continue

@@ -1,0 +1,154 @@
+"""The command `camrt export`. What is heavy is imported inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from camrt.engine.arguments import parse_size
+from camrt.engine.consoles import clear_errors, console, plain
+from camrt.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    from camrt.engine.plans.building import Precision
+
+__all__ = ["add_command"]
+
+ONNX = "onnx"
+
+
+def export(
+    source: Annotated[
+        Path, typer.Argument(help="A run's folder, as camrt train leaves it; for TensorRT an ONNX file.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the ONNX file goes; for TensorRT the folder of plans.")
+    ],
+    to: Annotated[str, typer.Option(help="onnx, tensorrt, or tensorrt-rtx.")] = ONNX,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Pictures to compare the file with torch on; repeatable.")
+    ] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Take pictures of any height and width.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set.")] = None,
+    precision: Annotated[str | None, typer.Option(help="What plans compute in: fp32, fp16 or bf16.")] = None,
+    batches: Annotated[
+        str | None, typer.Option(help="Least, usual and most rows of a plan's run, such as 1,8,32.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HxW of the pictures, where the model leaves it open.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Tensor to explain at, as in camrt explain; repeatable.")
+    ] = None,
+    gradients: Annotated[bool, typer.Option(help="Build plans of gradients too.")] = True,
+) -> None:
+    """Write a trained run as an ONNX file, or build the TensorRT plans of an ONNX file.
+
+    An ONNX file is put in place once it gives torch's answers, on the pictures given, or on one that ships
+    with camrt. Plans are for this card and this TensorRT; camrt.load(..., plans=FOLDER) runs them.
+    """
+    with clear_errors():
+        for_plans = {"--precision": precision, "--batches": batches, "--size": size, "--target": target}
+        for_onnx = {"--images": images, "--dynamic-size": dynamic_size or None, "--opset": opset}
+        strange = [
+            name for name, value in (for_plans if to == ONNX else for_onnx).items() if value is not None
+        ]
+        if strange:
+            raise InputError(f"{', '.join(strange)} mean{'s' * (len(strange) == 1)} nothing with --to {to}")
+        if to == ONNX:
+            write_onnx(source, out, images or [], dynamic_size, opset)
+        else:
+            write_plans(source, out, to, precision, batches, size, target, gradients)
+
+
+def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, opset: int | None) -> None:
+    """A run as an ONNX file."""
+    import numpy as np
+
+    from camrt.default import scene_path
+    from camrt.engine.pictures import find_pictures, read_picture
+
+    try:
+        from camrt.training import runs
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("camrt"):
+            raise
+        raise TrainingError(
+            f"a run needs {error.name}, which is missing: pip install 'camrt[train]'"
+        ) from error
+    from camrt.export import to_onnx
+
+    classifier, description = runs.load_run(run)
+    paths = list(find_pictures(images)) if images else [scene_path()]
+    views = [description.preprocessing.view(read_picture(path)) for path in paths[:64]]
+    if not views:
+        raise InputError("no pictures were found to compare the file on")
+    example = np.stack([description.preprocessing.array(view) for view in views])
+    to_onnx(
+        classifier,
+        example,
+        out,
+        labels=description.labels,
+        preprocessing=description.preprocessing,
+        opset=opset,
+        dynamic_size=dynamic_size,
+        provenance=description.provenance,
+    )
+    console().print(
+        f"{plain(str(out))}: {out.stat().st_size / 1e6:.1f} MB, {description.head} on "
+        f"{description.backbone}, {len(description.labels)} classes; the same as torch on {len(views)} "
+        f"picture{'s' * (len(views) != 1)}",
+        soft_wrap=True,
+    )
+
+
+def write_plans(
+    model: Path,
+    out: Path,
+    to: str,
+    precision: str | None,
+    batches: str | None,
+    size: str | None,
+    target: list[str] | None,
+    gradients: bool,
+) -> None:
+    """The TensorRT plans of a file."""
+    from camrt.engine.plans.exporting import export_plans
+
+    screen = console(stderr=True)
+    chosen: Precision = precision or "fp32"  # type: ignore[assignment]  # checked where it is used
+    found = export_plans(
+        model,
+        out,
+        to=to,
+        precision=chosen,
+        batches=parse_batches(batches or "1,8,32"),
+        size=parse_size(size),
+        target=target[0] if target and len(target) == 1 else target,
+        gradients=gradients,
+        progress=lambda label: screen.print(f"building the {label}"),
+    )
+    built, megabytes = found.folder.built, sum(size for _, size in found.plans) / 1e6
+    console().print(
+        f"{plain(str(out))}: {len(found.plans)} plans, {megabytes:.1f} MB, in "
+        f"{built['precision']}, by {built['flavour']} {built['version']} for {built['card'] or 'any card'}",
+        soft_wrap=True,
+    )
+
+
+def parse_batches(text: str) -> tuple[int, int, int]:
+    """Three whole numbers."""
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--batches must be three whole numbers such as 1,8,32, got {text!r}")
+    first, second, third = (int(part) for part in parts)
+    return first, second, third
+
+
+def add_command(app: typer.Typer) -> None:
+    """Adds the command to the command line."""
+    app.command()(export)
