@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -87,7 +88,8 @@ public:
 
     // The bins of finite scores in the row of their mark, the third for what is ignored. Bins are counted from 1;
     // 0 is below the first and one more than there are above the last.
-    void of(const float* scores, const Byte* marks, Index count, const Seen& seen, std::int32_t* out) const {
+    template <class Key>
+    void of(const float* scores, const Byte* marks, Index count, const Seen& seen, Key* out) const {
         const auto row = static_cast<std::int32_t>(rows());
         if (even_ > 0 && seen.low >= low_ && seen.high <= borders_[index(even_)]) {
             in_steps(scores, marks, count, row, low_, pace_, first_, step_, out);
@@ -101,7 +103,7 @@ public:
         const auto end = borders_.end() - 1;
         for (Index i = 0; i < count; ++i) {
             const auto bin = std::upper_bound(borders_.begin(), end, scores[i]) - borders_.begin();
-            out[i] = row * std::min<std::int32_t>(marks[i], 2) + static_cast<std::int32_t>(bin);
+            out[i] = static_cast<Key>(row * std::min<std::int32_t>(marks[i], 2) + static_cast<std::int32_t>(bin));
         }
     }
 
@@ -124,32 +126,53 @@ private:
     Index last_before(Index border) const {
         return bin_of(std::nextafter(borders_[index(border)], -std::numeric_limits<float>::infinity()));
     }
-    CAMRT_CLONES static void in_steps(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
-                                      std::int32_t row, float low, float pace, double first, double step,
-                                      std::int32_t* CAMRT_RESTRICT out) {
+    template <class Key>
+    CAMRT_INLINE static void steps_body(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
+                                        std::int32_t row, float low, float pace, double first, double step,
+                                        Key* CAMRT_RESTRICT out) {
         for (Index i = 0; i < count; ++i) {
             float place = (scores[i] - low) * pace;
             place = place < -1 ? -1 : place;
             place = place > 0x1p30F ? 0x1p30F : place;
             const auto near = static_cast<std::int32_t>(place);
             const std::int32_t bin = near + 1 - (static_cast<double>(scores[i]) < first + near * step);
-            out[i] = row * std::min<std::int32_t>(marks[i], 2) + bin;
+            out[i] = static_cast<Key>(row * std::min<std::int32_t>(marks[i], 2) + bin);
         }
+    }
+    CAMRT_CLONES static void in_steps(const float* scores, const Byte* marks, Index count, std::int32_t row, float low,
+                                      float pace, double first, double step, std::int32_t* out) {
+        steps_body(scores, marks, count, row, low, pace, first, step, out);
+    }
+    CAMRT_CLONES static void in_steps(const float* scores, const Byte* marks, Index count, std::int32_t row, float low,
+                                      float pace, double first, double step, std::uint16_t* out) {
+        steps_body(scores, marks, count, row, low, pace, first, step, out);
     }
     std::int32_t cell(float score) const {
         return static_cast<std::int32_t>(std::clamp((score - low_) * scale_, 0.0F, static_cast<float>(cells_)));
     }
-    CAMRT_CLONES static void in_cells(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
-                                      std::int32_t row, float low, float scale, float cells,
-                                      const std::int32_t* CAMRT_RESTRICT before, const float* CAMRT_RESTRICT borders,
-                                      std::int32_t* CAMRT_RESTRICT out) {
+    template <class Key>
+    CAMRT_INLINE static void cells_body(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
+                                        std::int32_t row, float low, float scale, float cells,
+                                        const std::int32_t* CAMRT_RESTRICT before, const float* CAMRT_RESTRICT borders,
+                                        Key* CAMRT_RESTRICT out) {
         for (Index i = 0; i < count; ++i) {
             float place = (scores[i] - low) * scale;
             place = place < 0 ? 0 : place;
             place = place > cells ? cells : place;
             const std::int32_t first = before[static_cast<std::int32_t>(place)];
-            out[i] = row * std::min<std::int32_t>(marks[i], 2) + first + (scores[i] >= borders[first]);
+            const std::int32_t bin = first + (scores[i] >= borders[first]);
+            out[i] = static_cast<Key>(row * std::min<std::int32_t>(marks[i], 2) + bin);
         }
+    }
+    CAMRT_CLONES static void in_cells(const float* scores, const Byte* marks, Index count, std::int32_t row, float low,
+                                      float scale, float cells, const std::int32_t* before, const float* borders,
+                                      std::int32_t* out) {
+        cells_body(scores, marks, count, row, low, scale, cells, before, borders, out);
+    }
+    CAMRT_CLONES static void in_cells(const float* scores, const Byte* marks, Index count, std::int32_t row, float low,
+                                      float scale, float cells, const std::int32_t* before, const float* borders,
+                                      std::uint16_t* out) {
+        cells_body(scores, marks, count, row, low, scale, cells, before, borders, out);
     }
 
     float low_, scale_ = 0;
@@ -162,6 +185,35 @@ private:
     std::vector<std::int32_t> before_;  // how many borders lie in the cells before
 };
 
+// Tallies of a share of the scores: two, so that runs of one bin do not wait for each other, of three rows each, the
+// third for what is ignored. Bins of all rows are numbered by keys. Keys and tallies had best be short, for tallies to
+// stay in the first-level cache; a share is of fewer than 2^32 scores.
+template <class Key>
+void tally(const Bins& table, const float* values, const Byte* own, Index begin, Index end, Word* one,
+           Seen& seen) {
+    constexpr Index kBlock = 2048, kTogether = 8 / sizeof(Key);
+    Word* other = one + 3 * table.rows();
+    std::vector<Key> key(kBlock);
+    for (Index i = begin; i < end; i += kBlock) {
+        const Index count = std::min(kBlock, end - i);
+        Seen note;
+        look(values + i, own + i, count, note);
+        seen.join(note);
+        if (!note.finite) break;
+        table.of(values + i, own + i, count, note, key.data());
+        Index j = 0;
+        for (; j + kTogether <= count; j += kTogether) {
+            Key some[kTogether];
+            std::memcpy(some, key.data() + j, sizeof some);
+            for (Index k = 0; k < kTogether; k += 2) {
+                ++one[some[k]];
+                ++other[some[k + 1]];
+            }
+        }
+        for (; j < count; ++j) ++one[key[static_cast<std::size_t>(j)]];
+    }
+}
+
 py::tuple score_histogram(const Array<float>& scores, const Array<Byte>& marks, const Array<double>& edges,
                           Indices& counts, Index threads) {
     require(scores.size() == marks.size() && edges.size() >= 2, "scores and marks differ in length");
@@ -169,49 +221,38 @@ py::tuple score_histogram(const Array<float>& scores, const Array<Byte>& marks, 
     const float* values = scores.data();
     const Byte* own = marks.data();
     const Index bins = edges.size() - 1, length = scores.size();
-    const Index shares = useful_threads(threads, length);
+    const Index workers = useful_threads(threads, length);
+    const Index shares = workers > 1 ? 4 * workers + (length >> 31) : 1 + (length >> 31);  // so that none waits long
     std::int64_t* to = counts.mutable_data();
     std::vector<Seen> seen(static_cast<std::size_t>(shares));
     std::int64_t ignored = 0;
     {
         const py::gil_scoped_release release;
         const Bins table(edges.data(), bins);
-        const std::size_t row = static_cast<std::size_t>(table.rows());
-        // Two tallies a share, so that runs of one bin do not wait for each other; a third row for what is ignored.
-        std::vector<std::int64_t> found(static_cast<std::size_t>(shares) * 6 * row);
+        const Index row = table.rows();
+        const bool fits = 3 * row <= std::numeric_limits<std::uint16_t>::max();
+        std::vector<Word> found(static_cast<std::size_t>(shares * 6 * row));
         parallel_for(shares, threads, [&](Index from, Index until) {
-            constexpr Index kBlock = 2048;
-            std::vector<std::int32_t> bin(kBlock);
             for (Index share = from; share < until; ++share) {
-                Seen& all = seen[static_cast<std::size_t>(share)];
-                std::int64_t* one = found.data() + static_cast<std::size_t>(share) * 6 * row;
-                std::int64_t* other = one + 3 * row;
-                const Index end = length * (share + 1) / shares;
-                for (Index i = length * share / shares; i < end; i += kBlock) {
-                    const Index count = std::min(kBlock, end - i);
-                    Seen note;
-                    look(values + i, own + i, count, note);
-                    all.join(note);
-                    if (!note.finite) break;
-                    table.of(values + i, own + i, count, note, bin.data());
-                    Index j = 0;
-                    for (; j + 1 < count; j += 2) {
-                        ++one[bin[static_cast<std::size_t>(j)]];
-                        ++other[bin[static_cast<std::size_t>(j + 1)]];
-                    }
-                    if (j < count) ++one[bin[static_cast<std::size_t>(j)]];
+                Word* one = found.data() + share * 6 * row;
+                Seen& note = seen[static_cast<std::size_t>(share)];
+                const Index begin = length * share / shares, end = length * (share + 1) / shares;
+                if (fits) {
+                    tally<std::uint16_t>(table, values, own, begin, end, one, note);
+                } else {
+                    tally<std::int32_t>(table, values, own, begin, end, one, note);
                 }
             }
         });
-        for (std::size_t share = 0; share < static_cast<std::size_t>(shares); ++share) {
-            if (share > 0) seen[0].join(seen[share]);
-            for (std::size_t half = 0; half < 2; ++half) {
-                const std::int64_t* tally = found.data() + (6 * share + 3 * half) * row;
+        for (Index share = 0; share < shares; ++share) {
+            if (share > 0) seen[0].join(seen[static_cast<std::size_t>(share)]);
+            for (Index half = 0; half < 2; ++half) {
+                const Word* counted = found.data() + (6 * share + 3 * half) * row;
                 for (Index bin = 0; bin < bins; ++bin) {
-                    to[bin] += tally[bin + 1];
-                    to[bins + bin] += tally[static_cast<Index>(row) + bin + 1];
+                    to[bin] += counted[bin + 1];
+                    to[bins + bin] += counted[row + bin + 1];
                 }
-                ignored = std::accumulate(tally + 2 * row, tally + 3 * row, ignored);
+                ignored = std::accumulate(counted + 2 * row, counted + 3 * row, ignored);
             }
         }
     }
