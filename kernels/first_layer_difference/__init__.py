@@ -1,0 +1,76 @@
+"""The first linear layer's answer after an ablation, from its partial products: no layer is run again."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from camrt.kernels.checks import Floats, boxes_within, floats, indices, output
+from camrt.kernels.first_layer_difference import reference
+
+__all__ = ["first_layer_boxes", "first_layer_channels"]
+
+
+def first_layer_boxes(
+    start: Floats, partial: Floats, image: ArrayLike, boxes: ArrayLike, out: Floats, *, keep: bool
+) -> None:
+    """Write the layer's answer with a box of cells set to zero, or with all others set to zero.
+
+    - keep False: out[b] = start[image[b]] - Σ_{cells in boxes[b]} partial[image[b], cell]
+    - keep True: out[b] = start[image[b]] + Σ_{cells in boxes[b]} partial[image[b], cell]
+
+    Args:
+        start: The layer's answers, shape (N, F), or one for all pictures (F,): to the whole input without
+            keep, to an input of zeros (the bias) with it.
+        partial: What each cell adds to the answer, shape (N, h, w, F), of the same type.
+        image: Which picture, shape (B,), integers.
+        boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), integers.
+        out: Written, shape (B, F), C-contiguous, of the same type.
+        keep: Whether the box is what is kept.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape, layout or value.
+    """
+    partial = floats("partial", partial, "N h w F")
+    start = _start(start, partial)
+    image = indices("image", image, len(partial), (-1,))
+    boxes = boxes_within(boxes, *partial.shape[1:3])
+    if len(boxes) != len(image):
+        raise ValueError(f"boxes must have shape ({len(image)}, 4) to match image, got {boxes.shape}")
+    output("out", out, (len(image), partial.shape[3]), partial.dtype, start, partial)
+    reference.first_layer_boxes(start, partial, image, boxes, out, keep=bool(keep))
+
+
+def first_layer_channels(
+    start: Floats, partial: Floats, image: ArrayLike, channel: ArrayLike, out: Floats
+) -> None:
+    """Write the layer's answer with a channel set to zero.
+
+    out[b] = start[image[b]] - partial[image[b], channel[b]].
+
+    Args:
+        start: The layer's answers to the whole input, shape (N, F), or one for all pictures (F,).
+        partial: What each channel adds to the answer, shape (N, K, F), of the same type.
+        image: Which picture, shape (B,), integers.
+        channel: Which channel to take away, shape (B,), integers.
+        out: Written, shape (B, F), C-contiguous, of the same type.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape, layout or value.
+    """
+    partial = floats("partial", partial, "N K F")
+    start = _start(start, partial)
+    image = indices("image", image, len(partial), (-1,))
+    channel = indices("channel", channel, partial.shape[1], image.shape)
+    output("out", out, (len(image), partial.shape[2]), partial.dtype, start, partial)
+    reference.first_layer_channels(start, partial, image, channel, out)
+
+
+def _start(start: Floats, partial: Floats) -> Floats:
+    """The answers to begin with, (N, F), as a view where there is one for all."""
+    single = isinstance(start, np.ndarray) and start.ndim == 1
+    start = floats("start", start, "F" if single else "N F", partial.dtype)
+    n, features = len(partial), partial.shape[-1]
+    if start.shape not in ((n, features), (features,)):
+        raise ValueError(f"start must have shape ({n}, {features}) or ({features},), got {start.shape}")
+    return np.broadcast_to(start, (n, features))
