@@ -11,7 +11,7 @@ import triton.language as tl
 
 from camrt.kernels.resampling import axis_table
 
-__all__ = ["extremes", "sample", "scales"]
+__all__ = ["extremes", "place", "sample", "scales"]
 
 
 @lru_cache(maxsize=256)
@@ -47,8 +47,8 @@ def sample(
     ALIGN: tl.constexpr,
 ):  # fmt: skip
     """The map at pixels, in float32; a constant stays exactly constant."""
-    top, bottom, s = _place(y, h, scale_h, ALIGN)
-    left, right, t = _place(x, w, scale_w, ALIGN)
+    top, bottom, s = place(y, h, scale_h, ALIGN)
+    left, right, t = place(x, w, scale_w, ALIGN)
     above, below = p_map + top * stride_h, p_map + bottom * stride_h
     a = tl.load(above + left * stride_w, inside, other=0).to(tl.float32)
     b = tl.load(above + right * stride_w, inside, other=0).to(tl.float32)
@@ -59,7 +59,7 @@ def sample(
 
 
 @triton.jit
-def _place(i, n, scale, ALIGN: tl.constexpr):
+def place(i, n, scale, ALIGN: tl.constexpr):
     """The cells before and after pixels of one axis, and how far they are from the first."""
     if ALIGN:  # noqa: SIM108 (a compile-time branch)
         source = i.to(tl.float32) * scale

@@ -84,8 +84,9 @@ def masked_batch(
         )  # fmt: skip
         last = layout_of("out", out) == "NHWC"
         across = triton.cdiv(width * channels if last else width, TILE[1])
-        _write[(triton.cdiv(height, TILE[0]) * across, len(image))](
-            *maps, ranges, scale_h, scale_w, pictures, *pictures.stride(), height, width, across, out,
+        tiles = triton.cdiv(height, TILE[0]) * across
+        _write[(tiles * len(image),)](
+            *maps, ranges, scale_h, scale_w, pictures, *pictures.stride(), height, width, tiles, across, out,
             CHANNELS=channels, LAST=last, ALIGN=align_corners, ROWS=TILE[0], COLUMNS=TILE[1],
         )  # fmt: skip
     return ranges[:, 1] == 0
@@ -153,7 +154,7 @@ def _write(
     p_pictures,  # (N, C, H, W)
     stride_pn, stride_pc, stride_ph, stride_pw,  # of the pictures
     height, width,
-    across,  # tiles of a row
+    tiles, across,  # of a picture, and of a row of it
     p_out,  # (B, C, H, W) contiguous, or channels-last
     CHANNELS: tl.constexpr,
     LAST: tl.constexpr,
@@ -161,8 +162,8 @@ def _write(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(1).to(tl.int64)
-    tile = tl.program_id(0)
+    b = (tl.program_id(0) // tiles).to(tl.int64)
+    tile = tl.program_id(0) % tiles
     n = tl.load(p_image + b).to(tl.int64)
     p_map = p_maps + n * stride_n + tl.load(p_channel + b).to(tl.int64) * stride_k
     p_picture = p_pictures + n * stride_pn
