@@ -1,7 +1,9 @@
-"""camrt.kernels: the arithmetic of the explanations, in C++ and in NumPy.
+"""camrt.kernels: the arithmetic of the explanations, in C++, in Triton and in NumPy.
 
 Every operation is a folder: `reference.py` defines it in NumPy, `cpu.cpp` computes it fast, and
-`__init__.py` checks the arguments and dispatches to one of the two. Import an operation from its folder:
+`__init__.py` checks the arguments and dispatches to one of the two; a few are made of others and have no
+`cpu.cpp`. `gpu.py` computes it on a card, on torch tensors, and is imported by itself. Import an operation
+from its folder:
 
     from camrt.kernels.masked_batch import masked_batch
 

@@ -21,6 +21,11 @@ from kernels.gpu.variants import Variant, every_variant
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+WIDE = {
+    "ld": r"ld\.global\S*\.v4\.b32|cp\.async\.cg\.shared\.global[^;]*\b(?:0x10|16)\b",
+    "st": r"st\.global\S*\.v4\.b32",
+}
+"""Instructions of 128 bits, copies to shared memory among the loads."""
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -57,9 +62,7 @@ def compiled(variant: Variant, capability: int) -> dict[str, Any]:
         "registers": used["REG"],
         "spilled": used["STACK"] + used["LOCAL"],
         "shared": max(used["SHARED"], made.metadata.shared),
-        "wide": {
-            way: len(re.findall(rf"{way}\.global\S*\.v4\.b32", made.asm["ptx"])) for way in ("ld", "st")
-        },
+        "wide": {way: len(re.findall(pattern, made.asm["ptx"])) for way, pattern in WIDE.items()},
     }
 
 

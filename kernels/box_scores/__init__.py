@@ -1,0 +1,170 @@
+"""What boxes of cells are worth to a pooled linear head, from its features: Pixab-CAM's two perspectives."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from camrt.kernels import IMPLEMENTATION
+from camrt.kernels.box_probabilities import box_probabilities_pair
+from camrt.kernels.box_scores import reference
+from camrt.kernels.checks import Floats, Ints, boxes_within, floats, indices, map_size, thread_count
+
+__all__ = ["box_scores", "cell_scores"]
+
+
+def box_scores(
+    features: Floats,
+    weight: Floats,
+    logits: Floats,
+    nothing: Floats,
+    boxes: ArrayLike,
+    targets: ArrayLike,
+    *,
+    scale: float,
+    threads: int | None = None,
+) -> tuple[Floats, Floats]:
+    """Compute the targets' probabilities with each box of cells deleted, and with nothing but it kept.
+
+    A cell contributes x_ij = scale × W · features_ij to the logits. Deleting a box leaves
+    softmax(logits − sum of x), keeping it alone softmax(nothing + sum of x). NaN among the numbers that a
+    probability depends on makes it NaN.
+
+    Args:
+        features: φ(A) − φ(0), what cells send to the pooling, shape (N, K, h, w).
+        weight: Of the linear layer, shape (C, K), of the same type.
+        logits: Of the whole map, shape (N, C), of the same type.
+        nothing: The logits of an empty map, shape (N, C), of the same type.
+        boxes: Half-open boxes (r0, c0, r1, c1), shape (P, 4), integers.
+        targets: Classes asked for, shape (N, T), integers.
+        scale: What a cell's features are multiplied by: 1/hw for a mean over cells.
+        threads: Number of threads; all of the machine's when None.
+
+    Returns:
+        The probabilities after deletion and after preservation, each (N, P, T), of the type of features.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape or value, or a box is empty or leaves the map.
+    """
+    features, weight, logits, nothing, boxes, targets = _check(
+        features, weight, logits, nothing, boxes, targets, scale
+    )
+    return _solve(features, weight, logits, nothing, boxes, targets, scale, thread_count(threads))
+
+
+def cell_scores(
+    features: Floats,
+    weight: Floats,
+    logits: Floats,
+    nothing: Floats,
+    boxes: ArrayLike,
+    shares: Floats,
+    targets: ArrayLike,
+    *,
+    scale: float,
+    reading: Literal["N1", "N2", "N3"] = "N2",
+    perspectives: Literal["both", "deletion", "preservation"] = "both",
+    threads: int | None = None,
+) -> tuple[Floats, Floats]:
+    """Compute the value that Pixab-CAM gives each cell, from what deleting and keeping boxes do.
+
+    With Y the probability of the whole map, Y₀ of an empty one, Y_−b with box b deleted, Y_+b with it kept,
+
+        value_ij = Σ_b shares_ijb ((Y − Y_−b) / D + (Y_+b − Y₀) / P)
+
+    and zero where Y is below 1e-12. What is divided by is at least 1e-12.
+
+    Args:
+        features: φ(A) − φ(0), what cells send to the pooling, shape (N, K, h, w).
+        weight: Of the linear layer, shape (C, K), of the same type.
+        logits: Of the whole map, shape (N, C), of the same type.
+        nothing: The logits of an empty map, shape (N, C), of the same type.
+        boxes: Half-open boxes (r0, c0, r1, c1), shape (P, 4), integers.
+        shares: How much each box counts in each cell's mean, shape (h, w, P), of the same type. A box that
+            counts for nothing is left out, NaN or not.
+        targets: Classes asked for, shape (N, T), integers.
+        scale: What a cell's features are multiplied by: 1/hw for a mean over cells.
+        reading: (D, P): "N1" both Y; "N2" Y and Y₀; "N3" both |Y − Y₀|.
+        perspectives: Which of the two terms count: "both", "deletion" or "preservation".
+        threads: Number of threads; all of the machine's when None.
+
+    Returns:
+        The values, shape (N, T, h, w), and the targets' probabilities of the whole map, (N, T), of the type
+        of features.
+
+    Raises:
+        ValueError: An argument has a wrong type, shape or value, or a box is empty or leaves the map.
+    """
+    features, weight, logits, nothing, boxes, targets = _check(
+        features, weight, logits, nothing, boxes, targets, scale
+    )
+    shares = floats("shares", shares, "h w P", features.dtype)
+    if shares.shape != (*features.shape[2:], len(boxes)):
+        raise ValueError(
+            f"shares must have shape {(*features.shape[2:], len(boxes))}, got {tuple(shares.shape)}"
+        )
+    if reading not in ("N1", "N2", "N3"):
+        raise ValueError(f"reading must be 'N1', 'N2' or 'N3', got {reading!r}")
+    if perspectives not in ("both", "deletion", "preservation"):
+        raise ValueError(f"perspectives must be 'both', 'deletion' or 'preservation', got {perspectives!r}")
+    deleted, kept = _solve(features, weight, logits, nothing, boxes, targets, scale, thread_count(threads))
+    scores, base = reference.softmax_at(logits, targets), reference.softmax_at(nothing, targets)
+    values = reference.cell_values(
+        scores, base, deleted, kept, shares, reading=reading, perspectives=perspectives
+    )
+    return values.astype(features.dtype), scores.astype(features.dtype)
+
+
+def _solve(
+    features: Floats,
+    weight: Floats,
+    logits: Floats,
+    nothing: Floats,
+    boxes: Ints,
+    targets: Ints,
+    scale: float,
+    threads: int,
+) -> tuple[Floats, Floats]:
+    if IMPLEMENTATION == "native":
+        n, channels, h, w = features.shape
+        with np.errstate(invalid="ignore", over="ignore"):
+            flat = features.reshape(n, channels, h * w).transpose(0, 2, 1)
+            cells = (flat * features.dtype.type(scale)) @ weight.T
+        contributions = cells.reshape(n, h, w, len(weight))
+        return box_probabilities_pair(contributions, logits, nothing, boxes, targets, threads=threads)
+    deleted, kept = reference.box_scores(features, weight, logits, nothing, boxes, targets, scale=scale)
+    return deleted.astype(features.dtype), kept.astype(features.dtype)
+
+
+def _check(
+    features: Floats,
+    weight: Floats,
+    logits: Floats,
+    nothing: Floats,
+    boxes: ArrayLike,
+    targets: ArrayLike,
+    scale: float,
+) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints]:
+    features = floats("features", features, "N K h w")
+    n, channels, h, w = features.shape
+    map_size("features", h, w)
+    weight = floats("weight", weight, "C K", features.dtype)
+    classes = len(weight)
+    if classes < 1 or weight.shape[1] != channels:
+        raise ValueError(
+            f"weight must have at least one class and {channels} channels like features, got {weight.shape}"
+        )
+    logits = floats("logits", logits, "N C", features.dtype)
+    nothing = floats("nothing", nothing, "N C", features.dtype)
+    for name, one in (("logits", logits), ("nothing", nothing)):
+        if one.shape != (n, classes):
+            raise ValueError(f"{name} must have shape {(n, classes)}, got {one.shape}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    return (
+        features, weight, logits, nothing,
+        boxes_within(boxes, h, w), indices("targets", targets, classes, (n, -1)),
+    )  # fmt: skip
