@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from camrt.engine.backends.halving import Halving
 from camrt.engine.plans.bindings import Bindings
 from camrt.engine.plans.folder import PlanFolder
 from camrt.errors import BackendError
@@ -88,6 +89,7 @@ class TensorRTRunner:
         self.outputs = tuple(name for name in names if name not in given)
         self._first = given[0]
         self._inputs = given
+        self._halving = Halving(label, (torch.OutOfMemoryError,), torch.cuda.empty_cache)
         self._least, _, self._most = (shape[0] for shape in engine.get_tensor_profile_shape(given[0], 0))
 
     def __call__(
@@ -100,10 +102,11 @@ class TensorRTRunner:
         """
         names = list(fetch) if fetch is not None else list(self.outputs)
         feeds = {self._first: batch, **(beside or {})}
-        pieces = []
-        for start in range(0, len(batch), self._most):
-            rows = {name: values[start : start + self._most] for name, values in feeds.items()}
-            pieces.append(self._run(rows, names))
+
+        def run(start: int, end: int) -> list[Array]:
+            return self._run({name: values[start:end] for name, values in feeds.items()}, names)
+
+        pieces = self._halving.pieces(len(batch), run, most=self._most)
         return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*pieces, strict=True)]
 
     def _run(self, feeds: Mapping[str, Array], names: list[str]) -> list[Array]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from camrt.engine.backends.halving import Halving
 from camrt.engine.backends.onnxruntime import filled
 from camrt.engine.torch_models.cutting import PICTURE, HookedCut
 from camrt.engine.torch_models.own_heads import joint_seen
@@ -41,28 +42,34 @@ class HookedRunner(ABC):
         self.subject = subject
         self.outputs = outputs
         self._gradients = gradients
+        # A module of a fixed batch size is always given as many rows: halving would change nothing.
+        halved = (torch.OutOfMemoryError,) if subject.batch is None else ()
+        self._halving = Halving(subject.name, halved, torch.cuda.empty_cache)
 
     def __call__(
         self, batch: Array, fetch: Sequence[str] | None = None, beside: Mapping[str, Array] | None = None
     ) -> list[Array]:
         """Runs a batch; a module with a fixed batch size in pieces, the last one padded.
 
+        Where the device's memory does not hold the batch, smaller ones are run, with a warning.
+
         Raises:
-            BackendError: The module failed.
+            BackendError: The module failed, or memory does not hold a single row.
             AdjointError: There is no way back through it.
         """
         names = self.outputs if fetch is None else tuple(fetch)
         feeds = {FIRST: batch, **(beside or {})}
         size = self.subject.batch
-        pieces = []
-        for start in range(0, len(batch), size or len(batch)):
-            piece = {name: values[start : start + (size or len(batch))] for name, values in feeds.items()}
-            count = len(piece[FIRST])
+
+        def run(start: int, end: int) -> list[Array]:
+            piece = {name: values[start:end] for name, values in feeds.items()}
             if size is not None:
                 piece = {name: filled(values, size) for name, values in piece.items()}
             with self.subject.running(gradients=self._gradients):
                 found = self.run(piece, names)
-            pieces.append([found[name][:count] for name in names])
+            return [found[name][: end - start] for name in names]
+
+        pieces = self._halving.pieces(len(batch), run, most=size)
         return [np.concatenate(parts) if len(pieces) > 1 else parts[0] for parts in zip(*pieces, strict=True)]
 
     @abstractmethod
@@ -197,6 +204,8 @@ def back(
     weights = torch.from_numpy(np.array(weighting)).to(logits.device, logits.dtype)
     try:
         (gradient,) = torch.autograd.grad(logits, start, weights, allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise  # fewer pictures may fit
     except RuntimeError as error:
         raise AdjointError(f"no gradient can be followed through {subject.name}: {error}") from error
     if gradient is None:

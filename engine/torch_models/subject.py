@@ -130,6 +130,8 @@ class Subject:
         """Whatever the module returns, or another one that is made of it."""
         try:
             return (self.module if module is None else module)(pictures)
+        except torch.OutOfMemoryError:
+            raise  # fewer pictures may fit
         except Exception as error:
             raise BackendError(
                 f"{self.name} failed on pictures of shape {tuple(pictures.shape)}: {error}"

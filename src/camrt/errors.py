@@ -20,6 +20,7 @@ __all__ = [
     "ModelFileError",
     "PictureError",
     "ReferenceKernelWarning",
+    "SmallerBatchWarning",
     "TargetError",
     "TrainingError",
     "UnsafeModelError",
@@ -89,6 +90,10 @@ class CamrtWarning(UserWarning):
 
 class DegenerateMapWarning(CamrtWarning):
     """A map was all zeros by policy: constant, nowhere positive, or not finite."""
+
+
+class SmallerBatchWarning(CamrtWarning):
+    """A device's memory did not hold the rows that were to be run at once; fewer are, and nothing is lost."""
 
 
 class ReferenceKernelWarning(CamrtWarning):

@@ -1,0 +1,73 @@
+"""As many rows at once as a device's memory holds, found by running."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+from camrt.errors import BackendError, SmallerBatchWarning
+
+__all__ = ["Halving"]
+
+T = TypeVar("T")
+
+
+class Halving:
+    """Runs rows in pieces, each half as large as one that memory did not hold.
+
+    What has been run is kept, and the size that fits is kept for later calls.
+
+    Args:
+        label: What is run, for messages.
+        too_large: The exceptions that say that memory was short.
+        freed: Called before rows are run again.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        too_large: tuple[type[Exception], ...],
+        freed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._label = label
+        self._too_large = too_large
+        self._freed = freed
+        self._most: int | None = None
+
+    def pieces(self, count: int, run: Callable[[int, int], T], *, most: int | None = None) -> list[T]:
+        """What `run` gives for the rows from a start to before an end, piece after piece.
+
+        Args:
+            count: Rows.
+            run: Runs some of them.
+            most: No more than these at once, whatever memory holds.
+
+        Raises:
+            BackendError: A single row does not fit.
+        """
+        found: list[T] = []
+        start = 0
+        while start < count:
+            size = min(size for size in (count - start, self._most, most) if size is not None)
+            try:
+                found.append(run(start, start + size))
+            except self._too_large as error:
+                if size == 1:
+                    raise BackendError(
+                        f"the device's memory does not hold a single row of the {self._label}: {error}"
+                    ) from error
+            else:
+                start += size
+                continue
+            smaller = (size + 1) // 2
+            if self._most is None or smaller < self._most:
+                warnings.warn(
+                    f"the device's memory does not hold {size} rows of the {self._label}: {smaller} are run "
+                    "at once from now on (batch_size= sets how many are tried)",
+                    SmallerBatchWarning,
+                    stacklevel=2,
+                )
+                self._most = smaller
+            self._freed()
+        return found
