@@ -44,7 +44,10 @@ def export(
     target: Annotated[
         list[str] | None, typer.Option(help="Tensor to explain at, as in camrt explain; repeatable.")
     ] = None,
-    gradients: Annotated[bool, typer.Option(help="Build plans of gradients too.")] = True,
+    gradients: Annotated[
+        bool | None,
+        typer.Option("--gradients/--no-gradients", help="Build plans of gradients too; yes if not said."),
+    ] = None,
 ) -> None:
     """Write a trained run as an ONNX file, or build the TensorRT plans of an ONNX file.
 
@@ -52,8 +55,14 @@ def export(
     with camrt. Plans are for this card and this TensorRT; camrt.load(..., plans=FOLDER) runs them.
     """
     with clear_errors():
-        for_plans = {"--precision": precision, "--batches": batches, "--size": size, "--target": target}
-        for_onnx = {"--images": images, "--dynamic-size": dynamic_size or None, "--opset": opset}
+        for_plans = {
+            "--precision": precision,
+            "--batches": batches,
+            "--size": size,
+            "--target": target or None,
+            "--gradients": gradients,
+        }
+        for_onnx = {"--images": images or None, "--dynamic-size": dynamic_size or None, "--opset": opset}
         strange = [
             name for name, value in (for_plans if to == ONNX else for_onnx).items() if value is not None
         ]
@@ -62,7 +71,7 @@ def export(
         if to == ONNX:
             write_onnx(source, out, images or [], dynamic_size, opset)
         else:
-            write_plans(source, out, to, precision, batches, size, target, gradients)
+            write_plans(source, out, to, precision, batches, size, target, gradients is not False)
 
 
 def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, opset: int | None) -> None:

@@ -373,6 +373,7 @@ def test_the_command(tmp_path):
         (["--to", "tensorrt-rtx", "--batches", "1,2"], "--batches must be three whole numbers"),
         (["--to", "tensorrt-rtx", "--precision", "int8"], "precision='int8' must be one of"),
         (["--to", "coreml"], "'coreml' is no TensorRT"),
+        (["--no-gradients"], "--gradients means nothing with --to onnx"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
