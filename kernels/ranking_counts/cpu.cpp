@@ -3,7 +3,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -59,8 +58,8 @@ CAMRT_CLONES void look(const float* CAMRT_RESTRICT values, const Byte* CAMRT_RES
 }
 
 // The bins of scores. The range of the borders is divided into equal cells, so many that none holds more than
-// one border. Cells rise with scores, so a score is compared with the border in its own cell alone: all others lie
-// on the side of their cells. Where borders are evenly spaced, arithmetic takes the place of the table.
+// two borders. Cells rise with scores, so a score is compared with the borders in its own cell alone: all others
+// lie on the side of their cells. Where borders are evenly spaced, arithmetic takes the place of the table.
 class Bins {
 public:
     Bins(const double* borders, Index bins) : low_(above(borders[0], true)) {
@@ -72,24 +71,24 @@ public:
             scale_ = static_cast<float>(cells_) / width;
             before_.assign(static_cast<std::size_t>(cells_) + 2, 0);
             for (const float border : borders_) ++before_[static_cast<std::size_t>(cell(border)) + 1];
-            fine_ = *std::max_element(before_.begin(), before_.end()) <= 1;
+            fine_ = *std::max_element(before_.begin(), before_.end()) <= 2;
             for (std::size_t c = 1; c < before_.size(); ++c) before_[c] += before_[c - 1];
             if (fine_) break;
         }
-        borders_.push_back(std::numeric_limits<float>::infinity());
+        borders_.resize(borders_.size() + 2, std::numeric_limits<float>::infinity());
         first_ = borders[0];
         step_ = borders[1] - borders[0];
         pace_ = static_cast<float>(1.000001 / step_);  // a little fast: a score is in the bin found or the one before
-        while (divisible && step_ > 1e-30 && even_ + 1 < bins && bin_of(borders_[index(even_ + 1)]) == even_ + 2 && last_before(even_ + 1) == even_ + 1) {
-            ++even_;
-        }
+        const auto right_at = [this](Index border) {
+            return bin_of(borders_[index(border)]) == border + 1 && last_before(border) == border;
+        };
+        while (divisible && step_ > 1e-30 && even_ + 1 < bins && right_at(even_ + 1)) ++even_;
     }
-    Index rows() const { return static_cast<Index>(borders_.size()); }
+    Index rows() const { return static_cast<Index>(borders_.size()) - 1; }
 
     // The bins of finite scores in the row of their mark, the third for what is ignored. Bins are counted from 1;
     // 0 is below the first and one more than there are above the last.
-    template <class Key>
-    void of(const float* scores, const Byte* marks, Index count, const Seen& seen, Key* out) const {
+    void of(const float* scores, const Byte* marks, Index count, const Seen& seen, std::int32_t* out) const {
         const auto row = static_cast<std::int32_t>(rows());
         if (even_ > 0 && seen.low >= low_ && seen.high <= borders_[index(even_)]) {
             in_steps(scores, marks, count, row, low_, pace_, first_, step_, out);
@@ -100,10 +99,10 @@ public:
                      borders_.data(), out);
             return;
         }
-        const auto end = borders_.end() - 1;
+        const auto end = borders_.end() - 2;
         for (Index i = 0; i < count; ++i) {
             const auto bin = std::upper_bound(borders_.begin(), end, scores[i]) - borders_.begin();
-            out[i] = static_cast<Key>(row * std::min<std::int32_t>(marks[i], 2) + static_cast<std::int32_t>(bin));
+            out[i] = row * std::min<std::int32_t>(marks[i], 2) + static_cast<std::int32_t>(bin);
         }
     }
 
@@ -126,91 +125,65 @@ private:
     Index last_before(Index border) const {
         return bin_of(std::nextafter(borders_[index(border)], -std::numeric_limits<float>::infinity()));
     }
-    template <class Key>
-    CAMRT_INLINE static void steps_body(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
-                                        std::int32_t row, float low, float pace, double first, double step,
-                                        Key* CAMRT_RESTRICT out) {
+    CAMRT_CLONES static void in_steps(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
+                                      std::int32_t row, float low, float pace, double first, double step,
+                                      std::int32_t* CAMRT_RESTRICT out) {
         for (Index i = 0; i < count; ++i) {
             float place = (scores[i] - low) * pace;
             place = place < -1 ? -1 : place;
             place = place > 0x1p30F ? 0x1p30F : place;
             const auto near = static_cast<std::int32_t>(place);
             const std::int32_t bin = near + 1 - (static_cast<double>(scores[i]) < first + near * step);
-            out[i] = static_cast<Key>(row * std::min<std::int32_t>(marks[i], 2) + bin);
+            out[i] = row * std::min<std::int32_t>(marks[i], 2) + bin;
         }
     }
-    CAMRT_CLONES static void in_steps(const float* scores, const Byte* marks, Index count, std::int32_t row, float low,
-                                      float pace, double first, double step, std::int32_t* out) {
-        steps_body(scores, marks, count, row, low, pace, first, step, out);
-    }
-    CAMRT_CLONES static void in_steps(const float* scores, const Byte* marks, Index count, std::int32_t row, float low,
-                                      float pace, double first, double step, std::uint16_t* out) {
-        steps_body(scores, marks, count, row, low, pace, first, step, out);
-    }
+
     std::int32_t cell(float score) const {
         return static_cast<std::int32_t>(std::clamp((score - low_) * scale_, 0.0F, static_cast<float>(cells_)));
     }
-    template <class Key>
-    CAMRT_INLINE static void cells_body(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
-                                        std::int32_t row, float low, float scale, float cells,
-                                        const std::int32_t* CAMRT_RESTRICT before, const float* CAMRT_RESTRICT borders,
-                                        Key* CAMRT_RESTRICT out) {
+    CAMRT_CLONES static void in_cells(const float* CAMRT_RESTRICT scores, const Byte* CAMRT_RESTRICT marks, Index count,
+                                      std::int32_t row, float low, float scale, float cells,
+                                      const std::int32_t* CAMRT_RESTRICT before, const float* CAMRT_RESTRICT borders,
+                                      std::int32_t* CAMRT_RESTRICT out) {
         for (Index i = 0; i < count; ++i) {
             float place = (scores[i] - low) * scale;
             place = place < 0 ? 0 : place;
             place = place > cells ? cells : place;
             const std::int32_t first = before[static_cast<std::int32_t>(place)];
-            const std::int32_t bin = first + (scores[i] >= borders[first]);
-            out[i] = static_cast<Key>(row * std::min<std::int32_t>(marks[i], 2) + bin);
+            const std::int32_t bin = first + (scores[i] >= borders[first]) + (scores[i] >= borders[first + 1]);
+            out[i] = row * std::min<std::int32_t>(marks[i], 2) + bin;
         }
     }
-    CAMRT_CLONES static void in_cells(const float* scores, const Byte* marks, Index count, std::int32_t row, float low,
-                                      float scale, float cells, const std::int32_t* before, const float* borders,
-                                      std::int32_t* out) {
-        cells_body(scores, marks, count, row, low, scale, cells, before, borders, out);
-    }
-    CAMRT_CLONES static void in_cells(const float* scores, const Byte* marks, Index count, std::int32_t row, float low,
-                                      float scale, float cells, const std::int32_t* before, const float* borders,
-                                      std::uint16_t* out) {
-        cells_body(scores, marks, count, row, low, scale, cells, before, borders, out);
-    }
 
-    float low_, scale_ = 0;
+    float low_, scale_ = 0, pace_ = 0;
     std::int32_t cells_ = 0;
     bool fine_ = false;
     double first_ = 0, step_ = 0;
-    float pace_ = 0;
     Index even_ = 0;  // how many borders after the first are found by arithmetic
-    std::vector<float> borders_;         // as floats that compare with scores as the borders do, and infinity
+    std::vector<float> borders_;         // as floats that compare with scores as the borders do, and two infinities
     std::vector<std::int32_t> before_;  // how many borders lie in the cells before
 };
 
 // Tallies of a share of the scores: two, so that runs of one bin do not wait for each other, of three rows each, the
-// third for what is ignored. Bins of all rows are numbered by keys. Keys and tallies had best be short, for tallies to
-// stay in the first-level cache; a share is of fewer than 2^32 scores.
-template <class Key>
+// third for what is ignored. They are short, to stay in the first-level cache: a share is of fewer than 2^32 scores.
 void tally(const Bins& table, const float* values, const Byte* own, Index begin, Index end, Word* one,
            Seen& seen) {
-    constexpr Index kBlock = 2048, kTogether = 8 / sizeof(Key);
+    constexpr Index kBlock = 2048;
     Word* other = one + 3 * table.rows();
-    std::vector<Key> key(kBlock);
+    std::vector<std::int32_t> bin(kBlock);
     for (Index i = begin; i < end; i += kBlock) {
         const Index count = std::min(kBlock, end - i);
         Seen note;
         look(values + i, own + i, count, note);
         seen.join(note);
         if (!note.finite) break;
-        table.of(values + i, own + i, count, note, key.data());
+        table.of(values + i, own + i, count, note, bin.data());
         Index j = 0;
-        for (; j + kTogether <= count; j += kTogether) {
-            Key some[kTogether];
-            std::memcpy(some, key.data() + j, sizeof some);
-            for (Index k = 0; k < kTogether; k += 2) {
-                ++one[some[k]];
-                ++other[some[k + 1]];
-            }
+        for (; j + 1 < count; j += 2) {
+            ++one[bin[static_cast<std::size_t>(j)]];
+            ++other[bin[static_cast<std::size_t>(j + 1)]];
         }
-        for (; j < count; ++j) ++one[key[static_cast<std::size_t>(j)]];
+        if (j < count) ++one[bin[static_cast<std::size_t>(j)]];
     }
 }
 
@@ -230,18 +203,11 @@ py::tuple score_histogram(const Array<float>& scores, const Array<Byte>& marks, 
         const py::gil_scoped_release release;
         const Bins table(edges.data(), bins);
         const Index row = table.rows();
-        const bool fits = 3 * row <= std::numeric_limits<std::uint16_t>::max();
         std::vector<Word> found(static_cast<std::size_t>(shares * 6 * row));
         parallel_for(shares, threads, [&](Index from, Index until) {
             for (Index share = from; share < until; ++share) {
-                Word* one = found.data() + share * 6 * row;
-                Seen& note = seen[static_cast<std::size_t>(share)];
-                const Index begin = length * share / shares, end = length * (share + 1) / shares;
-                if (fits) {
-                    tally<std::uint16_t>(table, values, own, begin, end, one, note);
-                } else {
-                    tally<std::int32_t>(table, values, own, begin, end, one, note);
-                }
+                tally(table, values, own, length * share / shares, length * (share + 1) / shares,
+                      found.data() + share * 6 * row, seen[static_cast<std::size_t>(share)]);
             }
         });
         for (Index share = 0; share < shares; ++share) {
