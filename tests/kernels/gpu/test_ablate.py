@@ -17,11 +17,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
 def boxes_for(rng, count, h, w):
     r0, c0 = rng.integers(0, h, count), rng.integers(0, w, count)
     return np.stack([r0, c0, rng.integers(r0 + 1, h + 1), rng.integers(c0 + 1, w + 1)], axis=1)

@@ -27,11 +27,6 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
 def expected_of(pictures, weights, border):
     out = np.full(pictures.shape, np.nan)
     reference.blur(pictures, np.asarray(weights, np.float64), border, out)

@@ -23,11 +23,6 @@ def all_boxes(h, w):
     )
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
 def case(rng, n, h, w, classes, spread=(3, 1), targets=3):
     x = spread[1] * rng.standard_normal((n, h, w, classes))
     delete, keep = spread[0] * rng.standard_normal((2, n, classes))

@@ -35,11 +35,6 @@ def case(rng, n, k, h, w, classes, targets=3):
     return arrays, rng.integers(0, classes, (n, targets))
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
 @pytest.fixture(params=["at-once", "looped"])
 def cells(request, monkeypatch):
     """Whether a map of more than 16 cells is held, or gone through for each tile of boxes."""

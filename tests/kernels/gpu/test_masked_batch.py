@@ -15,11 +15,6 @@ def case(rng, h, w, height, width, n=2, k=3, c=3, b=7):
     return a, x, rng.integers(0, n, b), rng.integers(0, k, b)
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("sizes", "align"), [*((s, False) for s in SIZES), (SIZES[1], True), (SIZES[3], True)], ids=str

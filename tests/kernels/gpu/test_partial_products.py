@@ -14,11 +14,6 @@ SHAPES = [
 FACTOR = 4
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
 @pytest.fixture(params=["native", "prepared"])
 def put(request, tensor):
     """Put a weight on the device in one of its two layouts."""

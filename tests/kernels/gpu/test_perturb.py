@@ -21,11 +21,6 @@ def case(rng, size, sheets=4, rankings=3, batch=12):
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
-@pytest.fixture
 def agrees(tensor, poisoned, rounded):
     """Run a case, and compare bit by bit: numbers are copied."""
 

@@ -18,11 +18,6 @@ SHAPES = [
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
-@pytest.fixture
 def put(tensor, poisoned):
     """Tensors of three axes, contiguous or with the last two the other way round in memory."""
 

@@ -25,11 +25,6 @@ SIZES = [
 MODES = [("native", "max"), ("native", "minmax"), ("library", "max")]
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
 @pytest.fixture(autouse=True)
 def _poisoned_outputs():
     """Whatever is not written is NaN, and no flag."""

@@ -25,11 +25,6 @@ def case(rng, h, w, n=2, k=37, t=3):
     return a, rng.standard_normal((n, t, k)).astype(np.float32)
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(20)
-
-
 @pytest.fixture(autouse=True)
 def _poisoned_outputs():
     """Whatever is not written is NaN, and no flag."""
