@@ -131,7 +131,8 @@ def load(
             size=size,
             grid=grid,
         )
-    check_backend(backend or "onnxruntime")
+    backend = backend or "onnxruntime"
+    check_backend(backend)
     if size is not None or example is not None:
         raise InputError("size= and example= are for torch models: an ONNX file says what it takes")
     if not isinstance(path, (str, os.PathLike)):
@@ -139,13 +140,12 @@ def load(
     if output is not None and not isinstance(output, str):
         raise InputError(f"output={output!r} must be the name of an output")
     deadlines = {"load_deadline": load_deadline, "run_deadline": run_deadline}
-    if backend in (None, "onnxruntime"):
+    if backend == "onnxruntime":
         if plans is not None or precision is not None:
             raise InputError("plans= and precision= are for backend='tensorrt' or 'tensorrt-rtx'")
         runtime = onnx_runtime(device=device, threads=threads, **deadlines)
         file = read_model(path)
     else:
-        assert backend is not None
         file = read_model(path)
         runtime = tensorrt(backend, device, plans, file.sha256, precision)
     return assembled(

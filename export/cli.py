@@ -9,7 +9,7 @@ import typer
 
 from camrt.engine.arguments import parse_size
 from camrt.engine.consoles import clear_errors, console, plain
-from camrt.errors import InputError, TrainingError
+from camrt.errors import InputError
 
 if TYPE_CHECKING:
     from camrt.engine.plans.building import Precision
@@ -80,15 +80,9 @@ def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, ops
 
     from camrt.default import scene_path
     from camrt.engine.pictures import find_pictures, read_picture
+    from camrt.training.cli import lightning_parts
 
-    try:
-        from camrt.training import runs
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("camrt"):
-            raise
-        raise TrainingError(
-            f"a run needs {error.name}, which is missing: pip install 'camrt[train]'"
-        ) from error
+    _, runs = lightning_parts()
     from camrt.export import to_onnx
 
     classifier, description = runs.load_run(run)

@@ -10,7 +10,7 @@ import typer
 from camrt.engine.consoles import clear_errors, console, plain
 from camrt.errors import InputError, TrainingError
 
-__all__ = ["add_commands"]
+__all__ = ["add_command", "lightning_parts"]
 
 
 def train(
@@ -159,6 +159,6 @@ def with_canvas(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def add_commands(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Adds the command to the command line."""
     app.command()(train)

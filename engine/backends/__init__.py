@@ -114,6 +114,12 @@ def tensorrt(
         raise BackendError(f"plans run on a GPU: pass device='cuda' or 'cuda:N', not {device!r}")
     trt = bindings(flavour, running=True)
     folder = PlanFolder.open(plans, model, trt, precision)
-    from camrt.engine.backends.tensorrt import TensorRT
-
+    try:
+        from camrt.engine.backends.tensorrt import TensorRT
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise BackendError(
+            f"plans run on memory that torch gives them, and torch is missing: pip install 'camrt[{flavour}]'"
+        ) from None
     return TensorRT(folder, trt, device)

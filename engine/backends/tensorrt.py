@@ -1,4 +1,4 @@
-"""TensorRT, running plans that were built before (`camrt.engine.plans`)."""
+"""TensorRT, running plans that were built before (`camrt.engine.plans`), on memory that torch gives it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 
 from camrt.engine.backends.halving import Halving
+from camrt.engine.backends.onnxruntime import filled
 from camrt.engine.plans.bindings import Bindings
 from camrt.engine.plans.folder import PlanFolder
 from camrt.errors import BackendError
@@ -29,19 +31,12 @@ class TensorRT:
         device: "cuda", or "cuda:N" for card N.
 
     Raises:
-        BackendError: torch, whose memory plans run on, is missing or has no such card.
+        BackendError: torch, whose memory plans run on, sees no card.
     """
 
     scatters = False
 
     def __init__(self, folder: PlanFolder, trt: Bindings, device: str) -> None:
-        try:
-            import torch
-        except ImportError:
-            raise BackendError(
-                f"plans run on memory that torch gives them, and torch is missing: "
-                f"pip install 'camrt[{trt.flavour}]'"
-            ) from None
         if not torch.cuda.is_available():
             raise BackendError("this torch sees no GPU: install one that is built for CUDA")
         self.name: str = trt.flavour
@@ -57,8 +52,6 @@ class TensorRT:
         Raises:
             BackendError: The folder has none, or TensorRT refuses it.
         """
-        import torch
-
         plan = self._folder.plan(model, label)
         with torch.cuda.device(self._device):
             engine = self._runtime.deserialize_cuda_engine(plan)
@@ -72,8 +65,6 @@ class TensorRTRunner:
     """One plan; safe to call from several threads, one of which runs at a time."""
 
     def __init__(self, trt: Any, engine: Any, context: Any, label: str, device: Any) -> None:
-        import torch
-
         self._context = context
         self._label = label
         self._device = device
@@ -110,17 +101,13 @@ class TensorRTRunner:
         return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*pieces, strict=True)]
 
     def _run(self, feeds: Mapping[str, Array], names: list[str]) -> list[Array]:
-        import torch
-
         count = len(feeds[self._first])
         rows = max(count, self._least)
         with self._lock, torch.cuda.device(self._device):
             stream = torch.cuda.current_stream()
             held = {}
             for name in self._inputs:
-                values = feeds[name]
-                if rows > count:  # the plan takes no fewer: the last row again
-                    values = np.concatenate([values, np.repeat(values[-1:], rows - count, axis=0)])
+                values = filled(feeds[name], rows)  # the plan takes no fewer
                 held[name] = torch.from_numpy(np.ascontiguousarray(values)).to(
                     self._device, self._kinds[name]
                 )

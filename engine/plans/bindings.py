@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 from camrt.engine.plans.cards import Card, cards
 from camrt.errors import BackendError, InputError
 
-__all__ = ["FLAVOURS", "Bindings", "Flavour", "bindings"]
+__all__ = ["Bindings", "bindings"]
 
-Flavour: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
-FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 
 
@@ -28,7 +26,7 @@ class Bindings:
         card: The first card; None where plans are only built, and for any card.
     """
 
-    flavour: Flavour
+    flavour: str
     module: Any
     version: str
     card: Card | None
@@ -47,9 +45,10 @@ def bindings(flavour: str, *, running: bool) -> Bindings:
         InputError: An unknown flavour.
         BackendError: There is no card, or TensorRT is missing.
     """
-    if flavour not in FLAVOURS:
-        raise InputError(f"{flavour!r} is no TensorRT; choose from {', '.join(map(repr, FLAVOURS))}")
-    card = cards()[0] if running or flavour == "tensorrt" else None
+    if flavour not in MODULES:
+        raise InputError(f"{flavour!r} is no TensorRT; choose from {', '.join(map(repr, MODULES))}")
+    for_a_card = flavour == "tensorrt"
+    card = cards()[0] if running or for_a_card else None
     missing: ImportError | None = None
     for name in MODULES[flavour]:
         try:
@@ -57,6 +56,5 @@ def bindings(flavour: str, *, running: bool) -> Bindings:
         except ImportError as error:
             missing = error
             continue
-        chosen: Flavour = "tensorrt" if flavour == "tensorrt" else "tensorrt-rtx"
-        return Bindings(chosen, module, str(module.__version__), card if chosen == "tensorrt" else None)
+        return Bindings(flavour, module, str(module.__version__), card if for_a_card else None)
     raise BackendError(f"{flavour} is missing ({missing}): pip install 'camrt[{flavour}]'") from missing

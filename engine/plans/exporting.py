@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from camrt.engine.backends.onnxruntime import OnnxRuntime
+from camrt.engine.files import write_whole
 from camrt.engine.loading import assembled
 from camrt.engine.plans.bindings import bindings
 from camrt.engine.plans.building import Builder, Precision, Recipe
@@ -94,7 +95,7 @@ def export_plans(
         folder.add(ran.model, ran.label, plan)
         built.append((ran.label, len(plan)))
     if builder.cache:
-        cache.write_bytes(builder.cache)
+        write_whole(cache, builder.cache)
     folder.save()
     kept = {entry["file"] for entry in folder.plans.values()}
     for old in folder.path.glob("*.plan"):

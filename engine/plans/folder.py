@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class PlanFolder:
     @classmethod
     def new(cls, path: Path, model: str, trt: Bindings, recipe: Recipe, size: tuple[int, int]) -> PlanFolder:
         """A folder to put plans in; nothing is written yet."""
-        return cls(path, model, described(trt, recipe) | {"size": list(size)})
+        chosen = {"precision": recipe.precision, "batches": list(recipe.batches), "size": list(size)}
+        return cls(path, model, place(trt) | chosen)
 
     @classmethod
     def open(
@@ -127,7 +128,7 @@ class PlanFolder:
                 f"the plans in {str(self.path)!r} are of another model (SHA-256 {self.model[:12]}…, not "
                 f"{model[:12]}…): {again}"
             )
-        here = described(trt, Recipe())
+        here = place(trt)
         for name, what in (("flavour", "TensorRT"), ("version", "version of TensorRT"), ("card", "card"),
                            ("camrt", "version of camrt")):  # fmt: skip
             if self.built[name] != here[name]:
@@ -142,14 +143,11 @@ class PlanFolder:
             )
 
 
-def described(trt: Bindings, recipe: Recipe) -> dict[str, Any]:
-    """What plans depend on, for the list of plans."""
+def place(trt: Bindings) -> dict[str, str | None]:
+    """Where plans can run: what they are refused without."""
     return {
         "flavour": trt.flavour,
         "version": trt.version,
         "card": None if trt.card is None else str(trt.card),
         "camrt": camrt.__version__,
-        **{
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()
-        },
     }

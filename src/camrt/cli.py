@@ -10,7 +10,7 @@ from camrt.training import cli as training
 
 __all__ = ["app"]
 
-training.add_commands(app)
+training.add_command(app)
 exporting.add_command(app)
 evaluation.add_commands(app)
 reproduction.add_command(app)
