@@ -1,12 +1,37 @@
-"""The library that arrays belong to: arithmetic is written once, for arrays of NumPy and of torch."""
+"""The library that arrays belong to: arithmetic is written once, for arrays of NumPy and of torch.
+
+On an accelerator nothing here but `host` waits for the device or copies anything between it and the host.
+Constants are copied there once.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from threading import Lock
 from typing import Any
 
-from array_api_compat import array_namespace, device
+import numpy as np
+import numpy.typing as npt
+from array_api_compat import array_namespace, device, is_numpy_array
 
-__all__ = ["at_least", "constant_over_cells", "library", "like", "quietly_divided"]
+__all__ = [
+    "at_least",
+    "constant_over_cells",
+    "every_pair",
+    "filled",
+    "host",
+    "library",
+    "like",
+    "numbered",
+    "quietly_divided",
+    "sent",
+    "single",
+    "zeros",
+]
+
+MOST_CONSTANTS = 256
+_CONSTANTS: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+_CONSTANTS_LOCK = Lock()
 
 
 def library(*arrays: Any) -> Any:
@@ -18,15 +43,79 @@ def library(*arrays: Any) -> Any:
     return array_namespace(*arrays)
 
 
-def like(values: Any, array: Any) -> Any:
-    """Whole numbers of NumPy, brought to the library and the place of an array."""
-    return library(array).asarray(values, device=device(array))
+def like(values: npt.NDArray[Any], array: Any) -> Any:
+    """Constants of NumPy, brought to the library and the place of an array; not to be written to.
+
+    Those that are used again are not copied again.
+    """
+    if is_numpy_array(array):
+        return values
+    place = device(array)
+    key = (values.tobytes(), values.shape, values.dtype.str, str(place))
+    with _CONSTANTS_LOCK:
+        if key in _CONSTANTS:
+            _CONSTANTS.move_to_end(key)
+            return _CONSTANTS[key]
+    made = library(array).asarray(values.copy(), device=place)
+    with _CONSTANTS_LOCK:
+        _CONSTANTS[key] = made
+        while len(_CONSTANTS) > MOST_CONSTANTS:
+            _CONSTANTS.popitem(last=False)
+    return made
+
+
+def numbered(count: int, array: Any) -> Any:
+    """0 to count − 1, int64, where an array lies."""
+    xp = library(array)
+    return xp.arange(count, dtype=xp.int64, device=device(array))
+
+
+def every_pair(rows: int, columns: int, array: Any) -> tuple[Any, Any]:
+    """Row and column indices of all entries of a table, row by row, where an array lies."""
+    every = numbered(rows * columns, array)
+    return every // columns, every % columns
+
+
+def filled(rows: Any, size: int) -> Any:
+    """Rows up to a fixed number, the last one repeated."""
+    missing = size - len(rows)
+    if not missing:
+        return rows
+    xp = library(rows)
+    return xp.concat([rows, xp.repeat(rows[-1:], missing, axis=0)])
+
+
+def zeros(shape: tuple[int, ...], array: Any, kind: str = "float32") -> Any:
+    """Zeros of the array's library, where it lies."""
+    xp = library(array)
+    return xp.zeros(shape, dtype=getattr(xp, kind), device=device(array))
+
+
+def single(values: Any) -> Any:
+    """In float32."""
+    xp = library(values)
+    return xp.astype(values, xp.float32)
+
+
+def sent(values: npt.NDArray[Any], array: Any) -> Any:
+    """Numbers of NumPy, copied to the library and the place of an array; on a GPU nothing waits for that."""
+    if is_numpy_array(array):
+        return values
+    tensor, place = library(array).from_numpy(values), device(array)
+    return tensor.pin_memory().to(place, non_blocking=True) if place.type == "cuda" else tensor.to(place)
+
+
+def host(values: Any) -> npt.NDArray[Any]:
+    """An array of NumPy; a copy where the numbers lie on a device, for which it waits."""
+    if is_numpy_array(values):
+        return np.asarray(values)
+    moved = values.detach().to("cpu") if hasattr(values, "detach") else values
+    return np.asarray(moved)
 
 
 def at_least(array: Any, least: float) -> Any:
     """The greater of each number and `least`; NaN stays."""
-    xp = library(array)
-    return xp.maximum(array, xp.asarray(least, dtype=array.dtype, device=device(array)))
+    return array.clip(min=least)
 
 
 def quietly_divided(above: Any, below: Any, where: Any) -> Any:

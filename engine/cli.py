@@ -99,6 +99,13 @@ def explain(
         str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    backend: Annotated[
+        str | None,
+        typer.Option(help="onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-rtx; for .pt2 files torch."),
+    ] = None,
+    plans: Annotated[Path | None, typer.Option(help="Folder of TensorRT plans, see camrt export.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16, on a GPU.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
     ] = None,
@@ -119,6 +126,10 @@ def explain(
             target=layer or None,
             batch_size=batch_size,
             threads=threads,
+            device=device,
+            backend=backend,
+            plans=plans,
+            precision=precision,
             labels=read_labels(labels),
             preprocessing=read_preprocessing(preprocessing, hw),
         )

@@ -136,7 +136,7 @@ def make_cuts(
     if interface.joint is not None:
         outputs[JOINT] = interface.joint
     tapped = tapped_model(model, graph, outputs)
-    if len(cuts) == 1 and pooled is not None and interface.fixed_size:
+    if runtime.taps_cells and len(cuts) == 1 and pooled is not None and interface.fixed_size:
         shape = graph.shape(tensors[0])
         assert shape is not None
         if tap_cells(tapped, pooled, (shape[2], shape[3])):
@@ -218,13 +218,13 @@ def make_head(
             rest = lazy(opening.rest, "head behind its first layer")
             assert layer is not None
             assert rest is not None
-            channels = DenseStart(opening.weight, layer, rest, batch_size, threads)
+            channels = DenseStart(opening.weight, layer, rest, batch_size, threads, runtime.place)
     mix: Runner | None = None
     if factors.reduction != "flatten" and factors.weight is not None:
         layer_of_cells = cell_layer(factors.weight)
         mix = LazyRunner(lambda: runtime.runner(layer_of_cells, label="first layer of the head, by cell"))
     phi = lazy(factors.phi_model, "cellwise part of the head")
-    contributions = Contributions(factors, phi, mix, threads)
+    contributions = Contributions(factors, phi, mix, threads, runtime.place)
     pixels = int(np.prod(graph.input_shape[1:]))
     rows = vectors_at_once(batch_size, pixels, contributions.features)
     rest_runner = lazy(factors.rest, "head behind its first layer")
@@ -255,9 +255,11 @@ def calm_head(
     head = CalmHead(
         whole, LazyRunner(lambda: runtime.runner(part, label="head's joint", batch=interface.batch)), threads
     )
-    activations = np.random.default_rng(0).standard_normal((2, *shape[1:]), np.float32)
-    nothing = np.zeros((2, interface.num_classes), np.float32)
-    reader = ScoreReader(np.tile(np.arange(interface.num_classes), (2, 1)), "probability", "softmax")
+    put = runtime.place.put
+    activations = put(np.random.default_rng(0).standard_normal((2, *shape[1:]), np.float32))
+    nothing = put(np.zeros((2, interface.num_classes), np.float32))
+    every = put(np.tile(np.arange(interface.num_classes), (2, 1)))
+    reader = ScoreReader(every, "probability", "softmax")
     asked = Asked(activations, nothing, reader, PassCounter(), {})
     try:
         return head if agrees(head, whole, asked) else whole

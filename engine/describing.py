@@ -31,6 +31,7 @@ def describe(engine: Engine) -> str:
         f"{engine.path.name}",
         f"  input   (N, {interface.channels}, {size}), {interface.layout} in the file; batch size {batch}",
         f"  output  {interface.num_classes} classes, {ending}; probabilities by {interface.activation}",
+        f"  runtime {engine.runtime}, on {engine.place}",
         f"  picture preprocessing {known}",
         *(
             f"  {role:<7} {line}"

@@ -7,16 +7,16 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from camrt.engine.arrays import host
 from camrt.engine.overlay import contact_sheet, overlay
 from camrt.errors import InputError, TargetError
 
@@ -24,6 +24,9 @@ __all__ = ["FLAG_NAMES", "Explanation", "Passes", "find_class", "unique_stem"]
 
 FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 """What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
+
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+ARRAYS = ("maps", "raw", "targets", "scores", "logits", "probabilities", "flags")
 
 _LONGEST_STEM = 120  # bytes; file systems allow 255 for the whole name
 _LONGEST_LABEL = 40
@@ -60,6 +63,9 @@ class Passes:
 class Explanation:
     """The saliency of N pictures, for one target class each or for T.
 
+    Arrays are of the kind that was explained: of NumPy, or tensors where the batch was. `numpy()` brings them
+    all to NumPy.
+
     Args:
         method: The method with its options, as its `repr`.
         maps: targets.shape + (H, W) float32 in [0, 1].
@@ -79,20 +85,20 @@ class Explanation:
     """
 
     method: str
-    maps: NDArray[np.float32]
-    raw: NDArray[np.floating[Any]]
-    targets: NDArray[np.int64]
-    scores: NDArray[np.floating[Any]]
-    logits: NDArray[np.floating[Any]]
-    probabilities: NDArray[np.floating[Any]]
-    flags: NDArray[np.uint8]
+    maps: Array
+    raw: Array
+    targets: Array
+    scores: Array
+    logits: Array
+    probabilities: Array
+    flags: Array
     passes: Passes
     seconds: float
     labels: tuple[str, ...] | None = None
     views: tuple[Image.Image, ...] | None = None
 
     def __post_init__(self) -> None:
-        shape = self.targets.shape
+        shape = tuple(self.targets.shape)
         if len(shape) not in (1, 2):
             raise ValueError(f"targets must be (N,) or (N, T), got {shape}")
         for name, lead in {
@@ -101,8 +107,8 @@ class Explanation:
             "scores": self.scores.shape,
             "flags": self.flags.shape,
         }.items():
-            if lead != shape:
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}, the targets {shape}")
+            if tuple(lead) != shape:
+                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, the targets {shape}")
         if self.views is not None and len(self.views) != len(self):
             raise ValueError(f"{len(self.views)} views of {len(self)} pictures")
 
@@ -116,7 +122,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         height, width = self.maps.shape[-2:]
-        degenerate = int(np.count_nonzero(self.flags))
+        degenerate = int(np.count_nonzero(host(self.flags)))
         parts = [
             self.method,
             f"{len(self)} picture{'s' * (len(self) != 1)}",
@@ -127,6 +133,13 @@ class Explanation:
             f"{1000 * self.seconds / max(len(self), 1):.1f} ms a picture",
         ]
         return f"<Explanation {'; '.join(parts)}>"
+
+    def numpy(self) -> Explanation:
+        """The same with arrays of NumPy; waits for a device that they lie on."""
+        return replace(self, **self._on_host())
+
+    def _on_host(self) -> dict[str, Any]:
+        return {name: host(getattr(self, name)) for name in ARRAYS}
 
     def _at(self, i: int, t: int | None) -> tuple[int, ...]:
         """The index of picture i's target t in every array of the targets' shape."""
@@ -176,7 +189,7 @@ class Explanation:
                     "explain pictures instead, or give overlay(picture=...)"
                 )
             picture = self.views[i]
-        return overlay(picture, self.maps[self._at(i, t)], opacity=opacity)
+        return overlay(picture, host(self.maps[self._at(i, t)]), opacity=opacity)
 
     def sheet(self, i: int, columns: int = 4) -> Image.Image:
         """A picture and the overlays of all its targets on one sheet, each with its probability.
@@ -250,13 +263,7 @@ class Explanation:
     def _arrays(self, stems: Sequence[str]) -> dict[str, Any]:
         arrays = {
             "method": np.array(self.method),
-            "maps": self.maps,
-            "raw": self.raw,
-            "targets": self.targets,
-            "scores": self.scores,
-            "logits": self.logits,
-            "probabilities": self.probabilities,
-            "flags": self.flags,
+            **self._on_host(),
             "passes": np.array(astuple(self.passes), np.int64),
             "seconds": np.array(self.seconds, np.float64),
             "stems": np.array(stems, np.str_),

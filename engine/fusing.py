@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import library, single
 from camrt.engine.methods import Method
-from camrt.kernels.saliency import MapFlag, saliency
+from camrt.engine.operations import operations
+from camrt.engine.questions import spoiled
+from camrt.kernels.saliency import MapFlag
 
 __all__ = ["Fusion", "saliency_maps"]
 
-Array = npt.NDArray[Any]
+Array = Any
 Fusion = Literal["mean", "max"]
 
 
@@ -38,18 +38,20 @@ def saliency_maps(
     layers = [finished(raw, method, size, threads) for raw in raws]
     if len(layers) == 1:
         return *layers[0], raws[0]
-    stacked = np.stack([maps for maps, _ in layers])
-    fused = stacked.mean(axis=0, dtype=np.float32) if fuse == "mean" else stacked.max(axis=0)
-    broken = np.any([flags == MapFlag.NOT_FINITE for _, flags in layers], axis=0)
-    fused[broken] = np.nan
+    xp = library(*raws)
+    stacked = xp.stack([maps for maps, _ in layers])
+    fused = xp.mean(stacked, axis=0) if fuse == "mean" else xp.max(stacked, axis=0)
+    broken = xp.any(xp.stack([flags == int(MapFlag.NOT_FINITE) for _, flags in layers]), axis=0)
+    shape = fused.shape
+    fused = spoiled(xp.reshape(fused, (-1, *shape[2:])), xp.reshape(broken, (-1,))).reshape(shape)
     return *finished(fused, method, size, threads), fused
 
 
 def finished(raw: Array, method: Method, size: tuple[int, int], threads: int | None) -> tuple[Array, Array]:
     """Saliency maps (N, T, H, W) and flags (N, T) of raw maps (N, T, h, w)."""
     count, targets, height, width = raw.shape
-    maps, flags = saliency(
-        np.ascontiguousarray(raw.reshape(-1, height, width), dtype=np.float32),
+    maps, flags = operations(raw).saliency(
+        single(raw.reshape(-1, height, width)),
         size,
         mode=method.postprocess,
         normalisation=method.normalisation,

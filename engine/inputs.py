@@ -1,32 +1,57 @@
-"""Checking what callers pass in: batches, target classes, map sizes."""
+"""What callers pass in: batches, target classes, map sizes; and giving back arrays of the same kind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
+from camrt.engine.arrays import host, library
+from camrt.engine.operations import operations
 from camrt.engine.pictures import read_picture
+from camrt.engine.places import Place
 from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import InputError, TargetError
 from camrt.export.interface import Interface
 
-__all__ = ["Pictures", "map_size", "prepare", "target_classes"]
+__all__ = ["Batch", "Pictures", "chooser", "map_size", "prepare", "target_classes"]
 
-Array = npt.NDArray[Any]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 LONGEST_SIDE = 16384  # of a map asked for: far above any picture worth drawing on, below what fills a memory
 Pictures = Any  # a float array (N, C, H, W), or pictures: paths, Pillow images, uint8 arrays (H, W, 3)
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch as the model takes it.
+
+    Attributes:
+        pictures: (N, C, H, W) float32, where the engine computes.
+        give: Makes arrays from there the kind of array that the caller passed, in its place.
+        views: What the model sees of each picture, where pictures were passed.
+        broken: (N,) whether a picture holds NaN or infinity, where that is not looked at: on a device. None
+            where such a batch is refused.
+    """
+
+    pictures: Array
+    give: Callable[[Array], Any]
+    views: tuple[Image.Image, ...] | None
+    broken: Array | None
+
+
 def prepare(
-    batch: Pictures, interface: Interface, preprocessing: Preprocessing | None
-) -> tuple[Array, tuple[Image.Image, ...] | None]:
-    """A batch as the model takes it, and, when pictures were given, what the model sees of each.
+    batch: Pictures, interface: Interface, preprocessing: Preprocessing | None, place: Place
+) -> Batch:
+    """A batch as the model takes it, where the engine computes.
+
+    What lies on a device is not looked at, for that would be to wait for it.
 
     Raises:
         InputError: Wrong type, shape or size, an empty batch, or values that are not finite.
@@ -35,21 +60,71 @@ def prepare(
     if isinstance(batch, (str, Path, Image.Image)):
         batch = [batch]
     if isinstance(batch, Sequence):
-        return from_pictures(batch, interface, preprocessing)
+        array, views = from_pictures(batch, interface, preprocessing)
+        return Batch(place.put(array), host, views, None)
+    array, give = numbers(batch, place)
+    seen = not is_torch_array(array) or operations(array).sees_values
+    check_shape(array, interface)
+    if seen:
+        check_values(array)
+        return Batch(place.put(array), give, None, None)
+    pictures = place.put(array)
+    xp = library(pictures)
+    return Batch(pictures, give, None, ~xp.all(xp.isfinite(pictures), axis=(1, 2, 3)))
+
+
+def numbers(batch: Any, place: Place) -> tuple[Array, Callable[[Array], Any]]:
+    """A batch that is an array, as float32, of NumPy or of torch; and what makes others of the same kind.
+
+    Raises:
+        InputError: It is no array of floating-point numbers.
+    """
+    if is_torch_array(batch):
+        if not batch.is_floating_point():
+            raise wrong_type(batch.dtype)
+        there = batch.device
+        return batch.detach().float().contiguous(), lambda array: on_torch(array).to(there)
+    if not is_numpy_array(batch) and hasattr(batch, "__dlpack__"):
+        return exchanged(batch, place)
     if not hasattr(batch, "__array__"):
         raise InputError(
             f"a batch is a float32 array (N, C, H, W) or a list of pictures, not {type(batch).__name__}"
         )
     array = np.asarray(batch)
     if array.dtype.kind != "f":
+        raise wrong_type(array.dtype)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused later
+        return np.ascontiguousarray(array, dtype=np.float32), host
+
+
+def exchanged(batch: Any, place: Place) -> tuple[Array, Callable[[Array], Any]]:
+    """An array of another library, through DLPack: taken where it lies, and given back to that library."""
+    try:
+        taken = place.exchange(batch)
+    except Exception as error:
         raise InputError(
-            f"a batch array holds float32 model inputs, this one {array.dtype}; "
-            "for raw pixels pass a list of pictures, so that the model's preprocessing is applied"
-        )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
-        array = np.ascontiguousarray(array, dtype=np.float32)
-    check_batch(array, interface)
-    return array, None
+            f"the batch, a {type(batch).__name__}, cannot be taken through DLPack: {error}"
+        ) from error
+    array, back = numbers(taken, place)
+    try:
+        theirs = library(batch).from_dlpack
+    except (TypeError, AttributeError):  # it is no library that is known: what is given is a producer as well
+        return array, back
+    return array, lambda values: theirs(back(values))
+
+
+def on_torch(array: Array) -> Any:
+    """An array as a tensor; this is reached by tensors' callers only, so that torch is there."""
+    import torch
+
+    return torch.from_numpy(array) if is_numpy_array(array) else array
+
+
+def wrong_type(dtype: Any) -> InputError:
+    return InputError(
+        f"a batch array holds float32 model inputs, this one {dtype}; "
+        "for raw pixels pass a list of pictures, so that the model's preprocessing is applied"
+    )
 
 
 def from_pictures(
@@ -66,32 +141,38 @@ def from_pictures(
         )
     views = tuple(preprocessing.view(read_picture(source)) for source in batch)
     array = np.stack([preprocessing.array(view) for view in views])
-    check_batch(array, interface)
+    check_shape(array, interface)
+    check_values(array)
     return array, views
 
 
-def check_batch(array: Array, interface: Interface) -> None:
-    """Refuses a batch that this model cannot take."""
+def check_shape(array: Array, interface: Interface) -> None:
+    """Refuses a batch of a shape that this model cannot take."""
     wanted = f"(N, {interface.channels}, {interface.height or 'H'}, {interface.width or 'W'})"
     if array.ndim != 4:
         hint = "; one picture is a batch of one: picture[None]" if array.ndim == 3 else ""
-        raise InputError(f"a batch has shape {wanted}, this one {array.shape}{hint}")
+        raise InputError(f"a batch has shape {wanted}, this one {tuple(array.shape)}{hint}")
     if not len(array):
-        raise InputError(f"the batch is empty: its shape is {array.shape}")
+        raise InputError(f"the batch is empty: its shape is {tuple(array.shape)}")
     if array.shape[1] != interface.channels:
         raise InputError(
             f"the model takes {interface.channels} colour channels, this batch has {array.shape[1]}: "
-            f"its shape {array.shape} should be {wanted}"
+            f"its shape {tuple(array.shape)} should be {wanted}"
         )
     for axis, size, name in ((2, interface.height, "height"), (3, interface.width, "width")):
         if array.shape[axis] == 0 or (size is not None and array.shape[axis] != size):
             raise InputError(
                 f"the model takes pictures of {name} {size or '> 0'}, this batch has {array.shape[axis]}: "
-                f"its shape {array.shape} should be {wanted}"
+                f"its shape {tuple(array.shape)} should be {wanted}"
             )
+
+
+def check_values(array: Array) -> None:
+    """Refuses a batch whose values are not finite."""
+    xp = library(array)
     with np.errstate(over="ignore", invalid="ignore"):
-        suspect = not np.isfinite(array.sum())  # one quick pass; huge but finite values may trip it too
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2, 3))) if suspect else np.empty(0)
+        suspect = not xp.isfinite(xp.sum(array))  # one quick pass; huge but finite values may trip it too
+    bad = np.flatnonzero(~host(xp.all(xp.isfinite(array), axis=(1, 2, 3)))) if suspect else np.empty(0)
     if bad.size:
         raise InputError(
             f"the batch holds NaN or infinity in picture{'s' if len(bad) > 1 else ''} "
@@ -99,17 +180,19 @@ def check_batch(array: Array, interface: Interface) -> None:
         )
 
 
-def target_classes(targets: Any, logits: Array) -> tuple[npt.NDArray[np.int64], bool]:
+def target_classes(targets: Any, count: int, classes: int) -> tuple[npt.NDArray[np.int64], bool]:
     """Target classes as (N, T), and whether the caller thinks of them as (N, T) rather than (N,).
+
+    Args:
+        targets: One class, (N,) or (N, T), of any library.
+        count: Pictures.
+        classes: How many classes there are.
 
     Raises:
         TargetError: Not whole numbers, of the wrong shape, or out of range.
     """
-    count, classes = logits.shape
-    if targets is None:
-        return logits.argmax(axis=1).astype(np.int64)[:, None], False
     try:
-        array = np.asarray(targets)
+        array = host(targets)
     except ValueError as error:
         raise TargetError(f"targets have rows of different lengths, or are no array: {error}") from error
     if array.dtype.kind not in "iu":
@@ -126,6 +209,47 @@ def target_classes(targets: Any, logits: Array) -> tuple[npt.NDArray[np.int64], 
         raise TargetError(f"class {wrong} is out of range: the model has classes 0 to {classes - 1}")
     several = array.ndim == 2
     return np.ascontiguousarray(array if several else array[:, None], dtype=np.int64), several
+
+
+Chooser = Callable[[slice, Array], tuple[Array, bool]]
+
+
+def chooser(targets: Any, count: int, classes: int, place: Place, give: Callable[[Array], Any]) -> Chooser:
+    """What chooses the target classes of some pictures of a batch, given their logits.
+
+    Args:
+        targets: What the caller asked for; see `camrt.Engine.explain`.
+        count: Pictures in the batch.
+        classes: How many classes there are.
+        place: Where the engine computes.
+        give: Makes logits the caller's, for a function that chooses.
+
+    Returns:
+        A function from a slice of the batch and its logits (n, C) to target classes (n, T) where the engine
+        computes, and whether the caller thinks of them as (n, T) rather than (n,).
+
+    Raises:
+        TargetError: Not whole numbers, of the wrong shape, or out of range.
+    """
+
+    def predicted(_: slice, logits: Array) -> tuple[Array, bool]:
+        xp = library(logits)
+        return xp.astype(xp.argmax(logits, axis=1), xp.int64)[:, None], False
+
+    def asked(some: slice, logits: Array) -> tuple[Array, bool]:
+        chosen = targets(give(logits))
+        if chosen is None:
+            return predicted(some, logits)
+        found, several = target_classes(chosen, len(logits), classes)
+        return place.put(found), several
+
+    if targets is None:
+        return predicted
+    if callable(targets):
+        return asked
+    given, several = target_classes(targets, count, classes)
+    held = place.put(given)
+    return lambda some, _: (held[some], several)
 
 
 def map_size(

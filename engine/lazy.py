@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy.typing as npt
-
 from camrt.engine.backends import Runner
 
 __all__ = ["LazyRunner"]
@@ -30,12 +28,13 @@ class LazyRunner:
         """Names of the graph's outputs."""
         return self._ready().outputs
 
+    def rows(self, shape: tuple[int, ...]) -> Any:
+        """An array to be written and then given to the runner."""
+        return self._ready().rows(shape)
+
     def __call__(
-        self,
-        batch: npt.NDArray[Any],
-        fetch: Sequence[str] | None = None,
-        beside: Mapping[str, npt.NDArray[Any]] | None = None,
-    ) -> list[npt.NDArray[Any]]:
+        self, batch: Any, fetch: Sequence[str] | None = None, beside: Mapping[str, Any] | None = None
+    ) -> list[Any]:
         """Runs a batch, see `camrt.engine.backends.Runner`."""
         return self._ready()(batch, fetch, beside)
 

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from camrt.engine.backends import Backend, Runner, check_backend, onnx_runtime, tensorrt
+from camrt.engine.arrays import host
+from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
 from camrt.engine.cuts import make_cuts, picture_adjoints
 from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
+from camrt.engine.places import Place
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.session import Engine
 from camrt.errors import BackendError, InputError, ModelFileError
@@ -66,16 +68,17 @@ def load(
     run_deadline: float = 600.0,
     plans: str | os.PathLike[str] | None = None,
     precision: str | None = None,
+    compile: bool | str | None = None,  # noqa: A002  # the field's name for it
 ) -> Engine:
     """Loads an image classifier and cuts it into trunk and head.
 
     Args:
         path: An ONNX file with a single picture input, opset 9 or later; or a torch module, or a file that
             `torch.export.save` wrote (.pt2), which run in torch by hooks. Those must return logits.
-        backend: The runtime; never another one in its place. "onnxruntime" for a file, "torch" for a torch
-            model, "tensorrt" or "tensorrt-rtx" for a file and the plans that were built of it; None for the
-            one that fits: "onnxruntime" or "torch".
-        device: "cpu"; "cuda" or "cuda:N" for plans.
+        backend: The runtime; never another one in its place. "onnxruntime" for a file, which on a GPU is its
+            CUDA provider; "onnxruntime-tensorrt" for its TensorRT provider; "tensorrt" or "tensorrt-rtx" for
+            plans that were built of the file; "torch" for a torch model. None for "onnxruntime" or "torch".
+        device: "cpu", "cuda" or "cuda:N". A torch module must be there already.
         target: Name of the tensor, or of the node that makes it, to explain at; None finds the last
             activation with two spatial axes before they are pooled or flattened. Several are explained in one
             call, and their maps fused. In a torch model, the path of a module.
@@ -94,8 +97,13 @@ def load(
             takes softmax when the graph ends in logits (sigmoid when there is only one).
         load_deadline: Seconds the runtime may take to make a graph ready; torch cannot be stopped.
         run_deadline: Seconds one run of a batch may take; likewise of files on the CPU only.
-        plans: Folder of TensorRT plans, as `camrt export MODEL --to tensorrt` writes it.
-        precision: "fp32", "fp16" or "bf16": what plans must compute in; None takes any.
+        plans: Folder of TensorRT plans, as `camrt export MODEL --to tensorrt` writes it; for
+            "onnxruntime-tensorrt" the folder it keeps those in that it builds.
+        precision: "fp32", "fp16" or "bf16": what a file's graphs are made to compute in on a GPU (gradients
+            stay in float32), and what plans and torch modules must compute in; None takes them as they are.
+        compile: Of torch models, which then run without their Python: True or a mode of `torch.compile`
+            ("default", "reduce-overhead", "max-autotune"), or "cudagraphs". Each shape of batch is traced
+            when it is first run; code that looks at numbers is refused.
 
     Raises:
         ModelFileError: The file is missing, not ONNX, damaged, or lacks external data.
@@ -114,6 +122,8 @@ def load(
     if activation not in (None, "softmax", "sigmoid"):
         raise InputError(f"activation={activation!r} must be None, 'softmax' or 'sigmoid'")
     if is_torch_model(path):
+        if plans is not None:
+            raise InputError("plans= is TensorRT's, and means nothing to a torch model")
         from camrt.engine.torch_models.loading import load_module
 
         return load_module(
@@ -130,32 +140,32 @@ def load(
             example=example,
             size=size,
             grid=grid,
+            precision=precision,
+            compile=compile,
         )
-    backend = backend or "onnxruntime"
-    check_backend(backend)
     if size is not None or example is not None:
         raise InputError("size= and example= are for torch models: an ONNX file says what it takes")
+    if compile is not None:
+        raise InputError("compile= is for torch models: a file's runtime compiles it in any case")
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"path={path!r} must be a file, or a torch module")
     if output is not None and not isinstance(output, str):
         raise InputError(f"output={output!r} must be the name of an output")
-    deadlines = {"load_deadline": load_deadline, "run_deadline": run_deadline}
-    if backend == "onnxruntime":
-        if plans is not None or precision is not None:
-            raise InputError("plans= and precision= are for backend='tensorrt' or 'tensorrt-rtx'")
-        runtime = onnx_runtime(device=device, threads=threads, **deadlines)
-        file = read_model(path)
-    else:
-        file = read_model(path)
-        runtime = tensorrt(backend, device, plans, file.sha256, precision)
+    file = read_model(path)
     return assembled(
         file,
-        runtime,
-        onnx_runtime(
-            device="cpu",
+        runtime_named(
+            backend or "onnxruntime",
+            device=device,
             threads=threads,
             load_deadline=load_deadline,
-            run_deadline=min(load_deadline, run_deadline),
+            run_deadline=run_deadline,
+            plans=plans,
+            precision=precision,
+            model=file.sha256,
+        ),
+        onnx_runtime(
+            threads=threads, load_deadline=load_deadline, run_deadline=min(load_deadline, run_deadline)
         ),
         target=target,
         grid=grid,
@@ -223,7 +233,7 @@ def assembled(
     tapped, cuts = make_cuts(model, graph, found, tensors, interface, runtime, batch_size, threads)
     runner = runtime.runner(tapped, label="model", batch=interface.batch)
     if interface.joint is not None:
-        check_calm(runner, interface, None if steps is None else steps.size)
+        check_calm(runner, interface, None if steps is None else steps.size, runtime.place)
     return Engine(
         file.path,
         file.sha256,
@@ -237,6 +247,8 @@ def assembled(
         batch_size=batch_size,
         threads=threads,
         notes=tuple(notes),
+        place=runtime.place,
+        runtime=runtime.name,
     )
 
 
@@ -310,14 +322,14 @@ def settle_batch(
     return interface, graph, notes
 
 
-def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | None) -> None:
+def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | None, place: Place) -> None:
     """Tries a CALM file's outputs on two pictures of noise.
 
     Raises:
         ModelFileError: They are not the distribution that the file says they are.
     """
     pictures = np.random.default_rng(0).standard_normal(interface.probe_shape(2, size), np.float32)
-    logits, joint = runner(pictures, [LOGITS, JOINT])
+    logits, joint = (host(found) for found in runner(place.put(pictures), [LOGITS, JOINT]))
     if not is_distribution(joint, logits):
         raise ModelFileError(
             "the file says it is CALM, but its probabilities do not add up: p(y,z|x) must sum to one, and "

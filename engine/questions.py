@@ -8,17 +8,17 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from camrt.engine.arrays import constant_over_cells, library, numbered, zeros
 from camrt.engine.backends import Runner
-from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
+from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
+from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.cutting import JOINT
 from camrt.export.interface import Activation
-from camrt.kernels.masked_batch import masked_batch
 
 __all__ = ["NO_JOINT", "Questions"]
 
@@ -27,13 +27,12 @@ NO_JOINT = (
     "its file with camrt export"
 )
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What a method may ask about a batch.
+    """What a method may ask about a batch. All arrays lie where the engine computes.
 
     Attributes:
         pictures: (N, C, H, W) float32, as the model takes them.
@@ -55,7 +54,7 @@ class Questions:
     pictures: Array
     activations: Array
     logits: Array
-    targets: Indices
+    targets: Array
     activation: Activation
     has_logits: bool
     head: Head
@@ -80,7 +79,7 @@ class Questions:
         return self.head.without_channels(self._asked(kind))
 
     def scores_with_boxes(
-        self, boxes: Indices, kind: ScoreKind, *, delete: bool, keep: bool
+        self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         """(N, P, T) twice: with each box of cells set to zero, and with nothing but the box kept."""
         return self.head.with_boxes(self._asked(kind), boxes, delete=delete, keep=keep)
@@ -102,7 +101,7 @@ class Questions:
             yield spoiled(gradient, broken)
 
     def picture_gradients(
-        self, rows: Array, image: Indices, target: int, kind: ScoreKind, *, relu: ReluRule = "plain"
+        self, rows: Array, image: Array, target: int, kind: ScoreKind, *, relu: ReluRule = "plain"
     ) -> Array:
         """(B, C, H, W): the gradient of the score of target number `target` with respect to altered pictures.
 
@@ -124,7 +123,7 @@ class Questions:
         for start in range(0, len(rows), self.batch_size):
             block, owners = rows[start : start + self.batch_size], image[start : start + self.batch_size]
             if reader.kind == "logit":
-                logits = np.zeros((len(block), self.logits.shape[1]), np.float32)  # any: it is linear in them
+                logits = zeros((len(block), self.logits.shape[1]), self.logits)  # any: it is linear in them
             else:
                 self.passes.full += len(block)
                 logits = self.model(block, [self.logits_output])[0]
@@ -134,7 +133,7 @@ class Questions:
                 block, [self.logits_output, GRADIENT], {WEIGHTING: weighting}
             )
             parts.append(spoiled(gradient, lost(found)))
-        return np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else library(rows).concat(parts)
 
     def class_maps(self) -> Array:
         """(N, T, h, w): the targets' class maps.
@@ -157,22 +156,23 @@ class Questions:
         order: Literal["upsample-first", "normalise-first"],
         align_corners: bool,
         epsilon: float,
-    ) -> tuple[Array, npt.NDArray[np.bool_]]:
+    ) -> tuple[Array, Array]:
         """Scores of the pictures masked by each channel of the activation, upsampled and normalised.
 
         Returns:
-            (N, K, T) scores, and (N, K) whether the channel is constant: its mask is nowhere and it is
-            answered by zero without a pass.
+            (N, K, T) scores, and (N, K) whether the channel is constant: its mask is nowhere, and its answer
+            zero, found without a pass where values are seen.
         """
         count, channels = self.activations.shape[:2]
-        reader = self._reader(kind)
-        answers = np.zeros((count, channels, self.targets.shape[1]), np.float32)
-        flat = self.activations.reshape(count, channels, -1)
+        reader, compute = self._reader(kind), operations(self.activations)
+        xp = library(self.activations)
+        answers = zeros((count, channels, self.targets.shape[1]), self.activations)
+        flat = xp.reshape(self.activations, (count, channels, -1))
         with np.errstate(invalid="ignore"):
-            constant = ~(flat.max(axis=2) > flat.min(axis=2))
+            constant = ~(xp.max(flat, axis=2) > xp.min(flat, axis=2))
 
-        def fill(image: Indices, channel: Indices, rows: Array) -> None:
-            masked_batch(
+        def fill(image: Array, channel: Array, rows: Array) -> None:
+            compute.masked_batch(
                 self.activations,
                 self.pictures,
                 image,
@@ -184,22 +184,24 @@ class Questions:
                 threads=self.threads,
             )
 
-        def run(rows: Array, image: Indices) -> Array:
+        def run(rows: Array, image: Array) -> Array:
             self.passes.full += len(rows)
             return self.model(rows, [self.logits_output])[0]
 
         for image, channel, logits in fill_and_run(
-            pairs_where(~constant), self.pictures.shape[1:], self.batch_size, fill, run
+            pairs_where(~constant), self.pictures.shape[1:], self.batch_size, fill, run, self.model.rows
         ):
             answers[image, channel] = reader.read(logits, image)
+        if not compute.sees_values:
+            answers = xp.where(constant[:, :, None], xp.zeros_like(answers), answers)
         return answers, constant
 
     def scores_of_empty_picture(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of a picture of zeros, in the model's input space; one pass for them all."""
         self.passes.full += 1
-        logits = self.model(np.zeros_like(self.pictures[:1]), [self.logits_output])[0]
-        count = len(self.pictures)
-        return self._reader(kind).read(np.repeat(logits, count, axis=0), np.arange(count))
+        xp, count = library(self.pictures), len(self.pictures)
+        logits = self.model(xp.zeros_like(self.pictures[:1]), [self.logits_output])[0]
+        return self._reader(kind).read(xp.repeat(logits, count, axis=0), numbered(count, logits))
 
     def log_joint(self) -> Array:
         """(N, C, h, w): log p(y,z|x) of a CALM model.
@@ -222,15 +224,19 @@ class Questions:
         return replace(self._logit_asked, reader=self._reader(kind))
 
 
-def lost(logits: Array) -> npt.NDArray[np.bool_]:
+def lost(logits: Array) -> Array:
     """Whether any of a row's logits is not finite."""
-    return np.asarray(~np.isfinite(logits).all(axis=1))
+    xp = library(logits)
+    return ~xp.all(xp.isfinite(logits), axis=1)
 
 
-def spoiled(gradient: Array, broken: npt.NDArray[np.bool_]) -> Array:
-    """A gradient with NaN in the rows marked: masks in the graph may have hidden that they mean nothing."""
-    if not broken.any():
-        return gradient
-    marked = gradient.copy()
-    marked[broken] = np.nan
-    return marked
+def spoiled(numbers: Array, broken: Array) -> Array:
+    """Numbers (N, ...) with NaN in the rows marked: masks in a graph may have hidden what they mean."""
+    if operations(numbers).sees_values and not broken.any():
+        return numbers
+    xp = library(numbers)
+    flat = numbers.ndim == 4 and constant_over_cells(numbers)
+    held = numbers[:, :, :1, :1] if flat else numbers
+    marks = xp.reshape(broken, (len(broken), *([1] * (numbers.ndim - 1))))
+    marked = xp.where(marks, xp.full_like(held, float("nan")), held)
+    return xp.broadcast_to(marked, numbers.shape) if flat else marked

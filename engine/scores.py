@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from camrt.engine.arrays import library, like
+from camrt.engine.arrays import library, numbered, single
 from camrt.export.interface import Activation
 
 __all__ = ["ScoreKind", "ScoreReader", "probabilities"]
@@ -28,7 +28,7 @@ def probabilities(logits: Array, activation: Activation) -> Array:
         else:
             exponentials = xp.exp(wide - xp.max(wide, axis=-1, keepdims=True))
             shares = exponentials / xp.sum(exponentials, axis=-1, keepdims=True)
-    result: Array = xp.astype(shares, xp.float32)
+    result: Array = single(shares)
     return result
 
 
@@ -59,7 +59,7 @@ class ScoreReader:
         """
         xp = library(logits)
         classes = self.targets[image, target][:, None]
-        own = like(np.arange(logits.shape[1]), logits)[None] == classes
+        own = numbered(logits.shape[1], logits)[None] == classes
         nothing = xp.zeros_like(logits)
         if self.kind == "logit":
             return xp.where(own, xp.ones_like(logits), nothing)

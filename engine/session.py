@@ -5,22 +5,25 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from camrt.engine.arrays import host, library, single
 from camrt.engine.backends import Runner
+from camrt.engine.backends.halving import Halving
 from camrt.engine.cuts import Cut
 from camrt.engine.describing import describe
 from camrt.engine.explanation import Explanation, Passes
 from camrt.engine.fusing import Fusion, saliency_maps
 from camrt.engine.heads import Head
-from camrt.engine.inputs import Pictures, map_size, prepare, target_classes
+from camrt.engine.inputs import Batch, Pictures, chooser, map_size, prepare
 from camrt.engine.methods import ChannelMethod, MapShape, Method, build
+from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
+from camrt.engine.places import HOST, Place
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.questions import Questions, lost, spoiled
 from camrt.engine.scores import probabilities
@@ -32,11 +35,37 @@ from camrt.kernels.saliency import MapFlag
 
 __all__ = ["Engine"]
 
-Array = npt.NDArray[Any]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+
+
+@dataclass
+class _Block:
+    """Some pictures' explanations, before they are maps of the picture's size.
+
+    Attributes:
+        logits: (n, C).
+        classes: (n, T).
+        several: Whether the caller thinks of them as (n, T) rather than (n,).
+        answers: For each method scores (n, T), and each layer's raw maps (n, T, h, w).
+        passes: What each method ran.
+        seconds: What each method took; the first, with the pass that all share.
+    """
+
+    logits: Array
+    classes: Array
+    several: bool
+    answers: list[tuple[Array, ...]]
+    passes: list[PassCounter]
+    seconds: list[float]
 
 
 class Engine:
     """A loaded classifier; made by `camrt.load`. Safe to use from several threads at once.
+
+    Batches are arrays of NumPy, tensors of torch, arrays of any library that speaks DLPack, or pictures. What
+    is given back are arrays of the same kind, in the same place. On a GPU nothing is copied between the batch
+    and the maps when a tensor there is given, and what is given back may not have been computed yet, as with
+    torch's own operations.
 
     Attributes:
         path: The model file.
@@ -47,6 +76,8 @@ class Engine:
         batch_size: Rows run at once, the bound on memory.
         threads: Threads of the native kernels; None lets them choose.
         notes: What loading changed or could not change, in sentences.
+        place: Where the engine computes.
+        runtime: What runs the model: the name of its backend.
     """
 
     def __init__(
@@ -64,6 +95,8 @@ class Engine:
         batch_size: int,
         threads: int | None,
         notes: tuple[str, ...],
+        place: Place = HOST,
+        runtime: str = "onnxruntime",
     ) -> None:
         self.path = path
         self.sha256 = sha256
@@ -73,10 +106,14 @@ class Engine:
         self.batch_size = batch_size
         self.threads = threads
         self.notes = notes
+        self.place = place
+        self.runtime = runtime
         self._model = model
         self._cuts = cuts
         self._candidates = candidates
         self._adjoints = adjoints
+        here = operations(place.put(np.zeros(1, np.float32)))
+        self._halving = Halving("batch", here.short_of_memory, here.free)
 
     @property
     def num_classes(self) -> int:
@@ -111,8 +148,9 @@ class Engine:
         """Logits of a batch.
 
         Args:
-            batch: float32 (N, C, H, W) as the model takes it, or a list of pictures (paths, Pillow images,
-                uint8 arrays (H, W, 3)) when the preprocessing is known.
+            batch: float32 (N, C, H, W) as the model takes it, of NumPy, torch or any library that speaks
+                DLPack; or a list of pictures (paths, Pillow images, uint8 arrays (H, W, 3)) when the
+                preprocessing is known.
 
         Returns:
             (N, classes) float32; of a CALM model log p(y|x). `engine.probabilities` turns them into
@@ -123,12 +161,14 @@ class Engine:
             PictureError: A picture cannot be read.
             DeadlineError: A run took longer than the deadline.
         """
-        pictures, _ = prepare(batch, self.interface, self.preprocessing)
-        return np.concatenate(
-            [
-                self._model(pictures[start : start + self.batch_size], [LOGITS])[0]
-                for start in range(0, len(pictures), self.batch_size)
-            ]
+        given = prepare(batch, self.interface, self.preprocessing, self.place)
+        return given.give(
+            joined(
+                [
+                    self._model(given.pictures[start : start + self.batch_size], [LOGITS])[0]
+                    for start in range(0, len(given.pictures), self.batch_size)
+                ]
+            )
         )
 
     def probabilities(self, logits: Array) -> Array:
@@ -148,8 +188,10 @@ class Engine:
         """Saliency maps of a batch.
 
         Args:
-            batch: float32 (N, C, H, W) as the model takes it, or a list of pictures (paths, Pillow images,
-                uint8 arrays (H, W, 3)) when the preprocessing is known.
+            batch: float32 (N, C, H, W) as the model takes it, of NumPy, torch or any library that speaks
+                DLPack; or a list of pictures (paths, Pillow images, uint8 arrays (H, W, 3)) when the
+                preprocessing is known. What lies on a GPU is not looked at: a picture there with NaN or
+                infinity in it gets a map of zeros, and the flag that says so.
             method: A method's name (`camrt.methods()` lists them; case, hyphens and a closing "cam" do not
                 matter), or a method object.
             targets: Classes to explain: None for the predicted one, one class for all pictures, (N,), or
@@ -162,7 +204,8 @@ class Engine:
             **options: The method's options.
 
         Returns:
-            The explanation; `.maps` has shape targets.shape + (H, W), float32 in [0, 1].
+            The explanation, of arrays of the batch's kind; `.maps` has shape targets.shape + (H, W), float32
+            in [0, 1].
 
         Raises:
             MethodError: Unknown method or option, or one this model's head does not admit.
@@ -212,25 +255,25 @@ class Engine:
             AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
             InputError: A batch this model cannot take, or a weighting of another shape.
         """
-        pictures, _ = prepare(batch, self.interface, None)
+        given = prepare(batch, self.interface, None, self.place)
         logits, gradients = [], []
-        for start in range(0, len(pictures), self.batch_size):
-            block = pictures[start : start + self.batch_size]
+        for start in range(0, len(given.pictures), self.batch_size):
+            block = given.pictures[start : start + self.batch_size]
             if callable(weighting):
-                wanted = np.asarray(weighting(self._model(block, [LOGITS])[0]))
+                wanted = weighting(given.give(self._model(block, [LOGITS])[0]))
             else:
-                wanted = np.asarray(weighting)[start : start + self.batch_size]
-            if wanted.shape != (len(block), self.num_classes):
+                wanted = weighting[start : start + self.batch_size]
+            if tuple(wanted.shape) != (len(block), self.num_classes):
                 raise InputError(
                     f"a weighting of the logits has shape ({len(block)}, {self.num_classes}) for as many "
-                    f"pictures, not {wanted.shape}"
+                    f"pictures, not {tuple(wanted.shape)}"
                 )
             found, gradient = self._adjoints["plain"](
-                block, [LOGITS, GRADIENT], {WEIGHTING: wanted.astype(np.float32)}
+                block, [LOGITS, GRADIENT], {WEIGHTING: single(self.place.put(wanted))}
             )
             logits.append(found)
             gradients.append(spoiled(gradient, lost(found)))
-        return np.concatenate(logits), np.concatenate(gradients)
+        return given.give(joined(logits)), given.give(joined(gradients))
 
     def channel_weights(
         self, batch: Pictures, method: str | Method = "gradcam", *, targets: Any = None, **options: Any
@@ -253,20 +296,17 @@ class Engine:
             raise InputError(
                 "the model is cut at several targets: load it with the one whose channels are meant"
             )
-        pictures, _ = prepare(batch, self.interface, self.preprocessing)
-        given = None if targets is None else target_classes(targets, self._placeholder(len(pictures)))
+        given = prepare(batch, self.interface, self.preprocessing, self.place)
+        choose = chooser(targets, len(given.pictures), self.num_classes, self.place, given.give)
         kept = []
-        for start in range(0, len(pictures), self.batch_size):
-            block = pictures[start : start + self.batch_size]
+        for start in range(0, len(given.pictures), self.batch_size):
+            block = given.pictures[start : start + self.batch_size]
             outputs = self._model_outputs(block, (chosen,))
-            if given is None:
-                classes, _ = target_classes(None, outputs[LOGITS])
-            else:
-                classes = given[0][start : start + self.batch_size]
+            classes, several = choose(slice(start, start + self.batch_size), outputs[LOGITS])
             asked = self._questions(block, self._fetched(chosen)[0], classes, outputs, PassCounter())
             kept.append((chosen.weights(asked)[0], asked.activations))
-        weights, activations = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-        return (weights if given is not None and given[1] else weights[:, 0]), activations
+        weights, activations = (given.give(joined(parts)) for parts in zip(*kept, strict=True))
+        return (weights if several else weights[:, 0]), activations
 
     def evaluate(self, data: Any, methods: Any = ("pixab", "gradcam", "ablation"), **settings: Any) -> Any:
         """Which explanation to trust: metrics of methods on annotated pictures.
@@ -292,72 +332,59 @@ class Engine:
         fuse: Fusion,
     ) -> tuple[Explanation, ...]:
         started = time.perf_counter()
-        pictures, views = prepare(batch, self.interface, self.preprocessing)
+        given = prepare(batch, self.interface, self.preprocessing, self.place)
+        pictures = given.pictures
         map_size(size, (1, 1), (1, 1))  # refuses nonsense before anything is run
         if fuse not in get_args(Fusion):
             raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
-        wanted = (
-            None
-            if targets is None or callable(targets)
-            else target_classes(targets, self._placeholder(len(pictures)))
-        )
-        spent = [PassCounter() for _ in methods]
-        seconds = [0.0 for _ in methods]
-        blocks: list[list[tuple[Array, ...]]] = [[] for _ in methods]
-        kept: list[tuple[Array, Array]] = []
-        several = wanted is not None and wanted[1]
-        for start in range(0, len(pictures), self.batch_size):
-            block = pictures[start : start + self.batch_size]
-            outputs = self._model_outputs(block, methods)
-            spent[0].trunk += len(block)
-            if wanted is not None:
-                classes = wanted[0][start : start + self.batch_size]
-            else:
-                chosen = targets(outputs[LOGITS]) if callable(targets) else None
-                classes, several = target_classes(chosen, outputs[LOGITS])
-            kept.append((outputs[LOGITS], classes))
-            for number, method in enumerate(methods):
-                blocks[number].append(self._explain_block(block, method, classes, outputs, spent[number]))
-                now = time.perf_counter()
-                seconds[number] += now - started
-                started = now
-        if len({classes.shape[1] for _, classes in kept}) > 1:
+        choose = chooser(targets, len(pictures), self.num_classes, self.place, given.give)
+        seconds = [time.perf_counter() - started, *(0.0 for _ in methods[1:])]
+
+        def explained(start: int, end: int) -> _Block:
+            begun, some = time.perf_counter(), slice(start, end)
+            outputs = self._model_outputs(pictures[some], methods)
+            classes, several = choose(some, outputs[LOGITS])
+            block = _Block(outputs[LOGITS], classes, several, [], [PassCounter() for _ in methods], [])
+            block.passes[0].trunk += end - start
+            for method, passes in zip(methods, block.passes, strict=True):
+                block.answers.append(self._explain_block(given, some, method, classes, outputs, passes))
+                block.seconds.append(time.perf_counter() - begun)
+                begun = time.perf_counter()
+            return block
+
+        blocks = self._halving.pieces(len(pictures), explained, most=self.batch_size)
+        if len({block.classes.shape[1] for block in blocks}) > 1:
             raise TargetError("the function that chooses targets gave a different number of them each time")
-        logits, classes = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-        shape = classes.shape if several else classes.shape[:1]
-        explanations = []
+        logits, classes = joined([one.logits for one in blocks]), joined([one.classes for one in blocks])
+        shape = tuple(classes.shape) if blocks[0].several else (len(classes),)
+        answers = []
         for number, method in enumerate(methods):
-            scores, *raws = (np.concatenate(parts) for parts in zip(*blocks[number], strict=True))
-            grid = max((raw.shape[2:] for raw in raws), key=lambda cells: cells[0] * cells[1])
-            final = map_size(size, (pictures.shape[2], pictures.shape[3]), grid)
-            maps, flags, raw = saliency_maps(raws, method, final, fuse, self.threads)
-            broken = int((flags == MapFlag.NOT_FINITE).sum())
-            if broken:
-                warnings.warn(
-                    f"{broken} of {flags.size} maps were not finite and are "
-                    "all zeros (explanation.flags says which): the model gave NaN or infinity for them",
-                    DegenerateMapWarning,
-                    stacklevel=3,
-                )
-            now = time.perf_counter()
-            explanations.append(
-                Explanation(
-                    method=repr(method),
-                    maps=maps.reshape(*shape, *final),
-                    raw=raw.reshape(*shape, *raw.shape[2:]),
-                    targets=classes.reshape(shape),
-                    scores=scores.reshape(shape),
-                    logits=logits,
-                    probabilities=self.probabilities(logits),
-                    flags=flags.reshape(shape),
-                    passes=Passes(**asdict(spent[number])),
-                    seconds=seconds[number] + now - started,
-                    labels=self.labels,
-                    views=views,
-                )
+            started = time.perf_counter()
+            scores, *raws = (
+                joined(parts) for parts in zip(*(one.answers[number] for one in blocks), strict=True)
             )
-            started = now
-        return tuple(explanations)
+            found = list(raws)
+            grid = max((tuple(raw.shape[2:]) for raw in found), key=lambda cells: cells[0] * cells[1])
+            final = map_size(size, (pictures.shape[2], pictures.shape[3]), grid)
+            maps, flags, raw = saliency_maps(found, method, final, fuse, self.threads)
+            warn_of_broken(flags)
+            explanation = Explanation(
+                method=repr(method),
+                maps=given.give(maps.reshape(*shape, *final)),
+                raw=given.give(raw.reshape(*shape, *raw.shape[2:])),
+                targets=given.give(classes.reshape(shape)),
+                scores=given.give(scores.reshape(shape)),
+                logits=given.give(logits),
+                probabilities=given.give(self.probabilities(logits)),
+                flags=given.give(flags.reshape(shape)),
+                passes=sum((Passes(**asdict(one.passes[number])) for one in blocks), start=Passes()),
+                seconds=seconds[number] + sum(one.seconds[number] for one in blocks),
+                labels=self.labels,
+                views=given.views,
+            )
+            last = time.perf_counter() - started
+            answers.append(replace(explanation, seconds=explanation.seconds + last))
+        return tuple(answers)
 
     def _fetched(self, method: Method) -> list[tuple[Cut, dict[str, str], list[str]]]:
         """For each cut a method looks at: the tensors by their role, and the model's own outputs."""
@@ -375,27 +402,28 @@ class Engine:
 
     def _explain_block(
         self,
-        pictures: Array,
+        given: Batch,
+        some: slice,
         method: Method,
-        classes: npt.NDArray[np.int64],
+        classes: Array,
         outputs: Mapping[str, Array],
         passes: PassCounter,
     ) -> tuple[Array, ...]:
-        """Scores (n, T) of a block, and each layer's raw maps (n, T, h, w)."""
+        """Scores (n, T) of some pictures, and each layer's raw maps (n, T, h, w)."""
         raws = []
         for fetched in self._fetched(method):
-            questions = self._questions(pictures, fetched, classes, outputs, passes)
+            questions = self._questions(given.pictures[some], fetched, classes, outputs, passes)
             # What is not finite becomes a zero map with a flag; NumPy need not say so as well.
             with np.errstate(invalid="ignore", over="ignore"):
                 raw, scores = method.raw(questions)
-            raws.append(raw)
+            raws.append(raw if given.broken is None else spoiled(raw, given.broken[some]))
         return scores, *raws
 
     def _questions(
         self,
         pictures: Array,
         fetched: tuple[Cut, dict[str, str], list[str]],
-        classes: npt.NDArray[np.int64],
+        classes: Array,
         outputs: Mapping[str, Array],
         passes: PassCounter,
     ) -> Questions:
@@ -420,10 +448,6 @@ class Engine:
             extras=extras,
         )
 
-    def _placeholder(self, count: int) -> Array:
-        """Something of the logits' shape, to check targets against before anything is run."""
-        return np.broadcast_to(np.float32(0), (count, self.num_classes))
-
     @property
     def map_shape(self) -> MapShape:
         """Size (K, h, w) of the activation at the cut."""
@@ -433,4 +457,23 @@ class Engine:
         return (
             f"<camrt.Engine {self.path.name}: {self.num_classes} classes, "
             f"cut at {self.target.name!r}, {self.head.kind}>"
+        )
+
+
+def joined(parts: Sequence[Array]) -> Array:
+    """Blocks of rows as one array."""
+    return parts[0] if len(parts) == 1 else library(*parts).concat(list(parts))
+
+
+def warn_of_broken(flags: Array) -> None:
+    """Warns of maps that are not finite, where that is known without waiting for a device."""
+    if not operations(flags).sees_values:
+        return
+    broken = int((host(flags) == MapFlag.NOT_FINITE).sum())
+    if broken:
+        warnings.warn(
+            f"{broken} of {host(flags).size} maps were not finite and are "
+            "all zeros (explanation.flags says which): the model gave NaN or infinity for them",
+            DegenerateMapWarning,
+            stacklevel=5,
         )

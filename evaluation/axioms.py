@@ -24,6 +24,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 import camrt
+from camrt.engine.arrays import library
 from camrt.engine.explanation import Explanation
 from camrt.engine.heads import Head
 from camrt.engine.methods import Cost, MapShape, Method, build
@@ -152,7 +153,8 @@ class _Moves(Method):
         scores = ask.scores("probability")
         deleted, _ = ask.scores_with_boxes(cells, "probability", delete=True, keep=False)
         assert deleted is not None
-        change = np.abs(deleted - scores[:, None]).transpose(0, 2, 1)
+        xp = library(scores)
+        change = xp.permute_dims(xp.abs(deleted - scores[:, None]), (0, 2, 1))
         return change.reshape(*scores.shape, height, width), scores
 
     def cost(self, head: Head, shape: MapShape) -> Cost:

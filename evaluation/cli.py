@@ -13,12 +13,16 @@ from camrt.engine.consoles import add_row, clear_errors, console, plain
 from camrt.errors import InputError
 from camrt.evaluation.commands import (
     Annotations,
+    BackendName,
     BatchSize,
+    Device,
     Labels,
     Limit,
     Methods,
     Model,
     Out,
+    Plans,
+    Precision,
     Resume,
     Seed,
     Size,
@@ -79,6 +83,10 @@ def on_pictures(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     threads: Threads = None,
+    device: Device = "cpu",
+    backend: BackendName = None,
+    plans: Plans = None,
+    precision: Precision = None,
     resume: Resume = False,
 ) -> None:
     """Measure methods on annotated pictures: faithfulness, deletion, removal, localisation.
@@ -90,7 +98,10 @@ def on_pictures(
         from camrt.evaluation.datasets import read_dataset
         from camrt.evaluation.suite import Settings, evaluate
 
-        engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
+        engine = loaded(
+            model, preprocessing, size, labels, batch_size=batch_size, threads=threads,
+            device=device, backend=backend, plans=plans, precision=precision,
+        )  # fmt: skip
         found = read_dataset(
             data, annotations=annotations, kind=kind, labels=engine.labels, num_classes=engine.num_classes
         )
@@ -127,6 +138,10 @@ def walls(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     threads: Threads = None,
+    device: Device = "cpu",
+    backend: BackendName = None,
+    plans: Plans = None,
+    precision: Precision = None,
     resume: Resume = False,
 ) -> None:
     """Find the pixels that cannot influence a model, and how much of each map lies there (μ)."""
@@ -136,7 +151,10 @@ def walls(
         from camrt.evaluation.walls.dead_zone import find_dead_zone
         from camrt.evaluation.walls.share import lower_rows
 
-        engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
+        engine = loaded(
+            model, preprocessing, size, labels, batch_size=batch_size, threads=threads,
+            device=device, backend=backend, plans=plans, precision=precision,
+        )  # fmt: skip
         assert engine.preprocessing is not None  # _loaded sees to it
         sides = engine.preprocessing.size
         if dead_rows is not None:

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Annotations",
+    "BackendName",
     "BatchSize",
+    "Device",
     "Labels",
     "Limit",
     "Methods",
     "Model",
     "Out",
+    "Plans",
+    "Precision",
     "Resume",
     "Seed",
     "Size",
@@ -45,6 +49,13 @@ Labels = Annotated[
 Steps = Annotated[str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")]
 Size = Annotated[str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+BackendName = Annotated[
+    str | None,
+    typer.Option(help="onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-rtx; for .pt2 files torch."),
+]
+Plans = Annotated[Path | None, typer.Option(help="Folder of TensorRT plans, see camrt export.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16, on a GPU.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures run at once: the bound on memory.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Measure this many pictures, drawn with the seed.")]

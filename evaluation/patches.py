@@ -159,7 +159,7 @@ def engine_gradient(engine: Engine) -> Gradient:
             nonlocal start  # pictures are run in pieces, in their order
             block = targets[start : start + len(logits)]
             start += len(logits)
-            difference = engine.probabilities(logits)
+            difference: Array = engine.probabilities(logits)
             difference[np.arange(len(logits)), block] -= 1
             return difference
 

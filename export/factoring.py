@@ -84,9 +84,9 @@ class Factors:
         """How many cells P takes together for a map of h×w, the border that φ adds included."""
         return (size[0] + self.border[0]) * (size[1] + self.border[1])
 
-    def scale(self, size: tuple[int, int]) -> np.float32:
-        """What P multiplies each cell by, for a map of h×w."""
-        return np.float32(1.0 / self.cells(size) if self.reduction == "mean" else 1.0)
+    def scale(self, size: tuple[int, int]) -> float:
+        """What P multiplies each cell by, for a map of h×w: a float32's value."""
+        return float(np.float32(1.0 / self.cells(size) if self.reduction == "mean" else 1.0))
 
 
 @dataclass(frozen=True)

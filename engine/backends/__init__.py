@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
 
-import numpy.typing as npt
 import onnx
 
-from camrt.errors import BackendError
+from camrt.engine.places import Place
+from camrt.errors import BackendError, InputError
 
-__all__ = ["Backend", "Runner", "check_backend", "onnx_runtime", "tensorrt"]
+__all__ = ["Backend", "Runner", "onnx_runtime", "runtime_named"]
 
-BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+PLANNED = ("tensorrt", "tensorrt-rtx")
+BACKENDS = ("onnxruntime", "onnxruntime-tensorrt", *PLANNED)
 
 
 class Runner(Protocol):
-    """A graph made ready to run: float32 arrays in, float32 arrays out, the batch axis first."""
+    """A graph made ready to run: float32 arrays in, float32 arrays out, the batch axis first.
+
+    They are arrays of the backend's place: of NumPy, or tensors on its device. Tensors may be in the graph's
+    own float type too, and runs on a device are queued behind what torch's current stream there holds: what
+    they give may not have been computed yet when they return.
+    """
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs."""
         ...
 
+    def rows(self, shape: tuple[int, ...]) -> Any:
+        """An array to be written and then given to the runner, in the float type that it computes in."""
+        ...
+
     def __call__(
-        self,
-        batch: npt.NDArray[Any],
-        fetch: Sequence[str] | None = None,
-        beside: Mapping[str, npt.NDArray[Any]] | None = None,
-    ) -> list[npt.NDArray[Any]]:
+        self, batch: Any, fetch: Sequence[str] | None = None, beside: Mapping[str, Any] | None = None
+    ) -> list[Any]:
         """Runs the graph on a batch and returns the outputs named by `fetch` (None: all of them).
 
         Args:
@@ -46,10 +54,15 @@ class Backend(Protocol):
     Attributes:
         name: Its name.
         scatters: Whether it has a ScatterElements that adds.
+        taps_cells: Whether the cells' contributions are taken out of the model's own graph: no where a kernel
+            needs none.
+        place: Where its runners take arrays and give them.
     """
 
     name: str
     scatters: bool
+    taps_cells: bool
+    place: Place
 
     def runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Runner:
         """Makes a graph ready to run.
@@ -62,33 +75,67 @@ class Backend(Protocol):
         ...
 
 
-def check_backend(name: str) -> None:
-    """Refuses a backend that there is none of for files.
+def runtime_named(
+    name: str,
+    *,
+    device: str,
+    threads: int | None,
+    load_deadline: float,
+    run_deadline: float,
+    plans: str | os.PathLike[str] | None,
+    precision: str | None,
+    model: str,
+) -> Backend:
+    """What runs the graphs of a file; the arguments are those of `camrt.load`.
+
+    Args:
+        name: The backend.
+        device: Where it runs.
+        threads: Of a runtime on the CPU.
+        load_deadline: Seconds for a graph to be made ready.
+        run_deadline: Seconds for a run.
+        plans: Folder of TensorRT's plans.
+        precision: What graphs compute in.
+        model: SHA-256 of the file.
 
     Raises:
-        BackendError: It is unknown.
+        BackendError: It is unknown, or does not run there, or something that it needs is missing.
+        InputError: An option that means nothing to it.
     """
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; camrt has {', '.join(map(repr, BACKENDS))}")
+    if device != "cpu" and device != "cuda" and not device.startswith("cuda:"):
+        raise BackendError(f"device={device!r} must be 'cpu', 'cuda' or 'cuda:N'")
+    deadlines = {"load_deadline": load_deadline, "run_deadline": run_deadline}
+    if name in PLANNED:
+        return planned(name, device, plans, model, precision)
+    if plans is not None and name != "onnxruntime-tensorrt":
+        raise InputError(f"plans= is TensorRT's, and means nothing to backend={name!r}")
+    if device != "cpu":
+        with torch_needed(name):
+            import torch
+
+            from camrt.engine.backends.onnxruntime_device import OnnxRuntimeOnDevice
+            from camrt.engine.plans.building import checked_precision
+        provider: Literal["cuda", "tensorrt"] = "tensorrt" if name == "onnxruntime-tensorrt" else "cuda"
+        kind = None if precision is None else checked_precision(precision)
+        return OnnxRuntimeOnDevice(provider, torch.device(device), precision=kind, cache=plans, **deadlines)
+    if name != "onnxruntime":
+        raise BackendError(f"backend={name!r} runs on a GPU: pass device='cuda' or 'cuda:N'")
+    if precision not in (None, "fp32"):
+        raise InputError(f"precision={precision!r} is for a GPU: on the CPU a file is run as it is")
+    return onnx_runtime(threads=threads, **deadlines)
 
 
-def onnx_runtime(*, device: str, threads: int | None, load_deadline: float, run_deadline: float) -> Backend:
-    """ONNX Runtime.
-
-    Raises:
-        BackendError: It has no such device.
-    """
+def onnx_runtime(*, threads: int | None, load_deadline: float, run_deadline: float) -> Backend:
+    """ONNX Runtime on the CPU."""
     from camrt.engine.backends.onnxruntime import OnnxRuntime
 
-    return OnnxRuntime(device=device, threads=threads, load_deadline=load_deadline, run_deadline=run_deadline)
+    return OnnxRuntime(threads=threads, load_deadline=load_deadline, run_deadline=run_deadline)
 
 
-def tensorrt(
-    flavour: str,
-    device: str,
-    plans: str | os.PathLike[str] | None,
-    model: str,
-    precision: str | None,
+def planned(
+    flavour: str, device: str, plans: str | os.PathLike[str] | None, model: str, precision: str | None
 ) -> Backend:
     """TensorRT, running plans that were built before.
 
@@ -110,16 +157,24 @@ def tensorrt(
             f"backend={flavour!r} runs plans that were built before: build them with camrt export MODEL --to "
             f"{flavour} --out FOLDER, and pass plans=FOLDER"
         )
-    if device != "cuda" and not device.startswith("cuda:"):
+    if device == "cpu":
         raise BackendError(f"plans run on a GPU: pass device='cuda' or 'cuda:N', not {device!r}")
     trt = bindings(flavour, running=True)
     folder = PlanFolder.open(plans, model, trt, precision)
-    try:
+    with torch_needed(flavour):
         from camrt.engine.backends.tensorrt import TensorRT
+    return TensorRT(folder, trt, device)
+
+
+@contextmanager
+def torch_needed(name: str) -> Iterator[None]:
+    """Says what is missing where torch is."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
+        extra = name if name in PLANNED else "gpu"
         raise BackendError(
-            f"plans run on memory that torch gives them, and torch is missing: pip install 'camrt[{flavour}]'"
+            f"what lies on a GPU are torch's tensors, and torch is missing: pip install 'camrt[{extra}]'"
         ) from None
-    return TensorRT(folder, trt, device)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from camrt.engine.operations import Operations
 from camrt.errors import BackendError, SmallerBatchWarning
 
-__all__ = ["Halving"]
+__all__ = ["Halving", "buffer_of"]
 
 T = TypeVar("T")
 
@@ -62,12 +63,45 @@ class Halving:
                 continue
             smaller = (size + 1) // 2
             if self._most is None or smaller < self._most:
-                warnings.warn(
-                    f"the device's memory does not hold {size} rows of the {self._label}: {smaller} are run "
-                    "at once from now on (batch_size= sets how many are tried)",
-                    SmallerBatchWarning,
-                    stacklevel=2,
-                )
+                warn(size, smaller, self._label)
                 self._most = smaller
             self._freed()
         return found
+
+
+def buffer_of(
+    rows: Callable[[tuple[int, ...]], Any], size: int, shape: tuple[int, ...], compute: Operations
+) -> Any:
+    """Memory for so many rows of a shape, or for half as many, and so on, until there is enough.
+
+    Args:
+        rows: Makes it, given a shape.
+        size: Rows.
+        shape: Of a row.
+        compute: The operations for arrays there.
+
+    Raises:
+        BackendError: A single row does not fit.
+    """
+    while True:
+        try:
+            return rows((size, *shape))
+        except compute.short_of_memory as error:
+            if size == 1:
+                raise BackendError(
+                    f"the device's memory does not hold a single altered row: {error}"
+                ) from error
+        smaller = (size + 1) // 2
+        warn(size, smaller, "altered model's input")
+        size = smaller
+        compute.free()
+
+
+def warn(size: int, smaller: int, label: str) -> None:
+    """Says that fewer rows are run at once."""
+    warnings.warn(
+        f"the device's memory does not hold {size} rows of the {label}: {smaller} are run at once from now "
+        "on (batch_size= sets how many are tried)",
+        SmallerBatchWarning,
+        stacklevel=3,
+    )

@@ -12,7 +12,9 @@ import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+from camrt.engine.arrays import filled
 from camrt.engine.backends.deadlines import expiring
+from camrt.engine.places import HOST
 from camrt.errors import BackendError, DeadlineError
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
@@ -36,7 +38,6 @@ class OnnxRuntime:
     """Makes runners on ONNX Runtime's CPU provider.
 
     Args:
-        device: Only "cpu".
         threads: Threads within an operator; None lets the runtime choose.
         load_deadline: Seconds a graph may take to be made ready.
         run_deadline: Seconds a single run of a batch may take.
@@ -44,17 +45,16 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     scatters = True
+    taps_cells = True
+    place = HOST
 
     def __init__(
         self,
         *,
-        device: str = "cpu",
         threads: int | None = None,
         load_deadline: float = 60.0,
         run_deadline: float = 600.0,
     ) -> None:
-        if device != "cpu":
-            raise BackendError(f"the onnxruntime backend runs on device 'cpu' only, not {device!r}")
         self.threads = threads
         self.load_deadline = load_deadline
         self.run_deadline = run_deadline
@@ -105,6 +105,10 @@ class OnnxRuntimeRunner:
         self._input = session.get_inputs()[0].name
         self.outputs = tuple(output.name for output in session.get_outputs())
 
+    def rows(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """See `camrt.engine.backends.Runner`."""
+        return np.empty(shape, np.float32)
+
     def __call__(
         self,
         batch: npt.NDArray[Any],
@@ -151,9 +155,3 @@ class OnnxRuntimeRunner:
                 ) from error
             raise BackendError(f"onnxruntime failed while running the {self._label}: {error}") from error
         return outputs
-
-
-def filled(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Rows up to a fixed number, the last one repeated."""
-    missing = size - len(rows)
-    return rows if not missing else np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import numbered
 from camrt.engine.backends import Runner
 from camrt.engine.heads.base import Asked
 from camrt.export.adjoint import GRADIENT, WEIGHTING
 
 __all__ = ["HeadAdjoint"]
 
-Array = npt.NDArray[Any]
+Array = Any
 
 
 class HeadAdjoint:
@@ -34,7 +32,7 @@ class HeadAdjoint:
     def gradients(self, asked: Asked) -> Iterator[Array]:
         """For each target in turn the gradient of its score, of the shape of what the graph takes."""
         start = asked.activations if self._start is None else asked.extras[self._start]
-        images = np.arange(len(asked.activations))
+        images = numbered(len(asked.activations), asked.activations)
         for target in range(asked.reader.targets.shape[1]):
             asked.passes.head_adjoint += len(images)
             feeds = {name: asked.extras[name] for name in self._beside}

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from camrt.engine.arrays import every_pair, library, numbered
+from camrt.engine.backends.halving import buffer_of
+from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreReader
 
 __all__ = ["Asked", "Head", "fill_and_run", "pairs_where"]
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+Boxes = npt.NDArray[np.int64]  # known to the host
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Asked:
     @property
     def scores(self) -> Array:
         """(N, T): the scores of the unaltered pictures."""
-        return self.reader.read(self.logits, np.arange(len(self.logits)))
+        return self.reader.read(self.logits, numbered(len(self.logits), self.logits))
 
 
 class Head(ABC):
@@ -59,7 +62,7 @@ class Head(ABC):
 
     @abstractmethod
     def with_boxes(
-        self, asked: Asked, boxes: Indices, *, delete: bool, keep: bool
+        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         """The scores with each box of cells set to zero, and with only that box kept.
 
@@ -121,20 +124,25 @@ class Head(ABC):
         """How many passes a picture `with_boxes` costs at most, both perspectives, and why."""
 
 
-def pairs_where(mask: Array) -> tuple[Indices, Indices]:
-    """Row and column indices of a two-dimensional mask's non-zero entries."""
-    rows, columns = np.nonzero(mask)
-    return rows.astype(np.int64), columns.astype(np.int64)
+def pairs_where(mask: Array) -> tuple[Array, Array]:
+    """Row and column indices of a two-dimensional mask's non-zero entries.
+
+    All entries' where they lie on a device: to find out which they are would be to wait for it.
+    """
+    if operations(mask).sees_values:
+        rows, columns = library(mask).nonzero(mask)
+        return rows, columns
+    return every_pair(mask.shape[0], mask.shape[1], mask)
 
 
 def fill_and_run(
-    pairs: tuple[Indices, Indices],
+    pairs: tuple[Array, Array],
     row_shape: tuple[int, ...],
     batch_size: int,
-    fill: Callable[[Indices, Indices, Array], None],
-    run: Callable[[Array, Indices], Array],
-    buffer: Array | None = None,
-) -> Iterator[tuple[Indices, Indices, Array]]:
+    fill: Callable[[Array, Array, Array], None],
+    run: Callable[[Array, Array], Array],
+    rows: Callable[[tuple[int, ...]], Array],
+) -> Iterator[tuple[Array, Array, Array]]:
     """Runs altered rows in full batches through one reused buffer, whichever pictures they come from.
 
     Args:
@@ -143,7 +151,7 @@ def fill_and_run(
         batch_size: Rows a batch.
         fill: Writes the rows of given pictures and alterations into an array.
         run: Logits (B, C) of filled rows, given the rows and the picture each belongs to.
-        buffer: Where rows are written, (batch_size, *row_shape); made here when None.
+        rows: Makes the buffer, given its shape.
 
     Yields:
         Picture indices, alteration indices and logits of each batch.
@@ -151,11 +159,10 @@ def fill_and_run(
     image, index = pairs
     if not len(image):
         return
-    size = min(batch_size, len(image))
-    if buffer is None:
-        buffer = np.empty((size, *row_shape), np.float32)
+    buffer = buffer_of(rows, min(batch_size, len(image)), row_shape, operations(image))
+    size = len(buffer)
     for start in range(0, len(image), size):
         images, indices = image[start : start + size], index[start : start + size]
-        rows = buffer[: len(images)]
-        fill(images, indices, rows)
-        yield images, indices, run(rows, images)
+        filled = buffer[: len(images)]
+        fill(images, indices, filled)
+        yield images, indices, run(filled, images)

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from camrt.engine.arrays import at_least, host, library, like, single, zeros
 from camrt.engine.backends import Runner
-from camrt.engine.heads.base import Asked, Head
+from camrt.engine.heads.base import Asked, Boxes, Head
 from camrt.engine.heads.generic import GenericHead
-from camrt.kernels.box_sums import box_sums
+from camrt.engine.operations import operations
 
 __all__ = ["CalmHead", "agrees"]
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
+Array = Any
 
 # Largest difference of a probability between the sums of cells and the head itself.
 SAME = 1e-4
@@ -48,22 +47,25 @@ class CalmHead(Head):
         self._threads = threads
 
     def with_boxes(
-        self, asked: Asked, boxes: Indices, *, delete: bool, keep: bool
+        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
-        count, channels, height, width = asked.activations.shape
-        below = np.zeros((count, channels, 1, width), np.float32)
+        activations = asked.activations
+        count, channels, height, width = activations.shape
+        xp = library(activations)
+        below = zeros((count, channels, 1, width), activations)
         asked.passes.head += count
-        log_joint = self._joint(np.concatenate([asked.activations, below], axis=2))[0].astype(np.float64)
-        joint = np.exp(log_joint)
+        log_joint = self._joint(xp.concat([activations, below], axis=2))[0]
+        joint = xp.exp(xp.astype(log_joint, xp.float64))
         # Of each cell what it gives the targets, and, last, all classes together: (N, h + 1, w, T + 1).
-        chosen = np.take_along_axis(joint, asked.reader.targets[:, :, None, None], axis=1)
-        shares = np.concatenate([chosen, joint.sum(axis=1, keepdims=True)], axis=1).transpose(0, 2, 3, 1)
-        cells, nothing = np.ascontiguousarray(shares[:, :height]), shares[:, height, 0]
-        inside = box_sums(cells, boxes, threads=self._threads)
-        area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[:, None]
+        chosen = xp.take_along_axis(joint, asked.reader.targets[:, :, None, None], axis=1)
+        shares = xp.concat([chosen, xp.sum(joint, axis=1, keepdims=True)], axis=1)
+        shares = xp.permute_dims(shares, (0, 2, 3, 1))
+        cells, nothing = shares[:, :height], shares[:, height, 0]
+        inside = operations(cells).box_sums(cells, boxes, self._threads)
+        area = like((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), cells)[:, None]
         deleted = kept = None
         if delete:
-            outside = np.maximum(cells.sum(axis=(1, 2))[:, None] - inside, 0)
+            outside = at_least(xp.sum(cells, axis=(1, 2))[:, None] - inside, 0.0)
             deleted = ratio(outside + area * nothing[:, None])
         if keep:
             kept = ratio(inside + (height * width - area) * nothing[:, None])
@@ -100,8 +102,8 @@ class CalmHead(Head):
 def ratio(sums: Array) -> Array:
     """Sums (N, P, T + 1) for targets and all classes to probabilities (N, P, T)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares: Array = sums[..., :-1] / sums[..., -1:]
-    return shares.astype(np.float32)
+        shares = sums[..., :-1] / sums[..., -1:]
+    return single(shares)
 
 
 def agrees(head: CalmHead, generic: GenericHead, asked: Asked) -> bool:
@@ -113,6 +115,6 @@ def agrees(head: CalmHead, generic: GenericHead, asked: Asked) -> bool:
     found = head.with_boxes(asked, boxes, delete=True, keep=True)
     expected = generic.with_boxes(asked, boxes, delete=True, keep=True)
     return all(
-        mine is not None and theirs is not None and bool((np.abs(mine - theirs) <= SAME).all())
+        mine is not None and theirs is not None and bool((np.abs(host(mine) - host(theirs)) <= SAME).all())
         for mine, theirs in zip(found, expected, strict=True)
     )

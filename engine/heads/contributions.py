@@ -8,20 +8,22 @@ from z, and keeping only the box adds it to z(0). A channel's contribution is th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from camrt.engine.arrays import library, single
 from camrt.engine.backends import Runner
-from camrt.engine.heads.base import Asked
+from camrt.engine.heads.base import Asked, Boxes
+from camrt.engine.operations import operations
+from camrt.engine.places import HOST, Place
 from camrt.export.cutting import PHI
 from camrt.export.factoring import Factors
-from camrt.kernels.partial_products import partial_products
 
-__all__ = ["Contributions"]
+__all__ = ["Contributions", "interior", "of_classes"]
 
-Array = npt.NDArray[Any]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
 class Contributions:
@@ -34,14 +36,37 @@ class Contributions:
             (`camrt.export.factoring.cell_layer`): the runtime multiplies matrices faster than NumPy. None
             when that layer is the identity, or when the head is flattened.
         threads: Threads of the native kernels; None lets them choose.
+        place: Where the head's arrays lie; the factors are brought there.
+        narrow: The half type that activations and weights were rounded to; None for float32.
     """
 
-    def __init__(self, factors: Factors, phi: Runner | None, mix: Runner | None, threads: int | None) -> None:
-        self.factors = factors
+    def __init__(
+        self,
+        factors: Factors,
+        phi: Runner | None,
+        mix: Runner | None,
+        threads: int | None,
+        place: Place = HOST,
+        narrow: Any = None,
+    ) -> None:
+        self.factors = replace(
+            factors,
+            weight=None if factors.weight is None else place.put(factors.weight),
+            bias=place.put(factors.bias),
+            cell_bias=None if factors.cell_bias is None else place.put(factors.cell_bias),
+        )
+        self._place = place
+        self.narrow = narrow
+        if factors.reduction == "flatten":
+            weight = self.factors.weight
+            assert weight is not None
+            flat = operations(weight).laid_out(weight.reshape(*weight.shape[:2], -1))
+            self.factors = replace(self.factors, weight=flat.reshape(weight.shape))
         self.features = len(factors.bias)
         self._phi = phi
         self.threads = threads
         self._silent: dict[tuple[int, ...], Array] = {}
+        self._empty: dict[tuple[int, ...], Array] = {}
         self._mix = mix
 
     @property
@@ -57,27 +82,31 @@ class Contributions:
 
     def silent(self, shape: tuple[int, ...]) -> Array:
         """φ(0), (K', h', w'), of an activation of shape (K, h, w)."""
-        if self._phi is None:
-            return np.zeros(shape, np.float32)
         if shape not in self._silent:
-            self._silent[shape] = self._phi(np.zeros((1, *shape), np.float32))[0][0]
+            nothing = self._place.put(np.zeros((1, *shape), np.float32))
+            self._silent[shape] = (nothing if self._phi is None else self._phi(nothing)[0])[0]
         return self._silent[shape]
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         """z(0), (F,): the first layer's answer to an all-zero activation of shape (K, h, w)."""
+        if shape not in self._empty:
+            self._empty[shape] = self._find_empty(shape)
+        return self._empty[shape]
+
+    def _find_empty(self, shape: tuple[int, ...]) -> Array:
         bias, cells = self.factors.bias, (shape[1], shape[2])
         if self._phi is None:
             each = self.factors.cell_bias
             return bias if each is None else bias + self.factors.cells(cells) * each
         silent = self.silent(shape)
         weight = self.factors.weight
+        xp = library(silent)
         if not self.pooled:
             assert weight is not None
-            answer: Array = bias + np.tensordot(weight, silent, 3)
-            return answer.astype(np.float32)
-        summed = silent.sum(axis=(1, 2), dtype=np.float64) * self.factors.scale(cells)
-        mixed: Array = summed if weight is None else weight @ summed
-        return np.asarray(bias + mixed, np.float32)
+            return single(bias + xp.tensordot(weight, silent, axes=3))
+        summed = xp.sum(silent, axis=(1, 2), dtype=xp.float64) * self.factors.scale(cells)
+        mixed = summed if weight is None else xp.astype(weight, xp.float64) @ summed
+        return single(bias + mixed)
 
     def of_cells(self, difference: Array, cells: tuple[int, int]) -> Array:
         """Contributions (N, h, w, F) of every cell of the activation's own h×w grid."""
@@ -85,48 +114,70 @@ class Contributions:
         if not self.pooled:
             weight = self.factors.weight
             assert weight is not None
-            products = partial_products(
+            products = operations(difference).partial_products(
                 weight.reshape(self.features, channels, -1),
                 difference.reshape(count, channels, -1),
                 by="cell",
                 threads=self.threads,
             )
             whole = products.reshape(count, height, width, self.features)
-            return interior(whole.transpose(0, 3, 1, 2), cells).transpose(0, 2, 3, 1)
+            top, left = border((height, width), cells)
+            return whole[:, top : top + cells[0], left : left + cells[1]]
         scaled = interior(difference, cells) * self.factors.scale(cells)
         if self._mix is None:
-            return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
+            return dense(library(scaled).permute_dims(scaled, (0, 2, 3, 1)))
         return self._mix(scaled)[0]
+
+    def fuses(self, activations: Array) -> bool:
+        """Whether boxes' probabilities are found without contributions, where activations lie."""
+        return self.pooled and self.factors.weight is not None and operations(activations).fuses
+
+    def box_scores(self, asked: Asked, boxes: Boxes) -> tuple[Array, Array]:
+        """Probabilities (N, P, T) with boxes deleted, and kept; see `camrt.kernels.box_scores`."""
+        shape = asked.activations.shape
+        cells = (shape[2], shape[3])
+        features, weight = interior(self.difference(asked), cells), self.factors.weight
+        empty = self.empty(shape[1:])
+        xp = library(features)
+        if self.narrow is not None:  # the type that both come from: tensor cores take it, and nothing is lost
+            features, weight = (xp.astype(values, self.narrow) for values in (features, weight))
+        return operations(features).box_scores(
+            features,
+            weight,
+            asked.logits,
+            xp.broadcast_to(empty, (shape[0], len(empty))),
+            boxes,
+            asked.reader.targets,
+            scale=self.factors.scale(cells),
+            threads=self.threads,
+        )
 
     def of_targets(self, difference: Array, cells: tuple[int, int], targets: Array) -> Array:
         """Contributions (N, h, w, T) to the target features alone; the same numbers as `of_cells` has."""
         if not self.pooled:
-            everything = self.of_cells(difference, cells)
-            return np.take_along_axis(everything, targets[:, None, None, :], axis=3)
+            return of_classes(self.of_cells(difference, cells), targets)
         inner = interior(difference, cells)
         flat = inner.reshape(*inner.shape[:2], -1)
         maps = self.mixed(flat, targets) * self.factors.scale(cells)
-        return np.ascontiguousarray(maps.transpose(0, 2, 1)).reshape(len(maps), *cells, -1)
+        return dense(library(maps).permute_dims(maps, (0, 2, 1))).reshape(len(maps), *cells, -1)
 
     def mixed(self, flat: Array, targets: Array) -> Array:
         """W[targets] · u: (N, T, cells) of u (N, K', cells), for a pooled head."""
         weight = self.factors.weight
         if weight is None:
-            return np.take_along_axis(flat, targets[:, :, None], axis=1)
-        mixed: Array = weight[targets] @ flat
-        return mixed
+            return library(flat).take_along_axis(flat, targets[:, :, None], axis=1)
+        return weight[targets] @ flat
 
     def pooled_channels(self, difference: Array, cells: tuple[int, int]) -> Array:
         """P(φ(A)) − P(φ(0)), (N, K'), for a pooled head."""
-        summed: Array = difference.sum(axis=(2, 3)) * self.factors.scale(cells)
-        return summed
+        return library(difference).sum(difference, axis=(2, 3)) * self.factors.scale(cells)
 
     def of_channels(self, difference: Array) -> Array:
         """Contributions (N, K', F) of every channel, for a flattened head."""
         weight = self.factors.weight
         assert weight is not None
         count, channels = difference.shape[:2]
-        return partial_products(
+        return operations(difference).partial_products(
             weight.reshape(self.features, channels, -1),
             difference.reshape(count, channels, -1),
             by="channel",
@@ -134,7 +185,22 @@ class Contributions:
         )
 
 
+def border(outer: tuple[int, ...], cells: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that φ added above and to the left of the (h, w) cells of a grid (h', w')."""
+    return (outer[0] - cells[0]) // 2, (outer[1] - cells[1]) // 2
+
+
 def interior(maps: Array, cells: tuple[int, int]) -> Array:
     """The (h, w) centre of maps (..., h', w'): what is left without the border φ added."""
-    top, left = ((outer - inner) // 2 for outer, inner in zip(maps.shape[-2:], cells, strict=True))
+    top, left = border(maps.shape[-2:], cells)
     return maps[..., top : top + cells[0], left : left + cells[1]]
+
+
+def of_classes(cells: Array, classes: Array) -> Array:
+    """The columns `classes` (N, T) of cells (N, h, w, F): (N, h, w, T)."""
+    return library(cells).take_along_axis(cells, classes[:, None, None, :], axis=3)
+
+
+def dense(array: Array) -> Array:
+    """The numbers row by row in memory."""
+    return array.contiguous() if hasattr(array, "contiguous") else np.ascontiguousarray(array)

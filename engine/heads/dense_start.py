@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from camrt.engine.arrays import library, zeros
 from camrt.engine.backends import Runner
 from camrt.engine.heads.base import Asked, fill_and_run, pairs_where
-from camrt.kernels.rank_one import rank_one
+from camrt.engine.operations import operations
+from camrt.engine.places import HOST, Place
 
 __all__ = ["DenseStart"]
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
+Array = Any
 
 
 class DenseStart:
@@ -26,12 +27,19 @@ class DenseStart:
         rest: Graph s -> logits.
         batch_size: Rows a batch.
         threads: Threads of the native kernel; None lets it choose.
+        place: Where the head's arrays lie.
     """
 
     def __init__(
-        self, weight: Array, layer: Runner, rest: Runner, batch_size: int, threads: int | None
+        self,
+        weight: npt.NDArray[Any],
+        layer: Runner,
+        rest: Runner,
+        batch_size: int,
+        threads: int | None,
+        place: Place = HOST,
     ) -> None:
-        self._columns = np.ascontiguousarray(weight.T)
+        self._columns = place.put(np.ascontiguousarray(weight.T))
         self._layer = layer
         self._rest = rest
         self._batch_size = batch_size
@@ -41,7 +49,7 @@ class DenseStart:
         """(N, K, T): the scores with channel k set to zero."""
         activations = asked.activations
         count, channels = activations.shape[:2]
-        answers = np.repeat(asked.scores[:, None], channels, axis=1)
+        answers = library(activations).repeat(asked.scores[:, None], channels, axis=1)
         for start in range(0, count, self._batch_size):
             block = slice(start, min(start + self._batch_size, count))
             self._answer(asked, block, answers)
@@ -50,26 +58,38 @@ class DenseStart:
     def _answer(self, asked: Asked, block: slice, answers: Array) -> None:
         activations = asked.activations[block]
         first = self._layer(activations)[0]
-        rows_shape = first.shape[1:]
-        sizes = zip(rows_shape[1:], activations.shape[2:], strict=True)
-        grown = [(outer - inner) // 2 for outer, inner in sizes]
-        padded = np.pad(activations, [(0, 0), (0, 0), *((size, size) for size in grown)])
+        xp, compute = library(activations), operations(activations)
+        rows_shape = tuple(first.shape[1:])
+        padded = surrounded(activations, (rows_shape[1], rows_shape[2]))
         flat = padded.reshape(*padded.shape[:2], -1)
         base = first.reshape(*first.shape[:2], -1)
 
-        def fill(image: Indices, channel: Indices, rows: Array) -> None:
+        def fill(image: Array, channel: Array, rows: Array) -> None:
             out = rows.reshape(len(rows), *base.shape[1:])
-            rank_one(base, self._columns, flat, image, channel, out, threads=self._threads)
+            compute.rank_one(base, self._columns, flat, image, channel, out, self._threads)
 
-        def run(rows: Array, image: Indices) -> Array:
+        def run(rows: Array, image: Array) -> Array:
             asked.passes.head += len(rows)
             return self._rest(rows)[0]
 
-        changed = pairs_where((activations != 0).any(axis=(2, 3)))
-        for image, channel, logits in fill_and_run(changed, rows_shape, self._batch_size, fill, run):
+        changed = pairs_where(xp.any(activations != 0, axis=(2, 3)))
+        for image, channel, logits in fill_and_run(
+            changed, rows_shape, self._batch_size, fill, run, self._rest.rows
+        ):
             whole = image + block.start
             answers[whole, channel] = asked.reader.read(logits, whole)
 
     def channel_passes(self, channels: int) -> tuple[int, str]:
         """How many passes a picture costs at most, and why."""
         return channels, "one a channel that is not all zero, through what follows φ's first layer"
+
+
+def surrounded(maps: Array, size: tuple[int, int]) -> Array:
+    """Maps (N, K, h, w) with zeros around them, up to (h', w')."""
+    count, channels, height, width = maps.shape
+    if (height, width) == size:
+        return maps
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    whole = zeros((count, channels, *size), maps)
+    whole[:, :, top : top + height, left : left + width] = maps
+    return whole

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import every_pair, library, numbered, single, zeros
 from camrt.engine.backends import Runner
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
-from camrt.engine.heads.contributions import Contributions, interior
+from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
+from camrt.engine.heads.contributions import Contributions, interior, of_classes
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.heads.generic import GenericHead
+from camrt.engine.operations import operations
 from camrt.export.cutting import CELLS, PHI
-from camrt.kernels.box_probabilities import box_probabilities_pair
-from camrt.kernels.box_sums import box_sums
 
 __all__ = ["FactoredHead"]
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 # Working memory of a block of pictures' contributions, in bytes: large enough to read flattened weights
 # seldom, small enough to stay a fraction of what a forward pass holds.
@@ -59,13 +55,16 @@ class FactoredHead(Head):
     # ---------------------------------------------------------------- boxes
 
     def with_boxes(
-        self, asked: Asked, boxes: Indices, *, delete: bool, keep: bool
+        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         if self._rest is None and not asked.reader.needs_softmax:
             return self._linear_boxes(asked, boxes, delete, keep)
         count, targets = len(asked.activations), asked.reader.targets.shape[1]
-        deleted = np.empty((count, len(boxes), targets), np.float32) if delete else None
-        kept = np.empty((count, len(boxes), targets), np.float32) if keep else None
+        if self._rest is None and self._contributions.fuses(asked.activations):
+            return self._contributions.box_scores(asked, boxes)
+        xp = library(asked.logits)
+        shape = (count, len(boxes), targets)
+        found: dict[str, list[Array]] = {"deleted": [], "kept": []}
         height, width = asked.activations.shape[2:]
         rows = height * width if self._rest is None else height * width + len(boxes)
         for block, difference in self._blocks(asked, rows):
@@ -79,58 +78,62 @@ class FactoredHead(Head):
                 if self._rest is None
                 else self._network_boxes(asked, block, cells, boxes, delete, keep)
             )
-            for answers, found in zip((deleted, kept), pair, strict=True):
-                if answers is not None and found is not None:
-                    answers[block] = found
-        return deleted, kept
+            for parts, answers in zip(found.values(), pair, strict=True):
+                if answers is not None:
+                    parts.append(answers)
+        return (
+            xp.concat(found["deleted"]).reshape(shape) if delete else None,
+            xp.concat(found["kept"]).reshape(shape) if keep else None,
+        )
 
     def _linear_boxes(
-        self, asked: Asked, boxes: Indices, delete: bool, keep: bool
+        self, asked: Asked, boxes: Boxes, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         targets = asked.reader.targets
         shape = asked.activations.shape
         if CELLS in asked.extras:
-            cells = np.take_along_axis(asked.extras[CELLS], targets[:, None, None, :], axis=3)
+            cells = of_classes(asked.extras[CELLS], targets)
         else:
             difference = self._contributions.difference(asked)
             cells = self._contributions.of_targets(difference, (shape[2], shape[3]), targets)
-        sums = box_sums(cells, boxes, threads=self._contributions.threads)
-        full = np.take_along_axis(asked.logits, targets, axis=1)[:, None]
+        sums = operations(cells).box_sums(cells, boxes, self._contributions.threads)
+        full = library(sums).take_along_axis(asked.logits, targets, axis=1)[:, None]
         empty = self._contributions.empty(shape[1:])[targets][:, None]
         finish = asked.reader.finish
         return finish(full - sums) if delete else None, finish(empty + sums) if keep else None
 
-    def _softmax_boxes(self, asked: Asked, block: slice, cells: Array, boxes: Indices) -> tuple[Array, Array]:
+    def _softmax_boxes(self, asked: Asked, block: slice, cells: Array, boxes: Boxes) -> tuple[Array, Array]:
         empty = self._contributions.empty(asked.activations.shape[1:])
-        nothing = np.repeat(empty[None], len(cells), axis=0)
+        nothing = library(cells).repeat(empty[None], len(cells), axis=0)
         targets, threads = asked.reader.targets[block], self._contributions.threads
-        return box_probabilities_pair(cells, asked.logits[block], nothing, boxes, targets, threads=threads)
+        compute = operations(cells)
+        return compute.box_probabilities(cells, asked.logits[block], nothing, boxes, targets, threads)
 
     def _network_boxes(
-        self, asked: Asked, block: slice, cells: Array, boxes: Indices, delete: bool, keep: bool
+        self, asked: Asked, block: slice, cells: Array, boxes: Boxes, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
-        sums = box_sums(cells, boxes, threads=self._contributions.threads)
+        xp = library(cells)
+        boxed = operations(cells).box_rows(cells, boxes, self._contributions.threads)
         empty = self._contributions.empty(asked.activations.shape[1:])
-        first = block.start
-        full = empty + cells.sum(axis=(1, 2), dtype=np.float64).astype(np.float32)
-        changed = pairs_where((sums != 0).any(axis=2))
+        first, features = block.start, cells.shape[3]
+        full = empty + single(xp.sum(cells, axis=(1, 2), dtype=xp.float64))
+        changed = boxed.changed()
         result: list[Array | None] = []
-        for wanted, base, sign, unchanged in (
-            (delete, full, np.float32(-1), asked.scores[block]),
-            (keep, np.repeat(empty[None], len(cells), axis=0), np.float32(1), self.empty(asked)[block]),
+        for wanted, start, keeping, unchanged in (
+            (delete, full, False, asked.scores[block]),
+            (keep, xp.repeat(empty[None], len(cells), axis=0), True, self.empty(asked)[block]),
         ):
             if not wanted:
                 result.append(None)
                 continue
-            answers = np.repeat(unchanged[:, None], len(boxes), axis=1)
+            answers = xp.repeat(unchanged[:, None], len(boxes), axis=1)
 
-            def fill(image: Indices, box: Indices, rows: Array, base: Array = base, sign: Any = sign) -> None:
-                np.multiply(sums[image, box], sign, out=rows)
-                rows += base[image]
+            def fill(
+                image: Array, box: Array, rows: Array, start: Array = start, keeping: bool = keeping
+            ) -> None:
+                boxed.fill(start, image, box, rows, keep=keeping)
 
-            for image, box, logits in fill_and_run(
-                changed, (sums.shape[2],), self._batch_size, fill, self._counted(asked)
-            ):
+            for image, box, logits in self._run(asked, changed, features, fill):
                 answers[image, box] = asked.reader.read(logits, image + first)
             result.append(answers)
         return result[0], result[1]
@@ -142,7 +145,7 @@ class FactoredHead(Head):
             return self._channels.without_channels(asked)
         if self._contributions.pooled:
             return self._pooled_channels(asked)
-        answers = np.repeat(asked.scores[:, None], asked.activations.shape[1], axis=1)
+        answers = library(asked.logits).repeat(asked.scores[:, None], asked.activations.shape[1], axis=1)
         for block, difference in self._blocks(asked, asked.activations.shape[1]):
             products = self._contributions.of_channels(difference)
             self._answer_channels(asked, block, products, answers)
@@ -154,51 +157,55 @@ class FactoredHead(Head):
         height, width = asked.activations.shape[2:]
         difference = self._contributions.difference(asked)
         pooled = self._contributions.pooled_channels(difference, (height, width))
-        count, channels = pooled.shape
+        channels = pooled.shape[1]
+        xp = library(pooled)
         if self._rest is None and not asked.reader.needs_softmax:
             targets = asked.reader.targets
-            full = np.take_along_axis(asked.logits, targets, axis=1)
+            full = xp.take_along_axis(asked.logits, targets, axis=1)
             if factors.weight is None:
-                rows = np.zeros((count, targets.shape[1], channels), np.float32)
-                np.put_along_axis(rows, targets[:, :, None], 1.0, axis=2)
+                own = numbered(channels, pooled)[None, None] == targets[:, :, None]
+                rows = xp.astype(own, pooled.dtype)
             else:
                 rows = factors.weight[targets]
-            without = full[:, None] - (rows * pooled[:, None]).transpose(0, 2, 1)
+            without = full[:, None] - xp.permute_dims(rows * pooled[:, None], (0, 2, 1))
             return asked.reader.finish(without)
-        columns = np.eye(channels, dtype=np.float32) if factors.weight is None else factors.weight.T
+        if factors.weight is None:
+            every = numbered(channels, pooled)
+            columns = xp.astype(every[:, None] == every[None], pooled.dtype)
+        else:
+            columns = factors.weight.T
         empty = self._contributions.empty(asked.activations.shape[1:])
         everything = pooled @ columns
         full = asked.logits if self._rest is None else empty + everything
-        answers = np.repeat(asked.scores[:, None], channels, axis=1)
+        answers = xp.repeat(asked.scores[:, None], channels, axis=1)
 
-        def fill(image: Indices, channel: Indices, rows: Array) -> None:
-            np.multiply(columns[channel], pooled[image, channel][:, None], out=rows)
-            np.subtract(full[image], rows, out=rows)
+        def fill(image: Array, channel: Array, rows: Array) -> None:
+            taken = columns[channel]
+            taken *= pooled[image, channel][:, None]
+            rows[...] = full[image] - taken
 
-        for image, channel, logits in fill_and_run(
-            pairs_where(pooled), (columns.shape[1],), self._batch_size, fill, self._counted(asked)
-        ):
+        for image, channel, logits in self._run(asked, pairs_where(pooled), columns.shape[1], fill):
             answers[image, channel] = asked.reader.read(logits, image)
         return answers
 
     def _answer_channels(self, asked: Asked, block: slice, products: Array, answers: Array) -> None:
         empty = self._contributions.empty(asked.activations.shape[1:])
         first = block.start
+        xp, compute = library(products), operations(products)
         if self._rest is None:
             full = asked.logits[block]
         else:
-            full = empty + products.sum(axis=1, dtype=np.float64).astype(np.float32)
+            full = empty + single(xp.sum(products, axis=1, dtype=xp.float64))
+        changed = (
+            pairs_where(xp.any(products != 0, axis=2))
+            if compute.sees_values
+            else every_pair(products.shape[0], products.shape[1], products)
+        )
 
-        def fill(image: Indices, channel: Indices, rows: Array) -> None:
-            np.subtract(full[image], products[image, channel], out=rows)
+        def fill(image: Array, channel: Array, rows: Array) -> None:
+            compute.channel_rows(full, products, image, channel, rows)
 
-        for image, channel, logits in fill_and_run(
-            pairs_where((products != 0).any(axis=2)),
-            (products.shape[2],),
-            self._batch_size,
-            fill,
-            self._counted(asked),
-        ):
+        for image, channel, logits in self._run(asked, changed, products.shape[2], fill):
             answers[image + first, channel] = asked.reader.read(logits, image + first)
 
     # ---------------------------------------------------------------- gradients
@@ -216,7 +223,7 @@ class FactoredHead(Head):
                 yield self._before_first_layer(rows.reshape(len(rows), -1), asked)
         else:
             weight = self._contributions.factors.weight
-            images = np.arange(len(asked.activations))
+            images = numbered(len(asked.activations), asked.activations)
             for target in range(asked.reader.targets.shape[1]):
                 if asked.reader.kind == "logit" and weight is not None:
                     chosen = weight[asked.reader.targets[:, target]]
@@ -228,15 +235,18 @@ class FactoredHead(Head):
     def _before_first_layer(self, rows: Array, asked: Asked) -> Array:
         """The gradient at A, from that at the first layer's answer: ∂z/∂A is W."""
         weight = self._contributions.factors.weight
-        return self._over_cells(rows if weight is None else rows @ weight.reshape(len(weight), -1), asked)
+        if weight is not None:
+            flat = weight.reshape(*weight.shape[:2], -1)
+            rows = operations(weight).behind(rows, flat)
+        return self._over_cells(rows, asked)
 
     def _over_cells(self, rows: Array, asked: Asked) -> Array:
         """The gradient at A, from that at P(A): the same in every cell, or a flattened map's own."""
         factors, shape = self._contributions.factors, asked.activations.shape
         if factors.reduction == "flatten":
             return rows.reshape(shape)
-        scaled = rows * factors.scale((shape[2], shape[3]))
-        return np.broadcast_to(scaled[:, :, None, None], shape)
+        scaled = rows.reshape(*shape[:2], 1, 1) * factors.scale((shape[2], shape[3]))
+        return library(scaled).broadcast_to(scaled, shape)
 
     def gradient_passes(self) -> tuple[int, str]:
         if not self._first_layer_is_known:
@@ -252,8 +262,8 @@ class FactoredHead(Head):
         if shape not in self._empty:
             first = self._contributions.empty(shape)[None]
             self._empty[shape] = first if self._rest is None else self._rest(first)[0]
-        count = len(asked.activations)
-        return asked.reader.read(np.repeat(self._empty[shape], count, axis=0), np.arange(count))
+        count, empty = len(asked.activations), self._empty[shape]
+        return asked.reader.read(library(empty).repeat(empty, count, axis=0), numbered(count, empty))
 
     @property
     def has_class_maps(self) -> bool:
@@ -270,10 +280,10 @@ class FactoredHead(Head):
         maps = self._contributions.mixed(inner.reshape(*inner.shape[:2], -1), targets)
         bias = factors.bias
         if factors.reduction == "sum":
-            bias = bias / np.float32(factors.cells((height, width)))
+            bias = bias / factors.cells((height, width))
         if factors.cell_bias is not None:
             bias = bias + factors.cell_bias
-        shifted: Array = maps + bias[targets][:, :, None]
+        shifted = maps + bias[targets][:, :, None]
         return shifted.reshape(*maps.shape[:2], height, width)
 
     def _blocks(self, asked: Asked, rows: int) -> Iterator[tuple[slice, Array]]:
@@ -284,16 +294,27 @@ class FactoredHead(Head):
             block = slice(start, min(start + size, len(difference)))
             yield block, difference[block]
 
-    def _counted(self, asked: Asked) -> Any:
-        rest = self._rest
+    def _run(
+        self,
+        asked: Asked,
+        pairs: tuple[Array, Array],
+        features: int,
+        fill: Callable[[Array, Array, Array], None],
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """Runs first layers' altered answers through the rest, if there is any; see `fill_and_run`."""
+        rest, logits = self._rest, asked.logits
 
-        def run(rows: Array, image: Indices) -> Array:
+        def run(rows: Array, image: Array) -> Array:
             if rest is None:
                 return rows
             asked.passes.head += len(rows)
             return rest(rows)[0]
 
-        return run
+        def plain(shape: tuple[int, ...]) -> Array:
+            return zeros(shape, logits)
+
+        rows = plain if rest is None else rest.rows
+        return fill_and_run(pairs, (features,), self._batch_size, fill, run, rows)
 
     # ---------------------------------------------------------------- description
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import every_pair, library, like, numbered
 from camrt.engine.backends import Runner
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Asked, Head, fill_and_run, pairs_where
-from camrt.kernels.ablate import ablate_boxes, ablate_channels
+from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
+from camrt.engine.operations import operations
 
 __all__ = ["GenericHead"]
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
+Array = Any
 
 
 class GenericHead(Head):
@@ -55,49 +52,67 @@ class GenericHead(Head):
 
     def without_channels(self, asked: Asked) -> Array:
         activations = asked.activations
-        answers = np.repeat(asked.scores[:, None], activations.shape[1], axis=1)
-        changed = pairs_where((activations != 0).any(axis=(2, 3)))
+        xp, compute = library(activations), operations(activations)
+        answers = xp.repeat(asked.scores[:, None], activations.shape[1], axis=1)
+        changed = pairs_where(xp.any(activations != 0, axis=(2, 3)))
 
-        def fill(image: Indices, channel: Indices, rows: Array) -> None:
-            ablate_channels(activations, image, channel, rows, threads=self._threads)
+        def fill(image: Array, channel: Array, rows: Array) -> None:
+            compute.ablate_channels(activations, image, channel, rows, self._threads)
 
         for image, channel, logits in fill_and_run(
-            changed, activations.shape[1:], self._batch_size, fill, self._counted(asked)
+            changed,
+            activations.shape[1:],
+            self._batch_size,
+            fill,
+            self._counted(asked),
+            self._runner.rows,
         ):
             answers[image, channel] = asked.reader.read(logits, image)
         return answers
 
     def with_boxes(
-        self, asked: Asked, boxes: Indices, *, delete: bool, keep: bool
+        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         activations = asked.activations
-        occupied = (activations != 0).any(axis=1)
-        filled = np.stack([occupied[:, r0:r1, c0:c1].any(axis=(1, 2)) for r0, c0, r1, c1 in boxes], axis=1)
-        count = len(boxes)
-        deleted = np.repeat(asked.scores[:, None], count, axis=1) if delete else None
-        kept = np.repeat(self.empty(asked)[:, None], count, axis=1) if keep else None
+        xp, compute = library(activations), operations(activations)
+        listed, count = like(boxes, activations), len(boxes)
+        changed = (
+            pairs_where(occupied(activations, boxes))
+            if compute.sees_values
+            else every_pair(len(activations), count, activations)
+        )
+        deleted = xp.repeat(asked.scores[:, None], count, axis=1) if delete else None
+        kept = xp.repeat(self.empty(asked)[:, None], count, axis=1) if keep else None
         for answers, keeping in ((deleted, False), (kept, True)):
             if answers is None:
                 continue
 
-            def fill(image: Indices, box: Indices, rows: Array, keeping: bool = keeping) -> None:
-                ablate_boxes(activations, image, boxes[box], rows, keep=keeping, threads=self._threads)
+            def fill(image: Array, box: Array, rows: Array, keeping: bool = keeping) -> None:
+                compute.ablate_boxes(
+                    activations, image, listed[box], rows, keep=keeping, threads=self._threads
+                )
 
             for image, box, logits in fill_and_run(
-                pairs_where(filled), activations.shape[1:], self._batch_size, fill, self._counted(asked)
+                changed,
+                activations.shape[1:],
+                self._batch_size,
+                fill,
+                self._counted(asked),
+                self._runner.rows,
             ):
                 answers[image, box] = asked.reader.read(logits, image)
         return deleted, kept
 
     def empty(self, asked: Asked) -> Array:
-        count, *shape = asked.activations.shape
-        images = np.arange(count)
+        activations = asked.activations
+        xp, count = library(activations), len(activations)
+        images = numbered(count, activations)
         if self._beside:
-            return asked.reader.read(self._counted(asked)(np.zeros_like(asked.activations), images), images)
-        key = tuple(shape)
+            return asked.reader.read(self._counted(asked)(xp.zeros_like(activations), images), images)
+        key = tuple(activations.shape[1:])
         if key not in self._empty:
-            self._empty[key] = self._runner(np.zeros((1, *shape), np.float32))[0]
-        return asked.reader.read(np.repeat(self._empty[key], count, axis=0), images)
+            self._empty[key] = self._runner(xp.zeros_like(activations[:1]))[0]
+        return asked.reader.read(xp.repeat(self._empty[key], count, axis=0), images)
 
     def gradients(self, asked: Asked) -> Iterator[Array]:
         return self._adjoint.gradients(asked)
@@ -117,10 +132,18 @@ class GenericHead(Head):
     def box_passes(self, boxes: int) -> tuple[int, str]:
         return 2 * boxes, "one a distinct box and perspective, through the head alone"
 
-    def _counted(self, asked: Asked) -> Callable[[Array, Indices], Array]:
-        def run(rows: Array, image: Indices) -> Array:
+    def _counted(self, asked: Asked) -> Callable[[Array, Array], Array]:
+        def run(rows: Array, image: Array) -> Array:
             asked.passes.head += len(rows)
             feeds = {name: asked.extras[name][image] for name in self._beside}
             return self._runner(rows, None, feeds)[0]
 
         return run
+
+
+def occupied(activations: Array, boxes: Boxes) -> Array:
+    """(N, P): whether a box of cells holds anything but zeros."""
+    xp = library(activations)
+    cells = xp.any(activations != 0, axis=1)
+    found = [xp.any(cells[:, r0:r1, c0:c1], axis=(1, 2)) for r0, c0, r1, c1 in boxes.tolist()]
+    return xp.stack(found, axis=1)

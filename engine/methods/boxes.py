@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import library, like
+from camrt.engine.arrays import like
 
 __all__ = ["Grid", "Placements", "place_boxes"]
 
@@ -34,9 +34,7 @@ class Grid:
 
     def per_cell(self, values: Array) -> Array:
         """Means over the placements that speak for each cell: (N, P, T) -> (N, h, w, T)."""
-        xp = library(values)
-        flat = xp.take(values, like(self.index.reshape(-1), values), axis=1)
-        placed = xp.reshape(flat, (values.shape[0], *self.index.shape, values.shape[2]))
+        placed = values[:, like(self.index, values)]
         if self.assignment == "anchor":
             return placed
         (rows, columns), (height, width) = self.shape, self.index.shape

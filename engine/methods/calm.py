@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from camrt.engine.arrays import library, like, numbered, single
 from camrt.engine.class_sets import class_sets
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
@@ -17,7 +17,7 @@ from camrt.errors import MethodError, TargetError
 
 __all__ = ["CALM"]
 
-Array = npt.NDArray[Any]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,77 +77,76 @@ class CALM(Method):
         return True
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
-        log_joint = ask.log_joint().astype(np.float64)
-        targets = ask.targets
+        log_joint, targets = ask.log_joint(), ask.targets
+        xp = library(log_joint)
+        log_joint = xp.astype(log_joint, xp.float64)
         if self.kind in ("joint", "conditional", "posterior"):
-            maps = np.take_along_axis(log_joint, targets[:, :, None, None], axis=1)
-            scores = np.exp(maps).sum(axis=(2, 3))
+            maps = xp.take_along_axis(log_joint, targets[:, :, None, None], axis=1)
+            scores = xp.sum(xp.exp(maps), axis=(2, 3))
             if self.kind == "conditional":
                 maps = maps - log_sum(log_joint, 1)
             elif self.kind == "posterior":
                 maps = maps - log_sum(log_sum(maps, 3), 2)
-            return single(np.exp(maps)), single(scores)
-        joint = np.exp(log_joint)
+            return single(xp.exp(maps)), single(scores)
+        joint = xp.exp(log_joint)
         if self.kind == "saliency":
-            maps = np.repeat(joint.sum(axis=1, keepdims=True), targets.shape[1], axis=1)
+            maps = xp.repeat(xp.sum(joint, axis=1, keepdims=True), targets.shape[1], axis=1)
         elif self.kind == "subset":
             maps = subsets(joint, self._members(targets, joint.shape[1]), average=self.average)
         else:
             other = self._others(ask, targets, joint.shape[1])
-            maps = np.take_along_axis(joint, targets[:, :, None, None], axis=1)
-            maps = maps - np.take_along_axis(joint, other[:, :, None, None], axis=1)
-        return single(maps), single(maps.sum(axis=(2, 3)))
+            maps = xp.take_along_axis(joint, targets[:, :, None, None], axis=1)
+            maps = maps - xp.take_along_axis(joint, other[:, :, None, None], axis=1)
+        return single(maps), single(xp.sum(maps, axis=(2, 3)))
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         if not head.has_joint:
             raise MethodError(NO_JOINT)
         return Cost(0, 0, "the model holds them")
 
-    def _members(self, targets: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.bool_]:
+    def _members(self, targets: Array, count: int) -> Array:
         """(N, T, C): which classes are taken together for each target."""
         if isinstance(self.classes, str):
-            sets = class_sets(self.classes, count)
-            return np.asarray(sets[targets][:, :, None] == sets)
+            sets = like(class_sets(self.classes, count), targets)
+            return sets[targets][:, :, None] == sets
         if self.classes is None:
-            return np.asarray(targets[:, :, None] == np.arange(count))
+            return targets[:, :, None] == numbered(count, targets)
         outside = [c for c in self.classes if not 0 <= c < count]
         if outside:
             raise TargetError(
                 f"calm: class {outside[0]} in classes= is out of range; the model has {count} classes"
             )
-        return np.broadcast_to(np.isin(np.arange(count), self.classes), (*targets.shape, count))
+        marked = like(np.isin(np.arange(count), self.classes), targets)
+        return library(targets).broadcast_to(marked, (*targets.shape, count))
 
-    def _others(self, ask: Questions, targets: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    def _others(self, ask: Questions, targets: Array, count: int) -> Array:
         """(N, T): the class that each target is held against."""
+        xp = library(targets)
         if self.against is not None:
             if not 0 <= self.against < count:
                 raise TargetError(
                     f"calm: against={self.against} is out of range; the model has {count} classes"
                 )
-            return np.full_like(targets, self.against)
+            return xp.full_like(targets, self.against)
         if count < 2:
             raise TargetError("calm: a model of one class has none to hold against it")
-        order = np.argsort(-ask.logits, axis=1, kind="stable")
+        order = xp.argsort(-ask.logits, axis=1, stable=True)
         first, second = order[:, :1], order[:, 1:2]
-        return np.where(targets == first, second, first)
+        return xp.where(targets == first, second, first)
 
 
 def log_sum(values: Array, axis: int) -> Array:
     """Log Σ exp over an axis, which is kept."""
-    top = values.max(axis=axis, keepdims=True)
-    total: Array = top + np.log(np.exp(values - top).sum(axis=axis, keepdims=True))
-    return total
+    xp = library(values)
+    top = xp.max(values, axis=axis, keepdims=True)
+    return top + xp.log(xp.sum(xp.exp(values - top), axis=axis, keepdims=True))
 
 
-def subsets(joint: Array, members: npt.NDArray[np.bool_], *, average: bool) -> Array:
+def subsets(joint: Array, members: Array, *, average: bool) -> Array:
     """Sums (N, T, h, w) of p(y,z|x) (N, C, h, w) over the classes that `members` (N, T, C) marks."""
-    weights = members.astype(joint.dtype)
+    xp = library(joint, members)
+    weights = xp.astype(members, joint.dtype)
     if average:
-        weights /= weights.sum(axis=2, keepdims=True)
-    flat: Array = np.matmul(weights, joint.reshape(*joint.shape[:2], -1))
-    return flat.reshape(*members.shape[:2], *joint.shape[2:])
-
-
-def single(values: Array) -> Array:
-    """In float32."""
-    return values.astype(np.float32)
+        weights = weights / xp.sum(weights, axis=2, keepdims=True)
+    flat = xp.matmul(weights, xp.reshape(joint, (*joint.shape[:2], -1)))
+    return xp.reshape(flat, (*members.shape[:2], *joint.shape[2:]))

@@ -21,7 +21,7 @@ class EigenCAM(Method):
     """Eigen-CAM: the activation projected on its first principal direction, the same for every class.
 
     "Eigen-CAM: Class Activation Map using Principal Components" (Muhammad and Yeasin, IJCNN 2020). With the
-    cells as rows, M (h·w, K) = U S Vᵀ; the map is M·v₁ = s₁·u₁.
+    cells as rows, M (h·w, K) = U S Vᵀ; the map is M·v₁ = s₁·u₁. On a GPU torch's eigh waits for the device.
 
     Attributes:
         centred: Whether each channel's mean over the cells is taken off first. A singular vector's sign is

@@ -6,16 +6,15 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.gradients import GradCAM
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.pixels import Array, Gradient, blurred
+from camrt.engine.operations import operations
 from camrt.engine.questions import Questions
 from camrt.export.adjoint import ReluRule
-from camrt.kernels.saliency import saliency
 
 __all__ = ["GuidedBackpropagation", "GuidedGradCAM", "GuidedPixabCAM"]
 
@@ -47,12 +46,13 @@ class GuidedMap(GuidedBackpropagation):
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         found, method = self.coarse(ask)
         size = (ask.pictures.shape[2], ask.pictures.shape[3])
-        where, _ = saliency(
-            np.ascontiguousarray(found.reshape(-1, *found.shape[2:]), np.float32), size,
-            mode="native", normalisation=method.normalisation, relu=True, threads=ask.threads,
-        )  # fmt: skip
+        xp = library(found)
+        flat = xp.reshape(xp.astype(found, xp.float32, copy=False), (-1, *found.shape[2:]), copy=True)
+        where, _ = operations(flat).saliency(
+            flat, size, mode="native", normalisation=method.normalisation, relu=True, threads=ask.threads
+        )
         fine = [self.maps(ask, target) for target in range(ask.targets.shape[1])]
-        both = np.stack(fine, axis=1) * where.reshape(*found.shape[:2], *size)
+        both = xp.stack(fine, axis=1) * xp.reshape(where, (*found.shape[:2], *size))
         return blurred(both, self.blur), ask.scores(self.score)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from camrt.engine.arrays import library, like, numbered, quietly_divided
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
@@ -16,7 +18,7 @@ from camrt.errors import MethodError
 
 __all__ = ["OptiCAM"]
 
-Array = npt.NDArray[Any]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 DECAYS = (0.9, 0.999)  # of Adam's two averages
 TINY = 1e-8  # added to Adam's denominator
 
@@ -50,31 +52,33 @@ class OptiCAM(Method):
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         maps = [self._climb(ask, target) for target in range(ask.targets.shape[1])]
-        return np.stack(maps, axis=1).astype(np.float32), ask.scores(self.score)
+        xp = library(*maps)
+        return xp.astype(xp.stack(maps, axis=1), xp.float32), ask.scores(self.score)
 
     def _climb(self, ask: Questions, target: int) -> Array:
         """The map (N, h, w) of one target after all steps."""
+        xp = library(ask.activations)
         count, channels, *cells = ask.activations.shape
-        flat = ask.activations.reshape(count, channels, -1).astype(np.float64)
+        flat = xp.reshape(xp.astype(ask.activations, xp.float64), (count, channels, -1))
         sizes = ask.pictures.shape[2:]
-        up = [interpolation(before, after) for before, after in zip(cells, sizes, strict=True)]
-        images = np.arange(count)
-        u, mean, square = (np.zeros((count, channels)) for _ in range(3))
+        up = [like(interpolation(before, after), flat) for before, after in zip(cells, sizes, strict=True)]
+        images = numbered(count, flat)
+        u, mean, square = (xp.zeros_like(flat[:, :, 0]) for _ in range(3))
         for step in range(1, self.steps + 1):
             weights = softmax(u)
-            coarse = (weights[:, None] @ flat).reshape(count, *cells)
+            coarse = xp.reshape(weights[:, None] @ flat, (count, *cells))
             mask, spread = stretched(up[0] @ coarse @ up[1].T)
-            rows = (ask.pictures * mask[:, None]).astype(np.float32)
+            rows = xp.astype(ask.pictures * mask[:, None], xp.float32)
             found = ask.picture_gradients(rows, images, target, self.score)
-            back = (found.astype(np.float64) * ask.pictures).sum(axis=1)
+            back = xp.sum(xp.astype(found, xp.float64) * ask.pictures, axis=1)
             down = up[0].T @ through_stretch(back, mask, spread) @ up[1]
-            rise = (flat @ down.reshape(count, -1, 1))[:, :, 0]
-            gradient = weights * (rise - (weights * rise).sum(axis=1, keepdims=True))
+            rise = (flat @ xp.reshape(down, (count, -1, 1)))[:, :, 0]
+            gradient = weights * (rise - xp.sum(weights * rise, axis=1, keepdims=True))
             mean = DECAYS[0] * mean + (1 - DECAYS[0]) * gradient
             square = DECAYS[1] * square + (1 - DECAYS[1]) * gradient**2
-            whole = np.sqrt(square / (1 - DECAYS[1] ** step)) + TINY
+            whole = xp.sqrt(square / (1 - DECAYS[1] ** step)) + TINY
             u = u + self.learning_rate * (mean / (1 - DECAYS[0] ** step)) / whole
-        return np.asarray((softmax(u)[:, None] @ flat).reshape(count, *cells))
+        return xp.reshape(softmax(u)[:, None] @ flat, (count, *cells))
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         full = self.steps if self.score == "probability" else 0
@@ -83,15 +87,17 @@ class OptiCAM(Method):
 
 def softmax(u: Array) -> Array:
     """Softmax over the last axis."""
-    raised = np.exp(u - u.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+    xp = library(u)
+    raised = xp.exp(u - xp.max(u, axis=-1, keepdims=True))
+    return raised / xp.sum(raised, axis=-1, keepdims=True)
 
 
 def stretched(maps: Array) -> tuple[Array, Array]:
     """Maps (N, H, W) in [0, 1], and how far each reached; a constant map becomes zero."""
-    low = maps.min(axis=(1, 2), keepdims=True)
-    spread = maps.max(axis=(1, 2), keepdims=True) - low
-    return np.divide(maps - low, spread, out=np.zeros_like(maps), where=spread > 0), spread
+    xp = library(maps)
+    low = xp.min(maps, axis=(1, 2), keepdims=True)
+    spread = xp.max(maps, axis=(1, 2), keepdims=True) - low
+    return quietly_divided(maps - low, spread, spread > 0), spread
 
 
 def through_stretch(back: Array, mask: Array, spread: Array) -> Array:
@@ -99,16 +105,21 @@ def through_stretch(back: Array, mask: Array, spread: Array) -> Array:
 
     ū = n̄/s, less Σ n̄·(1 − n)/s at the place of the minimum and Σ n̄·n/s at that of the maximum.
     """
-    share = np.divide(back, spread, out=np.zeros_like(back), where=spread > 0)
-    flat, values = share.reshape(len(share), -1).copy(), mask.reshape(len(mask), -1)
-    plain = share.reshape(len(share), -1)
-    rows = np.arange(len(flat))
-    flat[rows, values.argmin(axis=1)] -= (plain * (1 - values)).sum(axis=1)
-    flat[rows, values.argmax(axis=1)] -= (plain * values).sum(axis=1)
-    return flat.reshape(share.shape)
+    xp = library(back, mask, spread)
+    shape = back.shape
+    share = xp.reshape(quietly_divided(back, spread, spread > 0), (shape[0], -1))
+    values = xp.reshape(mask, (shape[0], -1))
+    places = numbered(values.shape[1], values)[None]
+    flat = share
+    for found, part in ((xp.argmin, 1 - values), (xp.argmax, values)):
+        whole = xp.sum(share * part, axis=1, keepdims=True)
+        there = places == found(values, axis=1, keepdims=True)
+        flat = flat - xp.where(there, whole, xp.zeros_like(whole))
+    return xp.reshape(flat, shape)
 
 
-def interpolation(before: int, after: int) -> Array:
+@lru_cache(maxsize=64)
+def interpolation(before: int, after: int) -> npt.NDArray[np.float64]:
     """(after, before): bilinear upsampling of an axis with half-pixel centres."""
     at = np.clip((np.arange(after) + 0.5) * before / after - 0.5, 0, before - 1)
     low = np.floor(at).astype(int)
@@ -116,4 +127,5 @@ def interpolation(before: int, after: int) -> Array:
     rows = np.arange(after)
     np.add.at(matrix, (rows, low), 1 - (at - low))
     np.add.at(matrix, (rows, np.minimum(low + 1, before - 1)), at - low)
+    matrix.flags.writeable = False
     return matrix

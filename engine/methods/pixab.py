@@ -77,12 +77,12 @@ class PixabCAM(Method):
         scores, nothing = xp.astype(scores, xp.float64), xp.astype(nothing, xp.float64)
         deleted, kept = ask.scores_with_boxes(placements.distinct, self.score, delete=delete, keep=keep)
         falls, gains = self._denominators(scores, nothing)
-        means = []
+        parts = []
         if deleted is not None:
-            means.append(self._mean(placements, (scores[:, None] - deleted) / falls[:, None]))
+            parts.append((scores[:, None] - deleted) / falls[:, None])
         if kept is not None:
-            means.append(self._mean(placements, (kept - nothing[:, None]) / gains[:, None]))
-        total = sum(means[1:], start=means[0])
+            parts.append((kept - nothing[:, None]) / gains[:, None])
+        total = self._mean(placements, sum(parts[1:], start=parts[0]))  # the sum of means, which is linear
         if self.score == "probability":
             # A probability this small cannot be divided by: the map says nothing.
             small = (scores < SMALLEST_SCORE)[:, :, None, None]

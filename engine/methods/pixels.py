@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from camrt.engine.arrays import at_least, library, like, numbered, sent, single, zeros
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
@@ -31,13 +33,13 @@ __all__ = [
     "strongest",
 ]
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
 def strongest(gradients: Array) -> Array:
     """The largest magnitude over colours: (B, C, H, W) -> (B, H, W)."""
-    return np.asarray(np.abs(gradients).max(axis=1))
+    xp = library(gradients)
+    return xp.max(xp.abs(gradients), axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class PixelMethod(Method):
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         maps = [self.maps(ask, target) for target in range(ask.targets.shape[1])]
-        return blurred(np.stack(maps, axis=1), self.blur), ask.scores(self.score)
+        return blurred(library(*maps).stack(maps, axis=1), self.blur), ask.scores(self.score)
 
     @abstractmethod
     def maps(self, ask: Questions, target: int) -> Array:
@@ -76,7 +78,7 @@ class PixelMethod(Method):
 
     def gradients(
         self, ask: Questions, target: int, count: int, alter: Callable[[int], Array]
-    ) -> Iterator[tuple[int, Indices, Array]]:
+    ) -> Iterator[tuple[int, slice, Array]]:
         """Gradients of altered pictures, run in full batches across alterations and pictures.
 
         Args:
@@ -88,21 +90,25 @@ class PixelMethod(Method):
         Yields:
             The number of an alteration, the pictures, and their gradients (B, C, H, W).
         """
-        size = len(ask.pictures)
-        pairs = [(way, image) for way in range(count) for image in range(size)]
+        xp, size = library(ask.pictures), len(ask.pictures)
+        every = numbered(size, ask.pictures)
         current, altered = -1, ask.pictures
-        for start in range(0, len(pairs), ask.batch_size):
-            chunk = pairs[start : start + ask.batch_size]
-            rows = np.empty((len(chunk), *ask.pictures.shape[1:]), np.float32)
-            for row, (way, image) in enumerate(chunk):
+        for start in range(0, count * size, ask.batch_size):
+            stop = min(start + ask.batch_size, count * size)
+            parts, rows = [], []
+            for way in range(start // size, -(-stop // size)):
                 if way != current:
                     current, altered = way, alter(way)
-                rows[row] = altered[image]
-            ways, images = (np.array(column, np.int64) for column in zip(*chunk, strict=True))
-            found = ask.picture_gradients(rows, images, target, self.score, relu=self.relu)
-            for way in dict.fromkeys(ways.tolist()):
-                chosen = ways == way
-                yield way, images[chosen], found[chosen]
+                images = slice(max(start - way * size, 0), min(stop - way * size, size))
+                parts.append((way, images))
+                rows.append(altered[images])
+            owners = xp.concat([every[images] for _, images in parts])
+            found = ask.picture_gradients(xp.concat(rows), owners, target, self.score, relu=self.relu)
+            done = 0
+            for way, images in parts:
+                following = done + images.stop - images.start
+                yield way, images, found[done:following]
+                done = following
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         runs, why = self.runs()
@@ -117,11 +123,13 @@ def blurred(maps: Array, kernel: int) -> Array:
     """Maps (..., H, W) smoothed by a Gaussian kernel of that many pixels a side, reflected at the border."""
     if kernel == 1:
         return maps
-    rows, columns = (blur_matrix(size, kernel) for size in maps.shape[-2:])
-    return np.asarray((rows @ maps.astype(np.float64) @ columns.T).astype(np.float32))
+    xp = library(maps)
+    rows, columns = (like(blur_matrix(size, kernel), maps) for size in maps.shape[-2:])
+    return single(rows @ xp.astype(maps, xp.float64) @ columns.T)
 
 
-def blur_matrix(size: int, kernel: int) -> Array:
+@lru_cache(maxsize=64)
+def blur_matrix(size: int, kernel: int) -> npt.NDArray[np.float64]:
     """(size, size): what one axis of the blur makes of each of its pixels."""
     reach = kernel // 2
     sigma = 0.3 * (reach - 1) + 0.8
@@ -130,6 +138,7 @@ def blur_matrix(size: int, kernel: int) -> Array:
     matrix = np.zeros((size, size))
     for row in range(size):
         np.add.at(matrix[row], sources[row : row + kernel], bell / bell.sum())
+    matrix.flags.writeable = False
     return matrix
 
 
@@ -143,7 +152,7 @@ class Gradient(PixelMethod):
     name: ClassVar[str] = "gradient"
 
     def maps(self, ask: Questions, target: int) -> Array:
-        images = np.arange(len(ask.pictures))
+        images = numbered(len(ask.pictures), ask.pictures)
         return strongest(ask.picture_gradients(ask.pictures, images, target, self.score, relu=self.relu))
 
     def runs(self) -> tuple[int, str]:
@@ -170,13 +179,11 @@ class IntegratedGradients(PixelMethod):
         self.require_whole("steps", 1)
 
     def maps(self, ask: Questions, target: int) -> Array:
-        total = np.zeros((len(ask.pictures), *ask.pictures.shape[2:]))
-        ways = self.gradients(
-            ask, target, self.steps + 1, lambda t: ask.pictures * np.float32(t / self.steps)
-        )
+        total = zeros((len(ask.pictures), *ask.pictures.shape[2:]), ask.pictures, "float64")
+        ways = self.gradients(ask, target, self.steps + 1, lambda t: ask.pictures * (t / self.steps))
         for _, images, found in ways:
             total[images] += strongest(found)
-        return (total / self.steps).astype(np.float32)
+        return single(total / self.steps)
 
     def runs(self) -> tuple[int, str]:
         return self.steps + 1, "one a point between the empty picture and the picture"
@@ -206,13 +213,11 @@ class TextbookIntegratedGradients(PixelMethod):
 
     def attributions(self, ask: Questions, target: int) -> Array:
         """Pictures times the integral of their gradients, (N, C, H, W)."""
-        total = np.zeros(ask.pictures.shape)
-        ways = self.gradients(
-            ask, target, self.steps + 1, lambda t: ask.pictures * np.float32(t / self.steps)
-        )
+        total = zeros(ask.pictures.shape, ask.pictures, "float64")
+        ways = self.gradients(ask, target, self.steps + 1, lambda t: ask.pictures * (t / self.steps))
         for way, images, found in ways:
             total[images] += found * (0.5 if way in (0, self.steps) else 1.0)
-        return (ask.pictures * total / self.steps).astype(np.float32)
+        return single(ask.pictures * total / self.steps)
 
     def runs(self) -> tuple[int, str]:
         return self.steps + 1, "one a point between the empty picture and the picture"
@@ -223,7 +228,7 @@ class NoisyGradients(PixelMethod):
     """Gradients of noisy copies of a picture.
 
     Draw i of the noise depends on the seed, on i and on the picture's size, and on nothing else: every
-    picture gets the same pattern, in its own strength.
+    picture gets the same pattern, in its own strength, on every device.
 
     Attributes:
         draws: Noisy copies.
@@ -246,15 +251,16 @@ class NoisyGradients(PixelMethod):
         ):
             raise MethodError(f"{self.name}: noise={self.noise!r} must be a number >= 0")
 
-    def noisy(self, ask: Questions, target: int) -> Iterator[tuple[int, Indices, Array]]:
+    def noisy(self, ask: Questions, target: int) -> Iterator[tuple[int, slice, Array]]:
         """V of every noisy copy: the draw's number, the pictures, maps (B, H, W)."""
         pictures = ask.pictures
-        flat = pictures.reshape(len(pictures), -1)
-        strength = np.float32(self.noise) * (flat.max(axis=1) - flat.min(axis=1))[:, None, None, None]
+        xp = library(pictures)
+        spread = xp.max(pictures, axis=(1, 2, 3)) - xp.min(pictures, axis=(1, 2, 3))
+        strength = np.float32(self.noise) * spread[:, None, None, None]
 
         def alter(draw: int) -> Array:
             pattern = np.random.default_rng([self.seed, draw]).standard_normal(pictures.shape[1:], np.float32)
-            return np.asarray(pictures + strength * pattern)
+            return pictures + strength * sent(pattern, pictures)
 
         for draw, images, found in self.gradients(ask, target, self.draws, alter):
             yield draw, images, strongest(found)
@@ -273,10 +279,10 @@ class SmoothGrad(NoisyGradients):
     name: ClassVar[str] = "smoothgrad"
 
     def maps(self, ask: Questions, target: int) -> Array:
-        total = np.zeros((len(ask.pictures), *ask.pictures.shape[2:]))
+        total = zeros((len(ask.pictures), *ask.pictures.shape[2:]), ask.pictures, "float64")
         for _, images, found in self.noisy(ask, target):
             total[images] += found
-        return (total / self.draws).astype(np.float32)
+        return single(total / self.draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +297,7 @@ class VarGrad(NoisyGradients):
 
     def maps(self, ask: Questions, target: int) -> Array:
         shape = (len(ask.pictures), *ask.pictures.shape[2:])
-        first, moved, squared = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        first, moved, squared = (zeros(shape, ask.pictures, "float64") for _ in range(3))
         for draw, images, found in self.noisy(ask, target):
             if draw == 0:
                 first[images] = found
@@ -299,4 +305,4 @@ class VarGrad(NoisyGradients):
             moved[images] += away
             squared[images] += away * away
         variance = squared / self.draws - (moved / self.draws) ** 2
-        return np.maximum(variance, 0.0).astype(np.float32)
+        return single(at_least(variance, 0.0))

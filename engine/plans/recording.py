@@ -44,6 +44,7 @@ class Recorder(OnnxRuntime):
     """ONNX Runtime on the CPU, which notes the graphs it runs; it makes them as TensorRT needs them."""
 
     scatters = False
+    taps_cells = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -69,6 +70,10 @@ class Noting:
         self._runner = runner
         self._note = note
         self.outputs = runner.outputs
+
+    def rows(self, shape: tuple[int, ...]) -> Array:
+        """See `camrt.engine.backends.Runner`."""
+        return self._runner.rows(shape)
 
     def __call__(
         self, batch: Array, fetch: Sequence[str] | None = None, beside: Mapping[str, Array] | None = None

@@ -62,7 +62,8 @@ def cues(run: Run, table: PublishedTable) -> Reproduced:
         run.tell(f"difference maps of {key}", number, len(wanted.methods))
 
         def explain(files: Sequence[Path], label: int, method: Method = method) -> NDArray[np.floating]:
-            return engine.explain(list(files), method, targets=label, size="map").raw
+            maps: NDArray[np.floating] = engine.explain(list(files), method, targets=label, size="map").raw
+            return maps
 
         measured = cue_localisation(
             explain,

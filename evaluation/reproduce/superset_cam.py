@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from camrt.engine.arrays import library, like, numbered, quietly_divided, single
 from camrt.engine.class_sets import class_sets
 from camrt.engine.heads import Head
 from camrt.engine.methods import Cost, MapShape, Method
@@ -39,18 +37,19 @@ class SupersetCAM(Method):
         """Sums of maps from 0 to 1 are nowhere negative."""
         return False
 
-    def raw(self, ask: Questions) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def raw(self, ask: Questions) -> tuple[Any, Any]:
         """See `Method`."""
         pictures, classes = ask.logits.shape
-        every = np.broadcast_to(np.arange(classes), (pictures, classes))
-        maps = replace(ask, targets=every).class_maps().astype(np.float64)
-        low = maps.min(axis=(2, 3), keepdims=True)
-        span = maps.max(axis=(2, 3), keepdims=True) - low
-        stretched = np.divide(maps - low, span, out=np.zeros_like(maps), where=span > 0)
-        sets = class_sets(self.classes, classes)
-        members = (sets[ask.targets][:, :, None] == sets).astype(np.float64)
-        added = np.einsum("ntc,nchw->nthw", members, stretched, optimize=True)
-        return added.astype(np.float32), ask.scores("logit")
+        xp = library(ask.logits)
+        every = xp.broadcast_to(numbered(classes, ask.logits)[None], (pictures, classes))
+        maps = xp.astype(replace(ask, targets=every).class_maps(), xp.float64)
+        low = xp.min(maps, axis=(2, 3), keepdims=True)
+        span = xp.max(maps, axis=(2, 3), keepdims=True) - low
+        stretched = quietly_divided(maps - low, xp.broadcast_to(span, maps.shape), span > 0)
+        sets = like(class_sets(self.classes, classes), ask.logits)
+        members = xp.astype(sets[ask.targets][:, :, None] == sets, xp.float64)
+        added = xp.matmul(members, stretched.reshape(pictures, classes, -1))
+        return single(added).reshape(*members.shape[:2], *maps.shape[2:]), ask.scores("logit")
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         """See `Method`."""

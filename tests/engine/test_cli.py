@@ -209,7 +209,8 @@ def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
         "--batch-size",
         "3",
     ]
-    options += ["--threads", "2", "-m", "gradcam"]
+    options += ["--threads", "2", "-m", "gradcam", "--device", "cuda:1", "--backend", "tensorrt"]
+    options += ["--plans", "built", "--precision", "bf16"]
     result = run("explain", "m.onnx", picture(tmp_path / "a.png"), *options)
     assert result.exit_code == 0, result.output
     assert loader.engines[0].settings == {
@@ -217,6 +218,10 @@ def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
         "target": ["relu", "mixed"],
         "batch_size": 3,
         "threads": 2,
+        "device": "cuda:1",
+        "backend": "tensorrt",
+        "plans": Path("built"),
+        "precision": "bf16",
         "labels": ("a", "b b", "", "d"),
         "preprocessing": "tf",
     }

@@ -7,10 +7,14 @@ import pytest
 from tolerances import assert_close
 
 import camrt
-from camrt.engine.backends.halving import Halving
+from camrt.engine.backends.halving import Halving, buffer_of
 from camrt.errors import BackendError, SmallerBatchWarning
 
 torch = pytest.importorskip("torch")
+
+from torch_nets import Modular, made, pictures  # noqa: E402
+
+from camrt.engine.operations.on_cpu import OnCpu  # noqa: E402
 
 
 class Full(Exception):  # noqa: N818 (stands for another library's)
@@ -110,3 +114,65 @@ def test_a_module_that_holds_nothing_says_so():
     module.most = 0
     with pytest.raises(BackendError, match="does not hold a single row of the Narrow"):
         engine.predict(np.zeros((1, 3, 9, 9), np.float32))
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Native kernels on tensors that find too little memory for more than two pictures' boxes."""
+    plain = OnCpu.box_probabilities
+
+    def full(self, cells, *rest):
+        if len(cells) > 2:
+            raise torch.OutOfMemoryError(f"{len(cells)} pictures")
+        return plain(self, cells, *rest)
+
+    monkeypatch.setattr(OnCpu, "box_probabilities", full)
+
+
+def test_memory_that_a_head_lacks_halves_the_batch(short):
+    net = made(Modular)
+    engine = camrt.load(net, target="relu", size=(12, 16))
+    batch = pictures(7)
+    with pytest.warns(SmallerBatchWarning) as said:
+        found = engine.explain(batch, "pixab", targets=np.arange(7) % 5)
+    assert ["7 rows of the batch: 4 are" in str(said[0].message), len(said)] == [True, 2]
+    assert found.passes.trunk == 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = engine.explain(batch, "pixab", targets=np.arange(7) % 5)
+        pairs = [
+            engine.explain(batch[i : i + 2], "pixab", targets=np.arange(7)[i : i + 2] % 5)
+            for i in (0, 2, 4, 6)
+        ]
+    np.testing.assert_array_equal(found.maps, again.maps)
+    np.testing.assert_array_equal(found.maps, np.concatenate([pair.maps for pair in pairs]))
+
+
+def test_a_picture_that_does_not_fit_is_an_error(monkeypatch):
+    def full(self, *_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(OnCpu, "box_probabilities", full)
+    engine = camrt.load(made(Modular), target="relu", size=(12, 16))
+    with pytest.warns(SmallerBatchWarning), pytest.raises(BackendError, match="a single row of the batch"):
+        engine.explain(pictures(2), "pixab")
+
+
+def test_room_for_altered_inputs_is_halved():
+    sizes = []
+
+    def rows(shape):
+        sizes.append(shape)
+        if shape[0] > 3:
+            raise torch.OutOfMemoryError("no memory")
+        return np.zeros(shape)
+
+    with pytest.warns(SmallerBatchWarning) as said:
+        assert buffer_of(rows, 10, (4, 2), OnCpu()).shape == (3, 4, 2)
+    assert "does not hold 10 rows of the altered model's input: 5 are" in str(said[0].message)
+    assert sizes == [(10, 4, 2), (5, 4, 2), (3, 4, 2)]
+    with (
+        pytest.warns(SmallerBatchWarning),
+        pytest.raises(BackendError, match="does not hold a single altered row"),
+    ):
+        buffer_of(lambda shape: rows((9, *shape)), 2, (1,), OnCpu())

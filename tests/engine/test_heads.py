@@ -19,6 +19,7 @@ from camrt.engine.cuts import make_head, start_of_adjoint, vectors_at_once
 from camrt.engine.heads import Asked, FactoredHead, GenericHead, Head
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.passes import PassCounter
+from camrt.engine.places import HOST
 from camrt.engine.scores import ScoreReader, probabilities
 from camrt.export.adjoint import adjoint_model
 from camrt.export.cutting import ACTIVATION, FIRST_LAYER, PHI, head_model, tapped_model
@@ -44,14 +45,17 @@ class Spy:
 
     def __init__(self, runner: Any) -> None:
         self.runner = runner
-        self.rows: list[int] = []
+        self.sizes: list[int] = []
 
     @property
     def outputs(self) -> tuple[str, ...]:
         return self.runner.outputs
 
+    def rows(self, shape: tuple[int, ...]) -> Array:
+        return self.runner.rows(shape)
+
     def __call__(self, batch: Array, fetch: Any = None, beside: Any = None) -> list[Array]:
-        self.rows.append(len(batch))
+        self.sizes.append(len(batch))
         return self.runner(batch, fetch, beside)
 
 
@@ -62,6 +66,8 @@ class SpyRuntime:
     spies: list[Spy]
     name: str = "spy"
     scatters: bool = True
+    taps_cells: bool = True
+    place: Any = HOST
 
     def runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Spy:
         self.spies.append(Spy(RUNTIME.runner(model, label=label, batch=batch)))
@@ -436,9 +442,9 @@ def test_batches_are_filled_across_pictures(name, batch_size):
         lambda: both.head.with_boxes(asked, boxes, delete=False, keep=True),
     ):
         for spy in both.spies:
-            spy.rows.clear()
+            spy.sizes.clear()
         ask()
-        batches = max((spy.rows for spy in both.spies), key=sum)
+        batches = max((spy.sizes for spy in both.spies), key=sum)
         # A φ that mixes channels runs maps, not vectors, when a channel is taken out.
         full = limit if limit in batches[:-1] else batch_size
         assert all(rows == full for rows in batches[:-1]), batches
@@ -458,7 +464,7 @@ def test_batches_of_a_phi_that_mixes_channels_are_filled_across_pictures(name):
         some_activations(np.random.default_rng(18), 3, (6, 4, 3), holes=False), np.zeros((3, 1), np.int64)
     )
     both.head.without_channels(asked)
-    batches = max((spy.rows for spy in both.spies), key=sum)
+    batches = max((spy.sizes for spy in both.spies), key=sum)
     assert batches == [4, 4, 4, 4, 2]
     assert asked.passes.head == 18
 

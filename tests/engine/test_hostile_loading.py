@@ -104,7 +104,7 @@ def test_loading_is_stopped_at_the_load_deadline(tmp_path: Path):
     ("options", "error", "text"),
     [
         ({"backend": "tensorflow"}, BackendError, "unknown backend 'tensorflow'"),
-        ({"device": "cuda"}, BackendError, "'cpu' only, not 'cuda'"),
+        ({"device": "gpu"}, BackendError, "device='gpu' must be 'cpu', 'cuda' or 'cuda:N'"),
         ({"batch_size": 0}, InputError, "batch_size=0"),
         ({"batch_size": True}, InputError, "batch_size=True"),
         ({"threads": 0}, InputError, "threads=0"),

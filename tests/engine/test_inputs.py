@@ -9,7 +9,9 @@ from oracles.classifiers import classifier
 from PIL import Image
 
 import camrt
-from camrt.engine.inputs import map_size, target_classes
+from camrt.engine.arrays import host
+from camrt.engine.inputs import chooser, map_size, target_classes
+from camrt.engine.places import HOST
 from camrt.errors import CamrtError, InputError, TargetError
 
 
@@ -176,7 +178,7 @@ def test_ragged_targets(engine: camrt.Engine) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "uint64", ">i2"])
 def test_targets_of_any_width(dtype: str) -> None:
-    found, several = target_classes(np.array([3, 0], dtype), np.zeros((2, 4)))
+    found, several = target_classes(np.array([3, 0], dtype), 2, 4)
     assert found.dtype == np.int64
     assert found.tolist() == [[3], [0]]
     assert not several
@@ -184,8 +186,9 @@ def test_targets_of_any_width(dtype: str) -> None:
 
 def test_forms_of_targets() -> None:
     logits = np.array([[0, 2, 2], [5, 1, 1]], np.float32)
+    found, are_several = chooser(None, 2, 3, HOST, host)(slice(None), logits)
+    assert (found.tolist(), are_several) == ([[1], [0]], False)  # the first of equal ones
     for targets, expected, several in [
-        (None, [[1], [0]], False),  # the first of equal ones
         (2, [[2], [2]], False),
         (np.int64(2), [[2], [2]], False),
         ([2, 0], [[2], [0]], False),
@@ -193,7 +196,7 @@ def test_forms_of_targets() -> None:
         ([[2], [0]], [[2], [0]], True),
         ([[2, 2], [0, 1]], [[2, 2], [0, 1]], True),
     ]:
-        found, are_several = target_classes(targets, logits)
+        found, are_several = target_classes(targets, 2, 3)
         assert found.tolist() == expected
         assert are_several == several
 

@@ -131,11 +131,18 @@ def test_a_wrong_option_is_refused(options, message, tmp_path):
     ("options", "message"),
     [
         ({"backend": "tensorflow"}, "unknown backend 'tensorflow'"),
-        ({"device": "cuda"}, "'cpu' only, not 'cuda'"),
+        ({"device": "tpu"}, "device='tpu' must be 'cpu', 'cuda' or 'cuda:N'"),
+        (
+            {"device": "cuda"},
+            "this needs an NVIDIA GPU.*: install the driver, or run camrt with device='cpu'",
+        ),
+        ({"device": "cuda:1", "backend": "onnxruntime-tensorrt"}, "this needs an NVIDIA GPU"),
+        ({"backend": "onnxruntime-tensorrt"}, "runs on a GPU: pass device='cuda'"),
     ],
-    ids=["backend", "device"],
+    ids=str,
 )
-def test_a_backend_that_is_not_there_is_never_replaced(options, message, tmp_path):
+def test_a_backend_that_is_not_there_is_never_replaced(options, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("camrt.engine.plans.cards.LIBRARY", "no-such-driver.so")
     with pytest.raises(BackendError, match=message):
         camrt.load(saved(tmp_path), **options)
 

@@ -1,18 +1,23 @@
-"""Methods and scores give the same numbers for arrays of NumPy and of torch."""
+"""Methods and scores give the same numbers for arrays of NumPy and of torch, and wait for no device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 from tolerances import assert_close
 
-from camrt.engine.methods import build
+from camrt.engine.arrays import at_least, library
+from camrt.engine.methods import build, methods
 from camrt.engine.scores import ScoreReader, probabilities
+from camrt.errors import TargetError
 
 torch = pytest.importorskip("torch")
 
+from no_waiting import no_waiting  # noqa: E402
+
 N, T, K, H, W, C = 3, 2, 6, 5, 4, 7
+PICTURE = (3, 9, 7)
 
 
 @dataclass
@@ -20,7 +25,11 @@ class Answers:
     """A stand-in for questions: whatever is asked, numbers drawn from the question's own seed."""
 
     put: Any
-    flat: bool
+    flat: bool = False
+    batch_size: int = 4
+    threads: int | None = 1
+    runs: list[int] = field(default_factory=list)
+    """How many rows each asking for gradients at the pictures had."""
 
     def drawn(self, seed: int, *shape: int) -> Any:
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -75,6 +84,30 @@ class Answers:
     def scores_of_empty_picture(self, kind):
         return self.put(self.drawn(14, N, T))
 
+    @property
+    def pictures(self):
+        return self.put(self.drawn(15, N, *PICTURE))
+
+    @property
+    def logits(self):
+        drawn = self.drawn(16, N, C)
+        drawn[1, [2, 5]] = 9.0
+        return self.put(drawn)
+
+    def log_joint(self):
+        drawn = self.drawn(17, N, C, H, W) - 5
+        drawn[0, 1, 2] = -np.inf
+        return self.put(drawn)
+
+    def picture_gradients(self, rows, image, target, kind, *, relu="plain"):
+        """A gradient that depends on everything it is asked for."""
+        assert rows.shape == (image.shape[0], *PICTURE)
+        assert rows.dtype == library(rows).float32
+        self.runs.append(len(rows))
+        slope, start = (self.put(self.drawn(seed + target, N, *PICTURE)) for seed in (18, 20))
+        gradient = rows * slope[image] + start[image] * (1 if kind == "logit" else 2)
+        return at_least(gradient, 0.0) if relu == "guided" else gradient
+
 
 METHODS = [
     ("cam", {}),
@@ -94,7 +127,35 @@ METHODS = [
     ("pixab", {}),
     ("pixab", {"score": "logit", "assignment": "anchor", "boxes": ((2, 3),)}),
     ("pixab", {"perspectives": "preservation", "denominators": "N1"}),
+    ("opticam", {"steps": 5}),
+    ("opticam", {"steps": 2, "score": "probability", "learning_rate": np.float64(0.3)}),
+    ("gradient", {"blur": 3}),
+    ("gradient", {"score": "probability"}),
+    ("integrated", {"steps": 3, "blur": 1}),
+    ("integrated-textbook", {"steps": 4, "blur": 1}),
+    ("smoothgrad", {"draws": 3, "blur": 1}),
+    ("vargrad", {"draws": 5, "noise": np.float64(0.5), "seed": 2, "blur": 3}),
+    ("guided", {}),
+    ("guided-gradcam", {}),
+    ("guided-pixab", {}),
+    ("calm", {}),
+    ("calm", {"kind": "conditional"}),
+    ("calm", {"kind": "posterior"}),
+    ("calm", {"kind": "saliency"}),
+    ("calm", {"kind": "subset"}),
+    ("calm", {"kind": "subset", "classes": "all", "average": True}),
+    ("calm", {"kind": "subset", "classes": (1, 4), "average": True}),
+    ("calm", {"kind": "counterfactual"}),
+    ("calm", {"kind": "counterfactual", "against": np.int64(3)}),
 ]
+"""Every method of the registry, see `test_every_method_is_here`."""
+
+# Adam divides by the gradient's own size, so that rounding grows with every step.
+LOOSER = {"opticam": 200}
+
+
+def test_every_method_is_here():
+    assert {name for name, _ in METHODS} == set(methods())
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["gradients of their own", "one gradient a channel"])
@@ -106,8 +167,142 @@ def test_methods(name, options, flat):
         theirs, scores = method.raw(Answers(torch.from_numpy, flat))
     assert torch.is_tensor(theirs)
     assert torch.is_tensor(scores)
-    assert_close(theirs.numpy(), ours, np.float32, factor=8)
+    assert theirs.dtype == torch.float32
+    assert ours.dtype == np.float32
+    assert_close(theirs.numpy(), ours, np.float32, factor=LOOSER.get(name, 8))
     assert_close(scores.numpy(), own, np.float32)
+
+
+@pytest.mark.parametrize("put", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7, 99])
+@pytest.mark.parametrize("name", ["integrated", "integrated-textbook", "smoothgrad", "vargrad"])
+def test_pictures_are_altered_in_full_batches(name, batch_size, put):
+    options = {"draws": 5} if name in ("smoothgrad", "vargrad") else {"steps": 4}
+    method = build(name, options)
+    ask = Answers(put, batch_size=batch_size)
+    maps, _ = method.raw(ask)
+    runs = [min(batch_size, 5 * N - start) for start in range(0, 5 * N, batch_size)]
+    assert ask.runs == runs * T
+    one, _ = method.raw(Answers(put, batch_size=1))
+    assert_close(np.asarray(maps), np.asarray(one), np.float32)
+
+
+def test_classes_out_of_range_are_told_from_what_the_host_knows():
+    for options in ({"kind": "subset", "classes": (C,)}, {"kind": "counterfactual", "against": C}):
+        with no_waiting(), pytest.raises(TargetError, match="is out of range"):
+            build("calm", options).raw(Answers(shapes_alone))
+
+
+def shapes_alone(values):
+    """A tensor without numbers: to look at one, or to mix it with tensors elsewhere, is an error."""
+    return torch.empty(values.shape, dtype=torch.from_numpy(values).dtype, device="meta")
+
+
+EIGENVECTORS = "aten._linalg_eigh.default"
+UNSEEN = [
+    (name, options)
+    for name, options in METHODS
+    if not name.startswith("guided-")  # there is no kernel for tensors without numbers,
+    and name not in ("smoothgrad", "vargrad")  # and no way to send them noise without waiting
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "put"),
+    [(*case, torch.from_numpy) for case in METHODS] + [(*case, shapes_alone) for case in UNSEEN],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_no_method_waits(name, options, put):
+    """Tensors on the CPU run every line; those without numbers show that all lie in one place too."""
+    method = build(name, options)
+    for flat in (False, True):
+        expected, _ = method.raw(Answers(put, flat))  # constants are copied once
+        if name == "eigen":
+            with no_waiting(), pytest.raises(AssertionError, match=EIGENVECTORS):
+                method.raw(Answers(put, flat))
+        with no_waiting(but=(EIGENVECTORS,)):
+            maps, scores = method.raw(Answers(put, flat))
+        assert maps.shape == expected.shape
+        assert maps.device == scores.device == expected.device
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("name", "options"), METHODS, ids=str)
+def test_methods_on_a_gpu(name, options):
+    if name.startswith("guided-"):
+        pytest.importorskip("triton")
+    method, put = build(name, options), cached(lambda values: torch.from_numpy(values).to("cuda"))
+    with np.errstate(all="ignore"):
+        expected, _ = method.raw(Answers(np.asarray))
+    method.raw(Answers(put))
+    torch.cuda.set_sync_debug_mode("default" if name == "eigen" else "error")  # as its docstring says
+    try:
+        maps, _ = method.raw(Answers(put))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert_close(maps.cpu().numpy(), expected, np.float32, factor=5 * LOOSER.get(name, 8))
+
+
+def cached(put):
+    """What is asked for again is not sent again."""
+    kept = {}
+
+    def get(values):
+        key = (values.tobytes(), values.shape, values.dtype)
+        if key not in kept:
+            kept[key] = put(values)
+        return kept[key]
+
+    return get
+
+
+tensor = torch.arange(6.0)
+WAITS = [
+    ("aten._local_scalar_dense", tensor.sum().item),
+    ("aten._local_scalar_dense", lambda: bool((tensor > 2).any())),
+    ("aten._local_scalar_dense", lambda: [0, 1][(tensor > 2).any()]),
+    ("aten.equal", lambda: torch.equal(tensor, tensor)),
+    ("aten.nonzero", lambda: torch.nonzero(tensor)),
+    ("aten.masked_select", lambda: torch.masked_select(tensor, tensor > 2)),
+    ("aten.index.Tensor waits for a GPU: a mask", lambda: tensor[tensor > 2]),
+    ("aten.index_put_.default waits for a GPU: a mask", lambda: tensor.clone().__setitem__(tensor > 2, 0.0)),
+    ("aten._unique2", lambda: torch.unique(tensor)),
+    ("aten.repeat_interleave", lambda: torch.repeat_interleave(tensor, torch.ones(6, dtype=torch.int64))),
+    ("aten._linalg_eigh", lambda: torch.linalg.eigh(torch.eye(3))),
+    ("Tensor.__array__", lambda: np.asarray(tensor)),
+    ("Tensor.tolist", tensor.tolist),
+    ("Tensor.cpu", tensor.cpu),
+    ("torch's tensor", lambda: torch.tensor(1.0)),
+    ("torch's asarray", lambda: torch.asarray(np.ones(3), device="meta")),
+    ("torch's new_tensor", lambda: tensor.new_tensor(1.0)),
+    ("aten._to_copy.default waits for a GPU: it copies from cpu to meta", lambda: tensor.to("meta")),
+    ("aten.copy_.default", lambda: torch.empty(6, device="meta").copy_(tensor)),
+    ("an index of the host's numbers", lambda: tensor[[0, 2]]),
+    ("an index of the host's numbers", lambda: tensor[None, np.array([0, 2])]),
+]
+
+
+@pytest.mark.parametrize(("words", "wait"), WAITS, ids=str)
+def test_what_waits_is_refused(words, wait):
+    wait()
+    with no_waiting(), pytest.raises(AssertionError, match=words):
+        wait()
+
+
+def test_what_does_not_wait_is_not_refused():
+    places = torch.tensor([1, 2])
+    one = torch.tensor(1.0)
+    with no_waiting():
+        assert tensor[places].shape == (2,)
+        assert torch.where(tensor > 2, tensor, one).shape == (6,)
+        tensor.clone()[places] = 0.0
+        tensor.to("meta", non_blocking=True)
+        tensor.to(torch.float64)
+        torch.repeat_interleave(tensor, 2)
+        torch.asarray(tensor)
+        torch.zeros(3), torch.arange(3), torch.full((2,), 1.0), torch.from_numpy(np.ones(2))
+    assert tensor.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("kind", ["logit", "probability"])

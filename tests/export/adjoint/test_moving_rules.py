@@ -28,7 +28,7 @@ def whole(*numbers):
 
 def watched(case, element):
     """The adjoint of a case, shapes that inference does not know found by running it."""
-    watch = observer(onnx_runtime(device="cpu", threads=1, load_deadline=60, run_deadline=60))
+    watch = observer(onnx_runtime(threads=1, load_deadline=60, run_deadline=60))
     model = case.model()
     interface = standardise(model, expected_size=case.shape[1:], observer=watch)
     graph = Graph(model, interface.probe_shape(5, case.shape[1:]), watch)

@@ -1,0 +1,188 @@
+"""Operations on arrays of NumPy, by the native kernels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.kernels.ablate import ablate_boxes, ablate_channels
+from camrt.kernels.box_probabilities import box_probabilities_pair
+from camrt.kernels.box_scores import box_scores
+from camrt.kernels.box_sums import box_sums
+from camrt.kernels.masked_batch import masked_batch
+from camrt.kernels.partial_products import partial_products
+from camrt.kernels.rank_one import rank_one
+from camrt.kernels.saliency import saliency
+
+__all__ = ["Native", "NativeBoxRows"]
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+
+
+class NativeBoxRows:
+    """See `camrt.engine.operations.BoxRows`; all boxes are summed once.
+
+    Args:
+        sums: (N, P, F) of every box.
+    """
+
+    def __init__(self, sums: Array) -> None:
+        self._sums = sums
+
+    def changed(self) -> tuple[Indices, Indices]:
+        """See `BoxRows`."""
+        image, box = np.nonzero((self._sums != 0).any(axis=2))
+        return image, box
+
+    def fill(self, start: Array, image: Indices, box: Indices, out: Array, *, keep: bool) -> None:
+        """See `BoxRows`."""
+        np.multiply(self._sums[image, box], np.float32(1 if keep else -1), out=out)
+        out += start[image]
+
+
+class Native:
+    """See `camrt.engine.operations.Operations`."""
+
+    sees_values = True
+    fuses = False
+    short_of_memory: tuple[type[Exception], ...] = ()
+
+    def free(self) -> None:
+        """See `Operations`: none is held."""
+
+    def ablate_channels(
+        self, activations: Array, image: Indices, channel: Indices, out: Array, threads: int | None
+    ) -> None:
+        """See `Operations`."""
+        ablate_channels(activations, image, channel, out, threads=threads)
+
+    def ablate_boxes(
+        self,
+        activations: Array,
+        image: Indices,
+        boxes: Indices,
+        out: Array,
+        *,
+        keep: bool,
+        threads: int | None,
+    ) -> None:
+        """See `Operations`."""
+        ablate_boxes(activations, image, boxes, out, keep=keep, threads=threads)
+
+    def masked_batch(
+        self,
+        activations: Array,
+        pictures: Array,
+        image: Indices,
+        channel: Indices,
+        out: Array,
+        *,
+        order: Literal["upsample-first", "normalise-first"],
+        align_corners: bool,
+        epsilon: float,
+        threads: int | None,
+    ) -> None:
+        """See `Operations`."""
+        masked_batch(
+            activations,
+            pictures,
+            image,
+            channel,
+            out,
+            order=order,
+            align_corners=align_corners,
+            epsilon=epsilon,
+            threads=threads,
+        )
+
+    def rank_one(
+        self,
+        base: Array,
+        weight: Array,
+        activations: Array,
+        image: Indices,
+        channel: Indices,
+        out: Array,
+        threads: int | None,
+    ) -> None:
+        """See `Operations`."""
+        rank_one(base, weight, activations, image, channel, out, threads=threads)
+
+    def partial_products(
+        self, weight: Array, u: Array, *, by: Literal["cell", "channel"], threads: int | None
+    ) -> Array:
+        """See `Operations`."""
+        return partial_products(weight, u, by=by, threads=threads)
+
+    def laid_out(self, weight: Array) -> Array:
+        """See `Operations`."""
+        return weight
+
+    def behind(self, rows: Array, weight: Array) -> Array:
+        """See `Operations`."""
+        found: Array = rows @ weight.reshape(len(weight), -1)
+        return found.reshape(len(rows), *weight.shape[1:])
+
+    def box_sums(self, cells: Array, boxes: Indices, threads: int | None) -> Array:
+        """See `Operations`."""
+        return box_sums(cells, boxes, threads=threads)
+
+    def box_rows(self, cells: Array, boxes: Indices, threads: int | None) -> NativeBoxRows:
+        """See `Operations`."""
+        return NativeBoxRows(box_sums(cells, boxes, threads=threads))
+
+    def channel_rows(
+        self, start: Array, products: Array, image: Indices, channel: Indices, out: Array
+    ) -> None:
+        """See `Operations`."""
+        np.subtract(start[image], products[image, channel], out=out)
+
+    def box_probabilities(
+        self,
+        cells: Array,
+        logits: Array,
+        nothing: Array,
+        boxes: Indices,
+        targets: Indices,
+        threads: int | None,
+    ) -> tuple[Array, Array]:
+        """See `Operations`."""
+        return box_probabilities_pair(cells, logits, nothing, boxes, targets, threads=threads)
+
+    def box_scores(
+        self,
+        features: Array,
+        weight: Array,
+        logits: Array,
+        nothing: Array,
+        boxes: Indices,
+        targets: Indices,
+        *,
+        scale: float,
+        threads: int | None,
+    ) -> tuple[Array, Array]:
+        """See `Operations`."""
+        return box_scores(features, weight, logits, nothing, boxes, targets, scale=scale, threads=threads)
+
+    def saliency(
+        self,
+        raw: Array,
+        size: tuple[int, int],
+        *,
+        mode: Literal["native", "library"],
+        normalisation: Literal["max", "minmax"],
+        relu: bool,
+        threads: int | None,
+    ) -> tuple[Array, Array]:
+        """See `Operations`."""
+        return saliency(
+            np.ascontiguousarray(raw, np.float32),
+            size,
+            mode=mode,
+            normalisation=normalisation,
+            relu=relu,
+            threads=threads,
+        )

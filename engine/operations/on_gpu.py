@@ -1,0 +1,194 @@
+"""Operations on tensors on a GPU, by the Triton kernels. Nothing here waits for the device."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from camrt.engine.arrays import every_pair, like
+from camrt.kernels.ablate.gpu import ablate_boxes, ablate_channels
+from camrt.kernels.box_probabilities.gpu import box_probabilities_pair
+from camrt.kernels.box_scores.gpu import box_scores
+from camrt.kernels.first_layer_difference.gpu import first_layer_boxes, first_layer_channels
+from camrt.kernels.masked_batch.gpu import masked_batch
+from camrt.kernels.partial_products.gpu import partial_products, prepared
+from camrt.kernels.rank_one.gpu import rank_one
+from camrt.kernels.saliency.gpu import saliency
+
+__all__ = ["ON_GPU"]
+
+Tensor = torch.Tensor
+Boxes = npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=32)
+def membership(boxes: bytes, cells: tuple[int, int], device: torch.device) -> Tensor:
+    """(P, h·w) float64: one for each cell of a box, else zero."""
+    listed = np.frombuffer(boxes, np.int64).reshape(-1, 4)
+    inside = np.zeros((len(listed), *cells))
+    for row, (r0, c0, r1, c1) in zip(inside, listed, strict=True):
+        row[r0:r1, c0:c1] = 1
+    return torch.from_numpy(inside.reshape(len(listed), -1)).to(device)
+
+
+class GpuBoxRows:
+    """See `camrt.engine.operations.BoxRows`; which answers differ is not looked at.
+
+    Args:
+        cells: (N, h, w, F).
+        boxes: (P, 4).
+    """
+
+    def __init__(self, cells: Tensor, boxes: Boxes) -> None:
+        self._cells = cells
+        self._boxes = like(boxes, cells)
+
+    def changed(self) -> tuple[Tensor, Tensor]:
+        """See `BoxRows`."""
+        return every_pair(len(self._cells), len(self._boxes), self._cells)
+
+    def fill(self, start: Tensor, image: Tensor, box: Tensor, out: Tensor, *, keep: bool) -> None:
+        """See `BoxRows`."""
+        first_layer_boxes(start, self._cells, image, self._boxes[box], out, keep=keep)
+
+
+class OnGpu:
+    """See `camrt.engine.operations.Operations`."""
+
+    sees_values = False
+    fuses = True
+    short_of_memory: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
+
+    def free(self) -> None:
+        """See `Operations`."""
+        torch.cuda.empty_cache()
+
+    def ablate_channels(
+        self, activations: Tensor, image: Tensor, channel: Tensor, out: Tensor, threads: int | None
+    ) -> None:
+        """See `Operations`."""
+        ablate_channels(activations, image, channel, out)
+
+    def ablate_boxes(
+        self,
+        activations: Tensor,
+        image: Tensor,
+        boxes: Tensor,
+        out: Tensor,
+        *,
+        keep: bool,
+        threads: int | None,
+    ) -> None:
+        """See `Operations`."""
+        ablate_boxes(activations, image, boxes, out, keep=keep)
+
+    def masked_batch(
+        self,
+        activations: Tensor,
+        pictures: Tensor,
+        image: Tensor,
+        channel: Tensor,
+        out: Tensor,
+        *,
+        order: Literal["upsample-first", "normalise-first"],
+        align_corners: bool,
+        epsilon: float,
+        threads: int | None,
+    ) -> None:
+        """See `Operations`."""
+        masked_batch(
+            activations,
+            pictures,
+            image,
+            channel,
+            out,
+            order=order,
+            align_corners=align_corners,
+            epsilon=epsilon,
+        )
+
+    def rank_one(
+        self,
+        base: Tensor,
+        weight: Tensor,
+        activations: Tensor,
+        image: Tensor,
+        channel: Tensor,
+        out: Tensor,
+        threads: int | None,
+    ) -> None:
+        """See `Operations`."""
+        rank_one(base, weight, activations, image, channel, out)
+
+    def partial_products(
+        self, weight: Tensor, u: Tensor, *, by: Literal["cell", "channel"], threads: int | None
+    ) -> Tensor:
+        """See `Operations`."""
+        return partial_products(weight, u, by=by)
+
+    def laid_out(self, weight: Tensor) -> Tensor:
+        """See `Operations`."""
+        return prepared(weight)
+
+    def behind(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """See `Operations`; the weight, which lies (L, K, F), is read as it lies."""
+        features, channels, cells = weight.shape
+        found = rows @ weight.permute(0, 2, 1).reshape(features, cells * channels)
+        return found.reshape(len(rows), cells, channels).permute(0, 2, 1)
+
+    def box_sums(self, cells: Tensor, boxes: Boxes, threads: int | None) -> Tensor:
+        """See `Operations`; few features are expected, those of targets."""
+        count, height, width, features = cells.shape
+        inside = membership(boxes.tobytes(), (height, width), cells.device)
+        sums = torch.matmul(inside, cells.reshape(count, height * width, features).double())
+        return sums.to(cells.dtype)
+
+    def box_rows(self, cells: Tensor, boxes: Boxes, threads: int | None) -> GpuBoxRows:
+        """See `Operations`."""
+        return GpuBoxRows(cells, boxes)
+
+    def channel_rows(
+        self, start: Tensor, products: Tensor, image: Tensor, channel: Tensor, out: Tensor
+    ) -> None:
+        """See `Operations`."""
+        first_layer_channels(start, products, image, channel, out)
+
+    def box_probabilities(
+        self,
+        cells: Tensor,
+        logits: Tensor,
+        nothing: Tensor,
+        boxes: Boxes,
+        targets: Tensor,
+        threads: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Operations`."""
+        return box_probabilities_pair(cells, logits, nothing, like(boxes, cells), targets)
+
+    def box_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        logits: Tensor,
+        nothing: Tensor,
+        boxes: Boxes,
+        targets: Tensor,
+        *,
+        scale: float,
+        threads: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Operations`."""
+        return box_scores(features, weight, logits, nothing, like(boxes, features), targets, scale=scale)
+
+    def saliency(
+        self, raw: Tensor, size: tuple[int, int], *, threads: int | None, **how: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `Operations`."""
+        return saliency(raw, size, **how)
+
+
+ON_GPU = OnGpu()

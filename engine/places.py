@@ -1,0 +1,88 @@
+"""Where an engine's arrays lie: with NumPy on the host, or with torch on a device."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.arrays import host
+from camrt.errors import BackendError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["HOST", "Host", "OnDevice", "Place"]
+
+
+class Place(Protocol):
+    """Where the runners of a runtime take their arrays, and where heads and methods compute."""
+
+    def put(self, values: Any) -> Any:
+        """Brings an array of NumPy or of torch here."""
+        ...
+
+    def exchange(self, producer: Any) -> Any:
+        """Takes an array of any library through DLPack, without a copy where that can be."""
+        ...
+
+
+class Host:
+    """Arrays of NumPy."""
+
+    def __str__(self) -> str:
+        return "NumPy's arrays"
+
+    def put(self, values: Any) -> npt.NDArray[Any]:
+        """See `Place`."""
+        return host(values)
+
+    def exchange(self, producer: Any) -> npt.NDArray[Any]:
+        """See `Place`."""
+        return np.from_dlpack(producer)
+
+
+HOST: Place = Host()
+
+
+class OnDevice:
+    """Tensors of torch on one of its devices, the CPU among them.
+
+    Args:
+        device: The device.
+
+    Raises:
+        BackendError: There are no kernels for it, or Triton is missing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        if device.type not in ("cpu", "cuda"):
+            raise BackendError(
+                f"camrt computes on the CPU and on CUDA's GPUs, and this model is on {str(device)!r}: move it"
+            )
+        if device.type == "cuda" and find_spec("triton") is None:
+            raise BackendError(
+                "kernels on a GPU are Triton's, and Triton is missing: pip install 'camrt[gpu]'"
+            )
+        self.device = device
+
+    def __str__(self) -> str:
+        return f"tensors on {self.device}"
+
+    def put(self, values: Any) -> torch.Tensor:
+        """See `Place`."""
+        import torch
+
+        if not isinstance(values, torch.Tensor):
+            values = torch.from_numpy(np.array(values))
+        moved: torch.Tensor = values.to(self.device)
+        return moved
+
+    def exchange(self, producer: Any) -> torch.Tensor:
+        """See `Place`."""
+        from torch.utils.dlpack import from_dlpack
+
+        taken: torch.Tensor = from_dlpack(producer)
+        return taken
