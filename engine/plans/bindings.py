@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 from camrt.engine.plans.cards import Card, cards
 from camrt.errors import BackendError, InputError
 
-__all__ = ["Bindings", "bindings"]
+if TYPE_CHECKING:
+    # Named as itself, so that others take it from here. It has no types of its own: tests make them.
+    import tensorrt_rtx_bindings as tensorrt_rtx_bindings  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+__all__ = ["Bindings", "Module", "bindings"]
 
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
+
+
+class Module(Protocol):
+    """What camrt uses of TensorRT's Python module: the types of TensorRT for RTX, which the other has too."""
+
+    __version__: str
+    Builder: type[tensorrt_rtx_bindings.Builder]
+    DataType: type[tensorrt_rtx_bindings.DataType]
+    ILogger: type[tensorrt_rtx_bindings.ILogger]
+    Logger: type[tensorrt_rtx_bindings.Logger]
+    OnnxParser: type[tensorrt_rtx_bindings.OnnxParser]
+    Runtime: type[tensorrt_rtx_bindings.Runtime]
+    TensorIOMode: type[tensorrt_rtx_bindings.TensorIOMode]
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class Bindings:
     """
 
     flavour: str
-    module: Any
+    module: Module
     version: str
     card: Card | None
 
@@ -52,7 +69,7 @@ def bindings(flavour: str, *, running: bool) -> Bindings:
     missing: ImportError | None = None
     for name in MODULES[flavour]:
         try:
-            module = import_module(name)
+            module = cast("Module", import_module(name))
         except ImportError as error:
             missing = error
             continue

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import onnx
 from onnx import TensorProto
 
-from camrt.engine.plans.bindings import Bindings
+from camrt.engine.plans.bindings import Bindings, Module
 from camrt.errors import BackendError, InputError
 from camrt.export.adjoint import GRADIENT
 from camrt.export.adjoint.widening import widen
 
-__all__ = ["Builder", "Precision", "Recipe", "in_precision"]
+__all__ = ["Builder", "Precision", "Recipe", "checked_precision", "in_precision"]
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 ELEMENTS: Mapping[str, int] = {
@@ -41,10 +41,7 @@ class Recipe:
     batches: tuple[int, int, int] = (1, 8, 32)
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise InputError(
-                f"precision={self.precision!r} must be one of {', '.join(map(repr, get_args(Precision)))}"
-            )
+        checked_precision(self.precision)
         whole = all(isinstance(rows, int) and not isinstance(rows, bool) for rows in self.batches)
         if (
             len(self.batches) != 3
@@ -55,6 +52,19 @@ class Recipe:
                 f"batches={self.batches!r} must be three whole numbers above zero that do not fall: the "
                 "least, usual and most rows of a run"
             )
+
+
+def checked_precision(precision: str) -> Precision:
+    """A precision by its name.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    if precision not in get_args(Precision):
+        raise InputError(
+            f"precision={precision!r} must be one of {', '.join(map(repr, get_args(Precision)))}"
+        )
+    return cast(Precision, precision)
 
 
 class Builder:
@@ -123,10 +133,10 @@ def in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
     return own
 
 
-def _logger(trt: Any) -> Any:
+def _logger(trt: Module) -> Any:
     """A TensorRT logger that keeps errors."""
 
-    class Messages(trt.ILogger):  # type: ignore[misc]  # made of a module that is known only now
+    class Messages(trt.ILogger):  # type: ignore[misc, name-defined]  # made of a module that is known only now
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []

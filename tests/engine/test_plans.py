@@ -27,6 +27,7 @@ from camrt.export.reading import read_model
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is missing: pip install 'camrt[dev]'")
 
+FLAVOUR = os.environ.get("CAMRT_TENSORRT", "tensorrt-rtx")
 METHODS = ("pixab", "ablation", "gradcam", "gradient", "score", "cam")
 NAMES = [
     "gap-flatten-gemm",
@@ -45,6 +46,7 @@ class Checking(OnnxRuntime):
     """ONNX Runtime, for graphs that a folder has a plan of."""
 
     scatters = False
+    taps_cells = False
 
     def __init__(self, folder):
         super().__init__()
@@ -335,8 +337,12 @@ def test_there_are_two_kinds_of_tensorrt():
             "runs plans that were built before: build them with camrt export",
         ),
         ({"backend": "tensorrt", "plans": "x"}, BackendError, "pass device='cuda' or 'cuda:N', not 'cpu'"),
-        ({"plans": "x"}, InputError, "plans= and precision= are for backend='tensorrt'"),
-        ({"precision": "fp16"}, InputError, "plans= and precision= are for backend='tensorrt'"),
+        ({"plans": "x"}, InputError, "plans= is TensorRT's, and means nothing to backend='onnxruntime'"),
+        (
+            {"precision": "fp16"},
+            InputError,
+            "precision='fp16' is for a GPU: on the CPU a file is run as it is",
+        ),
     ],
     ids=["no plans", "no GPU", "plans for nothing", "precision for nothing"],
 )
@@ -384,10 +390,7 @@ def test_the_command_says_what_is_wrong(words, message, tmp_path):
 # ---------------------------------------------------------------- with a card
 
 
-@pytest.mark.gpu
-@pytest.mark.tensorrt
-@pytest.mark.parametrize("name", NAMES)
-def test_plans_give_what_the_file_gives(name, tmp_path):
+def torch_on_a_card():
     try:
         cards()
     except BackendError as error:
@@ -395,10 +398,17 @@ def test_plans_give_what_the_file_gives(name, tmp_path):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("this torch sees no GPU")
+    return torch
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("name", NAMES)
+def test_plans_give_what_the_file_gives(name, tmp_path):
+    torch_on_a_card()
     path = model(tmp_path, name)
-    flavour = os.environ.get("CAMRT_TENSORRT", "tensorrt-rtx")
-    export_plans(path, tmp_path / "plans", to=flavour, batches=(2, 4, 8))
-    engine = camrt.load(path, backend=flavour, device="cuda", plans=tmp_path / "plans")
+    export_plans(path, tmp_path / "plans", to=FLAVOUR, batches=(2, 4, 8))
+    engine = camrt.load(path, backend=FLAVOUR, device="cuda", plans=tmp_path / "plans")
     expected = camrt.load(path)
     batch = np.random.default_rng(0).standard_normal((9, 3, 10, 8), np.float32)  # the last row by itself
     assert_close(
@@ -407,3 +417,55 @@ def test_plans_give_what_the_file_gives(name, tmp_path):
     for method in ("pixab", "ablation", "gradcam"):
         ours, theirs = (one.explain(batch, method, targets=0) for one in (engine, expected))
         assert np.abs(ours.maps - theirs.maps).max() < 0.02
+
+
+@pytest.mark.gpu
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("count", [1, 4, 9])
+@pytest.mark.parametrize(
+    ("precision", "allowed"),
+    [
+        ("fp32", ("float32", 500)),  # TensorFloat-32 is on by default
+        ("fp16", ("float16", 5)),  # every layer rounds
+        ("bf16", ("bfloat16", 5)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_plans_are_queued_behind_the_callers_stream(precision, allowed, count, tmp_path):
+    torch = torch_on_a_card()
+    from camrt.engine.backends.tensorrt import TensorRT
+
+    path = model(tmp_path)
+    export_plans(
+        path, tmp_path / "plans", to=FLAVOUR, precision=precision, batches=(2, 4, 8), gradients=False
+    )
+    file, trt = read_model(path), bindings(FLAVOUR, running=True)
+    made = {}
+
+    class Keeping(TensorRT):
+        def runner(self, model, *, label, batch=None):
+            made[label] = super().runner(model, label=label, batch=batch), model
+            return made[label][0]
+
+    backend = Keeping(PlanFolder.open(tmp_path / "plans", file.sha256, trt), trt, "cuda")
+    assembled(file, backend, OnnxRuntime())
+    runner, graph = made["model"]
+    batch = np.random.default_rng(0).standard_normal((count, 3, 10, 8), np.float32)
+    expected = OnnxRuntime().runner(graph, label="model")(batch)
+    given = backend.place.put(batch)
+    torch.cuda.synchronize()
+    for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
+        with torch.cuda.stream(stream):
+            late = torch.full_like(given, torch.nan)
+            runner(late)  # what is made and loaded at the first run is there now
+            stream.synchronize()
+            torch.cuda._sleep(10**9)  # a good part of a second, after which the batch is there
+            late.copy_(given)
+            found = runner(late)
+            assert not stream.query(), "the runner waited for the card"
+            del late
+            torch.full_like(given, torch.nan)  # takes the memory of `late`, if the run did not keep it
+        torch.cuda.synchronize()
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.device == given.device
+            assert_close(ours.cpu().numpy(), theirs, *allowed)
