@@ -18,9 +18,10 @@ import onnx
 import onnxruntime
 import torch
 
+from camrt.engine.arrays import host
 from camrt.engine.loading import labels_of
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
-from camrt.engine.torch_models.subject import Subject, array, tensors_of
+from camrt.engine.torch_models.subject import Subject, single, tensors_of
 from camrt.errors import BackendError, InputError
 from camrt.export.own_heads import HEAD_KEY, PROVENANCE_KEY
 
@@ -136,7 +137,13 @@ def to_onnx(
         if dynamic_size:
             batches.append(np.concatenate([pictures, pictures[:, :, ::-1]], axis=2))
         expected = [
-            dict(zip(given, map(array, subject.called(subject.tensor(batch), outputs)), strict=True))
+            dict(
+                zip(
+                    given,
+                    (host(single(one)) for one in subject.called(subject.tensor(batch), outputs)),
+                    strict=True,
+                )
+            )
             for batch in batches
         ]
         _, kind = subject.place()

@@ -6,24 +6,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from camrt.engine.torch_models.calls import main_tensor, with_main
 from camrt.engine.torch_models.choosing import Candidate
 from camrt.engine.torch_models.class_maps import Following
 from camrt.engine.torch_models.shortcut import BATCHES, Shortcut, probe, shortcut
-from camrt.engine.torch_models.subject import Subject, array, copied
+from camrt.engine.torch_models.subject import Subject, copied, single
 from camrt.errors import BackendError, CutError
 from camrt.export.cutting import ACTIVATION, beside_name
 
 __all__ = ["PICTURE", "PREFIX", "HookedCut"]
 
-Array = npt.NDArray[Any]
-
 PICTURE = beside_name(0)
-"""What the head needs of the picture: all of it where something goes around the cut, else its size (H, W)."""
+"""What the head needs of the picture: all of it where something goes around the cut. Else only its size, and
+then this is empty, of shape (N, H, W, 0): a size that lies on the host, wherever tensors lie."""
 PREFIX = beside_name(1)
 """The tokens (N, p, K) in front of the patches, where the trunk is left out."""
 
@@ -107,22 +104,26 @@ class HookedCut:
         finally:
             handle.remove()
 
-    def shown(self, tensor: torch.Tensor, size: tuple[int, int]) -> dict[str, Array]:
+    def shown(self, tensor: torch.Tensor, size: tuple[int, int]) -> dict[str, torch.Tensor]:
         """What a trunk pass gives of a captured output: the activation, and what the head takes beside it."""
-        found = {ACTIVATION: array(self.layout.map_of(tensor, size))}
+        found = {ACTIVATION: single(self.layout.map_of(tensor, size))}
         if self.shortcut is not None:
-            found[PICTURE] = np.full((len(tensor), 2), size, np.float32)
+            found |= self.sized(len(tensor), size)
             if self.layout.prefix:
-                found[PREFIX] = array(tensor[:, : self.layout.prefix])
+                found[PREFIX] = single(tensor[:, : self.layout.prefix])
         return found
 
-    def logits(self, maps: torch.Tensor, beside: Mapping[str, Array]) -> torch.Tensor:
+    def sized(self, count: int, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """What the head takes beside the activation of pictures of which only the size matters."""
+        return {PICTURE: self.subject.rows((count, *size, 0))}
+
+    def logits(self, maps: torch.Tensor, beside: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Logits (N, C) of altered maps (N, K, h, w), within `Subject.running`."""
         if self.shortcut is None:
             pictures = self.subject.tensor(beside[PICTURE])
             with self.replaced(maps, None, self._calls - 1):
                 return self.subject.logits(pictures)
-        height, width = beside[PICTURE][0].astype(int).tolist()
+        height, width = beside[PICTURE].shape[1:3]
         if (height, width) not in self._shortcuts:
             with torch.no_grad():
                 self._shortcuts[height, width] = self._verified((height, width))
@@ -135,7 +136,7 @@ class HookedCut:
         prefix = self.subject.tensor(beside[PREFIX]) if self.layout.prefix else None
         return self._without_trunk(way, maps, prefix, (height, width))
 
-    def class_maps(self, maps: torch.Tensor, beside: Mapping[str, Array]) -> torch.Tensor | None:
+    def class_maps(self, maps: torch.Tensor, beside: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """(N, C, h, w) whose mean is the logits, within `Subject.running`; None when there are none."""
         following = Following(maps)
         with following:
@@ -146,8 +147,8 @@ class HookedCut:
         if self.shortcut is None or self.layout.kind != "map":
             return False
         count = self.subject.batch or BATCHES[0]
-        nothing = self.subject.tensor(np.zeros((count, *self.layout.shape), np.float32))
-        return self.class_maps(nothing, {PICTURE: np.full((count, 2), size, np.float32)}) is not None
+        nothing = self.subject.rows((count, *self.layout.shape)).zero_()
+        return self.class_maps(nothing, self.sized(count, size)) is not None
 
     def _without_trunk(
         self, way: Shortcut, maps: torch.Tensor, prefix: torch.Tensor | None, size: tuple[int, int]

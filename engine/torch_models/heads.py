@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import numpy as np
-import numpy.typing as npt
+import torch
 
+from camrt.engine.arrays import numbered
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Asked
+from camrt.engine.heads.base import Asked, Boxes
+from camrt.engine.heads.contributions import Contributions
+from camrt.engine.heads.factored import FactoredHead
 from camrt.engine.heads.generic import GenericHead
+from camrt.engine.places import OnDevice
 from camrt.engine.torch_models.cutting import HookedCut
+from camrt.engine.torch_models.linear import CellLayer, PooledLinear
 from camrt.engine.torch_models.runners import HeadBack, HeadForth, HeadMaps
 
-__all__ = ["HookedHead"]
+__all__ = ["HookedHead", "LinearHead"]
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
+Tensor = torch.Tensor
 
 
 class HookedHead(GenericHead):
@@ -39,21 +41,23 @@ class HookedHead(GenericHead):
         adjoint = HeadAdjoint(HeadBack(cut), cut.beside)
         super().__init__(HeadForth(cut), adjoint, batch_size, self._why(), threads, cut.beside)
 
-    def empty(self, asked: Asked) -> Array:
+    def empty(self, asked: Asked) -> Tensor:
         """The scores of an all-zero activation; see `Head`."""
         if self._cut.shortcut is None or self._cut.layout.prefix:
-            return super().empty(asked)  # differs from picture to picture
+            own: Tensor = super().empty(asked)  # differs from picture to picture
+            return own
         feeds = {name: asked.extras[name][:1] for name in self._beside}
-        logits = self._runner(np.zeros_like(asked.activations[:1]), None, feeds)[0]
+        logits = self._runner(torch.zeros_like(asked.activations[:1]), None, feeds)[0]
         count = len(asked.activations)
-        return asked.reader.read(np.repeat(logits, count, axis=0), np.arange(count))
+        scores: Tensor = asked.reader.read(logits.expand(count, -1), numbered(count, logits))
+        return scores
 
     @property
     def has_class_maps(self) -> bool:
         """Whether the logits are means of maps; see `Head`."""
         return self._cut.has_class_maps
 
-    def class_maps(self, asked: Asked) -> Array | None:
+    def class_maps(self, asked: Asked) -> Tensor | None:
         """The targets' class maps, what is linear behind the mean done to every cell; see `Head`."""
         if not self.has_class_maps:
             return None
@@ -63,9 +67,9 @@ class HookedHead(GenericHead):
             rows = asked.activations[block]
             asked.passes.head += len(rows)
             feeds = {name: asked.extras[name][block] for name in self._beside}
-            maps = self._maps(rows, None, feeds)[0]
-            found.append(np.take_along_axis(maps, asked.reader.targets[block][:, :, None, None], axis=1))
-        return np.concatenate(found)
+            maps: Tensor = self._maps(rows, None, feeds)[0]
+            found.append(maps.take_along_dim(asked.reader.targets[block][:, :, None, None], dim=1))
+        return torch.cat(found)
 
     def class_map_passes(self) -> tuple[int, str]:
         """What `class_maps` costs; see `Head`."""
@@ -96,13 +100,89 @@ class HookedHead(GenericHead):
             return f"the whole module, since something goes around {self._cut.path!r}"
         return f"what follows {self._cut.path!r} ({way.skipped} calls of modules up to there are left out)"
 
-    def _counted(self, asked: Asked) -> Callable[[Array, Indices], Array]:
+    def _counted(self, asked: Asked) -> Callable[[Tensor, Tensor], Tensor]:
         if self._cut.shortcut is not None:
             return super()._counted(asked)
 
-        def run(rows: Array, image: Indices) -> Array:
+        def run(rows: Tensor, image: Tensor) -> Tensor:
             asked.passes.full += len(rows)
             feeds = {name: asked.extras[name][image] for name in self._beside}
-            return self._runner(rows, None, feeds)[0]
+            found: Tensor = self._runner(rows, None, feeds)[0]
+            return found
 
         return run
+
+
+class LinearHead(HookedHead):
+    """A linear layer behind a mean over cells: answers are algebra on the numbers it holds at that moment.
+
+    Args:
+        cut: Where the module is cut.
+        linear: The layer.
+        batch_size: Rows a batch.
+        threads: Threads of the native kernels; None lets them choose.
+    """
+
+    def __init__(self, cut: HookedCut, linear: PooledLinear, batch_size: int, threads: int | None) -> None:
+        super().__init__(cut, batch_size, threads)
+        self._linear = linear
+
+    def _algebra(self) -> FactoredHead:
+        """The head with the layer's present numbers."""
+        factors = self._linear.factors()
+        contributions = Contributions(
+            factors,
+            None,
+            CellLayer(factors.weight),
+            self._threads,
+            OnDevice(self._linear.device),
+            self._linear.narrow,
+        )
+        return FactoredHead(contributions, None, None, self._adjoint, self._batch_size)
+
+    def without_channels(self, asked: Asked) -> Tensor:
+        """The scores with channel k set to zero; see `Head`."""
+        found: Tensor = self._algebra().without_channels(asked)
+        return found
+
+    def with_boxes(
+        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The scores with boxes set to zero, and with nothing but them; see `Head`."""
+        return self._algebra().with_boxes(asked, boxes, delete=delete, keep=keep)
+
+    def gradients(self, asked: Asked) -> Iterator[Tensor]:
+        """The gradients of the scores; see `Head`."""
+        return self._algebra().gradients(asked)
+
+    def empty(self, asked: Asked) -> Tensor:
+        """The scores of an all-zero activation; see `Head`."""
+        found: Tensor = self._algebra().empty(asked)
+        return found
+
+    def class_maps(self, asked: Asked) -> Tensor | None:
+        """The targets' class maps; see `Head`."""
+        return self._algebra().class_maps(asked)
+
+    def class_map_passes(self) -> tuple[int, str]:
+        """What `class_maps` costs; see `Head`."""
+        return 0, "one matrix product"
+
+    def describe(self) -> str:
+        """What the head is; see `Head`."""
+        return (
+            f"hooked: {self._why()} is {self._linear.weight!r} behind a mean over cells, so alterations are "
+            "algebra"
+        )
+
+    def channel_passes(self, channels: int) -> tuple[int, str]:
+        """What `without_channels` costs; see `Head`."""
+        return 0, "the head is one linear layer: algebra"
+
+    def box_passes(self, boxes: int) -> tuple[int, str]:
+        """What `with_boxes` costs; see `Head`."""
+        return 0, "every box is a sum of its cells' contributions"
+
+    def gradient_passes(self) -> tuple[int, str]:
+        """What `gradients` costs; see `Head`."""
+        return 0, "the head is one linear layer, whose gradient is its weight"

@@ -16,21 +16,27 @@ import torch
 
 from camrt.engine.cuts import Cut
 from camrt.engine.loading import labels_of, wanted_targets
+from camrt.engine.places import OnDevice
+from camrt.engine.plans.building import checked_precision
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Engine
 from camrt.engine.torch_models.calls import recording
 from camrt.engine.torch_models.choosing import Candidate, candidates, choose
+from camrt.engine.torch_models.compiling import compiler_of
 from camrt.engine.torch_models.cutting import HookedCut
-from camrt.engine.torch_models.heads import HookedHead
+from camrt.engine.torch_models.heads import HookedHead, LinearHead
+from camrt.engine.torch_models.linear import pooled_linear
 from camrt.engine.torch_models.own_heads import calm_head
 from camrt.engine.torch_models.runners import ModuleBack, ModuleForth
 from camrt.engine.torch_models.shortcut import BATCHES, probe
-from camrt.engine.torch_models.subject import Subject
+from camrt.engine.torch_models.subject import Subject, device_of
 from camrt.errors import BackendError, InputError, ModelFileError, UnsupportedModelError
 from camrt.export.cutting import ACTIVATION
 from camrt.export.interface import Activation, Interface, probe_size
 
 __all__ = ["load_module"]
+
+KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def load_module(
     example: Any = None,
     size: tuple[int, int] | None = None,
     grid: tuple[int, int] | None = None,
+    precision: str | None = None,
+    compile: bool | str | None = None,  # noqa: A002  # the field's name for it
 ) -> Engine:
     """Prepares a torch module, or a file written by `torch.export.save`, for explanations where it is.
 
@@ -83,7 +91,7 @@ def load_module(
         source: A module, or the path of a .pt2 file. `torch.export.load` reads that, and may unpickle: open
             only files you trust.
         backend: None or "torch".
-        device: Where the module is. It is not moved.
+        device: Where the module is. It is not moved; what a file holds is brought there.
         target: Path of a submodule, or several; None finds one, see `camrt.engine.torch_models.choosing`.
         batch_size: Rows run at once, pictures or altered activations: the bound on memory.
         threads: Threads of the native kernels; torch's own are torch's (`torch.set_num_threads`).
@@ -98,6 +106,10 @@ def load_module(
         size: (H, W) of the pictures the module is tried on; None takes the example's, the preprocessing's, or
             224×224.
         grid: (h, w) of the patches of a vision transformer, when its tokens do not tell.
+        precision: "fp32", "fp16" or "bf16": what the module computes in. A module must be of that type
+            already; what a file holds is made so. None takes it as it is.
+        compile: None, True, a mode of `torch.compile`, or "cudagraphs"; see
+            `camrt.engine.torch_models.compiling`.
 
     Raises:
         ModelFileError: The file is missing or no file of `torch.export`.
@@ -110,14 +122,22 @@ def load_module(
         raise BackendError(
             f"a torch module runs on backend 'torch', not {backend!r}; export it to ONNX first"
         )
+    kind = None if precision is None else KINDS[checked_precision(precision)]
     given = read_source(source)
+    if given.sha256:
+        given.module.to(device_of(device), kind)
     sides = checked_pair("size", size)
     channels, sides = shape_of_example(example, given, sides)
     steps = Preprocessing.coerce(preprocessing, probe_size(given.height, given.width, sides))
     if sides is None and steps is not None:
         sides = steps.size
     sides = probe_size(given.height, given.width, sides)
-    subject = Subject(given.module, given.name, device, given.batch)
+    subject = Subject(given.module, given.name, device, given.batch, compiler_of(compile, device))
+    if kind is not None and subject.place()[1] != kind:
+        raise InputError(
+            f"precision={precision!r} was asked for, and the parameters of {given.name} are "
+            f"{subject.place()[1]}: convert it with module.to({kind})"
+        )
     listed, found, classes, joint = explored(
         subject, channels, sides, target, None if output is None else str(output), checked_pair("grid", grid)
     )
@@ -126,7 +146,13 @@ def load_module(
     with subject.running(gradients=False):
         for candidate, calls in found:
             cut = HookedCut(subject, candidate, calls, channels, sides)
-            hooked.append((candidate, cut, HookedHead(cut, batch_size, threads)))
+            linear = pooled_linear(cut, sides)
+            head = (
+                HookedHead(cut, batch_size, threads)
+                if linear is None
+                else LinearHead(cut, linear, batch_size, threads)
+            )
+            hooked.append((candidate, cut, head))
     cuts = []
     for number, (candidate, cut, head) in enumerate(hooked):
         roles = (ACTIVATION, *cut.beside)
@@ -157,6 +183,8 @@ def load_module(
         batch_size=batch_size,
         threads=threads,
         notes=tuple(notes),
+        place=OnDevice(subject.place()[0]),
+        runtime="torch",
     )
 
 

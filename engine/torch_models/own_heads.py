@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+from camrt.engine.arrays import host
 from camrt.engine.own_heads import is_distribution
-from camrt.engine.torch_models.subject import Subject, array
+from camrt.engine.torch_models.subject import Subject, single
 
 __all__ = ["calm_head", "joint_seen"]
 
@@ -33,7 +34,7 @@ def calm_head(subject: Subject, pictures: torch.Tensor) -> str | None:
     for path, part in subject.module.named_modules():
         if getattr(part, "kind", None) == "calm" and callable(getattr(part, "log_place", None)):
             with joint_seen(subject, path) as seen:
-                logits = array(subject.logits(pictures))
-            if seen and is_distribution(array(seen[-1]), logits):
+                logits = single(subject.logits(pictures))
+            if seen and is_distribution(host(single(seen[-1])), host(logits)):
                 return str(path)
     return None

@@ -1,4 +1,4 @@
-"""A hooked module as the runners an engine works with: float32 arrays in and out."""
+"""A hooked module as the runners an engine works with: tensors where it is, float32 ones out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from camrt.engine.arrays import filled
 from camrt.engine.backends.halving import Halving
-from camrt.engine.backends.onnxruntime import filled
+from camrt.engine.torch_models.compiling import Traces
 from camrt.engine.torch_models.cutting import PICTURE, HookedCut
 from camrt.engine.torch_models.own_heads import joint_seen
-from camrt.engine.torch_models.subject import Subject, array
+from camrt.engine.torch_models.subject import Subject, single
 from camrt.errors import AdjointError, BackendError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.cutting import JOINT
@@ -23,7 +22,7 @@ from camrt.export.interface import LOGITS
 
 __all__ = ["HeadBack", "HeadForth", "HeadMaps", "ModuleBack", "ModuleForth"]
 
-Array = npt.NDArray[Any]
+Tensor = torch.Tensor
 
 CLASS_MAPS = "camrt_class_maps"
 FIRST = ""  # the batch among what is fed, which has no name
@@ -42,13 +41,20 @@ class HookedRunner(ABC):
         self.subject = subject
         self.outputs = outputs
         self._gradients = gradients
+        self._traces = (
+            None if subject.compiler is None else Traces(subject, subject.compiler, gradients=gradients)
+        )
         # A module of a fixed batch size is always given as many rows: halving would change nothing.
         halved = (torch.OutOfMemoryError,) if subject.batch is None else ()
         self._halving = Halving(subject.name, halved, torch.cuda.empty_cache)
 
+    def rows(self, shape: tuple[int, ...]) -> Tensor:
+        """See `camrt.engine.backends.Runner`."""
+        return self.subject.rows(shape)
+
     def __call__(
-        self, batch: Array, fetch: Sequence[str] | None = None, beside: Mapping[str, Array] | None = None
-    ) -> list[Array]:
+        self, batch: Tensor, fetch: Sequence[str] | None = None, beside: Mapping[str, Tensor] | None = None
+    ) -> list[Tensor]:
         """Runs a batch; a module with a fixed batch size in pieces, the last one padded.
 
         Where the device's memory does not hold the batch, smaller ones are run, with a warning.
@@ -61,19 +67,22 @@ class HookedRunner(ABC):
         feeds = {FIRST: batch, **(beside or {})}
         size = self.subject.batch
 
-        def run(start: int, end: int) -> list[Array]:
+        def run(start: int, end: int) -> list[Tensor]:
             piece = {name: values[start:end] for name, values in feeds.items()}
             if size is not None:
                 piece = {name: filled(values, size) for name, values in piece.items()}
-            with self.subject.running(gradients=self._gradients):
-                found = self.run(piece, names)
+            if self._traces is not None:
+                found = self._traces(self.run, piece, names)
+            else:
+                with self.subject.running(gradients=self._gradients):
+                    found = self.run(piece, names)
             return [found[name][: end - start] for name in names]
 
         pieces = self._halving.pieces(len(batch), run, most=size)
-        return [np.concatenate(parts) if len(pieces) > 1 else parts[0] for parts in zip(*pieces, strict=True)]
+        return [torch.cat(parts) if len(pieces) > 1 else parts[0] for parts in zip(*pieces, strict=True)]
 
     @abstractmethod
-    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """Outputs by name, at least those in `names`."""
 
 
@@ -95,19 +104,19 @@ class ModuleForth(HookedRunner):
         self._cuts = cuts
         self._joint = joint
 
-    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
         pictures = feeds[FIRST]
         size = (pictures.shape[2], pictures.shape[3])
         asked = [(cut, taps) for cut, taps in self._cuts if set(taps.values()) & set(names)]
         with ExitStack() as stack:
             seen = [stack.enter_context(cut.captured()) for cut, _ in asked]
-            joint: list[torch.Tensor] = []
+            joint: list[Tensor] = []
             if self._joint is not None and JOINT in names:
                 joint = stack.enter_context(joint_seen(self.subject, self._joint))
-            found = {LOGITS: array(self.subject.logits(self.subject.tensor(pictures)))}
+            found = {LOGITS: single(self.subject.logits(self.subject.tensor(pictures)))}
         if joint:
-            found[JOINT] = array(joint[-1])
+            found[JOINT] = single(joint[-1])
         for (cut, taps), tensors in zip(asked, seen, strict=True):
             shown = {PICTURE: pictures, **cut.shown(tensors[0], size)}
             found.update({name: shown[role] for role, name in taps.items()})
@@ -125,9 +134,9 @@ class HeadForth(HookedRunner):
         super().__init__(cut.subject, (LOGITS,), gradients=False)
         self._cut = cut
 
-    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
-        return {LOGITS: array(self._cut.logits(self.subject.tensor(feeds[FIRST]), feeds))}
+        return {LOGITS: single(self._cut.logits(self.subject.tensor(feeds[FIRST]), feeds))}
 
 
 class HeadBack(HookedRunner):
@@ -141,7 +150,7 @@ class HeadBack(HookedRunner):
         super().__init__(cut.subject, (LOGITS, GRADIENT), gradients=True)
         self._cut = cut
 
-    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
         maps = self.subject.tensor(feeds[FIRST]).requires_grad_()
         logits = self._cut.logits(maps, feeds)
@@ -159,7 +168,7 @@ class HeadMaps(HookedRunner):
         super().__init__(cut.subject, (CLASS_MAPS,), gradients=False)
         self._cut = cut
 
-    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
         maps = self._cut.class_maps(self.subject.tensor(feeds[FIRST]), feeds)
         if maps is None:
@@ -167,7 +176,7 @@ class HeadMaps(HookedRunner):
                 f"the logits of {self.subject.name} were the mean of class maps when it was loaded, and are "
                 "not any more: load it again"
             )
-        return {CLASS_MAPS: array(maps)}
+        return {CLASS_MAPS: single(maps)}
 
 
 class ModuleBack(HookedRunner):
@@ -182,7 +191,7 @@ class ModuleBack(HookedRunner):
         super().__init__(subject, (LOGITS, GRADIENT), gradients=True)
         self._relu = relu
 
-    def run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
         pictures = self.subject.tensor(feeds[FIRST]).requires_grad_()
         logits = self.subject.logits(pictures.clone())
@@ -191,9 +200,7 @@ class ModuleBack(HookedRunner):
         return back(self.subject, logits, pictures, feeds[WEIGHTING], "the pictures")
 
 
-def back(
-    subject: Subject, logits: torch.Tensor, start: torch.Tensor, weighting: Array, where: str
-) -> dict[str, Array]:
+def back(subject: Subject, logits: Tensor, start: Tensor, weighting: Tensor, where: str) -> dict[str, Tensor]:
     """∂(Σ_c weighting_c · logit_c)/∂start, by autograd; no parameter's `.grad` is touched."""
     lost = AdjointError(
         f"no gradient of the logits reaches {where}: something on the way has no derivative (a torch.no_grad "
@@ -201,7 +208,7 @@ def back(
     )
     if not logits.requires_grad:
         raise lost
-    weights = torch.from_numpy(np.array(weighting)).to(logits.device, logits.dtype)
+    weights = weighting.to(logits.device, logits.dtype)
     try:
         (gradient,) = torch.autograd.grad(logits, start, weights, allow_unused=True)
     except torch.OutOfMemoryError:
@@ -210,10 +217,10 @@ def back(
         raise AdjointError(f"no gradient can be followed through {subject.name}: {error}") from error
     if gradient is None:
         raise lost
-    return {LOGITS: array(logits), GRADIENT: array(gradient)}
+    return {LOGITS: single(logits), GRADIENT: single(gradient)}
 
 
-def guide(logits: torch.Tensor) -> None:
+def guide(logits: Tensor) -> None:
     """Lets every ReLU behind the logits pass on only what is positive.
 
     The nodes of the autograd graph are hooked, so that modules, functions and in-place ReLUs are the same.
@@ -241,7 +248,7 @@ def guide(logits: torch.Tensor) -> None:
         )
 
 
-def positive(gradient: torch.Tensor | None) -> torch.Tensor | None:
+def positive(gradient: Tensor | None) -> Tensor | None:
     return None if gradient is None else gradient.clamp(min=0)
 
 

@@ -6,20 +6,21 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from camrt.engine.plans.cards import cards
 from camrt.errors import BackendError, UnsupportedModelError
 from camrt.export.graph import ends_with_one
 
-__all__ = ["Subject", "array", "copied"]
+if TYPE_CHECKING:
+    from camrt.engine.torch_models.compiling import Compiler
 
-Array = npt.NDArray[Any]
+__all__ = ["Subject", "copied", "device_of", "single"]
 
 ENDINGS = {
     torch.ops.aten._softmax.default: "Softmax",
@@ -38,22 +39,36 @@ class Subject:
     their `requires_grad` and `.grad`, buffers and hooks are never touched. Engines on one module
     share a lock.
 
+    Attributes:
+        writes: Whether the module writes into the pictures it is given: it is then given copies.
+        lock: What is held while it runs.
+
     Args:
         module: The module.
         name: What messages call it.
         device: Where it must be.
         batch: Fixed batch size of its input; None for an open one.
+        compiler: What runners do to graphs of it; None has them run the module itself.
     """
 
-    def __init__(self, module: torch.nn.Module, name: str, device: str, batch: int | None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        name: str,
+        device: str,
+        batch: int | None,
+        compiler: Compiler | None = None,
+    ) -> None:
         self.module = module
         self.name = name
         self.batch = batch
+        self.compiler = compiler
         self.output = ""
         self.ending: str | None = None
+        self.writes = False
         self._device = device_of(device)
         with _LOCKS_GUARD:
-            self._lock = _LOCKS.setdefault(module, threading.RLock())
+            self.lock = _LOCKS.setdefault(module, threading.RLock())
         self.place()
 
     def place(self) -> tuple[torch.device, torch.dtype]:
@@ -92,7 +107,7 @@ class Subject:
             gradients: Whether operations are recorded for a backward pass, whatever the caller's mode.
         """
         with ExitStack() as stack:
-            stack.enter_context(self._lock)
+            stack.enter_context(self.lock)
             device, _ = self.place()
             accelerators = [] if device.type == "cpu" else [device.index or 0]
             kind = "cuda" if device.type == "cpu" else device.type
@@ -108,10 +123,16 @@ class Subject:
                 for part, training in modes:
                     part.training = training
 
-    def tensor(self, values: Array) -> torch.Tensor:
-        """A copy of an array where the module is, of the type it computes in."""
+    def tensor(self, values: Any) -> torch.Tensor:
+        """An array or a tensor where the module is, of its type; in the same memory where that can be."""
         device, kind = self.place()
-        return torch.from_numpy(np.array(values)).to(device, kind)
+        made = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values))
+        return made.detach().to(device, kind)
+
+    def rows(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Memory where the module is, of the type it computes in."""
+        device, kind = self.place()
+        return torch.empty(shape, dtype=kind, device=device)
 
     def logits(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) of pictures, within `running`; a softmax or sigmoid at the end is left out.
@@ -119,6 +140,8 @@ class Subject:
         Raises:
             BackendError: The module failed.
         """
+        if self.writes:
+            pictures = pictures.clone()
         if self.ending is None:
             return tensors_of(self.called(pictures))[self.output].flatten(1)
         seen = EndingSeen()
@@ -143,9 +166,10 @@ class Subject:
         Raises:
             UnsupportedModelError: No output is (N, C), or several are and none was named.
         """
-        seen = EndingSeen()
+        seen, version = EndingSeen(), pictures._version
         with seen:
             found = tensors_of(self.called(pictures))
+        self.writes = pictures._version != version
         self.output = chosen_output(found, len(pictures), wanted)
         scores = found[self.output]
         if seen.result is scores:
@@ -174,10 +198,20 @@ class EndingSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
 
 
 def device_of(name: str) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        BackendError: torch knows none of that name, or there is no GPU for it.
+    """
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise BackendError(f"device={name!r} is no device torch knows: {error}") from error
+    if device.type == "cuda":
+        cards()
+        if not torch.cuda.is_available():
+            raise BackendError("this torch sees no GPU: install one that is built for CUDA")
+    return device
 
 
 def tensors_of(output: Any) -> dict[str, torch.Tensor]:
@@ -229,9 +263,9 @@ def chosen_output(found: dict[str, torch.Tensor], count: int, wanted: str | None
     )
 
 
-def array(tensor: torch.Tensor) -> Array:
-    """A float32 array of its own."""
-    return np.array(tensor.detach().to("cpu", torch.float32).numpy())
+def single(tensor: torch.Tensor) -> torch.Tensor:
+    """In float32, without a way back."""
+    return tensor.detach().float()
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:

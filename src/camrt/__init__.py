@@ -34,6 +34,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":
+        return import_module("camrt.export")
     if name not in _HOMES:
         raise AttributeError(f"module 'camrt' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

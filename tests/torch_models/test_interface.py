@@ -194,9 +194,19 @@ def test_batches_are_checked():
     assert engine.explain(torch.from_numpy(pictures()), "gradcam").maps.shape == (3, 12, 16)
 
 
-def test_devices():
-    with pytest.raises(BackendError, match=r"Modular is on device 'cpu', and device='cuda:0' was asked for"):
-        load_module(made(Modular), device="cuda:0")
+def test_devices(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("camrt.engine.plans.cards.LIBRARY", "no-such-driver.so")
+        with pytest.raises(BackendError, match="this needs an NVIDIA GPU, and its driver is not installed"):
+            load_module(made(Modular), device="cuda")
+    with monkeypatch.context() as patch:
+        patch.setattr("camrt.engine.torch_models.subject.cards", lambda: ("a card",))
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(BackendError, match="this torch sees no GPU: install one that is built for CUDA"):
+            load_module(made(Modular), device="cuda")
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        with pytest.raises(BackendError, match=r"Modular is on device 'cpu', and device='cuda:0' was asked"):
+            load_module(made(Modular), device="cuda:0")
     with pytest.raises(BackendError, match="device='abacus' is no device torch knows"):
         load_module(made(Modular), device="abacus")
     with pytest.raises(BackendError, match=r"without values.*load its weights first"):
@@ -328,3 +338,32 @@ def test_the_front_door_takes_modules():
     engine = camrt.load(made(Modular), size=(12, 16), target=["stem", "last"], threads=1)
     assert [cut.target.name for cut in engine.cuts] == ["stem", "last"]
     assert engine.explain(pictures(), "gradcam").maps.shape == (3, 12, 16)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_precision(name, kind, tmp_path):
+    """A module has the precision it has; what a file holds is made so."""
+    net = made(Modular)
+    with pytest.raises(InputError, match=f"precision='{name}'.*torch.float32: convert it with module.to"):
+        load_module(net, size=(12, 16), precision=name)
+    with pytest.raises(InputError, match="precision='int8' must be one of 'fp32', 'fp16', 'bf16'"):
+        load_module(net, size=(12, 16), precision="int8")
+    expected = load_module(made(Modular).to(kind), size=(12, 16), precision=name).predict(pictures())
+    path = tmp_path / "net.pt2"
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(net, (torch.zeros(2, 3, 12, 16),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+    engine = camrt.load(path, precision=name)
+    assert_close(engine.predict(pictures()), expected, np.dtype("float16") if name == "fp16" else "bfloat16")
+    assert camrt.load(path).predict(pictures()).dtype == np.float32
+
+
+def test_options_of_the_other_kind_of_model(tmp_path):
+    net = made(Modular)
+    with pytest.raises(InputError, match="plans= is TensorRT's, and means nothing to a torch model"):
+        camrt.load(net, size=(12, 16), plans=tmp_path)
+    with pytest.raises(InputError, match="compile='fast' must be None, True, or one of"):
+        camrt.load(net, size=(12, 16), compile="fast")
+    path = camrt.export.to_onnx(net, torch.zeros(2, 3, 12, 16), tmp_path / "net.onnx")
+    with pytest.raises(InputError, match="compile= is for torch models"):
+        camrt.load(tmp_path / "net.onnx" if path is None else path, compile=True)

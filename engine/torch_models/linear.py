@@ -1,0 +1,127 @@
+"""A module's linear layer behind global pooling: found once by what it does, then read where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from camrt.engine.torch_models.cutting import SAME_RESULT, HookedCut
+from camrt.engine.torch_models.subject import single
+from camrt.export.factoring import Factors
+
+__all__ = ["CellLayer", "PooledLinear", "pooled_linear"]
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class PooledLinear:
+    """logits = weight · mean over cells of A + bias, with the module's own parameters.
+
+    Attributes:
+        module: The module.
+        weight: The path of a parameter (C, K) or (C, K, 1, 1).
+        bias: The path of a parameter (C,); None for none.
+    """
+
+    module: torch.nn.Module
+    weight: str
+    bias: str | None
+
+    def factors(self) -> Factors:
+        """The head's factors, with the numbers that the parameters hold now."""
+        held = self.module.get_parameter(self.weight)
+        weight: Any = single(held.flatten(1))
+        bias: Any = torch.zeros(len(weight), device=weight.device)
+        if self.bias is not None:
+            bias = single(self.module.get_parameter(self.bias))
+        return Factors("identity", None, None, None, "mean", (0, 0), weight, bias, None, "", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.module.get_parameter(self.weight).device
+
+    @property
+    def narrow(self) -> torch.dtype | None:
+        """The half type that the module computes in; None where it is none."""
+        kind = self.module.get_parameter(self.weight).dtype
+        return kind if kind in HALF else None
+
+
+class CellLayer:
+    """The layer done to every cell; see `camrt.engine.backends.Runner`.
+
+    Args:
+        weight: (C, K).
+    """
+
+    outputs = ("",)
+
+    def __init__(self, weight: Any) -> None:
+        self._weight = weight
+
+    def rows(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """See `Runner`."""
+        return torch.empty(shape, device=self._weight.device)
+
+    def __call__(
+        self,
+        batch: torch.Tensor,
+        fetch: Sequence[str] | None = None,
+        beside: Mapping[str, torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
+        """(N, h, w, C) of maps (N, K, h, w)."""
+        made: torch.Tensor = batch.permute(0, 2, 3, 1) @ self._weight.T
+        return [made]
+
+
+def pooled_linear(cut: HookedCut, size: tuple[int, int]) -> PooledLinear | None:
+    """The parameters that make logits of an activation, within `Subject.running`; None when there are none.
+
+    They are recognised by what they give for noise.
+
+    Args:
+        cut: Where the module is cut.
+        size: (H, W) of the pictures it is tried on.
+    """
+    if not cut.has_class_maps:
+        return None
+    subject = cut.subject
+    noise = torch.randn(
+        (subject.batch or 2, *cut.layout.shape),
+        generator=torch.Generator().manual_seed(0),
+        dtype=torch.float32,
+    )
+    activations = subject.tensor(noise)
+    beside = cut.sized(len(activations), size)
+    found = cut.class_maps(activations, beside)
+    assert found is not None
+    maps, logits = single(found), single(cut.logits(activations, beside))
+    near = SAME_RESULT.get(found.dtype, 1e-4) * float(maps.abs().max())
+    if not close(maps.mean(dim=(2, 3)), logits, near):
+        return None  # a border that padding put around the cells takes part in the mean
+    _, channels, _, _ = activations.shape
+    named = dict(subject.module.named_parameters())
+    for path, weight in named.items():
+        if tuple(weight.shape) not in ((logits.shape[1], channels), (logits.shape[1], channels, 1, 1)):
+            continue
+        rest = maps - torch.einsum("ck,nkij->ncij", single(weight.flatten(1)), single(activations))
+        constant = rest.mean(dim=(0, 2, 3))
+        if not close(rest, constant[None, :, None, None], near):
+            continue
+        beside_it = f"{path.rpartition('.')[0]}.bias".lstrip(".")
+        for other in dict.fromkeys([beside_it, *named]):
+            bias = named.get(other)
+            if bias is not None and bias.shape == constant.shape and close(single(bias), constant, near):
+                return PooledLinear(subject.module, path, other)
+        if close(constant, torch.zeros_like(constant), near):
+            return PooledLinear(subject.module, path, None)
+    return None
+
+
+def close(one: torch.Tensor, other: torch.Tensor, near: float) -> bool:
+    return bool(((one - other).abs() <= near).all())
