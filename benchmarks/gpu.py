@@ -1,26 +1,34 @@
-"""Kernels on a card, held against what its memory and its arithmetic allow.
+"""Kernels on a card, held against what the card allows, and explaining beside predicting.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu.json
 
-First the card is measured: how fast it copies, and how fast it multiplies matrices of bfloat16. Then every
-kernel is compared with its NumPy reference in float64, on some of its rows, and timed on arrays of a gigabyte
-and more, with the second-level cache emptied between runs. Its floor is the longer of two times: its bytes at
-the card's own bandwidth, and its multiply-adds at the card's own rate. `--check` only compares, on small
-arrays, and needs no card: TRITON_INTERPRET=1 python benchmarks/gpu.py --check.
+(a) The card is measured: how fast it copies, and how fast it multiplies matrices of bfloat16.
+
+(b) Every kernel is compared with its NumPy reference in float64, on some of its rows, and timed on arrays of
+a gigabyte and more, with the second-level cache emptied between runs. Its floor is the longer of two times:
+its bytes at the card's own bandwidth, and its multiply-adds at the card's own rate.
+
+(c) Pixab-CAM, Ablation-CAM and Grad-CAM are timed beside predictions, (d) Score-CAM beside as many forward
+passes, (e) other packages beside camrt, and (f) the peak of memory is measured: see `gpu_explaining.py`.
+
+Whatever does not agree with its reference is not timed, and the exit status is 1. `--check` only compares, on
+small arrays and networks, and needs no card: TRITON_INTERPRET=1 python benchmarks/gpu.py --check.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import triton
 import typer
 from gpu_cases import Case, Maker, cases
+from gpu_explaining import Explaining, Options, explaining
 from measure import environment
 
 GOAL = 0.85
@@ -89,12 +97,18 @@ def timed(one: Case, difference: float, card: Card) -> Timed:
 def table(card: Card, results: list[Timed]) -> str:
     """The results as Markdown."""
     lines = [
-        f"{card.name}: copies {card.copy / 1e12:.2f} TB/s, multiplies bfloat16 at "
+        f"(a) {card.name}: copies {card.copy / 1e12:.2f} TB/s, multiplies bfloat16 at "
         f"{card.matrices / 1e12:.0f} TFLOP/s",
         "",
-        "| kernel | median (quartiles), ms | floor, ms | share of the floor | TB/s | ≥ 85 % | difference |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    if results:
+        lines += [
+            "(b) kernels",
+            "",
+            "| kernel | median (quartiles), ms | floor, ms | share of the floor | TB/s | ≥ 85 % "
+            "| difference |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
     for one in results:
         low, middle, high = one.milliseconds
         lines.append(
@@ -102,45 +116,101 @@ def table(card: Card, results: list[Timed]) -> str:
             f"**{100 * one.share:.0f} %** | {one.bandwidth / 1e12:.2f} | {'yes' if one.met else 'no'} | "
             f"{one.difference:.1e} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
+
+
+def kernels(device: torch.device, card: Card | None, only: str, wrong: list[str]) -> list[Timed]:
+    """(b): every kernel compared, and timed where there is a card.
+
+    Args:
+        device: Where.
+        card: Its rates; None to compare alone.
+        only: Part of the names of the kernels that are meant.
+        wrong: Takes a sentence for each that differs from its reference; those are not timed.
+    """
+    results = []
+    for one in cases(Maker(device, card is None)):
+        if only not in one.name:
+            continue
+        difference = one.difference()
+        if not difference <= one.bound:
+            wrong.append(f"{one.name} differs from its reference by {difference:.2e}")
+            print(wrong[-1], file=sys.stderr, flush=True)
+        elif card is None:
+            print(f"{one.name}: differs from its reference by {difference:.1e}")
+        else:
+            results.append(timed(one, difference, card))
+            print(results[-1], file=sys.stderr, flush=True)
+    return results
+
+
+def settings() -> dict[str, str]:
+    """Versions, the machine, and what torch does with float32."""
+    return environment() | {
+        "triton": triton.__version__,
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+        "TF32 in convolutions": "yes" if torch.backends.cudnn.allow_tf32 else "no",
+        "float32 products of matrices": torch.get_float32_matmul_precision(),
+    }
+
+
+def write(out: Path, tables: str, results: dict[str, Any]) -> None:
+    """The figures as JSON, and the tables beside them as Markdown."""
+    command, versions = f"python {' '.join(sys.argv)}", settings()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    document = {"command": command, "environment": versions, **results}
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    machine = ", ".join(f"{name} {value}" for name, value in versions.items())
+    out.with_suffix(".md").write_text(f"`{command}`\n\n{machine}\n\n{tables}\n")
 
 
 def main(
     out: Annotated[Path, typer.Option()] = Path("benchmarks/results/gpu.json"),
     check: Annotated[bool, typer.Option(help="Only compare with the references, on small arrays.")] = False,
+    parts: Annotated[str, typer.Option(help="Letters of the parts that are meant.")] = "abcdef",
     only: Annotated[str, typer.Option(help="Part of the names of the kernels that are meant.")] = "",
+    minutes: Annotated[
+        float, typer.Option(help="How long all may take: fewer rounds, not fewer cases.")
+    ] = 9.5,
+    large: Annotated[bool, typer.Option(help="With --check: the networks that are timed.")] = False,
+    compile_mode: Annotated[str | None, typer.Option("--compile", help="camrt.load's compile=.")] = None,
+    channels_last: Annotated[bool, typer.Option(help="Weights of the networks are laid out so.")] = False,
 ) -> None:
-    """Compares every kernel with its reference, times it, and writes the figures and a table."""
+    """Compares results with their references, times what makes them, and writes the figures and tables."""
+    started = time.perf_counter()
+    if not parts or set(parts) - set("abcdef"):
+        raise typer.BadParameter(f"--parts {parts!r} must be letters from a to f")
     if not check and not torch.cuda.is_available():
         raise typer.BadParameter("there is no GPU to time: pass --check to compare results alone")
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    card = None if check else measured_card(device)
-    results = []
-    for one in cases(Maker(device, check)):
-        if only not in one.name:
-            continue
-        difference = one.difference()
-        if not difference <= one.bound:
-            raise SystemExit(f"{one.name} differs from its reference by {difference:.2e}")
-        if card is None:
-            print(f"{one.name}: differs from its reference by {difference:.1e}")
-            continue
-        results.append(timed(one, difference, card))
-        print(results[-1], file=sys.stderr, flush=True)
-    if card is not None:
-        versions = environment() | {"triton": triton.__version__, "cuda": str(torch.version.cuda)}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        command = f"python {' '.join(sys.argv)}"
-        document = {
-            "command": command,
-            "environment": versions,
-            "card": asdict(card),
-            "results": [asdict(one) for one in results],
-        }
-        out.write_text(json.dumps(document, indent=1) + "\n")
-        machine = ", ".join(f"{name} {value}" for name, value in versions.items())
-        out.with_suffix(".md").write_text(f"`{command}`\n\n{machine}\n\n{table(card, results)}\n")
-        print(table(card, results))
+    card = None if check or not set(parts) & set("ab") else measured_card(device)
+    wrong: list[str] = []
+    timings = kernels(device, card, only, wrong) if "b" in parts else []
+    report = Explaining()
+
+    def tables() -> str:
+        lines = [f"- **{sentence}**" for sentence in wrong]
+        return "\n".join([*([table(card, timings)] if card else []), report.table(), *lines])
+
+    def save() -> None:
+        if check:
+            return
+        rates = None if card is None else asdict(card)
+        kernel_results = [asdict(one) for one in timings]
+        results = {"card": rates, "results": kernel_results, "differing": wrong, **report.document()}
+        write(out, tables(), results)
+
+    save()
+    if set(parts) & set("cdef"):
+        until = started + 60 * minutes
+        chosen = Options(parts, device, check, large or not check, compile_mode, channels_last, until)
+        for _ in explaining(report, chosen):
+            save()  # what was measured is kept, whatever happens to the rest
+    print(tables())
+    print(f"{time.perf_counter() - started:.0f} seconds", file=sys.stderr)
+    if wrong or not report.sound:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ def test_an_unknown_attribute_is_an_attribute_error():
         camrt.explain  # noqa: B018 - looking it up is what fails
 
 
+def test_export_is_at_hand_without_an_import_of_its_own():
+    assert run("import camrt; print(callable(camrt.export.to_onnx))") == "True"
+
+
 def test_dir_lists_the_front_door():
     assert {"load", "Engine", "methods", "Explanation", "Preprocessing"} <= set(dir(camrt))
 
