@@ -76,7 +76,7 @@ class Explanation:
         probabilities: (N, C).
         flags: targets.shape uint8, see `FLAG_NAMES`.
         passes: What was run for it.
-        seconds: Wall-clock time of the whole call.
+        seconds: Wall-clock time of the whole call; on a GPU perhaps only until its work was queued.
         labels: The names of the C classes, if known.
         views: The N pictures as the model saw them, if pictures were given.
 

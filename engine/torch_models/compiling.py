@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from camrt.engine.torch_models.cutting import SAME_RESULT
@@ -190,6 +189,8 @@ class Traces:
 
     def _traced(self, run: Run, given: Mapping[str, Tensor], names: tuple[str, ...]) -> torch.fx.GraphModule:
         """The operators that compute the outputs, traced on noise: other numbers then show what it fixed."""
+
+        from torch.fx.experimental.proxy_tensor import make_fx  # takes long to import
 
         def computation(*values: Tensor) -> tuple[Tensor, ...]:
             with NotReading():
