@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from camrt.engine.torch_models.cutting import SAME_RESULT
@@ -189,8 +190,6 @@ class Traces:
 
     def _traced(self, run: Run, given: Mapping[str, Tensor], names: tuple[str, ...]) -> torch.fx.GraphModule:
         """The operators that compute the outputs, traced on noise: other numbers then show what it fixed."""
-
-        from torch.fx.experimental.proxy_tensor import make_fx  # takes long to import
 
         def computation(*values: Tensor) -> tuple[Tensor, ...]:
             with NotReading():

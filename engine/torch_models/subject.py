@@ -66,6 +66,7 @@ class Subject:
         self.output = ""
         self.ending: str | None = None
         self.writes = False
+        self._placed: tuple[torch.device, torch.dtype] | None = None  # known while the module runs
         self._device = device_of(device)
         with _LOCKS_GUARD:
             self.lock = _LOCKS.setdefault(module, threading.RLock())
@@ -77,7 +78,11 @@ class Subject:
         Raises:
             BackendError: They are on several devices, on another one than was asked for, or have no values.
         """
-        held = [*self.module.parameters(), *self.module.buffers()]
+        if self._placed is not None:
+            return self._placed
+        parts = list(self.module.modules())  # asked for once: going through a large module takes a while
+        groups = [part._parameters for part in parts] + [part._buffers for part in parts]
+        held = [tensor for group in groups for tensor in group.values() if tensor is not None]
         devices = {tensor.device for tensor in held} or {self._device}
         if torch.device("meta") in devices:
             raise BackendError(
@@ -108,20 +113,24 @@ class Subject:
         """
         with ExitStack() as stack:
             stack.enter_context(self.lock)
-            device, _ = self.place()
+            device, kind_of_all = self.place()
             accelerators = [] if device.type == "cpu" else [device.index or 0]
             kind = "cuda" if device.type == "cpu" else device.type
             stack.enter_context(torch.random.fork_rng(accelerators, device_type=kind))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(gradients))
             modes = [(part, part.training) for part in self.module.modules()]
+            before, self._placed = self._placed, (device, kind_of_all)
             try:
-                for part, _ in modes:
-                    part.training = False
+                for part, training in modes:
+                    if training:
+                        part.training = False
                 yield
             finally:
+                self._placed = before
                 for part, training in modes:
-                    part.training = training
+                    if part.training != training:
+                        part.training = training
 
     def tensor(self, values: Any) -> torch.Tensor:
         """An array or a tensor where the module is, of its type; in the same memory where that can be."""

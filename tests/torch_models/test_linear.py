@@ -142,7 +142,12 @@ def test_what_is_explained_are_the_parameters_of_that_moment(change):
     np.testing.assert_array_equal(after.raw, fresh.raw)
 
 
-@pytest.mark.parametrize("kind", [Scaled, Summed, Bordered, Bent], ids=lambda kind: kind.__name__)
+class Moody(Pooled):
+    def read(self, x):
+        return self.named["fc"](x.mean((2, 3)) if x.sum() <= 0 else x.amax((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Moody, Scaled, Summed, Bordered, Bent], ids=lambda kind: kind.__name__)
 def test_what_is_not_such_a_layer_is_run(kind):
     torch.manual_seed(0)
     engine = load_module(with_relu(kind(fc=linear())), target="rectified", size=(12, 16))
