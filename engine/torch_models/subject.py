@@ -139,9 +139,13 @@ class Subject:
         return made.detach().to(device, kind)
 
     def rows(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Memory where the module is, of the type it computes in."""
+        """Memory where the module is, of its type, and laid out as the weights of its convolutions are."""
         device, kind = self.place()
-        return torch.empty(shape, dtype=kind, device=device)
+        weights = (weight for weight in self.module.parameters() if weight.ndim == 4)
+        first = next((weight for weight in weights if weight.shape[1] > 1 and weight[0, 0].numel() > 1), None)
+        last = first is not None and not first.is_contiguous() and len(shape) == 4
+        memory = torch.channels_last if last else torch.contiguous_format
+        return torch.empty(shape, dtype=kind, device=device, memory_format=memory)
 
     def logits(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) of pictures, within `running`; a softmax or sigmoid at the end is left out.

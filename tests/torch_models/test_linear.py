@@ -176,3 +176,20 @@ def test_modules_of_other_types(kind):
     empty = float(net.head.bias[2].detach())
     whole = np.abs(found.scores - empty)[:, None, None]
     assert_close(found.raw * whole, falls.numpy(), np.float32, factor=64)
+
+
+@pytest.mark.parametrize("method", ["score", "pixab", "ablation"])
+def test_a_module_in_channels_last_is_given_its_layout(method, monkeypatch):
+    monkeypatch.setattr(loading, "pooled_linear", lambda *_: None)
+    plain = load_module(made(Modular), target="relu", size=(12, 16))
+    net = made(Modular).to(memory_format=torch.channels_last)
+    engine = load_module(net, target="relu", size=(12, 16))
+    layouts = []
+    net.stem.register_forward_pre_hook(lambda _, given: layouts.append(given[0]))
+    found = engine.explain(pictures(), method, targets=1)
+    if method == "score":
+        assert all(one.is_contiguous(memory_format=torch.channels_last) for one in layouts[1:-1])
+    assert engine._model.rows((2, 3, 4, 5)).is_contiguous(memory_format=torch.channels_last)
+    assert engine._model.rows((2, 3)).is_contiguous()
+    assert plain._model.rows((2, 3, 4, 5)).is_contiguous()
+    assert_close(found.raw, plain.explain(pictures(), method, targets=1).raw, np.float32, factor=FACTOR)
