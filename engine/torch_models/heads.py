@@ -13,11 +13,12 @@ from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.factored import FactoredHead
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.places import OnDevice
-from camrt.engine.torch_models.cutting import HookedCut
+from camrt.engine.torch_models.cutting import PICTURE, HookedCut
+from camrt.engine.torch_models.flattened import FlattenedLinear
 from camrt.engine.torch_models.linear import CellLayer, PooledLinear
 from camrt.engine.torch_models.runners import HeadBack, HeadForth, HeadMaps
 
-__all__ = ["HookedHead", "LinearHead"]
+__all__ = ["FlattenedHead", "HookedHead", "LinearHead"]
 
 Tensor = torch.Tensor
 
@@ -186,3 +187,80 @@ class LinearHead(HookedHead):
     def gradient_passes(self) -> tuple[int, str]:
         """What `gradients` costs; see `Head`."""
         return 0, "the head is one linear layer, whose gradient is its weight"
+
+
+class FlattenedHead(HookedHead):
+    """A linear layer on the flattened activation, and a network behind it: only the network is run.
+
+    Activations of another size than the layer was found for are answered by hooks.
+
+    Args:
+        cut: Where the module is cut.
+        flattened: The layer.
+        batch_size: Rows a batch.
+        vectors: The layer's answers that are run at once.
+        threads: Threads of the native kernels; None lets them choose.
+    """
+
+    def __init__(
+        self, cut: HookedCut, flattened: FlattenedLinear, batch_size: int, vectors: int, threads: int | None
+    ) -> None:
+        super().__init__(cut, batch_size, threads)
+        self._flattened = flattened
+        self._vectors = vectors
+
+    def _algebra(self, asked: Asked) -> FactoredHead | None:
+        """The head with the layer's present numbers."""
+        if tuple(asked.activations.shape[1:]) != self._flattened.shape:
+            return None
+        height, width = asked.extras[PICTURE].shape[1:3]
+        place = OnDevice(asked.activations.device)
+        contributions = Contributions(self._flattened.factors(), None, None, self._threads, place)
+        rest = self._flattened.rest((height, width))
+        return FactoredHead(contributions, rest, None, self._adjoint, self._vectors)
+
+    def without_channels(self, asked: Asked) -> Tensor:
+        """The scores with channel k set to zero; see `Head`."""
+        algebra = self._algebra(asked)
+        found: Tensor = (
+            super().without_channels(asked) if algebra is None else algebra.without_channels(asked)
+        )
+        return found
+
+    def with_boxes(
+        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The scores with boxes set to zero, and with nothing but them; see `Head`."""
+        algebra = self._algebra(asked)
+        if algebra is None:
+            return super().with_boxes(asked, boxes, delete=delete, keep=keep)
+        return algebra.with_boxes(asked, boxes, delete=delete, keep=keep)
+
+    def gradients(self, asked: Asked) -> Iterator[Tensor]:
+        """The gradients of the scores; see `Head`."""
+        algebra = self._algebra(asked) if self._flattened.last else None
+        return super().gradients(asked) if algebra is None else algebra.gradients(asked)
+
+    def describe(self) -> str:
+        """What the head is; see `Head`."""
+        what = "all is algebra" if self._flattened.last else "only what follows it is run"
+        return f"hooked: {self._why()} begins with {self._flattened.path!r}, and {what}"
+
+    def channel_passes(self, channels: int) -> tuple[int, str]:
+        """What `without_channels` costs; see `Head`."""
+        if self._flattened.last:
+            return 0, "the head is one linear layer: algebra"
+        return channels, f"one a channel that is not all zero, through what follows {self._flattened.path!r}"
+
+    def box_passes(self, boxes: int) -> tuple[int, str]:
+        """What `with_boxes` costs; see `Head`."""
+        if self._flattened.last:
+            return 0, "every box is a sum of its cells' contributions"
+        why = f"one a distinct box and perspective, through what follows {self._flattened.path!r}"
+        return 2 * boxes, why
+
+    def gradient_passes(self) -> tuple[int, str]:
+        """What `gradients` costs; see `Head`."""
+        if self._flattened.last:
+            return 0, "the head is one linear layer, whose gradient is its weight"
+        return super().gradient_passes()

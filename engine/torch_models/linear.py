@@ -12,7 +12,7 @@ from camrt.engine.torch_models.cutting import SAME_RESULT, HookedCut
 from camrt.engine.torch_models.subject import single
 from camrt.export.factoring import Factors
 
-__all__ = ["CellLayer", "PooledLinear", "pooled_linear"]
+__all__ = ["HALF", "CellLayer", "PooledLinear", "pooled_linear"]
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -14,7 +14,7 @@ from zipfile import is_zipfile
 
 import torch
 
-from camrt.engine.cuts import Cut
+from camrt.engine.cuts import Cut, vectors_at_once
 from camrt.engine.loading import labels_of, wanted_targets
 from camrt.engine.places import OnDevice
 from camrt.engine.plans.building import checked_precision
@@ -24,7 +24,8 @@ from camrt.engine.torch_models.calls import recording
 from camrt.engine.torch_models.choosing import Candidate, candidates, choose
 from camrt.engine.torch_models.compiling import compiler_of
 from camrt.engine.torch_models.cutting import HookedCut
-from camrt.engine.torch_models.heads import HookedHead, LinearHead
+from camrt.engine.torch_models.flattened import flattened_linear
+from camrt.engine.torch_models.heads import FlattenedHead, HookedHead, LinearHead
 from camrt.engine.torch_models.linear import pooled_linear
 from camrt.engine.torch_models.own_heads import calm_head
 from camrt.engine.torch_models.runners import ModuleBack, ModuleForth
@@ -146,13 +147,7 @@ def load_module(
     with subject.running(gradients=False):
         for candidate, calls in found:
             cut = HookedCut(subject, candidate, calls, channels, sides)
-            linear = pooled_linear(cut, sides)
-            head = (
-                HookedHead(cut, batch_size, threads)
-                if linear is None
-                else LinearHead(cut, linear, batch_size, threads)
-            )
-            hooked.append((candidate, cut, head))
+            hooked.append((candidate, cut, head_of(cut, channels, sides, batch_size, threads)))
     cuts = []
     for number, (candidate, cut, head) in enumerate(hooked):
         roles = (ACTIVATION, *cut.beside)
@@ -214,6 +209,20 @@ def explored(
         ]
         found = [(item, sum(call.path == item.path for call in calls)) for item in chosen]
     return listed, found, classes, joint
+
+
+def head_of(
+    cut: HookedCut, channels: int, size: tuple[int, int], batch_size: int, threads: int | None
+) -> HookedHead:
+    """The head of a cut in its cheapest form, within `Subject.running`."""
+    linear = pooled_linear(cut, size)
+    if linear is not None:
+        return LinearHead(cut, linear, batch_size, threads)
+    flattened = flattened_linear(cut, channels, size)
+    if flattened is not None:
+        vectors = vectors_at_once(batch_size, channels * size[0] * size[1], flattened.layer.out_features)
+        return FlattenedHead(cut, flattened, batch_size, vectors, threads)
+    return HookedHead(cut, batch_size, threads)
 
 
 def read_source(source: torch.nn.Module | str | os.PathLike[str]) -> Source:

@@ -26,6 +26,7 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton")
 
 from no_waiting import no_waiting  # noqa: E402
+from torch_nets import CLASSES, Modular, Residual, made, nn, pictures  # noqa: E402
 
 from camrt.engine.operations.on_cpu import NATIVE, OnCpu, seen  # noqa: E402
 from camrt.engine.operations.on_gpu import ON_GPU, OnGpu  # noqa: E402
@@ -330,3 +331,44 @@ def test_explanations_of_tensors_are_drawn_and_saved(tmp_path):
         np.testing.assert_array_equal(archive["maps"], found.maps.numpy())
     replaced = replace(found, views=None)
     assert replaced.numpy().targets.dtype == np.int64
+
+
+class Flattened(nn.Module):
+    """Fully connected layers behind a flattened map."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 5, 3, 4, 1), nn.ReLU())
+        self.classifier = nn.Sequential(nn.Linear(60, 7), nn.ReLU(), nn.Linear(7, CLASSES))
+
+    def forward(self, batch):
+        return self.classifier(self.features(batch).flatten(1))
+
+
+MODULES = [(Modular, "relu"), (Modular, "stem"), (Flattened, "features"), (Residual, "body")]
+
+
+@pytest.mark.parametrize(("kind", "path"), MODULES, ids=lambda value: getattr(value, "__name__", value))
+def test_modules_by_tritons_kernels(kind, path, triton):
+    plain = camrt.load(made(kind), target=path, size=(12, 16))
+    batch, targets = pictures(2), [[0, 3], [4, 1]]
+    for method, options in map(asked, METHODS[:-4]):
+        if method == "cam" and not plain.head.has_class_maps:
+            continue
+        found = plain.explain(torch.from_numpy(batch), method, targets=targets, size=(5, 7), **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chosen, "_of_tensors", lambda _: OnCpu())
+            expected = plain.explain(batch, method, targets=targets, size=(5, 7), **options)
+        same(found, expected)
+
+
+@pytest.mark.parametrize(("kind", "path"), MODULES, ids=lambda value: getattr(value, "__name__", value))
+def test_modules_are_not_looked_at(kind, path, blind):
+    engine = camrt.load(made(kind), target=path, size=(12, 16))
+    given = torch.from_numpy(pictures())
+    for method, options in map(asked, METHODS):
+        if method == "cam" and not engine.head.has_class_maps:
+            continue
+        engine.explain(given, method, **options)  # copies constants
+        with no_waiting(but=("aten._linalg_eigh.default",) if method == "eigen" else ()):
+            engine.explain(given, method, **options)
