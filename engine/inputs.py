@@ -63,14 +63,20 @@ def prepare(
         array, views = from_pictures(batch, interface, preprocessing)
         return Batch(place.put(array), host, views, None)
     array, give = numbers(batch, place)
-    seen = not is_torch_array(array) or operations(array).sees_values
     check_shape(array, interface)
-    if seen:
-        check_values(array)
-        return Batch(place.put(array), give, None, None)
     pictures = place.put(array)
+    seen = next((one for one in (array, pictures) if is_seen(one)), None)
+    if seen is not None:
+        check_values(seen)
+        return Batch(pictures, give, None, None)
     xp = library(pictures)
     return Batch(pictures, give, None, ~xp.all(xp.isfinite(pictures), axis=(1, 2, 3)))
+
+
+def is_seen(array: Array) -> bool:
+    """Whether the values of an array can be looked at without waiting for a device."""
+    in_memory = is_numpy_array(array) or array.device.type == "cpu"
+    return in_memory and operations(array).sees_values
 
 
 def numbers(batch: Any, place: Place) -> tuple[Array, Callable[[Array], Any]]:
