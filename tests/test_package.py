@@ -41,6 +41,22 @@ print([name for name in sys.modules if name.split(".")[0] in ("torch", "torchvis
     assert run(code) == "[]"
 
 
+def test_a_gpu_without_torch_names_the_extra():
+    code = """
+import sys
+sys.modules["torch"] = None
+import camrt, camrt.engine.backends as backends
+from camrt.default import model_path
+backends.cards = tuple
+try:
+    camrt.load(model_path(), device="cuda")
+except camrt.errors.BackendError as error:
+    print(error)
+"""
+    wanted = "on a GPU camrt works with torch's tensors, and torch is missing: pip install 'camrt[gpu]'"
+    assert run(code) == wanted
+
+
 def test_the_version_is_said_once():
     project = ROOT / "pyproject.toml"
     if not project.exists():

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import onnx
 
 from camrt.engine.places import Place
+from camrt.engine.plans.cards import cards
 from camrt.errors import BackendError, InputError
 
 __all__ = ["Backend", "Runner", "onnx_runtime", "runtime_named"]
@@ -112,6 +113,7 @@ def runtime_named(
     if plans is not None and name != "onnxruntime-tensorrt":
         raise InputError(f"plans= is TensorRT's, and means nothing to backend={name!r}")
     if device != "cpu":
+        cards()  # before torch, or anything of CUDA's, is imported
         with torch_needed(name):
             import torch
 
@@ -176,5 +178,5 @@ def torch_needed(name: str) -> Iterator[None]:
             raise
         extra = name if name in PLANNED else "gpu"
         raise BackendError(
-            f"what lies on a GPU are torch's tensors, and torch is missing: pip install 'camrt[{extra}]'"
+            f"on a GPU camrt works with torch's tensors, and torch is missing: pip install 'camrt[{extra}]'"
         ) from None
