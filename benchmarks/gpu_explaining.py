@@ -29,9 +29,9 @@ from gpu_references import (
     difference,
     pictures,
     prepared,
-    torchvision_models,
 )
 from gpu_timing import Explaining, Pace, Paired, Peak, in_turn, paired
+from networks import torchvision_models
 from torch import nn
 
 import camrt

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from networks import torchvision_models
 
 __all__ = [
     "LARGE",
@@ -21,7 +21,6 @@ __all__ = [
     "difference",
     "pictures",
     "prepared",
-    "torchvision_models",
 ]
 
 Tensor = torch.Tensor
@@ -55,24 +54,6 @@ class Shape:
     make: Callable[[], nn.Module]
     side: int
     layers: tuple[str, ...] = ()
-
-
-_KEPT: list[Any] = []  # torch keeps definitions of operators as long as the object that made them
-
-
-def torchvision_models() -> Any:
-    """The models of torchvision, whose own operators do not load beside a torch built for the CPU."""
-    try:
-        import torchvision
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        import torchvision
-    return torchvision.models
 
 
 class Small(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -11,18 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Network", "network"]
+__all__ = ["Network", "network", "torchvision_models"]
 
-# torchvision beside a CPU-only torch looks these two operators up when it is imported.
-SCHEMAS = torch.library.Library("torchvision", "DEF")
-for schema in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
+_KEPT: list[Any] = []  # torch keeps definitions of operators as long as the object that made them
+
+
+def torchvision_models() -> Any:
+    """The models of torchvision, whose own operators do not load beside a torch built for the CPU."""
     try:
-        SCHEMAS.define(schema)
-    except RuntimeError:  # this build has them
-        break
+        import torchvision
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        import torchvision
+    return torchvision.models
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,8 @@ class Network:
 
 def network(name: str, folder: Path | None = None) -> Network:
     """ResNet-18 or VGG-16 with seeded weights whose activations keep a natural scale."""
-    from torchvision import models
-
     torch.manual_seed(0)
-    module: Any = getattr(models, name)(weights=None)
+    module: Any = getattr(torchvision_models(), name)(weights=None)
     calibrate(module)
     layer = module.layer4 if name.startswith("resnet") else module.features
     folder = folder or Path(tempfile.mkdtemp(prefix="camrt-benchmark-"))
