@@ -7,6 +7,7 @@ Constants are copied there once.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "every_pair",
     "filled",
     "host",
+    "joined",
     "library",
     "like",
     "numbered",
@@ -83,6 +85,11 @@ def filled(rows: Any, size: int) -> Any:
         return rows
     xp = library(rows)
     return xp.concat([rows, xp.repeat(rows[-1:], missing, axis=0)])
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Blocks of rows as one array; a single one as it is."""
+    return parts[0] if len(parts) == 1 else library(*parts).concat(list(parts))
 
 
 def zeros(shape: tuple[int, ...], array: Any, kind: str = "float32") -> Any:

@@ -14,7 +14,7 @@ from camrt.errors import BackendError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HOST", "Host", "OnDevice", "Place"]
+__all__ = ["HOST", "Host", "OnDevice", "Place", "check_gpu"]
 
 
 class Place(Protocol):
@@ -45,6 +45,18 @@ class Host:
 
 
 HOST: Place = Host()
+
+
+def check_gpu() -> None:
+    """Refuses a torch that sees no GPU.
+
+    Raises:
+        BackendError: This one sees none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BackendError("this torch sees no GPU: install one that is built for CUDA")
 
 
 class OnDevice:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from camrt.engine.arrays import constant_over_cells, library, numbered, zeros
+from camrt.engine.arrays import constant_over_cells, joined, library, numbered, zeros
 from camrt.engine.backends import Runner
 from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
 from camrt.engine.operations import operations
@@ -133,7 +133,7 @@ class Questions:
                 block, [self.logits_output, GRADIENT], {WEIGHTING: weighting}
             )
             parts.append(spoiled(gradient, lost(found)))
-        return parts[0] if len(parts) == 1 else library(rows).concat(parts)
+        return joined(parts)
 
     def class_maps(self) -> Array:
         """(N, T, h, w): the targets' class maps.
@@ -189,7 +189,12 @@ class Questions:
             return self.model(rows, [self.logits_output])[0]
 
         for image, channel, logits in fill_and_run(
-            pairs_where(~constant), self.pictures.shape[1:], self.batch_size, fill, run, self.model.rows
+            pairs_where(count, channels, constant, lambda: ~constant),
+            self.pictures.shape[1:],
+            self.batch_size,
+            fill,
+            run,
+            self.model.rows,
         ):
             answers[image, channel] = reader.read(logits, image)
         if not compute.sees_values:

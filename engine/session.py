@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from camrt.engine.arrays import host, library, single
+from camrt.engine.arrays import host, joined, single
 from camrt.engine.backends import Runner
 from camrt.engine.backends.halving import Halving
 from camrt.engine.cuts import Cut
@@ -458,11 +458,6 @@ class Engine:
             f"<camrt.Engine {self.path.name}: {self.num_classes} classes, "
             f"cut at {self.target.name!r}, {self.head.kind}>"
         )
-
-
-def joined(parts: Sequence[Array]) -> Array:
-    """Blocks of rows as one array."""
-    return parts[0] if len(parts) == 1 else library(*parts).concat(list(parts))
 
 
 def warn_of_broken(flags: Array) -> None:

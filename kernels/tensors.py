@@ -11,11 +11,12 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-__all__ = ["FLOATS", "Layout", "floats", "indices", "layout_of", "on_device", "output"]
+__all__ = ["FLOATS", "HALVES", "Layout", "floats", "indices", "layout_of", "on_device", "output"]
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, *HALVES)
 """What GPU kernels read and write; they compute in float32."""
 
 

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto
 from torch.utils.dlpack import from_dlpack
 
-from camrt.engine.arrays import filled
+from camrt.engine.arrays import filled, joined
 from camrt.engine.backends.deadlines import expiring
 from camrt.engine.backends.halving import Halving
 from camrt.engine.backends.onnxruntime import ERRORS_ONLY, FAILURES
@@ -28,11 +28,12 @@ from camrt.engine.backends.onnxruntime_sessions import (
     cuda,
     tensorrt,
 )
-from camrt.engine.backends.tensorrt import numbered_card
+from camrt.engine.backends.tensorrt import ALIGNMENT, numbered_card
 from camrt.engine.places import OnDevice, Place
-from camrt.engine.plans.building import Precision, Recipe, in_precision
+from camrt.engine.plans.building import Precision, checked_precision, in_precision
 from camrt.engine.plans.cards import cards
 from camrt.errors import BackendError, DeadlineError, InputError
+from camrt.kernels.tensors import HALVES
 
 __all__ = ["OnnxRuntimeDeviceRunner", "OnnxRuntimeOnDevice"]
 
@@ -47,7 +48,6 @@ KINDS: Mapping[str, tuple[int, torch.dtype]] = {
     "tensor(int32)": (TensorProto.INT32, torch.int32),
     "tensor(bool)": (TensorProto.BOOL, torch.bool),
 }
-HALVES = (torch.float16, torch.bfloat16)
 SHORT_OF_MEMORY = re.compile(
     r"Failed to allocate memory for requested buffer|Available memory of \d+ is smaller than requested"
     r"|out of memory|STATUS_ALLOC_FAILED|DEVICE_ALLOCATION_FAILED"
@@ -56,8 +56,6 @@ SHORT_OF_MEMORY = re.compile(
 DEFAULT_STREAM = 1
 """CUDA's own number for the default stream. onnxruntime takes 0 for no stream, and then makes one of its own,
 which waits for nothing that torch has queued."""
-ALIGNMENT = 256
-"""Bytes that TensorRT wants addresses to be a multiple of; what torch allocates on a GPU is."""
 NOT_WAITING = "disable_synchronize_execution_providers"
 
 
@@ -109,7 +107,7 @@ class OnnxRuntimeOnDevice:
         if device.type != "cuda":
             raise InputError(f"onnxruntime's {provider} provider runs on a GPU, not on {str(device)!r}")
         if precision is not None:
-            Recipe(precision)  # refuses one that it does not know
+            checked_precision(precision)
         if cache is not None and provider != "tensorrt":
             raise InputError("cache= keeps TensorRT's engines: it means nothing with the CUDA provider")
         cards()
@@ -217,9 +215,7 @@ class OnnxRuntimeDeviceRunner:
                 if self._batch is None
                 else self._fixed_pieces(len(batch), run, self._batch)
             )
-            return (
-                pieces[0] if len(pieces) == 1 else [torch.cat(parts) for parts in zip(*pieces, strict=True)]
-            )
+            return [joined(parts) for parts in zip(*pieces, strict=True)]
 
     def _fixed_pieces(
         self, count: int, run: Callable[[int, int], list[torch.Tensor]], size: int

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import onnx
 import torch
 
+from camrt.engine.arrays import joined
 from camrt.engine.backends.halving import Halving
-from camrt.engine.places import OnDevice, Place
+from camrt.engine.places import OnDevice, Place, check_gpu
 from camrt.engine.plans.bindings import Bindings, Module
 from camrt.engine.plans.folder import PlanFolder
 from camrt.errors import BackendError
@@ -18,7 +19,7 @@ from camrt.errors import BackendError
 if TYPE_CHECKING:
     from camrt.engine.plans.bindings import tensorrt_rtx_bindings as api
 
-__all__ = ["TensorRT", "TensorRTRunner"]
+__all__ = ["ALIGNMENT", "TensorRT", "TensorRTRunner", "numbered_card"]
 
 ALIGNMENT = 256
 """Bytes that TensorRT wants addresses to be a multiple of; what torch allocates on a GPU is."""
@@ -141,9 +142,7 @@ class TensorRTRunner:
         if len(batch) == 0:
             return run(0, 0)
         pieces = self._halving.pieces(len(batch), run, most=self._most)
-        if len(pieces) == 1:
-            return pieces[0]
-        return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        return [joined(parts) for parts in zip(*pieces, strict=True)]
 
     def _run(self, feeds: Mapping[str, torch.Tensor], names: list[str]) -> list[torch.Tensor]:
         count = len(feeds[self._first])
@@ -189,8 +188,7 @@ def numbered_card(device: str) -> torch.device:
     Raises:
         BackendError: torch sees no such card.
     """
-    if not torch.cuda.is_available():
-        raise BackendError("this torch sees no GPU: install one that is built for CUDA")
+    check_gpu()
     try:
         named = torch.device(device)
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreReader
 
-__all__ = ["Asked", "Head", "fill_and_run", "pairs_where"]
+__all__ = ["Asked", "Head", "channels_where", "fill_and_run", "pairs_where"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Boxes = npt.NDArray[np.int64]  # known to the host
@@ -124,15 +124,30 @@ class Head(ABC):
         """How many passes a picture `with_boxes` costs at most, both perspectives, and why."""
 
 
-def pairs_where(mask: Array) -> tuple[Array, Array]:
-    """Row and column indices of a two-dimensional mask's non-zero entries.
+def pairs_where(rows: int, columns: int, array: Array, changed: Callable[[], Array]) -> tuple[Array, Array]:
+    """Row and column indices of the entries of a table that alterations change.
 
     All entries' where they lie on a device: to find out which they are would be to wait for it.
+
+    Args:
+        rows: Of the table.
+        columns: Of the table.
+        array: Any that lies where it does.
+        changed: Gives a mask (rows, columns), not zero where something changes; asked only where it is seen.
     """
-    if operations(mask).sees_values:
-        rows, columns = library(mask).nonzero(mask)
-        return rows, columns
-    return every_pair(mask.shape[0], mask.shape[1], mask)
+    if operations(array).sees_values:
+        mask = changed()
+        found: tuple[Array, Array] = library(mask).nonzero(mask)
+        return found
+    return every_pair(rows, columns, array)
+
+
+def channels_where(activations: Array) -> tuple[Array, Array]:
+    """Picture and channel of every map that is not all zero, see `pairs_where`."""
+    count, channels = activations.shape[:2]
+    return pairs_where(
+        count, channels, activations, lambda: library(activations).any(activations != 0, axis=(2, 3))
+    )
 
 
 def fill_and_run(

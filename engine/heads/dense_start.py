@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from camrt.engine.arrays import library, zeros
 from camrt.engine.backends import Runner
-from camrt.engine.heads.base import Asked, fill_and_run, pairs_where
+from camrt.engine.heads.base import Asked, channels_where, fill_and_run
 from camrt.engine.operations import operations
 from camrt.engine.places import HOST, Place
 
@@ -58,7 +58,7 @@ class DenseStart:
     def _answer(self, asked: Asked, block: slice, answers: Array) -> None:
         activations = asked.activations[block]
         first = self._layer(activations)[0]
-        xp, compute = library(activations), operations(activations)
+        compute = operations(activations)
         rows_shape = tuple(first.shape[1:])
         padded = surrounded(activations, (rows_shape[1], rows_shape[2]))
         flat = padded.reshape(*padded.shape[:2], -1)
@@ -72,7 +72,7 @@ class DenseStart:
             asked.passes.head += len(rows)
             return self._rest(rows)[0]
 
-        changed = pairs_where(xp.any(activations != 0, axis=(2, 3)))
+        changed = channels_where(activations)
         for image, channel, logits in fill_and_run(
             changed, rows_shape, self._batch_size, fill, run, self._rest.rows
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from camrt.engine.arrays import every_pair, library, numbered, single, zeros
+from camrt.engine.arrays import joined, library, numbered, single, zeros
 from camrt.engine.backends import Runner
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
@@ -59,12 +59,10 @@ class FactoredHead(Head):
     ) -> tuple[Array | None, Array | None]:
         if self._rest is None and not asked.reader.needs_softmax:
             return self._linear_boxes(asked, boxes, delete, keep)
-        count, targets = len(asked.activations), asked.reader.targets.shape[1]
         if self._rest is None and self._contributions.fuses(asked.activations):
             return self._contributions.box_scores(asked, boxes)
-        xp = library(asked.logits)
-        shape = (count, len(boxes), targets)
-        found: dict[str, list[Array]] = {"deleted": [], "kept": []}
+        deleted: list[Array] = []
+        kept: list[Array] = []
         height, width = asked.activations.shape[2:]
         rows = height * width if self._rest is None else height * width + len(boxes)
         for block, difference in self._blocks(asked, rows):
@@ -78,13 +76,10 @@ class FactoredHead(Head):
                 if self._rest is None
                 else self._network_boxes(asked, block, cells, boxes, delete, keep)
             )
-            for parts, answers in zip(found.values(), pair, strict=True):
+            for parts, answers in zip((deleted, kept), pair, strict=True):
                 if answers is not None:
                     parts.append(answers)
-        return (
-            xp.concat(found["deleted"]).reshape(shape) if delete else None,
-            xp.concat(found["kept"]).reshape(shape) if keep else None,
-        )
+        return joined(deleted) if delete else None, joined(kept) if keep else None
 
     def _linear_boxes(
         self, asked: Asked, boxes: Boxes, delete: bool, keep: bool
@@ -184,7 +179,8 @@ class FactoredHead(Head):
             taken *= pooled[image, channel][:, None]
             rows[...] = full[image] - taken
 
-        for image, channel, logits in self._run(asked, pairs_where(pooled), columns.shape[1], fill):
+        changed = pairs_where(len(pooled), channels, pooled, lambda: pooled)
+        for image, channel, logits in self._run(asked, changed, columns.shape[1], fill):
             answers[image, channel] = asked.reader.read(logits, image)
         return answers
 
@@ -196,16 +192,13 @@ class FactoredHead(Head):
             full = asked.logits[block]
         else:
             full = empty + single(xp.sum(products, axis=1, dtype=xp.float64))
-        changed = (
-            pairs_where(xp.any(products != 0, axis=2))
-            if compute.sees_values
-            else every_pair(products.shape[0], products.shape[1], products)
-        )
+        count, channels, features = products.shape
+        changed = pairs_where(count, channels, products, lambda: xp.any(products != 0, axis=2))
 
         def fill(image: Array, channel: Array, rows: Array) -> None:
             compute.channel_rows(full, products, image, channel, rows)
 
-        for image, channel, logits in self._run(asked, changed, products.shape[2], fill):
+        for image, channel, logits in self._run(asked, changed, features, fill):
             answers[image + first, channel] = asked.reader.read(logits, image + first)
 
     # ---------------------------------------------------------------- gradients

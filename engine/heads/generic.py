@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from camrt.engine.arrays import every_pair, library, like, numbered
+from camrt.engine.arrays import library, like, numbered
 from camrt.engine.backends import Runner
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
+from camrt.engine.heads.base import Asked, Boxes, Head, channels_where, fill_and_run, pairs_where
 from camrt.engine.operations import operations
 
 __all__ = ["GenericHead"]
@@ -54,19 +54,12 @@ class GenericHead(Head):
         activations = asked.activations
         xp, compute = library(activations), operations(activations)
         answers = xp.repeat(asked.scores[:, None], activations.shape[1], axis=1)
-        changed = pairs_where(xp.any(activations != 0, axis=(2, 3)))
+        changed = channels_where(activations)
 
         def fill(image: Array, channel: Array, rows: Array) -> None:
             compute.ablate_channels(activations, image, channel, rows, self._threads)
 
-        for image, channel, logits in fill_and_run(
-            changed,
-            activations.shape[1:],
-            self._batch_size,
-            fill,
-            self._counted(asked),
-            self._runner.rows,
-        ):
+        for image, channel, logits in self._run(asked, changed, fill):
             answers[image, channel] = asked.reader.read(logits, image)
         return answers
 
@@ -76,11 +69,7 @@ class GenericHead(Head):
         activations = asked.activations
         xp, compute = library(activations), operations(activations)
         listed, count = like(boxes, activations), len(boxes)
-        changed = (
-            pairs_where(occupied(activations, boxes))
-            if compute.sees_values
-            else every_pair(len(activations), count, activations)
-        )
+        changed = pairs_where(len(activations), count, activations, lambda: occupied(activations, boxes))
         deleted = xp.repeat(asked.scores[:, None], count, axis=1) if delete else None
         kept = xp.repeat(self.empty(asked)[:, None], count, axis=1) if keep else None
         for answers, keeping in ((deleted, False), (kept, True)):
@@ -92,14 +81,7 @@ class GenericHead(Head):
                     activations, image, listed[box], rows, keep=keeping, threads=self._threads
                 )
 
-            for image, box, logits in fill_and_run(
-                changed,
-                activations.shape[1:],
-                self._batch_size,
-                fill,
-                self._counted(asked),
-                self._runner.rows,
-            ):
+            for image, box, logits in self._run(asked, changed, fill):
                 answers[image, box] = asked.reader.read(logits, image)
         return deleted, kept
 
@@ -131,6 +113,13 @@ class GenericHead(Head):
 
     def box_passes(self, boxes: int) -> tuple[int, str]:
         return 2 * boxes, "one a distinct box and perspective, through the head alone"
+
+    def _run(
+        self, asked: Asked, pairs: tuple[Array, Array], fill: Callable[[Array, Array, Array], None]
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """Runs altered activations through the head; see `fill_and_run`."""
+        shape, run = asked.activations.shape[1:], self._counted(asked)
+        return fill_and_run(pairs, shape, self._batch_size, fill, run, self._runner.rows)
 
     def _counted(self, asked: Asked) -> Callable[[Array, Array], Array]:
         def run(rows: Array, image: Array) -> Array:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from camrt.engine.operations.native import Native, NativeBoxRows
+from camrt.kernels.tensors import HALVES
 
 __all__ = ["ON_CPU"]
 
@@ -22,9 +23,7 @@ NATIVE = Native()
 def seen(tensor: Tensor) -> npt.NDArray[Any]:
     """A tensor as an array on the same memory; a copy in float32 where NumPy has no such type."""
     plain = tensor.detach()
-    array: npt.NDArray[Any] = (
-        plain.float() if plain.dtype in (torch.float16, torch.bfloat16) else plain
-    ).numpy()
+    array: npt.NDArray[Any] = (plain.float() if plain.dtype in HALVES else plain).numpy()
     return array
 
 

@@ -12,10 +12,11 @@ from camrt.engine.torch_models.calls import Call
 from camrt.engine.torch_models.choosing import Candidate
 from camrt.engine.torch_models.cutting import HookedCut
 from camrt.engine.torch_models.grids import Layout
-from camrt.engine.torch_models.linear import HALF
 from camrt.engine.torch_models.runners import HeadForth
+from camrt.engine.torch_models.shortcut import BATCHES, probe
 from camrt.export.factoring import Factors
 from camrt.export.interface import LOGITS
+from camrt.kernels.tensors import HALVES
 
 __all__ = ["FlattenedLinear", "flattened_linear"]
 
@@ -54,7 +55,7 @@ class FlattenedLinear:
     def factors(self) -> Factors:
         """The head's factors, with the numbers that the layer holds now."""
         weight: Any = self.layer.weight.detach().reshape(-1, *self.shape)
-        if self.last or weight.dtype not in HALF:  # gradients are made of the last, and not rounded again
+        if self.last or weight.dtype not in HALVES:  # gradients are made of the last, and not rounded again
             weight = weight.float()
         bias: Any = torch.zeros(len(weight), device=weight.device)
         if self.layer.bias is not None:
@@ -111,8 +112,9 @@ def flattened_linear(cut: HookedCut, channels: int, size: tuple[int, int]) -> Fl
     if cut.shortcut is None or cut.layout.kind != "map":
         return None
     subject = cut.subject
-    noise = torch.randn((subject.batch or 2, *cut.layout.shape), generator=torch.Generator().manual_seed(0))
-    activations = subject.tensor(noise)
+    count = subject.batch or BATCHES[0]
+    maps, *cells = cut.layout.shape
+    activations = subject.tensor(probe(count, maps, (cells[0], cells[1])))
     given: dict[str, list[bool]] = {}
     handles = [
         part.register_forward_pre_hook(noting(given.setdefault(path, []), activations.flatten(1)))
@@ -132,12 +134,10 @@ def flattened_linear(cut: HookedCut, channels: int, size: tuple[int, int]) -> Fl
         layout = Vectors("tokens", (layer.out_features, 1, 1))
         behind = HookedCut(subject, Candidate(Call(path, layer, None, 0), layout, True), 1, channels, size)
         if behind.shortcut is not None:
-            # Random numbers are the caller's again after `Subject.running`.
-            answers = subject.tensor(
-                torch.randn(2 if subject.batch is None else subject.batch, layer.out_features)
-            )
-            logits = behind.logits(answers[:, :, None, None], behind.sized(len(answers), size))
-            return FlattenedLinear(layer, path, behind, cut.layout.shape, torch.equal(logits, answers))
+            answers = subject.tensor(probe(count, layer.out_features, (1, 1)))
+            logits = behind.logits(answers, behind.sized(count, size))
+            last = torch.equal(logits, answers.flatten(1))
+            return FlattenedLinear(layer, path, behind, cut.layout.shape, last)
     return None
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from camrt.engine.torch_models.cutting import SAME_RESULT, HookedCut
+from camrt.engine.torch_models.shortcut import BATCHES, probe
 from camrt.engine.torch_models.subject import single
 from camrt.export.factoring import Factors
+from camrt.kernels.tensors import HALVES
 
-__all__ = ["HALF", "CellLayer", "PooledLinear", "pooled_linear"]
-
-HALF = (torch.float16, torch.bfloat16)
+__all__ = ["CellLayer", "PooledLinear", "pooled_linear"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PooledLinear:
     def narrow(self) -> torch.dtype | None:
         """The half type that the module computes in; None where it is none."""
         kind = self.module.get_parameter(self.weight).dtype
-        return kind if kind in HALF else None
+        return kind if kind in HALVES else None
 
 
 class CellLayer:
@@ -91,12 +91,8 @@ def pooled_linear(cut: HookedCut, size: tuple[int, int]) -> PooledLinear | None:
     if not cut.has_class_maps:
         return None
     subject = cut.subject
-    noise = torch.randn(
-        (subject.batch or 2, *cut.layout.shape),
-        generator=torch.Generator().manual_seed(0),
-        dtype=torch.float32,
-    )
-    activations = subject.tensor(noise)
+    channels, *cells = cut.layout.shape
+    activations = subject.tensor(probe(subject.batch or BATCHES[0], channels, (cells[0], cells[1])))
     beside = cut.sized(len(activations), size)
     found = cut.class_maps(activations, beside)
     if found is None:  # of other numbers there were
@@ -105,7 +101,6 @@ def pooled_linear(cut: HookedCut, size: tuple[int, int]) -> PooledLinear | None:
     near = SAME_RESULT.get(found.dtype, 1e-4) * float(maps.abs().max())
     if not close(maps.mean(dim=(2, 3)), logits, near):
         return None  # a border that padding put around the cells takes part in the mean
-    _, channels, _, _ = activations.shape
     named = dict(subject.module.named_parameters())
     for path, weight in named.items():
         if tuple(weight.shape) not in ((logits.shape[1], channels), (logits.shape[1], channels, 1, 1)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from camrt.engine.arrays import filled
+from camrt.engine.arrays import filled, joined
 from camrt.engine.backends.halving import Halving
 from camrt.engine.torch_models.compiling import Traces
 from camrt.engine.torch_models.cutting import PICTURE, HookedCut
@@ -79,7 +79,7 @@ class HookedRunner(ABC):
             return [found[name][: end - start] for name in names]
 
         pieces = self._halving.pieces(len(batch), run, most=size)
-        return [torch.cat(parts) if len(pieces) > 1 else parts[0] for parts in zip(*pieces, strict=True)]
+        return [joined(parts) for parts in zip(*pieces, strict=True)]
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from camrt.engine.places import check_gpu
 from camrt.engine.plans.cards import cards
 from camrt.errors import BackendError, UnsupportedModelError
 from camrt.export.graph import ends_with_one
@@ -222,8 +223,7 @@ def device_of(name: str) -> torch.device:
         raise BackendError(f"device={name!r} is no device torch knows: {error}") from error
     if device.type == "cuda":
         cards()
-        if not torch.cuda.is_available():
-            raise BackendError("this torch sees no GPU: install one that is built for CUDA")
+        check_gpu()
     return device
 
 
