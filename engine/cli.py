@@ -25,7 +25,7 @@ from camrt.engine.arguments import (
     read_labels,
     read_preprocessing,
 )
-from camrt.engine.consoles import add_row, clear_errors, plain
+from camrt.engine.consoles import add_row, clear_errors, plain, progress_bar
 from camrt.engine.consoles import console as make_console
 from camrt.errors import DegenerateMapWarning, InputError, PictureError, TargetError
 
@@ -227,7 +227,6 @@ class _Job:
 
 def _run(job: _Job, paths: Sequence[Path]) -> int:
     """Explain, save and print everything; the number of pictures skipped."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
     from camrt.engine.explanation import Passes, unique_stem
@@ -245,10 +244,8 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
         skipped += 1
         errors.print(Text(f"skipped: {plain(str(error))}", "yellow"), soft_wrap=True)
 
-    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=errors, transient=True, disable=hidden, redirect_stdout=False) as bar:
-        task = bar.add_task("", total=None if any(path.is_dir() for path in paths) else len(paths))
+    known = None if any(path.is_dir() for path in paths) else len(paths)
+    with progress_bar("explaining", total=known, on=errors) as show:
         for number, (files, views) in enumerate(_batches(job, paths, skip), start=1):
             explanation, passes = job.explain(views)
             names = [unique_stem(file.stem, stems) for file in files]
@@ -259,7 +256,7 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
                     explanation.sheet(i).save(job.out / f"{name}_sheet.png")
             _print_results(results, files, explanation, written)
             count, seconds, spent = count + len(files), seconds + explanation.seconds, spent + passes
-            bar.update(task, completed=count + skipped)
+            show(count + skipped)
     if count:
         results.print(
             f"{shown}: {count} picture{'s' * (count != 1)}"

@@ -1,11 +1,11 @@
-"""What the command line prints with: consoles, rows, and errors as one paragraph."""
+"""What the command line prints with: consoles, rows, bars of progress, and errors as one paragraph."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["add_row", "clear_errors", "console", "plain"]
+__all__ = ["ShowProgress", "add_row", "clear_errors", "console", "plain", "progress_bar"]
 
 _PIPE_WIDTH = 240  # columns where the output is no terminal: lines are kept whole for whoever reads them
 
@@ -40,6 +40,71 @@ def add_row(table: Table, *cells: str, bold: bool = False) -> None:
     from rich.text import Text
 
     table.add_row(*(Text(plain(cell), overflow="fold") for cell in cells), style="bold" if bold else None)
+
+
+class ShowProgress(Protocol):
+    """What a bar of progress is told."""
+
+    def __call__(self, done: float, total: float | None = None, title: str | None = None) -> None:
+        """Shows how much is done.
+
+        Args:
+            done: So much.
+            total: Of so much, where that is known and was not told before.
+            title: What is being done now, where that changed.
+        """
+
+
+@contextmanager
+def progress_bar(
+    title: str, *, total: float | None = None, on: Console | None = None
+) -> Iterator[ShowProgress]:
+    """A bar with the time passed and left, shown while the block runs; nothing where stderr is no terminal.
+
+    Args:
+        title: What is being done.
+        total: How much there is to do, if it is known yet.
+        on: The console for the bar, if other lines are printed on it meanwhile; else one on stderr.
+    """
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        """How much is done, and of how much: "?" as long as nobody knows."""
+
+        def render(self, task: Task) -> Text:
+            done, whole = (f"{value:.1f}".removesuffix(".0") for value in (task.completed, task.total or 0))
+            return Text(f"{done}/{'?' if task.total is None else whole}")
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        Count(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    screen = console(stderr=True) if on is None else on
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=screen, transient=True, disable=hidden, redirect_stdout=False) as bar:
+        bar.add_task(plain(title), total=total)
+
+        def show(done: float, total: float | None = None, title: str | None = None) -> None:
+            task = bar.tasks[0].id
+            if title is not None and plain(title) != bar.tasks[0].description:
+                bar.remove_task(task)  # what is new has a time of its own, and perhaps no known total
+                task = bar.add_task(plain(title), total=total)
+            bar.update(task, completed=done, total=total)
+
+        yield show
 
 
 @contextmanager

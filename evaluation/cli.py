@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from camrt.engine.arguments import model_path, parse_options, parse_size, preprocessing_of, read_preprocessing
-from camrt.engine.consoles import add_row, clear_errors, console, plain
+from camrt.engine.consoles import add_row, clear_errors, console, plain, progress_bar
 from camrt.errors import InputError
 from camrt.evaluation.commands import (
     Annotations,
@@ -30,7 +30,6 @@ from camrt.evaluation.commands import (
     Threads,
     listed,
     loaded,
-    pictures_done,
 )
 
 __all__ = ["add_commands"]
@@ -108,7 +107,7 @@ def on_pictures(
         settings: dict[str, Any] = {
             "step": step, "base": base, "pxap": pxap, "examples": examples, "seed": seed, "limit": limit,
         }  # fmt: skip
-        with pictures_done("measuring") as progress:
+        with progress_bar("measuring pictures") as progress:
             evaluation = evaluate(
                 engine,
                 found,
@@ -172,7 +171,7 @@ def walls(
                 console().print("every pixel can influence the model: there is nothing to measure μ on")
                 return
         found = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
-        with pictures_done("measuring") as progress:
+        with progress_bar("measuring pictures") as progress:
             evaluation = evaluate(
                 engine,
                 found,

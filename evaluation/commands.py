@@ -1,18 +1,14 @@
-"""What the commands of evaluation share: options, the model with its preparation, lists, and progress."""
+"""What the commands of evaluation share: options, the model with its preparation, and lists."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from camrt.engine.arguments import model_path, parse_size, preprocessing_of, read_labels, read_preprocessing
-from camrt.engine.consoles import console
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -36,7 +32,6 @@ __all__ = [
     "Threads",
     "listed",
     "loaded",
-    "pictures_done",
 ]
 
 Model = Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")]
@@ -94,23 +89,3 @@ def loaded(
 def listed(text: str) -> list[str]:
     """The parts between commas that are not in brackets."""
     return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
-
-
-@contextmanager
-def pictures_done(title: str) -> Iterator[Callable[[float, int], None]]:
-    """A bar with the time left, told how many pictures are done and how many there are."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        TextColumn("{task.completed:.1f}/{task.total:.0f} pictures"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camrt.engine.consoles import add_row, clear_errors, console, plain
+from camrt.engine.consoles import add_row, clear_errors, console, plain, progress_bar
 from camrt.errors import InputError
 from camrt.evaluation.commands import (
     Annotations,
@@ -99,7 +96,8 @@ def reproduce(
         engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
         run = Run(engine, data, options, out)
         for name in names:
-            with _progress() as run.tell:
+            with progress_bar(name) as show:
+                run.tell = lambda what, done, total: show(done, total or None, what)
                 found = measure(name, engine, run=run)
             _print_table(found)
             files = f"files in {out / name}: table.md, results.json"
@@ -137,20 +135,6 @@ def _print_table(found: Reproduced) -> None:
         console().print(listing)
     for line in notes(found):
         console().print(plain(line), soft_wrap=True, markup=False)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float, int], None]]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(
-            task, description=what, completed=done, total=total or None
-        )
 
 
 def add_command(app: typer.Typer) -> None:

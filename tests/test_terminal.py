@@ -1,0 +1,206 @@
+"""Every command in a terminal: bars of progress, colours and widths are never seen through a pipe."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from annotated import STEPS, boxed_squares, colour_model
+from labelled import coloured_squares
+
+from camrt.cli import app
+from camrt.engine.consoles import progress_bar
+
+pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+
+ON_SQUARES = ("model.onnx", "squares", "--preprocessing", "steps.json")
+
+
+WITH_TORCHVISION = """
+import runpy, peer_libraries
+peer_libraries.mend_torchvision()  # Lightning imports it
+runpy.run_module("camrt", run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, what it shows, and what has to be installed for it."""
+
+    arguments: tuple[str, ...]
+    shows: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+REPORT = ("matplotlib", "pyarrow", "skimage", "scipy")
+COMMANDS = {
+    "explain": Command(("explain", *ON_SQUARES, "-m", "cam"), ("explaining", "3 pictures", "files in")),
+    "inspect": Command(("inspect", "model.onnx"), ("Targets", "pooled")),
+    "methods": Command(("methods",), ("pixab", "layercam")),
+    "train": Command(
+        (
+            *("train", "--data", "labelled", "--out", "run", "--head", "cam", "--backbone", "tiny"),
+            *("--size", "32", "--epochs", "1", "--batch-size", "2", "--set", "workers=0"),
+            *("--accelerator", "cpu"),
+        ),
+        ("pictures of 3 classes", "Epoch 0", "epoch 1 was the best"),
+        ("torch", "lightning"),
+    ),
+    "export": Command(
+        ("export", "run", "-o", "trained.onnx"), ("cam on tiny",), ("torch", "lightning", "onnxscript")
+    ),
+    "evaluate pictures": Command(
+        ("evaluate", *ON_SQUARES, "--methods", "cam,pixab", "--step", "200", "--out", "measured"),
+        ("measuring pictures", "/3", "files in measured"),
+        REPORT,
+    ),
+    "evaluate walls": Command(
+        ("evaluate", "walls", *ON_SQUARES, "--methods", "cam", "--dead-rows", "8", "--out", "walls"),
+        ("measuring pictures", "/3", "files in walls"),
+        REPORT,
+    ),
+    "evaluate sanity": Command(
+        ("evaluate", "sanity", *ON_SQUARES, "--methods", "cam", "--stages", "1"),
+        ("means over 3 pictures",),
+        ("skimage", "scipy"),
+    ),
+    "evaluate axioms": Command(("evaluate", "axioms", *ON_SQUARES), ("Axioms on 3 pictures",)),
+    "reproduce": Command(
+        (
+            *("reproduce", "pixab-deletion", "--model", "model.onnx", "--data", "squares"),
+            *("--preprocessing", "steps.json", "--methods", "cam", "--step", "200"),
+        ),
+        ("measuring pictures", "files in camrt-reproduce"),
+        REPORT,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are run: a model, pictures, and how they are prepared."""
+    folder = tmp_path_factory.mktemp("terminal")
+    colour_model(folder / "model.onnx")
+    boxed_squares(folder / "squares", 3)
+    coloured_squares(folder / "labelled", each=4)
+    (folder / "steps.json").write_text(STEPS.to_json())
+    return folder
+
+
+def in_terminal(command: Command, folder: Path) -> tuple[int, str]:
+    """The exit code of a command in a terminal of 100 columns, and all that it wrote there."""
+    ours, theirs = pty.openpty()
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    changes = {
+        "TERM": "xterm-256color",
+        "COLUMNS": "100",
+        "LINES": "40",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | changes
+    start = ["-m", "camrt"]
+    if "lightning" in command.needs:
+        start = ["-c", WITH_TORCHVISION]
+    process = subprocess.Popen(
+        [sys.executable, *start, *command.arguments],
+        cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    written = b"".join(all_of(ours))
+    os.close(ours)
+    return process.wait(), written.decode("utf-8", "replace")
+
+
+def all_of(terminal: int) -> Iterator[bytes]:
+    """What is written to a terminal until nobody holds it open any longer, which Linux says by an error."""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:
+            return
+        if not data:
+            return
+        yield data
+
+
+def seen(written: str) -> str:
+    """The words alone: without colours, movements of the cursor, and line ends."""
+    return " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written).split())
+
+
+def leaves(command: typer.core.TyperCommand | typer.core.TyperGroup, name: str = "") -> Iterator[str]:
+    """The full names of the commands that do something."""
+    inner = getattr(command, "commands", {})
+    if not inner:
+        yield name
+    for each, found in inner.items():
+        yield from leaves(found, f"{name} {each}".strip())
+
+
+def test_every_command_has_its_test_in_a_terminal() -> None:
+    assert set(leaves(typer.main.get_command(app))) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_in_a_terminal(name: str, folder: Path) -> None:
+    command = COMMANDS[name]
+    missing = [library for library in command.needs if find_spec(library) is None]
+    if missing:
+        pytest.skip(f"camrt {name} needs {', '.join(missing)}")
+    if name == "export" and not (folder / "run").exists():
+        assert in_terminal(COMMANDS["train"], folder)[0] == 0
+    code, written = in_terminal(command, folder)
+    assert code == 0, written
+    assert "Traceback" not in written
+    for words in command.shows:
+        assert words in seen(written)
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        pytest.param([], "0/?", id="nothing yet"),
+        pytest.param([(2,)], "2/?", id="nobody knows how much"),
+        pytest.param([(0.5, 3)], "0.5/3", id="a part of a picture"),
+        pytest.param([(3, 3), (1, None)], "1/3", id="as much as before"),
+        pytest.param(
+            [(3, 3, "first"), (1, None, "[bold]then")], "1/?", id="something else, of nobody knows what"
+        ),
+        pytest.param([(1, 0)], "1/0", id="nothing to do"),
+    ],
+)
+def test_a_bar_shows_what_it_is_told(
+    told: list[tuple[Any, ...]], shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with progress_bar("a [title]") as show:
+        for each in told:
+            show(*each)
+    titles = {each[2] for each in told if len(each) == 3} or {"a [title]"}
+    last = screen.getvalue().rpartition(shown)[0]
+    assert any(title in last.splitlines()[-1] for title in titles), screen.getvalue()
+
+
+def test_a_bar_is_silent_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("counting") as show:
+        show(1, 2)
+    assert capsys.readouterr() == ("", "")
