@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from camrt.errors import PictureError
+from camrt.engine.callers import warn_caller
+from camrt.engine.depths import depth_of, eight_bits
+from camrt.errors import InputRangeWarning, PictureError
 
 __all__ = ["WARNINGS_LOCK", "PictureSource", "find_pictures", "formats", "is_picture_name", "read_picture"]
 
@@ -50,10 +52,11 @@ def is_picture_name(name: str | os.PathLike[str]) -> bool:
 def read_picture(source: PictureSource) -> Image.Image:
     """One picture as RGB, upright.
 
-    EXIF orientation is applied, transparency is laid over white, palettes, CMYK and grey are converted,
-    16-bit grey is scaled to 8 bits, floating point is taken as [0, 1]. Of several frames the first is read.
+    EXIF orientation is applied, transparency is laid over white, palettes, CMYK (without its colour profile)
+    and grey are converted, grey in more than 8 bits is scaled to 8 by its declared or found range, floating
+    point is taken as [0, 1]; `camrt.engine.depths` has the rules. Of several frames the first is read.
     Warnings that Pillow gives on the way are silenced, except the one about a decompression bomb, which is
-    an error here.
+    an error here; a range that had to be guessed is an `InputRangeWarning`.
 
     Args:
         source: A file, a Pillow picture (left as it is, not closed), or a uint8 array (H, W, 3) or (H, W).
@@ -62,8 +65,8 @@ def read_picture(source: PictureSource) -> Image.Image:
         A new RGB picture that holds no file open.
 
     Raises:
-        PictureError: Missing, a folder, not a picture, truncated, too many pixels, or pixels that have no
-            RGB form; the message names the file and the reason.
+        PictureError: Missing, a folder, not a picture, truncated, too many pixels, bands that are no colours,
+            or pixels that have no RGB form; the message names the file and the reason.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -100,6 +103,14 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 def _decode(source: Any, name: str) -> Image.Image:
     """The RGB picture in an open file or a lazily loaded picture, with every failure named."""
+    read, guessed = _decoded(source, name)
+    if guessed is not None:
+        with WARNINGS_LOCK:
+            warn_caller(guessed, InputRangeWarning)
+    return read
+
+
+def _decoded(source: Any, name: str) -> tuple[Image.Image, str | None]:
     with WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -107,7 +118,6 @@ def _decode(source: Any, name: str) -> Image.Image:
             if isinstance(source, Image.Image):
                 return _rgb(source)
             with Image.open(source, formats=formats()) as picture:
-                picture.load()
                 return _rgb(picture)
         except UnidentifiedImageError:
             raise PictureError(f"{name}: not a picture that Pillow can read") from None
@@ -121,12 +131,11 @@ def _decode(source: Any, name: str) -> Image.Image:
             raise PictureError(f"{name}: truncated or damaged: {error}") from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def _rgb(picture: Image.Image) -> tuple[Image.Image, str | None]:
     if 0 in picture.size:
         raise PictureError("has no pixels")
-    picture = _upright(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _eight_bits(picture)
+    depth = depth_of(picture)  # before it is loaded, which forgets it
+    picture, guessed = eight_bits(_upright(picture), depth)
     if picture.mode in _TRANSPARENT or "transparency" in picture.info:
         if picture.mode == "La":  # Pillow converts premultiplied grey to plain grey alone
             picture = picture.convert("LA")
@@ -134,7 +143,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     try:
-        return picture.convert("RGB")
+        return picture.convert("RGB"), guessed
     except ValueError:
         raise PictureError(f"pixels of mode {picture.mode} have no RGB form") from None
 
@@ -146,18 +155,6 @@ def _upright(picture: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(picture)
     except Exception:  # damaged EXIF is no reason to refuse sound pixels
         return picture
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey pixels of 16 bits or of floating point, as 8 bits."""
-    values = np.asarray(picture)
-    if picture.mode == "F":
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise PictureError("floating-point pixels outside [0, 1] have no RGB form")
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    if values.min() < 0 or values.max() > 65535:
-        raise PictureError("integer pixels outside [0, 65535] have no RGB form")
-    return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
 def find_pictures(

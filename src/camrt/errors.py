@@ -16,6 +16,7 @@ __all__ = [
     "DeadlineError",
     "DegenerateMapWarning",
     "InputError",
+    "InputRangeWarning",
     "MethodError",
     "ModelFileError",
     "PictureError",
@@ -90,6 +91,10 @@ class CamrtWarning(UserWarning):
 
 class DegenerateMapWarning(CamrtWarning):
     """A map was all zeros by policy: constant, nowhere positive, or not finite."""
+
+
+class InputRangeWarning(CamrtWarning):
+    """Numbers far outside the range that the model is made for, or a picture whose range was guessed."""
 
 
 class SmallerBatchWarning(CamrtWarning):
