@@ -12,7 +12,13 @@ from camrt.errors import ModelFileError
 from camrt.export.limits import ReadingLimits, check_tensor, claimed_bytes, quoted
 from camrt.export.protos import Labelled, domain_of, node_label, node_subgraphs
 
-__all__ = ["check_graph", "check_tensors", "remove_initializers_from_inputs"]
+__all__ = [
+    "check_graph",
+    "check_tensors",
+    "forget_repeated_names",
+    "open_empty_dimensions",
+    "remove_initializers_from_inputs",
+]
 
 _Scope = ChainMap[str, None]
 
@@ -27,6 +33,29 @@ def remove_initializers_from_inputs(graph: onnx.GraphProto) -> None:
     if len(kept) < len(graph.input):
         del graph.input[:]
         graph.input.extend(kept)
+
+
+def open_empty_dimensions(graph: onnx.GraphProto) -> None:
+    """Leaves open what a graph declares as -1 or 0 in the shapes of its inputs, outputs and other values.
+
+    Exporters write both for a size that is not fixed; a tensor without elements is no picture and no answer.
+    """
+    for item in [*graph.input, *graph.output, *graph.value_info]:
+        if item.type.tensor_type.HasField("shape"):
+            for dim in item.type.tensor_type.shape.dim:
+                if dim.HasField("dim_value") and dim.dim_value <= 0:
+                    dim.ClearField("dim_value")
+
+
+def forget_repeated_names(graph: onnx.GraphProto) -> None:
+    """Takes the names off nodes that are called as an earlier one is: runtimes refuse what means nothing."""
+    taken: set[str] = set()
+    for node in graph.node:
+        if node.name in taken:
+            node.ClearField("name")
+        taken.add(node.name)
+        for inner in node_subgraphs(node):
+            forget_repeated_names(inner)
 
 
 def check_graph(graph: onnx.GraphProto) -> None:
@@ -101,10 +130,7 @@ def _twice(name: str, what: str) -> ModelFileError:
 
 def _why_missing(name: str, nodes: Sequence[onnx.NodeProto]) -> str:
     if any(name in node.output for node in nodes):
-        return (
-            "is made later: nodes must be in topological order; sort them, for instance with "
-            "onnx_ir.passes.common.TopologicalSortPass"
-        )
+        return "is made later; export the model again"
     return "nothing makes; the file is incomplete: download or export it again"
 
 

@@ -7,8 +7,8 @@ Nothing is executed, written or unpickled. The file is refused, with the reason 
 not ONNX, is incomplete, reaches outside its folder, or asks for far more memory or time than its size
 suggests. Each step counts before it calls anything that could take long:
 
-    bytes -> fields -> parse -> versions -> locations -> functions -> structure -> external data
-          -> stored tensors -> sizes of results
+    bytes -> fields -> parse -> versions -> locations -> functions -> order -> structure -> external data
+          -> stored tensors -> expansion of runtimes' operators, sizes of results
 """
 
 from __future__ import annotations
@@ -24,14 +24,21 @@ from pathlib import Path
 import onnx
 
 from camrt.errors import CamrtError, ModelFileError, UnsafeModelError
-from camrt.export.consistency import check_graph, check_tensors, remove_initializers_from_inputs
+from camrt.export.consistency import (
+    check_graph,
+    check_tensors,
+    forget_repeated_names,
+    open_empty_dimensions,
+    remove_initializers_from_inputs,
+)
+from camrt.export.expanding import expand_operators
 from camrt.export.external_data import check_locations, read_external_data
 from camrt.export.file_kinds import describe_kind
 from camrt.export.limits import ReadingLimits, human_bytes
 from camrt.export.local_functions import inline_functions
 from camrt.export.opsets import check_operators, check_versions, opsets_of
 from camrt.export.protos import graph_tensors, walk
-from camrt.export.result_sizes import check_result_sizes
+from camrt.export.sorting import sort_nodes
 from camrt.export.wire import check_fields
 
 __all__ = ["ModelFile", "ReadingLimits", "read_model"]
@@ -43,8 +50,8 @@ class ModelFile:
 
     Attributes:
         path: The file, links resolved.
-        model: The model: external data loaded, local functions inlined, training information dropped, and
-            no initializer among the graph's inputs.
+        model: The model: external data loaded, local functions inlined, training information dropped, nodes
+            in topological order, and no initializer among the graph's inputs.
         sha256: Of the file's bytes followed by the external data that was read, in the order of the model.
     """
 
@@ -162,9 +169,12 @@ def _check_and_complete(
         )
     versions = opsets_of(model)
     remove_initializers_from_inputs(graph)
+    open_empty_dimensions(graph)
+    sort_nodes(graph)
     check_graph(graph)
     check_operators(found.nodes, versions)
     check_locations(tensors)
     read_external_data(tensors, folder, digest, size, limits)
     check_tensors(tensors, limits)
-    check_result_sizes(graph, versions, limits)
+    expand_operators(model, versions, limits)
+    forget_repeated_names(graph)

@@ -25,7 +25,7 @@ from camrt.export.limits import ReadingLimits, claimed_bytes, element_bits, huma
 from camrt.export.protos import domain_of, node_label, node_subgraphs
 from camrt.export.small_values import MOST_VALUES, NUMPY_TYPES, Array, computed, static_shape
 
-__all__ = ["check_result_sizes"]
+__all__ = ["ResultSizes"]
 
 # Operators whose operand of this index has one value per dimension of the result.
 _SHAPE_OPERAND = {
@@ -45,19 +45,36 @@ _SHAPE_OPERAND = {
 _AT_LEAST = ("ConstantOfShape", "Expand", "Tile")
 
 
-def check_result_sizes(graph: onnx.GraphProto, versions: Mapping[str, int], limits: ReadingLimits) -> None:
-    """Refuse a graph with a node whose result is too large for any input.
+class ResultSizes:
+    """Looks at nodes one after another, and refuses one whose result is too large for any input.
 
     Args:
         graph: A graph without local functions, whose nodes and tensors have been checked.
         versions: The operator sets it uses.
         limits: What is allowed.
 
-    Raises:
-        ModelFileError: A result with a negative dimension, by a constant operand.
-        UnsafeModelError: A result with more bytes or dimensions than the limits allow.
+    Attributes:
+        types: What is known of every tensor so far.
     """
-    _Sizes(versions, limits).visit(graph, ChainMap(), ChainMap())
+
+    def __init__(self, graph: onnx.GraphProto, versions: Mapping[str, int], limits: ReadingLimits) -> None:
+        self._sizes = _Sizes(versions, limits)
+        self.types: ChainMap[str, TypeProto] = ChainMap()
+        self._values: ChainMap[str, Array] = ChainMap()
+        self._sizes.begin(graph, self.types, self._values)
+
+    def store(self, tensor: TensorProto) -> None:
+        """Takes a tensor that nodes read from now on."""
+        self._sizes.store(tensor.name, tensor, self.types, self._values)
+
+    def add(self, node: onnx.NodeProto) -> None:
+        """Looks at the next node.
+
+        Raises:
+            ModelFileError: A result with a negative dimension, by a constant operand.
+            UnsafeModelError: A result with more bytes or dimensions than the limits allow.
+        """
+        self._sizes.add(node, self.types, self._values)
 
 
 class _Sizes:
@@ -75,31 +92,43 @@ class _Sizes:
     ) -> list[TypeProto]:
         """Check the nodes of a graph and its subgraphs, and return the types of its outputs."""
         types, values = types.new_child(), values.new_child()
+        self.begin(graph, types, values)
+        for node in graph.node:
+            self.add(node, types, values)
+        return [types.get(item.name, TypeProto()) for item in graph.output]
+
+    def begin(
+        self, graph: onnx.GraphProto, types: ChainMap[str, TypeProto], values: ChainMap[str, Array]
+    ) -> None:
+        """Take a graph's inputs and initializers."""
         for item in graph.input:
             types[item.name] = self._smallest(item)
         for tensor in graph.initializer:
-            self._store(tensor.name, tensor, types, values)
+            self.store(tensor.name, tensor, types, values)
         for sparse in graph.sparse_initializer:
             types[sparse.values.name] = helper.make_tensor_type_proto(
                 sparse.values.data_type, list(sparse.dims)
             )
-        for node in graph.node:
-            if domain_of(node.domain) == "" and node.op_type == "Constant":
-                self._constant(node, types, values)
-                continue
-            inner = [self.visit(subgraph, types, values) for subgraph in node_subgraphs(node)]
-            if inner:
-                results = _agreed(node, inner)
-            else:
-                self._check_operand(node, types, values)
-                results = self._infer(node, types, values)
-            for name in node.output:
-                result = results.get(name)
-                if name and result is not None and self._allowed(name, result, node):
-                    types[name] = result
-            if not inner:
-                values.update(computed(node, types, values))
-        return [types.get(item.name, TypeProto()) for item in graph.output]
+
+    def add(
+        self, node: onnx.NodeProto, types: ChainMap[str, TypeProto], values: ChainMap[str, Array]
+    ) -> None:
+        """Check a node and its subgraphs, and note what is known of its results."""
+        if domain_of(node.domain) == "" and node.op_type == "Constant":
+            self._constant(node, types, values)
+            return
+        inner = [self.visit(subgraph, types, values) for subgraph in node_subgraphs(node)]
+        if inner:
+            results = _agreed(node, inner)
+        else:
+            self._check_operand(node, types, values)
+            results = self._infer(node, types, values)
+        for name in node.output:
+            result = results.get(name)
+            if name and result is not None and self._allowed(name, result, node):
+                types[name] = result
+        if not inner:
+            values.update(computed(node, types, values))
 
     def _smallest(self, item: onnx.ValueInfoProto) -> TypeProto:
         """The type of an input with every dimension that it leaves open (some write -1) as 1."""
@@ -115,7 +144,7 @@ class _Sizes:
             claimed_bytes(tensor.elem_type, dims, f"input {quoted(item.name)}", self._limits)
         return result
 
-    def _store(
+    def store(
         self,
         name: str,
         tensor: TensorProto,
@@ -134,7 +163,7 @@ class _Sizes:
             raise ModelFileError(f"{node_label(node)} has not one value and one output")
         name, attribute = node.output[0], node.attribute[0]
         if attribute.name == "value":
-            self._store(name, attribute.t, types, values)
+            self.store(name, attribute.t, types, values)
         elif attribute.name == "sparse_value":
             sparse = attribute.sparse_tensor
             types[name] = helper.make_tensor_type_proto(sparse.values.data_type, list(sparse.dims))
@@ -142,7 +171,7 @@ class _Sizes:
             kind = np.int64 if "int" in attribute.name else np.float32
             plain = {"value_int": attribute.i, "value_float": attribute.f, "value_ints": attribute.ints}
             value: Array = np.asarray(plain.get(attribute.name, attribute.floats), kind)
-            self._store(name, numpy_helper.from_array(value), types, values)
+            self.store(name, numpy_helper.from_array(value), types, values)
 
     def _check_operand(
         self, node: onnx.NodeProto, types: Mapping[str, TypeProto], values: Mapping[str, Array]

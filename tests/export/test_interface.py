@@ -118,6 +118,30 @@ def test_an_input_that_holds_no_picture_is_refused(element):
         standardise(small(["N", 3, 8, 8], element))
 
 
+@pytest.mark.parametrize("said", [-1, 0, -7])
+@pytest.mark.parametrize("axes", [(0,), (2, 3), (0, 1, 2, 3)], ids=["batch", "size", "all"])
+def test_a_size_that_is_no_number_of_elements_is_open(said, axes, tmp_path):
+    whole = zoo_model("gap-flatten-gemm")
+    for value, places in ((whole.model.graph.input[0], axes), (whole.model.graph.output[0], (0,))):
+        for axis in places:
+            value.type.tensor_type.shape.dim[axis].dim_value = said
+    path = tmp_path / "model.onnx"
+    path.write_bytes(whole.model.SerializeToString())
+    engine = camrt.load(path)
+    assert engine.interface.batch is None
+    assert engine.interface.fixed_size == (2 not in axes)
+    assert engine.interface.channels == 3
+    batch = pictures(whole)
+    assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
+    if 2 in axes:
+        wide = np.random.default_rng(5).standard_normal((2, 3, 14, 10), np.float32)
+        assert_close(engine.predict(wide), whole.logits64(wide), factor=WHOLE_MODEL)
+    generic = camrt.load(save(zoo_model("gap-flatten-gemm").model, tmp_path / "named.onnx"))
+    for method in ("gradcam", "pixab", "ablation"):
+        found, expected = (each.explain(batch, method, targets=1).raw for each in (engine, generic))
+        assert_close(found, expected, factor=WHOLE_MODEL)
+
+
 def test_open_colours_are_taken_from_the_first_convolution():
     assert standardise(small(["N", "colours", 8, 8])).channels == 3
 

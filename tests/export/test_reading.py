@@ -204,6 +204,19 @@ def test_endless_loop_runs_until_it_is_stopped(path: Path) -> None:
     assert "terminate" in str(failure[0])
 
 
+@pytest.mark.parametrize("name", ["conv", "Größe \u2603 of it", ""])
+def test_names_of_nodes_mean_nothing(path: Path, name: str) -> None:
+    """The runtime refuses a name that two nodes have."""
+
+    def call(model: ModelProto) -> None:
+        for node in model.graph.node:
+            node.name = name
+
+    image = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
+    found = run(read_changed(path, call).model, image)
+    np.testing.assert_array_equal(found, run(hostile.classifier_model(), image))
+
+
 # ---- what is not a model file ----
 
 
@@ -309,9 +322,12 @@ def _shorten_weight(model: ModelProto) -> None:
     model.graph.initializer[0].raw_data = b"\0" * 10
 
 
-def _unsort(model: ModelProto) -> None:
-    first = model.graph.node.pop(0)
-    model.graph.node.append(first)
+def _wait_in_a_circle(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = "flat"
+
+
+def _read_itself(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = "features"
 
 
 def _name_twice(model: ModelProto) -> None:
@@ -367,7 +383,8 @@ def _undeclared_set(model: ModelProto) -> None:
     [
         (_drop_weight, r"node 'conv' \(Conv\) reads 'conv.weight', which nothing makes"),
         (_shorten_weight, r"initializer 'conv.weight' holds 10 bytes .* need 540; the file is damaged"),
-        (_unsort, r"node 'relu' \(Relu\) reads 'features', which is made later: .* topological order"),
+        (_wait_in_a_circle, r"nodes that wait for one another: node 'conv' \(Conv\) reads 'flat'"),
+        (_read_itself, r"node 'conv' \(Conv\) reads 'features', which is made of what it makes itself"),
         (_name_twice, r"node 'again' \(Relu\) is called 'features', as another value is"),
         (_name_initializer_twice, "an initializer of the graph is called 'conv.weight', as another"),
         (_lose_output, "output 'nothing' of the graph is made by no node"),

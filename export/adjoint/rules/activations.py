@@ -58,7 +58,7 @@ def _clip(step: Step) -> Sequence[str | None]:
             value = step.constant(step.input(index))
             if value is None:
                 raise step.refuse(f"its {name} is not known")
-            stated = float(value)
+            stated = float(value.item())  # a scalar, or a vector of one number, as runtimes take it too
         bounds.append(stated)
     low, high = bounds
     passed = step.g

@@ -50,6 +50,16 @@ def _quantise(step: Step) -> Sequence[str | None]:
     return [make.masked(make.add("Div", step.g, scale), make.add("And", above, below))]
 
 
+@rule("DynamicQuantizeLinear")
+def _quantise_by_range(step: Step) -> Sequence[str | None]:
+    """q = x/s + z, s and z found from x's range: ȳ/s. No number lies outside its own range, and s and z stay.
+
+    The product of (q − z) and s is x, whatever s is, so nothing comes back by way of s and z.
+    """
+    arriving = step.cotangents[0]
+    return [None if arriving is None else step.make.add("Div", arriving, step.node.output[1])]
+
+
 @rule("DequantizeLinear")
 def _dequantise(step: Step) -> Sequence[str | None]:
     """y = (q − z)·s: s·ȳ."""

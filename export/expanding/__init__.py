@@ -1,0 +1,84 @@
+"""Writing a runtime's own operators in standard ones, when a file is read.
+
+A file may hold operators that only ONNX Runtime has: because its optimiser saved what it had joined
+(`fused`), or laid out for one processor (`blocked`), or because a quantiser wrote layers of whole numbers
+(`quantised`). What follows the reading, the analysis of heads and the gradients, knows standard operators. So
+each of these is written in them here, once, so that the graph computes what it computed before.
+
+Nodes are rewritten in order. What is known of a tensor's type when its reader is rewritten comes from the
+check of the sizes of results, which sees every new node before the next is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import TensorProto
+
+from camrt.export.expanding import fused, scalars  # noqa: F401  (registers them)
+from camrt.export.expanding.quantised import carry, note
+from camrt.export.expanding.steps import EXPANSIONS, Expansion, Rewritten
+from camrt.export.graph import drop_unread_initializers
+from camrt.export.limits import ReadingLimits
+from camrt.export.protos import domain_of, walk
+from camrt.export.result_sizes import ResultSizes
+
+__all__ = ["expand_operators"]
+
+
+def expand_operators(model: onnx.ModelProto, versions: Mapping[str, int], limits: ReadingLimits) -> None:
+    """Rewrites in place what only a runtime has, and checks the size of every result on the way.
+
+    Args:
+        model: A model without local functions, whose nodes are in order and whose tensors have been checked.
+        versions: The operator sets it uses.
+        limits: What is allowed.
+
+    Raises:
+        ModelFileError: A result with a negative dimension, by a constant operand.
+        UnsafeModelError: A result with more bytes or dimensions than the limits allow.
+        UnsupportedModelError: An operator in a form that is not known.
+    """
+    graph = model.graph
+    sizes = ResultSizes(graph, versions, limits)
+    into = Rewritten(graph, versions[""], _constants(graph), sizes.types, _names(graph, limits))
+    changed = False
+    for node in graph.node:
+        step = Expansion(node, into)
+        made, stored = len(into.nodes), len(graph.initializer)
+        if node.output and node.output[0]:
+            EXPANSIONS.get((domain_of(node.domain), node.op_type), carry)(step)
+        if len(into.nodes) == made:
+            note(step)
+            into.nodes.append(node)
+        else:
+            changed = True
+        for tensor in graph.initializer[stored:]:
+            sizes.store(tensor)
+        for new in into.nodes[made:]:
+            sizes.add(new)
+    if not changed:
+        return
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in into.nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    drop_unread_initializers(model)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+            found[node.output[0]] = node.attribute[0].t
+    return found
+
+
+def _names(graph: onnx.GraphProto, limits: ReadingLimits) -> set[str]:
+    """Every name of a value, those in subgraphs included: a new one must hide none."""
+    found = walk(graph.node, limits.max_depth)
+    names = {name for node in found.nodes for name in (*node.input, *node.output)}
+    names.update(item.name for item in [*graph.input, *graph.output, *graph.initializer])
+    names.update(item.tensor.name for item in found.tensors)
+    names.update(sparse.values.name for sparse in graph.sparse_initializer)
+    return names
