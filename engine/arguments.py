@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camrt.default import model_file, scene_path
 from camrt.errors import InputError, TargetError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "class_index",
     "model_and_pictures",
-    "model_path",
     "parse_options",
     "parse_size",
     "preprocessing_of",
@@ -34,23 +34,12 @@ def model_and_pictures(model: str | None, images: Sequence[Path] | None) -> tupl
     from camrt.engine.pictures import is_picture_name
 
     if model is None:
-        from camrt.default import scene_path
-
-        return model_path("default"), [Path(scene_path())]
+        return model_file("default"), [scene_path()]
     if is_picture_name(model):
         raise InputError(f"{model} is a picture: first the model (a file, or default), then the pictures")
     if not images:
         raise InputError(f"give the pictures to explain after the model: camrt explain {model} IMAGES...")
-    return model_path(model), list(images)
-
-
-def model_path(model: str) -> Path:
-    """The model file: the embedded one for the word "default"."""
-    if model != "default":
-        return Path(model)
-    from camrt.default import model_path
-
-    return Path(model_path())
+    return model_file(model), list(images)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

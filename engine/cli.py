@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 import camrt
+from camrt.default import model_file
 from camrt.engine.arguments import (
     class_index,
     model_and_pictures,
-    model_path,
     parse_options,
     parse_size,
     preprocessing_of,
@@ -160,7 +160,7 @@ def inspect(
     from rich.table import Table
 
     with clear_errors():
-        engine = _load(model_path(model), target=layer)
+        engine = _load(model_file(model), target=layer)
         console = make_console()
         console.print(plain(engine.describe()), markup=False)
         table = Table("target", "node", "operator", "K x h x w", "clean", "chosen", title="Targets")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from camrt.default import model_file
 from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
 from camrt.engine.cuts import make_cuts, picture_adjoints
@@ -73,7 +74,8 @@ def load(
     """Loads an image classifier and cuts it into trunk and head.
 
     Args:
-        path: An ONNX file with a single picture input, opset 9 or later; or a torch module, or a file that
+        path: An ONNX file with a single picture input, opset 9 or later, or the word "default" for the
+            embedded classifier (a file of that name is Path("default")); or a torch module, or a file that
             `torch.export.save` wrote (.pt2), which run in torch by hooks. Those must return logits.
         backend: The runtime; never another one in its place. "onnxruntime" for a file, which on a GPU is its
             CUDA provider; "onnxruntime-tensorrt" for its TensorRT provider; "tensorrt" or "tensorrt-rtx" for
@@ -151,7 +153,7 @@ def load(
         raise InputError(f"path={path!r} must be a file, or a torch module")
     if output is not None and not isinstance(output, str):
         raise InputError(f"output={output!r} must be the name of an output")
-    file = read_model(path)
+    file = read_model(model_file(path))
     return assembled(
         file,
         runtime_named(

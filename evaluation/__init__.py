@@ -9,8 +9,9 @@ Importing this package imports nothing heavy.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from camrt.evaluation.box_accuracy import max_box_accuracy
@@ -19,14 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "max_box_accuracy", "pxap"]
 
-_HOMES = {
-    "evaluate": "camrt.evaluation.suite",
-    "max_box_accuracy": "camrt.evaluation.box_accuracy",
-    "pxap": "camrt.evaluation.pixel_precision",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'camrt.evaluation' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    {"datasets", "report", "reproduce", "walls"},
+    {"box_accuracy": ["max_box_accuracy"], "pixel_precision": ["pxap"], "suite": ["evaluate"]},
+)

@@ -12,6 +12,7 @@ Section 3.1 shows that CAM breaks all three, section 4.2 that CALM keeps them:
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 import camrt
+from camrt.default import model_file
 from camrt.engine.arrays import library
 from camrt.engine.explanation import Explanation
 from camrt.engine.heads import Head
@@ -82,7 +84,7 @@ class Axioms:
 
 
 def axioms(
-    model: Path,
+    model: str | os.PathLike[str],
     pictures: Any,
     method: str | Method | None = None,
     *,
@@ -96,7 +98,7 @@ def axioms(
     probabilities.
 
     Args:
-        model: The file.
+        model: The file, or the word "default".
         pictures: What `Engine.explain` takes.
         method: Its name, or the method; None takes "calm" where the model holds it, else "cam".
         preprocessing: See `camrt.load`.
@@ -107,7 +109,8 @@ def axioms(
         InputError: No pictures, or a method whose maps lie on the picture's own pixels.
         CamrtError: What loading and explaining raise.
     """
-    engine = camrt.load(model, preprocessing=preprocessing)
+    file = model_file(model)
+    engine = camrt.load(file, preprocessing=preprocessing)
     if method is None:
         method = "calm" if engine.head.has_joint else "cam"
     chosen = build(method, options)
@@ -123,7 +126,7 @@ def axioms(
     changes = [0.0]
     with tempfile.TemporaryDirectory() as folder:
         for number, constant in enumerate(constants):
-            path = with_constant(model, Path(folder) / f"{number}.onnx", constant)
+            path = with_constant(file, Path(folder) / f"{number}.onnx", constant)
             other = camrt.load(path, preprocessing=preprocessing)
             changes.append(
                 float(np.abs(attributed(other, pictures, chosen, found.targets)[0] - attributions).max())

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from camrt.engine.arguments import model_path, parse_options, parse_size, preprocessing_of, read_preprocessing
+from camrt.default import model_file
+from camrt.engine.arguments import parse_options, parse_size, preprocessing_of, read_preprocessing
 from camrt.engine.consoles import add_row, clear_errors, console, plain, progress_bar
 from camrt.errors import InputError
 from camrt.evaluation.commands import (
@@ -215,7 +216,7 @@ def sanity(
         engine = loaded(model, preprocessing, size, None)
         built = named_methods(listed(methods))
         found = cascading_randomisation(
-            model_path(model),
+            model_file(model),
             [str(path) for path in islice(find_pictures(images), limit)],
             list(built.values()),
             stages=stages,
@@ -287,7 +288,7 @@ def axioms(
         from camrt.engine.pictures import find_pictures, read_picture
         from camrt.evaluation.axioms import axioms as measured
 
-        path = model_path(model)
+        path = model_file(model)
         sides = parse_size(size)
         engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides))
         steps = preprocessing_of(engine, sides)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camrt.engine.arguments import model_path, parse_size, preprocessing_of, read_labels, read_preprocessing
+from camrt.default import model_file
+from camrt.engine.arguments import parse_size, preprocessing_of, read_labels, read_preprocessing
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -81,7 +82,7 @@ def loaded(
 
     sides = parse_size(size)
     steps = read_preprocessing(preprocessing, sides)
-    engine = camrt.load(model_path(model), preprocessing=steps, labels=read_labels(labels), **settings)
+    engine = camrt.load(model_file(model), preprocessing=steps, labels=read_labels(labels), **settings)
     engine.preprocessing = preprocessing_of(engine, sides)
     return engine
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import onnx
 
 import camrt
+from camrt.default import model_file
 from camrt.engine.methods import Method, build
 from camrt.engine.session import Engine
 from camrt.errors import CutError, InputError
@@ -82,7 +84,7 @@ class Randomisation:
 
 
 def cascading_randomisation(
-    model_path: Path,
+    model: str | os.PathLike[str],
     pictures: Any,
     methods: Sequence[str | Method],
     *,
@@ -97,7 +99,7 @@ def cascading_randomisation(
     """Compares maps of an ONNX file with those of copies that are randomised from the last layer on.
 
     Args:
-        model_path: The file.
+        model: The file, or the word "default".
         pictures: What `Engine.explain` takes.
         methods: Their names, or methods.
         stages: Numbers of layers, from the last on, that the stages draw anew; or how many stages: the first
@@ -125,16 +127,17 @@ def cascading_randomisation(
     if isinstance(methods, str | Method) or not methods:
         raise InputError(f"methods={methods!r} must be a list of one or more methods")
     chosen = tuple(build(method, {}) for method in methods)
-    model = read_model(model_path).model
-    layers = weight_layers(model)
+    file = model_file(model)
+    whole = read_model(file).model
+    layers = weight_layers(whole)
     counts = stage_counts(stages, len(layers))
-    original = camrt.load(model_path, preprocessing=preprocessing, target=target, batch_size=batch_size)
+    original = camrt.load(file, preprocessing=preprocessing, target=target, batch_size=batch_size)
     before, classes = explained(original, pictures, chosen, targets)
     similar = np.empty((2, len(counts), len(chosen), len(classes)))
     with tempfile.TemporaryDirectory() as folder:
         for stage, count in enumerate(counts):
             path = Path(folder) / f"{count}.onnx"
-            onnx.save(randomised(model, layers[:count], seed, draw), path)
+            onnx.save(randomised(whole, layers[:count], seed, draw), path)
             try:
                 engine = camrt.load(
                     path, preprocessing=preprocessing, target=original.target.name, batch_size=batch_size

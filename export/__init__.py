@@ -6,17 +6,13 @@ for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from camrt.export.from_torch import to_onnx
 
 __all__ = ["to_onnx"]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "to_onnx":
-        raise AttributeError(f"module 'camrt.export' has no attribute {name!r}")
-    from camrt.export.from_torch import to_onnx
-
-    return to_onnx
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"from_torch": ["to_onnx"]})

@@ -21,7 +21,10 @@ ONNX = "onnx"
 
 def export(
     source: Annotated[
-        Path, typer.Argument(help="A run's folder, as camrt train leaves it; for TensorRT an ONNX file.")
+        str,
+        typer.Argument(
+            help="A run's folder, as camrt train leaves it; for TensorRT an ONNX file, or the word default."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where the ONNX file goes; for TensorRT the folder of plans.")
@@ -69,7 +72,7 @@ def export(
         if strange:
             raise InputError(f"{', '.join(strange)} mean{'s' * (len(strange) == 1)} nothing with --to {to}")
         if to == ONNX:
-            write_onnx(source, out, images or [], dynamic_size, opset)
+            write_onnx(Path(source), out, images or [], dynamic_size, opset)
         else:
             write_plans(source, out, to, precision, batches, size, target, gradients is not False)
 
@@ -110,7 +113,7 @@ def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, ops
 
 
 def write_plans(
-    model: Path,
+    model: str,
     out: Path,
     to: str,
     precision: str | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -65,16 +66,49 @@ def test_the_version_is_said_once():
 
 
 def test_an_unknown_attribute_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'explain'"):
+    with pytest.raises(AttributeError, match="No camrt attribute explain"):
         camrt.explain  # noqa: B018 - looking it up is what fails
 
 
-def test_export_is_at_hand_without_an_import_of_its_own():
-    assert run("import camrt; print(callable(camrt.export.to_onnx))") == "True"
+PARTS = (
+    "default.model_path",
+    "engine",
+    "evaluation.datasets.read_dataset",
+    "evaluation.pxap",
+    "evaluation.reproduce.TABLES",
+    "evaluation.walls",
+    "export",
+    "kernels.IMPLEMENTATION",
+    "load",
+    "training",
+)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_is_at_hand_without_an_import_of_its_own(part):
+    code = f"import sys, camrt; camrt.{part}; print('torch' in sys.modules)"
+    assert run(code) == "False"
+
+
+def test_what_needs_torch_is_at_hand_too():
+    pytest.importorskip("torch", reason="to_onnx and with_head need torch")
+    assert run("import camrt; print(callable(camrt.export.to_onnx), callable(camrt.training.with_head))") == (
+        "True True"
+    )
 
 
 def test_dir_lists_the_front_door():
-    assert {"load", "Engine", "methods", "Explanation", "Preprocessing"} <= set(dir(camrt))
+    parts = {part.partition(".")[0] for part in PARTS}
+    assert {"load", "Engine", "methods", "Explanation", "Preprocessing"} | parts <= set(dir(camrt))
+
+
+def test_every_public_name_of_a_lazy_package_is_there():
+    """What `__all__` promises and what is looked up lazily are two lists: they must not part."""
+    for name in ("camrt", "camrt.evaluation", "camrt.evaluation.reproduce"):
+        package = import_module(name)
+        assert set(package.__all__) - {"__version__"} <= set(dir(package))
+        for member in package.__all__:
+            getattr(package, member)
 
 
 def test_every_error_is_a_camrt_error_and_a_builtin_one():

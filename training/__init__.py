@@ -10,8 +10,9 @@ Everything is imported when it is asked for, torch and Lightning with it.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from camrt.training.classifier import Classifier, ParameterGroups, with_head
@@ -34,21 +35,14 @@ __all__ = [
     "with_head",
 ]
 
-_HOMES = {
-    "CALMHead": "heads",
-    "CAMHead": "heads",
-    "Classifier": "classifier",
-    "ParameterGroups": "classifier",
-    "Recipe": "recipe",
-    "calm_em_loss": "losses",
-    "calm_ml_loss": "losses",
-    "fit": "fitting",
-    "load_run": "runs",
-    "with_head": "classifier",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'camrt.training' has no attribute {name!r}")
-    return getattr(import_module(f"camrt.training.{_HOMES[name]}"), name)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "classifier": ["Classifier", "ParameterGroups", "with_head"],
+        "fitting": ["fit"],
+        "heads": ["CALMHead", "CAMHead"],
+        "losses": ["calm_em_loss", "calm_ml_loss"],
+        "recipe": ["Recipe"],
+        "runs": ["load_run"],
+    },
+)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from camrt.default import model_file
 from camrt.engine.backends.onnxruntime import OnnxRuntime
 from camrt.engine.files import write_whole
 from camrt.engine.loading import assembled
@@ -55,7 +56,7 @@ def export_plans(
     backend=to, device="cuda", plans=out)` then runs them.
 
     Args:
-        path: An ONNX file.
+        path: An ONNX file, or the word "default".
         out: Folder to put the plans in; it may hold an earlier export, whose timing cache is used again.
         to: "tensorrt", or "tensorrt-rtx", which needs no card to build.
         precision: What plans compute in, see `Recipe`.
@@ -74,7 +75,7 @@ def export_plans(
     recipe = Recipe(precision, batches)
     trt = bindings(to, running=False)
     recorder = Recorder()
-    engine = assembled(read_model(path), recorder, OnnxRuntime(), target=target, **options)
+    engine = assembled(read_model(model_file(path)), recorder, OnnxRuntime(), target=target, **options)
     interface = engine.interface
     sides = (interface.height, interface.width) if interface.fixed_size else size
     if sides is None or sides[0] is None or sides[1] is None:

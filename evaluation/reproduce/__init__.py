@@ -8,8 +8,9 @@ Everything is imported when it is asked for, so that the command line is quick.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from camrt.evaluation.reproduce.options import Options
@@ -20,19 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["PUBLISHED", "TABLES", "Figure", "Options", "Reproduced", "Row", "Run", "reproduce"]
 
-_HOMES = {
-    "Figure": "rows",
-    "Options": "options",
-    "PUBLISHED": "published",
-    "Reproduced": "rows",
-    "Row": "rows",
-    "Run": "running",
-    "TABLES": "tables",
-    "reproduce": "tables",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'camrt.evaluation.reproduce' has no attribute {name!r}")
-    return getattr(import_module(f"camrt.evaluation.reproduce.{_HOMES[name]}"), name)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "options": ["Options"],
+        "published": ["PUBLISHED"],
+        "rows": ["Figure", "Reproduced", "Row"],
+        "running": ["Run"],
+        "tables": ["TABLES", "reproduce"],
+    },
+)

@@ -3,13 +3,15 @@
     engine = camrt.load("resnet50.onnx")
     engine.explain(batch, method="pixab").maps
 
-Importing this package imports nothing heavy: the runtime is loaded by `camrt.load`.
+Importing this package imports nothing heavy: the runtime is loaded by `camrt.load`, and each part, such as
+`camrt.evaluation`, when it is first looked up.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 from camrt import errors
 
@@ -24,24 +26,14 @@ __version__ = "0.1.0"
 
 __all__ = ["Engine", "Explanation", "Preprocessing", "__version__", "errors", "load", "methods"]
 
-_HOMES = {
-    "Engine": "camrt.engine.session",
-    "Explanation": "camrt.engine.explanation",
-    "Preprocessing": "camrt.engine.preprocessing",
-    "load": "camrt.engine.loading",
-    "methods": "camrt.engine.methods",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "export":
-        return import_module("camrt.export")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'camrt' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    {"default", "engine", "errors", "evaluation", "export", "kernels", "training"},
+    {
+        "engine.explanation": ["Explanation"],
+        "engine.loading": ["load"],
+        "engine.methods": ["methods"],
+        "engine.preprocessing": ["Preprocessing"],
+        "engine.session": ["Engine"],
+    },
+)

@@ -128,7 +128,8 @@ def loader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
     scene = picture(tmp_path / "bundled" / "scene.png")
     module("camrt.engine.loading", load=loader)
     module("camrt.engine.methods", methods=lambda: {"fake": FakeCAM})
-    module("camrt.default", model_path=lambda: tmp_path / "tiny.onnx", scene_path=lambda: scene)
+    monkeypatch.setattr("camrt.default.model_path", lambda: tmp_path / "tiny.onnx")
+    monkeypatch.setattr("camrt.engine.arguments.scene_path", lambda: scene)
     monkeypatch.chdir(tmp_path)
     return loader
 

@@ -209,3 +209,27 @@ def test_a_real_model_is_what_it_is(name):
     ours = engine.explain(batch, "pixab", size="map", score="logit")
     theirs = forced_generic(path).explain(batch, "pixab", size="map", score="logit")
     assert_close(ours.raw, theirs.raw, factor=DIFFERENCES)
+
+
+# ---------------------------------------------------------------- the embedded classifier, by its word
+
+
+def test_the_word_default_is_the_embedded_classifier(tmp_path, monkeypatch):
+    """A file of that name in the working folder is meant by a path, never by the word."""
+    (mine := saved(tmp_path)).rename(tmp_path / "default")
+    monkeypatch.chdir(tmp_path)
+    assert camrt.load("default").path == camrt.default.model_path().resolve()
+    for path in ("./default", Path("default"), tmp_path / "default"):
+        assert camrt.load(path, target="A").path == (tmp_path / "default").resolve()
+    assert not mine.exists()
+
+
+def test_the_word_default_where_a_file_is_read_again():
+    pytest.importorskip("skimage", reason="the structural similarity is scikit-image's")
+    pytest.importorskip("scipy", reason="the rank correlation is scipy's")
+    from camrt.evaluation.axioms import axioms
+    from camrt.evaluation.randomisation import cascading_randomisation
+
+    scene = [camrt.default.scene_path()]
+    assert axioms("default", scene, "calm", constants=(1.0,)).pictures == 1
+    assert cascading_randomisation("default", scene, ["calm"], stages=(1,)).stages == (1,)

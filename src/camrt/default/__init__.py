@@ -6,12 +6,25 @@ the photographs of the scene come from. Importing this package imports nothing h
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
 from camrt.errors import CamrtError, ModelFileError, PictureError
 
-__all__ = ["model_path", "scene_path"]
+__all__ = ["model_file", "model_path", "scene_path"]
+
+
+def model_file(model: str | os.PathLike[str]) -> Path:
+    """Returns the file that a model is named by: the embedded classifier for the word "default".
+
+    The word always means the embedded classifier; a file of that name is a path, such as "./default" on the
+    command line and Path("default") in Python.
+
+    Raises:
+        ModelFileError: the installation lacks the embedded classifier.
+    """
+    return model_path() if model == "default" else Path(model)
 
 
 def model_path() -> Path:

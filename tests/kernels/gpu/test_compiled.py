@@ -7,30 +7,42 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernels.gpu.variants import every_variant
+from kernel_variants import every_variant
 
 pytestmark = pytest.mark.aot
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compiled():
+    """Asks a process that compiles one case at a time, each when its test wants it."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "kernels.gpu.compiling", "80", "90"],
+    with subprocess.Popen(
+        [sys.executable, "-m", "kernel_variants.compiling"],
         env=environment,
         cwd=Path(__file__).parents[2],
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    ) as compiler:
+
+        def ask(variant, capability):
+            case = f"{capability} {variant}"
+            compiler.stdin.write(f"{case}\n")
+            compiler.stdin.flush()
+            for line in compiler.stdout:
+                found = json.loads(line)
+                if found["case"] == case:  # not the answer to a test that was stopped while it waited
+                    return found
+            pytest.fail(f"the compiler ended with {compiler.wait()}")
+
+        yield ask
 
 
 @pytest.mark.parametrize("capability", ["80", "90"], ids=lambda c: f"sm_{c}")
 @pytest.mark.parametrize("variant", every_variant(), ids=str)
 def test_resources(compiled, variant, capability):
-    found = compiled[str(variant)][capability]
+    found = compiled(variant, capability)
+    assert "error" not in found, found["error"]
     assert found["spilled"] == 0
     assert found["registers"] <= variant.registers
     assert found["shared"] <= variant.shared

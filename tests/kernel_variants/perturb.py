@@ -1,6 +1,6 @@
 """`perturb` as the metrics of perturbed pictures launch it, on pictures of 224 pixels, and of 299."""
 
-from kernels.gpu.variants import Variant
+from kernel_variants import Variant
 
 
 def _perturb(kind: str, last: bool, side: int = 224, ranks: str = "i32") -> Variant:

@@ -1,6 +1,6 @@
 """`blur` as remove-and-classify (31 weights) and insertion (11) launch it, on 224 and 299 pixels."""
 
-from kernels.gpu.variants import Variant
+from kernel_variants import Variant
 
 
 def _blur(kind: str, last: bool, columns: bool, side: int = 224, taps: int = 31) -> Variant:

@@ -3,7 +3,7 @@
 ResNet-50 has 7 × 7 cells, Inception-v3 8 × 8, VGG-16 14 × 14, and networks trained for localisation 28 × 28.
 """
 
-from kernels.gpu.variants import Variant
+from kernel_variants import Variant
 
 
 def _parts(

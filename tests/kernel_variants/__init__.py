@@ -1,14 +1,14 @@
 """What is compiled ahead of time: each kernel as it is launched for ordinary models.
 
-Each operation has a file variants_<operation>.py with its list `VARIANTS`.
+Each operation has a file of its name with its list `VARIANTS`; `compiling` compiles them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 __all__ = ["Variant", "every_variant"]
@@ -47,5 +47,6 @@ class Variant:
 
 def every_variant() -> list[Variant]:
     """Those of all operations."""
-    files = sorted(Path(__file__).parent.glob("variants_*.py"))
-    return [variant for file in files for variant in run_path(str(file))["VARIANTS"]]
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    operations = [file.stem for file in files if file.stem not in ("__init__", "compiling")]
+    return [each for name in operations for each in import_module(f"kernel_variants.{name}").VARIANTS]

@@ -1,6 +1,6 @@
 """`saliency` of 7 × 7 maps and of maps as large as pictures of 224 × 224."""
 
-from kernels.gpu.variants import Variant
+from kernel_variants import Variant
 
 MODES = {
     "max": {"LIBRARY": False, "MINMAX": False},

@@ -1,8 +1,7 @@
 """`partial_products` of VGG-16's first linear layer, prepared: 4096 features of 512 maps of 7 x 7."""
 
-from kernels.gpu.variants import Variant
-
 from camrt.kernels.partial_products.gpu import FEATURES, STAGES, blocks
+from kernel_variants import Variant
 
 
 def _multiply(kind: str, by: str, pictures: int) -> Variant:

@@ -1,8 +1,7 @@
 """`first_layer_difference` of VGG-16's first linear layer: 4096 features, 7 x 7 cells, 512 channels."""
 
-from kernels.gpu.variants import Variant
-
 from camrt.kernels.first_layer_difference.gpu import CHANNELS, FEATURES, RESULTS
+from kernel_variants import Variant
 
 
 def _boxes(partial: str, out: str, keep: bool) -> Variant:

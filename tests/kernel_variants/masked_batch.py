@@ -1,6 +1,6 @@
 """`masked_batch` as Score-CAM launches it."""
 
-from kernels.gpu.variants import Variant
+from kernel_variants import Variant
 
 
 def _masked_batch(kind: str, last: bool) -> Variant:

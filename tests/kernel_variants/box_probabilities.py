@@ -1,6 +1,6 @@
 """`box_probabilities_pair` as Pixab-CAM asks for it: 1000 classes, or another number of them."""
 
-from kernels.gpu.variants import Variant
+from kernel_variants import Variant
 
 
 def _parts(kind: str, pair: bool) -> Variant:

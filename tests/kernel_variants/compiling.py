@@ -1,8 +1,10 @@
 """Compiles kernels for cards that are not here, and reads what the compiler says of them.
 
-Run as a script, since Triton's interpreter, once chosen in a process, replaces the kernels there:
+Run as a script, since Triton's interpreter, once chosen in a process, replaces the kernels there. It reads
+lines of a card's capability and a variant, such as "80 ablate._ablate-channels-fp32-NCHW", and answers each
+with a line of JSON, so that nothing is compiled that nobody asks for:
 
-    cd tests && python -m kernels.gpu.compiling 80 90 > compiled.json
+    cd tests && python -m kernel_variants.compiling
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ import re
 import subprocess
 import sys
 import tempfile
+import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import triton
-from kernels.gpu.variants import Variant, every_variant
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from kernel_variants import Variant, every_variant
 
 WIDE = {
     "ld": r"ld\.global\S*\.v4\.b32|cp\.async\.cg\.shared\.global[^;]*\b(?:0x10|16)\b",
@@ -66,6 +70,15 @@ def compiled(variant: Variant, capability: int) -> dict[str, Any]:
     }
 
 
+def answer(line: str) -> dict[str, Any]:
+    """What was asked for, or why there is no answer."""
+    capability, _, name = line.strip().partition(" ")
+    try:
+        return compiled(next(each for each in every_variant() if str(each) == name), int(capability))
+    except Exception:
+        return {"error": traceback.format_exc()}  # for the test that asked; the next case may compile
+
+
 if __name__ == "__main__":
-    results = {str(v): {cap: compiled(v, int(cap)) for cap in sys.argv[1:]} for v in every_variant()}
-    print(json.dumps(results))
+    for request in sys.stdin:
+        print(json.dumps({"case": request.strip()} | answer(request)), flush=True)

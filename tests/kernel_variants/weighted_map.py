@@ -1,6 +1,6 @@
 """`weighted_map` of ResNet-50 (7 × 7 cells, and 56 × 56), VGG-16 (14 × 14) and Inception-v3 (8 × 8, 299²)."""
 
-from kernels.gpu.variants import Variant
+from kernel_variants import Variant
 
 
 def _weighted_map(

@@ -1,8 +1,7 @@
 """`ablate` as a head that must be run takes its inputs: ResNet-50's 2048 maps of 7 x 7."""
 
-from kernels.gpu.variants import Variant
-
 from camrt.kernels.ablate.gpu import tiles_of
+from kernel_variants import Variant
 
 
 def _ablate(kind: str, last: bool, boxes: bool) -> Variant:

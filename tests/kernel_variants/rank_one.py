@@ -1,8 +1,7 @@
 """`rank_one` behind a 1 x 1 convolution to 512 maps of 7 x 7, and for pooled maps and 4096 features."""
 
-from kernels.gpu.variants import Variant
-
 from camrt.kernels.ablate.gpu import tiles_of
+from kernel_variants import Variant
 
 
 def _rank_one(kind: str, last: bool, features: int = 512, cells: int = 49) -> Variant:
