@@ -89,10 +89,13 @@ def explain(
         str, typer.Option(help="How the maps of several layers become one: mean or max.")
     ] = "mean",
     preprocessing: Annotated[
-        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")
+        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file.")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="NCHW or NHWC: the axes of the file's input, where it does not tell.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures read and explained at a time.")] = 32,
     size: Annotated[
@@ -124,6 +127,7 @@ def explain(
         engine = _load(
             model_file,
             target=layer or None,
+            layout=layout,
             batch_size=batch_size,
             threads=threads,
             device=device,
@@ -155,12 +159,15 @@ def explain(
 def inspect(
     model: Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")],
     layer: Annotated[str | None, typer.Option(help="Target tensor.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="NCHW or NHWC: the axes of the file's input, where it does not tell.")
+    ] = None,
 ) -> None:
     """Show how a model is cut, and the tensors it could be cut at."""
     from rich.table import Table
 
     with clear_errors():
-        engine = _load(model_file(model), target=layer)
+        engine = _load(model_file(model), target=layer, layout=layout)
         console = make_console()
         console.print(plain(engine.describe()), markup=False)
         table = Table("target", "node", "operator", "K x h x w", "clean", "chosen", title="Targets")

@@ -35,7 +35,8 @@ from camrt.export.cutting import (
 )
 from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor, tap_cells
 from camrt.export.graph import Graph
-from camrt.export.interface import LOGITS, PICTURES, Interface
+from camrt.export.input_form import PICTURES
+from camrt.export.interface import LOGITS, Interface
 from camrt.export.ratio import is_ratio_of_cells
 
 if TYPE_CHECKING:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx import TensorProto
+
 from camrt.engine.methods import Method, methods
 from camrt.errors import MethodError
 from camrt.export.cutting import TargetTensor
@@ -26,10 +28,21 @@ def describe(engine: Engine) -> str:
     if interface.joint is not None:
         ending = "CALM: p(y,z|x) of every class and cell; logits are log p(y|x), and scores p(y|x)"
     batch = "any" if interface.batch is None else f"fixed at {interface.batch}; batches are cut and padded"
-    known = "known" if engine.preprocessing is not None else "not known: pass preprocessing= to camrt.load"
+    steps = engine.preprocessing
+    known = "not known: pass preprocessing= to camrt.load"
+    if steps is not None:
+        known = f"known: {steps.resize} to {steps.size[0]}×{steps.size[1]}, numbers from " + " to ".join(
+            f"{level:.4g}" for level in steps.levels
+        )
+    sides = (interface.height, interface.width) if interface.height and interface.width else None
+    front = engine.front.describe(sides)
+    kind = TensorProto.DataType.Name(interface.element).lower()
+    held = "" if interface.element == TensorProto.FLOAT else f", of type {kind}"
     lines = [
         f"{engine.path.name}",
-        f"  input   (N, {interface.channels}, {size}), {interface.layout} in the file; batch size {batch}",
+        f"  input   (N, {interface.channels}, {size}), {interface.layout} in the file{held}; "
+        f"batch size {batch}",
+        *([f"  front   the file itself: {front}"] if front else []),
         f"  output  {interface.num_classes} classes, {ending}; probabilities by {interface.activation}",
         f"  runtime {engine.runtime}, on {engine.place}",
         f"  picture preprocessing {known}",

@@ -14,11 +14,14 @@ from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
 from camrt.engine.arrays import host, library
+from camrt.engine.matching import Levels
 from camrt.engine.operations import operations
 from camrt.engine.pictures import read_picture
 from camrt.engine.places import Place
-from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.preprocessing import NAMES, Preprocessing
+from camrt.engine.ranges import warn_of_range
 from camrt.errors import InputError, TargetError
+from camrt.export.input_form import INTEGER_RANGES
 from camrt.export.interface import Interface
 
 __all__ = ["Batch", "Pictures", "chooser", "map_size", "prepare", "target_classes"]
@@ -47,11 +50,22 @@ class Batch:
 
 
 def prepare(
-    batch: Pictures, interface: Interface, preprocessing: Preprocessing | None, place: Place
+    batch: Pictures,
+    interface: Interface,
+    preprocessing: Preprocessing | None,
+    place: Place,
+    levels: Levels | None = None,
 ) -> Batch:
     """A batch as the model takes it, where the engine computes.
 
     What lies on a device is not looked at, for that would be to wait for it.
+
+    Args:
+        batch: What a caller passed.
+        interface: What the model takes.
+        preprocessing: How pictures become that, where it is known.
+        place: Where the engine computes.
+        levels: The lowest and the highest number that the model is made for, where it is known.
 
     Raises:
         InputError: Wrong type, shape or size, an empty batch, or values that are not finite.
@@ -62,12 +76,15 @@ def prepare(
     if isinstance(batch, Sequence):
         array, views = from_pictures(batch, interface, preprocessing)
         return Batch(place.put(array), host, views, None)
-    array, give = numbers(batch, place)
+    held = INTEGER_RANGES.get(interface.element)
+    raw = held is not None or (levels is not None and levels[0] == 0 and levels[1] >= 255)
+    array, give = numbers(batch, place, raw)
     check_shape(array, interface)
     pictures = place.put(array)
     seen = next((one for one in (array, pictures) if is_seen(one)), None)
     if seen is not None:
         check_values(seen)
+        warn_of_range(seen, held if levels is None else levels)
         return Batch(pictures, give, None, None)
     xp = library(pictures)
     return Batch(pictures, give, None, ~xp.all(xp.isfinite(pictures), axis=(1, 2, 3)))
@@ -79,31 +96,37 @@ def is_seen(array: Array) -> bool:
     return in_memory and operations(array).sees_values
 
 
-def numbers(batch: Any, place: Place) -> tuple[Array, Callable[[Array], Any]]:
+def numbers(batch: Any, place: Place, raw: bool) -> tuple[Array, Callable[[Array], Any]]:
     """A batch that is an array, as float32, of NumPy or of torch; and what makes others of the same kind.
 
+    Args:
+        batch: The array.
+        place: Where the engine computes.
+        raw: Whether whole numbers are taken, because the model is made for pixels as they are.
+
     Raises:
-        InputError: It is no array of floating-point numbers.
+        InputError: It is no array of floating-point numbers, nor of whole ones where those are taken.
     """
     if is_torch_array(batch):
-        if not batch.is_floating_point():
+        xp = library(batch)
+        if not (batch.is_floating_point() or (raw and xp.isdtype(batch.dtype, "integral"))):
             raise wrong_type(batch.dtype)
         there = batch.device
         return batch.detach().float().contiguous(), lambda array: on_torch(array).to(there)
     if not is_numpy_array(batch) and hasattr(batch, "__dlpack__"):
-        return exchanged(batch, place)
+        return exchanged(batch, place, raw)
     if not hasattr(batch, "__array__"):
         raise InputError(
             f"a batch is a float32 array (N, C, H, W) or a list of pictures, not {type(batch).__name__}"
         )
     array = np.asarray(batch)
-    if array.dtype.kind != "f":
+    if array.dtype.kind not in ("fiu" if raw else "f"):
         raise wrong_type(array.dtype)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused later
         return np.ascontiguousarray(array, dtype=np.float32), host
 
 
-def exchanged(batch: Any, place: Place) -> tuple[Array, Callable[[Array], Any]]:
+def exchanged(batch: Any, place: Place, raw: bool) -> tuple[Array, Callable[[Array], Any]]:
     """An array of another library, through DLPack: taken where it lies, and given back to that library."""
     try:
         taken = place.exchange(batch)
@@ -111,7 +134,7 @@ def exchanged(batch: Any, place: Place) -> tuple[Array, Callable[[Array], Any]]:
         raise InputError(
             f"the batch, a {type(batch).__name__}, cannot be taken through DLPack: {error}"
         ) from error
-    array, back = numbers(taken, place)
+    array, back = numbers(taken, place, raw)
     try:
         theirs = library(batch).from_dlpack
     except (TypeError, AttributeError):  # it is no library that is known: what is given is a producer as well
@@ -142,7 +165,7 @@ def from_pictures(
     if preprocessing is None:
         raise InputError(
             "this model's preprocessing is not known, so pictures cannot be made into its input: pass "
-            "preprocessing= to camrt.load ('imagenet', 'imagenet-squash', 'tf', 'unit' or a "
+            f"preprocessing= to camrt.load ({', '.join(map(repr, NAMES))} or a "
             "camrt.Preprocessing), or pass a float32 array (N, C, H, W)"
         )
     views = tuple(preprocessing.view(read_picture(source)) for source in batch)
@@ -161,9 +184,11 @@ def check_shape(array: Array, interface: Interface) -> None:
     if not len(array):
         raise InputError(f"the batch is empty: its shape is {tuple(array.shape)}")
     if array.shape[1] != interface.channels:
+        last = array.shape[3] == interface.channels
+        hint = "; these are last: batch.transpose(0, 3, 1, 2) brings them there" if last else ""
         raise InputError(
             f"the model takes {interface.channels} colour channels, this batch has {array.shape[1]}: "
-            f"its shape {tuple(array.shape)} should be {wanted}"
+            f"its shape {tuple(array.shape)} should be {wanted}{hint}"
         )
     for axis, size, name in ((2, interface.height, "height"), (3, interface.width, "width")):
         if array.shape[axis] == 0 or (size is not None and array.shape[axis] != size):

@@ -18,6 +18,7 @@ from camrt.default import model_file
 from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
 from camrt.engine.cuts import make_cuts, picture_adjoints
+from camrt.engine.matching import matched
 from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
 from camrt.engine.places import Place
@@ -32,7 +33,9 @@ from camrt.export.batching import (
     simplify_reshapes,
 )
 from camrt.export.cutting import JOINT, candidates, choose_target
+from camrt.export.front import read_front
 from camrt.export.graph import Graph, Observer
+from camrt.export.input_form import InputForm, Layout, input_form
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
@@ -65,6 +68,7 @@ def load(
     preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
     output: int | str | None = None,
     activation: Activation | None = None,
+    layout: Layout | None = None,
     load_deadline: float = 60.0,
     run_deadline: float = 600.0,
     plans: str | os.PathLike[str] | None = None,
@@ -92,11 +96,14 @@ def load(
         threads: Threads of the runtime and of the native kernels; None lets them choose.
         labels: Class names, or a text file with one a line; None takes those in the file's metadata.
         preprocessing: How pictures become the model's input: a `camrt.Preprocessing`, one of its names, or
-            its fields; None takes the one in the file's metadata.
+            its fields; None takes the one in the file's metadata. What the file does by itself is not done
+            again; see `camrt.engine.matching`.
         output: Name of the output that holds class scores, when several could; of a torch model's outputs
             also the position.
         activation: "softmax" or "sigmoid": how logits become probabilities. None reads it off the graph, and
             takes softmax when the graph ends in logits (sigmoid when there is only one).
+        layout: "NCHW" or "NHWC": the order of the axes of a file's input; None reads it off the graph.
+            Batches are (N, C, H, W) whatever it is.
         load_deadline: Seconds the runtime may take to make a graph ready; torch cannot be stopped.
         run_deadline: Seconds one run of a batch may take; likewise of files on the CPU only.
         plans: Folder of TensorRT plans, as `camrt export MODEL --to tensorrt` writes it; for
@@ -126,6 +133,8 @@ def load(
     if is_torch_model(path):
         if plans is not None:
             raise InputError("plans= is TensorRT's, and means nothing to a torch model")
+        if layout is not None:
+            raise InputError("layout= is for files: a torch model says what it takes by example=")
         from camrt.engine.torch_models.loading import load_module
 
         return load_module(
@@ -177,6 +186,7 @@ def load(
         preprocessing=preprocessing,
         output=output,
         activation=activation,
+        layout=layout,
     )
 
 
@@ -193,6 +203,7 @@ def assembled(
     preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
     output: str | None = None,
     activation: Activation | None = None,
+    layout: Layout | None = None,
 ) -> Engine:
     """An engine of a file that was read; see `load`.
 
@@ -208,21 +219,26 @@ def assembled(
         preprocessing: See `load`.
         output: See `load`.
         activation: See `load`.
+        layout: See `load`.
     """
     watch = observer(analyst)
     model = file.model
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    steps = preprocessing_of(preprocessing, metadata, model)
+    steps = preprocessing_of(preprocessing, metadata, input_form(model, layout))
     interface = standardise(
         model,
         output=output,
         activation=activation,
+        layout=layout,
         expected_size=None if steps is None else steps.size,
         observer=watch,
     )
     names = labels_of(labels, metadata, interface.num_classes)
     interface, graph, notes = settle_batch(model, interface, analyst, steps, watch)
     graph.observe(LOGITS)
+    front = read_front(graph, interface.element)
+    steps, changed = matched(steps, interface, front)
+    notes += changed
     listed = tuple(candidates(graph, grid))
     found, tensors = [], []
     for number, wanted in enumerate(wanted_targets(target)):
@@ -251,6 +267,7 @@ def assembled(
         notes=tuple(notes),
         place=runtime.place,
         runtime=runtime.name,
+        front=front,
     )
 
 
@@ -370,24 +387,13 @@ def same_when_opened(
 
 
 def preprocessing_of(
-    given: Preprocessing | str | Mapping[str, Any] | None, metadata: dict[str, str], model: onnx.ModelProto
+    given: Preprocessing | str | Mapping[str, Any] | None, metadata: dict[str, str], form: InputForm
 ) -> Preprocessing | None:
     """The preprocessing asked for, or the one in the file's metadata."""
-    size = declared_size(model)
+    size = None if form.height is None or form.width is None else (form.height, form.width)
     if given is None and METADATA_KEY in metadata:
         return Preprocessing.from_json(metadata[METADATA_KEY], size)
     return Preprocessing.coerce(given, size)
-
-
-def declared_size(model: onnx.ModelProto) -> tuple[int, int] | None:
-    """(H, W) of the model's input, when both are fixed."""
-    if len(model.graph.input) != 1:
-        return None
-    axes = [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
-    if len(axes) != 4:
-        return None
-    pair = (axes[1], axes[2]) if axes[3] in (1, 3, 4) and axes[1] not in (1, 3, 4) else (axes[2], axes[3])
-    return pair if all(pair) else None
 
 
 def labels_of(

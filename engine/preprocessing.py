@@ -34,6 +34,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "imagenet-squash": {**_IMAGENET, "resize": "squash"},
     "tf": {"scale": 1 / 127.5, "mean": (1.0,), "std": (1.0,)},
     "unit": {},
+    "raw": {"scale": 1.0},
 }
 NAMES: tuple[str, ...] = tuple(_NAMED)
 """What `Preprocessing.named` knows."""
@@ -106,18 +107,42 @@ class Preprocessing:
         return 1 if self.colours == "L" else 3
 
     @classmethod
-    def named(cls, name: str, size: tuple[int, int] | None) -> Self:
+    def named(cls, name: str, size: tuple[int, int] | None, channels: int = 3) -> Self:
         """The preprocessing of that name, at (H, W).
 
         "imagenet" is torchvision's evaluation transform (centre crop); "imagenet-squash" the same numbers
-        on the whole picture; "tf" maps pixels to [−1, 1]; "unit" to [0, 1].
+        on the whole picture; "tf" maps pixels to [−1, 1]; "unit" to [0, 1]; "raw" leaves them, 0 to 255.
+
+        Args:
+            name: The name.
+            size: (H, W).
+            channels: 1 for a grey picture, normalised by the means of the colours' numbers; otherwise 3.
 
         Raises:
             InputError: An unknown name, or no size.
         """
         if name not in _NAMED:
             raise InputError(f"preprocessing: unknown name {name!r}; known names: {', '.join(NAMES)}")
-        return cls._from_fields(_NAMED[name], size)
+        given = dict(_NAMED[name])
+        if channels == 1:
+            given["colours"] = "L"
+            given |= {key: (sum(given[key]) / len(given[key]),) for key in ("mean", "std") if key in given}
+        return cls._from_fields(given, size)
+
+    @property
+    def name(self) -> str | None:
+        """The name that stands for these steps at this size; None where none does."""
+        return next((name for name in NAMES if self == self.named(name, self.size, self.channels)), None)
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The lowest and the highest number that it makes of a pixel."""
+        ends = [
+            (level * self.scale - mean) / std
+            for level in (0, 255)
+            for mean, std in zip(self.mean, self.std, strict=True)
+        ]
+        return min(ends), max(ends)
 
     @classmethod
     def coerce(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,12 +13,14 @@ import numpy as np
 from camrt.engine.arrays import host, joined, single
 from camrt.engine.backends import Runner
 from camrt.engine.backends.halving import Halving
+from camrt.engine.callers import warn_caller
 from camrt.engine.cuts import Cut
 from camrt.engine.describing import describe
 from camrt.engine.explanation import Explanation, Passes
 from camrt.engine.fusing import Fusion, saliency_maps
 from camrt.engine.heads import Head
 from camrt.engine.inputs import Batch, Pictures, chooser, map_size, prepare
+from camrt.engine.matching import levels_of
 from camrt.engine.methods import ChannelMethod, MapShape, Method, build
 from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
@@ -30,6 +31,7 @@ from camrt.engine.scores import probabilities
 from camrt.errors import DegenerateMapWarning, InputError, MethodError, TargetError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.cutting import ACTIVATION, JOINT, TargetTensor
+from camrt.export.front import Front
 from camrt.export.interface import LOGITS, Interface
 from camrt.kernels.saliency import MapFlag
 
@@ -78,6 +80,7 @@ class Engine:
         notes: What loading changed or could not change, in sentences.
         place: Where the engine computes.
         runtime: What runs the model: the name of its backend.
+        front: What the file does to its pictures by itself, before its first layer.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Engine:
         notes: tuple[str, ...],
         place: Place = HOST,
         runtime: str = "onnxruntime",
+        front: Front = Front(),  # noqa: B008  # immutable
     ) -> None:
         self.path = path
         self.sha256 = sha256
@@ -108,6 +112,8 @@ class Engine:
         self.notes = notes
         self.place = place
         self.runtime = runtime
+        self.front = front
+        self._levels = levels_of(interface, front) if preprocessing is None else preprocessing.levels
         self._model = model
         self._cuts = cuts
         self._candidates = candidates
@@ -150,7 +156,7 @@ class Engine:
         Args:
             batch: float32 (N, C, H, W) as the model takes it, of NumPy, torch or any library that speaks
                 DLPack; or a list of pictures (paths, Pillow images, uint8 arrays (H, W, 3)) when the
-                preprocessing is known.
+                preprocessing is known. Whole numbers are taken where the file is made for pixels as they are.
 
         Returns:
             (N, classes) float32; of a CALM model log p(y|x). `engine.probabilities` turns them into
@@ -161,7 +167,7 @@ class Engine:
             PictureError: A picture cannot be read.
             DeadlineError: A run took longer than the deadline.
         """
-        given = prepare(batch, self.interface, self.preprocessing, self.place)
+        given = self._prepared(batch)
         return given.give(
             joined(
                 [
@@ -170,6 +176,10 @@ class Engine:
                 ]
             )
         )
+
+    def _prepared(self, batch: Pictures) -> Batch:
+        """A batch as the model takes it, where the engine computes."""
+        return prepare(batch, self.interface, self.preprocessing, self.place, self._levels)
 
     def probabilities(self, logits: Array) -> Array:
         """Probabilities of logits (..., classes) after this model's softmax or sigmoid."""
@@ -255,7 +265,7 @@ class Engine:
             AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
             InputError: A batch this model cannot take, or a weighting of another shape.
         """
-        given = prepare(batch, self.interface, None, self.place)
+        given = prepare(batch, self.interface, None, self.place, self._levels)
         logits, gradients = [], []
         for start in range(0, len(given.pictures), self.batch_size):
             block = given.pictures[start : start + self.batch_size]
@@ -296,7 +306,7 @@ class Engine:
             raise InputError(
                 "the model is cut at several targets: load it with the one whose channels are meant"
             )
-        given = prepare(batch, self.interface, self.preprocessing, self.place)
+        given = self._prepared(batch)
         choose = chooser(targets, len(given.pictures), self.num_classes, self.place, given.give)
         kept = []
         for start in range(0, len(given.pictures), self.batch_size):
@@ -332,7 +342,7 @@ class Engine:
         fuse: Fusion,
     ) -> tuple[Explanation, ...]:
         started = time.perf_counter()
-        given = prepare(batch, self.interface, self.preprocessing, self.place)
+        given = self._prepared(batch)
         pictures = given.pictures
         map_size(size, (1, 1), (1, 1))  # refuses nonsense before anything is run
         if fuse not in get_args(Fusion):
@@ -466,9 +476,8 @@ def warn_of_broken(flags: Array) -> None:
         return
     broken = int((host(flags) == MapFlag.NOT_FINITE).sum())
     if broken:
-        warnings.warn(
+        warn_caller(
             f"{broken} of {host(flags).size} maps were not finite and are "
             "all zeros (explanation.flags says which): the model gave NaN or infinity for them",
             DegenerateMapWarning,
-            stacklevel=5,
         )

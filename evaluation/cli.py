@@ -266,7 +266,7 @@ def axioms(
         list[str] | None, typer.Option("--method", "-m", help="See camrt methods; repeatable.")
     ] = None,
     preprocessing: Annotated[
-        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")
+        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file.")
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")

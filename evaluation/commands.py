@@ -42,7 +42,7 @@ Methods = Annotated[
 Labels = Annotated[
     Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
 ]
-Steps = Annotated[str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, or a JSON file.")]
+Steps = Annotated[str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file.")]
 Size = Annotated[str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]

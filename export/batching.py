@@ -28,7 +28,8 @@ from camrt.export.graph import (
     names_read,
     set_shape,
 )
-from camrt.export.interface import LOGITS, PICTURES, Interface
+from camrt.export.input_form import PICTURES
+from camrt.export.interface import LOGITS, Interface
 
 __all__ = ["computes_shapes", "open_batch", "share_batch_axis", "share_batch_size", "simplify_reshapes"]
 

@@ -2,14 +2,12 @@
 
 The cases, in order:
 
-1. Exactly one input, of rank 4; anything else is refused.
-2. An (N, H, W, C) input gets a Transpose in front; a float16 or double one a Cast; an integer one Round, Clip
-   and Cast.
-3. The output is the only one of rank 2 (rank 4 with two trailing ones counts), or the one named.
-4. A Softmax, LogSoftmax or Sigmoid at the end is recognised and taken off: the graph then ends at its logits.
-5. A CALM file, which says so in its metadata, gives probabilities p(y|x) = exp(log p(y|x)); its logits are
+1. The input is brought to its form by `camrt.export.input_form`.
+2. The output is the only one of rank 2 (rank 4 with two trailing ones counts), or the one named.
+3. A Softmax, LogSoftmax or Sigmoid at the end is recognised and taken off: the graph then ends at its logits.
+4. A CALM file, which says so in its metadata, gives probabilities p(y|x) = exp(log p(y|x)); its logits are
    log p(y|x), whose softmax is p(y|x).
-6. `Constant` nodes become initializers, so that what follows finds every weight in one place.
+5. `Constant` nodes become initializers, so that what follows finds every weight in one place.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ from camrt.export.graph import (
     ends_with_one,
     opset,
     set_shape,
-    static_shape,
 )
+from camrt.export.input_form import Layout, standardise_input
 from camrt.export.operators import FLOATING, RESHAPING, preserves_values
 from camrt.export.own_heads import own_head
 
@@ -39,10 +37,8 @@ __all__ = ["Activation", "Interface", "lift_constants", "standardise"]
 
 Activation = Literal["softmax", "sigmoid"]
 
-INTEGER_RANGES = {TensorProto.UINT8: (0.0, 255.0), TensorProto.INT8: (-128.0, 127.0)}
 # Height and width taken for the analysis when neither the graph nor the preprocessing says.
 OPEN_SIZE = 224
-PICTURES = "camrt_pictures"
 LOGITS = "camrt_logits"
 
 
@@ -61,6 +57,7 @@ class Interface:
         layout: Axis order of the file's own input.
         joint: Of a CALM model, what gives log p(y,z|x), (N, C, h, w): the tensor's name, or in a torch module
             the path of its head; None of others.
+        element: Element type of the file's own input (`onnx.TensorProto` constant).
     """
 
     channels: int
@@ -70,8 +67,9 @@ class Interface:
     num_classes: int
     activation: Activation
     recognised: str | None
-    layout: Literal["NCHW", "NHWC"]
+    layout: Layout
     joint: str | None = None
+    element: int = TensorProto.FLOAT
 
     @property
     def fixed_size(self) -> bool:
@@ -125,6 +123,7 @@ def standardise(
     *,
     output: str | None = None,
     activation: Activation | None = None,
+    layout: Layout | None = None,
     expected_size: tuple[int, int] | None = None,
     observer: Observer | None = None,
 ) -> Interface:
@@ -135,17 +134,21 @@ def standardise(
         output: Name of the output to explain, needed only when several could be meant.
         activation: How logits become probabilities; None reads it off the graph (softmax when it does not
             say, sigmoid for a single logit).
+        layout: Axis order of the model's input; None reads it off the graph.
         expected_size: (H, W) to analyse the graph at when it leaves its picture size open.
         observer: See `camrt.export.graph.Graph`.
 
     Raises:
+        InputError: There is no such layout.
         UnsupportedModelError: The model is not a single-input classifier with an (N, C) output.
     """
     own = own_head(model)
     make_room(model.graph)
     output = roomy(output) if output is not None else None
     lift_constants(model)
-    layout, channels, height, width, batch = standardise_input(model)
+    form = standardise_input(model, layout)
+    channels, height, width, batch = form.channels, form.height, form.width, form.batch
+    assert channels is not None
     graph = Graph(model, (batch or 1, channels, *probe_size(height, width, expected_size)), observer)
     name = choose_output(graph, output)
     logits, recognised = strip_activation(graph, name)
@@ -169,7 +172,16 @@ def standardise(
         )
     finish_at(model, graph, logits, shape)
     return Interface(
-        channels, height, width, batch, num_classes, activation or found, recognised, layout, joint
+        channels,
+        height,
+        width,
+        batch,
+        num_classes,
+        activation or found,
+        recognised,
+        form.layout,
+        joint,
+        form.element,
     )
 
 
@@ -192,108 +204,6 @@ def make_room(graph: onnx.GraphProto) -> None:
     for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer, *sparse]:
         if roomy(value.name) != value.name:
             value.name = roomy(value.name)
-
-
-def standardise_input(
-    model: onnx.ModelProto,
-) -> tuple[Literal["NCHW", "NHWC"], int, int | None, int | None, int | None]:
-    """Gives the model one float32 (N, C, H, W) input named `camrt_pictures`."""
-    inputs = list(model.graph.input)
-    if len(inputs) != 1:
-        names = ", ".join(repr(value.name) for value in inputs) or "none"
-        raise UnsupportedModelError(
-            f"an image classifier has exactly one input, this model has {len(inputs)} ({names}); "
-            "export it with its other inputs baked in as constants"
-        )
-    value = inputs[0]
-    shape = static_shape(value)
-    if shape is None or len(shape) != 4:
-        raise UnsupportedModelError(
-            f"input {value.name!r} has shape {describe_shape(value)}; pictures (N, C, H, W) are needed"
-        )
-    element = value.type.tensor_type.elem_type
-    if element not in FLOATING and element not in INTEGER_RANGES:
-        raise UnsupportedModelError(
-            f"input {value.name!r} holds {TensorProto.DataType.Name(element)}; "
-            "floating-point or 8-bit pictures are needed"
-        )
-    few = (1, 3, 4)
-    convolved = any(node.op_type == "Conv" and node.input[0] == value.name for node in model.graph.node)
-    last = shape[3] in few and shape[1] not in few and not convolved
-    layout: Literal["NCHW", "NHWC"] = "NHWC" if last else "NCHW"
-    channels = shape[3] if layout == "NHWC" else shape[1]
-    height, width = (shape[1], shape[2]) if layout == "NHWC" else (shape[2], shape[3])
-    if channels is None:
-        channels = channels_from_first_convolution(model, value.name)
-    if channels is None:
-        raise UnsupportedModelError(
-            f"input {value.name!r} has shape {describe_shape(value)}: its number of colour channels is open; "
-            "export the model with a fixed one"
-        )
-    original = value.name
-    front: list[onnx.NodeProto] = []
-    current = PICTURES
-    if layout == "NHWC":
-        front.append(helper.make_node("Transpose", [current], ["camrt_nhwc"], perm=[0, 2, 3, 1]))
-        current = "camrt_nhwc"
-    if element in INTEGER_RANGES:
-        low, high = INTEGER_RANGES[element]
-        model.graph.initializer.append(numpy_helper.from_array(np.array(low, np.float32), "camrt_low"))
-        model.graph.initializer.append(numpy_helper.from_array(np.array(high, np.float32), "camrt_high"))
-        model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "camrt_half"))
-        # Not Round, which came with opset 11.
-        front.append(helper.make_node("Add", [current, "camrt_half"], ["camrt_raised"]))
-        front.append(helper.make_node("Floor", ["camrt_raised"], ["camrt_rounded"]))
-        # Min and Max rather than Clip: Clip took its bounds as attributes before opset 11.
-        front.append(helper.make_node("Max", ["camrt_rounded", "camrt_low"], ["camrt_bounded"]))
-        front.append(helper.make_node("Min", ["camrt_bounded", "camrt_high"], ["camrt_clipped"]))
-        current = "camrt_clipped"
-    if element != TensorProto.FLOAT:
-        front.append(helper.make_node("Cast", [current], ["camrt_cast"], to=element))
-        current = "camrt_cast"
-    rename_reads(model.graph, original, current)
-    del model.graph.input[:]
-    batch = shape[0]
-    model.graph.input.append(helper.make_tensor_value_info(PICTURES, TensorProto.FLOAT, None))
-    set_shape(model.graph.input[0], [batch or "N", channels, height or "height", width or "width"])
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(front + nodes)
-    del model.graph.value_info[:]
-    return layout, channels, height, width, batch
-
-
-def describe_shape(value: onnx.ValueInfoProto) -> str:
-    """A declared shape as a reader would write it: (N, 3, 224, 224)."""
-    if not value.type.tensor_type.HasField("shape"):
-        return "of unknown rank"
-    axes = [
-        str(axis.dim_value) if axis.HasField("dim_value") else (axis.dim_param or "?")
-        for axis in value.type.tensor_type.shape.dim
-    ]
-    return "(" + ", ".join(axes) + ")"
-
-
-def channels_from_first_convolution(model: onnx.ModelProto, name: str) -> int | None:
-    """The channel count that the first convolution's weight asks for, when the input leaves it open."""
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Conv" and node.input[0] == name and node.input[1] in weights:
-            return int(weights[node.input[1]].dims[1]) * int(attribute(node, "group", 1))
-    return None
-
-
-def rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Lets every node, in subgraphs too, and every graph output that read `old` read `new`."""
-    for node in graph.node:
-        for position, name in enumerate(node.input):
-            if name == old:
-                node.input[position] = new
-        for item in node.attribute:
-            if item.type == onnx.AttributeProto.GRAPH:
-                rename_reads(item.g, old, new)
-            for inner in item.graphs:
-                rename_reads(inner, old, new)
 
 
 def choose_output(graph: Graph, wanted: str | None) -> str:

@@ -16,6 +16,7 @@ import torch
 
 from camrt.engine.cuts import Cut, vectors_at_once
 from camrt.engine.loading import labels_of, wanted_targets
+from camrt.engine.matching import matched
 from camrt.engine.places import OnDevice
 from camrt.engine.plans.building import checked_precision
 from camrt.engine.preprocessing import Preprocessing
@@ -33,6 +34,7 @@ from camrt.engine.torch_models.shortcut import BATCHES, probe
 from camrt.engine.torch_models.subject import Subject, device_of
 from camrt.errors import BackendError, InputError, ModelFileError, UnsupportedModelError
 from camrt.export.cutting import ACTIVATION
+from camrt.export.front import Front
 from camrt.export.interface import Activation, Interface, probe_size
 
 __all__ = ["load_module"]
@@ -155,20 +157,22 @@ def load_module(
         head.has_joint = joint is not None
         cuts.append(Cut(candidate.tensor(), head, taps))
     tapped = [(cut, dict(made.taps)) for (_, cut, _), made in zip(hooked, cuts, strict=True)]
+    interface = Interface(
+        channels,
+        given.height,
+        given.width,
+        given.batch,
+        classes,
+        activation_of(activation, subject.ending, classes),
+        subject.ending,
+        "NCHW",
+        joint,
+    )
+    steps, changed = matched(steps, interface, Front())
     return Engine(
         given.path,
         given.sha256,
-        Interface(
-            channels,
-            given.height,
-            given.width,
-            given.batch,
-            classes,
-            activation_of(activation, subject.ending, classes),
-            subject.ending,
-            "NCHW",
-            joint,
-        ),
+        interface,
         ModuleForth(subject, tapped, joint),
         tuple(cuts),
         tuple(item.tensor() for item in listed),
@@ -177,7 +181,7 @@ def load_module(
         preprocessing=steps,
         batch_size=batch_size,
         threads=threads,
-        notes=tuple(notes),
+        notes=(*notes, *changed),
         place=OnDevice(subject.place()[0]),
         runtime="torch",
     )

@@ -14,18 +14,22 @@ from onnx import TensorProto, helper
 
 from camrt.errors import AdjointError
 from camrt.export.adjoint import rules  # noqa: F401  (registers them)
+from camrt.export.adjoint.rules.quantised import straight_through
 from camrt.export.adjoint.steps import RULES, ReluRule, Step
 from camrt.export.adjoint.widening import widen
 from camrt.export.cutting import beside_name, head_model
 from camrt.export.graph import Graph, drop_unread_initializers, names_read, opset, set_shape
+from camrt.export.input_form import is_rounding
 from camrt.export.interface import LOGITS
 from camrt.export.nodes import NodeMaker
-from camrt.export.operators import FLOATING
+from camrt.export.operators import FLOATING, RESHAPING
 
 __all__ = ["GRADIENT", "WEIGHTING", "adjoint_model", "vectors_of"]
 
 WEIGHTING = "camrt_weighting"
 GRADIENT = "camrt_gradient"
+# What does with the whole numbers of a picture what it would do with real ones.
+ON_WHOLE_NUMBERS = RESHAPING | {"Add", "Cast", "Concat", "Gather", "Identity", "Pad", "Slice", "Split", "Sub"}
 
 
 def adjoint_model(
@@ -114,8 +118,10 @@ def answered(step: Step) -> Sequence[str | None]:
     """The cotangents of a node's inputs."""
     if step.node.op_type in ("Shape", "Size"):  # sizes do not move when values do
         return ()
+    if is_rounding(step.node):
+        return straight_through(step)
     types = {step.graph.types.get(name) for name in step.node.output if name}
-    if types and None not in types and not types & FLOATING and step.node.op_type != "QuantizeLinear":
+    if types and None not in types and not types & FLOATING and not keeps_whole_numbers(step):
         kinds = ", ".join(sorted(TensorProto.DataType.Name(kind) for kind in types if kind is not None))
         raise step.refuse(
             f"it gives whole numbers, truth values or strings ({kinds}), which have no derivative"
@@ -125,6 +131,16 @@ def answered(step: Step) -> Sequence[str | None]:
     if found is None:
         raise step.refuse("camrt has no rule for this operator")
     return found(step)
+
+
+def keeps_whole_numbers(step: Step) -> bool:
+    """Whether a node makes its whole numbers as it would make real ones: it moves, adds or scales them."""
+    if step.node.op_type == "QuantizeLinear":
+        return True
+    if step.node.op_type not in ON_WHOLE_NUMBERS:
+        return False
+    given = {step.graph.types.get(name) for name in step.node.input if name in step.reached}
+    return None not in given and not given & FLOATING
 
 
 def summed(make: NodeMaker, parts: list[str]) -> str | None:

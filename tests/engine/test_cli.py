@@ -211,7 +211,7 @@ def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
         "3",
     ]
     options += ["--threads", "2", "-m", "gradcam", "--device", "cuda:1", "--backend", "tensorrt"]
-    options += ["--plans", "built", "--precision", "bf16"]
+    options += ["--plans", "built", "--precision", "bf16", "--layout", "NHWC"]
     result = run("explain", "m.onnx", picture(tmp_path / "a.png"), *options)
     assert result.exit_code == 0, result.output
     assert loader.engines[0].settings == {
@@ -223,6 +223,7 @@ def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
         "backend": "tensorrt",
         "plans": Path("built"),
         "precision": "bf16",
+        "layout": "NHWC",
         "labels": ("a", "b b", "", "d"),
         "preprocessing": "tf",
     }
@@ -416,7 +417,7 @@ def test_unknown_preprocessing_names_the_choices(loader: Loader, tmp_path: Path)
     loader.changes = {"preprocessing": None}
     result = run("explain", "m.onnx", picture(tmp_path / "a.png"))
     assert result.exit_code == 2
-    assert "--preprocessing imagenet|imagenet-squash|tf|unit, or a JSON file" in result.stderr
+    assert "--preprocessing imagenet|imagenet-squash|tf|unit|raw, or a JSON file" in result.stderr
 
 
 @pytest.mark.parametrize("option", [["--top-k", "0"], ["--batch-size", "0"], ["--threads", "x"], ["--nope"]])

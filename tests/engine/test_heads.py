@@ -25,7 +25,8 @@ from camrt.export.adjoint import adjoint_model
 from camrt.export.cutting import ACTIVATION, FIRST_LAYER, PHI, head_model, tapped_model
 from camrt.export.factoring import MAP, Factors, Unfactored, factor
 from camrt.export.graph import Graph, set_shape
-from camrt.export.interface import LOGITS, PICTURES, Interface
+from camrt.export.input_form import PICTURES
+from camrt.export.interface import LOGITS, Interface
 
 Array = np.ndarray[Any, Any]
 

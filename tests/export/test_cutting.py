@@ -24,7 +24,8 @@ from camrt.export.cutting import (
     tapped_model,
 )
 from camrt.export.graph import Graph
-from camrt.export.interface import LOGITS, PICTURES
+from camrt.export.input_form import PICTURES
+from camrt.export.interface import LOGITS
 
 SHAPE = (6, 4, 3)
 CLASSES = 5

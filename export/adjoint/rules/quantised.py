@@ -15,7 +15,16 @@ from onnx import TensorProto, helper
 
 from camrt.export.adjoint.steps import Step, rule
 
-__all__: list[str] = []
+__all__ = ["straight_through"]
+
+
+def straight_through(step: Step) -> Sequence[str | None]:
+    """Pixels brought to a file's whole numbers: ȳ where nothing is cut off, as if nothing were rounded."""
+    make = step.make
+    cut_off = {"Max": "Less", "Min": "Greater"}.get(step.node.op_type)
+    if cut_off is None:
+        return [step.g]
+    return [make.masked(step.g, make.add("Not", make.add(cut_off, step.x, step.input(1))))]
 
 
 def along(step: Step, name: str, rank: int) -> str:
