@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -10,9 +11,9 @@ import onnx
 from onnx import TensorProto
 
 from camrt.engine.plans.bindings import Bindings, Module
-from camrt.errors import BackendError, InputError
+from camrt.errors import BackendError, ClampedConstantWarning, InputError
 from camrt.export.adjoint import GRADIENT
-from camrt.export.adjoint.widening import widen
+from camrt.export.float_types import cast_floats, largest
 
 __all__ = ["Builder", "Precision", "Recipe", "checked_precision", "in_precision"]
 
@@ -129,7 +130,15 @@ def in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
         return model
     own = onnx.ModelProto()
     own.CopyFrom(model)
-    widen(own, ELEMENTS[precision])
+    clamped = cast_floats(own, ELEMENTS[precision])
+    if clamped:
+        named = ", ".join(map(repr, clamped[:3])) + (", ..." if len(clamped) > 3 else "")
+        warnings.warn(
+            f"{precision} ends at {largest(ELEMENTS[precision]):g}: larger numbers in {len(clamped)} of the "
+            f"model's constants ({named}) became that",
+            ClampedConstantWarning,
+            stacklevel=2,
+        )
     return own
 
 

@@ -16,8 +16,8 @@ from camrt.errors import AdjointError
 from camrt.export.adjoint import rules  # noqa: F401  (registers them)
 from camrt.export.adjoint.rules.quantised import straight_through
 from camrt.export.adjoint.steps import RULES, ReluRule, Step
-from camrt.export.adjoint.widening import widen
 from camrt.export.cutting import beside_name, head_model
+from camrt.export.float_types import cast_floats
 from camrt.export.graph import Graph, drop_unread_initializers, names_read, opset, set_shape
 from camrt.export.input_form import is_rounding
 from camrt.export.interface import LOGITS
@@ -70,7 +70,7 @@ def adjoint_model(
         AdjointError: An operator has no rule, or something on the way has no derivative.
     """
     head = head_model(model, graph, start, LOGITS, input_name=input_name, batch=batch, beside=beside)
-    widen(head, element)
+    cast_floats(head, element)
     make = NodeMaker(opset(model), element, scatters=scatters)
     reached = reached_from(head, start)
     if LOGITS not in reached:

@@ -11,6 +11,7 @@ __all__ = [
     "BackendError",
     "CamrtError",
     "CamrtWarning",
+    "ClampedConstantWarning",
     "CutError",
     "DataError",
     "DeadlineError",
@@ -87,6 +88,10 @@ class BackendError(CamrtError, RuntimeError):
 
 class CamrtWarning(UserWarning):
     """Base of every warning camrt gives."""
+
+
+class ClampedConstantWarning(CamrtWarning):
+    """A constant of the model lies beyond the range of the precision asked for; it was brought to its end."""
 
 
 class DegenerateMapWarning(CamrtWarning):

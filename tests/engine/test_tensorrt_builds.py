@@ -115,3 +115,19 @@ def test_half_precision_is_in_the_graph(precision, trt, tmp_path):
 def test_real_models(name, trt):
     for ran in graphs_of(Path(os.environ["CAMRT_DATA"]) / "models" / f"{name}.onnx"):
         assert build(trt, ran)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_scales_and_quantisers_stay_in_float32(precision, trt, tmp_path):
+    """A head that resizes by scales before it pools, of weights that are dequantised."""
+    rng, net = np.random.default_rng(0), Net(np.random.default_rng(1))
+    whole = net.constant(rng.integers(-127, 127, (6, 6, 1, 1)), np.int8)
+    weight = net.add("DequantizeLinear", whole, net.constant(0.01), net.constant(0, np.int8))
+    larger = net.add("Resize", "A", "", net.constant([1, 1, 2, 2]), mode="linear")
+    pooled = net.pooled(net.add("Relu", net.add("Conv", larger, weight)))
+    last, _ = net.gemm(pooled, 6, 3)
+    part = net.part(last, lambda A: A, (6, 5, 4), 3)
+    made = graphs_of(save(classifier(part, rng).model, tmp_path / "model.onnx"), (10, 8))
+    for ran in made:
+        if "adjoint" not in ran.label:
+            assert build(trt, ran, precision)
