@@ -39,6 +39,7 @@ from camrt.export.input_form import InputForm, Layout, input_form
 from camrt.export.interface import LOGITS, Activation, Interface, standardise
 from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
+from camrt.kernels.float_errors import ignore_float_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +54,7 @@ PROBE_BATCH = 5
 SAME_RESULT = 1e-4
 
 
+@ignore_float_errors
 def load(
     path: str | os.PathLike[str] | nn.Module,
     *,

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from camrt.kernels.float_errors import ignore_float_errors
+
 __all__ = ["is_distribution"]
 
 Array = npt.NDArray[Any]
@@ -15,6 +17,7 @@ Array = npt.NDArray[Any]
 SAME = 1e-3
 
 
+@ignore_float_errors
 def is_distribution(log_joint: Array, logits: Array) -> bool:
     """Whether p(y,z|x) adds up to one, and over places to exp of the logits.
 
@@ -26,7 +29,6 @@ def is_distribution(log_joint: Array, logits: Array) -> bool:
         return False
     if np.isnan(log_joint).any() or not np.isfinite(logits).all():
         return False
-    with np.errstate(over="ignore"):
-        of_class = np.exp(log_joint.astype(np.float64)).sum(axis=(2, 3))
-        whole = np.abs(of_class.sum(axis=1) - 1).max()
-        return bool(max(whole, np.abs(of_class - np.exp(logits.astype(np.float64))).max()) <= SAME)
+    of_class = np.exp(log_joint.astype(np.float64)).sum(axis=(2, 3))
+    whole = np.abs(of_class.sum(axis=1) - 1).max()
+    return bool(max(whole, np.abs(of_class - np.exp(logits.astype(np.float64))).max()) <= SAME)

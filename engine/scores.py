@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-
 from camrt.engine.arrays import library, numbered, single
 from camrt.export.interface import Activation
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["ScoreKind", "ScoreReader", "probabilities"]
 
@@ -16,18 +15,18 @@ Array = TypeVar("Array")  # of NumPy or of torch, see `camrt.engine.arrays`
 ScoreKind = Literal["logit", "probability"]
 
 
+@ignore_float_errors
 def probabilities(logits: Array, activation: Activation) -> Array:
     """Class probabilities of logits (..., C), float32; NaN where a logit is NaN."""
     xp = library(logits)
     wide = xp.astype(logits, xp.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if activation == "sigmoid":
-            # exp of a negative number only: no overflow for either sign.
-            small = xp.exp(-xp.abs(wide))
-            shares = xp.where(wide >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
-        else:
-            exponentials = xp.exp(wide - xp.max(wide, axis=-1, keepdims=True))
-            shares = exponentials / xp.sum(exponentials, axis=-1, keepdims=True)
+    if activation == "sigmoid":
+        # exp of a negative number only: no overflow for either sign.
+        small = xp.exp(-xp.abs(wide))
+        shares = xp.where(wide >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
+    else:
+        exponentials = xp.exp(wide - xp.max(wide, axis=-1, keepdims=True))
+        shares = exponentials / xp.sum(exponentials, axis=-1, keepdims=True)
     result: Array = single(shares)
     return result
 

@@ -33,6 +33,7 @@ from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.cutting import ACTIVATION, JOINT, TargetTensor
 from camrt.export.front import Front
 from camrt.export.interface import LOGITS, Interface
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import MapFlag
 
 __all__ = ["Engine"]
@@ -150,6 +151,7 @@ class Engine:
         """What was found in the file, and what every method will cost in passes, and why."""
         return describe(self)
 
+    @ignore_float_errors
     def predict(self, batch: Pictures) -> Array:
         """Logits of a batch.
 
@@ -181,10 +183,12 @@ class Engine:
         """A batch as the model takes it, where the engine computes."""
         return prepare(batch, self.interface, self.preprocessing, self.place, self._levels)
 
+    @ignore_float_errors
     def probabilities(self, logits: Array) -> Array:
         """Probabilities of logits (..., classes) after this model's softmax or sigmoid."""
         return probabilities(logits, self.interface.activation)
 
+    @ignore_float_errors
     def explain(
         self,
         batch: Pictures,
@@ -227,6 +231,7 @@ class Engine:
         """
         return self._explain(batch, (build(method, options),), targets, size, fuse)[0]
 
+    @ignore_float_errors
     def explain_all(
         self,
         batch: Pictures,
@@ -247,6 +252,7 @@ class Engine:
             raise InputError(f"methods={methods!r} must be a list of one or more methods")
         return self._explain(batch, tuple(build(method, {}) for method in methods), targets, size, fuse)
 
+    @ignore_float_errors
     def input_gradients(
         self, batch: Array, weighting: Array | Callable[[Array], Array]
     ) -> tuple[Array, Array]:
@@ -285,6 +291,7 @@ class Engine:
             gradients.append(spoiled(gradient, lost(found)))
         return given.give(joined(logits)), given.give(joined(gradients))
 
+    @ignore_float_errors
     def channel_weights(
         self, batch: Pictures, method: str | Method = "gradcam", *, targets: Any = None, **options: Any
     ) -> tuple[Array, Array]:
@@ -423,9 +430,7 @@ class Engine:
         raws = []
         for fetched in self._fetched(method):
             questions = self._questions(given.pictures[some], fetched, classes, outputs, passes)
-            # What is not finite becomes a zero map with a flag; NumPy need not say so as well.
-            with np.errstate(invalid="ignore", over="ignore"):
-                raw, scores = method.raw(questions)
+            raw, scores = method.raw(questions)
             raws.append(raw if given.broken is None else spoiled(raw, given.broken[some]))
         return scores, *raws
 

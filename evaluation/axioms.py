@@ -36,6 +36,7 @@ from camrt.errors import InputError, UnsupportedModelError
 from camrt.export.graph import Graph, attribute
 from camrt.export.interface import LOGITS, standardise
 from camrt.export.reading import read_model
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["CONSTANTS", "MOVES", "TOLERANCE", "Axioms", "axioms", "with_constant"]
 
@@ -83,6 +84,7 @@ class Axioms:
         return self.incompleteness <= TOLERANCE
 
 
+@ignore_float_errors
 def axioms(
     model: str | os.PathLike[str],
     pictures: Any,
@@ -174,6 +176,7 @@ def attributed(
     return (found.raw if method.asks_joint else found.maps), found
 
 
+@ignore_float_errors
 def with_constant(model: Path, path: Path, constant: float) -> Path:
     """Writes a model's file with a constant added to the scores of all its classes.
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camrt.errors import InputError
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.threshold_boxes import LEVELS, best_overlaps, largest_boxes
 
 __all__ = ["DELTAS", "THRESHOLDS", "BoxAccuracy", "box_accuracy", "levels_of", "max_box_accuracy", "overlaps"]
@@ -61,6 +62,7 @@ class BoxAccuracy:
         return float(self.by_delta.mean())
 
 
+@ignore_float_errors
 def max_box_accuracy(
     maps: ArrayLike,
     boxes: Sequence[ArrayLike],
@@ -91,6 +93,7 @@ def max_box_accuracy(
     return box_accuracy(overlaps(maps, boxes, contours=contours, threads=threads), deltas, at=at)
 
 
+@ignore_float_errors
 def box_accuracy(
     best: NDArray[np.float64], deltas: Sequence[float] = DELTAS, *, at: BoxAccuracy | None = None
 ) -> BoxAccuracy:
@@ -118,6 +121,7 @@ def accuracy_of_rates(
     return BoxAccuracy(deltas, THRESHOLDS, rates, chosen, pictures)
 
 
+@ignore_float_errors
 def overlaps(
     maps: ArrayLike,
     boxes: Sequence[ArrayLike],
@@ -160,6 +164,7 @@ def overlaps(
     return best
 
 
+@ignore_float_errors
 def levels_of(maps: ArrayLike) -> NDArray[np.uint8]:
     """Maps in [0, 1] as the benchmark's 8-bit pictures: 255 s, cut off.
 

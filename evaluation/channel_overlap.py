@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from camrt.errors import InputError
 from camrt.evaluation.localisation import inside_boxes
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.resampling import bilinear
 
 __all__ = ["PUBLISHED_OVERLAP", "ChannelOverlap", "channel_overlap"]
@@ -49,6 +50,7 @@ class ChannelOverlap:
         return int(np.isnan(self.counts).any(axis=0).sum())
 
 
+@ignore_float_errors
 def channel_overlap(
     weights: npt.ArrayLike,
     activations: npt.ArrayLike,

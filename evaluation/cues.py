@@ -25,6 +25,7 @@ from camrt.evaluation.pixel_precision import (
     binned_average_precision,
     histogram,
 )
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.resampling import bilinear
 
 __all__ = [
@@ -138,6 +139,7 @@ class CueLocalisation:
         return sum(found.hidden for found in self.pairs)
 
 
+@ignore_float_errors
 def attribute_parts(name: str) -> tuple[str, ...]:
     """The parts that an attribute is about, by the words its name contains.
 
@@ -146,6 +148,7 @@ def attribute_parts(name: str) -> tuple[str, ...]:
     return tuple(part for part in PARTS if any(word in name for word in WORDS[part]))
 
 
+@ignore_float_errors
 def cue_pairs(
     class_attributes: Array, names: Sequence[str], *, counts: Sequence[int] = (1, 2, 3)
 ) -> tuple[CuePair, ...]:
@@ -196,6 +199,7 @@ def cue_pairs(
     return tuple(pair for count in counts for pair in grouped[count])
 
 
+@ignore_float_errors
 def part_points(
     keypoints: Array, part_names: Sequence[str], size: tuple[int, int], side: int = 224
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
@@ -234,6 +238,7 @@ def part_points(
     return np.concatenate(points).astype(np.int64), tuple(labels)
 
 
+@ignore_float_errors
 def nearest_point(points: npt.NDArray[np.int64], side: int = 224) -> npt.NDArray[np.int64]:
     """Index of the point (x, y) nearest to each pixel (side, side); of several the first.
 
@@ -248,6 +253,7 @@ def nearest_point(points: npt.NDArray[np.int64], side: int = 224) -> npt.NDArray
     return np.asarray(np.argmin(down[:, :, None] + across[:, None, :], axis=0), np.int64)
 
 
+@ignore_float_errors
 def cue_mask(
     points: npt.NDArray[np.int64],
     labels: Sequence[str],
@@ -278,6 +284,7 @@ def cue_mask(
     return np.asarray(wanted[nearest_point(points, len(bird))] & bird)
 
 
+@ignore_float_errors
 def difference_map(
     maps_a: Array,
     maps_b: Array,
@@ -326,6 +333,7 @@ def normalised(maps: npt.NDArray[np.float64], kind: Kind) -> npt.NDArray[np.floa
     return np.asarray(np.divide(maps - low, span, out=np.zeros_like(maps), where=span > 0))
 
 
+@ignore_float_errors
 def cue_localisation(
     explain: Explain,
     cub: Cub,

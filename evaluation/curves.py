@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from camrt.errors import InputError
 from camrt.evaluation.removal import gaussian
 from camrt.kernels.blur import blur
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["area_under", "counts_of_steps", "insertion_start", "ranks_of", "rise_weights"]
 
@@ -21,6 +22,7 @@ SIDE, SIGMA = 11, 5.0
 """Of the blur that insertion starts from."""
 
 
+@ignore_float_errors
 def ranks_of(maps: ArrayLike) -> NDArray[np.int64]:
     """The place of each pixel in its map's order: (N, H·W), 0 for the most salient.
 
@@ -41,6 +43,7 @@ def ranks_of(maps: ArrayLike) -> NDArray[np.int64]:
     return ranks
 
 
+@ignore_float_errors
 def counts_of_steps(pixels: int, step: int) -> NDArray[np.int64]:
     """How many pixels are altered at each point of a curve: 0, step, 2 step, ... and all of them.
 
@@ -52,6 +55,7 @@ def counts_of_steps(pixels: int, step: int) -> NDArray[np.int64]:
     return np.minimum(np.arange(-(-pixels // step) + 1) * step, pixels)
 
 
+@ignore_float_errors
 def area_under(curves: ArrayLike) -> NDArray[np.float64]:
     """Area under curves (..., n) whose points lie evenly in [0, 1]: (sum − (first + last)/2) / (n − 1).
 
@@ -65,6 +69,7 @@ def area_under(curves: ArrayLike) -> NDArray[np.float64]:
     return np.asarray((values.sum(axis=-1) - ends) / (values.shape[-1] - 1))
 
 
+@ignore_float_errors
 def rise_weights(side: int = SIDE, sigma: float = SIGMA) -> NDArray[np.float64]:
     """RISE's blur along one axis: a Gaussian of a point in a window that reflects it, adding up to 1.
 
@@ -84,6 +89,7 @@ def rise_weights(side: int = SIDE, sigma: float = SIGMA) -> NDArray[np.float64]:
     return folded
 
 
+@ignore_float_errors
 def insertion_start(
     pictures: NDArray[np.float32], side: int = SIDE, sigma: float = SIGMA
 ) -> NDArray[np.float32]:

@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camrt.errors import InputError
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["compactness", "drops", "increases"]
 
 
+@ignore_float_errors
 def drops(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
     """Each picture's share of the probability lost, max(0, Y − O) / Y; 100 times its mean is AD.
 
@@ -36,11 +38,11 @@ def drops(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
         InputError: Shapes that differ, or values outside [0, 1].
     """
     whole, kept = probabilities(before, after)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        lost = np.maximum(0.0, whole - kept) / whole
+    lost = np.maximum(0.0, whole - kept) / whole
     return np.where((whole > 0) & np.isfinite(kept), lost, np.nan)
 
 
+@ignore_float_errors
 def increases(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
     """Whether the map made the model surer, O > Y, as 1 and 0; 100 times the mean is IIC.
 
@@ -58,6 +60,7 @@ def increases(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
     return np.where(np.isfinite(whole) & np.isfinite(kept), (kept > whole).astype(np.float64), np.nan)
 
 
+@ignore_float_errors
 def compactness(maps: ArrayLike) -> NDArray[np.float64]:
     """The sum of each map over the cells of its own grid: (N,), in cells.
 

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camrt.errors import InputError
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["energy_in_boxes", "inside_boxes", "pointing_game", "points_into", "share_inside"]
 
 
+@ignore_float_errors
 def pointing_game(maps: ArrayLike, boxes: Sequence[ArrayLike]) -> NDArray[np.bool_]:
     """Whether each map's highest pixel lies in a box of its target.
 
@@ -45,6 +47,7 @@ def pointing_game(maps: ArrayLike, boxes: Sequence[ArrayLike]) -> NDArray[np.boo
     return hits
 
 
+@ignore_float_errors
 def energy_in_boxes(maps: ArrayLike, boxes: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """The share of each map's sum that lies in the boxes of its target.
 
@@ -72,11 +75,13 @@ def energy_in_boxes(maps: ArrayLike, boxes: Sequence[ArrayLike]) -> NDArray[np.f
     return shares
 
 
+@ignore_float_errors
 def points_into(saliency: NDArray[np.floating[Any]], inside: NDArray[np.bool_]) -> bool:
     """Whether a map's highest pixel, the first of several, lies in an area (H, W); never that of zeros."""
     return bool(saliency.any() and inside.flat[np.argmax(saliency)])
 
 
+@ignore_float_errors
 def share_inside(saliency: NDArray[np.floating[Any]], inside: NDArray[np.bool_]) -> float:
     """The share of a map's sum that lies in an area (H, W); 0 of a map of zeros."""
     peak = saliency.max()
@@ -86,6 +91,7 @@ def share_inside(saliency: NDArray[np.floating[Any]], inside: NDArray[np.bool_])
     return float(min(1.0, scaled[inside].sum() / scaled.sum()))
 
 
+@ignore_float_errors
 def inside_boxes(boxes: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """The pixels in any of some boxes.
 

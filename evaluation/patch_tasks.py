@@ -22,6 +22,7 @@ from camrt.engine.session import Engine
 from camrt.errors import InputError
 from camrt.evaluation.localisation import energy_in_boxes, pointing_game
 from camrt.evaluation.patch_examples import AdversarialExamples
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = [
     "PUBLISHED_DEPENDENCE",
@@ -104,6 +105,7 @@ class PatchTask:
     chance: float
 
 
+@ignore_float_errors
 def adversarial_patch_task(
     engine: Engine, examples: AdversarialExamples, methods: Sequence[str | Method]
 ) -> PatchTask:
@@ -167,6 +169,7 @@ class Dependence:
         return int(np.isnan(self.distances).sum())
 
 
+@ignore_float_errors
 def activation_dependence(
     engine: Engine, examples: AdversarialExamples, methods: Sequence[str | Method]
 ) -> tuple[Dependence, ...]:
@@ -199,6 +202,7 @@ def activation_dependence(
     )
 
 
+@ignore_float_errors
 def cosine_distance(maps: npt.ArrayLike, others: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """1 − cos of the angle between each map and its counterpart.
 

@@ -23,6 +23,7 @@ from camrt.engine.session import Engine
 from camrt.errors import InputError, TargetError
 from camrt.evaluation.checks import check_whole
 from camrt.evaluation.localisation import inside_boxes
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = [
     "ETA",
@@ -61,6 +62,7 @@ class Attack:
     steps: Indices
 
 
+@ignore_float_errors
 def attack_patches(
     gradient: Gradient,
     size: tuple[int, int],
@@ -141,6 +143,7 @@ def attack_patches(
     return Attack(pictures, probabilities, reached, taken)
 
 
+@ignore_float_errors
 def engine_gradient(engine: Engine) -> Gradient:
     """The cross-entropy's gradient through an engine, ∂CE/∂logits = p − onehot(t).
 
@@ -169,6 +172,7 @@ def engine_gradient(engine: Engine) -> Gradient:
     return gradient
 
 
+@ignore_float_errors
 def torch_gradient(module: Any) -> Gradient:
     """The gradient of softmax cross-entropy through a torch module that returns logits (N, classes).
 
@@ -201,6 +205,7 @@ def torch_gradient(module: Any) -> Gradient:
     return gradient
 
 
+@ignore_float_errors
 def input_range(preprocessing: Preprocessing) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """What the darkest and the brightest pixel become: (0 − mean)/std, (255·scale − mean)/std; (C,) each."""
     mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)

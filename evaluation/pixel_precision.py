@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camrt.errors import InputError
 from camrt.kernels import ranking_counts
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.ranking_counts import IGNORED
 
 __all__ = [
@@ -110,6 +111,7 @@ class PixelCounts:
             flat = np.ascontiguousarray(marks, dtype=np.uint8)
             self._marks.append(flat.flatten() if copy else flat.reshape(-1))
 
+    @ignore_float_errors
     def result(self) -> PixelPrecision:
         """The pooled PxAP so far.
 
@@ -120,8 +122,7 @@ class PixelCounts:
         if not positives.sum():
             raise InputError("no pixel is marked as the object's: there is no recall to speak of")
         hits, alarms = (np.cumsum(counts[::-1]) for counts in (positives, negatives))
-        with np.errstate(invalid="ignore"):
-            precision = hits / (hits + alarms)
+        precision = hits / (hits + alarms)
         if self.definition == "reference":
             value = binned_average_precision(positives, negatives)
         else:
@@ -141,6 +142,7 @@ class PixelCounts:
         )
 
 
+@ignore_float_errors
 def pxap(maps: ArrayLike, masks: ArrayLike, *, definition: Definition = "exact") -> PixelPrecision:
     """PxAP of maps against masks, pooled over all pixels.
 
@@ -160,6 +162,7 @@ def pxap(maps: ArrayLike, masks: ArrayLike, *, definition: Definition = "exact")
     return counts.result()
 
 
+@ignore_float_errors
 def average_precision(scores: ArrayLike, positives: ArrayLike) -> float:
     """Exact average precision of scores, ties taken together.
 
@@ -182,6 +185,7 @@ def average_precision(scores: ArrayLike, positives: ArrayLike) -> float:
         raise InputError(str(error)) from None
 
 
+@ignore_float_errors
 def histogram(
     scores: ArrayLike, positives: ArrayLike, edges: Sequence[float] | NDArray[np.float64] = EDGES
 ) -> Counts:
@@ -210,6 +214,7 @@ def _counted(
         raise InputError(str(error)) from None
 
 
+@ignore_float_errors
 def binned_average_precision(positives: Counts, negatives: Counts) -> float:
     """Average precision of counts by rising score, in [0, 1]: the benchmark's reading.
 

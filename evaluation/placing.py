@@ -8,10 +8,12 @@ from PIL import Image
 
 from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import InputError
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["benchmark_boxes", "mask_on_grid", "pixel_boxes"]
 
 
+@ignore_float_errors
 def pixel_boxes(
     boxes: ArrayLike, picture: tuple[int, int], preprocessing: Preprocessing
 ) -> NDArray[np.int64]:
@@ -43,6 +45,7 @@ def pixel_boxes(
     return np.stack([*first, *last], axis=1).astype(np.int64)
 
 
+@ignore_float_errors
 def benchmark_boxes(
     boxes: ArrayLike, picture: tuple[int, int], preprocessing: Preprocessing
 ) -> NDArray[np.int64]:
@@ -65,6 +68,7 @@ def benchmark_boxes(
     return placed[seen].clip(0, (width, height, width, height)).astype(np.int64)
 
 
+@ignore_float_errors
 def mask_on_grid(
     mask: NDArray[np.uint8], picture: tuple[int, int], preprocessing: Preprocessing
 ) -> NDArray[np.uint8]:

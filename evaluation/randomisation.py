@@ -32,6 +32,7 @@ from camrt.errors import CutError, InputError
 from camrt.evaluation.extras import needed
 from camrt.evaluation.weight_layers import Draw, randomised, weight_layers
 from camrt.export.reading import read_model
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import MapFlag
 
 __all__ = ["Randomisation", "cascading_randomisation", "compared", "stage_counts"]
@@ -83,6 +84,7 @@ class Randomisation:
         return np.asarray(np.isnan(self.ssim).sum(axis=2), np.int64)
 
 
+@ignore_float_errors
 def cascading_randomisation(
     model: str | os.PathLike[str],
     pictures: Any,
@@ -161,6 +163,7 @@ def cascading_randomisation(
     return Randomisation(names, tuple(layer.name for layer in layers), counts, classes, *similar)
 
 
+@ignore_float_errors
 def compared(one: Array, other: Array) -> tuple[float, float]:
     """Spearman's rank correlation and the structural similarity of two maps (h, w) in [0, 1].
 
@@ -205,6 +208,7 @@ def explained(
     return maps, found.targets
 
 
+@ignore_float_errors
 def stage_counts(stages: int | Sequence[int] | None, layers: int) -> tuple[int, ...]:
     """How many layers each stage draws anew."""
     if not layers:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from camrt.errors import InputError
 from camrt.kernels.blur import blur
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["SHARES", "Removal", "blurred", "gaussian", "remove_and_classify", "top_pixels"]
 
@@ -45,6 +46,7 @@ class Removal:
         return self.accuracy / self.random if self.random else float("nan")
 
 
+@ignore_float_errors
 def remove_and_classify(
     predict: Predict,
     pictures: Array,
@@ -114,6 +116,7 @@ def remove_and_classify(
     )
 
 
+@ignore_float_errors
 def top_pixels(ranking: npt.NDArray[np.int64], share: float, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """(N, H, W): the first int(share · H · W) pixels of each ranking (N, H·W)."""
     marked = np.zeros(ranking.shape, np.bool_)
@@ -129,6 +132,7 @@ def scaled_kernel(height: int) -> tuple[int, float]:
     return side, 15 * height / 224
 
 
+@ignore_float_errors
 def gaussian(side: int, sigma: float) -> npt.NDArray[np.float64]:
     """A normalised Gaussian kernel of odd side.
 
@@ -142,6 +146,7 @@ def gaussian(side: int, sigma: float) -> npt.NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
+@ignore_float_errors
 def blurred(pictures: Array, side: int, sigma: float) -> Array:
     """Pictures (N, C, H, W) blurred channel by channel, mirrored at the border, which is not repeated.
 

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels.checks import Floats, map_size
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["axis_table", "bilinear"]
 
 
+@ignore_float_errors
 def axis_table(
     n_in: int, n_out: int, align_corners: bool = False
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
@@ -36,6 +38,7 @@ def axis_table(
     return lower, upper, np.clip(source - lower, 0.0, 1.0)
 
 
+@ignore_float_errors
 def bilinear(x: Floats, size: tuple[int, int], align_corners: bool = False) -> Floats:
     """Resample the last two axes of an array bilinearly, without antialiasing.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from camrt.engine.callers import warn_caller
 from camrt.engine.operations import Operations
 from camrt.errors import BackendError, SmallerBatchWarning
 
@@ -99,9 +99,8 @@ def buffer_of(
 
 def warn(size: int, smaller: int, label: str) -> None:
     """Says that fewer rows are run at once."""
-    warnings.warn(
+    warn_caller(
         f"the device's memory does not hold {size} rows of the {label}: {smaller} are run at once from now "
         "on (batch_size= sets how many are tried)",
         SmallerBatchWarning,
-        stacklevel=3,
     )

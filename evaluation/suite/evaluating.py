@@ -24,6 +24,7 @@ from camrt.evaluation.suite.preparing import Prepared, prepare_sample
 from camrt.evaluation.suite.records import RESULTS, TABLES, Parts, write_table
 from camrt.evaluation.suite.settings import METRICS, Settings, named_methods, wanted_metrics
 from camrt.evaluation.suite.summary import alike, summarise
+from camrt.kernels.float_errors import ignore_float_errors
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -65,6 +66,7 @@ class Evaluation:
         )
 
 
+@ignore_float_errors
 def evaluate(
     engine: Engine,
     data: Dataset | str | Path,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.errors import AdjointError, InputError
+from camrt.kernels.float_errors import ignore_float_errors
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -57,6 +58,7 @@ class DeadZone:
         return int(len(self.pixels) - 1 - alive[-1]) if alive.size else len(self.pixels)
 
 
+@ignore_float_errors
 def find_dead_zone(
     engine: Engine,
     pictures: Array | None = None,
@@ -100,6 +102,7 @@ def find_dead_zone(
     return _confirmed(engine, probes, found, "noise", spent, rng)
 
 
+@ignore_float_errors
 def is_dead(engine: Engine, probes: Array, pixels: NDArray[np.bool_], rng: np.random.Generator) -> bool:
     """Whether noise at some pixels leaves every logit of every probe the same, to the last bit."""
     return _unmoved(engine, probes, engine.predict(probes), pixels, rng)

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camrt.errors import InputError
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["dead_share", "lower_rows"]
 
 
+@ignore_float_errors
 def dead_share(maps: ArrayLike, dead: ArrayLike) -> NDArray[np.float64]:
     """μ = ‖S over the dead zone‖ / ‖S‖ of each map, by the Frobenius norm. Lower is better.
 
@@ -37,10 +39,10 @@ def dead_share(maps: ArrayLike, dead: ArrayLike) -> NDArray[np.float64]:
     peaks = checked.max(axis=(1, 2), initial=0)
     scaled = checked / np.where(peaks > 0, peaks, 1)[:, None, None]  # so that no square vanishes or overflows
     energy = (scaled**2).sum(axis=(1, 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.sqrt((scaled[:, zone] ** 2).sum(axis=1) / energy))
+    return np.asarray(np.sqrt((scaled[:, zone] ** 2).sum(axis=1) / energy))
 
 
+@ignore_float_errors
 def lower_rows(size: tuple[int, int], rows: int) -> NDArray[np.bool_]:
     """A dead zone of the lowest rows of a picture (H, W), such as 54 of 224.
 

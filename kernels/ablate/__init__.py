@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.ablate import reference
 from camrt.kernels.checks import Floats, boxes_within, floats, indices, output, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
     from camrt.kernels import _native
@@ -14,6 +15,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["ablate_boxes", "ablate_channels"]
 
 
+@ignore_float_errors
 def ablate_channels(
     activations: Floats, image: ArrayLike, channel: ArrayLike, out: Floats, *, threads: int | None = None
 ) -> None:
@@ -40,6 +42,7 @@ def ablate_channels(
         reference.ablate_channels(activations, image, channel, out)
 
 
+@ignore_float_errors
 def ablate_boxes(
     activations: Floats,
     image: ArrayLike,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from camrt.kernels.checks import Floats, Ints
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["ablate_boxes", "ablate_channels"]
 
 
+@ignore_float_errors
 def ablate_channels(activations: Floats, image: Ints, channel: Ints, out: Floats) -> None:
     """Compute what `camrt.kernels.ablate.ablate_channels` documents, unchecked."""
     np.take(activations, image, axis=0, out=out)
     out[np.arange(len(image)), channel] = 0
 
 
+@ignore_float_errors
 def ablate_boxes(activations: Floats, image: Ints, boxes: Ints, out: Floats, *, keep: bool) -> None:
     """Compute what `camrt.kernels.ablate.ablate_boxes` documents, unchecked."""
     for b, (n, (r0, c0, r1, c1)) in enumerate(zip(image, boxes, strict=True)):

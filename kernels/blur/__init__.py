@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.blur import reference
 from camrt.kernels.checks import Floats, floats, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
     from camrt.kernels import _native
@@ -17,6 +18,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["blur"]
 
 
+@ignore_float_errors
 def blur(
     pictures: Floats, weights: ArrayLike, border: Literal["mirror", "zero"], threads: int | None = None
 ) -> Floats:

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.box_probabilities import reference
 from camrt.kernels.checks import Floats, Ints, boxes_within, floats, indices, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
     from camrt.kernels import _native
@@ -15,6 +16,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["box_probabilities", "box_probabilities_pair"]
 
 
+@ignore_float_errors
 def box_probabilities(
     contributions: Floats,
     logits: Floats,
@@ -54,6 +56,7 @@ def box_probabilities(
     return reference.box_probabilities(contributions, logits, boxes, targets, sign=sign)
 
 
+@ignore_float_errors
 def box_probabilities_pair(
     contributions: Floats,
     logits_delete: Floats,

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.box_probabilities import box_probabilities_pair
 from camrt.kernels.box_scores import reference
 from camrt.kernels.checks import Floats, Ints, boxes_within, floats, indices, map_size, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["box_scores", "cell_scores"]
 
 
+@ignore_float_errors
 def box_scores(
     features: Floats,
     weight: Floats,
@@ -55,6 +56,7 @@ def box_scores(
     return _solve(features, weight, logits, nothing, boxes, targets, scale, thread_count(threads))
 
 
+@ignore_float_errors
 def cell_scores(
     features: Floats,
     weight: Floats,
@@ -130,9 +132,8 @@ def _solve(
 ) -> tuple[Floats, Floats]:
     if IMPLEMENTATION == "native":
         n, channels, h, w = features.shape
-        with np.errstate(invalid="ignore", over="ignore"):
-            flat = features.reshape(n, channels, h * w).transpose(0, 2, 1)
-            cells = (flat * features.dtype.type(scale)) @ weight.T
+        flat = features.reshape(n, channels, h * w).transpose(0, 2, 1)
+        cells = (flat * features.dtype.type(scale)) @ weight.T
         contributions = cells.reshape(n, h, w, len(weight))
         return box_probabilities_pair(contributions, logits, nothing, boxes, targets, threads=threads)
     deleted, kept = reference.box_scores(features, weight, logits, nothing, boxes, targets, scale=scale)

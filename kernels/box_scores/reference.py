@@ -8,6 +8,7 @@ import numpy as np
 
 from camrt.kernels.box_probabilities import reference
 from camrt.kernels.checks import Floats, Ints
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["SMALLEST", "box_scores", "cell_scores", "cell_values", "softmax_at"]
 
@@ -15,6 +16,7 @@ SMALLEST = 1e-12
 """What is divided by is at least this; a probability below it says nothing."""
 
 
+@ignore_float_errors
 def box_scores(
     features: Floats,
     weight: Floats,
@@ -26,15 +28,15 @@ def box_scores(
     scale: float,
 ) -> tuple[Floats, Floats]:
     """Compute what `camrt.kernels.box_scores.box_scores` documents, unchecked and in float64."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        cells = scale * features.transpose(0, 2, 3, 1).astype(np.float64)
-        contributions = cells @ weight.T.astype(np.float64)
+    cells = scale * features.transpose(0, 2, 3, 1).astype(np.float64)
+    contributions = cells @ weight.T.astype(np.float64)
     return (
         reference.box_probabilities(contributions, logits, boxes, targets, sign=-1),
         reference.box_probabilities(contributions, nothing, boxes, targets, sign=+1),
     )
 
 
+@ignore_float_errors
 def cell_scores(
     features: Floats,
     weight: Floats,
@@ -55,6 +57,7 @@ def cell_scores(
     return values, scores
 
 
+@ignore_float_errors
 def cell_values(
     scores: Floats,
     base: Floats,
@@ -94,8 +97,8 @@ def cell_values(
     return values
 
 
+@ignore_float_errors
 def softmax_at(logits: Floats, targets: Ints) -> Floats:
     """The softmax of logits (N, C) at targets (N, T), in float64."""
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        return np.take_along_axis(powers / powers.sum(axis=1, keepdims=True), targets, axis=1)
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.take_along_axis(powers / powers.sum(axis=1, keepdims=True), targets, axis=1)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.box_sums import reference
 from camrt.kernels.checks import Floats, boxes_within, floats, output, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
     from camrt.kernels import _native
@@ -15,6 +16,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["box_sums"]
 
 
+@ignore_float_errors
 def box_sums(
     cells: Floats, boxes: ArrayLike, out: Floats | None = None, threads: int | None = None
 ) -> Floats:

@@ -7,10 +7,12 @@ from numpy.typing import ArrayLike
 
 from camrt.kernels.checks import Floats, boxes_within, floats, indices, output
 from camrt.kernels.first_layer_difference import reference
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["first_layer_boxes", "first_layer_channels"]
 
 
+@ignore_float_errors
 def first_layer_boxes(
     start: Floats, partial: Floats, image: ArrayLike, boxes: ArrayLike, out: Floats, *, keep: bool
 ) -> None:
@@ -41,6 +43,7 @@ def first_layer_boxes(
     reference.first_layer_boxes(start, partial, image, boxes, out, keep=bool(keep))
 
 
+@ignore_float_errors
 def first_layer_channels(
     start: Floats, partial: Floats, image: ArrayLike, channel: ArrayLike, out: Floats
 ) -> None:

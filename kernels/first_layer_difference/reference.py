@@ -5,21 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from camrt.kernels.checks import Floats, Ints
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["first_layer_boxes", "first_layer_channels"]
 
 
+@ignore_float_errors
 def first_layer_boxes(
     start: Floats, partial: Floats, image: Ints, boxes: Ints, out: Floats, *, keep: bool
 ) -> None:
     """Compute what `camrt.kernels.first_layer_difference.first_layer_boxes` documents, unchecked."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        for b, (n, (r0, c0, r1, c1)) in enumerate(zip(image, boxes, strict=True)):
-            held = partial[n, r0:r1, c0:c1].sum(axis=(0, 1), dtype=np.float64)
-            out[b] = start[n] + held if keep else start[n] - held
+    for b, (n, (r0, c0, r1, c1)) in enumerate(zip(image, boxes, strict=True)):
+        held = partial[n, r0:r1, c0:c1].sum(axis=(0, 1), dtype=np.float64)
+        out[b] = start[n] + held if keep else start[n] - held
 
 
+@ignore_float_errors
 def first_layer_channels(start: Floats, partial: Floats, image: Ints, channel: Ints, out: Floats) -> None:
     """Compute what `camrt.kernels.first_layer_difference.first_layer_channels` documents, unchecked."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        out[...] = start[image].astype(np.float64) - partial[image, channel]
+    out[...] = start[image].astype(np.float64) - partial[image, channel]

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, floats, indices, map_size, output, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.masked_batch import reference
 
 if IMPLEMENTATION == "native":
@@ -18,6 +19,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["masked_batch"]
 
 
+@ignore_float_errors
 def masked_batch(
     activations: Floats,
     pictures: Floats,

@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels.checks import Floats, Ints
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.resampling import bilinear
 
 __all__ = ["masked_batch"]
 
 
+@ignore_float_errors
 def masked_batch(
     activations: Floats,
     pictures: Floats,
@@ -33,8 +35,7 @@ def masked_batch(
 
 
 def _mask(a: Floats, size: tuple[int, int], order: str, align_corners: bool, epsilon: float) -> Floats | None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        spread = a.max() - a.min()
+    spread = a.max() - a.min()
     if not np.isfinite(spread) or spread == 0:
         return None
     values = bilinear(a, size, align_corners) if order == "upsample-first" else a

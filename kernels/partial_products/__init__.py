@@ -8,6 +8,7 @@ import numpy as np
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, floats, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.partial_products import reference
 
 if IMPLEMENTATION == "native":
@@ -16,6 +17,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["partial_products"]
 
 
+@ignore_float_errors
 def partial_products(
     weight: Floats, u: Floats, *, by: Literal["cell", "channel"], threads: int | None = None
 ) -> Floats:

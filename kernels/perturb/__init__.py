@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, Ints, floats, indices, output, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.perturb import reference
 
 if IMPLEMENTATION == "native":
@@ -14,6 +15,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["perturb"]
 
 
+@ignore_float_errors
 def perturb(
     sheets: Floats,
     ranks: Ints,

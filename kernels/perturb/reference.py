@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from camrt.kernels.checks import Floats, Ints
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["perturb"]
 
 
+@ignore_float_errors
 def perturb(
     sheets: Floats, ranks: Ints, ranking: Ints, count: Ints, first: Ints, rest: Ints, out: Floats
 ) -> None:

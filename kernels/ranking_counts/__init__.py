@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, Ints, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.ranking_counts import reference
 
 if IMPLEMENTATION == "native":
@@ -37,6 +38,7 @@ class Histogram:
     ignored: int
 
 
+@ignore_float_errors
 def histogram(scores: Floats, marks: ArrayLike, edges: ArrayLike, threads: int | None = None) -> Histogram:
     """Count scores in bins, those outside the object and those in it.
 
@@ -67,6 +69,7 @@ def histogram(scores: Floats, marks: ArrayLike, edges: ArrayLike, threads: int |
     return Histogram(reference.histogram(flat, own, borders), low, high, int((own == IGNORED).sum()))
 
 
+@ignore_float_errors
 def average_precision(scores: Floats, marks: ArrayLike, threads: int | None = None) -> float:
     """Area under precision over recall, with a step for every different score and no interpolation.
 

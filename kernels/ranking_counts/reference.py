@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels.checks import Floats, Ints
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["average_precision", "histogram"]
 
 
+@ignore_float_errors
 def histogram(scores: Floats, marks: NDArray[np.uint8], edges: NDArray[np.float64]) -> Ints:
     """Compute what `camrt.kernels.ranking_counts.histogram` documents, unchecked."""
     counts = np.zeros((2, len(edges) - 1), np.int64)
@@ -20,6 +22,7 @@ def histogram(scores: Floats, marks: NDArray[np.uint8], edges: NDArray[np.float6
     return counts
 
 
+@ignore_float_errors
 def average_precision(scores: Floats, marks: NDArray[np.uint8]) -> float:
     """Compute what `camrt.kernels.ranking_counts.average_precision` documents, unchecked."""
     counted = marks <= 1

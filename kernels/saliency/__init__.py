@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, floats, map_size, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import reference
 
 if IMPLEMENTATION == "native":
@@ -27,6 +28,7 @@ class MapFlag(IntEnum):
     NOT_FINITE = 3
 
 
+@ignore_float_errors
 def saliency(
     raw: Floats,
     size: tuple[int, int],

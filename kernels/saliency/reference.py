@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels.checks import Floats
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.resampling import bilinear
 
 __all__ = ["saliency"]
 
 
+@ignore_float_errors
 def saliency(
     raw: Floats, size: tuple[int, int], *, mode: str, normalisation: str, relu: bool, align_corners: bool
 ) -> tuple[Floats, NDArray[np.uint8]]:
@@ -33,15 +35,14 @@ def saliency(
 
 def _flag(one: Floats, relu: bool, by_max: bool) -> int:
     low, high = one.min(), one.max()
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        if not np.isfinite(high - low):
-            return 3
-        if low == high:
-            return 1
-        if (relu or by_max) and high <= 0:
-            return 2
-        divides = relu or not by_max or bool(np.isfinite(low / high))
-        return 0 if divides else 3
+    if not np.isfinite(high - low):
+        return 3
+    if low == high:
+        return 1
+    if (relu or by_max) and high <= 0:
+        return 2
+    divides = relu or not by_max or bool(np.isfinite(low / high))
+    return 0 if divides else 3
 
 
 def _rescaled(values: Floats) -> Floats:

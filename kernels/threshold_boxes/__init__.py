@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Ints, indices, thread_count
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.threshold_boxes import reference
 from camrt.kernels.threshold_boxes.reference import LEVELS
 
@@ -19,6 +20,7 @@ LONGEST_SIDE = (1 << 15) - 1
 FARTHEST = 1 << 24  # a box's coordinate, so that areas fit into 64 bits with room to spare
 
 
+@ignore_float_errors
 def best_overlaps(
     maps: NDArray[np.uint8], boxes: ArrayLike, owner: ArrayLike, threads: int | None = None
 ) -> NDArray[np.float64]:
@@ -62,6 +64,7 @@ def best_overlaps(
     return best
 
 
+@ignore_float_errors
 def largest_boxes(maps: NDArray[np.uint8], threads: int | None = None) -> Ints:
     """The box of the contour of {map > t} that encloses the largest area, for every t.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels.checks import Ints
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["LEVELS", "best_overlaps", "largest_boxes"]
 
@@ -19,6 +20,7 @@ _FOUR = ((-1, 0), (0, -1), (0, 1), (1, 0))
 Bools = NDArray[np.bool_]
 
 
+@ignore_float_errors
 def best_overlaps(maps: NDArray[np.uint8], boxes: Ints, owner: Ints) -> NDArray[np.float64]:
     """Compute what `camrt.kernels.threshold_boxes.best_overlaps` documents, unchecked."""
     best = np.zeros((len(maps), LEVELS))
@@ -32,6 +34,7 @@ def best_overlaps(maps: NDArray[np.uint8], boxes: Ints, owner: Ints) -> NDArray[
     return best
 
 
+@ignore_float_errors
 def largest_boxes(maps: NDArray[np.uint8]) -> Ints:
     """Compute what `camrt.kernels.threshold_boxes.largest_boxes` documents, unchecked."""
     largest = np.zeros((len(maps), LEVELS, 4), np.int64)

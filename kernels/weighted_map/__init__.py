@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels.checks import Floats, floats, map_size
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import saliency
 from camrt.kernels.weighted_map import reference
 
 __all__ = ["weighted_map"]
 
 
+@ignore_float_errors
 def weighted_map(
     activations: Floats,
     weights: Floats,

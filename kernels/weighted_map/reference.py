@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels.checks import Floats
+from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import reference as saliency
 
 __all__ = ["weighted_map", "weighted_sum"]
 
 
+@ignore_float_errors
 def weighted_map(
     activations: Floats,
     weights: Floats,
@@ -34,6 +36,7 @@ def weighted_map(
     return maps.reshape(*raw.shape[:2], *size), flags.reshape(raw.shape[:2]), raw
 
 
+@ignore_float_errors
 def weighted_sum(activations: Floats, weights: Floats) -> Floats:
     """Σ_k weights[n, t, k] · activations[n, k]: (N, T, h, w)."""
     n, k, h, w = activations.shape

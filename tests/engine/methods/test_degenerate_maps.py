@@ -51,10 +51,11 @@ def test_no_other_warning_whatever_the_head(engine_of: EngineOf, name: str, head
     picture = np.full((1, 3, 2, 5), HUGE)
     picture[0, 1] = -HUGE
     picture[0, :, 0, 0] = 0
-    with warnings.catch_warnings(record=True) as given:
+    with np.errstate(all="raise"), warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         found = engine.explain(picture, name)
     assert {warning.category for warning in given} <= {DegenerateMapWarning}
+    assert {warning.filename for warning in given} <= {__file__}
     assert np.isfinite(found.maps).all()
     assert found.flags[0] == MapFlag.OK or not found.maps.any()
 
@@ -113,3 +114,40 @@ def test_equal_classes_are_predicted_in_order(engine_of: EngineOf) -> None:
     small = pooled_linear(np.array([[0.0, 1, 1], [1, 1, 0], [1, 1, 0]]), np.array([-1.0, 0, 0]), (2, 5))
     found = engine_of(small).explain(np.ones((2, 3, 2, 5), np.float32), "activation")
     assert found.targets.tolist() == [1, 1]
+
+
+QUESTIONS: dict[str, Callable[[camrt.Engine, Any], Any]] = {
+    "predict": lambda engine, pictures: engine.predict(pictures),
+    "probabilities": lambda engine, pictures: engine.probabilities(engine.predict(pictures)),
+    "explain": lambda engine, pictures: engine.explain(pictures, "eigen"),
+    "explain_all": lambda engine, pictures: engine.explain_all(pictures, ["pixab", "gradcam"]),
+    "input_gradients": lambda engine, pictures: engine.input_gradients(pictures, np.sign),
+    "channel_weights": lambda engine, pictures: engine.channel_weights(pictures),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_caller_who_raises_on_floating_point_errors(engine_of: EngineOf, question: str) -> None:
+    """Numbers from the least to the greatest; what the caller made of NumPy's errors is the caller's own."""
+    engine = engine_of(classifier("pooled-linear", cells=(2, 5), trunk="convolve"))
+    pictures = np.random.default_rng(0).normal(size=(3, 3, 3, 9)).astype(np.float32)
+    pictures[1] = np.sign(pictures[1]) * HUGE
+    pictures[2] *= 1e-40 / np.abs(pictures[2])
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateMapWarning)
+        QUESTIONS[question](engine, pictures)
+        assert np.geterr()["invalid"] == "raise"
+
+
+@pytest.mark.parametrize("question", ["explain", "explain_all"])
+def test_the_warning_points_at_the_line_that_asked(engine_of: EngineOf, question: str) -> None:
+    engine = engine_of(classifier("pooled-linear", cells=(2, 5), trunk="convolve"))
+    pictures = np.full((1, 3, 3, 9), HUGE)
+    ask = {
+        "explain": lambda: engine.explain(pictures),
+        "explain_all": lambda: engine.explain_all(pictures, ["pixab"]),
+    }
+    with pytest.warns(DegenerateMapWarning) as given:
+        ask[question]()
+    line = ask[question].__code__.co_firstlineno
+    assert {(warning.filename, warning.lineno) for warning in given} == {(__file__, line)}
