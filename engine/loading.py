@@ -23,6 +23,7 @@ from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
 from camrt.engine.places import Place
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
+from camrt.engine.probing import prober
 from camrt.engine.session import Engine
 from camrt.errors import BackendError, InputError, ModelFileError
 from camrt.export.batching import (
@@ -33,10 +34,11 @@ from camrt.export.batching import (
     simplify_reshapes,
 )
 from camrt.export.cutting import JOINT, candidates, choose_target
+from camrt.export.endings import Activation
 from camrt.export.front import read_front
 from camrt.export.graph import Graph, Observer
 from camrt.export.input_form import InputForm, Layout, input_form
-from camrt.export.interface import LOGITS, Activation, Interface, standardise
+from camrt.export.interface import LOGITS, Interface, standardise
 from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
 from camrt.kernels.float_errors import ignore_float_errors
@@ -100,10 +102,11 @@ def load(
         preprocessing: How pictures become the model's input: a `camrt.Preprocessing`, one of its names, or
             its fields; None takes the one in the file's metadata. What the file does by itself is not done
             again; see `camrt.engine.matching`.
-        output: Name of the output that holds class scores, when several could; of a torch model's outputs
-            also the position.
-        activation: "softmax" or "sigmoid": how logits become probabilities. None reads it off the graph, and
-            takes softmax when the graph ends in logits (sigmoid when there is only one).
+        output: Name of the output that holds class scores, when several could, or of a tensor inside a file's
+            graph; of a torch model's outputs also the position.
+        activation: How logits become probabilities, whatever the model ends in: "softmax", "sigmoid", or
+            "none" where its answers are plain numbers (a regression), which have no probabilities. None reads
+            it off the model, and takes softmax when that ends in logits (sigmoid when there is only one).
         layout: "NCHW" or "NHWC": the order of the axes of a file's input; None reads it off the graph.
             Batches are (N, C, H, W) whatever it is.
         load_deadline: Seconds the runtime may take to make a graph ready; torch cannot be stopped.
@@ -130,8 +133,8 @@ def load(
         raise InputError(f"batch_size={batch_size!r} must be a whole number >= 1")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads={threads!r} must be None or a whole number >= 1")
-    if activation not in (None, "softmax", "sigmoid"):
-        raise InputError(f"activation={activation!r} must be None, 'softmax' or 'sigmoid'")
+    if activation not in (None, "softmax", "sigmoid", "none"):
+        raise InputError(f"activation={activation!r} must be None, 'softmax', 'sigmoid' or 'none'")
     if is_torch_model(path):
         if plans is not None:
             raise InputError("plans= is TensorRT's, and means nothing to a torch model")
@@ -234,9 +237,11 @@ def assembled(
         layout=layout,
         expected_size=None if steps is None else steps.size,
         observer=watch,
+        prober=prober(analyst),
     )
     names = labels_of(labels, metadata, interface.num_classes)
     interface, graph, notes = settle_batch(model, interface, analyst, steps, watch)
+    notes = [*interface.notes, *notes]
     graph.observe(LOGITS)
     front = read_front(graph, interface.element)
     steps, changed = matched(steps, interface, front)
