@@ -24,6 +24,8 @@ Interval = tuple[float, float]
 ANYTHING: Interval = (-math.inf, math.inf)
 # Operators followed one behind another: beyond, nothing is said.
 DEEPEST = 40
+# Numbers of a weight that is looked at: more than the last layers of classifiers have.
+LARGEST = 1 << 24
 
 WHATEVER_IS_READ: dict[str, Interval] = {
     "Erf": (-1.0, 1.0),
@@ -107,7 +109,6 @@ MAPPED: dict[str, Callable[[Interval], Interval]] = {
     ),
     "Neg": lambda one: (-one[1], -one[0]),
     "Reciprocal": inverse,
-    "Relu": lambda one: (max(one[0], 0.0), max(one[1], 0.0)),
     "Sqrt": lambda one: (math.sqrt(max(one[0], 0.0)), math.sqrt(max(one[1], 0.0))),
 }
 
@@ -139,6 +140,8 @@ class Bounds:
 
     def _found(self, name: str, depth: int) -> Interval:
         graph = self._graph
+        if graph.is_constant(name) and math.prod(graph.shapes.get(name, ())) > LARGEST:
+            return ANYTHING
         value = graph.constant(name)
         if value is not None:
             if not value.size or value.dtype.kind not in "fiub":
@@ -164,6 +167,8 @@ class Bounds:
             return self._added(node, name, depth)
         if operator == "Pow":
             return self._raised(node, depth)
+        if operator == "Relu":  # what it reads may be all of a network, and bounds nothing
+            return 0.0, math.inf
         if operator in MAPPED:
             return MAPPED[operator](self.of(node.input[0], depth + 1))
         if operator in KEEPING or preserves_values(node):
@@ -214,10 +219,10 @@ class Bounds:
             return ANYTHING
         weight = graph.constant(node.input[1])
         if weight is not None and weight.ndim == 2:
-            wide = weight.astype(np.float64)
-            wide = wide.T if attribute(node, "transB", 0) else wide
-            wide = wide * float(attribute(node, "alpha", 1.0))
-            up, down = np.maximum(wide, 0.0).sum(axis=0), np.maximum(-wide, 0.0).sum(axis=0)
+            rows = 1 if attribute(node, "transB", 0) else 0
+            factor = float(attribute(node, "alpha", 1.0))
+            up = (factor * weight).clip(0.0, None).sum(axis=rows, dtype=np.float64)
+            down = (-factor * weight).clip(0.0, None).sum(axis=rows, dtype=np.float64)
             low, high = first
             found = (
                 min(product(u, low) - product(d, high) for u, d in zip(up, down, strict=True)),
