@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,6 @@ def cascading_randomisation(
     draw: Draw = "normal",
     preprocessing: Any = None,
     batch_size: int = 32,
-    reading: Mapping[str, Any] | None = None,
 ) -> Randomisation:
     """Compares maps of an ONNX file with those of copies that are randomised from the last layer on.
 
@@ -115,7 +114,6 @@ def cascading_randomisation(
         draw: See `randomised`.
         preprocessing: See `camrt.load`.
         batch_size: Rows run at once.
-        reading: Further arguments of `camrt.load`.
 
     Returns:
         The similarities, on the maps' own grid.
@@ -135,8 +133,7 @@ def cascading_randomisation(
     whole = read_model(file).model
     layers = weight_layers(whole)
     counts = stage_counts(stages, len(layers))
-    options = {"preprocessing": preprocessing, "batch_size": batch_size, **(reading or {})}
-    original = camrt.load(file, target=target, **options)
+    original = camrt.load(file, preprocessing=preprocessing, target=target, batch_size=batch_size)
     before, classes = explained(original, pictures, chosen, targets)
     similar = np.empty((2, len(counts), len(chosen), len(classes)))
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +141,9 @@ def cascading_randomisation(
             path = Path(folder) / f"{count}.onnx"
             onnx.save(randomised(whole, layers[:count], seed, draw), path)
             try:
-                engine = camrt.load(path, target=original.target.name, **options)
+                engine = camrt.load(
+                    path, preprocessing=preprocessing, target=original.target.name, batch_size=batch_size
+                )
             except CutError as error:
                 raise CutError(
                     f"with {count} layers randomised the model can no longer be cut at "
