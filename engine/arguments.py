@@ -20,6 +20,7 @@ __all__ = [
     "class_index",
     "model_and_pictures",
     "parse_options",
+    "parse_pair",
     "parse_size",
     "preprocessing_of",
     "read_labels",
@@ -44,11 +45,14 @@ def model_and_pictures(model: str | None, images: Sequence[Path] | None) -> tupl
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """(H, W) of a --size such as 224x224."""
-    if text is None:
-        return None
+    return None if text is None else parse_pair("--size", text)
+
+
+def parse_pair(option: str, text: str) -> tuple[int, int]:
+    """(H, W) of an option such as 224x224."""
     match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
     if match is None:
-        raise InputError(f"--size must be HxW, such as 224x224, got {text!r}")
+        raise InputError(f"{option} must be HxW, such as 224x224, got {text!r}")
     return int(match[1]), int(match[2])
 
 

@@ -27,6 +27,7 @@ from camrt.engine.arguments import (
 )
 from camrt.engine.consoles import add_row, clear_errors, plain, progress_bar
 from camrt.engine.consoles import console as make_console
+from camrt.engine.reading_options import Reading, reads_models
 from camrt.errors import DegenerateMapWarning, InputError, PictureError, TargetError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _main(
 
 
 @app.command()
+@reads_models
 def explain(
     model: Annotated[
         str | None, typer.Argument(help="An ONNX classifier, or the word default: the bundled one.")
@@ -94,9 +96,6 @@ def explain(
     labels: Annotated[
         Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
     ] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="NCHW or NHWC: the axes of the file's input, where it does not tell.")
-    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures read and explained at a time.")] = 32,
     size: Annotated[
         str | None, typer.Option(help="HxW to bring pictures to, where the model leaves it open.")
@@ -112,6 +111,8 @@ def explain(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
     ] = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Explain pictures, and write an overlay for each and the maps as NumPy arrays.
 
@@ -127,7 +128,6 @@ def explain(
         engine = _load(
             model_file,
             target=layer or None,
-            layout=layout,
             batch_size=batch_size,
             threads=threads,
             device=device,
@@ -136,6 +136,7 @@ def explain(
             precision=precision,
             labels=read_labels(labels),
             preprocessing=read_preprocessing(preprocessing, hw),
+            **reading,
         )
         job = _Job(
             engine=engine,
@@ -156,18 +157,18 @@ def explain(
 
 
 @app.command()
+@reads_models
 def inspect(
     model: Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")],
     layer: Annotated[str | None, typer.Option(help="Target tensor.")] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="NCHW or NHWC: the axes of the file's input, where it does not tell.")
-    ] = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Show how a model is cut, and the tensors it could be cut at."""
     from rich.table import Table
 
     with clear_errors():
-        engine = _load(model_file(model), target=layer, layout=layout)
+        engine = _load(model_file(model), target=layer, **reading)
         console = make_console()
         console.print(plain(engine.describe()), markup=False)
         table = Table("target", "node", "operator", "K x h x w", "clean", "chosen", title="Targets")
@@ -261,7 +262,7 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
             if explanation.targets_each > 1:
                 for i, name in enumerate(names):
                     explanation.sheet(i).save(job.out / f"{name}_sheet.png")
-            _print_results(results, files, explanation, written)
+            _print_results(results, files, explanation, written, job.engine.interface.recognised is not None)
             count, seconds, spent = count + len(files), seconds + explanation.seconds, spent + passes
             show(count + skipped)
     if count:
@@ -299,9 +300,32 @@ def _batches(
         yield files, views
 
 
+SATURATED = (
+    "the probability is 1 whatever is altered: -O score=logit explains the number itself; "
+    "if it is no logit, --activation none"
+)
+
+
+def _answer(explanation: Explanation, i: int, target: int, told: bool) -> Iterator[str | tuple[str, str]]:
+    """What the model says of a class: a probability where it has one, and its number where it gives that."""
+    value = f"{explanation.logits[i, target]:.4g}"
+    chance = float(explanation.probabilities[i, target])
+    if chance != chance:
+        yield from ("value ", (value, "green"))
+        return
+    yield from ("probability ", (f"{chance:.3f}", "green"))
+    if not told:
+        yield f" of logit {value}"
+
+
 def _print_results(
-    console: Console, files: Sequence[Path], explanation: Explanation, written: Sequence[Path]
+    console: Console,
+    files: Sequence[Path],
+    explanation: Explanation,
+    written: Sequence[Path],
+    told: bool,
 ) -> None:
+    """A line a picture and target; `told`: the file itself says how its numbers become probabilities."""
     from rich.text import Text
 
     from camrt.engine.explanation import FLAG_NAMES
@@ -314,13 +338,15 @@ def _print_results(
             label = explanation.label(i, t) if explanation.labels else ""
             line = Text.assemble(
                 (plain(str(file)), "bold"),
-                f": class {target}{f' ({plain(label)})' if label else ''}, probability ",
-                (f"{explanation.probabilities[i, target]:.3f}", "green"),
+                f": class {target}{f' ({plain(label)})' if label else ''}, ",
+                *_answer(explanation, i, target, told),
                 f", score {explanation.scores[at]:.4g}",
             )
             flag = int(explanation.flags[at])
             if flag:
                 line.append(f", no map: {FLAG_NAMES[flag]}", "yellow")
+            if not told and explanation.scores[at] == explanation.probabilities[i, target] == 1.0:
+                line.append(f", {SATURATED}", "yellow")
             line.append(f", {plain(str(written[i * each + t]))}")
             console.print(line, soft_wrap=True)
 

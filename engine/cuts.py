@@ -38,7 +38,6 @@ from camrt.export.graph import Graph
 from camrt.export.input_form import PICTURES
 from camrt.export.interface import LOGITS, Interface
 from camrt.export.ratio import is_ratio_of_cells
-from camrt.export.sizes import is_size
 
 if TYPE_CHECKING:
     from camrt.engine.methods import Method
@@ -102,14 +101,13 @@ def make_cuts(
     pooled: Factors | None = None
     for number, (target, tensor) in enumerate(zip(targets, tensors, strict=True)):
         around = crossing(graph, tensor)
-        clean = all(map(is_size, around))
         factors: Factors | Unfactored = (
-            factor(graph, tensor, interface.batch)
-            if clean
-            else Unfactored(f"{', '.join(map(repr, around))} go{'es' * (len(around) == 1)} around the cut")
+            Unfactored(f"{', '.join(map(repr, around))} go{'es' * (len(around) == 1)} around the cut")
+            if around
+            else factor(graph, tensor, interface.batch)
         )
         start = start_of_adjoint(tensor, factors)
-        vectors = () if not clean or start is None else vectors_of(graph, start)
+        vectors = () if around or start is None else vectors_of(graph, start)
         beside = (*around, *vectors)
         shown = {ACTIVATION: tensor} | {beside_name(i): name for i, name in enumerate(beside)}
         if start is not None and start != tensor:
@@ -138,7 +136,7 @@ def make_cuts(
         cuts.append(Cut(target, head, taps, residuals))
     if interface.joint is not None:
         outputs[JOINT] = interface.joint
-    tapped = tapped_model(model, graph, outputs, interface.batch)
+    tapped = tapped_model(model, graph, outputs)
     if runtime.taps_cells and len(cuts) == 1 and pooled is not None and interface.fixed_size:
         shape = graph.shape(tensors[0])
         assert shape is not None

@@ -9,6 +9,7 @@ from onnx import TensorProto
 from camrt.engine.methods import Method, methods
 from camrt.errors import MethodError
 from camrt.export.cutting import TargetTensor
+from camrt.export.interface import Interface
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -20,13 +21,6 @@ def describe(engine: Engine) -> str:
     """A plain-text description of an engine."""
     interface = engine.interface
     size = f"{interface.height or 'H'}×{interface.width or 'W'}"
-    ending = (
-        f"ends in {interface.recognised}, taken off to reach the logits"
-        if interface.recognised
-        else "ends in logits"
-    )
-    if interface.joint is not None:
-        ending = "CALM: p(y,z|x) of every class and cell; logits are log p(y|x), and scores p(y|x)"
     batch = "any" if interface.batch is None else f"fixed at {interface.batch}; batches are cut and padded"
     steps = engine.preprocessing
     known = "not known: pass preprocessing= to camrt.load"
@@ -43,7 +37,7 @@ def describe(engine: Engine) -> str:
         f"  input   (N, {interface.channels}, {size}), {interface.layout} in the file{held}; "
         f"batch size {batch}",
         *([f"  front   the file itself: {front}"] if front else []),
-        f"  output  {interface.num_classes} classes, {ending}; probabilities by {interface.activation}",
+        f"  output  {interface.num_classes} classes, {ending_of(interface)}",
         f"  runtime {engine.runtime}, on {engine.place}",
         f"  picture preprocessing {known}",
         *(
@@ -61,6 +55,22 @@ def describe(engine: Engine) -> str:
         widths = zip(counts, (6, 6, 15, 15), strict=True)
         lines.append(f"  {name:<20}{''.join(f'{count:>{width}}' for count, width in widths)}  {why}")
     return "\n".join(lines)
+
+
+def ending_of(interface: Interface) -> str:
+    """How the answers of the model became logits, and how those become probabilities."""
+    if interface.activation == "none":
+        return "plain numbers, as the model gives them; no probabilities"
+    if interface.joint is not None:
+        ending = "CALM: p(y,z|x) of every class and cell; logits are log p(y|x), and scores p(y|x)"
+    elif interface.reading != "as it is":
+        logits = "log p" if interface.reading == "log" else "log(p/(1−p))"
+        ending = f"ends in probabilities p ({interface.recognised}); logits are {logits}"
+    elif interface.recognised is not None:
+        ending = f"ends in {interface.recognised}, taken off to reach the logits"
+    else:
+        ending = "ends in logits"
+    return f"{ending}; probabilities by {interface.activation}"
 
 
 def located(target: TargetTensor) -> str:

@@ -72,8 +72,8 @@ class Explanation:
         raw: targets.shape + (h, w), before ReLU and normalisation, on the target tensor's grid.
         targets: (N,) or (N, T) int64, the classes explained.
         scores: targets.shape, what the method explained (a logit or a probability).
-        logits: (N, C).
-        probabilities: (N, C).
+        logits: (N, C); of a model that gives plain numbers (`activation="none"`), those.
+        probabilities: (N, C); NaN of a model that gives plain numbers, which have none.
         flags: targets.shape uint8, see `FLAG_NAMES`.
         passes: What was run for it.
         seconds: Wall-clock time of the whole call; on a GPU perhaps only until its work was queued.
@@ -164,6 +164,20 @@ class Explanation:
             return f"class {target}"
         return self.labels[target]
 
+    def answer(self, i: int, t: int | None = None) -> str:
+        """What the model says of a target class, in digits: its probability, or its value where it has none.
+
+        Args:
+            i: Which picture.
+            t: Which of its targets; the first when left out.
+
+        Raises:
+            IndexError: No such picture or target.
+        """
+        target = self.targets[self._at(i, t)]
+        chance = float(self.probabilities[i, target])
+        return f"{chance:.3f}" if chance == chance else f"{float(self.logits[i, target]):.4g}"
+
     def overlay(
         self, i: int, t: int = 0, opacity: float = 0.5, *, picture: Image.Image | None = None
     ) -> Image.Image:
@@ -192,7 +206,7 @@ class Explanation:
         return overlay(picture, host(self.maps[self._at(i, t)]), opacity=opacity)
 
     def sheet(self, i: int, columns: int = 4) -> Image.Image:
-        """A picture and the overlays of all its targets on one sheet, each with its probability.
+        """A picture and the overlays of all its targets on one sheet, each with its probability or value.
 
         Args:
             i: Which picture.
@@ -204,8 +218,7 @@ class Explanation:
         """
         each = range(self.targets_each)
         overlays = [self.overlay(i, t) for t in each]
-        chances = [float(self.probabilities[i, self.targets[self._at(i, t)]]) for t in each]
-        captions = [f"{chance:.3f} {self.label(i, t)}" for t, chance in enumerate(chances)]
+        captions = [f"{self.answer(i, t)} {self.label(i, t)}" for t in each]
         views = [] if self.views is None else [self.views[i]]
         return contact_sheet([*views, *overlays], ["picture"] * len(views) + captions, columns)
 

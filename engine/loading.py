@@ -23,21 +23,22 @@ from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
 from camrt.engine.places import Place
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
+from camrt.engine.probing import prober
 from camrt.engine.session import Engine
 from camrt.errors import BackendError, InputError, ModelFileError
 from camrt.export.batching import (
     computes_shapes,
     open_batch,
-    share_sizes,
+    share_batch_axis,
+    share_batch_size,
     simplify_reshapes,
 )
-from camrt.export.branches import take_branches
 from camrt.export.cutting import JOINT, candidates, choose_target
+from camrt.export.endings import Activation
 from camrt.export.front import read_front
 from camrt.export.graph import Graph, Observer
 from camrt.export.input_form import InputForm, Layout, input_form
-from camrt.export.interface import LOGITS, Activation, Interface, standardise
-from camrt.export.picture_gathers import gather_by_picture, may_count_pictures
+from camrt.export.interface import LOGITS, Interface, standardise
 from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
 from camrt.kernels.float_errors import ignore_float_errors
@@ -101,10 +102,11 @@ def load(
         preprocessing: How pictures become the model's input: a `camrt.Preprocessing`, one of its names, or
             its fields; None takes the one in the file's metadata. What the file does by itself is not done
             again; see `camrt.engine.matching`.
-        output: Name of the output that holds class scores, when several could; of a torch model's outputs
-            also the position.
-        activation: "softmax" or "sigmoid": how logits become probabilities. None reads it off the graph, and
-            takes softmax when the graph ends in logits (sigmoid when there is only one).
+        output: Name of the output that holds class scores, when several could, or of a tensor inside a file's
+            graph; of a torch model's outputs also the position.
+        activation: How logits become probabilities, whatever the model ends in: "softmax", "sigmoid", or
+            "none" where its answers are plain numbers (a regression), which have no probabilities. None reads
+            it off the model, and takes softmax when that ends in logits (sigmoid when there is only one).
         layout: "NCHW" or "NHWC": the order of the axes of a file's input; None reads it off the graph.
             Batches are (N, C, H, W) whatever it is.
         load_deadline: Seconds the runtime may take to make a graph ready; torch cannot be stopped.
@@ -131,8 +133,8 @@ def load(
         raise InputError(f"batch_size={batch_size!r} must be a whole number >= 1")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads={threads!r} must be None or a whole number >= 1")
-    if activation not in (None, "softmax", "sigmoid"):
-        raise InputError(f"activation={activation!r} must be None, 'softmax' or 'sigmoid'")
+    if activation not in (None, "softmax", "sigmoid", "none"):
+        raise InputError(f"activation={activation!r} must be None, 'softmax', 'sigmoid' or 'none'")
     if is_torch_model(path):
         if plans is not None:
             raise InputError("plans= is TensorRT's, and means nothing to a torch model")
@@ -235,9 +237,11 @@ def assembled(
         layout=layout,
         expected_size=None if steps is None else steps.size,
         observer=watch,
+        prober=prober(analyst),
     )
     names = labels_of(labels, metadata, interface.num_classes)
     interface, graph, notes = settle_batch(model, interface, analyst, steps, watch)
+    notes = [*interface.notes, *notes]
     graph.observe(LOGITS)
     front = read_front(graph, interface.element)
     steps, changed = matched(steps, interface, front)
@@ -318,46 +322,30 @@ def settle_batch(
             notes.append("the file declares an open batch axis, but its inside holds for one picture only")
     batch = interface.batch
     if batch is not None:
-        gather_by_picture(model, [index(batch)])
         fixed = onnx.ModelProto()
         fixed.CopyFrom(model)
         if fixed_size:
             simplify_reshapes(model, index(batch))
-        if computes_shapes(model):
-            share_sizes(model, [index(batch)], fixed_size=fixed_size)
-            take_branches(model, index(batch))
+            if computes_shapes(model):
+                share_batch_size(model, [index(batch)])
         open_batch(model, interface)
         if same_when_opened(fixed, model, interface, size, runtime):
             notes.append(f"the batch axis, fixed at {interface.batch} in the file, was opened")
             interface = replace(interface, batch=None)
             return interface, index(PROBE_BATCH), notes
         model.CopyFrom(fixed)
-        if computes_shapes(model):
-            share_sizes(model, [index(batch)], fixed_size=fixed_size, batch_is_fixed=True)
-            take_branches(model, index(batch))
+        if fixed_size and computes_shapes(model):
+            share_batch_size(model, [index(batch)], batch_is_fixed=True)
         notes.append(f"the batch axis is fixed at {interface.batch} and could not be opened")
         return interface, index(batch), notes
     if fixed_size:
         simplify_reshapes(model, graph)
         graph = index(PROBE_BATCH)
-    branched = True
-    while branched and computes_shapes(model):
-        share_sizes(model, [graph, graph.twin()], fixed_size=fixed_size)
-        branched = take_branches(model, index(PROBE_BATCH))
-        graph = index(PROBE_BATCH)
-    if may_count_pictures(model) and gather_by_picture(model, at_several_sizes(graph, interface)):
+    if computes_shapes(model):
+        share = share_batch_size if fixed_size else share_batch_axis
+        share(model, [index(PROBE_BATCH), index(PROBE_BATCH + 2)])
         graph = index(PROBE_BATCH)
     return interface, graph, notes
-
-
-def at_several_sizes(graph: Graph, interface: Interface) -> list[Graph]:
-    """A model indexed at two batch sizes, and at a second size of pictures where that is open."""
-    graphs = [graph, graph.twin()]
-    if not interface.fixed_size:
-        batch, channels, height, width = graph.input_shape
-        larger = (batch, channels, interface.height or height + 64, interface.width or width + 96)
-        graphs.append(Graph(graph.model, larger))
-    return graphs
 
 
 def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | None, place: Place) -> None:

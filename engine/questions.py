@@ -18,10 +18,14 @@ from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.cutting import JOINT
-from camrt.export.interface import Activation
+from camrt.export.endings import Activation
 
-__all__ = ["NO_JOINT", "Questions"]
+__all__ = ["NO_JOINT", "NO_PROBABILITIES", "Questions"]
 
+NO_PROBABILITIES = (
+    "this model's answers are plain numbers (activation='none'), which have no probabilities: ask for "
+    "score='logit', which is the number itself, or load it with activation='softmax' or 'sigmoid'"
+)
 NO_JOINT = (
     "needs a CALM model, whose file holds log p(y,z|x): train one with camrt train --head calm-em, and write "
     "its file with camrt export"
@@ -218,7 +222,13 @@ class Questions:
             raise MethodError(f"'calm' {NO_JOINT}")
         return self.extras[JOINT]
 
+    def preferred(self, kind: ScoreKind) -> ScoreKind:
+        """A kind of score where the model has it: a logit in place of a probability of plain numbers."""
+        return "logit" if self.activation == "none" else kind
+
     def _reader(self, kind: ScoreKind) -> ScoreReader:
+        if kind == "probability" and self.activation == "none":
+            raise MethodError(NO_PROBABILITIES)
         return ScoreReader(self.targets, kind if self.has_logits else "probability", self.activation)
 
     @cached_property

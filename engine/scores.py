@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from camrt.engine.arrays import library, numbered, single
-from camrt.export.interface import Activation
+from camrt.export.endings import Activation
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["ScoreKind", "ScoreReader", "probabilities"]
@@ -17,8 +17,11 @@ ScoreKind = Literal["logit", "probability"]
 
 @ignore_float_errors
 def probabilities(logits: Array, activation: Activation) -> Array:
-    """Class probabilities of logits (..., C), float32; NaN where a logit is NaN."""
+    """Class probabilities of logits (..., C), float32; NaN where a logit is NaN, and of plain numbers."""
     xp = library(logits)
+    if activation == "none":
+        nothing: Array = single(xp.full_like(logits, float("nan")))
+        return nothing
     wide = xp.astype(logits, xp.float64)
     if activation == "sigmoid":
         # exp of a negative number only: no overflow for either sign.

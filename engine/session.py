@@ -26,7 +26,7 @@ from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
 from camrt.engine.places import HOST, Place
 from camrt.engine.preprocessing import Preprocessing
-from camrt.engine.questions import Questions, lost, spoiled
+from camrt.engine.questions import NO_PROBABILITIES, Questions, lost, spoiled
 from camrt.engine.scores import probabilities
 from camrt.errors import DegenerateMapWarning, InputError, MethodError, TargetError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
@@ -185,7 +185,13 @@ class Engine:
 
     @ignore_float_errors
     def probabilities(self, logits: Array) -> Array:
-        """Probabilities of logits (..., classes) after this model's softmax or sigmoid."""
+        """Probabilities of logits (..., classes) after this model's softmax or sigmoid.
+
+        Raises:
+            InputError: The model gives plain numbers, which have none.
+        """
+        if self.interface.activation == "none":
+            raise InputError(NO_PROBABILITIES)
         return probabilities(logits, self.interface.activation)
 
     @ignore_float_errors
@@ -392,7 +398,7 @@ class Engine:
                 targets=given.give(classes.reshape(shape)),
                 scores=given.give(scores.reshape(shape)),
                 logits=given.give(logits),
-                probabilities=given.give(self.probabilities(logits)),
+                probabilities=given.give(probabilities(logits, self.interface.activation)),
                 flags=given.give(flags.reshape(shape)),
                 passes=sum((Passes(**asdict(one.passes[number])) for one in blocks), start=Passes()),
                 seconds=seconds[number] + sum(one.seconds[number] for one in blocks),

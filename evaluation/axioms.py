@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,9 +27,12 @@ from onnx import helper, numpy_helper
 import camrt
 from camrt.default import model_file
 from camrt.engine.arrays import library
+from camrt.engine.backends import onnx_runtime
 from camrt.engine.explanation import Explanation
 from camrt.engine.heads import Head
 from camrt.engine.methods import Cost, MapShape, Method, build
+from camrt.engine.observing import observer
+from camrt.engine.probing import prober
 from camrt.engine.questions import Questions
 from camrt.engine.session import Engine
 from camrt.errors import InputError, UnsupportedModelError
@@ -92,6 +95,7 @@ def axioms(
     *,
     preprocessing: Any = None,
     constants: Sequence[float] = CONSTANTS,
+    reading: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Axioms:
     """Measures a method's axioms on an ONNX file and pictures, for the predicted classes.
@@ -105,6 +109,7 @@ def axioms(
         method: Its name, or the method; None takes "calm" where the model holds it, else "cam".
         preprocessing: See `camrt.load`.
         constants: What is added to the scores of all classes.
+        reading: Further arguments of `camrt.load`.
         **options: The method's options.
 
     Raises:
@@ -112,7 +117,7 @@ def axioms(
         CamrtError: What loading and explaining raise.
     """
     file = model_file(model)
-    engine = camrt.load(file, preprocessing=preprocessing)
+    engine = camrt.load(file, preprocessing=preprocessing, **(reading or {}))
     if method is None:
         method = "calm" if engine.head.has_joint else "cam"
     chosen = build(method, options)
@@ -128,8 +133,10 @@ def axioms(
     changes = [0.0]
     with tempfile.TemporaryDirectory() as folder:
         for number, constant in enumerate(constants):
-            path = with_constant(file, Path(folder) / f"{number}.onnx", constant)
-            other = camrt.load(path, preprocessing=preprocessing)
+            path = with_constant(file, Path(folder) / f"{number}.onnx", constant, reading)
+            # what was written ends in logits, whatever the file ends in
+            again = {name: value for name, value in (reading or {}).items() if name == "grid"}
+            other = camrt.load(path, preprocessing=preprocessing, activation="softmax", **again)
             changes.append(
                 float(np.abs(attributed(other, pictures, chosen, found.targets)[0] - attributions).max())
             )
@@ -177,12 +184,19 @@ def attributed(
 
 
 @ignore_float_errors
-def with_constant(model: Path, path: Path, constant: float) -> Path:
+def with_constant(model: Path, path: Path, constant: float, reading: Mapping[str, Any] | None = None) -> Path:
     """Writes a model's file with a constant added to the scores of all its classes.
 
     Its probabilities stay what they are.
 
-    In a CALM file it is added to the class scores of every place, in any other to the logits.
+    In a CALM file it is added to the class scores of every place; any other is written as camrt reads it,
+    ending in its logits, with the constant added to those.
+
+    Args:
+        model: The file.
+        path: The file to write.
+        constant: What is added.
+        reading: `output`, `activation` and `layout`, as in `camrt.load`.
 
     Raises:
         UnsupportedModelError: A CALM file that has no softmax over classes, or a model without one.
@@ -190,36 +204,43 @@ def with_constant(model: Path, path: Path, constant: float) -> Path:
     whole = read_model(model).model
     analysed = onnx.ModelProto()
     analysed.CopyFrom(whole)
-    interface = standardise(analysed)
+    runtime = onnx_runtime(threads=None, load_deadline=60.0, run_deadline=60.0)
+    said = {
+        name: value for name, value in (reading or {}).items() if name in ("output", "activation", "layout")
+    }
+    interface = standardise(analysed, observer=observer(runtime), prober=prober(runtime), **said)
     if interface.activation != "softmax":
         raise UnsupportedModelError(
-            "a constant changes the probabilities of a model that ends in a sigmoid: the axiom is about "
-            "a softmax"
+            f"a constant changes the answers of a model of activation {interface.activation!r}: the axiom is "
+            "about a softmax"
         )
-    shape = interface.probe_shape(2)
-    graph = Graph(analysed, shape)
     if interface.joint is None:
-        cast = graph.producer(LOGITS)
-        name = "" if cast is None else cast.input[0]
-    else:
-        nodes = [graph.nodes[index] for index in graph.upstream_nodes(interface.joint)]
-        softmaxes = [
-            node
-            for node in nodes
-            if node.op_type in ("LogSoftmax", "Softmax") and attribute(node, "axis", -1) in (1, -3)
-        ]
-        name = softmaxes[-1].input[0] if softmaxes else ""
+        last = analysed.graph.node[-1]
+        last.output[0] = "scores_before_the_constant"
+        add_constant(analysed, len(analysed.graph.node), last.output[0], LOGITS, np.float32(constant))
+        onnx.save(analysed, path)
+        return path
+    graph = Graph(analysed, interface.probe_shape(2))
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(interface.joint)]
+    softmaxes = [
+        node
+        for node in nodes
+        if node.op_type in ("LogSoftmax", "Softmax") and attribute(node, "axis", -1) in (1, -3)
+    ]
+    name = softmaxes[-1].input[0] if softmaxes else ""
     source = next((node for node in whole.graph.node if name and name in node.output), None)
     if source is None:
         raise UnsupportedModelError("the scores of the classes were not found in the file")
     before = f"{name}_before_the_constant"
     source.output[list(source.output).index(name)] = before
     kind = helper.tensor_dtype_to_np_dtype(graph.types.get(name, onnx.TensorProto.FLOAT))
-    whole.graph.initializer.append(numpy_helper.from_array(np.array(constant, kind), f"{name}_constant"))
-    added = helper.make_node("Add", [before, f"{name}_constant"], [name])
-    nodes = list(whole.graph.node)
-    nodes.insert(nodes.index(source) + 1, added)
-    del whole.graph.node[:]
-    whole.graph.node.extend(nodes)
+    place = list(whole.graph.node).index(source) + 1
+    add_constant(whole, place, before, name, np.array(constant, kind))
     onnx.save(whole, path)
     return path
+
+
+def add_constant(model: onnx.ModelProto, place: int, source: str, made: str, constant: Any) -> None:
+    """Puts source + constant = made into a model's nodes."""
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(constant), f"{source}_constant"))
+    model.graph.node.insert(place, helper.make_node("Add", [source, f"{source}_constant"], [made]))

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from camrt.default import model_file
 from camrt.engine.arguments import parse_options, parse_size, preprocessing_of, read_preprocessing
 from camrt.engine.consoles import add_row, clear_errors, console, plain, progress_bar
+from camrt.engine.reading_options import Reading, reads_models
 from camrt.errors import InputError
 from camrt.evaluation.commands import (
     Annotations,
@@ -60,6 +61,7 @@ def _main() -> None:
 
 
 @app.command(ON_PICTURES)
+@reads_models
 def on_pictures(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Folder of pictures with their annotations.")],
@@ -88,6 +90,8 @@ def on_pictures(
     plans: Plans = None,
     precision: Precision = None,
     resume: Resume = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Measure methods on annotated pictures: faithfulness, deletion, removal, localisation.
 
@@ -100,7 +104,7 @@ def on_pictures(
 
         engine = loaded(
             model, preprocessing, size, labels, batch_size=batch_size, threads=threads,
-            device=device, backend=backend, plans=plans, precision=precision,
+            device=device, backend=backend, plans=plans, precision=precision, **reading,
         )  # fmt: skip
         found = read_dataset(
             data, annotations=annotations, kind=kind, labels=engine.labels, num_classes=engine.num_classes
@@ -123,6 +127,7 @@ def on_pictures(
 
 
 @app.command()
+@reads_models
 def walls(
     model: Model,
     data: Annotated[Path, typer.Argument(help="Folder of pictures.")],
@@ -143,6 +148,8 @@ def walls(
     plans: Plans = None,
     precision: Precision = None,
     resume: Resume = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Find the pixels that cannot influence a model, and how much of each map lies there (μ)."""
     with clear_errors():
@@ -153,7 +160,7 @@ def walls(
 
         engine = loaded(
             model, preprocessing, size, labels, batch_size=batch_size, threads=threads,
-            device=device, backend=backend, plans=plans, precision=precision,
+            device=device, backend=backend, plans=plans, precision=precision, **reading,
         )  # fmt: skip
         assert engine.preprocessing is not None  # _loaded sees to it
         sides = engine.preprocessing.size
@@ -189,6 +196,7 @@ def walls(
 
 
 @app.command()
+@reads_models
 def sanity(
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="Pictures and folders of pictures.")],
@@ -200,6 +208,8 @@ def sanity(
     limit: Annotated[int, typer.Option(min=1, help="Take the first pictures alone.")] = 16,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
+    *,
+    reading: Reading,
 ) -> None:
     """Draw a model's layers anew, from the last on: maps that stay as they were do not depend on them."""
     from itertools import islice
@@ -213,7 +223,7 @@ def sanity(
         from camrt.evaluation.suite.settings import named_methods
         from camrt.evaluation.weight_layers import Draw
 
-        engine = loaded(model, preprocessing, size, None)
+        engine = loaded(model, preprocessing, size, None, **reading)
         built = named_methods(listed(methods))
         found = cascading_randomisation(
             model_file(model),
@@ -225,6 +235,7 @@ def sanity(
             draw=cast("Draw", draw),
             preprocessing=engine.preprocessing,
             batch_size=batch_size,
+            reading=reading,
         )
         table = Table("layers drawn anew", "down to", *(f"{name}: rank correlation, SSIM" for name in built))
         for place, count in enumerate(found.stages):
@@ -259,6 +270,7 @@ def _print_evaluation(results: dict[str, Any], out: Path) -> None:
 
 
 @app.command()
+@reads_models
 def axioms(
     model: Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")],
     images: Annotated[list[Path], typer.Argument(help="Pictures and folders of pictures.")],
@@ -274,6 +286,8 @@ def axioms(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
     ] = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Check the axioms of attributions: invariance, sensitivity and completeness.
 
@@ -290,7 +304,7 @@ def axioms(
 
         path = model_file(model)
         sides = parse_size(size)
-        engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides))
+        engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides), **reading)
         steps = preprocessing_of(engine, sides)
         arrays = [steps.array(steps.view(read_picture(found))) for found in find_pictures(images)]
         if not arrays:
@@ -301,7 +315,7 @@ def axioms(
         axes = ("invariant", "sensitive", "complete")
         table = Table("method", *columns, *axes, title=f"Axioms on {len(pictures)} pictures")
         for name in method or ["calm" if engine.head.has_joint else "cam"]:
-            found = measured(path, pictures, name, preprocessing=steps, **options)
+            found = measured(path, pictures, name, preprocessing=steps, reading=reading, **options)
             held = ["yes" if flag else "no" for flag in (found.invariant, found.sensitive, found.complete)]
             figures = (
                 f"{found.invariance:.3g}",

@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ def cascading_randomisation(
     draw: Draw = "normal",
     preprocessing: Any = None,
     batch_size: int = 32,
+    reading: Mapping[str, Any] | None = None,
 ) -> Randomisation:
     """Compares maps of an ONNX file with those of copies that are randomised from the last layer on.
 
@@ -114,6 +115,7 @@ def cascading_randomisation(
         draw: See `randomised`.
         preprocessing: See `camrt.load`.
         batch_size: Rows run at once.
+        reading: Further arguments of `camrt.load`.
 
     Returns:
         The similarities, on the maps' own grid.
@@ -133,7 +135,8 @@ def cascading_randomisation(
     whole = read_model(file).model
     layers = weight_layers(whole)
     counts = stage_counts(stages, len(layers))
-    original = camrt.load(file, preprocessing=preprocessing, target=target, batch_size=batch_size)
+    options = {"preprocessing": preprocessing, "batch_size": batch_size, **(reading or {})}
+    original = camrt.load(file, target=target, **options)
     before, classes = explained(original, pictures, chosen, targets)
     similar = np.empty((2, len(counts), len(chosen), len(classes)))
     with tempfile.TemporaryDirectory() as folder:
@@ -141,9 +144,7 @@ def cascading_randomisation(
             path = Path(folder) / f"{count}.onnx"
             onnx.save(randomised(whole, layers[:count], seed, draw), path)
             try:
-                engine = camrt.load(
-                    path, preprocessing=preprocessing, target=original.target.name, batch_size=batch_size
-                )
+                engine = camrt.load(path, target=original.target.name, **options)
             except CutError as error:
                 raise CutError(
                     f"with {count} layers randomised the model can no longer be cut at "

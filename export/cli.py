@@ -9,6 +9,7 @@ import typer
 
 from camrt.engine.arguments import parse_size
 from camrt.engine.consoles import clear_errors, console, plain
+from camrt.engine.reading_options import Reading, reads_models
 from camrt.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = ["add_command"]
 ONNX = "onnx"
 
 
+@reads_models
 def export(
     source: Annotated[
         str,
@@ -51,6 +53,8 @@ def export(
         bool | None,
         typer.Option("--gradients/--no-gradients", help="Build plans of gradients too; yes if not said."),
     ] = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Write a trained run as an ONNX file, or build the TensorRT plans of an ONNX file.
 
@@ -64,6 +68,7 @@ def export(
             "--size": size,
             "--target": target or None,
             "--gradients": gradients,
+            **{f"--{name}": value for name, value in reading.items()},
         }
         for_onnx = {"--images": images or None, "--dynamic-size": dynamic_size or None, "--opset": opset}
         strange = [
@@ -74,7 +79,7 @@ def export(
         if to == ONNX:
             write_onnx(Path(source), out, images or [], dynamic_size, opset)
         else:
-            write_plans(source, out, to, precision, batches, size, target, gradients is not False)
+            write_plans(source, out, to, precision, batches, size, target, gradients is not False, reading)
 
 
 def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, opset: int | None) -> None:
@@ -121,6 +126,7 @@ def write_plans(
     size: str | None,
     target: list[str] | None,
     gradients: bool,
+    reading: Reading,
 ) -> None:
     """The TensorRT plans of a file."""
     from camrt.engine.plans.exporting import export_plans
@@ -137,6 +143,7 @@ def write_plans(
         target=target[0] if target and len(target) == 1 else target,
         gradients=gradients,
         progress=lambda label: screen.print(f"building the {label}"),
+        **reading,
     )
     built, megabytes = found.folder.built, sum(size for _, size in found.plans) / 1e6
     console().print(

@@ -3,8 +3,8 @@
 The cases, in order:
 
 1. The input is brought to its form by `camrt.export.input_form`.
-2. The output is the only one of rank 2 (rank 4 with two trailing ones counts), or the one named.
-3. A Softmax, LogSoftmax or Sigmoid at the end is recognised and taken off: the graph then ends at its logits.
+2. The output is the only one of class scores, or the one named, see `camrt.export.answers`.
+3. Its end is read, see `camrt.export.endings`: the graph then ends at its logits.
 4. A CALM file, which says so in its metadata, gives probabilities p(y|x) = exp(log p(y|x)); its logits are
    log p(y|x), whose softmax is p(y|x).
 5. `Constant` nodes become initializers, so that what follows finds every weight in one place.
@@ -13,29 +13,26 @@ The cases, in order:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError, UnsupportedModelError
+from camrt.export.answers import ScoreShapes, choose_answer
+from camrt.export.endings import Activation, Ending, find_ending
 from camrt.export.graph import (
     Graph,
     Observer,
-    attribute,
     drop_unread_initializers,
-    ends_with_one,
-    opset,
     set_shape,
 )
 from camrt.export.input_form import Layout, standardise_input
-from camrt.export.operators import FLOATING, RESHAPING, preserves_values
+from camrt.export.operators import preserves_values
 from camrt.export.own_heads import own_head
+from camrt.export.readings import Prober, Reading, reading_nodes
 
-__all__ = ["Activation", "Interface", "lift_constants", "standardise"]
-
-Activation = Literal["softmax", "sigmoid"]
+__all__ = ["Interface", "lift_constants", "standardise"]
 
 # Height and width taken for the analysis when neither the graph nor the preprocessing says.
 OPEN_SIZE = 224
@@ -53,11 +50,13 @@ class Interface:
         batch: Fixed batch size of the graph; None when the batch axis is open.
         num_classes: Number of classes.
         activation: How logits become probabilities.
-        recognised: The operator at the end of the file that said so; None when the file ends in logits.
+        recognised: What the file ends in that said so; None when it ends in logits.
         layout: Axis order of the file's own input.
         joint: Of a CALM model, what gives log p(y,z|x), (N, C, h, w): the tensor's name, or in a torch module
             the path of its head; None of others.
         element: Element type of the file's own input (`onnx.TensorProto` constant).
+        reading: What was done to the file's answers to make logits of them, see `camrt.export.readings`.
+        notes: What a user should know of how outputs were read.
     """
 
     channels: int
@@ -70,6 +69,8 @@ class Interface:
     layout: Layout
     joint: str | None = None
     element: int = TensorProto.FLOAT
+    reading: Reading = "as it is"
+    notes: tuple[str, ...] = ()
 
     @property
     def fixed_size(self) -> bool:
@@ -126,17 +127,20 @@ def standardise(
     layout: Layout | None = None,
     expected_size: tuple[int, int] | None = None,
     observer: Observer | None = None,
+    prober: Prober | None = None,
 ) -> Interface:
     """Rewrites a model in place to take `camrt_pictures` and give `camrt_logits`.
 
     Args:
         model: A model as `camrt.export.reading.read_model` returns it.
-        output: Name of the output to explain, needed only when several could be meant.
-        activation: How logits become probabilities; None reads it off the graph (softmax when it does not
-            say, sigmoid for a single logit).
+        output: Name of the output to explain, needed only when several could be meant; or of a tensor inside.
+        activation: How logits become probabilities; None finds it, see `camrt.export.endings` (softmax when
+            nothing says so, sigmoid for a single logit).
         layout: Axis order of the model's input; None reads it off the graph.
         expected_size: (H, W) to analyse the graph at when it leaves its picture size open.
         observer: See `camrt.export.graph.Graph`.
+        prober: See `camrt.export.readings`; without one, answers that only their numbers tell apart are read
+            by their bounds alone.
 
     Raises:
         InputError: There is no such layout.
@@ -150,38 +154,32 @@ def standardise(
     channels, height, width, batch = form.channels, form.height, form.width, form.batch
     assert channels is not None
     graph = Graph(model, (batch or 1, channels, *probe_size(height, width, expected_size)), observer)
-    name = choose_output(graph, output)
-    logits, recognised = strip_activation(graph, name)
+    scores = ScoreShapes(graph, batch)
+    answer = choose_answer(scores, output)
     joint = None
-    if own is not None and own.kind == "calm" and name == roomy(own.outputs["probabilities"]):
-        logits, joint = logits_of_calm(graph, name, roomy(own.outputs["log_joint"]))
-        recognised = "CALM"
-    shape = graph.shape(logits)
-    if shape is None or not ends_with_one(shape):
-        shape = graph.shape(name)
-        logits, recognised = name, None
-    assert shape is not None  # choose_output returns only outputs of known shape
-    num_classes = shape[1]
-    if recognised == "Sigmoid" or (recognised is None and activation is None and num_classes == 1):
-        found: Activation = "sigmoid"
+    if own is not None and own.kind == "calm" and answer.name == roomy(own.outputs["probabilities"]):
+        if activation not in (None, "softmax"):
+            raise UnsupportedModelError(
+                f"activation={activation!r} was asked for, but the file is CALM: its answers are p(y|x)"
+            )
+        logits, joint = logits_of_calm(graph, answer.name, roomy(own.outputs["log_joint"]))
+        ending = Ending(logits, "softmax", recognised="CALM")
     else:
-        found = "softmax"
-    if activation is not None and recognised is not None and activation != found:
-        raise UnsupportedModelError(
-            f"activation={activation!r} was asked for, but the file itself ends in {recognised}"
-        )
-    finish_at(model, graph, logits, shape)
+        ending = find_ending(scores, answer, activation, prober)
+    finish_at(model, scores, ending, answer.classes)
     return Interface(
         channels,
         height,
         width,
         batch,
-        num_classes,
-        activation or found,
-        recognised,
+        answer.classes,
+        ending.activation or ("sigmoid" if answer.classes == 1 else "softmax"),
+        ending.recognised,
         form.layout,
         joint,
         form.element,
+        ending.reading,
+        (*answer.notes, *ending.notes),
     )
 
 
@@ -204,60 +202,6 @@ def make_room(graph: onnx.GraphProto) -> None:
     for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer, *sparse]:
         if roomy(value.name) != value.name:
             value.name = roomy(value.name)
-
-
-def choose_output(graph: Graph, wanted: str | None) -> str:
-    """The output that holds the class scores."""
-    outputs = list(graph.model.graph.output)
-    listing = ", ".join(f"{value.name!r} {graph.shape(value.name) or '(unknown shape)'}" for value in outputs)
-    if wanted is not None:
-        if wanted not in {value.name for value in outputs}:
-            raise UnsupportedModelError(f"there is no output {wanted!r}; the model has {listing}")
-        outputs = [value for value in outputs if value.name == wanted]
-    if any(graph.shape(value.name) is None for value in outputs):
-        for value in outputs:
-            graph.observe(value.name)
-    fitting: list[str] = []
-    for value in outputs:
-        shape = graph.shape(value.name)
-        element = graph.types.get(value.name, TensorProto.UNDEFINED)
-        if (
-            shape is not None
-            and ends_with_one(shape)
-            and shape[0] == graph.input_shape[0]
-            and element in FLOATING
-        ):
-            fitting.append(value.name)
-    if len(fitting) == 1:
-        return fitting[0]
-    if not fitting:
-        raise UnsupportedModelError(
-            f"a classifier's output is (N, C) class scores; this model gives {listing}"
-        )
-    raise UnsupportedModelError(
-        f"several outputs could be class scores: {listing}; say which with output='name'"
-    )
-
-
-def strip_activation(graph: Graph, name: str) -> tuple[str, str | None]:
-    """Walks back from an output over value-preserving nodes to a softmax or sigmoid, and past it."""
-    current = name
-    while (node := graph.producer(current)) is not None:
-        shape = graph.shape(current)
-        if node.op_type in ("Softmax", "LogSoftmax"):
-            source = graph.shape(node.input[0])
-            if source is None:
-                return name, None
-            axis = attribute(node, "axis", -1 if opset(graph.model) >= 13 else 1)
-            # Before opset 13 everything from `axis` on was flattened; the other axes here are all ones.
-            over_classes = axis % len(source) == 1 and ends_with_one(source)
-            return (node.input[0], node.op_type) if over_classes else (name, None)
-        if node.op_type == "Sigmoid":
-            return node.input[0], node.op_type
-        if not (preserves_values(node) or node.op_type in RESHAPING) or not ends_with_one(shape):
-            return name, None
-        current = node.input[0]
-    return name, None
 
 
 def logits_of_calm(graph: Graph, probabilities: str, joint: str) -> tuple[str, str]:
@@ -285,19 +229,29 @@ def logits_of_calm(graph: Graph, probabilities: str, joint: str) -> tuple[str, s
     return node.input[0], joint
 
 
-def finish_at(model: onnx.ModelProto, graph: Graph, logits: str, shape: tuple[int, ...]) -> None:
+def finish_at(model: onnx.ModelProto, scores: ScoreShapes, ending: Ending, classes: int) -> None:
     """Ends the graph at a float32 (N, classes) `camrt_logits` and drops the nodes nothing needs."""
-    current = logits
-    nodes = [graph.nodes[index] for index in graph.upstream_nodes(logits)]
-    if len(shape) > 2:
-        nodes.append(helper.make_node("Flatten", [current], ["camrt_flat_logits"], axis=1))
+    graph, current = scores.graph, ending.tensor
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(current)]
+    if not (scores.is_plain(current) and len(graph.shape(current) or ()) == 2):
+        if scores.is_plain(current):
+            nodes.append(helper.make_node("Flatten", [current], ["camrt_flat_logits"], axis=1))
+        else:
+            rows = numpy_helper.from_array(np.array([-1, classes], np.int64), "camrt_rows")
+            model.graph.initializer.append(rows)
+            nodes.append(helper.make_node("Reshape", [current, "camrt_rows"], ["camrt_flat_logits"]))
         current = "camrt_flat_logits"
+    if ending.reading != "as it is":
+        nodes.append(helper.make_node("Cast", [current], ["camrt_answers"], to=TensorProto.FLOAT))
+        read, constants, current = reading_nodes("camrt_answers", ending.reading)
+        nodes += read
+        model.graph.initializer.extend(constants)
     nodes.append(helper.make_node("Cast", [current], [LOGITS], to=TensorProto.FLOAT))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, None))
-    set_shape(model.graph.output[0], [graph.input_shape[0] if shape_is_fixed(model) else "N", shape[1]])
+    set_shape(model.graph.output[0], [graph.input_shape[0] if shape_is_fixed(model) else "N", classes])
     drop_unread_initializers(model)
 
 

@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import AdjointError
 
-__all__ = ["EVERYTHING", "Indices", "NodeMaker"]
+__all__ = ["EVERYTHING", "NodeMaker"]
 
 Array = npt.NDArray[Any]
 SCATTER_ADDS = 16  # the operator set from which on ScatterElements adds

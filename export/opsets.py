@@ -19,7 +19,7 @@ __all__ = ["OLDEST_OPSET", "check_operators", "check_versions", "newest_opset", 
 OLDEST_OPSET = 9
 _ALWAYS_TAKEN = 22  # by every onnxruntime that camrt may be installed with (1.21 on)
 
-_DOMAINS = ("", "ai.onnx.ml", "com.microsoft")
+_DOMAINS = ("", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 
 # Operators that make the runtime open other files.
 _REACHING_OUT = {("com.microsoft", "EPContext")}
@@ -103,7 +103,8 @@ def check_operators(nodes: Iterable[onnx.NodeProto], versions: Mapping[str, int]
             raise ModelFileError(
                 f"{node_label(node)} is of operator set {quoted(domain)}, which the file does not import"
             )
-        if domain != "com.microsoft" and not onnx.defs.has(node.op_type, versions[domain], domain):
+        runtime_s = domain.startswith("com.microsoft")
+        if not runtime_s and not onnx.defs.has(node.op_type, versions[domain], domain):
             raise UnsupportedModelError(
                 f"{node_label(node)} is not an operator of {domain or 'ONNX'} opset {versions[domain]}"
             )

@@ -599,8 +599,9 @@ def _(rng: np.random.Generator, K: int, h: int, w: int, C: int) -> Part:
 def _(rng: np.random.Generator, K: int, h: int, w: int, C: int) -> Part:
     net = Net(rng)
     mixed, conv = net.conv1x1("A", K, C)
-    last = net.pooled(net.add("Softmax", mixed, axis=1))
-    return net.part(last, lambda A: mean(softmax(conv(A), axis=1)), (K, h, w), C)
+    name, weight = net.weight(C, 1, 1)  # or the means would be probabilities, and no logits
+    last = net.pooled(net.add("Mul", net.add("Softmax", mixed, axis=1), name))
+    return net.part(last, lambda A: mean(softmax(conv(A), axis=1) * weight), (K, h, w), C)
 
 
 @head("softmax-over-channels-and-cells", "generic", None)

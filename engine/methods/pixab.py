@@ -33,7 +33,8 @@ class PixabCAM(Method):
     kept, and Y₀ the score of an all-zero activation. The means of the box shapes count equally.
 
     Attributes:
-        score: "probability" or "logit".
+        score: "probability" or "logit"; None takes the probability, or the number of a model that gives plain
+            numbers.
         denominators: (D, P): "N1" both Y; "N2" Y and Y₀; "N3" both |Y − Y₀|. None: N2 for a probability, N3
             for a logit, which may be zero or negative.
         assignment: "coverage": a cell's value is the mean over all placements of the box that cover it, at
@@ -45,7 +46,7 @@ class PixabCAM(Method):
     name: ClassVar[str] = "pixab"
 
     normalisation: Literal["max", "minmax"] = "minmax"
-    score: ScoreKind = "probability"
+    score: ScoreKind | None = None
     denominators: Literal["N1", "N2", "N3"] | None = None
     assignment: Literal["coverage", "anchor"] = "coverage"
     boxes: tuple[tuple[int, int], ...] = ((1, 1), (1, 2), (2, 1), (2, 2))
@@ -72,25 +73,26 @@ class PixabCAM(Method):
         height, width = ask.activations.shape[2:]
         placements = place_boxes(self.boxes, (height, width), self.assignment)
         delete, keep = self.perspectives != "preservation", self.perspectives != "deletion"
-        scores, nothing = ask.scores(self.score), ask.scores_of_nothing(self.score)
+        kind = self.score or ask.preferred("probability")
+        scores, nothing = ask.scores(kind), ask.scores_of_nothing(kind)
         xp = library(scores)
         scores, nothing = xp.astype(scores, xp.float64), xp.astype(nothing, xp.float64)
-        deleted, kept = ask.scores_with_boxes(placements.distinct, self.score, delete=delete, keep=keep)
-        falls, gains = self._denominators(scores, nothing)
+        deleted, kept = ask.scores_with_boxes(placements.distinct, kind, delete=delete, keep=keep)
+        falls, gains = self._denominators(kind, scores, nothing)
         parts = []
         if deleted is not None:
             parts.append((scores[:, None] - deleted) / falls[:, None])
         if kept is not None:
             parts.append((kept - nothing[:, None]) / gains[:, None])
         total = self._mean(placements, sum(parts[1:], start=parts[0]))  # the sum of means, which is linear
-        if self.score == "probability":
+        if kind == "probability":
             # A probability this small cannot be divided by: the map says nothing.
             small = (scores < SMALLEST_SCORE)[:, :, None, None]
             total = xp.where(small, xp.zeros_like(total), total)
         return xp.astype(total, xp.float32), xp.astype(scores, xp.float32)
 
-    def _denominators(self, scores: Array, nothing: Array) -> tuple[Array, Array]:
-        reading = self.denominators or ("N2" if self.score == "probability" else "N3")
+    def _denominators(self, kind: ScoreKind, scores: Array, nothing: Array) -> tuple[Array, Array]:
+        reading = self.denominators or ("N2" if kind == "probability" else "N3")
         if reading == "N3":
             between = at_least(abs(scores - nothing), SMALLEST_SCORE)
             return between, between

@@ -37,7 +37,8 @@ class ScoreCAM(ChannelMethod):
 
     Attributes:
         definition: Which of the three.
-        score: "probability" or "logit"; None takes the definition's own.
+        score: "probability" or "logit"; None takes the definition's own (for the paper's probability the
+            number of a model that gives plain numbers).
     """
 
     name: ClassVar[str] = "score"
@@ -47,7 +48,7 @@ class ScoreCAM(ChannelMethod):
 
     def weights(self, ask: Questions) -> tuple[Array, Array]:
         paper = self.definition == "paper"
-        kind: ScoreKind = self.score or ("probability" if paper else "logit")
+        kind = self.score or (ask.preferred("probability") if paper else "logit")
         masked, constant = ask.scores_of_masked(
             kind,
             order="normalise-first" if self.definition == "torchcam" else "upsample-first",

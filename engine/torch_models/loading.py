@@ -34,8 +34,9 @@ from camrt.engine.torch_models.shortcut import BATCHES, probe
 from camrt.engine.torch_models.subject import Subject, device_of
 from camrt.errors import BackendError, InputError, ModelFileError, UnsupportedModelError
 from camrt.export.cutting import ACTIVATION
+from camrt.export.endings import Activation
 from camrt.export.front import Front
-from camrt.export.interface import Activation, Interface, probe_size
+from camrt.export.interface import Interface, probe_size
 
 __all__ = ["load_module"]
 
@@ -102,8 +103,8 @@ def load_module(
         preprocessing: How pictures become the module's input; a name stands for pictures of `size`.
         output: Which output holds the class scores, when several could: a mapping's key, a field, or the
             position in a tuple.
-        activation: "softmax" or "sigmoid"; None takes that of the module's last operation, then softmax
-            (sigmoid for one logit).
+        activation: "softmax" or "sigmoid", whatever the module ends in; "none" takes its answers as plain
+            numbers; None takes that of the module's last operation, then softmax (sigmoid for one logit).
         example: A batch (N, C, H, W) as the module takes it, when the number of its colours cannot be read
             off its first convolution; only its shape is looked at.
         size: (H, W) of the pictures the module is tried on; None takes the example's, the preprocessing's, or
@@ -142,9 +143,17 @@ def load_module(
             f"{subject.place()[1]}: convert it with module.to({kind})"
         )
     listed, found, classes, joint = explored(
-        subject, channels, sides, target, None if output is None else str(output), checked_pair("grid", grid)
+        subject,
+        channels,
+        sides,
+        target,
+        None if output is None else str(output),
+        checked_pair("grid", grid),
+        activation,
     )
-    notes = [] if given.batch is None else [f"the batch axis is fixed at {given.batch} in the file"]
+    notes = list(subject.notes)
+    if given.batch is not None:
+        notes.append(f"the batch axis is fixed at {given.batch} in the file")
     hooked = []
     with subject.running(gradients=False):
         for candidate, calls in found:
@@ -163,10 +172,12 @@ def load_module(
         given.width,
         given.batch,
         classes,
-        activation_of(activation, subject.ending, classes),
-        subject.ending,
+        subject.activation,
+        subject.ending if subject.reading == "as it is" else "numbers that sum to one",
         "NCHW",
         joint,
+        reading=subject.reading,
+        notes=subject.notes,
     )
     steps, changed = matched(steps, interface, Front())
     return Engine(
@@ -194,13 +205,14 @@ def explored(
     target: str | Sequence[str] | None,
     output: str | None,
     grid: tuple[int, int] | None,
+    activation: Activation | None,
 ) -> tuple[list[Candidate], list[tuple[Candidate, int]], int, str | None]:
     """One pass on a probe: candidates, those to cut at with their calls, the classes, and a CALM head."""
     with subject.running(gradients=True):
         leaf = subject.tensor(probe(subject.batch or BATCHES[0], channels, size)).requires_grad_()
         try:
             with recording(subject.module) as calls:
-                logits = subject.pick_logits(leaf.clone(), output)
+                logits = subject.pick_logits(leaf.clone(), output, activation)
         except BackendError as error:
             raise BackendError(
                 f"{error}. If the module takes other pictures, say size=(H, W), or pass a batch as example="
@@ -315,15 +327,3 @@ def checked_pair(name: str, value: Any) -> tuple[int, int] | None:
     if min(first, second) < 1:
         raise InputError(f"{name}={value!r} must be two whole numbers above zero, height and width")
     return first, second
-
-
-def activation_of(given: Activation | None, ending: str | None, classes: int) -> Activation:
-    """How logits become probabilities."""
-    found: Activation = "softmax"
-    if ending == "Sigmoid" or (ending is None and given is None and classes == 1):
-        found = "sigmoid"
-    if given is not None and ending is not None and given != found:
-        raise UnsupportedModelError(
-            f"activation={given!r} was asked for, but the module itself ends in {ending}"
-        )
-    return given or found

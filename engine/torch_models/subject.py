@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from camrt.engine.places import check_gpu
 from camrt.engine.plans.cards import cards
 from camrt.errors import BackendError, UnsupportedModelError
+from camrt.export.answers import classes_of
+from camrt.export.endings import Activation
 from camrt.export.graph import ends_with_one
+from camrt.export.readings import LEAST, ONE_LOGIT, PLAIN_VALUE, Reading, is_distribution, is_no_logit
 
 if TYPE_CHECKING:
     from camrt.engine.torch_models.compiling import Compiler
@@ -41,6 +45,10 @@ class Subject:
     share a lock.
 
     Attributes:
+        ending: The softmax or sigmoid that the module ends in; None of any other end.
+        reading: What is done to its answers to make logits of them, see `camrt.export.readings`.
+        activation: How logits become probabilities.
+        notes: What a user should know of how answers were read.
         writes: Whether the module writes into the pictures it is given: it is then given copies.
         lock: What is held while it runs.
 
@@ -66,6 +74,9 @@ class Subject:
         self.compiler = compiler
         self.output = ""
         self.ending: str | None = None
+        self.reading: Reading = "as it is"
+        self.activation: Activation = "softmax"
+        self.notes: tuple[str, ...] = ()
         self.writes = False
         self._placed: tuple[torch.device, torch.dtype] | None = None  # known while the module runs
         self._device = device_of(device)
@@ -151,17 +162,27 @@ class Subject:
     def logits(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) of pictures, within `running`; a softmax or sigmoid at the end is left out.
 
+        Of answers that are a distribution p without ending so, they are log p.
+
         Raises:
             BackendError: The module failed.
         """
         if self.writes:
             pictures = pictures.clone()
         if self.ending is None:
-            return tensors_of(self.called(pictures))[self.output].flatten(1)
+            return self.read(rows_of(tensors_of(self.called(pictures))[self.output]))
         seen = EndingSeen()
         with seen:
             self.called(pictures)
-        return seen.source.flatten(1)
+        return rows_of(seen.source)
+
+    def read(self, answers: torch.Tensor) -> torch.Tensor:
+        """Logits of answers (N, C)."""
+        if self.reading == "as it is":
+            return answers
+        shares = answers.float()
+        logs = shares.clamp_min(LEAST).log()
+        return logs if self.reading == "log" else logs - (1.0 - shares).clamp_min(LEAST).log()
 
     def called(self, pictures: torch.Tensor, module: torch.nn.Module | None = None) -> Any:
         """Whatever the module returns, or another one that is made of it."""
@@ -174,8 +195,16 @@ class Subject:
                 f"{self.name} failed on pictures of shape {tuple(pictures.shape)}: {error}"
             ) from error
 
-    def pick_logits(self, pictures: torch.Tensor, wanted: str | None) -> torch.Tensor:
+    def pick_logits(
+        self, pictures: torch.Tensor, wanted: str | None, activation: Activation | None = None
+    ) -> torch.Tensor:
         """Finds which output holds the class scores, and what the module ends in, and returns the logits.
+
+        Args:
+            pictures: (N, C, H, W) of noise.
+            wanted: Name of the output.
+            activation: How logits become probabilities; "none" takes the module's answers as they are, and
+                None finds it.
 
         Raises:
             UnsupportedModelError: No output is (N, C), or several are and none was named.
@@ -186,10 +215,27 @@ class Subject:
         self.writes = pictures._version != version
         self.output = chosen_output(found, len(pictures), wanted)
         scores = found[self.output]
-        if seen.result is scores:
+        if activation != "none" and seen.ends_in(scores):
             self.ending = seen.kind
-            return seen.source.flatten(1)
-        return scores.flatten(1)
+            self.activation = activation or ("sigmoid" if seen.kind == "Sigmoid" else "softmax")
+            return rows_of(seen.source)
+        rows = rows_of(scores)
+        if activation != "none":
+            self._judge(rows.detach(), activation)
+        self.activation = activation or self.activation
+        return self.read(rows)
+
+    def _judge(self, rows: torch.Tensor, activation: Activation | None) -> None:
+        """Decides by their numbers what answers (N, C) are that no softmax or sigmoid was seen to make."""
+        noted = rows.double().cpu().numpy()
+        if is_distribution(noted, (0.0, math.inf), max(16.0 * torch.finfo(rows.dtype).eps, 1e-4)):
+            self.reading = "logit" if activation == "sigmoid" else "log"
+            note = "its answers sum to one on noise: read as a distribution p; activation= overrules this"
+            self.notes = (note,)
+        elif rows.shape[1] == 1 and activation is None:
+            plain = is_no_logit(noted)
+            self.activation = "none" if plain else "sigmoid"
+            self.notes = (PLAIN_VALUE if plain else ONE_LOGIT,)
 
 
 class EndingSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -200,15 +246,34 @@ class EndingSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         self.source = torch.empty(0)
         self.result: torch.Tensor | None = None
         self.kind = ""
+        self._version = 0
+
+    def ends_in(self, scores: torch.Tensor) -> bool:
+        """Whether scores are what was computed last, perhaps in another shape, and not changed since."""
+        result = self.result
+        if result is None or result._version != self._version:
+            return False
+        alias = result.data_ptr() == scores.data_ptr() and result.numel() == scores.numel()
+        return scores is result or (alias and scores.is_contiguous() and result.is_contiguous())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        over_classes = func is torch.ops.aten.sigmoid.default or (
-            func in ENDINGS and args[1] % max(args[0].ndim, 1) == 1
-        )
-        if over_classes and args[0].ndim > 1:
+        if func is torch.ops.aten.sigmoid.default or (func in ENDINGS and over_classes(args[0], args[1])):
             self.source, self.result, self.kind = args[0], result, ENDINGS[func]
+            self._version = result._version
         return result
+
+
+def over_classes(scores: torch.Tensor, axis: int) -> bool:
+    """Whether an axis is the only one beside the pictures' that has more than one number."""
+    if scores.ndim < 2 or axis % scores.ndim == 0:
+        return False
+    return scores.shape[0] * scores.shape[axis] == scores.numel()
+
+
+def rows_of(scores: torch.Tensor) -> torch.Tensor:
+    """Scores as (N, C)."""
+    return scores.flatten(1) if scores.ndim > 1 else scores[:, None]
 
 
 def device_of(name: str) -> torch.device:
@@ -262,9 +327,11 @@ def chosen_output(found: dict[str, torch.Tensor], count: int, wanted: str | None
         for name, tensor in found.items()
         if wanted in (None, name)
         and tensor.is_floating_point()
-        and ends_with_one(tuple(tensor.shape))
+        and tensor.ndim > 0
         and tensor.shape[0] == count
+        and classes_of(tuple(tensor.shape), count) is not None
     ]
+    fitting = [name for name in fitting if ends_with_one(tuple(found[name].shape))] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:

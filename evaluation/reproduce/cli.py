@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camrt.engine.consoles import add_row, clear_errors, console, plain, progress_bar
+from camrt.engine.reading_options import Reading, reads_models
 from camrt.errors import InputError
 from camrt.evaluation.commands import (
     Annotations,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["add_command"]
 
 
+@reads_models
 def reproduce(
     tables: Annotated[
         list[str] | None, typer.Argument(help="Names of tables; without any, all are listed.")
@@ -68,6 +70,8 @@ def reproduce(
     batch_size: BatchSize = 32,
     threads: Threads = None,
     resume: Annotated[bool, typer.Option(help="Go on with runs in that folder.")] = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Measure the published tables of CALM, See through Walls and Pixab-CAM on your model and pictures.
 
@@ -93,7 +97,7 @@ def reproduce(
             "annotations": annotations, "resume": resume, "each_patch": each_patch,
         }  # fmt: skip
         options = Options(**given)
-        engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads)
+        engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads, **reading)
         run = Run(engine, data, options, out)
         for name in names:
             with progress_bar(name) as show:

@@ -17,6 +17,7 @@ import camrt
 from camrt.engine.files import write_whole
 from camrt.engine.methods import Method
 from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.questions import NO_PROBABILITIES
 from camrt.errors import AdjointError, CamrtError, DataError, InputError, MethodError
 from camrt.evaluation.datasets import Dataset, Sample, read_dataset
 from camrt.evaluation.suite.measuring import Measured, Plan, measure
@@ -109,6 +110,8 @@ def evaluate(
     preprocessing = engine.preprocessing
     if preprocessing is None:
         raise InputError("the model's preprocessing is not known: load it with camrt.load(preprocessing=...)")
+    if engine.interface.activation == "none":
+        raise InputError(f"metrics are of probabilities: {NO_PROBABILITIES}")
     built = named_methods(methods, chosen.postprocess)
     wanted_metrics(metrics)  # refuses unknown ones before anything is read
     if not isinstance(data, Dataset):

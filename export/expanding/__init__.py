@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto
 
 from camrt.export.expanding import fused, scalars  # noqa: F401  (registers them)
+from camrt.export.expanding.blocked import find_blocks, refuse_blocked
 from camrt.export.expanding.quantised import carry, note
 from camrt.export.expanding.steps import EXPANSIONS, Expansion, Rewritten
 from camrt.export.graph import drop_unread_initializers
@@ -43,6 +44,7 @@ def expand_operators(model: onnx.ModelProto, versions: Mapping[str, int], limits
     graph = model.graph
     sizes = ResultSizes(graph, versions, limits)
     into = Rewritten(graph, versions[""], _constants(graph), sizes.types, _names(graph, limits))
+    into.block_size, into.channels = find_blocks(graph.node, into.constants)
     changed = False
     for node in graph.node:
         step = Expansion(node, into)
@@ -58,6 +60,7 @@ def expand_operators(model: onnx.ModelProto, versions: Mapping[str, int], limits
             sizes.store(tensor)
         for new in into.nodes[made:]:
             sizes.add(new)
+    refuse_blocked(walk(into.nodes, limits.max_depth).nodes)
     if not changed:
         return
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in into.nodes]

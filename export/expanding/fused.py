@@ -21,6 +21,7 @@ _NUMBERS = {
     "Tanh": (),
     "LeakyRelu": ("alpha",),
     "HardSigmoid": ("alpha", "beta"),
+    "HardSwish": (),
     "Clip": ("min", "max"),
 }
 
@@ -40,6 +41,9 @@ def activated(step: Expansion, source: str, operator: str, numbers: Sequence[flo
     if operator == "Clip" and step.opset >= 11:
         bounds = [step.store(np.float32(stated[key]), f"{step.y}_{key}") for key in ("min", "max")]
         step.add("Clip", source, *bounds, out=step.y)
+        return
+    if operator == "HardSwish" and step.opset < 14:
+        step.add("Mul", source, step.add("HardSigmoid", source, alpha=1 / 6, beta=0.5), out=step.y)
         return
     step.add(operator, source, out=step.y, **stated)
 

@@ -50,6 +50,8 @@ class Rewritten:
         quantised: The tensors of whole numbers whose scale is known.
         dequantised: The real numbers made of them, by what they were made from.
         floats: For tensors of whole numbers that were computed in floats, the floats.
+        block_size: Channels in a block, where tensors are blocked.
+        channels: Of each blocked tensor, its channels.
     """
 
     graph: onnx.GraphProto
@@ -61,6 +63,8 @@ class Rewritten:
     quantised: dict[str, Quantised] = field(default_factory=dict)
     dequantised: dict[tuple[str, ...], str] = field(default_factory=dict)
     floats: dict[str, str] = field(default_factory=dict)
+    block_size: int = 0
+    channels: Mapping[str, int] = field(default_factory=dict)
 
     def fresh(self, wish: str) -> str:
         """A name that nothing has, as near to a wish as can be."""
@@ -133,13 +137,22 @@ class Expansion:
 
     def rank(self, name: str) -> int | None:
         """Number of axes, where it is known."""
+        sizes = self._sizes(name)
+        return None if sizes is None else len(sizes)
+
+    def size(self, name: str, axis: int) -> int | None:
+        """Size of an axis, where it is known."""
+        sizes = self._sizes(name)
+        return sizes[axis] if sizes is not None and axis < len(sizes) else None
+
+    def _sizes(self, name: str) -> list[int | None] | None:
         tensor = self.into.constants.get(name)
         if tensor is not None:
-            return len(tensor.dims)
+            return list(tensor.dims)
         kind = self.into.types.get(name)
         if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
             return None
-        return len(kind.tensor_type.shape.dim)
+        return [axis.dim_value if axis.HasField("dim_value") else None for axis in kind.tensor_type.shape.dim]
 
     def store(self, array: npt.ArrayLike, wish: str) -> str:
         """A new stored tensor."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class FakeEngine:
         self.labels: Sequence[str] | None = settings["labels"] or LABELS
         self.preprocessing = Preprocessing.coerce(settings["preprocessing"] or "unit", (7, 5))
         self.num_classes = len(LABELS)
+        self.interface = SimpleNamespace(recognised="Softmax")
         self.calls: list[dict[str, Any]] = []
         self.flag = 0
 

@@ -116,7 +116,7 @@ def test_graphs_behind_the_cut_are_made_ready_when_first_needed(tmp_path):
         ({"batch_size": True}, "batch_size=True"),
         ({"threads": 0}, "threads=0 must be None or a whole number >= 1"),
         ({"threads": 1.5}, "threads=1.5"),
-        ({"activation": "relu"}, "activation='relu' must be None, 'softmax' or 'sigmoid'"),
+        ({"activation": "relu"}, "activation='relu' must be None, 'softmax', 'sigmoid' or 'none'"),
         ({"labels": ["a", "b"]}, "2 labels were given for a model with 5 classes"),
         ({"labels": "no-such-file.txt"}, "labels file 'no-such-file.txt' cannot be read"),
     ],

@@ -138,7 +138,7 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         axioms(path, pictures(), "gradient")
     with pytest.raises(MethodError, match="needs a CALM model"):
         axioms(path, pictures(), "calm")
-    with pytest.raises(UnsupportedModelError, match="ends in a sigmoid"):
+    with pytest.raises(UnsupportedModelError, match="of activation 'sigmoid'"):
         axioms(cam_file(tmp_path / "sigmoid.onnx", "Sigmoid"), pictures())
 
 

@@ -398,11 +398,11 @@ def test_the_end_of_the_graph_is_recognised(ending, tmp_path):
 @pytest.mark.parametrize(
     "steps",
     [
-        [("Softmax", "logits", "scores", {"axis": 0})],
-        [("Softmax", "logits", "p", {"axis": 1}), ("Mul", "p two", "scores", {})],
         [("Tanh", "logits", "scores", {})],
+        [("Relu", "logits", "scores", {})],
+        [("LogSoftmax", "logits", "p", {"axis": 1}), ("Mul", "p two", "scores", {})],
     ],
-    ids=["softmax-over-the-batch", "softmax-times-two", "tanh"],
+    ids=["tanh", "relu", "log-softmax-times-two"],
 )
 def test_any_other_end_counts_as_logits(steps, tmp_path):
     whole = zoo_model(batch=1)
@@ -441,14 +441,6 @@ def test_the_activation_asked_for_holds_where_the_file_says_nothing(tmp_path):
     )
     ours = camrt.load(path)
     assert_close(ours.probabilities(ours.predict(batch)), softmax(whole.logits64(batch)), factor=WHOLE_MODEL)
-
-
-def test_an_activation_that_contradicts_the_file_is_refused(tmp_path):
-    whole = zoo_model()
-    model = with_ending(whole.model, [node("Softmax", "logits", "scores", axis=1)], ["N", CLASSES])
-    path = save(model, tmp_path / "model.onnx")
-    with pytest.raises(UnsupportedModelError, match=r"activation='sigmoid' was asked for.* ends in Softmax"):
-        camrt.load(path, activation="sigmoid")
 
 
 def with_outputs(whole, *values):

@@ -30,6 +30,9 @@ class Answers:
         self._score = score
         self.targets = np.arange(len(score(self.activations[0])))[None]
 
+    def preferred(self, kind: str) -> str:
+        return kind
+
     def scores(self, kind: str) -> Array:
         """(1, C)."""
         return self._score(self.activations[0])[None]

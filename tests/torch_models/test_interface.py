@@ -17,6 +17,7 @@ from camrt.errors import (
     AdjointError,
     BackendError,
     InputError,
+    MethodError,
     TargetError,
     UnsupportedModelError,
 )
@@ -77,8 +78,8 @@ def test_outputs_that_are_none_or_several():
         load_module(made(lambda: Wrapped(lambda x: (x, x * 2))), size=(12, 16))
     with pytest.raises(UnsupportedModelError, match="no output 'logits'; the module gives 'aux'"):
         load_module(made(lambda: Wrapped(lambda x: {"aux": x})), output="logits", size=(12, 16))
-    with pytest.raises(UnsupportedModelError, match=r"class scores; for N=2 this module gives '' \(2,\)"):
-        load_module(made(lambda: Wrapped(lambda x: x.sum(1))), size=(12, 16))
+    with pytest.raises(UnsupportedModelError, match=r"class scores; for N=2 this module gives '' \(5, 2\)"):
+        load_module(made(lambda: Wrapped(lambda x: x.T)), size=(12, 16))
     with pytest.raises(UnsupportedModelError, match="this module gives no tensor"):
         load_module(made(lambda: Wrapped(lambda x: "cat")), size=(12, 16))
 
@@ -119,8 +120,81 @@ def test_activation():
     assert load_module(net, size=(12, 16), activation="sigmoid").interface.activation == "sigmoid"
     net.head = nn.Linear(7, 1)
     assert load_module(net, size=(12, 16)).interface.activation == "sigmoid"
-    with pytest.raises(UnsupportedModelError, match=r"activation='sigmoid' was asked for.*ends in Softmax"):
-        load_module(made(lambda: Wrapped(lambda x: x.softmax(1))), size=(12, 16), activation="sigmoid")
+    ended = made(lambda: Wrapped(lambda x: x.softmax(1)))
+    overruled = load_module(ended, size=(12, 16), activation="sigmoid")
+    assert overruled.interface.activation == "sigmoid"
+    assert_close(overruled.predict(pictures()), logits_of(ended.net, pictures()))
+    plain = load_module(ended, size=(12, 16), activation="none")
+    assert_close(plain.predict(pictures()), logits_of(ended, pictures()))
+    assert np.isnan(plain.explain(pictures(), "pixab").probabilities).all()
+    with pytest.raises(MethodError, match="plain numbers"):
+        plain.explain(pictures(), "pixab", score="probability")
+
+
+PROBABILITIES = {
+    "mean-of-two": lambda x: (x.softmax(1) + (x * -2).softmax(1)) / 2,
+    "clamped": lambda x: x.softmax(1).clamp(1e-7, 1),
+    "renormalised": lambda x: x.softmax(1).square() / x.softmax(1).square().sum(1, keepdim=True),
+    "exp-of-log": lambda x: x.log_softmax(1).exp(),
+    "one-and-the-rest": lambda x: torch.cat([1 - x[:, :1].sigmoid(), x[:, :1].sigmoid()], 1),
+}
+
+
+@pytest.mark.parametrize("ending", PROBABILITIES)
+def test_answers_that_sum_to_one_are_a_distribution(ending):
+    net = made(lambda: Wrapped(PROBABILITIES[ending]))
+    engine = load_module(net, size=(12, 16))
+    expected = logits_of(net, pictures())
+    logits = engine.predict(pictures())
+    assert engine.interface.activation == "softmax"
+    assert_close(logits, np.log(expected.astype(np.float64)))
+    assert_close(engine.probabilities(logits), expected)
+    assert "distribution" in " ".join(engine.notes)
+    assert "logits are log p" in engine.describe()
+    twin = made(lambda: Wrapped(PROBABILITIES[ending])).double()
+    with torch.enable_grad():
+        leaf = torch.from_numpy(pictures()).double().requires_grad_()
+        (wanted,) = torch.autograd.grad(twin(leaf).log()[:, 1].sum(), leaf)
+    found, gradient = engine.input_gradients(pictures(), np.eye(expected.shape[1])[[1] * len(pictures())])
+    assert_close(found, logits)
+    assert_close(gradient, wanted.numpy(), factor=8)  # five layers, forth and back
+
+
+SHAPES = {
+    "squeezed-softmax": (lambda x: x[:, :, None, None].softmax(1).squeeze(-1).squeeze(-1), "Softmax"),
+    "channels-last-softmax": (lambda x: x[:, None, None].softmax(-1), "Softmax"),
+    "one-number-each": (lambda x: x[:, 0].sigmoid(), "Sigmoid"),
+    "flattened-sigmoid": (lambda x: x[:, :, None].sigmoid().flatten(1), "Sigmoid"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_ending_is_taken_off_in_any_shape(shape):
+    wrap, ending = SHAPES[shape]
+    net = made(lambda: Wrapped(wrap))
+    engine = load_module(net, size=(12, 16))
+    assert engine.interface.recognised == ending
+    logits = engine.predict(pictures())
+    assert_close(logits, logits_of(net.net, pictures())[:, : engine.num_classes])
+    assert_close(engine.probabilities(logits), logits_of(net, pictures()).reshape(3, -1))
+
+
+def test_what_changes_a_probability_afterwards_is_seen():
+    """Softmax times 100 in place shares the softmax's memory, and is none."""
+    net = made(lambda: Wrapped(lambda x: x.softmax(1).mul_(100)))
+    engine = load_module(net, size=(12, 16))
+    assert engine.interface.recognised is None
+    assert_close(engine.predict(pictures()), logits_of(net, pictures()))
+
+
+def test_one_number_that_no_logit_would_be_is_a_plain_value():
+    net = made(lambda: Wrapped(lambda x: x[:, :1] + 40))
+    engine = load_module(net, size=(12, 16))
+    assert engine.interface.activation == "none"
+    found = engine.explain(pictures(), "pixab")
+    assert_close(found.scores, logits_of(net, pictures())[:, 0])
+    assert not found.flags.any()
+    assert load_module(net, size=(12, 16), activation="sigmoid").interface.activation == "sigmoid"
 
 
 # Of the largest value: 3 roundings of eps 2^-10 (2^-7 for bfloat16) a layer, five layers, forth and back.

@@ -1,0 +1,69 @@
+"""The options of every command that loads a model which say how the model is read: --output and its like."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from camrt.engine.arguments import parse_pair
+from camrt.engine.consoles import clear_errors
+
+__all__ = ["Reading", "reads_models"]
+
+Reading = dict[str, Any]
+"""Arguments of `camrt.load`: those of the options that were given."""
+
+OPTIONS: dict[str, Any] = {
+    "output": Annotated[
+        str | None,
+        typer.Option(help="Output with the class scores, or a tensor inside, when several could be."),
+    ],
+    "activation": Annotated[
+        str | None,
+        typer.Option(help="softmax, sigmoid, or none for plain numbers: overrules what the model ends in."),
+    ],
+    "layout": Annotated[
+        str | None, typer.Option(help="NCHW or NHWC: the axes of the file's input, where it does not tell.")
+    ],
+    "grid": Annotated[
+        str | None,
+        typer.Option(help="HxW of the cells of a vision transformer, where the model does not say."),
+    ],
+}
+
+
+def reads_models(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options above; what they say is its argument `reading`, a `Reading`."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [one for one in signature.parameters.values() if one.name != "reading"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in OPTIONS.items()
+    ]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        texts = {name: given.pop(name) for name in OPTIONS}
+        with clear_errors():
+            reading = read(texts)
+        command(**given, reading=reading)
+
+    run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in (*own, *added)}
+    return run
+
+
+def read(texts: dict[str, str | None]) -> Reading:
+    """What options given as text mean to `camrt.load`.
+
+    Raises:
+        InputError: A grid that is none.
+    """
+    given: Reading = {name: text for name, text in texts.items() if text is not None}
+    if "grid" in given:
+        given["grid"] = parse_pair("--grid", given["grid"])
+    return given

@@ -1,0 +1,220 @@
+"""Which tensor of a classifier's graph holds the class scores, and how they lie in it.
+
+A tensor holds scores when it has one number for each picture and class, in that order: (N, C), (N, C, 1, 1),
+(N, 1, 1, C), (1, N, C), (N,) for one class, (C,) for one picture. What is left of scores is traced back to
+them where that is plain (the best few of them, TopK), and refused where it is not (class numbers, decisions,
+boxes).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from camrt.errors import ModelFileError, UnsupportedModelError
+from camrt.export.graph import Graph, attribute, ends_with_one
+from camrt.export.operators import FLOATING, QUANTISERS, RESHAPING, preserves_values
+
+__all__ = ["Answer", "ScoreShapes", "choose_answer"]
+
+# Another batch size to look at a shape at, where one picture's does not tell which axis is the pictures'.
+SEVERAL = 3
+# Leave of scores which class is best, and no more.
+RANKING = frozenset({"ArgMax", "ArgMin"})
+DETECTING = frozenset({"NonMaxSuppression"})
+NO_TENSOR = "not a tensor"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A tensor of class scores.
+
+    Attributes:
+        name: The tensor.
+        classes: C.
+        notes: What a user should know of how it was found.
+    """
+
+    name: str
+    classes: int
+    notes: tuple[str, ...] = ()
+
+
+class ScoreShapes:
+    """The shapes of a graph's tensors, read as scores of pictures and classes.
+
+    Attributes:
+        graph: The graph, indexed at one batch size.
+        one_picture: Whether the model takes one picture at a time and never several.
+    """
+
+    def __init__(self, graph: Graph, batch: int | None) -> None:
+        self.graph = graph
+        self.one_picture = batch == 1
+        self._open = batch is None
+        self._several: Graph | None = None
+        self._observed = False
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """A tensor's shape, found by running the model where inference does not know it."""
+        if self.graph.shape(name) is None and not self._observed:
+            self._observed = True
+            for value in self.graph.model.graph.output:
+                self.graph.observe(value.name)
+        return self.graph.shape(name)
+
+    def classes(self, name: str) -> int | None:
+        """C of a tensor of scores; None when it is none, or its shape is not known."""
+        shape = self.shape(name)
+        found = None if shape is None else classes_of(shape, self.graph.input_shape[0])
+        if found is None or shape is None or not self._open or self.is_plain(name):
+            return found
+        wider = self._at_several(name)
+        return found if wider is None or classes_of(wider, SEVERAL) == found else None
+
+    def is_plain(self, name: str) -> bool:
+        """Whether a tensor's shape is (N, C), or that with ones behind."""
+        shape = self.shape(name)
+        return shape is not None and ends_with_one(shape) and shape[0] == self.graph.input_shape[0]
+
+    def class_axis(self, name: str) -> int | None:
+        """The axis of a tensor of scores that runs over classes; None when there is one class."""
+        shape = self.shape(name) or ()
+        axes = [axis for axis, size in enumerate(shape) if size != 1]
+        return axes[-1] if axes and self.classes(name) != 1 else None
+
+    def _at_several(self, name: str) -> tuple[int, ...] | None:
+        """The tensor's shape for several pictures; None when the graph does not hold for them."""
+        if self._several is None:
+            model, shape = self.graph.model, (SEVERAL, *self.graph.input_shape[1:])
+            try:
+                self._several = Graph(model, shape)
+            except ModelFileError:  # its inside holds for one picture
+                return None
+        return self._several.shape(name)
+
+
+def classes_of(shape: tuple[int, ...], batch: int) -> int | None:
+    """C when a shape is one number for each of `batch` pictures and C classes, in that order."""
+    sizes = [size for size in shape if size != 1]
+    if batch != 1 and (not sizes or sizes.pop(0) != batch):
+        return None
+    return math.prod(sizes) if len(sizes) <= 1 else None
+
+
+def choose_answer(scores: ScoreShapes, wanted: str | None) -> Answer:
+    """The tensor that holds the class scores, among a model's outputs.
+
+    Args:
+        scores: The shapes.
+        wanted: An output, or a tensor inside the graph; None for the only output that can be meant.
+
+    Raises:
+        UnsupportedModelError: None can be meant, or several; the message says what to do.
+    """
+    graph = scores.graph
+    outputs = list(graph.model.graph.output)
+    names = [value.name for value in outputs]
+    if any(graph.shape(name) is None for name in names):
+        for name in names:
+            graph.observe(name)
+    listing = ", ".join(f"{value.name!r} {described(graph, value)}" for value in outputs)
+    if wanted is not None:
+        if wanted not in names and (wanted not in graph.producers or not graph.shape(wanted)):
+            raise UnsupportedModelError(f"there is no output {wanted!r}; the model has {listing}")
+        names = [wanted]
+    remains = {name: remainder(graph, name) for name in names}
+    fitting = [
+        name
+        for name in names
+        if remains[name] is None
+        and graph.types.get(name, TensorProto.UNDEFINED) in FLOATING
+        and scores.classes(name) is not None
+    ]
+    fitting = [name for name in fitting if scores.is_plain(name)] or fitting
+    sorted_ones = [
+        (name, found.input[0])
+        for name, found in remains.items()
+        if found is not None and found.op_type == "TopK" and scores_are_sorted(scores, found)
+    ]
+    sources = {source for _, source in sorted_ones}
+    if len(fitting) == 1 and all(fitting[0] in upstream(graph, source) for source in sources):
+        return Answer(fitting[0], scores.classes(fitting[0]) or 1)
+    if not fitting and len(sources) == 1:
+        ((name, source),) = sorted_ones[:1]
+        note = (
+            f"the output {name!r} holds the best classes alone (TopK): explained are all scores, {source!r}"
+        )
+        return Answer(source, scores.classes(source) or 1, (note,))
+    if fitting or sources:
+        raise UnsupportedModelError(
+            f"several outputs could be class scores: {listing}; say which with output='name'"
+        )
+    for name, found in remains.items():
+        if found is not None:
+            raise UnsupportedModelError(refusal(graph, name, found, listing))
+    hint = "; export it without ZipMap, so that scores are a tensor" if NO_TENSOR in listing else ""
+    raise UnsupportedModelError(
+        f"a classifier's output is (N, C) class scores; this model gives {listing}{hint}"
+    )
+
+
+def described(graph: Graph, value: onnx.ValueInfoProto) -> str:
+    """What an output holds, as far as it is known."""
+    kind = value.type.WhichOneof("value")
+    if kind not in (None, "tensor_type"):
+        return f"(a {kind.removesuffix('_type')}, {NO_TENSOR})"
+    shape = graph.shape(value.name)
+    return "(unknown shape)" if shape is None else str(shape)
+
+
+def remainder(graph: Graph, name: str) -> NodeProto | None:
+    """The operator that left something else than scores in a tensor: TopK, ArgMax, a comparison, boxes."""
+    for index in graph.upstream_nodes(name):
+        if graph.nodes[index].op_type in DETECTING:
+            return graph.nodes[index]
+    while (node := graph.producer(name)) is not None:
+        if node.op_type == "TopK" or node.op_type in RANKING or graph.types.get(name) == TensorProto.BOOL:
+            return node
+        moving = (
+            node.op_type in RESHAPING or node.op_type in QUANTISERS or node.op_type in ("Gather", "Slice")
+        )
+        if not (moving or preserves_values(node) or node.op_type == "Cast"):
+            return None
+        name = node.input[0]
+    return None
+
+
+def scores_are_sorted(scores: ScoreShapes, node: NodeProto) -> bool:
+    """Whether a TopK takes the best of each picture's class scores."""
+    source = node.input[0]
+    shape = scores.shape(source)
+    if shape is None or scores.classes(source) is None:
+        return False
+    axis: int = attribute(node, "axis", -1) % len(shape)
+    return axis == (scores.class_axis(source) or len(shape) - 1)
+
+
+def upstream(graph: Graph, name: str) -> set[str]:
+    """The tensors a tensor is made of, itself included."""
+    return {name, *(made for index in graph.upstream_nodes(name) for made in graph.nodes[index].output)}
+
+
+def refusal(graph: Graph, name: str, node: NodeProto, listing: str) -> str:
+    """Why what an operator left is no class score, and what to do."""
+    if node.op_type in DETECTING:
+        return (
+            f"this model detects objects ({node.op_type}) and gives {listing}: class maps explain "
+            "classifiers, whose output is (N, C) class scores"
+        )
+    source = node.input[0]
+    shape = graph.shape(source)
+    inside = f"{source!r}{'' if shape is None else f' {shape}'}"
+    what = {"TopK": "the best of scores", "ArgMax": "class numbers", "ArgMin": "class numbers"}
+    return (
+        f"the output {name!r} holds {what.get(node.op_type, 'decisions')}, which {node.op_type} makes of "
+        f"{inside}, and no (N, C) class scores; if those are in {source!r}, pass output={source!r}"
+    )
