@@ -14,6 +14,7 @@ from camrt.engine.heads import FactoredHead, GenericHead, Head
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked
 from camrt.engine.heads.calm import CalmHead, agrees
+from camrt.engine.heads.comparison import Reference
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.lazy import LazyRunner
@@ -28,6 +29,7 @@ from camrt.export.cutting import (
     JOINT,
     PHI,
     TargetTensor,
+    add_taps,
     beside_name,
     crossing,
     head_model,
@@ -81,7 +83,8 @@ def make_cuts(
     runtime: Backend,
     batch_size: int,
     threads: int | None,
-) -> tuple[onnx.ModelProto, tuple[Cut, ...]]:
+    unfactored: Mapping[int, str] | None = None,
+) -> tuple[onnx.ModelProto, tuple[Cut, ...], tuple[Reference, ...]]:
     """Cuts a model at every target, and gives its trunk the outputs the heads read.
 
     Args:
@@ -93,19 +96,24 @@ def make_cuts(
         runtime: What makes graphs ready to run.
         batch_size: Rows a batch.
         threads: Threads of the native kernels.
+        unfactored: Why the heads of some targets, by their number, are run as graphs whatever their form.
 
     Returns:
-        The whole model with its further outputs, and the cuts.
+        The whole model with its further outputs, the cuts, and for each the head's graph to compare with.
     """
-    cuts, outputs = [], {}
+    cuts, references, outputs = [], [], {}
     pooled: Factors | None = None
     for number, (target, tensor) in enumerate(zip(targets, tensors, strict=True)):
         around = crossing(graph, tensor)
-        factors: Factors | Unfactored = (
-            Unfactored(f"{', '.join(map(repr, around))} go{'es' * (len(around) == 1)} around the cut")
-            if around
-            else factor(graph, tensor, interface.batch)
-        )
+        factors: Factors | Unfactored
+        if around:
+            factors = Unfactored(
+                f"{', '.join(map(repr, around))} go{'es' * (len(around) == 1)} around the cut"
+            )
+        elif unfactored is not None and number in unfactored:
+            factors = Unfactored(unfactored[number])
+        else:
+            factors = factor(graph, tensor, interface.batch)
         start = start_of_adjoint(tensor, factors)
         vectors = () if around or start is None else vectors_of(graph, start)
         beside = (*around, *vectors)
@@ -132,6 +140,10 @@ def make_cuts(
             threads=threads,
         )
         head.has_joint = interface.joint is not None
+        inner = {role: name for role, name in shown.items() if name not in (tensor, *around)}
+        references.append(
+            reference(model, graph, tensor, inner, head, interface, runtime, batch_size, threads)
+        )
         residuals = frozenset({FIRST_LAYER, *(beside_name(len(around) + i) for i in range(len(vectors)))})
         cuts.append(Cut(target, head, taps, residuals))
     if interface.joint is not None:
@@ -142,7 +154,51 @@ def make_cuts(
         assert shape is not None
         if tap_cells(tapped, pooled, (shape[2], shape[3])):
             cuts = [replace(cuts[0], taps={**cuts[0].taps, CELLS: CELLS})]
-    return tapped, tuple(cuts)
+    return tapped, tuple(cuts), tuple(references)
+
+
+def reference(
+    model: onnx.ModelProto,
+    graph: Graph,
+    target: str,
+    shown: Mapping[str, str],
+    head: Head,
+    interface: Interface,
+    runtime: Backend,
+    batch_size: int,
+    threads: int | None,
+) -> Reference:
+    """A head's graph to compare its answers with, made ready when it is first run.
+
+    Args:
+        model: The standardised model.
+        graph: Its index.
+        target: The tensor it is cut at.
+        shown: Further tensors of the trunk pass that the head reads, by their role.
+        head: The head.
+        interface: The model's interface.
+        runtime: What makes graphs ready to run.
+        batch_size: Rows a batch.
+        threads: Threads of the native kernels.
+    """
+    whole = head.generic if isinstance(head, CalmHead) else head
+    if isinstance(whole, GenericHead):
+        return Reference(whole, whole.show, own_gradient=False)
+
+    def make() -> Runner:
+        part = head_model(model, graph, target, LOGITS, input_name=MAP, batch=interface.batch)
+        add_taps(part, graph, shown)
+        return runtime.runner(part, label="head", batch=interface.batch)
+
+    def back() -> Runner:
+        part = adjoint_model(model, graph, target, input_name=MAP, batch=interface.batch)
+        return runtime.runner(part, label="head's adjoint", batch=interface.batch)
+
+    graphs = GenericHead(
+        LazyRunner(make), HeadAdjoint(LazyRunner(back)), batch_size, "to compare with", threads
+    )
+    known = isinstance(head, FactoredHead) and head.first_layer_is_known
+    return Reference(graphs, graphs.show, own_gradient=known)
 
 
 def start_of_adjoint(target: str, factors: Factors | Unfactored) -> str | None:

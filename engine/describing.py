@@ -45,6 +45,7 @@ def describe(engine: Engine) -> str:
             for cut in engine.cuts
             for role, line in (("target", located(cut.target)), ("head", cut.head.describe()))
         ),
+        f"  checked {checked(engine)}",
         *(f"  note    {note}" for note in engine.notes),
         "",
         "  passes a picture beside one through the trunk, at most; there and back (for gradients) a target",
@@ -71,6 +72,15 @@ def ending_of(interface: Interface) -> str:
     else:
         ending = "ends in logits"
     return f"{ending}; probabilities by {interface.activation}"
+
+
+def checked(engine: Engine) -> str:
+    """What was compared with the model's own answers, in a line."""
+    if not engine.verification:
+        return "nothing: the engine's answers were not compared with the model's"
+    questions = ", ".join(dict.fromkeys(one.question for one in engine.verification))
+    largest = max(one.error for one in engine.verification)
+    return f"on noise: {questions}; largest error {largest:.1g} of the largest change"
 
 
 def located(target: TargetTensor) -> str:

@@ -17,7 +17,7 @@ import onnx
 from camrt.default import model_file
 from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
-from camrt.engine.cuts import make_cuts, picture_adjoints
+from camrt.engine.cuts import picture_adjoints
 from camrt.engine.matching import matched
 from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
@@ -25,6 +25,7 @@ from camrt.engine.places import Place
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.probing import prober
 from camrt.engine.session import Engine
+from camrt.engine.verification import Verify, verified_cuts
 from camrt.errors import BackendError, InputError, ModelFileError
 from camrt.export.batching import (
     computes_shapes,
@@ -78,6 +79,7 @@ def load(
     plans: str | os.PathLike[str] | None = None,
     precision: str | None = None,
     compile: bool | str | None = None,  # noqa: A002  # the field's name for it
+    verify: Verify = True,
 ) -> Engine:
     """Loads an image classifier and cuts it into trunk and head.
 
@@ -118,6 +120,10 @@ def load(
         compile: Of torch models, which then run without their Python: True or a mode of `torch.compile`
             ("default", "reduce-overhead", "max-autotune"), or "cudagraphs". Each shape of batch is traced
             when it is first run; code that looks at numbers is refused.
+        verify: Whether the engine's answers are compared with the model's on four pictures of noise, and what
+            does not agree is not used (`engine.notes` says so); at the cost of about three forward passes.
+            "thorough" compares every question on more noise (`engine.verification` has the errors), False
+            nothing.
 
     Raises:
         ModelFileError: The file is missing, not ONNX, damaged, or lacks external data.
@@ -135,6 +141,8 @@ def load(
         raise InputError(f"threads={threads!r} must be None or a whole number >= 1")
     if activation not in (None, "softmax", "sigmoid", "none"):
         raise InputError(f"activation={activation!r} must be None, 'softmax', 'sigmoid' or 'none'")
+    if verify not in (True, False, "thorough"):
+        raise InputError(f"verify={verify!r} must be True, False or 'thorough'")
     if is_torch_model(path):
         if plans is not None:
             raise InputError("plans= is TensorRT's, and means nothing to a torch model")
@@ -192,6 +200,7 @@ def load(
         output=output,
         activation=activation,
         layout=layout,
+        verify=verify,
     )
 
 
@@ -209,6 +218,7 @@ def assembled(
     output: str | None = None,
     activation: Activation | None = None,
     layout: Layout | None = None,
+    verify: Verify = True,
 ) -> Engine:
     """An engine of a file that was read; see `load`.
 
@@ -225,6 +235,7 @@ def assembled(
         output: See `load`.
         activation: See `load`.
         layout: See `load`.
+        verify: See `load`.
     """
     watch = observer(analyst)
     model = file.model
@@ -255,23 +266,27 @@ def assembled(
         if place.layout != "map":
             graph = Graph(model, graph.input_shape, watch)
             graph.observe(LOGITS)
-    tapped, cuts = make_cuts(model, graph, found, tensors, interface, runtime, batch_size, threads)
-    runner = runtime.runner(tapped, label="model", batch=interface.batch)
+    size = None if steps is None else steps.size
+    checked = verified_cuts(
+        model, graph, found, tensors, interface, runtime, analyst, batch_size, threads, size, verify
+    )
+    interface = checked.interface
     if interface.joint is not None:
-        check_calm(runner, interface, None if steps is None else steps.size, runtime.place)
+        check_calm(checked.runner, interface, size, runtime.place)
     return Engine(
         file.path,
         file.sha256,
         interface,
-        runner,
-        cuts,
+        checked.runner,
+        checked.cuts,
         listed,
         picture_adjoints(model, graph, interface, runtime),
         labels=names,
         preprocessing=steps,
         batch_size=batch_size,
         threads=threads,
-        notes=tuple(notes),
+        notes=(*notes, *checked.notes),
+        verification=checked.comparisons,
         place=runtime.place,
         runtime=runtime.name,
         front=front,

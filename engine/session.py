@@ -19,6 +19,7 @@ from camrt.engine.describing import describe
 from camrt.engine.explanation import Explanation, Passes
 from camrt.engine.fusing import Fusion, saliency_maps
 from camrt.engine.heads import Head
+from camrt.engine.heads.comparison import Comparison
 from camrt.engine.inputs import Batch, Pictures, chooser, map_size, prepare
 from camrt.engine.matching import levels_of
 from camrt.engine.methods import ChannelMethod, MapShape, Method, build
@@ -79,6 +80,7 @@ class Engine:
         batch_size: Rows run at once, the bound on memory.
         threads: Threads of the native kernels; None lets them choose.
         notes: What loading changed or could not change, in sentences.
+        verification: What was compared with the model's own answers when it was loaded, and how they agreed.
         place: Where the engine computes.
         runtime: What runs the model: the name of its backend.
         front: What the file does to its pictures by itself, before its first layer.
@@ -99,6 +101,7 @@ class Engine:
         batch_size: int,
         threads: int | None,
         notes: tuple[str, ...],
+        verification: tuple[Comparison, ...] = (),
         place: Place = HOST,
         runtime: str = "onnxruntime",
         front: Front = Front(),  # noqa: B008  # immutable
@@ -111,6 +114,7 @@ class Engine:
         self.batch_size = batch_size
         self.threads = threads
         self.notes = notes
+        self.verification = verification
         self.place = place
         self.runtime = runtime
         self.front = front

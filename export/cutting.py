@@ -15,7 +15,7 @@ The target, when none is asked for, is found in this order:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -35,6 +35,7 @@ __all__ = [
     "JOINT",
     "PHI",
     "TargetTensor",
+    "add_taps",
     "beside_name",
     "candidates",
     "choose_target",
@@ -296,14 +297,19 @@ def tapped_model(model: onnx.ModelProto, graph: Graph, taps: dict[str, str]) -> 
     """
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
+    add_taps(tapped, graph, taps)
+    return tapped
+
+
+def add_taps(model: onnx.ModelProto, graph: Graph, taps: Mapping[str, str]) -> None:
+    """Gives a model, or a part of one, further float32 outputs, in place; see `tapped_model`."""
     for output, name in taps.items():
         if graph.types.get(name, TensorProto.FLOAT) == TensorProto.FLOAT:
             tap = helper.make_node("Identity", [name], [output])
         else:
             tap = helper.make_node("Cast", [name], [output], to=TensorProto.FLOAT)
-        tapped.graph.node.append(tap)
-        tapped.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
-    return tapped
+        model.graph.node.append(tap)
+        model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
 
 
 def head_model(

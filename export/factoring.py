@@ -108,8 +108,9 @@ def factor(graph: Graph, target: str, batch: int | None) -> Factors | Unfactored
     clean = clean_cuts(graph)
     region = cellwise_region(graph, target, nodes)
     end_of_phi = next(name for name in reversed(region) if name in clean)
-    outside = [node for node in nodes if node.output[0] not in region]
-    reduction = find_reduction(graph, end_of_phi, outside)
+    # Cellwise branches beside φ count as well: what they read is not read by P alone.
+    behind = graph.downstream(end_of_phi) - {end_of_phi}
+    reduction = find_reduction(graph, end_of_phi, [node for node in nodes if node.output[0] in behind])
     if isinstance(reduction, str):
         return Unfactored(reduction)
 

@@ -25,6 +25,7 @@ __all__ = [
     "names_read",
     "opset",
     "static_shape",
+    "subgraphs",
 ]
 
 Array = npt.NDArray[Any]
@@ -45,17 +46,21 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
+def subgraphs(node: NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs a node holds, as If, Loop and Scan do."""
+    for item in node.attribute:
+        yield from [item.g] if item.type == onnx.AttributeProto.GRAPH else item.graphs
+
+
 def names_read(node: NodeProto) -> Iterator[str]:
     """Every tensor a node reads, those its subgraphs take from outside included."""
     yield from (name for name in node.input if name)
-    for item in node.attribute:
-        graphs = [item.g] if item.type == onnx.AttributeProto.GRAPH else list(item.graphs)
-        for graph in graphs:
-            made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            for inner in graph.node:
-                yield from (name for name in names_read(inner) if name not in made)
-                made.update(inner.output)
-            yield from (value.name for value in graph.output if value.name not in made)
+    for graph in subgraphs(node):
+        made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        for inner in graph.node:
+            yield from (name for name in names_read(inner) if name not in made)
+            made.update(inner.output)
+        yield from (value.name for value in graph.output if value.name not in made)
 
 
 def opset(model: onnx.ModelProto) -> int:

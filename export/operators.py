@@ -14,6 +14,7 @@ __all__ = [
     "FLOATING",
     "QUANTISERS",
     "RESHAPING",
+    "ROUNDING",
     "preserves_values",
 ]
 
@@ -33,6 +34,8 @@ ELEMENTWISE_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min",
 # Compare numbers, or choose between them.
 CHOOSING = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where"})
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# Give the same for numbers that differ a little, and then something else.
+ROUNDING = frozenset({"Ceil", "DynamicQuantizeLinear", "Floor", "QuantizeLinear", "Round", "Sign"})
 # Act on each cell of a map by itself, but mix its channels.
 CHANNEL_MIXING = frozenset({"Softmax", "LogSoftmax", "Concat", "LpNormalization"})
 

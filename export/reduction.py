@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
-from camrt.export.graph import Graph, attribute
+from camrt.export.graph import Graph, attribute, names_read
 from camrt.export.operators import RESHAPING, preserves_values
 
 __all__ = ["Reduction", "find_reduction"]
@@ -46,7 +46,7 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
     current = start
     while True:
         pooled = members.shape[-1] == cells
-        readers = [node for node in nodes if current in node.input]
+        readers = [node for node in nodes if current in names_read(node)]
         if len(readers) != 1:
             if pooled:
                 break

@@ -854,6 +854,52 @@ def _(rng: np.random.Generator, K: int, h: int, w: int, C: int) -> Part:
     return net.part(last, logits64, (K, h, w), C)
 
 
+def branch(net: Net, how: str, K: int) -> tuple[str, Numbers]:
+    """A map beside A that is made of it cell by cell."""
+    if how == "relu":
+        name, shift = net.weight(K, 1, 1)
+        return net.add("Relu", net.add("Sub", "A", name)), lambda A: relu(A - shift)
+    if how == "square":
+        return net.add("Mul", "A", "A"), lambda A: A * A
+    if how == "tanh":
+        return net.add("Tanh", "A"), np.tanh
+    mixed, layer = net.conv1x1("A", K, K)
+    return net.add("Relu", mixed), lambda A: relu(layer(A))
+
+
+@variants(
+    {
+        f"two-means-{how}-{end}": {"how": how, "end": end}
+        for how in ("relu", "square", "convolution", "tanh")
+        for end in ("added", "beside", "two-layers", "gated")
+    },
+    "generic",
+    None,
+)
+def _(rng: np.random.Generator, K: int, h: int, w: int, C: int, *, how: str, end: str) -> Part:
+    """The mean of A and the mean of something that is made of A cell by cell."""
+    net = Net(rng)
+    first = net.pooled("A")
+    made, of_cells = branch(net, how, K)
+    second = net.pooled(made)
+    if end == "added":
+        last, linear = net.gemm(net.add("Add", first, second), K, C)
+        return net.part(last, lambda A: linear(mean(A) + mean(of_cells(A))), (K, h, w), C)
+    if end == "beside":
+        last, linear = net.gemm(net.add("Concat", first, second, axis=1), 2 * K, C)
+        return net.part(
+            last, lambda A: linear(np.concatenate([mean(A), mean(of_cells(A))], axis=1)), (K, h, w), C
+        )
+    one, left = net.gemm(first, K, C)
+    two, right = net.gemm(second, K, C)
+    if end == "gated":
+        last = net.add("Mul", net.add("Sigmoid", one), two)
+        return net.part(last, lambda A: sigmoid(left(mean(A))) * right(mean(of_cells(A))), (K, h, w), C)
+    return net.part(
+        net.add("Add", one, two), lambda A: left(mean(A)) + right(mean(of_cells(A))), (K, h, w), C
+    )
+
+
 @head("mean-and-max", "generic", None)
 def _(rng: np.random.Generator, K: int, h: int, w: int, C: int) -> Part:
     net = Net(rng)

@@ -16,7 +16,7 @@ from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreReader
 
-__all__ = ["Asked", "Head", "channels_where", "fill_and_run", "pairs_where"]
+__all__ = ["Asked", "Head", "channels_where", "fill_and_run", "pairs_where", "sample_boxes"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Boxes = npt.NDArray[np.int64]  # known to the host
@@ -122,6 +122,28 @@ class Head(ABC):
     @abstractmethod
     def box_passes(self, boxes: int) -> tuple[int, str]:
         """How many passes a picture `with_boxes` costs at most, both perspectives, and why."""
+
+
+def sample_boxes(height: int, width: int, most: int) -> Boxes:
+    """Some boxes of a map's cells, (P, 4) half-open (r0, c0, r1, c1): an inner one, halves, a corner, more.
+
+    Args:
+        height: Of the map, in cells.
+        width: Of the map, in cells.
+        most: How many there are at most.
+    """
+    chosen = {
+        (height // 3, width // 3, height // 3 + 1, width): None,
+        (0, 0, height, -(-width // 2)): None,
+        (0, 0, 1, 1): None,
+        (height // 2, 0, height, width): None,
+    }
+    rng = np.random.default_rng(0)
+    for _ in range(8 * most):
+        top, left = rng.integers(height), rng.integers(width)
+        bottom, right = rng.integers(top, height) + 1, rng.integers(left, width) + 1
+        chosen.setdefault((int(top), int(left), int(bottom), int(right)))
+    return np.array(list(chosen)[:most], np.int64)
 
 
 def pairs_where(rows: int, columns: int, array: Array, changed: Callable[[], Array]) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from camrt.engine.arrays import at_least, host, library, like, single, zeros
 from camrt.engine.backends import Runner
-from camrt.engine.heads.base import Asked, Boxes, Head
+from camrt.engine.heads.base import Asked, Boxes, Head, sample_boxes
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.operations import operations
 
@@ -42,7 +42,7 @@ class CalmHead(Head):
     kind = "calm"
 
     def __init__(self, generic: GenericHead, joint: Runner, threads: int | None = None) -> None:
-        self._generic = generic
+        self.generic = generic
         self._joint = joint
         self._threads = threads
 
@@ -72,22 +72,22 @@ class CalmHead(Head):
         return deleted, kept
 
     def without_channels(self, asked: Asked) -> Array:
-        return self._generic.without_channels(asked)
+        return self.generic.without_channels(asked)
 
     def empty(self, asked: Asked) -> Array:
-        return self._generic.empty(asked)
+        return self.generic.empty(asked)
 
     def gradients(self, asked: Asked) -> Iterator[Array]:
-        return self._generic.gradients(asked)
+        return self.generic.gradients(asked)
 
     def gradient_passes(self) -> tuple[int, str]:
-        return self._generic.gradient_passes()
+        return self.generic.gradient_passes()
 
     def class_maps(self, asked: Asked) -> Array | None:
         return None
 
     def channel_passes(self, channels: int) -> tuple[int, str]:
-        return self._generic.channel_passes(channels)
+        return self.generic.channel_passes(channels)
 
     def box_passes(self, boxes: int) -> tuple[int, str]:
         return 1, "p(y|x) is a ratio of sums over cells; one of the empty cell beside them"
@@ -109,9 +109,7 @@ def ratio(sums: Array) -> Array:
 def agrees(head: CalmHead, generic: GenericHead, asked: Asked) -> bool:
     """Whether sums of cells give what the head itself gives, on a few boxes."""
     height, width = asked.activations.shape[2:]
-    boxes = np.array(
-        [[0, 0, 1, 1], [height // 2, 0, height, width], [0, 0, height, -(-width // 2)]], np.int64
-    )
+    boxes = sample_boxes(height, width, most=4)
     found = head.with_boxes(asked, boxes, delete=True, keep=True)
     expected = generic.with_boxes(asked, boxes, delete=True, keep=True)
     return all(

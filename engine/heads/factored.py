@@ -204,12 +204,12 @@ class FactoredHead(Head):
     # ---------------------------------------------------------------- gradients
 
     @property
-    def _first_layer_is_known(self) -> bool:
+    def first_layer_is_known(self) -> bool:
         """Whether ψ's first layer reads the activation itself, so that its weight is the last step back."""
         return self._contributions.factors.phi == "identity"
 
     def gradients(self, asked: Asked) -> Iterator[Array]:
-        if not self._first_layer_is_known:
+        if not self.first_layer_is_known:
             yield from self._adjoint.gradients(asked)
         elif self._rest is not None:
             for rows in self._adjoint.gradients(asked):
@@ -242,7 +242,7 @@ class FactoredHead(Head):
         return library(scaled).broadcast_to(scaled, shape)
 
     def gradient_passes(self) -> tuple[int, str]:
-        if not self._first_layer_is_known:
+        if not self.first_layer_is_known:
             return 1, "the head's adjoint, forth and back"
         if self._rest is not None:
             return 1, "what follows the head's first layer, forth and back"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from camrt.engine.arrays import library, like, numbered
@@ -95,6 +95,17 @@ class GenericHead(Head):
         if key not in self._empty:
             self._empty[key] = self._runner(xp.zeros_like(activations[:1]))[0]
         return asked.reader.read(xp.repeat(self._empty[key], count, axis=0), images)
+
+    def show(self, activations: Array, beside: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+        """Logits (N, C) of activations, and whatever else the head's graph shows of them, by name.
+
+        Args:
+            activations: (N, K, h, w).
+            beside: The tensors that go around the cut, by name; others are left out.
+        """
+        feeds = {name: beside[name] for name in self._beside}
+        logits, *further = self._runner(activations, None, feeds)
+        return logits, dict(zip(self._runner.outputs[1:], further, strict=True))
 
     def gradients(self, asked: Asked) -> Iterator[Array]:
         return self._adjoint.gradients(asked)

@@ -1,0 +1,60 @@
+"""Operators that draw random numbers, and operators that take the pictures of a batch together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import NodeProto
+
+from camrt.export.graph import Graph, attribute, subgraphs
+
+__all__ = ["across_batch", "drawing"]
+
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+def every_node(graph: onnx.GraphProto) -> Iterator[NodeProto]:
+    """All nodes of a graph, those of its subgraphs too."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from every_node(inner)
+
+
+def drawing(graph: Graph) -> tuple[str, ...]:
+    """The nodes that draw random numbers, each as operator and name."""
+    return tuple(
+        described(node)
+        for node in every_node(graph.model.graph)
+        if node.op_type in RANDOM or (node.op_type == "Dropout" and in_training(graph, node))
+    )
+
+
+def across_batch(graph: Graph) -> tuple[str, ...]:
+    """The nodes that are defined over the whole batch, each as operator and name.
+
+    `DynamicQuantizeLinear` takes its scale from all its input's numbers, and a batch normalisation in
+    training mode its mean and variance.
+    """
+    return tuple(
+        described(node)
+        for node in every_node(graph.model.graph)
+        if (node.op_type == "DynamicQuantizeLinear" and node.input[0] in graph.dependent)
+        or (node.op_type == "BatchNormalization" and attribute(node, "training_mode", 0))
+    )
+
+
+def in_training(graph: Graph, node: NodeProto) -> bool:
+    """Whether a dropout drops anything: its third input says so, or is not known."""
+    if len(node.input) < 3 or not node.input[2]:
+        return False
+    value = graph.constant(node.input[2])
+    return value is None or bool(value.any())
+
+
+def described(node: NodeProto) -> str:
+    """A node as a reader finds it."""
+    return f"{node.op_type} {node.name!r}" if node.name else node.op_type
