@@ -161,6 +161,10 @@ def explain(
 def inspect(
     model: Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")],
     layer: Annotated[str | None, typer.Option(help="Target tensor.")] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(help="Compare every kind of answer with the model's own on noise, and list the errors."),
+    ] = False,
     *,
     reading: Reading,
 ) -> None:
@@ -168,7 +172,7 @@ def inspect(
     from rich.table import Table
 
     with clear_errors():
-        engine = _load(model_file(model), target=layer, **reading)
+        engine = _load(model_file(model), target=layer, verify="thorough" if verify else True, **reading)
         console = make_console()
         console.print(plain(engine.describe()), markup=False)
         table = Table("target", "node", "operator", "K x h x w", "clean", "chosen", title="Targets")
@@ -177,6 +181,18 @@ def inspect(
             yes_no = ["yes" if flag else "no" for flag in (found.clean, found.chosen)]
             add_row(table, found.name, found.node, found.operator, shape, *yes_no, bold=found.chosen)
         console.print(table)
+        if verify:
+            compared = Table(
+                "question", "times", "largest error", "allowed", "agrees", title="Compared on noise"
+            )
+            for question in dict.fromkeys(one.question for one in engine.verification):
+                same = [one for one in engine.verification if one.question == question]
+                largest = max(one.error for one in same)
+                result = "yes" if all(one.agrees for one in same) else "no"
+                add_row(
+                    compared, question, str(len(same)), f"{largest:.1e}", f"{same[0].allowed:.0e}", result
+                )
+            console.print(compared)
 
 
 @app.command()

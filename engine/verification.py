@@ -21,13 +21,15 @@ from onnx import TensorProto
 
 from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner
-from camrt.engine.cuts import Cut, make_cuts
+from camrt.engine.cuts import Cut, make_cuts, picture_adjoints
 from camrt.engine.heads import Asked, GenericHead
 from camrt.engine.heads.comparison import (
     Comparison,
     Precision,
     Reference,
+    along_picture_gradients,
     asked_of,
+    compare,
     compare_head,
     relative_error,
 )
@@ -35,6 +37,7 @@ from camrt.engine.places import Place
 from camrt.engine.probes import probe_pictures
 from camrt.engine.scores import ScoreKind
 from camrt.errors import BackendError, CutError, DeadlineError, UnsupportedModelError
+from camrt.export.adjoint import GRADIENT, WEIGHTING
 from camrt.export.batch_effects import across_batch, drawing
 from camrt.export.cutting import ACTIVATION, TargetTensor
 from camrt.export.graph import Graph
@@ -46,6 +49,8 @@ __all__ = ["Report", "VerifiedCuts", "Verify", "verified_cuts", "verify"]
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Verify = bool | Literal["thorough"]
 
+# Largest error of a picture's gradient along itself: a whole network bends more on the way than a head does.
+BENDS = 0.15
 ROW = 1  # of the three pictures, the one that is run alone as well
 SPREADS = (1.0, 0.25, 4.0)  # of the noise that a thorough check looks at
 
@@ -260,6 +265,7 @@ def verified_cuts(
     if together := across_batch(graph):
         interface = one_at_a_time(interface, f"takes all pictures of a batch together ({together[0]})")
         notes.append(f"{together[0]} takes all pictures of a batch together: they are run one at a time")
+    runner: Runner
     here = runtime if level is False or type(runtime) is type(analyst) else analyst
     precision = precision_of(graph)
     while True:
@@ -311,12 +317,31 @@ def verified_cuts(
         if report.unseen is not None:
             notes.append(f"the engine's answers were not compared with the model's: {report.unseen}")
         break
+    comparisons = report.comparisons
+    if level == "thorough" and report.unseen is None and precision.slopes is not None:
+        back = picture_adjoints(model, graph, interface, here)["plain"]
+        pictures = here.place.put(probe_pictures(interface.probe_shape(2, size)))
+        comparisons += compare_pictures(runner, back, pictures, interface.num_classes, precision)
     if here is not runtime:
         tapped, cuts, _ = make_cuts(
             model, graph, targets, tensors, interface, runtime, batch_size, threads, unfactored
         )
         runner = runtime.runner(tapped, label="model", batch=interface.batch)
-    return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), report.comparisons)
+    return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), comparisons)
+
+
+def compare_pictures(
+    runner: Runner, back: Runner, pictures: Array, classes: int, precision: Precision
+) -> tuple[Comparison, ...]:
+    """The gradient with respect to the picture, compared with differences of the model's logits."""
+
+    def gradients(batch: Array, weighting: Array) -> tuple[Array, Array]:
+        logits, gradient = back(batch, [LOGITS, GRADIENT], {WEIGHTING: weighting})
+        return logits, gradient
+
+    chosen = sorted({0, classes - 1})
+    pairs = along_picture_gradients(pictures, gradients, lambda rows: runner(rows, [LOGITS])[0], chosen)
+    return tuple(compare("gradient of the picture", pairs, precision, BENDS))
 
 
 def one_at_a_time(interface: Interface, why: str) -> Interface:

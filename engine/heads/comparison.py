@@ -24,9 +24,19 @@ from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import AdjointError, BackendError
 from camrt.export.interface import Activation
 
-__all__ = ["Comparison", "Precision", "Reference", "asked_of", "compare_head", "relative_error"]
+__all__ = [
+    "Comparison",
+    "Precision",
+    "Reference",
+    "along_picture_gradients",
+    "asked_of",
+    "compare",
+    "compare_head",
+    "relative_error",
+]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+Pairs = Iterator[tuple[Array, Array, Array | float]]  # an answer, what it should be, and of nothing altered
 
 # Classes whose scores are compared, spread over all of them, and whose gradients are.
 CLASSES, GRADIENTS = 8, 2
@@ -38,7 +48,7 @@ SLOPE = 5e-2
 FLAT = 1e-2
 # Changes that differences are taken over, as shares of the score's whole change: a large one where rounding
 # hides a small one, a small one where a large one crosses a bend.
-STEPS = (1e-2, 1e-3)
+STEPS = (1e-2, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -131,25 +141,28 @@ def asked_of(
 def relative_error(found: Array, expected: Array, precision: Precision, base: Array | float = 0.0) -> float:
     """The largest error as a share of the largest change; what is not finite in both agrees.
 
+    To the change is added what rounding may leave of a large answer, so that an error is at most
+    `Precision.relative` where it is at most that share of the change and `Precision.absolute` of the answer.
+
     Args:
         found: Some answers.
         expected: What they should be, of the same shape.
-        precision: Its absolute part is taken off the error first.
+        precision: How closely they must agree.
         base: The answers when nothing is altered.
     """
-    mine, theirs = (np.asarray(host(values), np.float64) for values in (found, expected))
+    mine, theirs, still = (
+        np.asarray(values if np.isscalar(values) else host(values), np.float64)
+        for values in (found, expected, base)
+    )
     seen = np.isfinite(theirs)
     if mine.shape != theirs.shape or (np.isfinite(mine) != seen).any():
         return float("inf")
-    change = np.broadcast_to(
-        np.asarray(host(base) if not np.isscalar(base) else base, np.float64), theirs.shape
-    )
-    largest = float(np.abs(theirs - change)[seen].max(initial=0.0))
-    error = float(np.abs(mine - theirs)[seen].max(initial=0.0))
-    error -= precision.absolute * float(np.abs(theirs)[seen].max(initial=0.0))
-    if error <= 0:
+    if not seen.any():
         return 0.0
-    return error / largest if largest > 0 else float("inf")
+    change = np.abs(theirs - np.broadcast_to(still, theirs.shape))[seen].max()
+    scale = change + precision.absolute / precision.relative * np.abs(theirs)[seen].max()
+    error = np.abs(mine - theirs)[seen].max()
+    return float(error / scale) if error > 0 else 0.0
 
 
 def compare_head(
@@ -170,33 +183,42 @@ def compare_head(
         thorough: Whether many boxes, all channels and each gradient are compared, or some.
     """
     found: list[Comparison] = []
-
-    def compare(question: str, pairs: Iterator[tuple[Array, Array, Array | float]], allowed: float) -> None:
-        try:
-            errors = [relative_error(mine, theirs, precision, base) for mine, theirs, base in pairs]
-        except AdjointError:  # refused by name when a method asks: nothing wrong is answered
-            return
-        except BackendError as error:
-            found.append(Comparison(question, float("inf"), allowed, str(error)))
-            return
-        found.extend([Comparison(question, max(errors), allowed)] if errors else [])
-
     for asked in natural:
-        compare("logits", shown(reference, asked), precision.relative)
+        found += compare("logits", shown(reference, asked), precision)
         if head is not reference.head:
             most = 32 if thorough else min(2, len(asked.logits))
-            compare("boxes", with_boxes(head, reference, asked, most), precision.relative)
+            found += compare("boxes", with_boxes(head, reference, asked, most), precision)
     last = natural[-1]
     if precision.slopes is not None and (thorough or reference.own_gradient):
-        compare("gradient", along_gradients(head, reference, last), precision.slopes)
+        found += compare("gradient", along_gradients(head, reference, last), precision, precision.slopes)
+    if thorough and reference.own_gradient:
+        found += compare("gradient by the graph", both_gradients(head, reference, last), precision)
     if head is not reference.head:
-        compare("empty activation", emptied(head, reference, last), precision.relative)
+        found += compare("empty activation", emptied(head, reference, last), precision)
         removed = without_channels(head, reference, last, None if thorough else CHANNELS)
-        compare("removed channels", removed, precision.relative)
+        found += compare("removed channels", removed, precision)
     return found
 
 
-Pairs = Iterator[tuple[Array, Array, Array | float]]  # an answer, what it should be, and of nothing altered
+def compare(
+    question: str, pairs: Pairs, precision: Precision, allowed: float | None = None
+) -> list[Comparison]:
+    """The comparison of some answers; none where a gradient is refused by name, which misleads nobody.
+
+    Args:
+        question: What is asked.
+        pairs: Answers, what they should be, and what they are when nothing is altered.
+        precision: How closely they must agree.
+        allowed: The largest error; None for that of the precision.
+    """
+    most = precision.relative if allowed is None else allowed
+    try:
+        errors = [relative_error(mine, theirs, precision, base) for mine, theirs, base in pairs]
+    except AdjointError:
+        return []
+    except BackendError as error:
+        return [Comparison(question, float("inf"), most, str(error))]
+    return [Comparison(question, max(errors), most)] if errors else []
 
 
 def shown(reference: Reference, asked: Asked) -> Pairs:
@@ -235,6 +257,13 @@ def without_channels(head: Head, reference: Reference, asked: Asked, most: int |
     yield head.without_channels(asked), reference.head.without_channels(asked), asked.scores[:, None]
 
 
+def both_gradients(head: Head, reference: Reference, asked: Asked) -> Pairs:
+    """Gradients by the head, and by the adjoint of its graph."""
+    first = replace(asked, reader=replace(asked.reader, targets=asked.reader.targets[:, :GRADIENTS]))
+    for mine, theirs in zip(head.gradients(first), reference.head.gradients(first), strict=True):
+        yield mine, theirs, 0.0
+
+
 def along_gradients(head: Head, reference: Reference, asked: Asked) -> Pairs:
     """How much scores change along their gradient, by the head's graph, as a share of what it says."""
     first = replace(asked, reader=replace(asked.reader, targets=asked.reader.targets[:, :GRADIENTS]))
@@ -250,6 +279,34 @@ def along_gradients(head: Head, reference: Reference, asked: Asked) -> Pairs:
 
     for target, gradient in enumerate(head.gradients(first)):
         measured = slopes(asked.activations, gradient, change[:, target], partial(scores, target=target))
+        yield 1.0 + measured, np.ones(len(measured)), 0.0
+
+
+def along_picture_gradients(
+    pictures: Array,
+    gradients: Callable[[Array, Array], tuple[Array, Array]],
+    logits: Callable[[Array], Array],
+    classes: Sequence[int],
+) -> Pairs:
+    """How much logits change along their gradient with respect to the picture.
+
+    Args:
+        pictures: (N, C, H, W).
+        gradients: Logits and gradient of pictures and a weighting of the logits (N, classes).
+        logits: Logits of pictures.
+        classes: Whose logits.
+    """
+    xp, whole = library(pictures), logits(pictures)
+    change = np.abs(host(whole) - host(logits(xp.zeros_like(pictures))))
+    for one in classes:
+        weighting = np.zeros(whole.shape, np.float32)
+        weighting[:, one] = 1.0
+        _, gradient = gradients(pictures, like(weighting, whole))
+
+        def scores(rows: Array, owners: Array, one: int = one) -> npt.NDArray[np.float64]:
+            return host(logits(rows))[:, one].astype(np.float64)
+
+        measured = slopes(pictures, gradient, change[:, one], scores)
         yield 1.0 + measured, np.ones(len(measured)), 0.0
 
 

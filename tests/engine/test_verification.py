@@ -16,9 +16,11 @@ from onnxruntime.quantization import quantize_dynamic
 from oracles.ablation import ablation_cam
 from oracles.pixab import pixab_cam
 from tolerances import assert_close
+from typer.testing import CliRunner
 from zoo import HEADS, Net, classifier, model_of, save
 
 import camrt
+from camrt.cli import app
 from camrt.engine import cuts
 from camrt.engine.backends.onnxruntime import OnnxRuntimeRunner
 from camrt.errors import CutError, InputError, UnsupportedModelError
@@ -120,7 +122,7 @@ def test_thorough_compares_more(tmp_path, name):
     quick, thorough = camrt.load(path), camrt.load(path, verify="thorough")
     assert len(thorough.verification) > len(quick.verification)
     assert all(one.agrees for one in thorough.verification)
-    assert "gradient" in {one.question for one in thorough.verification}
+    assert {"gradient", "gradient of the picture"} <= {one.question for one in thorough.verification}
 
 
 @pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm"])
@@ -323,3 +325,12 @@ def test_a_model_of_one_logit_and_of_two_targets(tmp_path):
     engine = camrt.load(path, target=["early", "A"])
     assert not engine.notes
     assert all(one.agrees for one in engine.verification)
+
+
+def test_inspect_verify_lists_what_was_compared(tmp_path):
+    path = save(zoo_model("gemm-relu-gemm").model, tmp_path / "m.onnx")
+    result = CliRunner().invoke(app, ["inspect", str(path), "--verify"])
+    assert result.exit_code == 0, result.output
+    assert "Compared on noise" in result.stdout
+    for question in ("boxes", "gradient", "removed channels", "gradient of the picture"):
+        assert any(question in line and "yes" in line for line in result.stdout.splitlines()), question
