@@ -18,6 +18,7 @@ from camrt.engine.heads.comparison import Reference
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.lazy import LazyRunner
+from camrt.engine.noise import noise
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreReader
 from camrt.errors import BackendError
@@ -313,7 +314,7 @@ def calm_head(
         whole, LazyRunner(lambda: runtime.runner(part, label="head's joint", batch=interface.batch)), threads
     )
     put = runtime.place.put
-    activations = put(np.random.default_rng(0).standard_normal((2, *shape[1:]), np.float32))
+    activations = put(noise((2, *shape[1:])))
     nothing = put(np.zeros((2, interface.num_classes), np.float32))
     every = put(np.tile(np.arange(interface.num_classes), (2, 1)))
     reader = ScoreReader(every, "probability", "softmax")

@@ -19,6 +19,7 @@ from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
 from camrt.engine.cuts import picture_adjoints
 from camrt.engine.matching import matched
+from camrt.engine.noise import noise
 from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
 from camrt.engine.places import Place
@@ -268,7 +269,18 @@ def assembled(
             graph.observe(LOGITS)
     size = None if steps is None else steps.size
     checked = verified_cuts(
-        model, graph, found, tensors, interface, runtime, analyst, batch_size, threads, size, verify
+        model,
+        graph,
+        found,
+        tensors,
+        interface,
+        runtime,
+        analyst,
+        batch_size,
+        threads,
+        size,
+        front.levels,
+        verify,
     )
     interface = checked.interface
     if interface.joint is not None:
@@ -369,7 +381,7 @@ def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | Non
     Raises:
         ModelFileError: They are not the distribution that the file says they are.
     """
-    pictures = np.random.default_rng(0).standard_normal(interface.probe_shape(2, size), np.float32)
+    pictures = noise(interface.probe_shape(2, size))
     logits, joint = (host(found) for found in runner(place.put(pictures), [LOGITS, JOINT]))
     if not is_distribution(joint, logits):
         raise ModelFileError(
@@ -396,7 +408,7 @@ def same_when_opened(
     """Whether the opened graph gives a large batch what the fixed one gives it piece by piece."""
     assert interface.batch is not None
     count = 2 * interface.batch + 1
-    pictures = np.random.default_rng(0).standard_normal(interface.probe_shape(count, size), np.float32)
+    pictures = noise(interface.probe_shape(count, size))
     expected = runtime.runner(fixed, label="model", batch=interface.batch)(pictures, [LOGITS])[0]
     try:
         Graph(opened, interface.probe_shape(PROBE_BATCH, size))

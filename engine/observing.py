@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from camrt.engine.backends import Backend
+from camrt.engine.noise import noise
 from camrt.errors import BackendError, DeadlineError
 from camrt.export.graph import Observer
 
@@ -29,7 +30,7 @@ def observer(runtime: Backend) -> Observer:
         tapped.CopyFrom(model)
         del tapped.graph.output[:]
         tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        pictures = np.random.default_rng(0).standard_normal(input_shape, np.float32)
+        pictures = noise(input_shape)
         try:
             values = runtime.runner(tapped, label="model")(pictures)
         except (BackendError, DeadlineError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy.typing as npt
 import onnx
 
 from camrt.engine.backends import Backend
+from camrt.engine.noise import noise
 from camrt.errors import BackendError, DeadlineError
 from camrt.export.readings import Prober
 
-__all__ = ["noise", "prober"]
+__all__ = ["pictures_of_ranges", "prober"]
 
 Array = npt.NDArray[Any]
 
@@ -21,9 +23,9 @@ Array = npt.NDArray[Any]
 RANGES = ((0.0, 0.1), (0.0, 1.0), (0.0, 3.0), (128.0, 64.0))
 
 
-def noise(channels: int, height: int, width: int) -> Array:
-    """(4, C, H, W) pictures of normal noise, each of another range."""
-    drawn = np.random.default_rng(0).standard_normal((len(RANGES), channels, height, width), np.float32)
+def pictures_of_ranges(shape: Sequence[int]) -> Array:
+    """(4, C, H, W) pictures of normal noise (C, H, W), each of another range."""
+    drawn = noise((len(RANGES), *shape))
     return np.stack(
         [mean + deviation * one for (mean, deviation), one in zip(RANGES, drawn, strict=True)]
     ).astype(np.float32)
@@ -40,7 +42,7 @@ def prober(runtime: Backend) -> Prober:
         tapped.CopyFrom(model)
         del tapped.graph.output[:]
         tapped.graph.output.append(onnx.ValueInfoProto(name=name))
-        pictures = noise(*input_shape[1:])
+        pictures = pictures_of_ranges(input_shape[1:])
         fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
         for batch in (fixed or None, 1):
             try:

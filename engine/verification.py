@@ -33,15 +33,17 @@ from camrt.engine.heads.comparison import (
     compare_head,
     relative_error,
 )
+from camrt.engine.noise import noise
 from camrt.engine.places import Place
-from camrt.engine.probes import probe_pictures
 from camrt.engine.scores import ScoreKind
 from camrt.errors import BackendError, CutError, DeadlineError, UnsupportedModelError
 from camrt.export.adjoint import GRADIENT, WEIGHTING
 from camrt.export.batch_effects import across_batch, drawing
 from camrt.export.cutting import ACTIVATION, TargetTensor
+from camrt.export.endings import Activation
 from camrt.export.graph import Graph
-from camrt.export.interface import LOGITS, Activation, Interface
+from camrt.export.input_form import INTEGER_RANGES
+from camrt.export.interface import LOGITS, Interface
 from camrt.export.operators import ROUNDING
 
 __all__ = ["Report", "VerifiedCuts", "Verify", "verified_cuts", "verify"]
@@ -104,6 +106,7 @@ def verify(
     *,
     kind: ScoreKind,
     draws: bool,
+    levels: tuple[float, float] | None = None,
     thorough: bool = False,
 ) -> Report:
     """Compares what a model's cuts answer with what the model answers, on noise.
@@ -118,11 +121,12 @@ def verify(
         precision: How closely answers must agree.
         kind: Which scores are compared.
         draws: Whether the graph has operators that draw random numbers.
+        levels: The lowest and highest number that the model is made for, where that is known.
         thorough: Whether more noise and every question are tried.
     """
     report = Report()
     for number, spread in enumerate(SPREADS if thorough else SPREADS[:1]):
-        pictures = probe_pictures(shape, seed=number, spread=spread)
+        pictures = noise(shape, seed=number, spread=spread, levels=levels)
         try:
             found = examine(
                 runner,
@@ -236,6 +240,7 @@ def verified_cuts(
     batch_size: int,
     threads: int | None,
     size: tuple[int, int] | None,
+    levels: tuple[float, float] | None,
     level: Verify,
 ) -> VerifiedCuts:
     """Cuts a model, compares the cuts with the model, and takes what agrees.
@@ -254,6 +259,7 @@ def verified_cuts(
         batch_size: Rows a batch.
         threads: Threads of the native kernels.
         size: (H, W) of the noise where the graph leaves it open.
+        levels: The lowest and highest number that the model is made for, where that is known.
         level: False compares nothing, "thorough" everything.
 
     Raises:
@@ -285,6 +291,7 @@ def verified_cuts(
             precision,
             kind="logit" if interface.joint is None else "probability",
             draws=bool(drawing(graph)),
+            levels=levels,
             thorough=level == "thorough",
         )
         if report.is_random:
@@ -318,9 +325,12 @@ def verified_cuts(
             notes.append(f"the engine's answers were not compared with the model's: {report.unseen}")
         break
     comparisons = report.comparisons
-    if level == "thorough" and report.unseen is None and precision.slopes is not None:
+    whole = (
+        interface.element in INTEGER_RANGES
+    )  # rounded in front, and passed straight through on the way back
+    if level == "thorough" and report.unseen is None and precision.slopes is not None and not whole:
         back = picture_adjoints(model, graph, interface, here)["plain"]
-        pictures = here.place.put(probe_pictures(interface.probe_shape(2, size)))
+        pictures = here.place.put(noise(interface.probe_shape(2, size), levels=levels))
         comparisons += compare_pictures(runner, back, pictures, interface.num_classes, precision)
     if here is not runtime:
         tapped, cuts, _ = make_cuts(
@@ -357,4 +367,8 @@ def one_at_a_time(interface: Interface, why: str) -> Interface:
 def precision_of(graph: Graph) -> Precision:
     """How closely answers agree, by the numbers that a graph computes with."""
     half = any(kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for kind in graph.types.values())
-    return Precision.of(half=half, quantised=any(node.op_type in ROUNDING for node in graph.nodes))
+    rounding = [node for node in graph.nodes if node.op_type in ROUNDING]
+    # What is put in front to make whole numbers of pictures rounds nothing that is compared.
+    return Precision.of(
+        half=half, quantised=not all(node.output[0].startswith("camrt_") for node in rounding)
+    )

@@ -22,7 +22,7 @@ from camrt.engine.heads.generic import GenericHead
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import AdjointError, BackendError
-from camrt.export.interface import Activation
+from camrt.export.endings import Activation
 
 __all__ = [
     "Comparison",
