@@ -167,6 +167,7 @@ def load(
             grid=grid,
             precision=precision,
             compile=compile,
+            verify=verify,
         )
     if size is not None or example is not None:
         raise InputError("size= and example= are for torch models: an ONNX file says what it takes")

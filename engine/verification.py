@@ -325,9 +325,8 @@ def verified_cuts(
             notes.append(f"the engine's answers were not compared with the model's: {report.unseen}")
         break
     comparisons = report.comparisons
-    whole = (
-        interface.element in INTEGER_RANGES
-    )  # rounded in front, and passed straight through on the way back
+    # Whole numbers are rounded in front, where gradients pass straight through: differences do not.
+    whole = interface.element in INTEGER_RANGES
     if level == "thorough" and report.unseen is None and precision.slopes is not None and not whole:
         back = picture_adjoints(model, graph, interface, here)["plain"]
         pictures = here.place.put(noise(interface.probe_shape(2, size), levels=levels))

@@ -32,6 +32,8 @@ from camrt.engine.torch_models.own_heads import calm_head
 from camrt.engine.torch_models.runners import ModuleBack, ModuleForth
 from camrt.engine.torch_models.shortcut import BATCHES, probe
 from camrt.engine.torch_models.subject import Subject, device_of
+from camrt.engine.torch_models.verified import verified_module
+from camrt.engine.verification import Verify
 from camrt.errors import BackendError, InputError, ModelFileError, UnsupportedModelError
 from camrt.export.cutting import ACTIVATION
 from camrt.export.endings import Activation
@@ -85,6 +87,7 @@ def load_module(
     grid: tuple[int, int] | None = None,
     precision: str | None = None,
     compile: bool | str | None = None,  # noqa: A002  # the field's name for it
+    verify: Verify = True,
 ) -> Engine:
     """Prepares a torch module, or a file written by `torch.export.save`, for explanations where it is.
 
@@ -114,6 +117,7 @@ def load_module(
             already; what a file holds is made so. None takes it as it is.
         compile: None, True, a mode of `torch.compile`, or "cudagraphs"; see
             `camrt.engine.torch_models.compiling`.
+        verify: Whether what heads answer is compared with the module on noise; see `camrt.load`.
 
     Raises:
         ModelFileError: The file is missing or no file of `torch.export`.
@@ -180,20 +184,34 @@ def load_module(
         notes=subject.notes,
     )
     steps, changed = matched(steps, interface, Front())
+    runner, place = ModuleForth(subject, tapped, joint), OnDevice(subject.place()[0])
+    checked = verified_module(
+        runner,
+        cuts,
+        [cut for _, cut, _ in hooked],
+        interface,
+        sides,
+        place,
+        subject.place()[1],
+        batch_size=batch_size,
+        threads=threads,
+        level=verify,
+    )
     return Engine(
         given.path,
         given.sha256,
         interface,
-        ModuleForth(subject, tapped, joint),
-        tuple(cuts),
+        runner,
+        checked.cuts,
         tuple(item.tensor() for item in listed),
         {"plain": ModuleBack(subject, "plain"), "guided": ModuleBack(subject, "guided")},
         labels=labels_of(labels, {}, classes),
         preprocessing=steps,
-        batch_size=batch_size,
+        batch_size=checked.batch_size,
         threads=threads,
-        notes=(*notes, *changed),
-        place=OnDevice(subject.place()[0]),
+        notes=(*notes, *changed, *checked.notes),
+        verification=checked.comparisons,
+        place=place,
         runtime="torch",
     )
 

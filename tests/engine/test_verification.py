@@ -282,6 +282,15 @@ def test_pictures_that_are_answered_otherwise_among_others_are_run_alone(tmp_pat
         assert_close(together, alone, factor=20)
 
 
+def test_altered_activations_are_run_alone_as_well(tmp_path):
+    """A running sum over the rows of a batch of one is that row: alone, the model is the one without it."""
+    summing = camrt.load(pooled_twist(tmp_path, running_sum))
+    plain = camrt.load(pooled_twist(tmp_path, lambda net, x: net.add("Identity", x)))
+    for method in ("pixab", "ablation"):
+        mine, theirs = (one.explain(PICTURES, method, targets=1).raw for one in (summing, plain))
+        assert_close(mine, theirs, factor=20)
+
+
 def test_a_batch_of_fixed_size_that_is_mixed_is_refused(tmp_path):
     model = onnx.load(pooled_twist(tmp_path, centred))
     for value in (*model.graph.input, *model.graph.output):

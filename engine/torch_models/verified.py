@@ -1,0 +1,121 @@
+"""A module's cuts, compared with the module when it is loaded; see `camrt.engine.verification`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from camrt.engine.backends import Runner
+from camrt.engine.cuts import Cut
+from camrt.engine.heads.comparison import Comparison, Precision, Reference
+from camrt.engine.places import OnDevice
+from camrt.engine.torch_models.cutting import HookedCut
+from camrt.engine.torch_models.heads import HookedHead
+from camrt.engine.verification import Verify, verify
+from camrt.errors import CutError, UnsupportedModelError
+from camrt.export.interface import Interface
+
+__all__ = ["VerifiedModule", "verified_module"]
+
+
+@dataclass(frozen=True)
+class VerifiedModule:
+    """What is left after a module's cuts were compared with it.
+
+    Attributes:
+        cuts: The cuts.
+        batch_size: Rows a batch: one where pictures must be run alone.
+        notes: What was found, in sentences.
+        comparisons: What was compared.
+    """
+
+    cuts: tuple[Cut, ...]
+    batch_size: int
+    notes: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def verified_module(
+    runner: Runner,
+    cuts: Sequence[Cut],
+    hooked: Sequence[HookedCut],
+    interface: Interface,
+    size: tuple[int, int],
+    place: OnDevice,
+    dtype: torch.dtype,
+    *,
+    batch_size: int,
+    threads: int | None,
+    level: Verify,
+) -> VerifiedModule:
+    """Compares a module's heads with the module, and takes what agrees.
+
+    Args:
+        runner: The module.
+        cuts: Its cuts.
+        hooked: How the module is cut there.
+        interface: What it takes and gives.
+        size: (H, W) of the noise.
+        place: Where it computes.
+        dtype: What it computes in.
+        batch_size: Rows a batch.
+        threads: Threads of the native kernels.
+        level: False compares nothing, "thorough" more.
+
+    Raises:
+        UnsupportedModelError: Equal calls get different answers.
+        CutError: What follows a submodule does not give the module's logits.
+    """
+    if level is False:
+        return VerifiedModule(tuple(cuts), batch_size, (), ())
+    wholes = [HookedHead(cut, batch_size, threads) for cut in hooked]
+    for whole in wholes:
+        whole.has_joint = interface.joint is not None
+    plain = [type(cut.head) is HookedHead for cut in cuts]
+    heads = [cut.head if same else whole for cut, same, whole in zip(cuts, plain, wholes, strict=True)]
+    report = verify(
+        runner,
+        cuts,
+        [Reference(head, head.show, own_gradient=False) for head in heads if isinstance(head, HookedHead)],
+        interface.probe_shape(3, size),
+        interface.activation,
+        place,
+        Precision.of(half=dtype in (torch.float16, torch.bfloat16), quantised=False),
+        kind="logit" if interface.joint is None else "probability",
+        draws=False,
+        thorough=level == "thorough",
+    )
+    if report.is_random:
+        raise UnsupportedModelError(
+            f"the module answers the same picture differently each time ({report.again}): something in it "
+            "draws random numbers in evaluation mode, or changes from call to call"
+        )
+    if report.mixes_rows:
+        alone = [
+            replace(cut, head=HookedHead(way, 1, threads)) for cut, way in zip(cuts, hooked, strict=True)
+        ]
+        for cut in alone:
+            cut.head.has_joint = interface.joint is not None
+        note = "the module answers a picture otherwise among others: pictures are run one at a time"
+        return VerifiedModule(tuple(alone), 1, (note,), report.comparisons)
+    notes = []
+    if report.unseen is not None:
+        notes.append(f"the engine's answers were not compared with the module's: {report.unseen}")
+    kept = list(cuts)
+    for number, cut in enumerate(cuts):
+        wrong = report.disagreement(number)
+        if wrong is None:
+            continue
+        if plain[number]:
+            raise CutError(
+                f"behind target {cut.target.name!r} the module does not answer what its parts answer "
+                f"({wrong}); choose another target= (engine.targets() lists them), or verify=False to go on "
+                "all the same"
+            )
+        kept[number] = replace(cut, head=wholes[number])
+        notes.append(
+            f"the {cut.head.kind} form of the head was not used, since it gives other answers ({wrong})"
+        )
+    return VerifiedModule(tuple(kept), batch_size, tuple(notes), report.comparisons)
