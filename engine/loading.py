@@ -85,7 +85,7 @@ def load(
     """Loads an image classifier and cuts it into trunk and head.
 
     Args:
-        path: An ONNX file with a single picture input, opset 9 or later, or the word "default" for the
+        path: An ONNX file with a single picture input, opset 7 or later, or the word "default" for the
             embedded classifier (a file of that name is Path("default")); or a torch module, or a file that
             `torch.export.save` wrote (.pt2), which run in torch by hooks. Those must return logits.
         backend: The runtime; never another one in its place. "onnxruntime" for a file, which on a GPU is its

@@ -19,14 +19,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from camrt.export.graph import names_read, without_large_weights
 from camrt.export.interface import constant_tensor
 from camrt.export.operators import FLOATING, QUANTISERS
 from camrt.export.protos import domain_of, node_subgraphs
 
-__all__ = ["cast_floats", "largest"]
+__all__ = ["cast_floats", "largest", "wants_float32"]
 
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _NAMES: dict[int, str] = {
@@ -42,6 +42,7 @@ _RANGES: dict[int, tuple[float, float]] = {
     TensorProto.FLOAT16: (65504.0, 2.0**-24),
     TensorProto.BFLOAT16: ((2.0 - 2.0**-7) * 2.0**127, 2.0**-133),
 }
+_NO_DOUBLES = frozenset({"AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "LRN"})
 # Inputs that schemas let be of a half type, and that say where pictures lie.
 _PLACES = {("Resize", 1)}
 
@@ -63,6 +64,22 @@ def cast_floats(model: onnx.ModelProto, element: int) -> tuple[str, ...]:
     fed = {value.name for value in model.graph.input}
     _Scope(model.graph, operators, _inferred(model), fed, None).convert()
     return tuple(dict.fromkeys(operators.clamped))
+
+
+def wants_float32(graph: onnx.GraphProto, types: Mapping[str, TypeProto]) -> bool:
+    """Whether layers of a graph are of a type that runtimes have none for on a CPU: double, or bfloat16.
+
+    Args:
+        graph: The graph.
+        types: What is known of the types of its tensors.
+    """
+    for node in graph.node:
+        read = {types[name].tensor_type.elem_type for name in node.input if name in types}
+        if TensorProto.BFLOAT16 in read and node.op_type != "Cast":
+            return True
+        if TensorProto.DOUBLE in read and node.op_type in _NO_DOUBLES:
+            return True
+    return False
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:

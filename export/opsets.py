@@ -14,9 +14,9 @@ from camrt.errors import ModelFileError, UnsafeModelError, UnsupportedModelError
 from camrt.export.limits import quoted
 from camrt.export.protos import domain_of, node_label
 
-__all__ = ["OLDEST_OPSET", "check_operators", "check_versions", "newest_opset", "opsets_of"]
+__all__ = ["OLDEST_OPSET", "check_operators", "check_versions", "newest_opset", "opsets_of", "spell_domains"]
 
-OLDEST_OPSET = 9
+OLDEST_OPSET = 7
 _ALWAYS_TAKEN = 22  # by every onnxruntime that camrt may be installed with (1.21 on)
 
 _DOMAINS = ("", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
@@ -37,6 +37,22 @@ def opsets_of(model: onnx.ModelProto) -> dict[str, int]:
         if versions.setdefault(domain, item.version) != item.version:
             raise ModelFileError(f"imports two versions of operator set {quoted(domain or 'ai.onnx')}")
     return versions
+
+
+def spell_domains(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Spells the default operator set '' everywhere, in place: what reads 'ai.onnx' may take it for another.
+
+    Args:
+        model: The model, whose `opsets_of` are known to agree.
+        nodes: Every node of it.
+    """
+    for node in nodes:
+        if node.domain == "ai.onnx":
+            node.ClearField("domain")
+    spelt = {domain_of(item.domain): item.version for item in model.opset_import}
+    if len(spelt) < len(model.opset_import) or any(item.domain == "ai.onnx" for item in model.opset_import):
+        del model.opset_import[:]
+        model.opset_import.extend(helper.make_opsetid(*item) for item in spelt.items())
 
 
 def check_versions(model: onnx.ModelProto, versions: Mapping[str, int]) -> None:

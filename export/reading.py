@@ -7,8 +7,8 @@ Nothing is executed, written or unpickled. The file is refused, with the reason 
 not ONNX, is incomplete, reaches outside its folder, or asks for far more memory or time than its size
 suggests. Each step counts before it calls anything that could take long:
 
-    bytes -> fields -> parse -> versions -> locations -> functions -> order -> structure -> external data
-          -> stored tensors -> expansion of runtimes' operators, sizes of results
+    bytes -> fields -> parse -> versions -> locations -> functions -> operator sets -> order -> structure
+          -> external data -> stored tensors -> expansion of runtimes' operators, sizes of results
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ from camrt.export.consistency import (
 from camrt.export.expanding import expand_operators
 from camrt.export.external_data import check_locations, read_external_data
 from camrt.export.file_kinds import describe_kind
+from camrt.export.float_types import cast_floats, wants_float32
 from camrt.export.limits import ReadingLimits, human_bytes
 from camrt.export.local_functions import inline_functions
-from camrt.export.opsets import check_operators, check_versions, opsets_of
+from camrt.export.old_opsets import raise_opset
+from camrt.export.opsets import check_operators, check_versions, opsets_of, spell_domains
 from camrt.export.protos import graph_tensors, walk
 from camrt.export.sorting import sort_nodes
 from camrt.export.wire import check_fields
@@ -51,7 +53,9 @@ class ModelFile:
     Attributes:
         path: The file, links resolved.
         model: The model: external data loaded, local functions inlined, training information dropped, nodes
-            in topological order, and no initializer among the graph's inputs.
+            in topological order, no initializer among the graph's inputs, operators standard ones where they
+            can be written so (`expanding`), of operator set 9 at least, and in float32 where the layers of
+            the file are of doubles or bfloat16.
         sha256: Of the file's bytes followed by the external data that was read, in the order of the model.
     """
 
@@ -162,19 +166,24 @@ def _check_and_complete(
     inline_functions(model, limits)
 
     found = walk(graph.node, limits.max_depth)
-    tensors = [*graph_tensors(graph), *found.tensors]
     if len(found.nodes) > limits.max_nodes_after_inlining:
         raise UnsafeModelError(
             f"has {len(found.nodes)} nodes; at most {limits.max_nodes_after_inlining} are allowed"
         )
-    versions = opsets_of(model)
     remove_initializers_from_inputs(graph)
     open_empty_dimensions(graph)
-    sort_nodes(graph)
+    spell_domains(model, found.nodes)
+    raise_opset(model)
+    if sort_nodes(graph):
+        found = walk(graph.node, limits.max_depth)  # they are new objects
+    tensors = [*graph_tensors(graph), *found.tensors]
+    versions = opsets_of(model)
     check_graph(graph)
     check_operators(found.nodes, versions)
     check_locations(tensors)
     read_external_data(tensors, folder, digest, size, limits)
     check_tensors(tensors, limits)
-    expand_operators(model, versions, limits)
+    types = expand_operators(model, versions, limits)
+    if wants_float32(graph, types):
+        cast_floats(model, onnx.TensorProto.FLOAT)
     forget_repeated_names(graph)

@@ -21,30 +21,35 @@ from camrt.export.protos import node_label, node_subgraphs
 __all__ = ["sort_nodes"]
 
 
-def sort_nodes(graph: onnx.GraphProto) -> None:
+def sort_nodes(graph: onnx.GraphProto) -> bool:
     """Puts the nodes of a graph and of its subgraphs in topological order, in place.
 
     Args:
         graph: A graph whose subgraphs are known not to nest too deeply.
 
+    Returns:
+        Whether they were in another order; nodes are other objects then.
+
     Raises:
         ModelFileError: Nodes that wait for one another.
     """
+    changed = False
     for node in graph.node:
         for inner in node_subgraphs(node):
-            sort_nodes(inner)
+            changed |= sort_nodes(inner)
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     reads = [
         {makers[name] for name in names_read(node) if name in makers} for node in graph.node
     ]  # by node, the nodes that it waits for
     if all(index > max(waits, default=-1) for index, waits in enumerate(reads)):
-        return
+        return changed
     order = _ordered(reads)
     if len(order) < len(graph.node):
         raise _circle(graph, set(range(len(graph.node))) - set(order))
     nodes = [onnx.NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
     del graph.node[:]
     graph.node.extend(nodes)
+    return True
 
 
 def _ordered(reads: list[set[int]]) -> list[int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, TypeProto
 
 from camrt.export.expanding import fused, scalars  # noqa: F401  (registers them)
 from camrt.export.expanding.blocked import find_blocks, refuse_blocked
@@ -28,13 +28,18 @@ from camrt.export.result_sizes import ResultSizes
 __all__ = ["expand_operators"]
 
 
-def expand_operators(model: onnx.ModelProto, versions: Mapping[str, int], limits: ReadingLimits) -> None:
+def expand_operators(
+    model: onnx.ModelProto, versions: Mapping[str, int], limits: ReadingLimits
+) -> Mapping[str, TypeProto]:
     """Rewrites in place what only a runtime has, and checks the size of every result on the way.
 
     Args:
         model: A model without local functions, whose nodes are in order and whose tensors have been checked.
         versions: The operator sets it uses.
         limits: What is allowed.
+
+    Returns:
+        What is known of the types of the graph's tensors.
 
     Raises:
         ModelFileError: A result with a negative dimension, by a constant operand.
@@ -62,11 +67,12 @@ def expand_operators(model: onnx.ModelProto, versions: Mapping[str, int], limits
             sizes.add(new)
     refuse_blocked(walk(into.nodes, limits.max_depth).nodes)
     if not changed:
-        return
+        return sizes.types
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in into.nodes]
     del graph.node[:]
     graph.node.extend(kept)
     drop_unread_initializers(model)
+    return sizes.types
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
