@@ -132,8 +132,12 @@ def find_blocks(
         UnsupportedModelError: A blocked tensor goes where no channels are known, or they do not fit together.
     """
     listed = list(nodes)
-    if not any(domain_of(node.domain) == BLOCKED for node in listed):
+    own = [node for node in listed if domain_of(node.domain) == BLOCKED]
+    if not own:
         return 0, {}
+    for node in own:
+        if not (node.input and node.input[0] and node.output and node.output[0]):
+            raise _unknown(node)
     here = _of_the_runtime()
     sizes = _sizes_by_dimensions(listed, constants) or ((8, 16) if here == 8 else (16, 8))
     found: list[tuple[int, dict[str, int]]] = []
@@ -177,15 +181,15 @@ def _look(node: NodeProto, blocks: Blocks, constants: Mapping[str, TensorProto])
     if own and node.op_type == "ReorderInput":
         blocks.add(made[0], None)
     elif own and node.op_type == "ReorderOutput" and read:
-        blocks.state(read[0], int(attribute(node, "channels", 0)))
+        blocks.state(read[0], _number(node, "channels", 0))
     elif own and node.op_type == "Conv":
         weight = _filters(node, node.input[0] in blocks.filled, blocks.size, constants)
         blocks.add(made[0], len(weight))
         blocks.fill(made[0], _last(weight.any(axis=(1, 2, 3))))
         if _by_channel(node, weight):
             blocks.join([made[0], node.input[0]])
-        elif attribute(node, "group", 1) != 1:
-            blocks.need(node.input[0], weight.shape[1] * attribute(node, "group", 1))
+        elif _number(node, "group", 1) != 1:
+            blocks.need(node.input[0], weight.shape[1] * _number(node, "group", 1))
             blocks.need(made[0], len(weight))
         elif node.input[0] in blocks.filled:
             blocks.need(node.input[0], max(_last(weight.any(axis=(0, 2, 3))), 1))
@@ -198,7 +202,7 @@ def _look(node: NodeProto, blocks: Blocks, constants: Mapping[str, TensorProto])
         whole = 0
         for name in read:
             filled = blocks.filled[name]
-            if attribute(node, "axis", 1) != 1 or filled is None:
+            if _number(node, "axis", 1) != 1 or filled is None:
                 raise _unknown(node)
             blocks.need(name, filled)
             whole += filled
@@ -217,6 +221,13 @@ def _last(true: npt.ArrayLike) -> int:
     """How many values there are up to the last that is true."""
     places = np.flatnonzero(true)
     return int(places[-1]) + 1 if places.size else 0
+
+
+def _number(node: NodeProto, name: str, default: int) -> int:
+    value = attribute(node, name, default)
+    if not isinstance(value, int):
+        raise _unknown(node)
+    return value
 
 
 def _single(tensor: TensorProto | None) -> bool:
@@ -242,14 +253,14 @@ def _sizes_by_dimensions(nodes: list[NodeProto], constants: Mapping[str, TensorP
         if own and node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in constants:
             dims = constants[node.input[1]].dims
             plain = node.input[0] not in blocked
-            whole = attribute(node, "group", 1) == 1
+            whole = _number(node, "group", 1) == 1
             if len(dims) == 4 and (dims[0] % 16 or (not plain and whole and dims[1] % 16)):
                 return (8,)
             if len(dims) == 4 and plain and whole and dims[1] >= 8:
                 return (16,)  # eight channels in front would have been blocked
             filled[node.output[0]] = dims[0] if dims else 0
         if own and node.op_type == "ReorderOutput":
-            if filled.get(node.input[0], 0) - attribute(node, "channels", 0) >= 8:
+            if filled.get(node.input[0], 0) - _number(node, "channels", 0) >= 8:
                 return (16,)  # eight channels more than there are
         elif own or any(name in blocked for name in node.input):
             blocked.update(node.output)
@@ -284,7 +295,7 @@ def _of_the_runtime() -> int | None:
 
 
 def _by_channel(node: NodeProto, weight: Array) -> bool:
-    return bool(weight.shape[1] == 1 and 1 < attribute(node, "group", 1) == len(weight))
+    return bool(weight.shape[1] == 1 and 1 < _number(node, "group", 1) == len(weight))
 
 
 def _filters(node: NodeProto, from_blocks: bool, size: int, constants: Mapping[str, TensorProto]) -> Array:
@@ -295,7 +306,7 @@ def _filters(node: NodeProto, from_blocks: bool, size: int, constants: Mapping[s
     out, into, height, width = tensor.dims
     values = np.asarray(numpy_helper.to_array(tensor))
     if not from_blocks or into == 1:
-        if attribute(node, "group", 1) not in ((1,) if into > 1 else (1, out)):
+        if _number(node, "group", 1) not in ((1,) if into > 1 else (1, out)):
             raise _unknown(node)
         blocks = values.reshape(out // size, into, height, width, size)
         return blocks.transpose(0, 4, 1, 2, 3).reshape(out, into, height, width)

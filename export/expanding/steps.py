@@ -122,13 +122,9 @@ class Expansion:
             raise self.refuse(f"has an attribute {quoted(name)} of another type than its operator takes")
         return value
 
-    def attributes(self, *left_out: str) -> dict[str, Any]:
-        """Every attribute but some."""
-        return {
-            item.name: helper.get_attribute_value(item)
-            for item in self.node.attribute
-            if item.name not in left_out
-        }
+    def attributes(self, *left_out: str) -> dict[str, onnx.AttributeProto]:
+        """Every attribute but some, as it is."""
+        return {item.name: item for item in self.node.attribute if item.name not in left_out}
 
     def constant(self, name: str) -> Array | None:
         """The value of a stored tensor; None for any other."""
@@ -168,7 +164,7 @@ class Expansion:
             inputs: Names of its inputs; trailing empty ones are left out.
             out: Name of its output; a new one when empty.
             name: Of the node; that of the node that is expanded, when it makes the same output.
-            attributes: Its attributes.
+            attributes: Its attributes: values, or attributes of another node.
         """
         made = out or self.into.fresh(f"{self.y}_{operator.lower()}")
         called = name if name is not None else (self.node.name if made == self.y else "")
@@ -182,7 +178,11 @@ class Expansion:
         given = list(inputs)
         while given and not given[-1]:
             given.pop()
-        self.into.nodes.append(helper.make_node(operator, given, outputs, name=name or None, **attributes))
+        node = helper.make_node(operator, given, outputs, name=name or None)
+        for key, value in attributes.items():
+            taken = isinstance(value, onnx.AttributeProto)
+            node.attribute.append(value if taken else helper.make_attribute(key, value))
+        self.into.nodes.append(node)
 
     def refuse(self, reason: str) -> UnsupportedModelError:
         """The error that says why a node is not taken."""
