@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from camrt.engine.explanation import Explanation, Passes
+    from camrt.engine.framing import Framing
     from camrt.engine.fusing import Fusion
     from camrt.engine.preprocessing import Preprocessing
     from camrt.engine.session import Engine
@@ -83,6 +84,10 @@ def explain(
         int | None, typer.Option("--top-k", "-k", min=1, help="Explain the most probable classes instead.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("camrt-out"),
+    original: Annotated[
+        bool,
+        typer.Option("--original", help="Draw on whole pictures, not on what the model saw of them."),
+    ] = False,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Target tensor, see camrt inspect; repeatable: the maps are then fused."),
@@ -148,6 +153,7 @@ def explain(
             batch_size=batch_size,
             fuse=fuse,
             out=out,
+            original=original,
         )
         if job.top_k > engine.num_classes:
             raise TargetError(f"--top-k {job.top_k}: the model has {engine.num_classes} classes")
@@ -223,8 +229,11 @@ class _Job:
     batch_size: int
     fuse: str
     out: Path
+    original: bool
 
-    def explain(self, views: Sequence[Image.Image]) -> tuple[Explanation, Passes]:
+    def explain(
+        self, views: Sequence[Image.Image], framings: Sequence[Framing]
+    ) -> tuple[Explanation, Passes]:
         """The explanation of some views, and all passes spent on it."""
         import numpy as np
 
@@ -246,7 +255,7 @@ class _Job:
             explanation = self.engine.explain(
                 batch, self.method, targets=targets, fuse=cast("Fusion", self.fuse), **self.options
             )
-        return replace(explanation, views=tuple(views)), spent + explanation.passes
+        return replace(explanation, views=tuple(views), framings=tuple(framings)), spent + explanation.passes
 
 
 def _run(job: _Job, paths: Sequence[Path]) -> int:
@@ -270,11 +279,12 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
 
     known = None if any(path.is_dir() for path in paths) else len(paths)
     with progress_bar("explaining", total=known, on=errors) as show:
-        for number, (files, views) in enumerate(_batches(job, paths, skip), start=1):
-            explanation, passes = job.explain(views)
+        for number, (files, views, framings) in enumerate(_batches(job, paths, skip), start=1):
+            explanation, passes = job.explain(views, framings)
             names = [unique_stem(file.stem, stems) for file in files]
             archive = "explanation" if number == 1 else f"explanation-{number:04d}"
-            written = explanation.save(job.out, names, name=archive)
+            drawn = files if job.original else None
+            written = explanation.save(job.out, names, name=archive, pictures=drawn)
             if explanation.targets_each > 1:
                 for i, name in enumerate(names):
                     explanation.sheet(i).save(job.out / f"{name}_sheet.png")
@@ -295,25 +305,28 @@ def _run(job: _Job, paths: Sequence[Path]) -> int:
 
 def _batches(
     job: _Job, paths: Sequence[Path], skip: Callable[[PictureError], None]
-) -> Iterator[tuple[list[Path], list[Image.Image]]]:
-    """The readable pictures, some at a time; of each only its view is kept, which is small."""
+) -> Iterator[tuple[list[Path], list[Image.Image], list[Framing]]]:
+    """The readable pictures, some at a time; of each only its view is kept, which is small, and its place."""
     from camrt.engine.pictures import find_pictures, read_picture
 
     files: list[Path] = []
     views: list[Image.Image] = []
+    framings: list[Framing] = []
     for path in find_pictures(paths, on_error=skip):
         try:
-            view = job.preprocessing.view(read_picture(path))
+            picture = read_picture(path)
+            view = job.preprocessing.view(picture)
         except PictureError as error:
             skip(error)
             continue
         files.append(path)
         views.append(view)
+        framings.append(job.preprocessing.framing((picture.height, picture.width)))
         if len(files) == job.batch_size:
-            yield files, views
-            files, views = [], []
+            yield files, views, framings
+            files, views, framings = [], [], []
     if files:
-        yield files, views
+        yield files, views, framings
 
 
 SATURATED = (

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from camrt.engine.arrays import host
+from camrt.engine.framing import Framing, laid
 from camrt.engine.overlay import contact_sheet, overlay
+from camrt.engine.pictures import PictureSource, read_picture
 from camrt.errors import InputError, TargetError
+from camrt.export.regions import Region
 
 __all__ = ["FLAG_NAMES", "Explanation", "Passes", "find_class", "unique_stem"]
 
@@ -79,6 +83,8 @@ class Explanation:
         seconds: Wall-clock time of the whole call; on a GPU perhaps only until its work was queued.
         labels: The names of the C classes, if known.
         views: The N pictures as the model saw them, if pictures were given.
+        framings: Which part of each picture that is, if pictures were given.
+        shown: Which part of the model's input the maps show; None for all of it.
 
     Raises:
         ValueError: Arrays whose shapes do not go together.
@@ -96,6 +102,8 @@ class Explanation:
     seconds: float
     labels: tuple[str, ...] | None = None
     views: tuple[Image.Image, ...] | None = None
+    framings: tuple[Framing, ...] | None = None
+    shown: Framing | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.targets.shape)
@@ -109,8 +117,9 @@ class Explanation:
         }.items():
             if tuple(lead) != shape:
                 raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, the targets {shape}")
-        if self.views is not None and len(self.views) != len(self):
-            raise ValueError(f"{len(self.views)} views of {len(self)} pictures")
+        for name, each in (("views", self.views), ("framings", self.framings)):
+            if each is not None and len(each) != len(self):
+                raise ValueError(f"{len(each)} {name} of {len(self)} pictures")
 
     def __len__(self) -> int:
         return int(self.targets.shape[0])
@@ -178,8 +187,48 @@ class Explanation:
         chance = float(self.probabilities[i, target])
         return f"{chance:.3f}" if chance == chance else f"{float(self.logits[i, target]):.4g}"
 
+    def on_original(self, i: int, t: int = 0) -> NDArray[np.float32]:
+        """One of the maps on the picture as it was given: zero where the preprocessing cut it off.
+
+        Args:
+            i: Which picture.
+            t: Which of its targets.
+
+        Returns:
+            (H, W) float32 in [0, 1], of the picture's size, upright.
+
+        Raises:
+            InputError: The batch was given as numbers.
+            IndexError: No such picture or target.
+        """
+        if self.framings is None:
+            raise InputError("the batch was given as numbers: which part of a picture they are is not known")
+        values = np.asarray(host(self.maps[self._at(i, t)]), np.float32)
+        return np.asarray(laid(values, self._within(self.framings[i]))).clip(0, 1)
+
+    def _within(self, framing: Framing) -> Framing:
+        """The part of a picture that the maps show, given that which the model's input shows."""
+        return framing if self.shown is None else framing.of(self.shown)
+
+    def _placed(self, i: int, picture: Image.Image) -> Region | None:
+        """The part of a picture that the maps show: of the original in any size, or of its view."""
+        size = (picture.height, picture.width)
+        view = None if self.views is None else (self.views[i].height, self.views[i].width)
+        if self.framings is None:
+            return None if self.shown is None else self.shown.at(size).region
+        framing = self.framings[i]
+        (height, width), scale = framing.size, size[0] / framing.size[0]
+        if size == view != framing.size:
+            return self._within(Framing.whole(size)).region
+        if abs(width * scale - size[1]) <= max(scale, 1):  # a side was rounded to a pixel
+            return self._within(framing).at(size).region
+        raise InputError(
+            f"a picture of {size[0]}×{size[1]} is neither that of {height}×{width} which was explained, in "
+            f"any size, nor what the model saw of it{'' if view is None else f', of {view[0]}×{view[1]}'}"
+        )
+
     def overlay(
-        self, i: int, t: int = 0, opacity: float = 0.5, *, picture: Image.Image | None = None
+        self, i: int, t: int = 0, opacity: float = 0.5, *, picture: PictureSource | None = None
     ) -> Image.Image:
         """A picture with one of its maps in colours over it.
 
@@ -187,23 +236,31 @@ class Explanation:
             i: Which picture.
             t: Which of its targets.
             opacity: Of the most salient pixels, in [0, 1].
-            picture: What to draw on, when pictures were not given to the engine, or instead of them.
+            picture: What to draw on instead of what the model saw: the picture that was explained, in any
+                size but that (a file, Pillow image or uint8 array), and nothing is drawn where preprocessing
+                cut it off; or, where the batch was given as numbers, any, over which the map is stretched.
 
         Returns:
             An RGB picture, of the size of what the model saw or of `picture`.
 
         Raises:
-            InputError: There is no picture to draw on, or the opacity is outside [0, 1].
+            InputError: There is no picture to draw on, it has other proportions, or the opacity is outside
+                [0, 1].
+            PictureError: The picture cannot be read.
             IndexError: No such picture or target.
         """
+        saliency = host(self.maps[self._at(i, t)])
         if picture is None:
             if self.views is None:
                 raise InputError(
                     "there is no picture to draw on, since the batch was given as numbers: "
                     "explain pictures instead, or give overlay(picture=...)"
                 )
-            picture = self.views[i]
-        return overlay(picture, host(self.maps[self._at(i, t)]), opacity=opacity)
+            seen = self.views[i]
+            whole = Framing.whole((seen.height, seen.width))
+            return overlay(seen, saliency, opacity=opacity, region=self._within(whole).region)
+        read = read_picture(picture)
+        return overlay(read, saliency, opacity=opacity, region=self._placed(i, read))
 
     def sheet(self, i: int, columns: int = 4) -> Image.Image:
         """A picture and the overlays of all its targets on one sheet, each with its probability or value.
@@ -229,8 +286,9 @@ class Explanation:
         *,
         name: str = "explanation",
         opacity: float = 0.5,
+        pictures: Sequence[PictureSource] | None = None,
     ) -> list[Path]:
-        """Write the overlays as PNG, if there are views, and all arrays as one NumPy archive.
+        """Write the overlays as PNG, if there is anything to draw on, and all arrays as one NumPy archive.
 
         An overlay is called STEM_RANK_CLASS-LABEL.png, RANK counting the picture's targets from 1. The
         archive holds the fields of this class as arrays (`labels` only where known) and `stems`, and is
@@ -242,12 +300,14 @@ class Explanation:
                 safe and unique (see `unique_stem`). Their indices, when left out.
             name: The archive's name, without ".npz".
             opacity: Of the overlays.
+            pictures: What to draw on instead of what the model saw, one a picture; see `overlay`.
 
         Returns:
             What was written: the overlays, picture by picture and target by target, then the archive.
 
         Raises:
-            InputError: Another number of stems than of pictures.
+            InputError: Another number of stems, or of pictures to draw on, than of pictures.
+            PictureError: A picture to draw on cannot be read.
             OSError: The folder or a file cannot be written.
         """
         if stem is None:
@@ -255,17 +315,19 @@ class Explanation:
         stems = [stem] if isinstance(stem, str) else list(stem)
         if len(stems) != len(self):
             raise InputError(f"expected {len(self)} stems, one a picture, got {len(stems)}")
+        if pictures is not None and len(pictures) != len(self):
+            raise InputError(f"expected {len(self)} pictures to draw on, got {len(pictures)}")
         used: dict[str, int] = {}
         stems = [unique_stem(text, used) for text in stems]
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = []
-        for i in range(len(self) if self.views is not None else 0):
+        for i in range(len(self) if self.views is not None or pictures is not None else 0):
             for t in range(self.targets_each):
                 target = int(self.targets[self._at(i, t)])
                 label = _safe_label(self.label(i, t)) if self.labels is not None else ""
                 path = folder / f"{stems[i]}_{t + 1}_{'-'.join(filter(None, (str(target), label)))}.png"
-                drawing = self.overlay(i, t, opacity)
+                drawing = self.overlay(i, t, opacity, picture=None if pictures is None else pictures[i])
                 _write(path, partial(drawing.save, format="PNG"))
                 written.append(path)
         archive = folder / f"{name}.npz"

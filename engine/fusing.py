@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from camrt.engine.arrays import library, single
+from camrt.engine.framing import Framing, placed_saliency
 from camrt.engine.methods import Method
-from camrt.engine.operations import operations
 from camrt.engine.questions import spoiled
 from camrt.kernels.saliency import MapFlag
 
@@ -17,7 +17,7 @@ Fusion = Literal["mean", "max"]
 
 
 def saliency_maps(
-    raws: list[Array], method: Method, size: tuple[int, int], fuse: Fusion, threads: int | None
+    raws: list[Array], method: Method, framing: Framing, fuse: Fusion, threads: int | None
 ) -> tuple[Array, Array, Array]:
     """The saliency of every raw map, and one for all layers where there are several.
 
@@ -27,7 +27,7 @@ def saliency_maps(
     Args:
         raws: For each layer (N, T, h, w).
         method: What made them; it says how they are normalised.
-        size: (H, W) of the saliency maps.
+        framing: (H, W) of the saliency maps, and the part of them that the raw maps show.
         fuse: How layers are taken together.
         threads: Threads of the kernel.
 
@@ -35,7 +35,7 @@ def saliency_maps(
         Maps (N, T, H, W) in [0, 1], flags (N, T), and the raw maps (N, T, h, w): those of the only layer, or
         the mean or maximum (N, T, H, W) before it is brought to [0, 1].
     """
-    layers = [finished(raw, method, size, threads) for raw in raws]
+    layers = [finished(raw, method, framing, threads) for raw in raws]
     if len(layers) == 1:
         return *layers[0], raws[0]
     xp = library(*raws)
@@ -44,18 +44,18 @@ def saliency_maps(
     broken = xp.any(xp.stack([flags == int(MapFlag.NOT_FINITE) for _, flags in layers]), axis=0)
     shape = fused.shape
     fused = spoiled(xp.reshape(fused, (-1, *shape[2:])), xp.reshape(broken, (-1,))).reshape(shape)
-    return *finished(fused, method, size, threads), fused
+    return *finished(fused, method, Framing.whole(framing.size), threads), fused
 
 
-def finished(raw: Array, method: Method, size: tuple[int, int], threads: int | None) -> tuple[Array, Array]:
+def finished(raw: Array, method: Method, framing: Framing, threads: int | None) -> tuple[Array, Array]:
     """Saliency maps (N, T, H, W) and flags (N, T) of raw maps (N, T, h, w)."""
     count, targets, height, width = raw.shape
-    maps, flags = operations(raw).saliency(
+    maps, flags = placed_saliency(
         single(raw.reshape(-1, height, width)),
-        size,
+        framing,
         mode=method.postprocess,
         normalisation=method.normalisation,
         relu=method.rectified,
         threads=threads,
     )
-    return maps.reshape(count, targets, *size), flags.reshape(count, targets)
+    return maps.reshape(count, targets, *framing.size), flags.reshape(count, targets)

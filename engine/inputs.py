@@ -14,6 +14,7 @@ from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
 from camrt.engine.arrays import host, library
+from camrt.engine.framing import Framing
 from camrt.engine.matching import Levels
 from camrt.engine.operations import operations
 from camrt.engine.pictures import read_picture
@@ -24,10 +25,11 @@ from camrt.errors import InputError, TargetError
 from camrt.export.input_form import INTEGER_RANGES
 from camrt.export.interface import Interface
 
-__all__ = ["Batch", "Pictures", "chooser", "map_size", "prepare", "target_classes"]
+__all__ = ["Batch", "Pictures", "Size", "chooser", "map_size", "prepare", "target_classes"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 LONGEST_SIDE = 16384  # of a map asked for: far above any picture worth drawing on, below what fills a memory
+Size = Literal["image", "map", "original"] | tuple[int, int]  # of maps
 Pictures = Any  # a float array (N, C, H, W), or pictures: paths, Pillow images, uint8 arrays (H, W, 3)
 
 
@@ -39,6 +41,7 @@ class Batch:
         pictures: (N, C, H, W) float32, where the engine computes.
         give: Makes arrays from there the kind of array that the caller passed, in its place.
         views: What the model sees of each picture, where pictures were passed.
+        framings: Which part of each picture that is, where pictures were passed.
         broken: (N,) whether a picture holds NaN or infinity, where that is not looked at: on a device. None
             where such a batch is refused.
     """
@@ -46,6 +49,7 @@ class Batch:
     pictures: Array
     give: Callable[[Array], Any]
     views: tuple[Image.Image, ...] | None
+    framings: tuple[Framing, ...] | None
     broken: Array | None
 
 
@@ -74,8 +78,8 @@ def prepare(
     if isinstance(batch, (str, Path, Image.Image)):
         batch = [batch]
     if isinstance(batch, Sequence):
-        array, views = from_pictures(batch, interface, preprocessing)
-        return Batch(place.put(array), host, views, None)
+        array, views, framings = from_pictures(batch, interface, preprocessing)
+        return Batch(place.put(array), host, views, framings, None)
     held = INTEGER_RANGES.get(interface.element)
     raw = held is not None or (levels is not None and levels[0] == 0 and levels[1] >= 255)
     array, give = numbers(batch, place, raw)
@@ -85,9 +89,9 @@ def prepare(
     if seen is not None:
         check_values(seen)
         warn_of_range(seen, held if levels is None else levels)
-        return Batch(pictures, give, None, None)
+        return Batch(pictures, give, None, None, None)
     xp = library(pictures)
-    return Batch(pictures, give, None, ~xp.all(xp.isfinite(pictures), axis=(1, 2, 3)))
+    return Batch(pictures, give, None, None, ~xp.all(xp.isfinite(pictures), axis=(1, 2, 3)))
 
 
 def is_seen(array: Array) -> bool:
@@ -158,8 +162,8 @@ def wrong_type(dtype: Any) -> InputError:
 
 def from_pictures(
     batch: Sequence[Any], interface: Interface, preprocessing: Preprocessing | None
-) -> tuple[Array, tuple[Image.Image, ...]]:
-    """Reads, views and normalises a list of pictures."""
+) -> tuple[Array, tuple[Image.Image, ...], tuple[Framing, ...]]:
+    """Reads, views and normalises a list of pictures; also which part of each the view shows."""
     if not len(batch):
         raise InputError("the batch is empty: it has no pictures")
     if preprocessing is None:
@@ -168,11 +172,15 @@ def from_pictures(
             f"preprocessing= to camrt.load ({', '.join(map(repr, NAMES))} or a "
             "camrt.Preprocessing), or pass a float32 array (N, C, H, W)"
         )
-    views = tuple(preprocessing.view(read_picture(source)) for source in batch)
+    views, framings = [], []
+    for source in batch:
+        picture = read_picture(source)
+        views.append(preprocessing.view(picture))
+        framings.append(preprocessing.framing((picture.height, picture.width)))
     array = np.stack([preprocessing.array(view) for view in views])
     check_shape(array, interface)
     check_values(array)
-    return array, views
+    return array, tuple(views), tuple(framings)
 
 
 def check_shape(array: Array, interface: Interface) -> None:
@@ -284,21 +292,43 @@ def chooser(targets: Any, count: int, classes: int, place: Place, give: Callable
 
 
 def map_size(
-    size: Literal["image", "map"] | tuple[int, int], image: tuple[int, int], cells: tuple[int, int]
+    size: Size,
+    image: tuple[int, int],
+    cells: tuple[int, int],
+    framings: Sequence[Framing] | None = None,
 ) -> tuple[int, int]:
     """The (H, W) that saliency maps are wanted at.
 
+    Args:
+        size: What was asked for.
+        image: (H, W) of the model's input.
+        cells: (h, w) of the maps before they are resized.
+        framings: Which part of each picture the input shows, where pictures were passed.
+
     Raises:
-        InputError: Not "image", "map" or two positive whole numbers, or too large.
+        InputError: Not "image", "map", "original" or two positive whole numbers, or too large; or "original"
+            of numbers, or of pictures of several sizes.
     """
     if isinstance(size, str) and size in ("image", "map"):
         return image if size == "image" else cells
+    if isinstance(size, str) and size == "original":
+        sizes = sorted({framing.size for framing in framings or ()})
+        if not sizes:
+            raise InputError("size='original' is for pictures: a batch of numbers has no other size")
+        if len(sizes) > 1:
+            several = ", ".join(f"{height}×{width}" for height, width in sizes[:5])
+            raise InputError(
+                f"size='original' is for pictures of one size, and these have {several}: explain them one by "
+                "one, or take explanation.on_original(i) of each"
+            )
+        size = sizes[0]
     try:
         height, width = (index(value) for value in (() if isinstance(size, str) else size))
     except (TypeError, ValueError):
         height = width = 0
     if not (1 <= height <= LONGEST_SIDE and 1 <= width <= LONGEST_SIDE):
         raise InputError(
-            f"size={size!r} must be 'image', 'map' or (height, width) in pixels, each 1 to {LONGEST_SIDE}"
+            f"size={size!r} must be 'image', 'map', 'original' or (height, width) in pixels, each 1 to "
+            f"{LONGEST_SIDE}"
         )
     return height, width

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from camrt.engine.framing import Framing, laid
 from camrt.errors import InputError
+from camrt.export.regions import Region
 
 __all__ = ["RAMP", "contact_sheet", "overlay"]
 
@@ -47,7 +49,9 @@ RAMP: NDArray[np.uint8] = _ramp()
 """(256, 3) uint8 RGB, the colour of each level of saliency."""
 
 
-def overlay(picture: Image.Image, saliency: NDArray[Any], *, opacity: float = 0.5) -> Image.Image:
+def overlay(
+    picture: Image.Image, saliency: NDArray[Any], *, opacity: float = 0.5, region: Region | None = None
+) -> Image.Image:
     """A picture with its saliency in colours over it.
 
     The colour's opacity grows with the saliency, from none at 0, so unimportant parts stay readable and a
@@ -57,6 +61,7 @@ def overlay(picture: Image.Image, saliency: NDArray[Any], *, opacity: float = 0.
         picture: Any Pillow picture.
         saliency: (H, W) in [0, 1]; resized (bilinear) to the picture where the sizes differ.
         opacity: Of the most salient pixels, in [0, 1].
+        region: The part of the picture that the saliency shows; nothing is drawn on the rest. None for all.
 
     Returns:
         A new RGB picture of the picture's size.
@@ -72,7 +77,10 @@ def overlay(picture: Image.Image, saliency: NDArray[Any], *, opacity: float = 0.
     if not (saliency.min() >= 0 and saliency.max() <= 1):
         raise InputError("the saliency must lie in [0, 1]")
     picture = picture.convert("RGB")
-    if saliency.shape != (picture.height, picture.width):
+    framing = None if region is None else Framing((picture.height, picture.width), region)
+    if framing is not None and not framing.shows_all:
+        saliency = laid(saliency, framing).clip(0, 1)
+    elif saliency.shape != (picture.height, picture.width):
         resized = Image.fromarray(saliency).resize(picture.size, Image.Resampling.BILINEAR)
         saliency = np.asarray(resized).clip(0, 1)
     base = np.asarray(picture).astype(np.float32)

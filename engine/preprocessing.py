@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from camrt.engine.framing import Framing
 from camrt.engine.pictures import read_picture
 from camrt.errors import InputError
+from camrt.export.regions import Region
 
 __all__ = ["METADATA_KEY", "NAMES", "Preprocessing"]
 
@@ -220,17 +222,19 @@ class Preprocessing:
         if self.colours == "L":
             picture = picture.convert("L")
         height, width = self.size
-        view = picture.resize((width, height), _FILTERS[self.interpolation], box=self.part(*picture.size))
+        box = self.framing((picture.height, picture.width)).region.box
+        view = picture.resize((width, height), _FILTERS[self.interpolation], box=box)
         return view.convert("RGB")
 
-    def part(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a picture that the model sees: (left, upper, right, lower), in the picture's pixels.
+    def framing(self, picture: tuple[int, int]) -> Framing:
+        """The part of a picture (H, W) that the model sees.
 
         Resizing this box to `size` is resizing the whole and then cropping, without ever building the
         resized whole, which for a very long picture would be huge.
         """
         if self.resize == "squash":
-            return 0.0, 0.0, float(width), float(height)
+            return Framing.whole(picture)
+        height, width = picture
         H, W = self.size
         tall, wide = round(H / self.crop_fraction), round(W / self.crop_fraction)
         if tall * width >= wide * height:
@@ -238,12 +242,13 @@ class Preprocessing:
         else:
             tall = wide * height // width
         left, upper = round((wide - W) / 2), round((tall - H) / 2)
-        return (
+        region = Region(
             left * width / wide,
             upper * height / tall,
             min((left + W) * width / wide, width),
             min((upper + H) * height / tall, height),
         )
+        return Framing(picture, region)
 
     def array(self, view: Image.Image) -> NDArray[np.float32]:
         """The model's input for one view.

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from camrt.engine.arrays import constant_over_cells, joined, library, numbered, zeros
+from camrt.engine.arrays import constant_over_cells, joined, library, numbered, quietly_divided, zeros
 from camrt.engine.backends import Runner
+from camrt.engine.framing import Framing, laid
 from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
 from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
@@ -53,6 +54,7 @@ class Questions:
         threads: Threads of the native kernels; None lets them choose.
         passes: Where passes are counted.
         extras: Further tensors of the trunk pass.
+        framing: The pictures' (H, W), and the part of them that maps show.
     """
 
     pictures: Array
@@ -69,6 +71,7 @@ class Questions:
     threads: int | None
     passes: PassCounter
     extras: dict[str, Array]
+    framing: Framing
 
     def of_target(self, target: int) -> Questions:
         """The same questions about target number `target` alone."""
@@ -176,6 +179,10 @@ class Questions:
             constant = ~(xp.max(flat, axis=2) > xp.min(flat, axis=2))
 
         def fill(image: Array, channel: Array, rows: Array) -> None:
+            if not self.framing.shows_all:
+                masks = self.placed_masks(self.activations[image, channel], order, align_corners, epsilon)
+                rows[...] = self.pictures[image] * masks[:, None]
+                return
             compute.masked_batch(
                 self.activations,
                 self.pictures,
@@ -204,6 +211,25 @@ class Questions:
         if not compute.sees_values:
             answers = xp.where(constant[:, :, None], xp.zeros_like(answers), answers)
         return answers, constant
+
+    def placed_masks(
+        self,
+        channels: Array,
+        order: Literal["upsample-first", "normalise-first"],
+        align_corners: bool,
+        epsilon: float,
+    ) -> Array:
+        """Channels (B, h, w) of a part of the pictures as masks (B, H, W), as `masked_batch` makes them."""
+
+        def normalised(values: Array) -> Array:
+            xp = library(values)
+            low = xp.min(values, axis=(1, 2), keepdims=True)
+            spread = xp.max(values, axis=(1, 2), keepdims=True) - low
+            return quietly_divided(values - low, spread + epsilon + xp.zeros_like(values), (spread > 0))
+
+        first = channels if order == "upsample-first" else normalised(channels)
+        masks = laid(first, self.framing, beyond="edge", align_corners=align_corners)
+        return normalised(masks) if order == "upsample-first" else masks
 
     def scores_of_empty_picture(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of a picture of zeros, in the model's input space; one pass for them all."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from camrt.engine.callers import warn_caller
 from camrt.engine.cuts import Cut
 from camrt.engine.describing import describe
 from camrt.engine.explanation import Explanation, Passes
+from camrt.engine.framing import Framing
 from camrt.engine.fusing import Fusion, saliency_maps
 from camrt.engine.heads import Head
 from camrt.engine.heads.comparison import Comparison
-from camrt.engine.inputs import Batch, Pictures, chooser, map_size, prepare
+from camrt.engine.inputs import Batch, Pictures, Size, chooser, map_size, prepare
 from camrt.engine.matching import levels_of
 from camrt.engine.methods import ChannelMethod, MapShape, Method, build
 from camrt.engine.operations import operations
@@ -205,7 +206,7 @@ class Engine:
         method: str | Method = "pixab",
         *,
         targets: Any = None,
-        size: Literal["image", "map"] | tuple[int, int] = "image",
+        size: Size = "image",
         fuse: Fusion = "mean",
         **options: Any,
     ) -> Explanation:
@@ -222,7 +223,9 @@ class Engine:
                 (N, T) for several each; any number costs the passes of one. Or a function that is given the
                 logits (n, classes) of some pictures at a time and answers (n,) or (n, T).
             size: "image" for maps as large as the model's input, "map" for the activation's own grid (the
-                finest of several), or (H, W).
+                finest of several), "original" for maps as large as the pictures, zero where the preprocessing
+                cut them off (pictures of one size; see also `Explanation.on_original`), or (H, W) for the
+                model's input in that size.
             fuse: How the maps of several layers become one, when the model was loaded with several targets:
                 "mean" or "max" of their saliency.
             **options: The method's options.
@@ -248,7 +251,7 @@ class Engine:
         methods: Sequence[str | Method],
         *,
         targets: Any = None,
-        size: Literal["image", "map"] | tuple[int, int] = "image",
+        size: Size = "image",
         fuse: Fusion = "mean",
     ) -> tuple[Explanation, ...]:
         """Saliency maps of a batch by several methods, which share the pass through the trunk.
@@ -355,13 +358,13 @@ class Engine:
         batch: Pictures,
         methods: tuple[Method, ...],
         targets: Any,
-        size: Literal["image", "map"] | tuple[int, int],
+        size: Size,
         fuse: Fusion,
     ) -> tuple[Explanation, ...]:
         started = time.perf_counter()
         given = self._prepared(batch)
         pictures = given.pictures
-        map_size(size, (1, 1), (1, 1))  # refuses nonsense before anything is run
+        map_size(size, (1, 1), (1, 1), given.framings)  # refuses nonsense before anything is run
         if fuse not in get_args(Fusion):
             raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
         choose = chooser(targets, len(pictures), self.num_classes, self.place, given.give)
@@ -392,8 +395,16 @@ class Engine:
             )
             found = list(raws)
             grid = max((tuple(raw.shape[2:]) for raw in found), key=lambda cells: cells[0] * cells[1])
-            final = map_size(size, (pictures.shape[2], pictures.shape[3]), grid)
-            maps, flags, raw = saliency_maps(found, method, final, fuse, self.threads)
+            image = (pictures.shape[2], pictures.shape[3])
+            final = map_size(size, image, grid, given.framings)
+            seen = self.framing(image, method)
+            shown = Framing.whole(image)  # which part of the input the maps show
+            if isinstance(size, str) and size == "map":
+                shown = seen
+            elif isinstance(size, str) and size == "original" and given.framings is not None:
+                shown = given.framings[0].turned(image)
+            within = shown.turned(final).of(seen)
+            maps, flags, raw = saliency_maps(found, method, within, fuse, self.threads)
             warn_of_broken(flags)
             explanation = Explanation(
                 method=repr(method),
@@ -408,6 +419,8 @@ class Engine:
                 seconds=seconds[number] + sum(one.seconds[number] for one in blocks),
                 labels=self.labels,
                 views=given.views,
+                framings=given.framings,
+                shown=shown,
             )
             last = time.perf_counter() - started
             answers.append(replace(explanation, seconds=explanation.seconds + last))
@@ -471,7 +484,14 @@ class Engine:
             threads=self.threads,
             passes=passes,
             extras=extras,
+            framing=self.framing((pictures.shape[2], pictures.shape[3])),
         )
+
+    def framing(self, size: tuple[int, int], method: Method | None = None) -> Framing:
+        """The part of the model's input (H, W) that raw maps show, of a method or of any on activations."""
+        if method is not None and method.explains_pixels:
+            return Framing.whole(size)
+        return Framing(size, self.front.region(size))
 
     @property
     def map_shape(self) -> MapShape:

@@ -80,7 +80,7 @@ def mask_on_grid(
     if mask.shape != picture:
         raise InputError(f"a mask of {mask.shape} for a picture of {picture}")
     height, width = preprocessing.size
-    box = preprocessing.part(picture[1], picture[0])
+    box = preprocessing.framing(picture).region.box
     resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST, box=box)
     return np.asarray(resized)
 
@@ -93,8 +93,4 @@ def _placed(boxes: ArrayLike, picture: tuple[int, int], preprocessing: Preproces
         raise InputError(f"boxes must be (n, 4), not {rows.shape}")
     if not (np.isfinite(rows).all() and (rows[:, :2] <= rows[:, 2:]).all()):
         raise InputError("boxes must be (x0, y0, x1, y1), finite, with x0 <= x1 and y0 <= y1")
-    height, width = preprocessing.size
-    left, upper, right, lower = preprocessing.part(picture[1], picture[0])
-    # Multiplied first and then divided, as the benchmark does: whole numbers stay whole.
-    sides, part = np.array([width, height] * 2), np.array([right - left, lower - upper] * 2)
-    return np.asarray((rows - np.array([left, upper] * 2)) * sides / part)
+    return preprocessing.framing(picture).region.inward(rows, preprocessing.size)

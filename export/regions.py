@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 __all__ = ["Region"]
 
+Array = npt.NDArray[np.float64]
 Size = tuple[int, int]
 
 
@@ -52,6 +56,24 @@ class Region:
             self.left + inner.right * x,
             self.upper + inner.lower * y,
         )
+
+    def inward(self, boxes: Array, size: Size) -> Array:
+        """Boxes of the picture, in what shows this region.
+
+        Args:
+            boxes: (n, 4) (x0, y0, x1, y1), in pixels of the picture.
+            size: (H, W) of what shows the region, in whose pixels the answer is.
+        """
+        # Multiplied first and then divided: whole numbers stay whole, as in benchmarks of boxes.
+        sides = np.array([size[1], size[0]] * 2)
+        part = np.array([self.right - self.left, self.lower - self.upper] * 2)
+        return np.asarray((boxes - np.array([self.left, self.upper] * 2)) * sides / part)
+
+    def outward(self, boxes: Array, size: Size) -> Array:
+        """Boxes (x0, y0, x1, y1) of what shows this region, in the picture: the way back of `inward`."""
+        sides = np.array([size[1], size[0]] * 2)
+        part = np.array([self.right - self.left, self.lower - self.upper] * 2)
+        return np.asarray(boxes * part / sides + np.array([self.left, self.upper] * 2))
 
     def turned(self, whole: Size, size: Size) -> Region:
         """Where the whole picture lies in what shows this region: the way back.

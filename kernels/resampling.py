@@ -13,27 +13,34 @@ __all__ = ["axis_table", "bilinear"]
 
 @ignore_float_errors
 def axis_table(
-    n_in: int, n_out: int, align_corners: bool = False
+    n_in: int, n_out: int, align_corners: bool = False, begin: float = 0.0, end: float | None = None
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Say where each output sample of one axis falls among the inputs.
 
     Output i lies at s = (i + 1/2) n_in / n_out - 1/2, not below 0, or at s = i (n_in - 1) / (n_out - 1) with
-    `align_corners`. Its value is (1 - t) x[lower] + t x[upper], lower = floor(s) and t = s - lower.
+    `align_corners`. Where the inputs cover only the outputs from `begin` to `end`, edges between pixels, i
+    counts from `begin`, and n_out is end - begin. Its value is (1 - t) x[lower] + t x[upper] with
+    lower = floor(s) and t = s - lower.
 
     Args:
         n_in: Number of inputs, at least 1.
         n_out: Number of outputs, at least 1.
         align_corners: Whether the first and last samples of both coincide.
+        begin: Where the inputs' first edge lies, in outputs.
+        end: Where their last edge lies; None for the last output's. Before `begin`, they lie the other way.
 
     Returns:
         lower, upper and t, each of shape (n_out,).
     """
-    i = np.arange(n_out, dtype=np.float64)
+    i = np.arange(n_out, dtype=np.float64) - begin
+    span = (n_out if end is None else end) - begin
     if align_corners:
-        source = i * ((n_in - 1) / (n_out - 1) if n_out > 1 else 0.0)
+        first = 0.5 * (1 - np.sign(span))  # where the first output lies, counted from `begin`
+        steps = abs(span) - 1
+        source = np.maximum((i + first) * (np.sign(span) * (n_in - 1) / steps if steps > 0 else 0.0), 0.0)
     else:
-        source = np.maximum((i + 0.5) * (n_in / n_out) - 0.5, 0.0)
-    lower = np.minimum(source.astype(np.intp), n_in - 1)
+        source = np.maximum((i + 0.5) * (n_in / span) - 0.5, 0.0)
+    lower = np.minimum(source, n_in - 1).astype(np.intp)
     upper = np.minimum(lower + 1, n_in - 1)
     return lower, upper, np.clip(source - lower, 0.0, 1.0)
 

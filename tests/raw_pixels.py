@@ -33,7 +33,7 @@ def pixel_model(
     channels: int = 3,
     classes: int = 4,
     opset: int = OPSET,
-    dead: bool = False,
+    stride: int = 1,
 ) -> Path:
     """A file: input, Cast to float32 where it is no float32, `front`, Conv 3×3, Relu "A", mean, Gemm.
 
@@ -45,16 +45,16 @@ def pixel_model(
         channels: Channels of the convolution's input.
         classes: Classes.
         opset: Operator set.
-        dead: Whether the first node is a Cast all the same.
+        stride: Of the convolution.
     """
     net = Net(np.random.default_rng(7))
     current = "pictures"
-    if element != TensorProto.FLOAT or dead:
+    if element != TensorProto.FLOAT:
         current = net.add("Cast", current, to=TensorProto.FLOAT)
     current = front(net, current)
     weight, _ = net.weight(6, channels, 3, 3, fan=9 * channels)
     bias, _ = net.weight(6)
-    net.add("Conv", current, weight, bias, pads=[1, 1, 1, 1], name="Z")
+    net.add("Conv", current, weight, bias, pads=[1, 1, 1, 1], strides=[stride] * 2, name="Z")
     net.add("Relu", "Z", name="A")
     pooled = net.add("Flatten", net.add("GlobalAveragePool", "A"))
     matrix, _ = net.weight(classes, 6, fan=1)

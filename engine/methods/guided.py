@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from camrt.engine.arrays import library
+from camrt.engine.framing import placed_saliency
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.gradients import GradCAM
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.pixels import Array, Gradient, blurred
-from camrt.engine.operations import operations
 from camrt.engine.questions import Questions
 from camrt.export.adjoint import ReluRule
 
@@ -48,8 +48,13 @@ class GuidedMap(GuidedBackpropagation):
         size = (ask.pictures.shape[2], ask.pictures.shape[3])
         xp = library(found)
         flat = xp.reshape(xp.astype(found, xp.float32, copy=False), (-1, *found.shape[2:]), copy=True)
-        where, _ = operations(flat).saliency(
-            flat, size, mode="native", normalisation=method.normalisation, relu=True, threads=ask.threads
+        where, _ = placed_saliency(
+            flat,
+            ask.framing,
+            mode="native",
+            normalisation=method.normalisation,
+            relu=True,
+            threads=ask.threads,
         )
         fine = [self.maps(ask, target) for target in range(ask.targets.shape[1])]
         both = xp.stack(fine, axis=1) * xp.reshape(where, (*found.shape[:2], *size))

@@ -15,6 +15,7 @@ from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
+from camrt.kernels.resampling import axis_table
 
 __all__ = ["OptiCAM"]
 
@@ -60,8 +61,9 @@ class OptiCAM(Method):
         xp = library(ask.activations)
         count, channels, *cells = ask.activations.shape
         flat = xp.reshape(xp.astype(ask.activations, xp.float64), (count, channels, -1))
-        sizes = ask.pictures.shape[2:]
-        up = [like(interpolation(before, after), flat) for before, after in zip(cells, sizes, strict=True)]
+        left, upper, right, lower = ask.framing.region.box
+        sides = zip(cells, ask.framing.size, ((upper, lower), (left, right)), strict=True)
+        up = [like(interpolation(before, after, *part), flat) for before, after, part in sides]
         images = numbered(count, flat)
         u, mean, square = (xp.zeros_like(flat[:, :, 0]) for _ in range(3))
         for step in range(1, self.steps + 1):
@@ -119,13 +121,12 @@ def through_stretch(back: Array, mask: Array, spread: Array) -> Array:
 
 
 @lru_cache(maxsize=64)
-def interpolation(before: int, after: int) -> npt.NDArray[np.float64]:
-    """(after, before): bilinear upsampling of an axis with half-pixel centres."""
-    at = np.clip((np.arange(after) + 0.5) * before / after - 0.5, 0, before - 1)
-    low = np.floor(at).astype(int)
+def interpolation(before: int, after: int, begin: float, end: float) -> npt.NDArray[np.float64]:
+    """(after, before): bilinear upsampling of an axis to the pixels from `begin` to `end` of another."""
+    lower, upper, t = axis_table(before, after, False, begin, end)
     matrix = np.zeros((after, before))
     rows = np.arange(after)
-    np.add.at(matrix, (rows, low), 1 - (at - low))
-    np.add.at(matrix, (rows, np.minimum(low + 1, before - 1)), at - low)
+    np.add.at(matrix, (rows, lower), 1 - t)
+    np.add.at(matrix, (rows, upper), t)
     matrix.flags.writeable = False
     return matrix

@@ -82,7 +82,7 @@ def examples(evaluation: Evaluation) -> list[Example]:
             continue
         drawings = [("the picture", _url(view))]
         for method, row in rows[name].items():
-            saliency = map_of(row, evaluation.plan.methods[method], preprocessing.size, None)
+            saliency = map_of(row, evaluation.plan, preprocessing.size)
             drawings.append((_caption(method, row), _url(overlay(view, saliency))))
         shown.append((name, _said(evaluation, pictures[name], why), drawings))
     return shown
@@ -103,8 +103,8 @@ def _predicted_rows(evaluation: Evaluation) -> dict[str, dict[str, Row]]:
 def _disagreement(evaluation: Evaluation, rows: Mapping[str, Row]) -> float:
     """1 − the mean cosine between the maps of different methods."""
     flat = []
-    for method, row in rows.items():
-        saliency: NDArray[Any] = map_of(row, evaluation.plan.methods[method], SMALL, None).ravel()
+    for row in rows.values():
+        saliency: NDArray[Any] = map_of(row, evaluation.plan, SMALL).ravel()
         norm = float(np.linalg.norm(saliency))
         flat.append(saliency / norm if norm else saliency)
     stacked = np.stack(flat).astype(np.float64)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.engine.explanation import Explanation
+from camrt.engine.framing import Framing
 from camrt.engine.fusing import finished
 from camrt.engine.methods import Method
 from camrt.engine.session import Engine
@@ -282,7 +283,7 @@ def _faithfulness(
 ) -> Row:
     row: Row = {}
     if plan.asks("compactness"):
-        cells, _ = finished(raw[None, None], method, raw.shape, plan.engine.threads)
+        cells, _ = finished(raw[None, None], method, Framing.whole(raw.shape), plan.engine.threads)
         row["compactness"] = float(compactness(cells[0])[0])
     chosen = answers.probabilities[:, 0]
     if asked.masked is not None:

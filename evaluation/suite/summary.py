@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.engine.fusing import finished
-from camrt.engine.methods import Method
 from camrt.errors import InputError
 from camrt.evaluation.box_accuracy import THRESHOLDS, accuracy_of_rates
 from camrt.evaluation.pixel_precision import PixelCounts
@@ -101,7 +100,7 @@ def alike(plan: Plan, measured: Measured) -> list[list[str]]:
     by_method: dict[str, list[NDArray[np.float32]]] = {name: [] for name in plan.methods}
     for row in measured.maps:
         if row["method"] in by_method:
-            by_method[row["method"]].append(map_of(row, plan.methods[row["method"]], SMALL, None))
+            by_method[row["method"]].append(map_of(row, plan, SMALL))
     groups: list[list[str]] = []
     for name, maps in by_method.items():
         for group in groups:
@@ -232,9 +231,7 @@ def _pxap(plan: Plan, name: str, rows: Sequence[Row], objects: Mapping[tuple[str
         for column, mark in (("ignored", 255), ("inside", 1)):
             bits = np.unpackbits(np.frombuffer(annotation[column], np.uint8), count=mask.size)
             mask[bits.reshape(side).astype(np.bool_)] = mark
-        saliency = (
-            centred(side) if name == CENTRE else map_of(row, plan.methods[name], side, plan.engine.threads)
-        )
+        saliency = centred(side) if name == CENTRE else map_of(row, plan, side)
         counts.add(normalised(saliency)[None], mask[None])
         used += 1
     try:
@@ -252,8 +249,10 @@ def _pxap(plan: Plan, name: str, rows: Sequence[Row], objects: Mapping[tuple[str
     }
 
 
-def map_of(row: Row, method: Method, size: tuple[int, int], threads: int | None) -> NDArray[np.float32]:
-    """The saliency map (H, W) that a row is about, made from its raw form once more."""
+def map_of(row: Row, plan: Plan, size: tuple[int, int]) -> NDArray[np.float32]:
+    """The saliency map (H, W) that a row is about, of the model's input, made from its raw form once more."""
     raw = np.frombuffer(row["raw"], np.float32).reshape(1, 1, *row["grid"])
-    maps, _ = finished(raw, method, size, threads)
+    method = plan.methods[row["method"]]
+    framing = plan.engine.framing(plan.size, method).at(size)
+    maps, _ = finished(raw, method, framing, plan.engine.threads)
     return np.asarray(maps[0, 0], np.float32)

@@ -222,7 +222,9 @@ SIZES: dict[str, Any] = {
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_bad_sizes(engine: camrt.Engine, size: Any) -> None:
-    with pytest.raises(InputError, match=r"size=.* must be 'image', 'map' or \(height, width\) in pixels"):
+    with pytest.raises(
+        InputError, match=r"size=.* must be 'image', 'map', 'original' or \(height, width\) in pixels"
+    ):
         engine.explain(good(), "activation", size=size)
 
 

@@ -106,7 +106,7 @@ def test_a_mask_has_the_value_of_the_pixel_under_each_middle(
     found = mask_on_grid(mask, (h, w), steps)
     assert found.shape == (height, width)
     assert found.dtype == np.uint8
-    left, upper, right, lower = steps.part(w, h)
+    left, upper, right, lower = steps.framing((h, w)).region.box
     rows = upper + (np.arange(height) + 0.5) * (lower - upper) / height
     columns = left + (np.arange(width) + 0.5) * (right - left) / width
     near = [np.abs(middles - np.round(middles)) < 1e-6 for middles in (rows, columns)]  # on an edge of pixels

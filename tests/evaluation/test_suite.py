@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from annotated import COLOURS, SIDE, STEPS, boxed_squares, colour_model, masked_squares
+from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
 import camrt
@@ -170,6 +172,32 @@ def test_masks_and_a_dead_zone(engine: Any, tmp_path: Path) -> None:
         assert both.figures[name]["mu"]["value"] == pytest.approx(share.mean(), abs=1e-6)
     middle = pxap(np.repeat(centred((SIDE, SIDE))[None], len(items), 0), masks).value
     assert both.figures[CENTRE]["pxap"]["value"] == pytest.approx(middle, abs=0.5)
+
+
+def test_maps_of_a_file_that_crops_are_judged_where_they_lie(tmp_path: Path) -> None:
+    """Its maps are those of the same file behind the crop, rows 4 to 28 and columns 8 to the last."""
+    inner = onnx.load(colour_model(tmp_path / "colours.onnx"))
+    inner.graph.node[0].input[0] = "cropped"
+    for name, values in {"starts": [4, 8], "ends": [28, SIDE], "axes": [2, 3]}.items():
+        inner.graph.initializer.append(numpy_helper.from_array(np.array(values), name))
+    inner.graph.node.insert(0, helper.make_node("Slice", ["input", "starts", "ends", "axes"], ["cropped"]))
+    onnx.save(inner, tmp_path / "cropping.onnx")
+    engine = camrt.load(tmp_path / "cropping.onnx", preprocessing=STEPS, labels=COLOURS)
+    del inner.graph.node[0]
+    inner.graph.node[0].input[0] = "input"
+    for axis, length in ((2, 24), (3, SIDE - 8)):
+        inner.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = length
+    onnx.save(inner, tmp_path / "behind.onnx")
+    behind = camrt.load(tmp_path / "behind.onnx")
+    data = masked_squares(tmp_path / "masked")
+    found = evaluate(engine, read(data, engine), ["gradcam"], ["pxap", "energy"])
+    items = [prepare_sample(s, STEPS, masks=True) for s in read(data, engine).samples]
+    cropped = np.stack([item.pixels[:, 4:28, 8:] for item in items])
+    labels = np.array([item.targets[0].label for item in items])
+    maps = np.pad(behind.explain(cropped, "gradcam", targets=labels).maps, ((0, 0), (4, SIDE - 28), (8, 0)))
+    flat = np.stack([normalised(one) for one in maps])
+    masks = np.stack([item.targets[0].mask for item in items])
+    assert found.figures["gradcam"]["pxap"]["value"] == pytest.approx(pxap(flat, masks).value, abs=1e-3)
 
 
 def read(data: Path, engine: Any) -> Any:

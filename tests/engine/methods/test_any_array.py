@@ -8,6 +8,7 @@ import pytest
 from tolerances import assert_close
 
 from camrt.engine.arrays import at_least, library
+from camrt.engine.framing import Framing
 from camrt.engine.methods import build, methods
 from camrt.engine.scores import ScoreReader, probabilities
 from camrt.errors import TargetError
@@ -33,6 +34,10 @@ class Answers:
 
     def drawn(self, seed: int, *shape: int) -> Any:
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+    @property
+    def framing(self):
+        return Framing.whole(tuple(self.pictures.shape[2:]))
 
     @property
     def activations(self):

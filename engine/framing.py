@@ -1,0 +1,122 @@
+"""Where pictures, what a model sees of them, and maps lie in each other; laying maps where they belong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from camrt.engine.arrays import library, like
+from camrt.engine.operations import operations
+from camrt.export.regions import Region
+from camrt.kernels.resampling import axis_table
+
+__all__ = ["Framing", "laid", "placed_saliency"]
+
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+LONGEST_SIDE = 16384  # of what a map is resized to before it is laid
+ROUNDING = 1e-9  # of a picture's side
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Which part of a picture something shows: a model's input, or a map.
+
+    Attributes:
+        size: (H, W) of the picture, upright.
+        region: The part, in its pixels.
+    """
+
+    size: Size
+    region: Region
+
+    @classmethod
+    def whole(cls, size: Size) -> Framing:
+        """All of it."""
+        return cls(size, Region.whole(size))
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether the part is the whole, but for rounding."""
+        slack = ROUNDING * max(self.size)
+        ends = zip(self.region.box, Region.whole(self.size).box, strict=True)
+        return all(abs(found - whole) <= slack for found, whole in ends)
+
+    def of(self, inner: Framing) -> Framing:
+        """What shows a part of something that itself shows this part: which part of this picture that is."""
+        return Framing(self.size, self.region.of(inner.region, inner.size))
+
+    def at(self, size: Size) -> Framing:
+        """The same part of the same picture, resized to another (H, W)."""
+        return Framing(size, Region.whole(size).of(self.region, self.size))
+
+    def turned(self, size: Size) -> Framing:
+        """Where the whole picture lies in what shows the part and has (H, W) pixels."""
+        return Framing(size, self.region.turned(self.size, size))
+
+
+def laid(
+    maps: Array, framing: Framing, *, beyond: Literal["zero", "edge"] = "zero", align_corners: bool = False
+) -> Array:
+    """Maps of a part of a picture on the whole of it, bilinearly.
+
+    Args:
+        maps: (..., h, w), float32.
+        framing: The picture's size, and the part that the maps show.
+        beyond: What lies outside the part: zeros, or the map's nearest value.
+        align_corners: Whether the middles of corner cells lie on those of the part's corner pixels.
+
+    Returns:
+        (..., H, W) of `framing.size`; a pixel belongs to the part where its middle does.
+    """
+    xp, region = library(maps), framing.region
+    inside = []
+    for axis, begin, end in ((-2, region.upper, region.lower), (-1, region.left, region.right)):
+        count = framing.size[axis]
+        lower, upper, t = axis_table(maps.shape[axis], count, align_corners, begin, end)
+        shape = (-1, 1) if axis == -2 else (-1,)
+        first = xp.take(maps, like(lower, maps), axis=axis)
+        second = xp.take(maps, like(upper, maps), axis=axis)
+        maps = first + like(t.astype(np.float32).reshape(shape), maps) * (second - first)
+        middles = np.arange(count) + 0.5
+        inside.append(((middles > min(begin, end)) & (middles < max(begin, end))).reshape(shape))
+    if beyond == "edge" or all(side.all() for side in inside):
+        return maps
+    return xp.where(like(inside[0] & inside[1], maps), maps, xp.zeros_like(maps))
+
+
+def placed_saliency(
+    raw: Array,
+    framing: Framing,
+    *,
+    mode: Literal["native", "library"],
+    normalisation: Literal["max", "minmax"],
+    relu: bool,
+    threads: int | None,
+) -> tuple[Array, Array]:
+    """Saliency maps of a picture's size of raw maps that show a part of it; elsewhere they are zero.
+
+    Args:
+        raw: (M, h, w), float32.
+        framing: The picture's size (H, W), and the part.
+        mode: See `camrt.kernels.saliency`, as the others.
+        normalisation: See there.
+        relu: See there.
+        threads: See there.
+
+    Returns:
+        Maps (M, H, W) in [0, 1], and flags (M,).
+    """
+    left, upper, right, lower = framing.region.box
+    size = framing.size
+    if not framing.shows_all:  # made as large as the part is, so that they need only be moved there
+        height, width = (
+            min(max(round(abs(side)), 1), LONGEST_SIDE) for side in (lower - upper, right - left)
+        )
+        size = height, width
+    maps, flags = operations(raw).saliency(
+        raw, size, mode=mode, normalisation=normalisation, relu=relu, threads=threads
+    )
+    return (maps if framing.shows_all else laid(maps, framing)), flags
