@@ -28,6 +28,7 @@ from camrt.engine.probing import prober
 from camrt.engine.session import Engine
 from camrt.engine.verification import Verify, verified_cuts
 from camrt.errors import BackendError, InputError, ModelFileError
+from camrt.export.adjoint import passed_roundings
 from camrt.export.batching import (
     computes_shapes,
     open_batch,
@@ -284,6 +285,10 @@ def assembled(
         verify,
     )
     interface = checked.interface
+    rounded = passed_roundings(graph)
+    if rounded:
+        listing = ", ".join(map(repr, rounded[:3])) + (", ..." if len(rounded) > 3 else "")
+        notes.append(f"gradients take roundings that quantise for the identity ({len(rounded)}: {listing})")
     if interface.joint is not None:
         check_calm(checked.runner, interface, size, runtime.place)
     return Engine(

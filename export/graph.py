@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ Observer = Callable[[onnx.ModelProto, tuple[int, ...], Sequence[str]], dict[str,
 BATCH = "camrt_batch"
 # A constant larger than this is never folded while analysing (its producers are left alone).
 FOLDING_LIMIT_BYTES = 1 << 31
+# What is computed from the batch size is followed up to so many numbers, and tried at these sizes.
+MOST_SETTLED = 64
+BATCHES = (1, 7, 96)
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
@@ -125,6 +129,7 @@ class Graph:
         self._constants: dict[str, Array | None] = {}
         self.shapes, self.types = infer(model, input_shape)
         self.dependent = self.downstream(self.input_name)
+        self._of_batch = reached_from(BATCH, self.nodes) if BATCH in self.producers else frozenset[str]()
 
     def observe(self, end: str) -> bool:
         """Learns by running what inference left unknown of the tensors `end` needs; whether anything was."""
@@ -144,11 +149,7 @@ class Graph:
 
     def downstream(self, name: str) -> frozenset[str]:
         """The tensors whose value depends on tensor `name`, itself included."""
-        reached = {name}
-        for node in self.nodes:
-            if BATCH not in node.output and any(read in reached for read in names_read(node)):
-                reached.update(made for made in node.output if made)
-        return frozenset(reached)
+        return reached_from(name, self.nodes)
 
     def upstream_nodes(self, name: str, stop: Iterable[str] = ()) -> list[int]:
         """Indices, in order, of the nodes that `name` needs, not going past the tensors in `stop`."""
@@ -185,10 +186,31 @@ class Graph:
         if not name or name in self.dependent:
             return None
         if name not in self._constants:
-            self._constants[name] = self._evaluate(name)
+            self._constants[name] = (
+                self._evaluate(name) if name not in self._of_batch else self._settled(name)
+            )
         return self._constants[name]
 
-    def _evaluate(self, name: str) -> Array | None:
+    def _settled(self, name: str) -> Array | None:
+        """The value of a small tensor that is computed from the batch size, when it is the same for all."""
+        nodes = [self.nodes[index] for index in self.upstream_nodes(name, stop=[BATCH])]
+        made_of_it = [made for node in nodes for made in node.output if made in self._of_batch]
+        shapes = [self.shapes.get(made) for made in made_of_it]
+        if any(shape is None or math.prod(shape) > MOST_SETTLED for shape in shapes):
+            return None
+        values = []
+        for batch in BATCHES:
+            known: dict[str, Array | None] = {BATCH: np.array([batch])}
+            for made in made_of_it:
+                known[made] = self._evaluate(made, known)
+            values.append(known[name])
+        first, *others = values
+        if first is None or any(other is None or not np.array_equal(first, other) for other in others):
+            return None
+        return first
+
+    def _evaluate(self, name: str, known: Mapping[str, Array | None] = MappingProxyType({})) -> Array | None:
+        """The value of a tensor, given those of some that it is made from."""
         if name in self.initializers:
             return np.asarray(numpy_helper.to_array(self.initializers[name]))
         node = self.producer(name)
@@ -196,7 +218,7 @@ class Graph:
             return None
         feeds: dict[str, Array] = {}
         for read in dict.fromkeys(names_read(node)):
-            value = self.constant(read)
+            value = known[read] if read in known else self.constant(read)
             if value is None or value.nbytes > FOLDING_LIMIT_BYTES:
                 return None
             feeds[read] = value
@@ -209,6 +231,15 @@ class Graph:
             return evaluate_node(self.model, node, feeds)[list(node.output).index(name)]
         except (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError):
             return None  # the reference evaluator lacks the operator: the tensor stays opaque
+
+
+def reached_from(name: str, nodes: Iterable[NodeProto]) -> frozenset[str]:
+    """What nodes make from a tensor's value, itself included; the batch size counts as made from none."""
+    reached = {name}
+    for node in nodes:
+        if BATCH not in node.output and any(read in reached for read in names_read(node)):
+            reached.update(made for made in node.output if made)
+    return frozenset(reached)
 
 
 def evaluate_node(model: onnx.ModelProto, node: NodeProto, feeds: dict[str, Array]) -> list[Array]:

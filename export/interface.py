@@ -8,6 +8,7 @@ The cases, in order:
 4. A CALM file, which says so in its metadata, gives probabilities p(y|x) = exp(log p(y|x)); its logits are
    log p(y|x), whose softmax is p(y|x).
 5. `Constant` nodes become initializers, so that what follows finds every weight in one place.
+6. A graph of an operator set before 17 is brought to that one (`camrt.export.upgrading`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from camrt.export.input_form import Layout, standardise_input
 from camrt.export.operators import preserves_values
 from camrt.export.own_heads import own_head
 from camrt.export.readings import Prober, Reading, reading_nodes
+from camrt.export.upgrading import upgrade
 
 __all__ = ["Interface", "lift_constants", "standardise"]
 
@@ -150,6 +152,7 @@ def standardise(
     make_room(model.graph)
     output = roomy(output) if output is not None else None
     lift_constants(model)
+    upgrade(model)
     form = standardise_input(model, layout)
     channels, height, width, batch = form.channels, form.height, form.width, form.batch
     assert channels is not None

@@ -1,4 +1,4 @@
-"""Making nodes: the few operators whose form depends on the operator set, and what rules share."""
+"""Making nodes, and what rules share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from camrt.errors import AdjointError
-
-__all__ = ["EVERYTHING", "NodeMaker"]
+__all__ = ["EVERYTHING", "Indices", "NodeMaker"]
 
 Array = npt.NDArray[Any]
-SCATTER_ADDS = 16  # the operator set from which on ScatterElements adds
 EVERYTHING = int(np.iinfo(np.int64).max)  # as the end of a slice
 Indices = Sequence[int] | str  # numbers, or the name of an int64 tensor that holds them
 
@@ -23,7 +20,7 @@ class NodeMaker:
     """Collects nodes and constants; every method returns the name of the tensor it makes.
 
     Args:
-        opset: Version of the default operator set the nodes are written for.
+        opset: Version of the default operator set the nodes are written for, 17 or later.
         element: Element type of the floating-point tensors (`onnx.TensorProto` constant).
         prefix: What the names of new tensors begin with.
         scatters: Whether ScatterElements may add.
@@ -42,17 +39,11 @@ class NodeMaker:
     ) -> None:
         self.opset = opset
         self.element = element
-        self.scatters = scatters and opset >= SCATTER_ADDS
+        self.scatters = scatters
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self._made = 0
         self._prefix = prefix
-
-    def _too_old(self, what: str, first: int) -> AdjointError:
-        return AdjointError(
-            f"the gradient's graph needs {what}, which operator set {self.opset} of this file does not have: "
-            f"convert the file to operator set {first} or later (onnx.version_converter.convert_version)"
-        )
 
     def fresh(self) -> str:
         """A name nothing has yet."""
@@ -101,6 +92,22 @@ class NodeMaker:
         """`g` where a truth tensor of its shape holds, else 0, whatever `g` is there."""
         return self.add("Where", mask, g, self.number(0.0))
 
+    def unless_zero(self, product: str, g: str) -> str:
+        """A slope times `g`, but 0 where `g` is 0, infinite though the slope may be there.
+
+        For functions that are infinite where their slope is.
+        """
+        return self.add("Where", self.add("Equal", g, self.number(0.0)), self.number(0.0), product)
+
+    def smooth(self, product: str, divisor: str) -> str:
+        """A cotangent divided by `divisor`, but 0 where that is 0.
+
+        For functions that are finite where their slope is not, as √ at zero: of the slopes that a norm or a
+        standard deviation has where it is zero, this takes the smallest, and nothing infinite goes on from
+        there.
+        """
+        return self.add("Where", self.add("Equal", divisor, self.number(0.0)), self.number(0.0), product)
+
     def first_of(self, mask: str, axis: int) -> str:
         """A truth tensor with only the first true of `mask` along an axis left."""
         before = self.add("CumSum", self.as_float(mask), self.constant(np.int64(axis)), exclusive=1)
@@ -122,15 +129,11 @@ class NodeMaker:
 
     def unsqueeze(self, name: str, axes: Sequence[int]) -> str:
         """Axes of size one put in."""
-        if self.opset >= 13:
-            return self.add("Unsqueeze", name, self.indices(axes))
-        return self.add("Unsqueeze", name, axes=list(axes))
+        return self.add("Unsqueeze", name, self.indices(axes))
 
     def squeeze(self, name: str, axes: Sequence[int]) -> str:
         """Axes of size one taken out."""
-        if self.opset >= 13:
-            return self.add("Squeeze", name, self.indices(axes))
-        return self.add("Squeeze", name, axes=list(axes))
+        return self.add("Squeeze", name, self.indices(axes))
 
     def slice(
         self,
@@ -140,32 +143,14 @@ class NodeMaker:
         axes: Sequence[int],
         steps: Sequence[int] | None = None,
     ) -> str:
-        """A part of a tensor; before opset 10 starts and ends must be numbers and steps one.
-
-        Raises:
-            AdjointError: They are not.
-        """
-        if self.opset >= 10:
-            rest = [] if steps is None else [self.indices(steps)]
-            return self.add(
-                "Slice", name, self.indices(starts), self.indices(ends), self.indices(axes), *rest
-            )
-        if isinstance(starts, str) or isinstance(ends, str) or set(steps or [1]) != {1}:
-            raise self._too_old("Slice with computed bounds or steps", 10)
-        return self.add("Slice", name, starts=list(starts), ends=list(ends), axes=list(axes))
+        """A part of a tensor."""
+        rest = [] if steps is None else [self.indices(steps)]
+        return self.add("Slice", name, self.indices(starts), self.indices(ends), self.indices(axes), *rest)
 
     def pad(self, name: str, pads: Indices, value: float = 0.0) -> str:
-        """A number put around a tensor: all axes' beginnings, then all axes' ends.
-
-        Raises:
-            AdjointError: Sizes computed before opset 11.
-        """
-        if self.opset >= 11:
-            rest = [] if value == 0.0 else [self.number(value)]
-            return self.add("Pad", name, self.indices(pads), *rest, mode="constant")
-        if isinstance(pads, str):
-            raise self._too_old("Pad by computed sizes", 11)
-        return self.add("Pad", name, mode="constant", pads=list(pads), value=value)
+        """A number put around a tensor: all axes' beginnings, then all axes' ends."""
+        rest = [] if value == 0.0 else [self.number(value)]
+        return self.add("Pad", name, self.indices(pads), *rest, mode="constant")
 
     def crop(self, name: str, begin: Sequence[int], end: Sequence[int]) -> str:
         """A tensor without that many numbers at the beginning and end of each axis."""
@@ -187,11 +172,23 @@ class NodeMaker:
         """Axes in another order."""
         return self.add("Transpose", name, perm=list(order))
 
+    # ---------------------------------------------------------------- matrices
+
+    def units(self, size: str) -> str:
+        """The unit matrix (n, n); `size` is a tensor [n]."""
+        return self.add("EyeLike", self.zeros(self.concat([size, size], 0)), dtype=self.element)
+
+    def product_along(self, name: str, matrix: str, axis: int, rank: int) -> str:
+        """A tensor multiplied by a matrix along one of its axes: Σ_i t[..., i, ...]·M[i, j]."""
+        order = [*(other for other in range(rank) if other != axis), axis]
+        moved = self.add("MatMul", self.transpose(name, order), matrix)
+        return self.transpose(moved, [int(place) for place in np.argsort(order)])
+
     # ---------------------------------------------------------------- reductions
 
     def reduce(self, operator: str, name: str, axes: Sequence[int], *, keepdims: bool) -> str:
         """ReduceSum, ReduceMean, ReduceMax, ... over the axes given (never an empty list)."""
-        if self.opset >= (13 if operator == "ReduceSum" else 18):
+        if operator == "ReduceSum" or self.opset >= 18:
             return self.add(operator, name, self.indices(axes), keepdims=int(keepdims))
         return self.add(operator, name, axes=list(axes), keepdims=int(keepdims))
 

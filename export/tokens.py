@@ -23,6 +23,7 @@ from camrt.export.axes import CellTokens, Roles, numbers
 from camrt.export.graph import Graph, opset
 from camrt.export.interface import LOGITS
 from camrt.export.nodes import EVERYTHING, NodeMaker
+from camrt.export.upgrading import MODERN_OPSET
 
 __all__ = ["MOST_PREFIX", "Layout", "grid_of_tokens", "lay_out", "map_in", "mixes_cells"]
 
@@ -140,7 +141,7 @@ def lay_out(
         The map's name.
 
     Raises:
-        CutError: Tokens of a model whose picture size is open.
+        CutError: Tokens of a model whose picture size is open, or of one that could not be upgraded.
     """
     if layout == "map":
         return name
@@ -148,6 +149,11 @@ def lay_out(
     if layout == "tokens" and not all(axis.HasField("dim_value") for axis in list(declared)[1:]):
         raise CutError(
             f"{name!r} holds tokens, and the file leaves the pictures' size open: export it with a fixed size"
+        )
+    if opset(model) < MODERN_OPSET:
+        raise CutError(
+            f"{name!r} is not laid out as a map, and this file of operator set {opset(model)} holds "
+            f"something that has no spelling in operator set {MODERN_OPSET}: convert it, or export it again"
         )
     make = NodeMaker(opset(model), graph.types.get(name, TensorProto.FLOAT), prefix=f"camrt_grid_{number}")
     channels, height, width = shape

@@ -14,11 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tolerances import assert_close
 
+from camrt.engine.backends import onnx_runtime
+from camrt.engine.observing import observer
 from camrt.export.adjoint import GRADIENT, WEIGHTING, adjoint_model
 from camrt.export.graph import Graph
 from camrt.export.interface import LOGITS, standardise
 
-__all__ = ["Case", "adjoint_of", "check", "gradient", "node", "open_graph", "run_single"]
+__all__ = [
+    "Case", "adjoint_of", "check", "cornered", "gradient", "near", "node", "open_graph", "positive",
+    "run_single",
+]  # fmt: skip
 
 Array = np.ndarray
 # Sums of some hundred products there and back.
@@ -31,6 +36,28 @@ def node(operator: str, inputs: str, outputs: str, **attributes: Any) -> onnx.No
     return helper.make_node(
         operator, names, outputs.split(), name=f"{operator}_{outputs.split()[0]}", **attributes
     )
+
+
+def cornered(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Zeros and other whole numbers among the rest, where corners lie."""
+    return np.where(rng.random(shape) < 0.3, rng.integers(-4, 5, shape), rng.standard_normal(shape) * 2)
+
+
+def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Well away from zero."""
+    return rng.random(shape) + 0.25
+
+
+def near(*corners: float) -> Callable[[np.random.Generator, tuple[int, ...]], Array]:
+    """Standard normal values, none within 0.01 of a corner."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        values = rng.standard_normal(shape) * 2
+        for corner in corners:
+            values = np.where(np.abs(values - corner) < 0.01, corner + 0.5, values)
+        return values
+
+    return draw
 
 
 @dataclass
@@ -91,9 +118,12 @@ class Case:
 
 
 def open_graph(model: onnx.ModelProto, size: tuple[int, int] = (5, 4)) -> tuple[onnx.ModelProto, Graph]:
-    """A standardised model and its index."""
-    interface = standardise(model, expected_size=size)
-    return model, Graph(model, interface.probe_shape(interface.batch or 5, size))
+    """A standardised model and its index, with shapes found by running where inference does not know them."""
+    watch = observer(onnx_runtime(threads=1, load_deadline=60, run_deadline=60))
+    interface = standardise(model, activation="none", layout="NCHW", expected_size=size, observer=watch)
+    graph = Graph(model, interface.probe_shape(interface.batch or 5, size), watch)
+    graph.observe(LOGITS)
+    return model, graph
 
 
 def adjoint_of(case: Case, *, double: bool, start: str = "camrt_pictures", **options: Any) -> onnx.ModelProto:

@@ -14,22 +14,19 @@ from onnx import TensorProto, helper
 
 from camrt.errors import AdjointError
 from camrt.export.adjoint import rules  # noqa: F401  (registers them)
-from camrt.export.adjoint.rules.quantised import straight_through
-from camrt.export.adjoint.steps import RULES, ReluRule, Step
+from camrt.export.adjoint.steps import WITHOUT_GRADIENTS, ReluRule
+from camrt.export.adjoint.walking import Walk, reached_from
 from camrt.export.cutting import beside_name, head_model
 from camrt.export.float_types import cast_floats
 from camrt.export.graph import Graph, drop_unread_initializers, names_read, opset, set_shape
-from camrt.export.input_form import is_rounding
 from camrt.export.interface import LOGITS
 from camrt.export.nodes import NodeMaker
-from camrt.export.operators import FLOATING, RESHAPING
+from camrt.export.upgrading import MODERN_OPSET
 
 __all__ = ["GRADIENT", "WEIGHTING", "adjoint_model", "vectors_of"]
 
 WEIGHTING = "camrt_weighting"
 GRADIENT = "camrt_gradient"
-# What does with the whole numbers of a picture what it would do with real ones.
-ON_WHOLE_NUMBERS = RESHAPING | {"Add", "Cast", "Concat", "Gather", "Identity", "Pad", "Slice", "Split", "Sub"}
 
 
 def adjoint_model(
@@ -69,30 +66,28 @@ def adjoint_model(
     Raises:
         AdjointError: An operator has no rule, or something on the way has no derivative.
     """
+    if opset(model) < MODERN_OPSET:
+        raise AdjointError(
+            f"the graph of a gradient is written in operator set {MODERN_OPSET}, and this file's, of "
+            f"operator set {opset(model)}, holds something that has no spelling there: convert the file "
+            "(onnx.version_converter.convert_version), or export it again"
+        )
     head = head_model(model, graph, start, LOGITS, input_name=input_name, batch=batch, beside=beside)
     cast_floats(head, element)
     make = NodeMaker(opset(model), element, scatters=scatters)
-    reached = reached_from(head, start)
+    reached = reached_from(head.graph.node, [start])
     if LOGITS not in reached:
         raise AdjointError(f"the logits do not depend on {start!r}: their gradient there is zero everywhere")
-    cotangents = {LOGITS: [WEIGHTING]}
-    guided: list[str] = []
-    for node in reversed(head.graph.node):
-        if node.output[0].startswith("camrt_out_") or not any(name in cotangents for name in node.output):
-            continue
-        if not any(name in reached for name in names_read(node)) or start in node.output:
-            continue
-        arriving = tuple(summed(make, cotangents.get(name, [])) for name in node.output)
-        step = Step(node, graph, make, arriving, reached, relu, guided)
-        for name, cotangent in zip(node.input, answered(step), strict=False):
-            if cotangent is not None and name in reached:
-                cotangents.setdefault(name, []).append(cotangent)
-    gradient = summed(make, cotangents.get(start, []))
+    walk = Walk(graph, make, reached, relu, [], [], {LOGITS: [WEIGHTING]})
+    leave = next(i for i, node in enumerate(head.graph.node) if node.output[0].startswith("camrt_out_"))
+    walk.back_through([*head.graph.node[:leave], *head.graph.node[leave + 1 :]], start)
+    gradient = walk.cotangent(start)
     if gradient is None:
         raise AdjointError(
-            f"no gradient of the logits reaches {start!r}: nothing on the way has a derivative"
+            f"the gradient of the logits at {start!r} is zero everywhere: every way there leads through an "
+            f"operator whose derivative is zero ({', '.join(dict.fromkeys(walk.ended))}). {WITHOUT_GRADIENTS}"
         )
-    if relu == "guided" and not guided:
+    if relu == "guided" and not walk.guided:
         raise AdjointError(
             "guided back-propagation changes how gradients pass ReLUs, and this model has none; "
             "use 'gradient' or 'smoothgrad'"
@@ -103,51 +98,6 @@ def adjoint_model(
         take(head, name, beside_name(number), batch, graph)
     drop_what_nothing_needs(head)
     return head
-
-
-def reached_from(head: onnx.ModelProto, start: str) -> frozenset[str]:
-    """The tensors of the head that depend on its start's values, and not only on its shape."""
-    reached = {start}
-    for node in head.graph.node:
-        if node.op_type not in ("Shape", "Size") and any(name in reached for name in names_read(node)):
-            reached.update(name for name in node.output if name)
-    return frozenset(reached)
-
-
-def answered(step: Step) -> Sequence[str | None]:
-    """The cotangents of a node's inputs."""
-    if step.node.op_type in ("Shape", "Size"):  # sizes do not move when values do
-        return ()
-    if is_rounding(step.node):
-        return straight_through(step)
-    types = {step.graph.types.get(name) for name in step.node.output if name}
-    if types and None not in types and not types & FLOATING and not keeps_whole_numbers(step):
-        kinds = ", ".join(sorted(TensorProto.DataType.Name(kind) for kind in types if kind is not None))
-        raise step.refuse(
-            f"it gives whole numbers, truth values or strings ({kinds}), which have no derivative"
-        )
-    domain = "" if step.node.domain == "ai.onnx" else step.node.domain
-    found = RULES.get((domain, step.node.op_type))
-    if found is None:
-        raise step.refuse("camrt has no rule for this operator")
-    return found(step)
-
-
-def keeps_whole_numbers(step: Step) -> bool:
-    """Whether a node makes its whole numbers as it would make real ones: it moves, adds or scales them."""
-    if step.node.op_type == "QuantizeLinear":
-        return True
-    if step.node.op_type not in ON_WHOLE_NUMBERS:
-        return False
-    given = {step.graph.types.get(name) for name in step.node.input if name in step.reached}
-    return None not in given and not given & FLOATING
-
-
-def summed(make: NodeMaker, parts: list[str]) -> str | None:
-    """The sum of the cotangents that meet at a tensor."""
-    if not parts:
-        return None
-    return parts[0] if len(parts) == 1 else make.add("Sum", *parts)
 
 
 def vectors_of(graph: Graph, start: str) -> tuple[str, ...]:

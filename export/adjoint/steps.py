@@ -16,11 +16,15 @@ from onnx import NodeProto
 
 from camrt.errors import AdjointError
 from camrt.export.graph import Graph, attribute, static_shape
-from camrt.export.nodes import NodeMaker
+from camrt.export.nodes import Indices, NodeMaker
 
 __all__ = ["RULES", "ReluRule", "Rule", "Step", "rule"]
 
 Array = npt.NDArray[Any]
+WITHOUT_GRADIENTS = (
+    "Methods that ask for no gradient ('pixab', 'ablation', 'score', 'eigen') work on this model; or pass a "
+    "target behind that node"
+)
 ReluRule = Literal["plain", "guided"]
 
 
@@ -37,6 +41,7 @@ class Step:
         relu: How a ReLU passes gradients on: "plain" where its input was positive; "guided" only where the
             gradient is positive too ("Striving for Simplicity", Springenberg et al., 2015).
         guided: Names of the nodes where the guided rule applied, added to by the rules.
+        ended: Names of the nodes whose derivative is zero, likewise.
     """
 
     node: NodeProto
@@ -46,6 +51,12 @@ class Step:
     reached: frozenset[str]
     relu: ReluRule
     guided: list[str]
+    ended: list[str]
+
+    def nothing(self) -> Sequence[None]:
+        """The cotangents of inputs whose derivative is zero; notes that the way back ends here."""
+        self.ended.append(self.label())
+        return ()
 
     def mark_guided(self) -> None:
         """Notes that this node is a ReLU and that the guided rule applied to it."""
@@ -107,6 +118,11 @@ class Step:
             raise self.refuse(f"its {name} are computed from the picture")
         return tuple(int(number) for number in np.atleast_1d(value))
 
+    def whole_numbers(self, index: int, name: str) -> Indices:
+        """The same; the tensor that holds them when they are computed from sizes."""
+        given = self.input(index)
+        return given if given and self.constant(given) is None else self.numbers(index, name)
+
     @property
     def fixed_size(self) -> bool:
         """Whether the graph fixes the height and width of its pictures."""
@@ -126,8 +142,7 @@ class Step:
     def refuse(self, reason: str) -> AdjointError:
         """The error that says why there is no way back through this node."""
         return AdjointError(
-            f"no gradient can be followed through {self.label()}: {reason}. Methods that ask for no gradient "
-            "('pixab', 'ablation', 'score', 'eigen') work on this model; or pass a target behind that node"
+            f"no gradient can be followed through {self.label()}: {reason}. {WITHOUT_GRADIENTS}"
         )
 
 

@@ -1,9 +1,9 @@
 """Writing a runtime's own operators in standard ones, when a file is read.
 
 A file may hold operators that only ONNX Runtime has: because its optimiser saved what it had joined
-(`fused`), or laid out for one processor (`blocked`), or because a quantiser wrote layers of whole numbers
-(`quantised`). What follows the reading, the analysis of heads and the gradients, knows standard operators. So
-each of these is written in them here, once, so that the graph computes what it computed before.
+(`fused`, `transformers`), or laid out for one processor (`blocked`), or because a quantiser wrote layers of
+whole numbers (`quantised`). What follows the reading, the analysis of heads and the gradients, knows standard
+operators. So each of these is written in them here, once, so that the graph computes what it computed before.
 
 Nodes are rewritten in order. What is known of a tensor's type when its reader is rewritten comes from the
 check of the sizes of results, which sees every new node before the next is made.
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto, TypeProto
 
-from camrt.export.expanding import fused, scalars  # noqa: F401  (registers them)
+from camrt.export.expanding import fused, scalars, transformers  # noqa: F401  (registers them)
 from camrt.export.expanding.blocked import find_blocks, refuse_blocked
 from camrt.export.expanding.quantised import carry, note
 from camrt.export.expanding.steps import EXPANSIONS, Expansion, Rewritten

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from camrt.export.adjoint.rounding import is_step, rounded_by
 from camrt.export.adjoint.steps import Step, rule
 
 __all__: list[str] = []
@@ -12,9 +13,15 @@ __all__: list[str] = []
 GELU_CUBIC = 0.044715  # of the tanh form
 
 
-@rule("Identity", "Cast")
+@rule("Identity")
 def _same(step: Step) -> Sequence[str | None]:
     return [step.g]
+
+
+@rule("Cast", "CastLike")
+def _cast(step: Step) -> Sequence[str | None]:
+    """ȳ between floating-point types; whole numbers and truth values made of them are steps."""
+    return step.nothing() if is_step(step.graph, step.node) else [step.g]
 
 
 @rule("Dropout")
@@ -61,11 +68,16 @@ def _clip(step: Step) -> Sequence[str | None]:
             stated = float(value.item())  # a scalar, or a vector of one number, as runtimes take it too
         bounds.append(stated)
     low, high = bounds
-    passed = step.g
+    passed, x = step.g, step.x
+    rounding = rounded_by(step.graph, x)
+    if rounding is not None:  # of a quantiser, what it rounded is compared
+        changed = make.add("Sub", rounding.input[0], rounding.output[0])
+        middle = {"Floor": -0.5, "Ceil": 0.5}.get(rounding.op_type, 0.0)  # of the numbers rounded to the same
+        x = make.add("Add", x, make.add("Add", changed, make.number(middle)))
     if low is not None:
-        passed = make.masked(passed, make.add("Greater", step.x, make.number(low)))
+        passed = make.masked(passed, make.add("Greater", x, make.number(low)))
     if high is not None:
-        passed = make.masked(passed, make.add("Less", step.x, make.number(high)))
+        passed = make.masked(passed, make.add("Less", x, make.number(high)))
     return guided(step, passed) if low == 0.0 else [passed]
 
 
@@ -92,6 +104,14 @@ def _thresholded(step: Step) -> Sequence[str | None]:
     """y = x where x > α, else 0: ȳ where x > α."""
     make = step.make
     return [make.masked(step.g, make.add("Greater", step.x, make.number(step.attribute("alpha", 1.0))))]
+
+
+@rule("Shrink")
+def _shrunk(step: Step) -> Sequence[str | None]:
+    """y = x ± β where |x| > λ, else 0: ȳ there."""
+    make = step.make
+    beyond = make.add("Greater", make.add("Abs", step.x), make.number(step.attribute("lambd", 0.5)))
+    return [make.masked(step.g, beyond)]
 
 
 def exponential(step: Step, alpha: float, gamma: float, width: float) -> Sequence[str | None]:

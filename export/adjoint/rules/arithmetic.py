@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from camrt.export.adjoint.rounding import is_detached
 from camrt.export.adjoint.steps import Step, rule
 
 __all__: list[str] = []
@@ -31,6 +34,9 @@ def _mean(step: Step) -> Sequence[str | None]:
 
 @rule("Sub")
 def _sub(step: Step) -> Sequence[str | None]:
+    """y = a − b: ȳ and −ȳ; nothing where it is what a rounding changed (`is_detached`)."""
+    if is_detached(step.graph, step.node):
+        return step.nothing()
     return each(step, [step.g, step.make.add("Neg", step.g)])
 
 
@@ -51,22 +57,37 @@ def _div(step: Step) -> Sequence[str | None]:
     """y = a/b: ȳ/b and −y·ȳ/b."""
     make = step.make
     share = make.add("Div", step.g, step.input(1))
-    return each(step, [share, make.add("Neg", make.add("Mul", share, step.y))])
+    divisor = step.constant(step.input(1))
+    if divisor is not None and np.all(divisor):
+        return each(step, [share])
+    second = make.add("Neg", make.add("Mul", share, step.y))
+    return each(step, [make.unless_zero(share, step.g), make.unless_zero(second, step.g)])
 
 
 @rule("Pow")
 def _pow(step: Step) -> Sequence[str | None]:
-    """y = a^p: p·a^(p−1)·ȳ; an exponent that depends on the picture is refused."""
-    if step.wanted(1):
-        raise step.refuse("its exponent depends on the picture")
+    """y = a^p: p·a^(p−1)·ȳ, and y·log a·ȳ for the exponent; nothing at a = 0 where 0 ≤ p < 1."""
     make = step.make
-    power = step.constant(step.input(1))
+    a, p = step.input(0), step.input(1)
+    at_zero = make.add("Equal", a, make.number(0.0))
+    power = step.constant(p)
     if power is None:
-        raise step.refuse("its exponent is not known")
-    less = make.add("Pow", step.input(0), make.constant(power.astype("float64") - 1.0))
-    return each(
-        step, [make.add("Mul", make.add("Mul", step.g, less), make.constant(power.astype("float64")))]
-    )
+        exponent = make.add("Cast", p, to=make.element)
+        steep = make.add("Less", exponent, make.number(1.0))
+        steep = make.add("And", steep, make.add("Not", make.add("Less", exponent, make.number(0.0))))
+        less = make.add("Sub", exponent, make.number(1.0))
+    else:
+        wide = power.astype(np.float64)
+        exponent, less = make.constant(wide), make.constant(wide - 1.0)
+        steep = make.constant((wide >= 0) & (wide < 1))
+    slope = make.add("Mul", make.add("Mul", step.g, make.add("Pow", a, less)), exponent)
+    if power is None or (power < 1).any():
+        slope = make.masked(slope, make.add("Not", make.add("And", at_zero, steep)))
+        slope = make.unless_zero(slope, step.g)
+    if not step.wanted(1):
+        return each(step, [slope])
+    bent = make.add("Mul", step.g, make.add("Mul", step.y, make.add("Log", a)))
+    return each(step, [slope, make.masked(bent, make.add("Not", at_zero))])
 
 
 @rule("Exp")
@@ -76,42 +97,30 @@ def _exp(step: Step) -> Sequence[str | None]:
 
 @rule("Log")
 def _log(step: Step) -> Sequence[str | None]:
-    return [step.make.add("Div", step.g, step.x)]
+    """y = log x: ȳ/x."""
+    return [step.make.unless_zero(step.make.add("Div", step.g, step.x), step.g)]
 
 
 @rule("Sqrt")
 def _sqrt(step: Step) -> Sequence[str | None]:
-    """y = √x: ȳ/(2y)."""
+    """y = √x: ȳ/(2y), and nothing at zero."""
     make = step.make
-    return [make.add("Div", step.g, make.add("Add", step.y, step.y))]
+    return [make.smooth(make.add("Div", step.g, make.add("Add", step.y, step.y)), step.y)]
 
 
 @rule("Reciprocal")
 def _reciprocal(step: Step) -> Sequence[str | None]:
     """y = 1/x: −y²·ȳ."""
     make = step.make
-    return [make.add("Neg", make.add("Mul", step.g, make.add("Mul", step.y, step.y)))]
+    return [
+        make.unless_zero(make.add("Neg", make.add("Mul", step.g, make.add("Mul", step.y, step.y))), step.g)
+    ]
 
 
 @rule("Abs")
 def _abs(step: Step) -> Sequence[str | None]:
     """y = |x|: sign(x)·ȳ, nothing at zero."""
     return [step.make.add("Mul", step.g, step.make.add("Sign", step.x))]
-
-
-@rule("Sin")
-def _sin(step: Step) -> Sequence[str | None]:
-    return [step.make.add("Mul", step.g, step.make.add("Cos", step.x))]
-
-
-@rule("Cos")
-def _cos(step: Step) -> Sequence[str | None]:
-    return [step.make.add("Neg", step.make.add("Mul", step.g, step.make.add("Sin", step.x)))]
-
-
-@rule("Sign", "Floor", "Ceil", "Round")
-def _flat(step: Step) -> Sequence[str | None]:
-    raise step.refuse("its derivative is zero everywhere, so the gradient would say nothing")
 
 
 @rule("Max", "Min")
@@ -134,3 +143,11 @@ def _where(step: Step) -> Sequence[str | None]:
     return each(
         step, [None, make.add("Where", condition, step.g, zero), make.add("Where", condition, zero, step.g)]
     )
+
+
+@rule("Mod")
+def _remainder(step: Step) -> Sequence[str | None]:
+    """y = a − n·b, n whole: ȳ for a."""
+    if step.wanted(1):
+        raise step.refuse("what it divides by depends on the picture")
+    return each(step, [step.g])

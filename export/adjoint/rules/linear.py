@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Matrix products by MatMul and Gemm."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ def _gemm(step: Step) -> Sequence[str | None]:
     make = step.make
     plain = not step.attribute("transB", 0)
     alpha = step.attribute("alpha", 1.0)
-    none = [] if make.opset >= 11 else [make.number(0.0)]  # C was not optional before
     if step.attribute("transA", 0):
-        first = make.add("Gemm", step.input(1), step.g, *none, alpha=alpha, transA=int(not plain), transB=1)
+        first = make.add("Gemm", step.input(1), step.g, alpha=alpha, transA=int(not plain), transB=1)
     else:
-        first = make.add("Gemm", step.g, step.input(1), *none, alpha=alpha, transB=int(plain))
+        first = make.add("Gemm", step.g, step.input(1), alpha=alpha, transB=int(plain))
     if not step.wanted(2):
         return [first]
     third = make.add("Mul", step.g, make.number(step.attribute("beta", 1.0)))
@@ -64,25 +63,3 @@ def swapped(step: Step, name: str, rank: int) -> str:
     if value is not None and value.dtype.kind == "f":
         return step.make.constant(value.transpose(order))
     return step.make.transpose(name, order)
-
-
-@rule("Einsum")
-def _einsum(step: Step) -> Sequence[str | None]:
-    """y = Σ a·b in letters: the same with ȳ in the place of what is asked for."""
-    equation = step.attribute("equation").replace(" ", "")
-    ins, arrow, out = equation.partition("->")
-    letters = ins.split(",")
-    if not arrow or "." in equation or any(len(set(part)) < len(part) for part in (*letters, out)):
-        raise step.refuse(f"its equation {equation!r} has no rule")
-    made: list[str | None] = []
-    for i, part in enumerate(letters):
-        others = [(name, step.input(j)) for j, name in enumerate(letters) if j != i]
-        known = set(out).union(*(name for name, _ in others)) if others else set(out)
-        if not step.wanted(i):
-            made.append(None)
-            continue
-        if not set(part) <= known:
-            raise step.refuse(f"its equation {equation!r} has no rule")
-        back = ",".join([out, *(name for name, _ in others)]) + f"->{part}"
-        made.append(step.make.add("Einsum", step.g, *(name for _, name in others), equation=back))
-    return made

@@ -73,8 +73,8 @@ def _slice(step: Step) -> Sequence[str | None]:
     """ȳ with zeros where numbers were left out: between them, before the first and behind the last."""
     make, g = step.make, step.g
     shape, taken = step.shape(step.x), step.shape(step.y)
-    starts = whole_numbers(step, 1, "starts")
-    ends = whole_numbers(step, 2, "ends")
+    starts = step.whole_numbers(1, "starts")
+    ends = step.whole_numbers(2, "ends")
     count = step.shape(starts)[0] if isinstance(starts, str) else len(starts)
     axes = [axis % len(shape) for axis in step.numbers(3, "axes") or range(count)]
     strides = step.numbers(4, "steps") or (1,) * len(axes)
@@ -95,12 +95,6 @@ def _slice(step: Step) -> Sequence[str | None]:
         lengths.append(abs(stride) * (taken[axis] - 1) + 1)
         begins.append(first - lengths[-1] + 1 if stride < 0 else first)
     return [surrounded(step, g, axes, begins, lengths)]
-
-
-def whole_numbers(step: Step, index: int, name: str) -> Indices:
-    """Whole numbers a node is given; the tensor that holds them when they are computed from sizes."""
-    given = step.input(index)
-    return given if given and step.constant(given) is None else step.numbers(index, name)
 
 
 def loosened(step: Step, g: str, axis: int, stride: int) -> str:
@@ -155,8 +149,6 @@ def surrounded(
         for axis, begin, length in zip(axes, begins, lengths, strict=True):
             settled_pads[:, axis] = begin, shape[axis] - begin - length
         return make.pad(g, [int(pad) for pad in settled_pads.reshape(-1)]) if settled_pads.any() else g
-    if make.opset < 11:
-        raise step.refuse("where it begins depends on the pictures' size; export with opset 11 or later")
     begins = make.indices(begins)
     left = make.add("Sub", sizes_of(step, step.x, axes), make.add("Add", sizes_of(step, g, axes), begins))
     pads = [make.indices([0])] * (2 * rank)
@@ -203,11 +195,7 @@ def spread(step: Step, g: str, picked: Sequence[int], axis: int, size: int) -> s
     """Numbers picked along an axis put back where they were; what was picked twice is summed."""
     matrix = np.zeros((len(picked), size))
     matrix[np.arange(len(picked)), picked] = 1.0
-    rank = len(step.shape(step.x))
-    order = [*(other for other in range(rank) if other != axis), axis]
-    make = step.make
-    moved = make.add("MatMul", make.transpose(g, order), make.constant(matrix))
-    return make.transpose(moved, [int(place) for place in np.argsort(order)])
+    return step.make.product_along(g, step.make.constant(matrix), axis, len(step.shape(step.x)))
 
 
 @rule("GatherND")
@@ -223,8 +211,6 @@ def scattered(step: Step, places: str) -> str:
     make = step.make
     if step.wanted(1):
         raise step.refuse("what it picks depends on the picture")
-    if make.opset < 16:
-        raise step.refuse("its indices are known only at run time; export with opset 16 or later")
     return make.add("ScatterND", make.zeros(make.shape_of(step.x)), places, step.g, reduction="add")
 
 
@@ -247,25 +233,6 @@ def _tile(step: Step) -> Sequence[str | None]:
     apart = make.reshape(g, make.concat(parts, 0))
     copies = [2 * axis for axis in range(len(np.ravel(repeats)))]
     return [make.reshaped_like(make.reduce_sum(apart, copies, keepdims=False), step.x)]
-
-
-@rule("Pad")
-def _pad(step: Step) -> Sequence[str | None]:
-    """What was put around is cut off again, and what was cut off is zero."""
-    if step.attribute("mode", "constant") != "constant":
-        raise step.refuse(f"padding by {step.attribute('mode')!r} has no rule")
-    make = step.make
-    rank = len(step.shape(step.x))
-    pads = whole_numbers(step, 1, "pads") or step.numbers(1, "paddings")
-    if isinstance(pads, str):
-        if step.input(3):
-            raise step.refuse("its pads are computed from the picture and not given for every axis")
-        return [make.pad(step.g, make.add("Neg", pads))]
-    axes = [axis % rank for axis in step.numbers(3, "axes")] or list(range(rank))
-    whole = np.zeros((2, rank), np.int64)
-    whole[:, axes] = np.reshape(pads, (2, -1))
-    own = make.crop(step.g, *np.maximum(whole, 0).tolist())
-    return [make.pad(own, np.maximum(-whole, 0).reshape(-1).tolist()) if whole.min() < 0 else own]
 
 
 @rule("DepthToSpace")

@@ -108,19 +108,16 @@ def _local_response(step: Step) -> Sequence[str | None]:
     return [make.add("Sub", share, make.add("Mul", spread, make.number(2.0 * alpha * beta / size)))]
 
 
-def over_axes(step: Step) -> list[int]:
-    """The axes a softmax runs over: one, or from one on before operator set 13."""
-    rank = len(step.shape(step.x))
-    newer = step.make.opset >= 13
-    axis = step.attribute("axis", -1 if newer else 1) % rank
-    return [axis] if newer else list(range(axis, rank))
+def over_axis(step: Step) -> list[int]:
+    """The axis a softmax runs over."""
+    return [step.attribute("axis", -1) % len(step.shape(step.x))]
 
 
 @rule("Softmax")
 def _softmax(step: Step) -> Sequence[str | None]:
     """y = softmax x: y·(ȳ − Σ ȳ·y)."""
     make = step.make
-    level = make.reduce_sum(make.add("Mul", step.g, step.y), over_axes(step), keepdims=True)
+    level = make.reduce_sum(make.add("Mul", step.g, step.y), over_axis(step), keepdims=True)
     return [make.add("Mul", step.y, make.add("Sub", step.g, level))]
 
 
@@ -128,17 +125,29 @@ def _softmax(step: Step) -> Sequence[str | None]:
 def _log_softmax(step: Step) -> Sequence[str | None]:
     """y = log softmax x: ȳ − e^y·Σ ȳ."""
     make = step.make
-    total = make.reduce_sum(step.g, over_axes(step), keepdims=True)
+    total = make.reduce_sum(step.g, over_axis(step), keepdims=True)
     return [make.add("Sub", step.g, make.add("Mul", make.add("Exp", step.y), total))]
 
 
 @rule("LpNormalization")
 def _unit_length(step: Step) -> Sequence[str | None]:
-    """y = x/‖x‖₂: (ȳ − y·Σ ȳ·y)/‖x‖."""
-    if step.attribute("p", 2) != 2:
-        raise step.refuse("only p = 2 has a rule")
+    """y = x/‖x‖ₚ: (ȳ − u·Σ ȳ·y)/‖x‖, u = y or, for p = 1, sign(x); nothing where ‖x‖ is zero."""
     make = step.make
     axes = [step.attribute("axis", -1) % len(step.shape(step.x))]
-    length = make.reduce("ReduceL2", step.x, axes, keepdims=True)
+    first = step.attribute("p", 2) == 1
+    length = make.reduce("ReduceL1" if first else "ReduceL2", step.x, axes, keepdims=True)
     tilt = make.reduce_sum(make.add("Mul", step.g, step.y), axes, keepdims=True)
-    return [make.add("Div", make.add("Sub", step.g, make.add("Mul", step.y, tilt)), length)]
+    direction = make.add("Sign", step.x) if first else step.y
+    across = make.add("Sub", step.g, make.add("Mul", direction, tilt))
+    return [make.smooth(make.add("Div", across, length), length)]
+
+
+@rule("MeanVarianceNormalization")
+def _mean_variance(step: Step) -> Sequence[str | None]:
+    """y = (x − μ)/(σ + 10⁻⁹)."""
+    axes = step.attribute("axes", [0, 2, 3])
+    if 0 in axes:
+        raise step.refuse(
+            "it takes the mean over the batch, so that what one picture gives depends on the others"
+        )
+    return [standardised(step, step.x, step.g, list(axes), 1e-18)]

@@ -13,18 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import TensorProto, helper
 
+from camrt.export.adjoint.rounding import STEPS, is_quantiser
 from camrt.export.adjoint.steps import Step, rule
 
-__all__ = ["straight_through"]
-
-
-def straight_through(step: Step) -> Sequence[str | None]:
-    """Pixels brought to a file's whole numbers: ȳ where nothing is cut off, as if nothing were rounded."""
-    make = step.make
-    cut_off = {"Max": "Less", "Min": "Greater"}.get(step.node.op_type)
-    if cut_off is None:
-        return [step.g]
-    return [make.masked(step.g, make.add("Not", make.add(cut_off, step.x, step.input(1))))]
+__all__: list[str] = []
 
 
 def along(step: Step, name: str, rank: int) -> str:
@@ -36,6 +28,12 @@ def along(step: Step, name: str, rank: int) -> str:
     shape = [1] * rank
     shape[step.attribute("axis", 1) % rank] = -1
     return make.reshape(value, shape)
+
+
+@rule(*STEPS)
+def _step(step: Step) -> Sequence[str | None]:
+    """Derivative zero, but for a rounding that quantises: ȳ."""
+    return [step.g] if is_quantiser(step.graph, step.node) else step.nothing()
 
 
 @rule("QuantizeLinear")

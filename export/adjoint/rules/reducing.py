@@ -111,3 +111,65 @@ def _log_sum(step: Step) -> Sequence[str | None]:
         return [step.g]
     share = make.add("Exp", make.add("Sub", step.x, kept(step, step.y, axes)))
     return [make.add("Mul", share, kept(step, step.g, axes))]
+
+
+@rule("ReduceLogSum")
+def _log_of_sum(step: Step) -> Sequence[str | None]:
+    """y = log Σx: e^(−y)·ȳ."""
+    axes = axes_of(step)
+    make = step.make
+    total = step.x if axes is None else make.add("Exp", kept(step, step.y, axes))
+    g = step.g if axes is None else kept(step, step.g, axes)
+    return [make.expanded_like(make.unless_zero(make.add("Div", g, total), g), step.x)]
+
+
+@rule("ReduceProd")
+def _product(step: Step) -> Sequence[str | None]:
+    """y = Π x: the product of the others times ȳ, which is y/x only where no number is zero."""
+    axes = axes_of(step)
+    make = step.make
+    if axes is None:
+        return [step.g]
+    zero = make.add("Equal", step.x, make.number(0.0))
+    others = make.add("Where", zero, make.number(1.0), step.x)
+    product = make.reduce("ReduceProd", others, axes, keepdims=True)
+    count = make.reduce_sum(make.as_float(zero), axes, keepdims=True)
+    none, one = (make.add("Equal", count, make.number(float(many))) for many in (0, 1))
+    left = make.add(
+        "Where", zero, make.masked(product, one), make.masked(make.add("Div", product, others), none)
+    )
+    return [make.add("Mul", left, kept(step, step.g, axes))]
+
+
+@rule("CumSum")
+def _running(step: Step) -> Sequence[str | None]:
+    """Each number counts in the sums from its own place on: ȳ summed from the other end."""
+    order = {"exclusive": step.attribute("exclusive", 0), "reverse": 1 - step.attribute("reverse", 0)}
+    return [step.make.add("CumSum", step.g, step.input(1), **order)]
+
+
+def power_of(step: Step, x: str, p: float) -> str:
+    """sign(x)·|x|^(p − 1), p ≥ 1."""
+    make = step.make
+    if p == 2.0:
+        return x
+    sign = make.add("Sign", x)
+    return (
+        sign if p == 1.0 else make.add("Mul", sign, make.add("Pow", make.add("Abs", x), make.number(p - 1.0)))
+    )
+
+
+def share_of_norm(step: Step, p: float) -> str:
+    """ȳ/y^(p − 1), and nothing where y is zero."""
+    make = step.make
+    if p == 1.0:
+        return step.g
+    below = step.y if p == 2.0 else make.add("Pow", step.y, make.number(p - 1.0))
+    return make.smooth(make.add("Div", step.g, below), below)
+
+
+@rule("GlobalLpPool")
+def _global_norm(step: Step) -> Sequence[str | None]:
+    """y = (Σ|x|^p)^(1/p): sign(x)·|x|^(p − 1)·ȳ/y^(p − 1)."""
+    p = float(step.attribute("p", 2))
+    return [step.make.add("Mul", power_of(step, step.x, p), share_of_norm(step, p))]

@@ -1,4 +1,8 @@
-"""Interpolation: along each axis a product with a constant matrix, so x̄ = Rᵀ·ȳ along each."""
+"""Interpolation: along each axis a product with a matrix, so x̄ = Rᵀ·ȳ along each.
+
+The matrix is a constant where the picture's size is fixed. Where it is open, or the node crops or smooths,
+it is what the node itself makes of unit vectors, one axis at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,44 +19,76 @@ __all__: list[str] = []
 Array = npt.NDArray[Any]
 # What decides which cell is nearest is computed in float32, as runtimes do.
 Single = np.float32
+CROPPING = "tf_crop_and_resize"
 
 
-@rule("Resize", "Upsample")
+@rule("Resize")
 def _resize(step: Step) -> Sequence[str | None]:
     before, after = step.shape(step.x), step.shape(step.y)
-    if not step.fixed_size:
-        raise step.refuse("how it interpolates depends on the pictures' size; export it with a fixed size")
-    if step.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
-        raise step.refuse("cropping while resizing has no rule")
+    if step.wanted(1) or step.wanted(2) or step.wanted(3):
+        raise step.refuse("how much it resizes depends on the picture")
     if step.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise step.refuse("keeping the aspect ratio has no rule")
-    if step.attribute("antialias", 0):
-        raise step.refuse("antialiasing has no rule")
-    if before[:2] != after[:2]:
-        raise step.refuse("only height and width may change")
+    if before[0] != after[0]:
+        raise step.refuse("it resizes the batch axis")
     make, g = step.make, step.g
     rank = len(before)
-    scales = scales_of(step, before, after)
-    for axis in range(2, rank):
-        matrix = interpolation(step, before[axis], after[axis], scales[axis])
-        if np.array_equal(matrix, np.eye(before[axis])):
-            continue
-        order = [*(other for other in range(rank) if other != axis), axis]
-        moved = make.add("MatMul", make.transpose(g, order), make.constant(matrix))
-        g = make.transpose(moved, [int(place) for place in np.argsort(order)])
+    scales = scales_of(step, before, after) if is_plain(step) else None
+    for axis in range(1, rank):
+        if axis == 1 and before[1] == after[1]:
+            continue  # channels; where they are last, the first axis of a map
+        if scales is None:
+            matrix = resized_units(step, axis)
+        else:
+            values = interpolation(step, before[axis], after[axis], scales[axis])
+            if np.array_equal(values, np.eye(before[axis])):
+                continue
+            matrix = make.constant(values)
+        g = make.product_along(g, matrix, axis, rank)
     return [make.add("Identity", g)]
+
+
+def is_plain(step: Step) -> bool:
+    """Whether the matrix is a constant that is found here."""
+    way = step.attribute("coordinate_transformation_mode", "half_pixel")
+    computed = step.input(2) and step.constant(step.input(2)) is None
+    return step.fixed_size and way != CROPPING and not step.attribute("antialias", 0) and not computed
+
+
+def resized_units(step: Step, axis: int) -> str:
+    """R (after, before) along an axis, made when the graph runs: unit vectors, resized as the node does."""
+    make = step.make
+    one = make.indices([1])
+    size, made = (make.slice(make.shape_of(name), [axis], [axis + 1], [0]) for name in (step.x, step.y))
+    column = make.add("Reshape", make.units(size), make.concat([one, one, size, size], 0))
+    listed = [which % len(step.shape(step.x)) for which in step.attribute("axes", [])]
+    place = listed.index(axis) if listed else axis
+    roi, scales, whole = "", "", ""
+    if step.attribute("coordinate_transformation_mode") == CROPPING:
+        count = len(listed) or len(step.shape(step.x))
+        begin, end = (make.slice(step.input(1), [at], [at + 1], [0]) for at in (place, count + place))
+        none, all_of = (make.add("CastLike", make.constant([float(edge)]), step.input(1)) for edge in (0, 1))
+        roi = make.concat([none, none, begin, none, all_of, all_of, end, all_of], 0)
+    stated = step.input(2)
+    if stated and step.shape(stated) != (0,):
+        unscaled = make.add("CastLike", make.constant([1.0]), stated)
+        scale = make.slice(stated, [place], [place + 1], [0])
+        scales = make.concat([unscaled, unscaled, scale, unscaled], 0)
+    else:
+        whole = make.concat([one, one, made, size], 0)
+    left = {"axes", "keep_aspect_ratio_policy", "extrapolation_value"}
+    attributes = {
+        item.name: step.attribute(item.name) for item in step.node.attribute if item.name not in left
+    }
+    inputs = [column, roi, scales, whole] if whole else [column, roi, scales]
+    resized = make.add("Resize", *inputs, **attributes)
+    return make.add("Reshape", resized, make.concat([made, size], 0))
 
 
 def scales_of(step: Step, before: Sequence[int], after: Sequence[int]) -> Array:
     """By how much each axis grows: as the node says, or by its sizes."""
-    given = step.attribute("scales")
-    index = 1 if step.node.op_type == "Upsample" or step.make.opset == 10 else 2
-    if given is None and step.input(index):
-        value = step.constant(step.input(index))
-        if value is None:
-            raise step.refuse("its scales are computed from the picture")
-        given = value if value.size else None
-    if given is None:
+    given = step.constant(step.input(2)) if step.input(2) else None
+    if given is None or not given.size:
         return np.asarray(after, Single) / np.asarray(before, Single)
     scales = np.ones(len(before), Single)
     scales[list(step.attribute("axes", range(len(before))))] = np.asarray(given, Single)
@@ -62,13 +98,10 @@ def scales_of(step: Step, before: Sequence[int], after: Sequence[int]) -> Array:
 def interpolation(step: Step, before: int, after: int, scale: np.float32) -> Array:
     """R (after, before) along an axis: row i holds the weights of the cells that make up cell i of y."""
     mode = step.attribute("mode", "nearest")
-    old = step.node.op_type == "Upsample" or step.make.opset == 10
-    way = "asymmetric" if old else step.attribute("coordinate_transformation_mode", "half_pixel")
+    way = step.attribute("coordinate_transformation_mode", "half_pixel")
     place = coordinates(step, way, before, after, scale)
     if mode == "nearest":
         rounding = step.attribute("nearest_mode", "round_prefer_floor")
-        if old:
-            rounding = "ceil" if scale < 1 else "floor"
         return np.eye(before)[np.clip(ROUNDINGS[rounding](place).astype(np.int64), 0, before - 1)]
     place = place.astype(np.float64)
     if mode == "linear":

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
+from camrt.export.adjoint.rules.reducing import power_of, share_of_norm
 from camrt.export.adjoint.rules.windows import Windows, placed, trimmed, windows_of
 from camrt.export.adjoint.steps import Step, rule
 
@@ -97,11 +98,11 @@ def _max_pool(step: Step) -> Sequence[str | None]:
     """ȳ to the largest number of each window; of equal ones to the first in row-major order."""
     make = step.make
     kernel = tuple(step.attribute("kernel_shape"))
-    if len(kernel) != 2:
-        raise step.refuse("only pooling over two axes has a rule")
-    windows = windows_of(step, kernel)
     if make.scatters and make.element == TensorProto.FLOAT:
         return [scattered(step)]
+    if len(kernel) != 2:
+        raise step.refuse("only pooling over two axes has a rule on this runtime")
+    windows = windows_of(step, kernel)
     more = [s - 1 if windows.ceiled else 0 for s in windows.strides]
     end = [pad + extra for pad, extra in zip(windows.end, more, strict=True)]
     padded = step.x
@@ -176,3 +177,14 @@ def counted(step: Step, windows: Windows) -> str:
     )  # fmt: skip
     sizes = make.slice(make.shape_of(step.y), [2], [4], [0])
     return make.slice(counts, [0, 0], sizes, [2, 3])
+
+
+@rule("LpPool")
+def _norm_pool(step: Step) -> Sequence[str | None]:
+    """y = (Σ|x|^p)^(1/p) over each window: sign(x)·|x|^(p − 1) times Σ ȳ/y^(p − 1) over its windows."""
+    kernel = tuple(step.attribute("kernel_shape"))
+    if len(kernel) != 2:
+        raise step.refuse("only pooling over two axes has a rule")
+    p = float(step.attribute("p", 2))
+    share = dict.fromkeys(product(*map(range, kernel)), share_of_norm(step, p))
+    return [step.make.add("Mul", power_of(step, step.x, p), placed(step, share, windows_of(step, kernel)))]

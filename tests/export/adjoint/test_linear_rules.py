@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch")
 from adjoint_cases import Case, adjoint_of, check, node, run_double  # noqa: E402
 from tolerances import assert_close  # noqa: E402
 
-from camrt.errors import AdjointError  # noqa: E402
 from camrt.export.adjoint import WEIGHTING  # noqa: E402
 
 
@@ -94,8 +93,48 @@ def test_einsum_of_a_picture_with_itself(equation):
     check(case, factor=16)  # sums of dozens of products, twice
 
 
-@pytest.mark.parametrize("equation", ["nccw,wk->nck", "...w,wk->...k", "nchw,wk->nck"])
-def test_other_einsums_are_refused(equation):
-    case = Case([node("Einsum", "x w", "y", equation=equation)], None, (5, 5, 4), {"w": weight(4, 6)})
-    with pytest.raises(AdjointError, match="equation"):
-        adjoint_of(case, double=False)
+@pytest.mark.parametrize(
+    ("equation", "factors"),
+    [
+        ("nchw,wk->nck", (6, 4)), ("nchw,kc->nk", (6, 5)), ("nchw->nch", None),
+        ("...w,wk->...k", (6, 4)), ("...hw,...wk->...hk", (1, 5, 6, 4)), ("...chw,ck->...hk", (5, 4)),
+        ("nccw,wk->nck", (6, 4)), ("nccw->nwc", None), ("nchw,cw", (5, 6)), ("nchw,ch,wk->nhk", (5, 5)),
+    ],
+)  # fmt: skip
+def test_einsums(equation, factors):
+    """Letters only one operand has, ellipses, diagonals, answers that are not said."""
+    weights = {} if factors is None else {"w": weight(*factors)}
+    names = "x" if factors is None else "x w"
+    others = [double(weight(*factors))] if factors else []
+    if equation.count(",") == 2:
+        weights["v"] = weight(6, 3)
+        names += " v"
+        others.append(double(weights["v"]))
+    nodes = [node("Einsum", names, "e", equation=equation)]
+    if "->" not in equation:
+        nodes.append(node("Transpose", "e", "y", perm=[1, 0]))  # letters in the order of the alphabet
+    else:
+        nodes.append(node("Identity", "e", "y"))
+
+    def function(x):
+        found = torch.einsum(equation, x, *others)
+        return found if "->" in equation else found.T
+
+    check(Case(nodes, function, (5, 5, 6), weights), factor=16)
+
+
+def test_an_einsum_of_two_pictures_that_are_broadcast():
+    nodes = [
+        node("GlobalAveragePool", "x", "p"),
+        node("Einsum", "p x", "y", equation="...ij,...hw->...hw"),
+    ]
+
+    def function(x):
+        return torch.einsum("...ij,...hw->...hw", x.mean((2, 3), keepdim=True), x)
+
+    check(Case(nodes, function), factor=16)
+    nodes = [
+        node("ReduceMean", "x", "p", axes=[1], keepdims=1),
+        node("Einsum", "p x", "y", equation="...h,...h->..."),
+    ]
+    check(Case(nodes, lambda x: (x.mean(1, keepdim=True) * x).sum(-1)), factor=16)

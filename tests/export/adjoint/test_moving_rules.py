@@ -8,16 +8,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, adjoint_of, check, gradient, node, run_double, run_single  # noqa: E402
+from adjoint_cases import Case, adjoint_of, check, gradient, node, open_graph, run_double, run_single  # noqa: E402
 from onnx import TensorProto  # noqa: E402
 from tolerances import assert_close  # noqa: E402
 
-from camrt.engine.backends import onnx_runtime  # noqa: E402
-from camrt.engine.observing import observer  # noqa: E402
+import camrt  # noqa: E402
 from camrt.errors import AdjointError  # noqa: E402
 from camrt.export.adjoint import WEIGHTING, adjoint_model  # noqa: E402
-from camrt.export.graph import Graph  # noqa: E402
-from camrt.export.interface import LOGITS, standardise  # noqa: E402
 
 END = np.iinfo(np.int64).max
 
@@ -27,12 +24,8 @@ def whole(*numbers):
 
 
 def watched(case, element):
-    """The adjoint of a case, shapes that inference does not know found by running it."""
-    watch = observer(onnx_runtime(threads=1, load_deadline=60, run_deadline=60))
-    model = case.model()
-    interface = standardise(model, expected_size=case.shape[1:], observer=watch)
-    graph = Graph(model, interface.probe_shape(5, case.shape[1:]), watch)
-    graph.observe(LOGITS)
+    """The adjoint of a case."""
+    model, graph = open_graph(case.model(), case.shape[1:])
     return adjoint_model(model, graph, graph.input_name, input_name="map", batch=None, element=element)
 
 
@@ -115,9 +108,8 @@ def test_indices_that_are_computed_from_sizes():
     weights = {"all": whole(-1), "zero": np.array(0), "one": np.array(1), "rows": whole(-1, 60)}
     case = Case(nodes, lambda x: x.flatten().flip(0).reshape(len(x), 60), weights=weights, opset=18)
     check_sizes(case, others=())
-    case.opset = 15
-    with pytest.raises(AdjointError, match="opset 16"):
-        watched(case, TensorProto.FLOAT)
+    case.opset = 15  # whose scattering cannot add
+    check_sizes(case, others=())
 
 
 def test_picking_places():
@@ -158,3 +150,108 @@ def test_triangles(upper):
     check(
         Case([node("Trilu", "x k", "y", upper=upper)], lambda x: function(x, 1), weights={"k": np.array(1)})
     )
+
+
+# ---------------------------------------------------------------- padding by copies
+
+PADDED = {"edge": "replicate", "reflect": "reflect", "wrap": "circular"}
+AROUND = [(1, 2, 2, 1), (0, 1, 3, 0), (2, 0, 0, 0)]  # top, left, bottom, right
+
+
+def padded(mode, around):
+    top, left, bottom, right = around
+    return lambda x: F.pad(x, (left, right, top, bottom), mode=PADDED[mode])
+
+
+@pytest.mark.parametrize("around", AROUND, ids=str)
+@pytest.mark.parametrize("mode", PADDED)
+def test_copies_go_back_to_what_they_are_copies_of(mode, around):
+    pads = whole(0, 0, *around[:2], 0, 0, *around[2:])
+    nodes = [node("Pad", "x n", "y", mode=mode)]
+    opset = 19 if mode == "wrap" else 13
+    check(Case(nodes, padded(mode, around), weights={"n": pads}, opset=opset))
+    averages = averaged([node("Tanh", "x", "t"), node("Pad", "t n", "p", mode=mode), node("Tanh", "p", "z")],
+                        lambda x: torch.tanh(padded(mode, around)(torch.tanh(x))), n=pads)  # fmt: skip
+    averages.opset = opset
+    check_sizes(averages)
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11, 13, 18, 21])
+def test_edges_in_every_operator_set(opset):
+    """In front of a max-pooling, as converters from Caffe and TensorFlow write it."""
+    around = [0, 0, 1, 1, 0, 0, 1, 0]
+    attributes = {"mode": "edge", **({"pads": around} if opset < 11 else {})}
+    nodes = [
+        node("Pad", "x" if opset < 11 else "x n", "p", **attributes),
+        node("MaxPool", "p", "y", kernel_shape=[3, 2], strides=[2, 2]),
+    ]
+
+    def function(x):
+        return F.max_pool2d(F.pad(x, (1, 0, 1, 1), mode="replicate"), (3, 2), 2)
+
+    check(Case(nodes, function, (3, 7, 6), {"n": whole(*around)}, opset), double=False)
+
+
+def test_copies_of_some_axes_and_around_a_volume():
+    nodes = [node("Pad", "x n _ a", "y", mode="reflect")]
+    weights = {"n": whole(1, 2), "a": whole(-1)}
+    check(Case(nodes, lambda x: F.pad(x, (1, 2, 0, 0), mode="reflect"), weights=weights, opset=18))
+    nodes = [
+        node("Unsqueeze", "x a", "v"), node("Pad", "v n", "p", mode="edge"), node("Squeeze", "p a", "y"),
+    ]  # fmt: skip
+    weights = {"a": whole(1), "n": whole(0, 0, 1, 0, 2, 0, 0, 2, 3, 0)}
+
+    def function(x):
+        return F.pad(x.unsqueeze(1), (2, 0, 0, 3, 1, 2), mode="replicate").squeeze(1)
+
+    check(Case(nodes, function, weights=weights, opset=18))
+
+
+def test_copies_at_one_end_and_a_cut_at_the_other():
+    nodes = [node("Pad", "x n", "y", mode="edge")]
+    pads = whole(0, 0, 2, -1, 0, 0, -1, 1)
+    check(Case(nodes, lambda x: F.pad(x[:, :, :-1, 1:], (0, 1, 2, 0), mode="replicate"), weights={"n": pads}),
+          double=False)  # fmt: skip
+
+
+SAME = [
+    node("Shape", "x", "s"), node("Gather", "s last", "e"), node("Mod", "e two", "odd"),
+    node("Add", "odd one", "b"), node("Concat", "none b none odd", "n", axis=0),
+]  # fmt: skip
+NUMBERS = {"last": whole(2, 3), "two": whole(2), "one": whole(1), "none": whole(0, 0)}
+
+
+def same(mode):
+    """Padding that depends on whether height and width are even, as TensorFlow computes it in the graph."""
+
+    def function(x):
+        tall, wide = (size % 2 for size in x.shape[2:])
+        return F.pad(x, (wide + 1, wide, tall + 1, tall), mode=PADDED[mode])
+
+    return function
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect"])
+def test_copies_as_many_as_are_computed_from_sizes(mode):
+    nodes = [*SAME, node("Tanh", "x", "t"), node("Pad", "t n", "p", mode=mode), node("Tanh", "p", "z")]
+    check_sizes(averaged(nodes, lambda x: torch.tanh(same(mode)(torch.tanh(x))), **NUMBERS))
+
+
+def test_sizes_that_are_computed_but_fixed(tmp_path):
+    """Beside the batch size in one shape, and known all the same: what follows from them is a constant."""
+    nodes = [
+        *SAME,
+        node("Pad", "x n", "p", mode="edge"),
+        node("Relu", "p", "a"),
+        node("GlobalAveragePool", "a", "y"),
+    ]
+    case = Case(nodes, lambda x: same("edge")(x).relu().mean((2, 3)), (3, 7, 6), NUMBERS)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(case.model().SerializeToString())
+    engine = camrt.load(path, target="a")
+    assert engine.targets()[-1].shape == (3, 10, 7)
+    pictures = case.pictures(3)
+    given = torch.from_numpy(pictures).requires_grad_()
+    case.function(given).flatten(1)[:, 1].sum().backward()
+    found = engine.explain(pictures.astype(np.float32), "gradient", targets=1, blur=1, score="logit").raw
+    assert_close(found, given.grad.abs().amax(1).numpy(), np.float32, factor=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -24,14 +25,15 @@ KINDS = [
 ]
 
 
-def check_against_the_runtime(case):
+def check_against_the_runtime(case, back=None):
+    """The adjoint of a case, or a graph made at another size."""
     forth = ort.InferenceSession(case.model().SerializeToString(), providers=["CPUExecutionProvider"])
     cells = int(np.prod(case.shape))
     units = np.eye(cells, dtype=np.float32).reshape(cells, *case.shape)
     matrix = forth.run(None, {"x": units})[0].astype(np.float64)
     weighting = np.random.default_rng(0).standard_normal((2, matrix.shape[1])).astype(np.float32)
     feeds = {"map": case.pictures(2), WEIGHTING: weighting}
-    found = run_single(adjoint_of(case, double=False), feeds)[1]
+    found = run_single(back or adjoint_of(case, double=False), feeds)[1]
     # The runtime makes its matrix in float32, and cubic weights cancel.
     assert_close(found.reshape(2, cells), weighting @ matrix.T, np.float32, factor=64)
 
@@ -64,3 +66,51 @@ def test_scales_of_some_axes():
     weights = {"s": np.array([2.5, 0.5], np.float32)}
     nodes = [node("Resize", "x _ s", "y", mode="linear", axes=[3, 2])]
     check_against_the_runtime(Case(nodes, None, SHAPE, weights, opset=18))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+@pytest.mark.parametrize("way", ["half_pixel", "align_corners", "asymmetric"])
+def test_interpolation_of_pictures_of_open_size(way, kind):
+    """By scales, and by sizes computed from another map's; the graph is run at sizes it was not made at."""
+    attributes = {"coordinate_transformation_mode": way, **kind}
+    scaled = [node("Resize", "x _ s", "y", **attributes)]
+    sized = [
+        node("Shape", "x", "n"), node("Mul", "n k", "m"), node("Add", "m one", "after"),
+        node("Resize", "x _ _ after", "y", **attributes),
+    ]  # fmt: skip
+    weights = {
+        "s": np.array([1, 1, 1.5, 0.7], np.float32), "k": np.array([1, 1, 2, 1]),
+        "one": np.array([0, 0, 1, 2]),
+    }  # fmt: skip
+    for nodes in (scaled, sized):
+        case = Case(nodes, None, (2, 6, 5), weights, opset=18, open_size=True)
+        back = adjoint_of(case, double=False)
+        back.graph.input[1].type.tensor_type.shape.dim[1].dim_param = "C"  # as many as the map has cells
+        for size in ((6, 5), (4, 7), (3, 5)):
+            check_against_the_runtime(replace(case, shape=(2, *size)), back)
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_smoothing_where_the_map_shrinks(mode):
+    weights = {"s": np.array([1, 1, 0.5, 0.4], np.float32)}
+    nodes = [node("Resize", "x _ s", "y", mode=mode, antialias=1)]
+    check_against_the_runtime(Case(nodes, None, (2, 8, 7), weights, opset=18))
+
+
+def test_cropping_while_resizing():
+    weights = {
+        "r": np.array([0.2, -0.1, 0.7, 0.8], np.float32), "n": np.array([4, 5]),
+    }  # fmt: skip
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "axes": [2, 3]}
+    case = Case([node("Resize", "x r _ n", "y", **attributes)], None, SHAPE, weights, opset=18)
+    check_against_the_runtime(case)
+
+
+def test_channels_last():
+    weights = {"s": np.array([1, 2, 1.5, 1], np.float32)}
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 2, 3, 1]),
+        node("Resize", "t _ s", "r", mode="linear"),
+        node("Transpose", "r", "y", perm=[0, 3, 1, 2]),
+    ]
+    check_against_the_runtime(Case(nodes, None, SHAPE, weights))
