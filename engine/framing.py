@@ -12,10 +12,10 @@ from camrt.engine.operations import operations
 from camrt.export.regions import Region
 from camrt.kernels.resampling import axis_table
 
-__all__ = ["Framing", "laid", "placed_saliency"]
+__all__ = ["LONGEST_SIDE", "Framing", "laid", "placed_saliency"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
-LONGEST_SIDE = 16384  # of what a map is resized to before it is laid
+LONGEST_SIDE = 16384  # of a map: far above any picture worth drawing on, below what fills a memory
 ROUNDING = 1e-9  # of a picture's side
 Size = tuple[int, int]
 

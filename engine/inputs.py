@@ -14,7 +14,7 @@ from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
 from camrt.engine.arrays import host, library
-from camrt.engine.framing import Framing
+from camrt.engine.framing import LONGEST_SIDE, Framing
 from camrt.engine.matching import Levels
 from camrt.engine.operations import operations
 from camrt.engine.pictures import read_picture
@@ -28,7 +28,6 @@ from camrt.export.interface import Interface
 __all__ = ["Batch", "Pictures", "Size", "chooser", "map_size", "prepare", "target_classes"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
-LONGEST_SIDE = 16384  # of a map asked for: far above any picture worth drawing on, below what fills a memory
 Size = Literal["image", "map", "original"] | tuple[int, int]  # of maps
 Pictures = Any  # a float array (N, C, H, W), or pictures: paths, Pillow images, uint8 arrays (H, W, 3)
 

@@ -18,7 +18,7 @@ from camrt.default import model_file
 from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
 from camrt.engine.cuts import picture_adjoints
-from camrt.engine.matching import matched
+from camrt.engine.matching import levels_of, matched
 from camrt.engine.noise import noise
 from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
@@ -38,7 +38,7 @@ from camrt.export.batching import (
 )
 from camrt.export.cutting import JOINT, candidates, choose_target
 from camrt.export.endings import Activation
-from camrt.export.front import read_front
+from camrt.export.front import Front, read_front
 from camrt.export.graph import Graph, Observer
 from camrt.export.input_form import InputForm, Layout, input_form
 from camrt.export.interface import LOGITS, Interface, standardise
@@ -414,7 +414,7 @@ def same_when_opened(
     """Whether the opened graph gives a large batch what the fixed one gives it piece by piece."""
     assert interface.batch is not None
     count = 2 * interface.batch + 1
-    pictures = noise(interface.probe_shape(count, size))
+    pictures = noise(interface.probe_shape(count, size), levels=levels_of(interface, Front()))
     expected = runtime.runner(fixed, label="model", batch=interface.batch)(pictures, [LOGITS])[0]
     try:
         Graph(opened, interface.probe_shape(PROBE_BATCH, size))

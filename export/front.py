@@ -118,21 +118,22 @@ def read_front(graph: Graph, element: int = TensorProto.FLOAT) -> Front:
     at = Followed(
         graph.input_name, [0, 1, 2, 3], np.arange(channels), np.ones(channels), np.zeros(channels), []
     )
-    while True:
-        readers = [
-            graph.nodes[index]
-            for index in graph.consumers[at.name]
-            if graph.nodes[index].op_type not in ("Shape", "Size")
-        ]
-        if len(readers) != 1 or not follow(graph, readers[0], at):
-            break
-        at.name = readers[0].output[0]
+    with np.errstate(all="ignore"):  # constants may be anything; what is not finite is left out below
+        while (node := only_reader(graph, at.name)) is not None and follow(graph, node, at):
+            at.name = node.output[0]
     if not at.changed or not np.isfinite([at.scale, at.shift]).all() or not at.scale.all():
         return Front(tuple(at.shifts))
     back = np.argsort(at.order)
     scale, shift = at.scale[back], at.shift[back]
     levels = levels_for(scale, shift, element)
     return Front(tuple(at.shifts), tuple(map(float, scale)), tuple(map(float, shift)), levels)
+
+
+def only_reader(graph: Graph, name: str) -> NodeProto | None:
+    """The node that reads a tensor, where there is one alone; nodes that ask for its shape do not count."""
+    readers = [graph.nodes[index] for index in graph.consumers[name]]
+    readers = [node for node in readers if node.op_type not in ("Shape", "Size")]
+    return readers[0] if len(readers) == 1 else None
 
 
 def levels_for(scale: Array, shift: Array, element: int) -> tuple[float, float] | None:
@@ -224,6 +225,8 @@ def affine(graph: Graph, node: NodeProto, at: Followed) -> tuple[Array, Array] |
     if at.axes != [0, 1, 2, 3]:
         return None
     if node.op_type == "BatchNormalization":
+        if [value.shape for value in known] != [(count,)] * 4:
+            return None
         gain, bias, mean, variance = known
         slope = gain / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         return slope, bias - mean * slope
@@ -233,6 +236,8 @@ def affine(graph: Graph, node: NodeProto, at: Followed) -> tuple[Array, Array] |
 def of_convolution(node: NodeProto, known: Sequence[Array], count: int) -> tuple[Array, Array] | None:
     """Finds a and b of a convolution that gives each channel by itself, in its place."""
     weight, group = known[0], attribute(node, "group", 1)
+    if weight.ndim != 4:
+        return None
     plain = [*attribute(node, "strides", [1]), *attribute(node, "dilations", [1])]
     if len(weight) != count or weight.shape[2:] != (1, 1) or any(side != 1 for side in plain):
         return None
@@ -242,7 +247,8 @@ def of_convolution(node: NodeProto, known: Sequence[Array], count: int) -> tuple
     ):
         return None
     slope = matrix[:, 0] if group == count else np.diag(matrix)
-    return slope, known[1] if len(known) > 1 else np.zeros(count)
+    shift = known[1] if len(known) > 1 else np.zeros(count)
+    return (slope, shift) if shift.shape == (count,) else None
 
 
 def per_channel(value: Array | None, at: Followed) -> Array | None:

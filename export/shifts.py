@@ -21,6 +21,7 @@ __all__ = ["Shift", "numbers_of", "region_of", "shifts_of"]
 
 HEIGHT, WIDTH = 2, 3
 LAYERS = ("Conv", "MaxPool", "AveragePool")
+MOST = float(1 << 30)  # what no length or scale of a picture reaches
 SLICE_INPUTS = {"starts": 1, "ends": 2, "axes": 3, "steps": 4}
 CENTRED = ("half_pixel", "pytorch_half_pixel")
 
@@ -127,7 +128,10 @@ def of_slice(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     if any(numbers is None for numbers in given):
         return None
     starts, ends, axes, steps = (numbers or [] for numbers in given)
-    rows = zip(starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=True)
+    axes, steps = axes or list(range(len(starts))), steps or [1.0] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps) or not all(steps):
+        return None  # it is damaged
+    rows = zip(starts, ends, axes, steps, strict=True)
     return [(int(axis), Shift(0, "crop", (start, end, step))) for start, end, axis, step in rows]
 
 
@@ -137,6 +141,8 @@ def of_pad(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     if pads is None or axes is None:
         return None
     count = len(pads) // 2
+    if len(pads) != 2 * len(axes or range(4)):
+        return None  # it is damaged
     readers = [graph.nodes[index] for index in graph.consumers[node.output[0]]]
     if len(readers) == 1 and readers[0].op_type in LAYERS and max(pads) < reach(graph, readers[0]):
         return []
@@ -169,7 +175,7 @@ def of_resize(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     numbers: list[tuple[float, ...]] = [(scale,) for scale in scales] or [(0.0, length) for length in sizes]
     axes = attribute(node, "axes", range(len(numbers)))
     shape = graph.shape(node.input[0])
-    if len(axes) != len(numbers) or shape is None:
+    if len(axes) != len(numbers) or shape is None or not all(0 < each[-1] < MOST for each in numbers):
         return None
     found = []
     for axis, each in zip(axes, numbers, strict=True):

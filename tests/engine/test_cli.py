@@ -233,6 +233,18 @@ def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
     assert "class 3 (d)" in result.stdout
 
 
+def test_overlays_on_the_original_pictures(loader: Loader, tmp_path: Path) -> None:
+    given = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    for out, options, size in (("seen", [], (5, 7)), ("whole", ["--original"], (20, 30))):
+        result = run("explain", "m.onnx", *given, "--out", tmp_path / out, *options)
+        assert result.exit_code == 0, result.output
+        drawings = sorted((tmp_path / out).glob("*.png"))
+        assert len(drawings) == 2
+        for path in drawings:
+            with Image.open(path) as drawing:
+                assert drawing.size == size
+
+
 def test_method_options_are_json_or_text(loader: Loader, tmp_path: Path) -> None:
     values = ["box=3", "boxes=[1, [2, 3]]", "definition=paper", "share=0.5", "on=true", "text=", "a-b=x=y"]
     options = [part for value in values for part in ("-O", value)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from camrt.errors import ModelFileError
 from camrt.export.front import Front, read_front
 from camrt.export.graph import Graph
 from camrt.export.regions import Region
@@ -252,6 +253,41 @@ def test_places_follow_the_axes_and_the_size() -> None:
 def test_what_is_computed_from_the_picture_is_left_alone() -> None:
     found = front_of([("Slice", "a b c", {})], a=whole(1), b=whole(2), c=whole(1))
     assert found == Front()  # of channels, not of places
+
+
+DAMAGED: dict[str, Any] = {
+    "no-step": ([("Slice", "a b c d", {})], {"a": whole(1), "b": whole(9), "c": whole(2), "d": whole(0)}),
+    "ends": ([("Slice", "a b c", {})], {"a": whole(1, 2), "b": whole(9), "c": whole(2, 3)}),
+    "pads": ([("Pad", "p", {})], {"p": whole(0, 0, 9, 9, 0, 0, 9)}),
+    "scale": ([("Resize", "- c", {})], {"c": single(1, 1, 0, 1)}),
+    "endless-scale": ([("Resize", "- c", {})], {"c": single(1, 1, np.inf, 1)}),
+    "length": ([("Resize", "- - s", {})], {"s": whole(2, 3, 0, 1)}),
+    "no-divisor": ([("Div", "c", {})], {"c": single(0)}),
+    "not-a-number": ([("Mul", "c", {})], {"c": single(np.nan)}),
+    "no-factor": ([("Mul", "c", {})], {"c": single(0)}),
+    "channels": ([("Sub", "c", {})], {"c": single(1, 2)[:, None, None]}),
+    "five-axes": ([("Sub", "c", {})], {"c": np.ones((1, 1, 3, 1, 1), np.float32)}),
+    "normalisation": (
+        [("BatchNormalization", "g g g g", {})],
+        {"g": single(1, 2)},
+    ),
+    "variance": (
+        [("BatchNormalization", "g g g v", {})],
+        {"g": single(1, 2, 3), "v": single(-1, -1, -1)},
+    ),
+    "quantiser": ([("DequantizeLinear", "s", {})], {"s": single(0)}),
+}
+
+
+@pytest.mark.parametrize(("nodes", "constants"), DAMAGED.values(), ids=DAMAGED)
+def test_what_makes_no_sense_is_left_alone(nodes: Any, constants: Any) -> None:
+    try:
+        found = front_of(nodes, **constants)
+    except ModelFileError:  # shapes do not fit together
+        return
+    assert found.levels is None
+    assert not found.scale
+    assert found.region((30, 40)) == Region.whole((30, 40))
 
 
 def test_regions_within_regions_and_back() -> None:
