@@ -204,6 +204,37 @@ def test_subgraphs_are_converted_too() -> None:
     assert agree(model, -fed).shape == (1, 2, 3, 4)
 
 
+def test_what_a_loop_carries_is_converted() -> None:
+    """s ← s·x + 0.5 three times, and every s stacked; the trip count is a whole number and stays one."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["half"], value_float=0.5),
+            helper.make_node("Mul", ["state", "x"], ["product"]),
+            helper.make_node("Add", ["product", "half"], ["next"]),
+            helper.make_node("Identity", ["go_on"], ["still"]),
+            helper.make_node("Identity", ["next"], ["seen"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", FLOAT, None),
+            helper.make_tensor_value_info("seen", FLOAT, None),
+        ],
+    )
+
+    def make(net: Net) -> str:
+        start, turns = net.constant([1.0, 2.0]), net.constant(3, np.int64)
+        net.nodes.append(helper.make_node("Loop", [turns, "", start], ["last", "all"], body=body))
+        return net.add("Add", "last", net.add("ReduceMean", "all", axes=[0], keepdims=0))
+
+    agree(single(make, ["N", 2]), np.random.default_rng(8).standard_normal((3, 2), np.float32))
+
+
 @pytest.mark.parametrize("opset", [9, 11, 17])
 def test_what_has_no_half_type_is_computed_in_its_own(opset: int) -> None:
     """CumSum before opset 14 and Range, of numbers that are fed."""
