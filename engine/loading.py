@@ -255,7 +255,7 @@ def assembled(
     )
     names = labels_of(labels, metadata, interface.num_classes)
     interface, graph, notes = settle_batch(model, interface, analyst, steps, watch)
-    notes = [*interface.notes, *notes]
+    notes = [*file.notes, *interface.notes, *notes]
     graph.observe(LOGITS)
     front = read_front(graph, interface.element)
     steps, changed = matched(steps, interface, front)

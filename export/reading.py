@@ -57,11 +57,13 @@ class ModelFile:
             can be written so (`expanding`), of operator set 9 at least, and in float32 where the layers of
             the file are of doubles or bfloat16.
         sha256: Of the file's bytes followed by the external data that was read, in the order of the model.
+        notes: What a reader of the results should know of it.
     """
 
     path: Path
     model: onnx.ModelProto
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 # Imported by name: protobuf ships without types.
@@ -91,10 +93,10 @@ def read_model(path: str | os.PathLike[str], *, limits: ReadingLimits = _DEFAULT
         digest = hashlib.sha256(data)
         model, size = _parse(data, limits), len(data)
         del data
-        _check_and_complete(model, resolved.parent, digest, size, limits)
+        notes = _check_and_complete(model, resolved.parent, digest, size, limits)
     except CamrtError as error:
         raise type(error)(f"{given}: {error}") from None
-    return ModelFile(resolved, model, digest.hexdigest())
+    return ModelFile(resolved, model, digest.hexdigest(), notes)
 
 
 def _file_bytes(path: Path, limits: ReadingLimits) -> tuple[Path, bytes]:
@@ -156,8 +158,8 @@ def _parse(data: bytes, limits: ReadingLimits) -> onnx.ModelProto:
 
 def _check_and_complete(
     model: onnx.ModelProto, folder: Path, digest: hashlib._Hash, size: int, limits: ReadingLimits
-) -> None:
-    """Check a parsed model, inline its functions and read its external data, in place."""
+) -> tuple[str, ...]:
+    """Check a parsed model, inline its functions and read its external data, in place; returns notes."""
     model.ClearField("training_info")
     graph = model.graph
     check_versions(model, opsets_of(model))
@@ -184,6 +186,8 @@ def _check_and_complete(
     read_external_data(tensors, folder, digest, size, limits)
     check_tensors(tensors, limits)
     types = expand_operators(model, versions, limits)
-    if wants_float32(graph, types):
-        cast_floats(model, onnx.TensorProto.FLOAT)
     forget_repeated_names(graph)
+    if not wants_float32(graph, types):
+        return ()
+    cast_floats(model, onnx.TensorProto.FLOAT)
+    return ("the file's layers of doubles or bfloat16, which runtimes lack, are computed in float32",)

@@ -120,6 +120,7 @@ def test_a_file_of_doubles(name: str, tmp_path: Path) -> None:
     batch = np.random.default_rng(4).standard_normal((3, *whole.size), np.float32)
     assert_close(engine.predict(batch), whole.logits64(batch), factor=8)
     assert engine.explain(batch, "gradcam", targets=1).raw.any()
+    assert any("are computed in float32" in note for note in engine.notes)
 
 
 def test_a_file_of_bfloat16(tmp_path: Path) -> None:
