@@ -36,7 +36,7 @@ from camrt.export.batching import (
     share_batch_size,
     simplify_reshapes,
 )
-from camrt.export.cutting import JOINT, candidates, choose_target
+from camrt.export.cutting import JOINT, candidates, choose_targets
 from camrt.export.endings import Activation
 from camrt.export.front import Front, read_front
 from camrt.export.graph import Graph, Observer
@@ -94,8 +94,9 @@ def load(
             plans that were built of the file; "torch" for a torch model. None for "onnxruntime" or "torch".
         device: "cpu", "cuda" or "cuda:N". A torch module must be there already.
         target: Name of the tensor, or of the node that makes it, to explain at; None finds the last
-            activation with two spatial axes before they are pooled or flattened. Several are explained in one
-            call, and their maps fused. In a torch model, the path of a module.
+            activation with two spatial axes before they are pooled or flattened (`camrt.export.choosing`), of
+            a network with two branches one in each. Several are explained in one call, and their maps fused.
+            In a torch model, the path of a module.
         grid: (h, w) of the cells that the tokens of a vision transformer stand for; None finds it.
         size: (H, W) of the pictures to look at a torch model with; None takes that of the example, of the
             preprocessing, or 224×224.
@@ -261,10 +262,13 @@ def assembled(
     steps, changed = matched(steps, interface, front)
     notes += changed
     listed = tuple(candidates(graph, grid))
-    found, tensors = [], []
-    for number, wanted in enumerate(wanted_targets(target)):
-        place = choose_target(graph, wanted, grid, interface.joint)
-        found.append(place)
+    found = [
+        place
+        for wanted in wanted_targets(target)
+        for place in choose_targets(graph, wanted, grid, interface.joint)
+    ]
+    tensors = []
+    for number, place in enumerate(found):
         tensors.append(lay_out(model, graph, place.name, place.layout, place.prefix, place.shape, number))
         if place.layout != "map":
             graph = Graph(model, graph.input_shape, watch)

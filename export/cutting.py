@@ -4,13 +4,7 @@ The head of a tensor t is every node downstream of t. The *crossing* tensors are
 depend on the picture and are not themselves downstream of t: skip connections, mostly. A cut at t is clean
 when nothing crosses.
 
-The target, when none is asked for, is found in this order:
-
-1. the last float tensor (N, K, h, w) with h·w > 1 and a clean cut, in picture layout;
-2. from there back over average pooling and value-preserving nodes (VGG's adaptive pool), because the target
-   is the activation *before* it is pooled;
-3. when the head from there holds no weight at all, the tensor is already a stack of class maps: back over
-   activations, batch norms and one 1×1 convolution, to the features that convolution reads (SqueezeNet, NiN).
+The target, when none is asked for, is found by the rules of `camrt.export.choosing`.
 """
 
 from __future__ import annotations
@@ -23,10 +17,13 @@ from onnx import TensorProto, helper
 
 from camrt.errors import CutError
 from camrt.export.axes import cell_axes
+from camrt.export.choosing import choose
+from camrt.export.flow import paths_through
 from camrt.export.graph import BATCH, Graph, batch_size_nodes, names_read, set_shape
 from camrt.export.interface import LOGITS
-from camrt.export.operators import ELEMENTWISE_UNARY, FLOATING, QUANTISERS, preserves_values
-from camrt.export.tokens import MOST_PREFIX, Layout, map_in, mixes_cells
+from camrt.export.operators import FLOATING
+from camrt.export.steps import flow_of
+from camrt.export.tokens import MOST_PREFIX, Layout, MapPlace, map_in
 
 __all__ = [
     "ACTIVATION",
@@ -38,7 +35,7 @@ __all__ = [
     "add_taps",
     "beside_name",
     "candidates",
-    "choose_target",
+    "choose_targets",
     "crossing",
     "head_model",
     "tapped_model",
@@ -98,24 +95,11 @@ def crossing(graph: Graph, name: str, *, end: str = LOGITS) -> tuple[str, ...]:
 
 
 def clean_cuts(graph: Graph, end: str = LOGITS) -> frozenset[str]:
-    """The tensors every path from the picture to the logits runs through: those with a clean cut.
-
-    A tensor t is on every path exactly when (paths to t) · (paths from t) = all paths; Python's integers
-    count them without overflow, in one sweep forwards and one backwards.
-    """
-    needed = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[BATCH])]
-    to_here = {graph.input_name: 1}
-    for node in needed:
-        paths = sum(to_here.get(name, 0) for name in names_read(node))
-        if paths:
-            to_here.update((made, paths) for made in node.output if made)
-    onward = {end: 1}
-    for node in reversed(needed):
-        paths = sum(onward.get(made, 0) for made in node.output)
-        for name in names_read(node):
-            onward[name] = onward.get(name, 0) + paths
-    total = to_here.get(end, 0)
-    return frozenset(name for name, count in to_here.items() if count * onward.get(name, 0) == total)
+    """The tensors every path from the picture to the logits runs through: those with a clean cut."""
+    nodes = (graph.nodes[index] for index in graph.upstream_nodes(end, stop=[BATCH]))
+    links = ((names_read(node), filter(None, node.output)) for node in nodes)
+    through, total = paths_through(links, graph.input_name, end)
+    return frozenset(name for name, count in through.items() if count == total)
 
 
 def candidates(graph: Graph, grid: tuple[int, int] | None = None) -> list[TargetTensor]:
@@ -145,13 +129,15 @@ def candidates(graph: Graph, grid: tuple[int, int] | None = None) -> list[Target
     return found
 
 
-def choose_target(
+def choose_targets(
     graph: Graph,
     wanted: str | None = None,
     grid: tuple[int, int] | None = None,
     joint: str | None = None,
-) -> TargetTensor:
-    """The tensor to cut at: the one asked for (tensor or node name), or the last suitable one.
+) -> list[TargetTensor]:
+    """The tensor to cut at: the one asked for (tensor or node name), or what `camrt.export.choosing` finds.
+
+    That may be two tensors, of a model with two branches.
 
     Args:
         graph: The graph.
@@ -164,17 +150,27 @@ def choose_target(
     """
     graph.observe(LOGITS)
     listed = candidates(graph, grid)
-    if wanted is None:
-        if joint is not None:
-            listed = [target for target in listed if not head_has_no_weights(graph, target.name)]
-        return last_tokens(graph, listed) or step_back(graph, listed)
-    match = next((target for target in listed if wanted and wanted in (target.name, target.node)), None)
-    if match is not None:
-        return match
-    nearest = ", ".join(repr(target.name) for target in listed[-5:]) or "none"
+    if wanted is not None:
+        match = next((target for target in listed if wanted and wanted in (target.name, target.node)), None)
+        if match is not None:
+            return [match]
+        nearest = ", ".join(repr(target.name) for target in listed[-5:]) or "none"
+        raise CutError(
+            f"target {wanted!r} {why_no_target(graph, wanted, grid)}; "
+            f"the last candidates are {nearest} (engine.targets() lists them all)"
+        )
+    maps = {target.name: MapPlace(target.layout, target.shape, target.prefix) for target in listed}
+    found = choose(flow_of(graph, cell_axes(graph)), maps, above_weights=joint is not None)
+    if found:
+        by_name = {target.name: target for target in listed}
+        return [by_name[name] for name in found]
+    names = ", ".join(repr(target.name) for target in listed[-3:])
     raise CutError(
-        f"target {wanted!r} {why_no_target(graph, wanted, grid)}; "
-        f"the last candidates are {nearest} (engine.targets() lists them all)"
+        "no activation with two spatial axes was found in this model, so there is nothing to map; "
+        "camrt explains convolutional classifiers and vision transformers"
+        if not listed
+        else f"no clean cut was found: every spatial activation (the last ones: {names}) is bypassed; "
+        "target= takes one of them all the same"
     )
 
 
@@ -196,95 +192,6 @@ def why_no_target(graph: Graph, wanted: str, grid: tuple[int, int] | None) -> st
         f"has {shape[1]} tokens, which do not fit a grid of {grid[0]}×{grid[1]}: "
         f"h·w has to be {fewest} to {shape[1]}, the rest being tokens in front"
     )
-
-
-def last_tokens(graph: Graph, listed: list[TargetTensor]) -> TargetTensor | None:
-    """The last clean token or channels-last tensor, when no clean (N, K, h, w) activation comes after it.
-
-    Of tokens with a class token in front, the last one whose patches the logits still depend on. Of a linear
-    layer what it reads: it may be no more than the keys and values of a pooling by attention.
-    """
-    clean = {target.name: target for target in listed if target.clean}
-    behind: list[TargetTensor] = []
-    for target in reversed(clean.values()):
-        if target.layout == "map":
-            break
-        behind.append(target)
-    axes = cell_axes(graph) if behind else {}
-    chosen = next((target for target in behind if mixes_cells(graph, target.name, axes)), None)
-    while chosen is not None and (source := read_by_linear_layer(graph, chosen.name)) in clean:
-        chosen = clean[source]
-    return chosen
-
-
-def read_by_linear_layer(graph: Graph, name: str) -> str | None:
-    """What is read by the linear layer (MatMul, and a bias or none) that makes a tensor; None for others."""
-    node = graph.producer(name)
-    if node is not None and node.op_type == "Add":
-        terms = [read for read in node.input if not graph.is_constant(read)]
-        node = graph.producer(terms[0]) if len(terms) == 1 else None
-    learned = node is not None and node.op_type == "MatMul" and graph.is_constant(node.input[1])
-    return node.input[0] if node is not None and learned else None
-
-
-def step_back(graph: Graph, listed: list[TargetTensor]) -> TargetTensor:
-    """Rules 1 to 3 of this module's description."""
-    clean = {target.name: target for target in listed if target.clean and target.layout == "map"}
-    if not clean:
-        names = ", ".join(repr(target.name) for target in listed[-3:])
-        raise CutError(
-            "no activation with two spatial axes was found in this model, so there is nothing to map; "
-            "camrt explains convolutional classifiers and vision transformers"
-            if not listed
-            else f"no clean cut was found: every spatial activation (the last ones: {names}) is bypassed; "
-            "target= takes one of them all the same"
-        )
-    current = list(clean.values())[-1]
-    current = over_pooling(graph, clean, current)
-    if head_has_no_weights(graph, current.name):
-        current = over_class_convolution(graph, clean, current)
-    return current
-
-
-def over_pooling(graph: Graph, clean: dict[str, TargetTensor], start: TargetTensor) -> TargetTensor:
-    current = start
-    while True:
-        node = graph.producer(current.name)
-        passes = node is not None and (node.op_type == "AveragePool" or preserves_values(node))
-        if node is None or not passes or node.input[0] not in clean:
-            return current
-        current = clean[node.input[0]]
-
-
-def head_has_no_weights(graph: Graph, name: str) -> bool:
-    """Whether the head of a tensor multiplies by nothing learned."""
-    downstream = graph.downstream(name)
-    for index in graph.upstream_nodes(LOGITS, stop=[name]):
-        node = graph.nodes[index]
-        weighted = node.op_type in ("Gemm", "MatMul", "Conv", "BatchNormalization", "LayerNormalization")
-        if weighted and any(made in downstream for made in node.output):
-            return False
-    return True
-
-
-def over_class_convolution(graph: Graph, clean: dict[str, TargetTensor], start: TargetTensor) -> TargetTensor:
-    current = start.name
-    while (node := graph.producer(current)) is not None:
-        if node.op_type == "Conv":
-            weight = graph.shape(node.input[1])
-            pointwise = weight is not None and weight[2:] == (1, 1)
-            source = node.input[0]
-            while pointwise and source not in clean:
-                before = graph.producer(source)
-                if before is None or not preserves_values(before):
-                    break
-                source = before.input[0]
-            return clean[source] if pointwise and source in clean else start
-        by_channel = node.op_type in ELEMENTWISE_UNARY | QUANTISERS | {"BatchNormalization"}
-        if not by_channel and not preserves_values(node):
-            return start
-        current = node.input[0]
-    return start
 
 
 def tapped_model(model: onnx.ModelProto, graph: Graph, taps: dict[str, str]) -> onnx.ModelProto:

@@ -12,23 +12,35 @@ like any other; the prefix tokens, where there are any, go around the cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import onnx
 from onnx import TensorProto
 
 from camrt.errors import CutError
-from camrt.export.axes import CellTokens, Roles, numbers
+from camrt.export.axis_parts import CellTokens, Roles
 from camrt.export.graph import Graph, opset
-from camrt.export.interface import LOGITS
 from camrt.export.nodes import EVERYTHING, NodeMaker
 from camrt.export.upgrading import MODERN_OPSET
 
-__all__ = ["MOST_PREFIX", "Layout", "grid_of_tokens", "lay_out", "map_in", "mixes_cells"]
+__all__ = ["MOST_PREFIX", "Layout", "MapPlace", "grid_of_tokens", "lay_out", "map_in"]
 
 Layout = Literal["map", "tokens", "channels-last"]
 MOST_PREFIX = 16  # tokens in front of the patches
+
+
+class MapPlace(NamedTuple):
+    """How a tensor holds a map.
+
+    Attributes:
+        layout: (N, K, h, w), tokens (N, p + h·w, K), or channels-last (N, h, w, K).
+        shape: (K, h, w).
+        prefix: Tokens p in front that belong to no cell.
+    """
+
+    layout: Layout
+    shape: tuple[int, int, int]
+    prefix: int = 0
 
 
 def grid_of_tokens(
@@ -53,10 +65,8 @@ def grid_of_tokens(
     return None
 
 
-def map_in(
-    roles: Roles, shape: tuple[int, ...], batch: int, grid: tuple[int, int] | None
-) -> tuple[Layout, tuple[int, int, int], int] | None:
-    """How a tensor holds a map of several cells: layout, (K, h, w), tokens in front; None when it does not.
+def map_in(roles: Roles, shape: tuple[int, ...], batch: int, grid: tuple[int, int] | None) -> MapPlace | None:
+    """How a tensor holds a map of several cells; None when it does not.
 
     Args:
         roles: What is known of its axes.
@@ -66,9 +76,9 @@ def map_in(
             tokens then.
     """
     if runs(roles, "n", "", "h", "w") and shape[2] * shape[3] > 1:
-        return "map", (shape[1], shape[2], shape[3]), 0
+        return MapPlace("map", (shape[1], shape[2], shape[3]))
     if runs(roles, "n", "h", "w", "") and shape[1] * shape[2] > 1:
-        return "channels-last", (shape[3], shape[1], shape[2]), 0
+        return MapPlace("channels-last", (shape[3], shape[1], shape[2]))
     if len(roles) != 3 or shape[0] != batch or roles[2] not in ("", "1"):
         return None
     tokens = roles[1]
@@ -80,7 +90,7 @@ def map_in(
         return None
     if fitting is None or shape[1] - fitting[0] < 2:
         return None
-    return "tokens", (shape[2], *fitting[1]), fitting[0]
+    return MapPlace("tokens", (shape[2], *fitting[1]), fitting[0])
 
 
 def runs(roles: Roles, *wanted: str) -> bool:
@@ -88,33 +98,6 @@ def runs(roles: Roles, *wanted: str) -> bool:
     return len(roles) == len(wanted) and all(
         role in (name, "1") for role, name in zip(roles, wanted, strict=True)
     )
-
-
-def mixes_cells(graph: Graph, name: str, axes: dict[str, Roles]) -> bool:
-    """Whether anything behind a token tensor takes its tokens together, as attention and pooling do.
-
-    Behind the last block of a transformer with a class token the logits read that token alone.
-    """
-    downstream = graph.downstream(name)
-    for index in graph.upstream_nodes(LOGITS, stop=[name]):
-        node = graph.nodes[index]
-        reads = [read for read in node.input if read in downstream and len(graph.shape(read) or ()) > 2]
-        if not reads:
-            continue
-        if node.op_type in ("MatMul", "Einsum", "Attention", "MultiHeadAttention") and len(reads) > 1:
-            return True
-        if node.op_type.startswith("Global") or node.op_type == "AveragePool":
-            return True
-        shape, after = graph.shape(reads[0]) or (), graph.shape(node.output[0]) or ()
-        gone: Sequence[int] = ()
-        if node.op_type.startswith("Reduce"):
-            gone = numbers(graph, node, "axes", 1) or range(len(shape))
-        elif node.op_type in ("Flatten", "Reshape") and len(after) == 2 and after[0] == shape[0]:
-            gone = range(1, len(shape))
-        roles = axes.get(reads[0], ("",) * len(shape))
-        if any(roles[axis] not in ("", "n", "1") for axis in gone):
-            return True
-    return False
 
 
 def lay_out(

@@ -2,34 +2,34 @@
 
 One forward pass on a probe, with hooks on every submodule, lists the calls; a module called several times
 counts with its last call. A candidate gives a map: (N, K, h, w), (N, h, w, K), or tokens (N, L, K) that are a
-grid behind a few others (`camrt.export.tokens`). The default, in this order:
+grid behind a few others. Which it is follows from what autograd recorded (`axes`); of tensors about whose
+axes that says nothing, from their shape alone (`grids`).
 
-1. When the last thing that happens to maps happens to tokens: the second to last of the last row of equal
-   blocks. The last block's tokens often reach the logits through the class token alone.
-2. Otherwise the last module with a map that no way from the picture goes around and that is no average
-   pooling. Of several modules that give the same tensor this is the outermost.
-3. When no weights follow that, it is a stack of class maps, and the target is what the last 1×1 convolution
-   reads (SqueezeNet).
+The default is where the file would be cut that is exported from the module: the rules of
+`camrt.export.choosing` find a tensor, and the target is the outermost module that gives it, or gives the same
+cells laid out otherwise.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from camrt.engine.torch_models.axes import Place, operation
 from camrt.engine.torch_models.calls import Call, kind_of
+from camrt.engine.torch_models.flow import Recorded
 from camrt.engine.torch_models.grids import Layout, layout_of
-from camrt.engine.torch_models.paths import Ways
 from camrt.errors import CutError
+from camrt.export import choosing
+from camrt.export.axis_parts import CellTokens
 from camrt.export.cutting import TargetTensor
+from camrt.export.tokens import MapPlace, map_in
 
 __all__ = ["Candidate", "candidates", "choose"]
 
-POOLING = ("AvgPool2d", "AdaptiveAvgPool2d")
-SAYS_NOTHING = ("Dropout", "Dropout2d", "AlphaDropout", "Identity", *POOLING)
+# Give what they were given, or its mean over windows.
+SAYS_NOTHING = ("Dropout", "Dropout2d", "AlphaDropout", "Identity", "AvgPool2d", "AdaptiveAvgPool2d")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,43 +65,67 @@ class Candidate:
 
 
 def candidates(
-    calls: list[Call], logits: torch.Tensor, leaf: torch.Tensor, grid: tuple[int, int] | None
+    calls: list[Call], trace: Recorded, pictures: tuple[int, ...], grid: tuple[int, int] | None
 ) -> list[Candidate]:
     """Every module whose last call gave a map the logits depend on, in the order the calls ended.
 
     Args:
         calls: A recorded pass with gradients.
-        logits: What it gave.
-        leaf: The pictures it was computed from.
+        trace: What autograd recorded of it.
+        pictures: (N, C, H, W), the shape of what it was computed from.
         grid: (h, w) of tokens as the caller says.
     """
-    ways = Ways(logits, leaf)
-    picture = (leaf.shape[2], leaf.shape[3])
+    flow = trace.flow
     last = {call.path: call for call in calls}
     found: list[Candidate] = []
     patches: list[tuple[int, int]] = []
     for call in sorted(last.values(), key=lambda call: call.end):
-        if call.shape is None or call.shape[0] != len(leaf):
+        if call.shape is None or call.shape[0] != pictures[0]:
             continue
-        layout = layout_of(call.shape, picture, patches, grid)
-        through = ways.through(call.grad)
-        if layout is None or not (through or ways.all == 0):
+        place = place_of(call)
+        layout = layout_in(trace, place, call.shape, pictures, patches, grid)
+        through = 0 if place is None else flow.through(place)
+        if layout is None or not (through or flow.paths == 0):
             continue
         if layout.kind == "map":
             patches.append(layout.shape[1:])
-        found.append(Candidate(call, layout, through == ways.all > 0))
+        found.append(Candidate(call, layout, through == flow.paths > 0))
     return found
+
+
+def place_of(call: Call) -> Place | None:
+    """The place of what a call gave; None where autograd did not follow it."""
+    return None if call.grad is None or call.grad[0] is None else call.grad
+
+
+def layout_in(
+    trace: Recorded,
+    place: Place | None,
+    shape: tuple[int, ...],
+    pictures: tuple[int, ...],
+    patches: list[tuple[int, int]],
+    grid: tuple[int, int] | None,
+) -> Layout | None:
+    """How a tensor is a map: by its axes, or by its shape when nothing is known of them."""
+    roles = () if place is None else trace.roles.get(place, ())
+    found = map_in(roles, shape, pictures[0], grid) if roles else None
+    if found is not None:
+        return Layout(*found)
+    if any(role in ("h", "w") or isinstance(role, CellTokens) for role in roles):
+        return None
+    return layout_of(shape, (pictures[2], pictures[3]), patches, grid)
 
 
 def choose(
     listed: list[Candidate],
     calls: list[Call],
+    trace: Recorded,
     module: torch.nn.Module,
     wanted: str | None,
-    classes: int,
+    grid: tuple[int, int] | None,
     joint: str | None = None,
-) -> Candidate:
-    """The candidate asked for, or the default one, which is not part of a CALM head (whose path is `joint`).
+) -> list[Candidate]:
+    """The candidate asked for, or the default ones, no part of a CALM head (whose path is `joint`).
 
     Raises:
         CutError: There is none, or the name means no candidate.
@@ -109,10 +133,10 @@ def choose(
     if wanted is None:
         inside = "" if joint is None else f"{joint}."
         outside = [item for item in listed if joint is None or not f"{item.path}.".startswith(inside)]
-        return default(outside, calls, classes)
+        return default(outside, trace, grid, above_weights=joint is not None)
     match = next((item for item in listed if item.path == wanted), None)
     if match is not None:
-        return match
+        return [match]
     nearest = ", ".join(repr(item.path) for item in listed[-5:]) or "none"
     called = next((call for call in reversed(calls) if call.path == wanted), None)
     if called is not None:
@@ -127,53 +151,55 @@ def choose(
     )
 
 
-def default(listed: list[Candidate], calls: list[Call], classes: int) -> Candidate:
-    """Rules 1 to 3 of this module's description."""
-    averaged = {place(call) for call in calls if kind_of(call.module) in POOLING}
-    maps = [item for item in listed if item.layout.kind != "tokens" and place(item.call) not in averaged]
-    maps = [item for item in maps if kind_of(item.call.module) not in SAYS_NOTHING]
-    blocks = last_blocks([item for item in listed if item.layout.kind == "tokens"])
-    if blocks and (not maps or blocks[-1].call.end > maps[-1].call.end):
-        return blocks[-2]
-    clean = [item for item in maps if item.clean] or maps
-    if not clean:
+def default(
+    listed: list[Candidate], trace: Recorded, grid: tuple[int, int] | None, *, above_weights: bool
+) -> list[Candidate]:
+    """The modules that give what the rules of `camrt.export.choosing` find."""
+    maps: dict[Place, MapPlace] = {}
+    for place, roles in trace.roles.items():
+        found = map_in(roles, trace.shapes[place], trace.batch, grid)
+        if found is not None:
+            maps[place] = found
+    chosen = choosing.choose(trace.flow, maps, above_weights=above_weights)
+    given = [module_giving(place, maps[place], listed, trace) for place in chosen]
+    targets = [item for item in given if item is not None]
+    if targets and len(targets) == len(chosen):
+        return targets
+    # Nothing is known of any axis, or autograd followed nothing: the last map, by its shape.
+    telling = [item for item in listed if tells(item) and item.layout.kind != "tokens"]
+    last = [item for item in telling if item.clean] or telling
+    if not last:
         raise CutError(
             "no module of this model gives a map (N, K, h, w), so there is nothing to explain; name one with "
             "target=, and for tokens (N, L, K) say grid=(h, w)"
         )
-    if any(call.start > clean[-1].call.end and has_weights(call.module) for call in calls):
-        return clean[-1]
-    return before_class_convolution(clean, calls, classes)
+    return last[-1:]
 
 
-def place(call: Call) -> Any:
-    """What tells one tensor from another: its place in the autograd graph, or the call that gave it."""
-    return call.grad if call.grad is not None and call.grad[0] is not None else call
+def module_giving(place: Place, held: MapPlace, listed: list[Candidate], trace: Recorded) -> Candidate | None:
+    """The outermost module that gives a tensor's cells.
+
+    Else the last one before it that as much runs through; else the first behind it.
+    """
+    flow, current = trace.flow, place
+    while True:
+        same = [item for item in listed if place_of(item.call) == current and item.layout.shape == held.shape]
+        if same:
+            return ([item for item in same if tells(item)] or same)[-1]
+        step = flow.producer(current)
+        if step is None or len(step.reads) > 1:
+            break
+        if step.kind not in ("keeps", "reshapes") and operation(current[0]) != "Slice":
+            break
+        current = step.reads[0]
+    around = [(item, place_of(item.call)) for item in listed if tells(item)]
+    before, behind = flow.upstream(place), flow.downstream(place)
+    as_much = [item for item, at in around if at in before and flow.through(at) == flow.through(place)]
+    if as_much:
+        return as_much[-1]
+    return next((item for item, at in around if at in behind and item.layout.shape == held.shape), None)
 
 
-def last_blocks(listed: list[Candidate]) -> list[Candidate]:
-    """The last row of two or more modules of one class in one container."""
-    rows: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
-    for item in listed:
-        rows[item.path.rpartition(".")[0], kind_of(item.call.module)].append(item)
-    several = [row for row in rows.values() if len(row) > 1]
-    return max(several, key=lambda row: row[-1].call.end, default=[])
-
-
-def has_weights(module: torch.nn.Module) -> bool:
-    """Whether a module itself, not its parts, multiplies by something learned."""
-    return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
-
-
-def before_class_convolution(clean: list[Candidate], calls: list[Call], classes: int) -> Candidate:
-    """What the 1×1 convolution reads that made class maps; the last candidate when there is none."""
-    end = clean[-1].call.end
-    for call in sorted(calls, key=lambda call: call.start, reverse=True):
-        weight = getattr(call.module, "weight", None)
-        if call.end > end or not isinstance(weight, torch.Tensor) or weight.ndim < 2:
-            continue
-        before = [item for item in clean if item.call.end < call.start]
-        if weight.shape[0] == classes and tuple(weight.shape[2:]) == (1, 1) and before:
-            return before[-1]
-        break
-    return clean[-1]
+def tells(item: Candidate) -> bool:
+    """Whether a module gives more than what it was given, or its mean over windows."""
+    return kind_of(item.call.module) not in SAYS_NOTHING

@@ -26,6 +26,7 @@ from camrt.engine.torch_models.choosing import Candidate, candidates, choose
 from camrt.engine.torch_models.compiling import compiler_of
 from camrt.engine.torch_models.cutting import HookedCut
 from camrt.engine.torch_models.flattened import flattened_linear
+from camrt.engine.torch_models.flow import recorded
 from camrt.engine.torch_models.heads import FlattenedHead, HookedHead, LinearHead
 from camrt.engine.torch_models.linear import pooled_linear
 from camrt.engine.torch_models.own_heads import calm_head
@@ -235,11 +236,14 @@ def explored(
             raise BackendError(
                 f"{error}. If the module takes other pictures, say size=(H, W), or pass a batch as example="
             ) from error
-        listed = candidates(calls, logits, leaf, grid)
+        trace = recorded(logits, leaf)
+        listed = candidates(calls, trace, tuple(leaf.shape), grid)
         classes = logits.shape[1]
         joint = calm_head(subject, leaf.detach())
         chosen = [
-            choose(listed, calls, subject.module, wanted, classes, joint) for wanted in wanted_targets(target)
+            item
+            for wanted in wanted_targets(target)
+            for item in choose(listed, calls, trace, subject.module, wanted, grid, joint)
         ]
         found = [(item, sum(call.path == item.path for call in calls)) for item in chosen]
     return listed, found, classes, joint

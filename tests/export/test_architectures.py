@@ -8,13 +8,12 @@ minutes.
 from __future__ import annotations
 
 import os
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from exporting import export, quiet_exporters
 from peer_libraries import import_peer
 from tolerances import assert_close
 
@@ -31,14 +30,6 @@ CLASSES = 10
 DEEP = 16.0
 # Maps are differences of logits that agree in most of their digits: what rounding leaves of them.
 DIFFERENCES = 100.0
-
-# What the exporters say about themselves; nothing that the model could do anything about.
-EXPORTER_TALK = [
-    ("ignore", r".*legacy TorchScript-based ONNX export.*", DeprecationWarning),
-    ("ignore", r"The feature will be removed\..*", DeprecationWarning),
-    ("ignore", r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*", FutureWarning),
-    ("ignore", r".*Converting a tensor to a Python (boolean|number).*", torch.jit.TracerWarning),
-]
 
 
 @dataclass(frozen=True)
@@ -139,37 +130,6 @@ def narrow(net, architecture):
         net.classifier[index] = torch.nn.Linear(before, after)
 
 
-@contextmanager
-def quiet_exporters():
-    with warnings.catch_warnings():
-        for action, message, category in EXPORTER_TALK:
-            warnings.filterwarnings(action, message, category)
-        yield
-
-
-def export(net, size, path, *, dynamo, opened):
-    example = torch.zeros(2 if opened else 1, 3, size, size)
-    names = {"input_names": ["input"], "output_names": ["logits"]}
-    # With gradients off, attention is fused into an operator that the old exporter does not know.
-    with quiet_exporters(), torch.enable_grad():
-        if dynamo:
-            shapes = ({0: torch.export.Dim("n", min=1, max=64)},) if opened else None
-            torch.onnx.export(
-                net,
-                (example,),
-                path,
-                dynamo=True,
-                dynamic_shapes=shapes,
-                external_data=False,
-                verbose=False,
-                **names,
-            )
-        else:
-            axes = {"input": {0: "n"}, "logits": {0: "n"}} if opened else None
-            torch.onnx.export(net, (example,), path, dynamo=False, dynamic_axes=axes, **names)
-    return path
-
-
 def forced_generic(path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuts, "factor", lambda *_: Unfactored("asked for"))
@@ -197,7 +157,7 @@ def assert_explains_as_the_graph_does(path, batch, channels_limit=600):
 def test_an_exported_architecture(architecture, mode, torchvision, tmp_path):
     dynamo, opened = MODES[mode]
     net = build(torchvision, architecture)
-    path = export(net, architecture.size, tmp_path / "model.onnx", dynamo=dynamo, opened=opened)
+    path = export(net, (architecture.size,) * 2, tmp_path / "model.onnx", dynamo=dynamo, opened=opened)
     engine = camrt.load(path, batch_size=8)
     assert engine.target.shape == architecture.target
     assert engine.head.kind.startswith(architecture.kind)
@@ -215,7 +175,7 @@ def test_a_vision_transformer_is_cut_at_its_patches(mode, torchvision, tmp_path)
     torch.manual_seed(0)
     net = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=CLASSES).eval()
     torch.nn.init.normal_(net.heads[-1].weight)  # zero at first, and then every logit is
-    path = export(net, 32, tmp_path / "model.onnx", dynamo=dynamo, opened=opened)
+    path = export(net, (32, 32), tmp_path / "model.onnx", dynamo=dynamo, opened=opened)
     batch = np.random.default_rng(0).standard_normal((3, 3, 32, 32), np.float32)
     engine = camrt.load(path)
     assert engine.target.shape == (16, 4, 4)
@@ -275,7 +235,7 @@ def test_what_people_write_behind_a_trunk(written, mode, tmp_path):
     head, kind = WRITTEN[written]
     torch.manual_seed(0)
     net = Blocks(head).eval()
-    path = export(net, 16, tmp_path / "model.onnx", dynamo=dynamo, opened=opened)
+    path = export(net, (16, 16), tmp_path / "model.onnx", dynamo=dynamo, opened=opened)
     engine = camrt.load(path)
     assert engine.target.shape == (8, 8, 8)
     assert engine.head.kind == kind

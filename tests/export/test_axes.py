@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from camrt.export.axes import CellTokens, cell_axes
+from camrt.export.axes import cell_axes
+from camrt.export.axis_parts import CellTokens
 from camrt.export.graph import Graph
 
 PICTURES = "pictures"
@@ -91,6 +92,23 @@ def in_front(batch, count, channels):
         "the-last-cell-taken-off": (
             [transpose(0, 2, 3, 1), reshape(5, 12, 6), cut(1, 0, -1)],
             ("n", "", ""),
+        ),
+        "patches-laid-out": (
+            [
+                ("Gather", [np.arange(2)[:, None] + 2 * np.arange(2)], {"axis": 2}),
+                ("Gather", [np.arange(2)[:, None] + np.arange(2)], {"axis": 4}),
+                transpose(0, 1, 2, 4, 3, 5), reshape(5, 24, 4), transpose(0, 2, 1),
+            ],
+            ("n", CellTokens(0, 2, 2), ""),
+        ),
+        "no-windows": (
+            [("Gather", [np.array([[0, 1], [3, 2]])], {"axis": 2})], ("n", "", "", "", "w"),
+        ),
+        "channels-put-into-another-order": (
+            [
+                transpose(1, 0, 2, 3), ("GatherND", [np.array([[3], [0], [1]])], {}), transpose(1, 0, 2, 3),
+            ],
+            ("n", "", "h", "w"),
         ),
         "class-token-alone": (
             [

@@ -17,7 +17,7 @@ from camrt.errors import CutError
 from camrt.export.cutting import (
     beside_name,
     candidates,
-    choose_target,
+    choose_targets,
     clean_cuts,
     crossing,
     head_model,
@@ -50,6 +50,11 @@ def net(*steps, channels=4, size=(8, 6), weights=(), **shapes):
     used = {name for each in nodes for name in each.input}
     tensors = [tensor for tensor in tensors if tensor.name in used] + list(weights)
     return model_of(nodes, tensors, ["N", 3, *size], ["N", 5], source=PICTURES, end=LOGITS)
+
+
+def choose_target(graph, wanted=None):
+    (found,) = choose_targets(graph, wanted)
+    return found
 
 
 def indexed(model, size=(8, 6)):

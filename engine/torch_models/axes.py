@@ -1,0 +1,244 @@
+"""Which axes of a module's tensors run over the cells of a map, by following what autograd recorded.
+
+The rules are those of `camrt.export.axis_parts`. A tensor's *place* is the node of the autograd graph that
+made it, and the number of that node's output.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from camrt.export.axis_parts import (
+    Axes,
+    Shape,
+    broadcast,
+    cut,
+    joined,
+    length,
+    multiplied,
+    over,
+    reduced,
+    regrouped,
+    resized,
+    role,
+    slid,
+    unknown,
+    windowed,
+)
+
+__all__ = ["Place", "axes_of", "gone_axes", "operation", "shapes_of"]
+
+Place = tuple[Any, int]
+
+REGROUPING = frozenset({"AsStridedAlias", "ReshapeAlias", "Squeeze", "UnsafeView", "Unsqueeze", "View"})
+SLIDING = frozenset(
+    {
+        "AdaptiveAvgPool2D", "AdaptiveMaxPool2D", "AvgPool2D", "Convolution", "CudnnConvolution",
+        "MaxPool2D", "MaxPool2DWithIndices", "MiopenConvolution", "MkldnnConvolution", "NativeGroupNorm",
+        "PixelShuffle", "PixelUnshuffle",
+    }
+)  # fmt: skip
+STRETCHING = ("ConstantPad", "ReflectionPad", "ReplicationPad", "Upsample")
+REDUCING = frozenset(
+    {
+        "Amax", "Amin", "LinalgVectorNorm", "Logsumexp", "Max", "Mean", "Median", "Min", "Norm", "Prod",
+        "Std", "StdMean", "Sum", "Var", "VarMean",
+    }
+)  # fmt: skip
+# Put what they read into another order, or their axes are others than their input's.
+REORDERING = frozenset({"AsStrided", "Diagonal", "Gather", "GridSampler2D", "Sort", "Topk", "Unique2"})
+ATTENTION = "ScaledDotProduct"
+
+
+def operation(node: Any) -> str:
+    """The operation a node of the autograd graph stands for, such as "Addmm"."""
+    return re.sub(r"Backward\d*$", "", str(node.name()))
+
+
+def shapes_of(node: Any) -> list[Shape]:
+    """The shapes of what a node made; empty where autograd does not know them."""
+    known = getattr(node, "_input_metadata", None) or []
+    return [tuple(int(size) for size in each.shape) for each in known]
+
+
+def axes_of(node: Any, position: int, shape: Shape, found: Mapping[Place, Axes], batch: int) -> Axes:
+    """What the axes of one of a node's outputs are, from those of what it read."""
+    name = operation(node)
+    given = [
+        None if before is None else found.get((before, number)) for before, number in node.next_functions
+    ]
+    read = [axes for axes in given if axes is not None]
+    first = given[0] if given else None
+    nothing = tuple(unknown(size) for size in shape)
+    if name in REORDERING or not read:
+        return nothing
+    if name in PRODUCTS or name.startswith(ATTENTION):
+        return product(name, given, shape)
+    if name in ("Cat", "Stack"):
+        return put_together(node, name, given, shape)
+    if first is None:
+        return broadcast(read, shape)
+    if name in SLIDING and len(shape) == len(first) > 2:
+        return slid(first, shape, batch)
+    if name.startswith(STRETCHING) and len(shape) == len(first):
+        return tuple(resized(axis, size) for axis, size in zip(first, shape, strict=True))
+    if name in REGROUPING:
+        return regrouped(first, shape)
+    if name in REDUCING and len(shape) < len(first):
+        kept = reduced(first, gone_axes(node, len(first)))
+        return kept if len(kept) == len(shape) else nothing
+    rule = RULES.get(name)
+    made = broadcast(read, shape) if rule is None else rule(node, position, first, shape)
+    return made if len(made) == len(shape) else nothing
+
+
+def gone_axes(node: Any, rank: int) -> Sequence[int]:
+    """The axes over which a reduction goes."""
+    return [axis % rank for axis in whole_numbers(getattr(node, "_saved_dim", None))] or range(rank)
+
+
+def whole_numbers(value: Any) -> list[int]:
+    """An axis, or several; autograd keeps negative ones as numbers just below 2^64."""
+    values = [] if value is None else [value] if isinstance(value, int) else list(value)
+    return [each - (1 << 64) if each >= 1 << 63 else each for each in values]
+
+
+PRODUCTS = {"Addmm": 1, "Mm": 0, "Bmm": 0, "Baddbmm": 1, "Linear": 0}
+"""Which of what an operation reads is the first matrix; the second comes next."""
+
+
+def product(name: str, given: Sequence[Axes | None], shape: Shape) -> Axes:
+    """A product of matrices; attention gives a row of its third to each row of its first."""
+    if name.startswith(ATTENTION):
+        first, second = given[0], given[2]
+    elif name == "Linear":
+        first, second = given[0], None
+    else:
+        at = PRODUCTS[name]
+        first, second = given[at], given[at + 1]
+    return multiplied(first, second, shape)
+
+
+def put_together(node: Any, name: str, given: Sequence[Axes | None], shape: Shape) -> Axes:
+    """Tensors joined along one of their axes, or along a new one."""
+    (axis,) = whole_numbers(node._saved_dim)
+    axis %= len(shape)
+    if name == "Cat":
+        return joined(given, axis, shape)
+    rest = (*shape[:axis], *shape[axis + 1 :])
+    kept = broadcast([axes for axes in given if axes is not None], rest)
+    return (*kept[:axis], unknown(shape[axis]), *kept[axis:])
+
+
+def permuted(node: Any, _: int, first: Axes, __: Shape) -> Axes:
+    return tuple(first[axis] for axis in whole_numbers(node._saved_dims))
+
+
+def transposed(node: Any, _: int, first: Axes, __: Shape) -> Axes:
+    order = list(first)
+    one, two = whole_numbers((node._saved_dim0, node._saved_dim1))
+    order[one], order[two] = order[two], order[one]
+    return tuple(order)
+
+
+def turned(_: Any, __: int, first: Axes, ___: Shape) -> Axes:
+    return first[::-1]
+
+
+def sliced(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+    (axis,) = whole_numbers(node._saved_dim)
+    (start,) = whole_numbers(node._saved_start)
+    size = length(first[axis])
+    return cut(first, {axis % len(first): min(max(0, start + size * (start < 0)), size)}, shape)
+
+
+def selected(node: Any, _: int, first: Axes, __: Shape) -> Axes:
+    return reduced(first, whole_numbers(node._saved_dim))
+
+
+def split(node: Any, position: int, first: Axes, shape: Shape) -> Axes:
+    (axis,) = whole_numbers(node._saved_dim)
+    start = sum(made[axis] for made in shapes_of(node)[:position])
+    return cut(first, {axis % len(first): start}, shape)
+
+
+def indexed(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+    """The axis an index takes numbers from is lost; of several such axes nothing is known."""
+    indices = list(node._saved_indices)
+    used = [axis for axis, index in enumerate(indices) if isinstance(index, torch.Tensor)]
+    if len(used) != 1:
+        return tuple(unknown(size) for size in shape)
+    (axis,) = used
+    return (*first[:axis], *map(unknown, shape[axis : axis + indices[axis].ndim]), *first[axis + 1 :])
+
+
+def lost(node: Any, _: int, first: Axes, __: Shape) -> Axes:
+    """Rows, columns and cells along some axes are put into another order."""
+    given = node._saved_dims if hasattr(node, "_saved_dims") else node._saved_dim
+    changed = {axis % len(first) for axis in whole_numbers(given)}
+    return tuple(unknown(length(axis)) if index in changed else axis for index, axis in enumerate(first))
+
+
+def laid_out(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+    """`torch.nn.functional.unfold`: (N, K·k, L), one window after the other, row by row."""
+    sides = (node._saved_self_sym_argsize_minus_2, node._saved_self_sym_argsize_minus_1)
+    options = zip(
+        sides,
+        node._saved_kernel_size,
+        node._saved_stride,
+        node._saved_padding,
+        node._saved_dilation,
+        strict=True,
+    )
+    counts = [
+        (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for side, kernel, stride, padding, dilation in options
+    ]
+    cells = [windowed(axis, 1, count)[1] for axis, count in zip(first[-2:], counts, strict=True)]
+    return (*first[:-3], unknown(shape[-2]), (*cells[0], *cells[1]))
+
+
+def put_back(_: Any, __: int, first: Axes, shape: Shape) -> Axes:
+    """`torch.nn.functional.fold`: windows of a map are a map again."""
+    cells = role(first[-1])
+    named = ("", "") if isinstance(cells, str) else ("h", "w")
+    sides = [
+        over(name, size) if name else unknown(size) for name, size in zip(named, shape[-2:], strict=True)
+    ]
+    return (*first[:-2], unknown(shape[-3]), *sides)
+
+
+def unfolded(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+    """`Tensor.unfold`: windows over one axis, what is in each of them in a new last axis."""
+    (axis,) = whole_numbers(node._saved_dim)
+    axis %= len(first)
+    size, step = node._saved_size, node._saved_step
+    if size == step and length(first[axis]) == size * shape[axis]:
+        windows, inside = regrouped((first[axis],), (shape[axis], size))
+    else:
+        inside, windows = windowed(first[axis], shape[-1], shape[axis])
+    return (*first[:axis], windows, *first[axis + 1 :], inside)
+
+
+RULES: dict[str, Callable[[Any, int, Axes, Shape], Axes]] = {
+    "Flip": lost,
+    "Im2Col": laid_out,
+    "Col2Im": put_back,
+    "Index": indexed,
+    "IndexSelect": lost,
+    "Permute": permuted,
+    "Roll": lost,
+    "Select": selected,
+    "Slice": sliced,
+    "Split": split,
+    "SplitWithSizes": split,
+    "T": turned,
+    "Transpose": transposed,
+    "Unbind": selected,
+    "Unfold": unfolded,
+    "UnsafeSplit": split,
+}

@@ -1,0 +1,268 @@
+"""What an axis of a tensor runs over, and what becomes of it when the tensor is reshaped, joined or cut.
+
+An axis is written as the parts that make up its numbers, the slowest first: an axis of tokens is (h, w), one
+of pictures and windows (n, front of h, front of w), one of channels (nothing known). Then
+
+1. what is reshaped has its parts taken apart and neighbours put together, exactly: windows that are cut out
+   of rows and columns, and joined again, give the rows and columns back;
+2. transposing, multiplying, cutting, joining and reducing do to the axes what they do to the tensor; tokens
+   put in front of those that stand for cells make them a *prefix*;
+3. a convolution or a pooling keeps the order of what it slides over, and so do windows that are laid out;
+4. everything else gives each axis of its output what the inputs say of an axis of that size.
+
+Where the cells' order is lost, as in a Swin transformer's shifted windows, nothing is said of an axis until a
+skip connection says it again. `camrt.export.axes` follows the nodes of an ONNX graph by these rules, and
+`camrt.engine.torch_models.axes` what autograd recorded of a torch module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import mul
+
+__all__ = [
+    "Axes", "Axis", "CellTokens", "Part", "Role", "Roles", "Shape", "broadcast", "cut", "joined", "length",
+    "multiplied", "over", "reduced", "regrouped", "resized", "role", "roles_of", "slid", "unknown",
+    "windowed",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CellTokens:
+    """An axis of tokens: some that belong to no cell, then one a cell, row by row.
+
+    Attributes:
+        prefix: Tokens in front that belong to no cell.
+        height: Rows of cells.
+        width: Columns of cells.
+    """
+
+    prefix: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Tokens in all."""
+        return self.prefix + self.height * self.width
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers of an axis that run over pictures, rows or columns.
+
+    Attributes:
+        role: "n" the pictures, "h" rows, "w" columns, "" nothing that is known.
+        size: How many numbers.
+        step: How many pictures, rows or columns one number further is.
+        whole: How many of them there are.
+    """
+
+    role: str
+    size: int
+    step: int = 1
+    whole: int = 0
+
+    @property
+    def foremost(self) -> bool:
+        """Whether the numbers run over all of them, in steps, from first to last."""
+        return bool(self.role) and self.size * self.step == self.whole
+
+
+# What an axis is, for those who ask: "n", "h", "w", tokens, "1" for one number alone, or "" for nothing that
+# is known.
+Role = str | CellTokens
+Roles = tuple[Role, ...]
+Shape = tuple[int, ...]
+Axis = tuple[Part | CellTokens, ...]
+Axes = tuple[Axis, ...]
+
+
+def roles_of(axes: Axes) -> Roles:
+    """What each axis is when it stands by itself."""
+    return tuple(role(axis) for axis in axes)
+
+
+def over(name: str, size: int) -> Axis:
+    """An axis that runs over all pictures, rows or columns."""
+    return (Part(name, size, 1, size),) if size > 1 else ()
+
+
+def behind(prefix: int, cells: CellTokens) -> Axis:
+    """An axis of those cells with that many tokens in front."""
+    if prefix:
+        return (CellTokens(prefix, cells.height, cells.width),)
+    return (*over("h", cells.height), *over("w", cells.width))
+
+
+def unknown(size: int) -> Axis:
+    """An axis of which nothing is known."""
+    return (Part("", size),) if size > 1 else ()
+
+
+def length(axis: Axis) -> int:
+    """How many numbers an axis has."""
+    return math.prod(part.size for part in axis)
+
+
+def role(axis: Axis) -> Role:
+    """What an axis is when it stands by itself."""
+    if not axis:
+        return "1"
+    if isinstance(axis[0], CellTokens):
+        return axis[0] if len(axis) == 1 else ""
+    names = "".join(part.role for part in axis if isinstance(part, Part) and part.foremost)
+    if len(names) != len(axis):
+        return ""
+    if names == "hw":
+        return CellTokens(0, axis[0].size, axis[1].size)
+    partial = names == "n" and axis[0].step != 1
+    return names if len(axis) == 1 and not partial else ""
+
+
+def broadcast(read: Iterable[Axes], shape: Shape) -> Axes:
+    """Axes counted from the last, each what the first input with a known axis of its size says."""
+    result = [unknown(size) for size in shape]
+    for axes in read:
+        for back in range(1, min(len(axes), len(shape)) + 1):
+            if length(axes[-back]) == shape[-back] and result[-back] == unknown(shape[-back]):
+                result[-back] = axes[-back]
+    return tuple(result)
+
+
+def multiplied(first: Axes | None, second: Axes | None, shape: Shape) -> Axes:
+    """Rows are those of the first matrix, columns those of the second; None for one nothing is known of."""
+    stacked = broadcast([axes[:-2] for axes in (first, second) if axes], shape[:-2])
+    return (
+        *stacked,
+        first[-2] if first else unknown(shape[-2]),
+        second[-1] if second else unknown(shape[-1]),
+    )
+
+
+def joined(parts: Sequence[Axes | None], axis: int, shape: Shape) -> Axes:
+    """Tokens stay so behind others; of rows and columns that were put together nothing is known.
+
+    Args:
+        parts: The axes of what is joined, None where nothing is known.
+        axis: Along which it is joined.
+        shape: Of what comes out.
+    """
+    result = list(broadcast([axes for axes in parts if axes is not None], shape))
+    result[axis] = unknown(shape[axis])
+    along = [() if axes is None else axes[axis] for axes in parts]
+    last = role(along[-1])
+    if len(along) == 1:
+        result[axis] = along[0]
+    elif isinstance(last, CellTokens) and not any(isinstance(role(one), CellTokens) for one in along[:-1]):
+        result[axis] = behind(shape[axis] - last.height * last.width, last)
+    return tuple(result)
+
+
+def slid(before: Axes, shape: Shape, batch: int) -> Axes:
+    """The pictures stay, the channels are new, and the cells are those of the input or a coarser grid.
+
+    What is slid over a batch of pictures is a map, whatever was known of the input's cells.
+    """
+    pictures, _, *cells = before
+    roles = [role(axis) for axis in before[1:]]
+    lost = not any(what in ("h", "w") or isinstance(what, CellTokens) for what in roles)
+    anew = lost and len(shape) == 4 and pictures == over("n", batch)
+    names = ("h", "w") if anew else ("",) * len(cells)
+    result = [pictures, unknown(shape[1])]
+    for name, what, axis, size in zip(names, roles[1:], cells, shape[2:], strict=True):
+        if what in ("h", "w") or (length(axis) == size and axis != unknown(size)):
+            result.append(resized(axis, size))
+        else:
+            result.append(over(name, size) if name else unknown(size))
+    return tuple(result)
+
+
+def resized(axis: Axis, size: int) -> Axis:
+    """Rows and columns that were padded or stretched are rows and columns."""
+    name = role(axis)
+    return over(name, size) if name in ("h", "w") and length(axis) != size else axis
+
+
+def cut(axes: Axes, starts: Mapping[int, int | None], shape: Shape) -> Axes:
+    """Rows and columns may be cut short; tokens only at the front, and as far as the cells go.
+
+    Args:
+        axes: Of what is cut.
+        starts: Axis -> first number that is left; None where that is not known, or the order is turned.
+        shape: Of what is left.
+    """
+    result = []
+    for index, (axis, new) in enumerate(zip(axes, shape, strict=True)):
+        what, old = role(axis), length(axis)
+        start = starts.get(index, 0 if old == new else None)
+        if start is None:
+            result.append(unknown(new))
+        elif isinstance(what, CellTokens):
+            ahead = what.prefix - start
+            fits = ahead >= 0 and new == old - start
+            result.append(behind(ahead, what) if fits else unknown(new))
+        elif old == new:
+            result.append(axis)
+        else:
+            result.append(over(what, new) if what in ("h", "w") else unknown(new))
+    return tuple(result)
+
+
+def reduced(axes: Axes, gone: Iterable[int]) -> Axes:
+    """What is left when axes are summed away."""
+    summed = {axis % len(axes) for axis in gone}
+    return tuple(axis for index, axis in enumerate(axes) if index not in summed)
+
+
+def windowed(axis: Axis, offsets: int, windows: int) -> tuple[Axis, Axis]:
+    """What windows over an axis are: their own numbers, and one window after the other."""
+    name = role(axis)
+    return unknown(offsets), over(name, windows) if name in ("h", "w") else unknown(windows)
+
+
+def regrouped(axes: Axes, shape: Shape) -> Axes:
+    """Parts taken apart and put together.
+
+    A part spans from the product of the sizes before it to that product with its own size; the parts of a new
+    axis are those within its span.
+    """
+    parts = [part for axis in axes for part in axis]
+    spans = list(zip(parts, intervals([part.size for part in parts]), strict=True))
+    return tuple(within(spans, start, end) for start, end in intervals(shape))
+
+
+def within(spans: Sequence[tuple[Part | CellTokens, tuple[int, int]]], start: int, end: int) -> Axis:
+    """The parts of the axis that spans from `start` to `end`; unknown where a part cannot be taken apart."""
+    result: list[Part | CellTokens] = []
+    for part, (first, last) in spans:
+        low, high = max(first, start), min(last, end)
+        if low >= high:
+            continue
+        whole = (low, high) == (first, last)
+        apart = isinstance(part, Part) and not (low % first or high % low or last % high)
+        if not (whole or apart) or low % start or end % high:
+            return unknown(end // start)
+        if isinstance(part, Part):
+            part = Part(part.role, high // low, part.step * (last // high), part.whole)
+            before = result[-1] if result else None
+            if isinstance(before, Part) and continues(before, part):
+                result[-1] = Part(part.role, before.size * part.size, part.step, part.whole)
+                continue
+        result.append(part)
+    return tuple(result)
+
+
+def continues(slow: Part, fast: Part) -> bool:
+    """Whether two neighbouring parts are one."""
+    if not slow.role:
+        return not fast.role
+    return (slow.role, slow.whole, slow.step) == (fast.role, fast.whole, fast.step * fast.size)
+
+
+def intervals(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Of each size the product of those before it, and with its own."""
+    return pairwise(accumulate(sizes, mul, initial=1))
