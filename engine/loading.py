@@ -112,8 +112,8 @@ def load(
         activation: How logits become probabilities, whatever the model ends in: "softmax", "sigmoid", or
             "none" where its answers are plain numbers (a regression), which have no probabilities. None reads
             it off the model, and takes softmax when that ends in logits (sigmoid when there is only one).
-        layout: "NCHW" or "NHWC": the order of the axes of a file's input; None reads it off the graph.
-            Batches are (N, C, H, W) whatever it is.
+        layout: "NCHW" or "NHWC": the order of the axes of a model's input; None reads it off the graph, and
+            of a torch model off the example. Batches are (N, C, H, W) whatever it is.
         load_deadline: Seconds the runtime may take to make a graph ready; torch cannot be stopped.
         run_deadline: Seconds one run of a batch may take; likewise of files on the CPU only.
         plans: Folder of TensorRT plans, as `camrt export MODEL --to tensorrt` writes it; for
@@ -149,8 +149,6 @@ def load(
     if is_torch_model(path):
         if plans is not None:
             raise InputError("plans= is TensorRT's, and means nothing to a torch model")
-        if layout is not None:
-            raise InputError("layout= is for files: a torch model says what it takes by example=")
         from camrt.engine.torch_models.loading import load_module
 
         return load_module(
@@ -165,6 +163,7 @@ def load(
             output=output,
             activation=activation,
             example=example,
+            layout=layout,
             size=size,
             grid=grid,
             precision=precision,

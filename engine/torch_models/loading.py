@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from operator import index
-from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 
@@ -32,43 +27,25 @@ from camrt.engine.torch_models.linear import pooled_linear
 from camrt.engine.torch_models.own_heads import calm_head
 from camrt.engine.torch_models.runners import ModuleBack, ModuleForth
 from camrt.engine.torch_models.shortcut import BATCHES, probe
+from camrt.engine.torch_models.sources import Source, read_source, shown_by
 from camrt.engine.torch_models.subject import Subject, device_of
 from camrt.engine.torch_models.verified import verified_module
 from camrt.engine.verification import Verify
-from camrt.errors import BackendError, InputError, ModelFileError, UnsupportedModelError
+from camrt.errors import BackendError, InputError
 from camrt.export.cutting import ACTIVATION
 from camrt.export.endings import Activation
 from camrt.export.front import Front
+from camrt.export.input_form import Layout
 from camrt.export.interface import Interface, probe_size
 
 __all__ = ["load_module"]
 
+COLOURS = 3
+
+Explored = tuple[list[Candidate], list[tuple[Candidate, int]], int, str | None]
+"""Candidates, those to cut at with the number of their calls, the classes, and the path of a CALM head."""
+
 KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A module and what is known of its input.
-
-    Attributes:
-        module: The module.
-        name: What messages call it.
-        path: The file it came from; the name of its class when it came from none.
-        sha256: Of the file; empty without one.
-        channels: Colours of its pictures, where known.
-        height: Their height, where it is fixed.
-        width: Their width, where it is fixed.
-        batch: Its batch size, where it is fixed.
-    """
-
-    module: torch.nn.Module
-    name: str
-    path: Path
-    sha256: str
-    channels: int | None
-    height: int | None = None
-    width: int | None = None
-    batch: int | None = None
 
 
 def load_module(
@@ -84,6 +61,7 @@ def load_module(
     output: int | str | None = None,
     activation: Activation | None = None,
     example: Any = None,
+    layout: Layout | None = None,
     size: tuple[int, int] | None = None,
     grid: tuple[int, int] | None = None,
     precision: str | None = None,
@@ -109,8 +87,10 @@ def load_module(
             position in a tuple.
         activation: "softmax" or "sigmoid", whatever the module ends in; "none" takes its answers as plain
             numbers; None takes that of the module's last operation, then softmax (sigmoid for one logit).
-        example: A batch (N, C, H, W) as the module takes it, when the number of its colours cannot be read
-            off its first convolution; only its shape is looked at.
+        example: A batch as the module takes it, when the number of its colours cannot be read off its first
+            convolution, or they are its last axis; only its shape is looked at.
+        layout: "NCHW" or "NHWC": the order of the axes of what the module takes; None reads it off the
+            example's shape (`camrt.engine.torch_models.sources`). Batches are (N, C, H, W) whatever it is.
         size: (H, W) of the pictures the module is tried on; None takes the example's, the preprocessing's, or
             224×224.
         grid: (h, w) of the patches of a vision transformer, when its tokens do not tell.
@@ -132,29 +112,29 @@ def load_module(
             f"a torch module runs on backend 'torch', not {backend!r}; export it to ONNX first"
         )
     kind = None if precision is None else KINDS[checked_precision(precision)]
-    given = read_source(source)
+    given = read_source(source, layout)
     if given.sha256:
         given.module.to(device_of(device), kind)
     sides = checked_pair("size", size)
-    channels, sides = shape_of_example(example, given, sides)
+    given, sides = shown_by(example, given, layout, sides)
     steps = Preprocessing.coerce(preprocessing, probe_size(given.height, given.width, sides))
     if sides is None and steps is not None:
         sides = steps.size
     sides = probe_size(given.height, given.width, sides)
-    subject = Subject(given.module, given.name, device, given.batch, compiler_of(compile, device))
+    subject = Subject(
+        given.module, given.name, device, given.batch, compiler_of(compile, device), layout=given.layout
+    )
     if kind is not None and subject.place()[1] != kind:
         raise InputError(
             f"precision={precision!r} was asked for, and the parameters of {given.name} are "
             f"{subject.place()[1]}: convert it with module.to({kind})"
         )
-    listed, found, classes, joint = explored(
+    wanted = None if output is None else str(output)
+    cells = checked_pair("grid", grid)
+    channels, (listed, found, classes, joint) = first_taken(
         subject,
-        channels,
-        sides,
-        target,
-        None if output is None else str(output),
-        checked_pair("grid", grid),
-        activation,
+        given,
+        lambda channels: explored(subject, channels, sides, target, wanted, cells, activation),
     )
     notes = list(subject.notes)
     if given.batch is not None:
@@ -179,7 +159,7 @@ def load_module(
         classes,
         subject.activation,
         subject.ending if subject.reading == "as it is" else "numbers that sum to one",
-        "NCHW",
+        given.layout,
         joint,
         reading=subject.reading,
         notes=subject.notes,
@@ -217,6 +197,24 @@ def load_module(
     )
 
 
+def first_taken(subject: Subject, given: Source, explore: Callable[[int], Explored]) -> tuple[int, Explored]:
+    """The number of colours the module takes, and what was found with them.
+
+    Where it is a guess and pictures of so many fail, those of three colours are tried.
+    """
+    assert given.channels is not None
+    try:
+        return given.channels, explore(given.channels)
+    except BackendError:
+        if not given.guessed or given.channels == COLOURS:
+            raise
+        try:
+            return COLOURS, explore(COLOURS)
+        except BackendError:
+            pass
+        raise
+
+
 def explored(
     subject: Subject,
     channels: int,
@@ -225,7 +223,7 @@ def explored(
     output: str | None,
     grid: tuple[int, int] | None,
     activation: Activation | None,
-) -> tuple[list[Candidate], list[tuple[Candidate, int]], int, str | None]:
+) -> Explored:
     """One pass on a probe: candidates, those to cut at with their calls, the classes, and a CALM head."""
     with subject.running(gradients=True):
         leaf = subject.tensor(probe(subject.batch or BATCHES[0], channels, size)).requires_grad_()
@@ -261,81 +259,6 @@ def head_of(
         vectors = vectors_at_once(batch_size, channels * size[0] * size[1], flattened.layer.out_features)
         return FlattenedHead(cut, flattened, batch_size, vectors, threads)
     return HookedHead(cut, batch_size, threads)
-
-
-def read_source(source: torch.nn.Module | str | os.PathLike[str]) -> Source:
-    """The module, and what it or its file says of its input."""
-    if not isinstance(source, torch.nn.Module):
-        return read_exported(Path(source))
-    if isinstance(source, torch.jit.ScriptModule):
-        raise BackendError(
-            "a TorchScript module takes no hooks: pass the module it was made from, or export that with "
-            "torch.export or camrt.export.to_onnx"
-        )
-    name = type(source).__name__
-    first = next((part for part in source.modules() if isinstance(part, torch.nn.Conv2d)), None)
-    return Source(source, name, Path(name), "", None if first is None else first.in_channels)
-
-
-def read_exported(path: Path) -> Source:
-    """A file of `torch.export.save`, with its submodules restored."""
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ModelFileError(f"{str(path)!r} cannot be read: {error}") from error
-    if not is_zipfile(path):
-        raise ModelFileError(f"{str(path)!r} is no file of torch.export.save")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's, about other parts of torch
-            program = torch.export.load(path)
-            module = torch.export.unflatten(program)
-    except Exception as error:
-        raise ModelFileError(f"{str(path)!r} is no file of torch.export.save: {error}") from error
-    signature = program.graph_signature
-    trained = next((str(node.target) for node in program.graph.nodes if in_training(node)), None)
-    if trained is not None:
-        raise UnsupportedModelError(
-            f"{path.name} was exported in training mode ({trained}): call module.eval() before "
-            "torch.export.export"
-        )
-    if len(signature.user_inputs) != 1:
-        raise UnsupportedModelError(
-            f"an image classifier has exactly one input, {path.name} has {len(signature.user_inputs)}"
-        )
-    value = next(node.meta["val"] for node in program.graph.nodes if node.name == signature.user_inputs[0])
-    if not isinstance(value, torch.Tensor) or value.ndim != 4:
-        raise UnsupportedModelError(f"{path.name} takes no pictures (N, C, H, W) as its input")
-    batch, channels, height, width = (axis if isinstance(axis, int) else None for axis in value.shape)
-    return Source(module, path.name, path.resolve(), digest, channels, height, width, batch)
-
-
-def in_training(node: torch.fx.Node) -> bool:
-    """Whether a node of an exported graph is an operator told to train (batch norm, dropout)."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return False
-    given = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)}
-    return any({**given, **node.kwargs}.get(name) is True for name in ("train", "training"))
-
-
-def shape_of_example(
-    example: Any, given: Source, size: tuple[int, int] | None
-) -> tuple[int, tuple[int, int] | None]:
-    """The number of colours, and (H, W) where it is known."""
-    channels = given.channels
-    if example is not None:
-        shape = tuple(getattr(example, "shape", ()))
-        if len(shape) != 4:
-            raise InputError(f"example must be a batch (N, C, H, W), not {shape or type(example).__name__}")
-        channels = int(shape[1])
-        size = size or (int(shape[2]), int(shape[3]))
-    if channels is None:
-        raise InputError(
-            f"the number of colours {given.name} takes cannot be read off it, since it has no convolution: "
-            "pass example=, a batch (N, C, H, W) as it takes it"
-        )
-    return channels, size
 
 
 def checked_pair(name: str, value: Any) -> tuple[int, int] | None:

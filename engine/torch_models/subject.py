@@ -20,6 +20,7 @@ from camrt.errors import BackendError, UnsupportedModelError
 from camrt.export.answers import classes_of
 from camrt.export.endings import Activation
 from camrt.export.graph import ends_with_one
+from camrt.export.input_form import Layout
 from camrt.export.readings import LEAST, ONE_LOGIT, PLAIN_VALUE, Reading, is_distribution, is_no_logit
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Subject:
         device: Where it must be.
         batch: Fixed batch size of its input; None for an open one.
         compiler: What runners do to graphs of it; None has them run the module itself.
+        layout: The order of the axes it takes pictures in; everything else has them (N, C, H, W).
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class Subject:
         device: str,
         batch: int | None,
         compiler: Compiler | None = None,
+        layout: Layout = "NCHW",
     ) -> None:
         self.module = module
         self.name = name
         self.batch = batch
         self.compiler = compiler
+        self.layout = layout
         self.output = ""
         self.ending: str | None = None
         self.reading: Reading = "as it is"
@@ -185,7 +189,9 @@ class Subject:
         return logs if self.reading == "log" else logs - (1.0 - shares).clamp_min(LEAST).log()
 
     def called(self, pictures: torch.Tensor, module: torch.nn.Module | None = None) -> Any:
-        """Whatever the module returns, or another one that is made of it."""
+        """Whatever the module returns, or another one that is made of it, of pictures (N, C, H, W)."""
+        if self.layout == "NHWC":
+            pictures = pictures.permute(0, 2, 3, 1).contiguous()
         try:
             return (self.module if module is None else module)(pictures)
         except torch.OutOfMemoryError:
