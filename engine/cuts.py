@@ -85,6 +85,7 @@ def make_cuts(
     batch_size: int,
     threads: int | None,
     unfactored: Mapping[int, str] | None = None,
+    analyst: Backend | None = None,
 ) -> tuple[onnx.ModelProto, tuple[Cut, ...], tuple[Reference, ...]]:
     """Cuts a model at every target, and gives its trunk the outputs the heads read.
 
@@ -98,6 +99,7 @@ def make_cuts(
         batch_size: Rows a batch.
         threads: Threads of the native kernels.
         unfactored: Why the heads of some targets, by their number, are run as graphs whatever their form.
+        analyst: What makes the graphs to compare with; None for `runtime`.
 
     Returns:
         The whole model with its further outputs, the cuts, and for each the head's graph to compare with.
@@ -143,7 +145,7 @@ def make_cuts(
         head.has_joint = interface.joint is not None
         inner = {role: name for role, name in shown.items() if name not in (tensor, *around)}
         references.append(
-            reference(model, graph, tensor, inner, head, interface, runtime, batch_size, threads)
+            reference(model, graph, tensor, inner, head, interface, analyst or runtime, batch_size, threads)
         )
         residuals = frozenset({FIRST_LAYER, *(beside_name(len(around) + i) for i in range(len(vectors)))})
         cuts.append(Cut(target, head, taps, residuals))

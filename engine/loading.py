@@ -192,7 +192,10 @@ def load(
             model=file.sha256,
         ),
         onnx_runtime(
-            threads=threads, load_deadline=load_deadline, run_deadline=min(load_deadline, run_deadline)
+            threads=threads,
+            few_runs=True,
+            load_deadline=load_deadline,
+            run_deadline=min(load_deadline, run_deadline),
         ),
         target=target,
         grid=grid,

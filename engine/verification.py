@@ -276,7 +276,7 @@ def verified_cuts(
     precision = precision_of(graph)
     while True:
         tapped, cuts, references = make_cuts(
-            model, graph, targets, tensors, interface, here, batch_size, threads, unfactored
+            model, graph, targets, tensors, interface, here, batch_size, threads, unfactored, analyst
         )
         runner = here.runner(tapped, label="model", batch=interface.batch)
         if level is False:

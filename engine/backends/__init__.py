@@ -107,7 +107,7 @@ def runtime_named(
         raise BackendError(f"unknown backend {name!r}; camrt has {', '.join(map(repr, BACKENDS))}")
     if device != "cpu" and device != "cuda" and not device.startswith("cuda:"):
         raise BackendError(f"device={device!r} must be 'cpu', 'cuda' or 'cuda:N'")
-    deadlines = {"load_deadline": load_deadline, "run_deadline": run_deadline}
+    deadlines: dict[str, Any] = {"load_deadline": load_deadline, "run_deadline": run_deadline}
     if name in PLANNED:
         return planned(name, device, plans, model, precision)
     if plans is not None and name != "onnxruntime-tensorrt":
@@ -129,11 +129,15 @@ def runtime_named(
     return onnx_runtime(threads=threads, **deadlines)
 
 
-def onnx_runtime(*, threads: int | None, load_deadline: float, run_deadline: float) -> Backend:
-    """ONNX Runtime on the CPU."""
+def onnx_runtime(
+    *, threads: int | None, load_deadline: float, run_deadline: float, few_runs: bool = False
+) -> Backend:
+    """ONNX Runtime on the CPU; see `camrt.engine.backends.onnxruntime.OnnxRuntime`."""
     from camrt.engine.backends.onnxruntime import OnnxRuntime
 
-    return OnnxRuntime(threads=threads, load_deadline=load_deadline, run_deadline=run_deadline)
+    return OnnxRuntime(
+        threads=threads, few_runs=few_runs, load_deadline=load_deadline, run_deadline=run_deadline
+    )
 
 
 def planned(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,52 @@ FAILURES: tuple[type[Exception], ...] = (
     states.RuntimeException,
     RuntimeError,
 )
+LARGE_WEIGHT = 1 << 14  # numbers: a smaller one is not worth the care
 ERRORS_ONLY = 3  # onnxruntime's severity: what it warns of is no concern of who asks for a map
+
+
+@dataclass(frozen=True)
+class HeldWeights:
+    """A graph whose large weights a session reads where they lie.
+
+    Attributes:
+        model: The graph without them.
+        values: They, which must outlive the session.
+    """
+
+    model: onnx.ModelProto
+    values: tuple[ort.OrtValue, ...]
+
+
+def hold_weights(options: ort.SessionOptions, model: onnx.ModelProto) -> HeldWeights:
+    """Hands a graph's large float32 weights to the session that these options are for.
+
+    They are neither written out, nor read back, nor copied once more. The graph itself is not changed.
+    """
+    light = onnx.ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph = light.graph
+    graph.name = model.graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(graph, field).extend(getattr(model.graph, field))
+    names: list[str] = []
+    arrays: list[npt.NDArray[Any]] = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < LARGE_WEIGHT:
+            graph.initializer.append(tensor)
+            continue
+        values = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor))
+        stub = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        stub.data_location = onnx.TensorProto.EXTERNAL
+        stub.external_data.add(key="location", value="held by the caller")
+        stub.external_data.add(key="length", value=str(values.nbytes))
+        names.append(tensor.name)
+        arrays.append(values)
+    held = tuple(ort.OrtValue.ortvalue_from_numpy(values) for values in arrays)
+    if names:
+        options.add_external_initializers(names, list(held))
+    return HeldWeights(light, held)
 
 
 class OnnxRuntime:
@@ -39,6 +86,8 @@ class OnnxRuntime:
 
     Args:
         threads: Threads within an operator; None lets the runtime choose.
+        few_runs: Whether its graphs are run a few times only: weights are then left as they are, which makes
+            a graph ready sooner, rather than laid out anew for speed.
         load_deadline: Seconds a graph may take to be made ready.
         run_deadline: Seconds a single run of a batch may take.
     """
@@ -52,10 +101,12 @@ class OnnxRuntime:
         self,
         *,
         threads: int | None = None,
+        few_runs: bool = False,
         load_deadline: float = 60.0,
         run_deadline: float = 600.0,
     ) -> None:
         self.threads = threads
+        self.few_runs = few_runs
         self.load_deadline = load_deadline
         self.run_deadline = run_deadline
 
@@ -70,6 +121,9 @@ class OnnxRuntime:
         options.log_severity_level = ERRORS_ONLY
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
+        if self.few_runs:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        held = hold_weights(options, model) if self.few_runs else None
         expired: list[bool] = []
 
         def cancel() -> None:
@@ -81,7 +135,9 @@ class OnnxRuntime:
         try:
             with expiring(self.load_deadline, cancel):
                 session = ort.InferenceSession(
-                    model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                    (model if held is None else held.model).SerializeToString(),
+                    options,
+                    providers=["CPUExecutionProvider"],
                 )
         except FAILURES as error:
             if expired:
@@ -89,16 +145,22 @@ class OnnxRuntime:
             raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
         if time.monotonic() - started > self.load_deadline:
             raise DeadlineError(late)
-        return OnnxRuntimeRunner(session, label, batch, self.run_deadline)
+        return OnnxRuntimeRunner(session, label, batch, self.run_deadline, held)
 
 
 class OnnxRuntimeRunner:
     """One session; safe to call from several threads at once."""
 
     def __init__(
-        self, session: ort.InferenceSession, label: str, batch: int | None, run_deadline: float
+        self,
+        session: ort.InferenceSession,
+        label: str,
+        batch: int | None,
+        run_deadline: float,
+        held: HeldWeights | None = None,
     ) -> None:
         self._session = session
+        self._held = held  # the session reads these arrays where they lie
         self._label = label
         self._batch = batch
         self._deadline = run_deadline

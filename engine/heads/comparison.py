@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.arrays import host, library, like
-from camrt.engine.heads.base import Asked, Head, sample_boxes
+from camrt.engine.heads.base import Asked, Boxes, Head, sample_boxes
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreKind, ScoreReader
@@ -183,11 +183,13 @@ def compare_head(
         thorough: Whether many boxes, all channels and each gradient are compared, or some.
     """
     found: list[Comparison] = []
-    for asked in natural:
+    for number, asked in enumerate(natural):
         found += compare("logits", shown(reference, asked), precision)
         if head is not reference.head:
-            most = 32 if thorough else min(2, len(asked.logits))
-            found += compare("boxes", with_boxes(head, reference, asked, most), precision)
+            height, width = asked.activations.shape[2:]
+            boxes = sample_boxes(height, width, most=32)
+            some = boxes if thorough else boxes[number % len(boxes)][None]
+            found += compare("boxes", with_boxes(head, reference, asked, some), precision)
     last = natural[-1]
     if precision.slopes is not None and (thorough or reference.own_gradient):
         found += compare("gradient", along_gradients(head, reference, last), precision, precision.slopes)
@@ -230,10 +232,8 @@ def shown(reference: Reference, asked: Asked) -> Pairs:
     yield logits, asked.logits, base
 
 
-def with_boxes(head: Head, reference: Reference, asked: Asked, most: int) -> Pairs:
+def with_boxes(head: Head, reference: Reference, asked: Asked, boxes: Boxes) -> Pairs:
     """Scores with boxes deleted, and with them kept."""
-    height, width = asked.activations.shape[2:]
-    boxes = sample_boxes(height, width, most=most)
     mine = head.with_boxes(asked, boxes, delete=True, keep=True)
     theirs = reference.head.with_boxes(asked, boxes, delete=True, keep=True)
     for some, other in zip(mine, theirs, strict=True):
@@ -247,7 +247,9 @@ def emptied(head: Head, reference: Reference, asked: Asked) -> Pairs:
 
 
 def without_channels(head: Head, reference: Reference, asked: Asked, most: int | None) -> Pairs:
-    """Scores without each channel, of activations in which only the `most` strongest are left."""
+    """Scores without each channel; where `most` is said, of one activation with so many channels left."""
+    if most is not None:
+        asked = first_of(asked)
     if most is not None and asked.activations.shape[1] > most:
         strength = host(library(asked.activations).abs(asked.activations)).mean(axis=(0, 2, 3))
         left = np.isin(np.arange(len(strength)), np.argsort(-strength)[:most])
@@ -255,6 +257,17 @@ def without_channels(head: Head, reference: Reference, asked: Asked, most: int |
         logits, extras = reference.show(kept, asked.extras)
         asked = replace(asked, activations=kept, logits=logits, extras={**asked.extras, **extras})
     yield head.without_channels(asked), reference.head.without_channels(asked), asked.scores[:, None]
+
+
+def first_of(asked: Asked) -> Asked:
+    """The same about the first picture alone."""
+    return replace(
+        asked,
+        activations=asked.activations[:1],
+        logits=asked.logits[:1],
+        reader=replace(asked.reader, targets=asked.reader.targets[:1]),
+        extras={name: values[:1] for name, values in asked.extras.items()},
+    )
 
 
 def both_gradients(head: Head, reference: Reference, asked: Asked) -> Pairs:
