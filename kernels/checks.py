@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from camrt.kernels.processors import usable_processors
 
 __all__ = ["Floats", "Ints", "boxes_within", "floats", "indices", "map_size", "output", "thread_count"]
 
@@ -146,13 +147,13 @@ def thread_count(threads: int | None) -> int:
     """Return the number of threads to use.
 
     Args:
-        threads: The number asked for; all of the machine's when None.
+        threads: The number asked for; one a processor that may be used when None.
 
     Raises:
         ValueError: It is less than 1.
     """
     if threads is None:
-        return os.cpu_count() or 1
+        return usable_processors()
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     return int(threads)

@@ -18,7 +18,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "rich")
 
 def run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True
     )
     return done.stdout.strip()
 

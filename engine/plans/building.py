@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -10,6 +9,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import onnx
 from onnx import TensorProto
 
+from camrt.engine.callers import warn_caller
 from camrt.engine.plans.bindings import Bindings, Module
 from camrt.errors import BackendError, ClampedConstantWarning, InputError
 from camrt.export.adjoint import GRADIENT
@@ -133,11 +133,10 @@ def in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
     clamped = cast_floats(own, ELEMENTS[precision])
     if clamped:
         named = ", ".join(map(repr, clamped[:3])) + (", ..." if len(clamped) > 3 else "")
-        warnings.warn(
+        warn_caller(
             f"{precision} ends at {largest(ELEMENTS[precision]):g}: larger numbers in {len(clamped)} of the "
             f"model's constants ({named}) became that",
             ClampedConstantWarning,
-            stacklevel=2,
         )
     return own
 

@@ -54,7 +54,7 @@ def mypy(tmp_path_factory):
     stubgen = "import sys; from mypy.stubgen import main; main(sys.argv[1:])"
     subprocess.run(
         [sys.executable, "-c", stubgen, "--inspect-mode", "-p", bindings.__name__, "-o", "stubs"],
-        cwd=folder, check=True, capture_output=True, timeout=60,
+        cwd=folder, check=True, capture_output=True,
     )  # fmt: skip
     stub = folder / "stubs" / bindings.__name__ / "tensorrt_rtx.pyi"
     text = stub.read_text()
@@ -67,7 +67,7 @@ def mypy(tmp_path_factory):
     def run(*words):
         ran = subprocess.run(
             [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", *map(str, words)],
-            cwd=folder, env=os.environ | {"MYPYPATH": "stubs"}, capture_output=True, text=True, timeout=60,
+            cwd=folder, env=os.environ | {"MYPYPATH": "stubs"}, capture_output=True, text=True,
         )  # fmt: skip
         return SimpleNamespace(status=ran.returncode, said=ran.stdout + ran.stderr)
 

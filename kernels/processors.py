@@ -1,0 +1,67 @@
+"""How many processors this process may use: fewer than there are, where affinity or a container says so."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import cache
+from pathlib import Path
+
+__all__ = ["cpu_quota", "usable_processors"]
+
+CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def usable_processors() -> int:
+    """The processors that the process may run on, and no more than its control group grants it time of."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _own_quota()
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def cpu_quota(cgroups: Path, own_group: Path) -> float | None:
+    """Seconds of processor time a second that control groups grant, the least of a group's and its parents'.
+
+    Args:
+        cgroups: Where the file system of control groups is mounted: /sys/fs/cgroup.
+        own_group: The file that names the process's groups: /proc/self/cgroup.
+
+    Returns:
+        None where nothing limits it, or there are no control groups.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max, "$MAX $PERIOD"), and of version 1
+    https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us, -1 for no limit; cpu.cfs_period_us).
+    """
+    found = []
+    for line in _text(own_group).splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            mount = cgroups
+        elif "cpu" in controllers.split(","):
+            mount = cgroups / "cpu"
+        else:
+            continue
+        group = mount / path.lstrip("/")
+        for place in (group, *group.parents):
+            quota, period = [*_text(place / "cpu.max").split(), "", ""][:2]
+            if not quota:
+                quota, period = _text(place / "cpu.cfs_quota_us"), _text(place / "cpu.cfs_period_us")
+            if quota.strip().isdecimal() and period.strip().isdecimal() and int(period) > 0:
+                found.append(int(quota) / int(period))
+            if place == mount:
+                break
+    return min(found, default=None)
+
+
+@cache
+def _own_quota() -> float | None:
+    return cpu_quota(CGROUPS, OWN_GROUP)
+
+
+def _text(path: Path) -> str:
+    """What a file holds; nothing where there is none, as on other systems, or no right to read it."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
