@@ -28,7 +28,7 @@ from onnx import NodeProto, TensorProto
 from camrt.export.graph import Graph, attribute
 from camrt.export.input_form import is_rounding
 from camrt.export.regions import Region
-from camrt.export.shifts import Shift, numbers_of, region_of, shifts_of
+from camrt.export.shifts import Shift, numbers_of, only_reader, region_of, shifts_of
 
 __all__ = ["Front", "read_front"]
 
@@ -127,13 +127,6 @@ def read_front(graph: Graph, element: int = TensorProto.FLOAT) -> Front:
     scale, shift = at.scale[back], at.shift[back]
     levels = levels_for(scale, shift, element)
     return Front(tuple(at.shifts), tuple(map(float, scale)), tuple(map(float, shift)), levels)
-
-
-def only_reader(graph: Graph, name: str) -> NodeProto | None:
-    """The node that reads a tensor, where there is one alone; nodes that ask for its shape do not count."""
-    readers = [graph.nodes[index] for index in graph.consumers[name]]
-    readers = [node for node in readers if node.op_type not in ("Shape", "Size")]
-    return readers[0] if len(readers) == 1 else None
 
 
 def levels_for(scale: Array, shift: Array, element: int) -> tuple[float, float] | None:

@@ -17,7 +17,7 @@ from onnx import NodeProto
 from camrt.export.graph import Graph, attribute
 from camrt.export.regions import Region
 
-__all__ = ["Shift", "numbers_of", "region_of", "shifts_of"]
+__all__ = ["Shift", "numbers_of", "only_reader", "region_of", "shifts_of"]
 
 HEIGHT, WIDTH = 2, 3
 LAYERS = ("Conv", "MaxPool", "AveragePool")
@@ -122,6 +122,13 @@ def numbers_of(graph: Graph, node: NodeProto, name: str, place: int) -> list[flo
     return None if value is None else [number.item() for number in np.atleast_1d(value)]
 
 
+def only_reader(graph: Graph, name: str) -> NodeProto | None:
+    """The node that reads a tensor, where there is one alone; nodes that ask for its shape do not count."""
+    readers = [graph.nodes[index] for index in graph.consumers[name]]
+    readers = [node for node in readers if node.op_type not in ("Shape", "Size")]
+    return readers[0] if len(readers) == 1 else None
+
+
 def of_slice(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     """The crops of a Slice, each with its axis."""
     given = [numbers_of(graph, node, name, place) for name, place in SLICE_INPUTS.items()]
@@ -143,8 +150,10 @@ def of_pad(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     count = len(pads) // 2
     if len(pads) != 2 * len(axes or range(4)):
         return None  # it is damaged
-    readers = [graph.nodes[index] for index in graph.consumers[node.output[0]]]
-    if len(readers) == 1 and readers[0].op_type in LAYERS and max(pads) < reach(graph, readers[0]):
+    behind = only_reader(graph, node.output[0])
+    while behind is not None and behind.op_type in ("Cast", "Identity", "Transpose"):
+        behind = only_reader(graph, behind.output[0])
+    if behind is not None and behind.op_type in LAYERS and max(pads) < reach(graph, behind):
         return []
     rows = zip(axes or range(count), pads[:count], pads[count:], strict=True)
     return [(int(axis), Shift(0, "pad", (float(before), float(after)))) for axis, before, after in rows]
