@@ -37,7 +37,7 @@ from camrt.engine.noise import noise
 from camrt.engine.places import Place
 from camrt.engine.scores import ScoreKind
 from camrt.errors import BackendError, CutError, DeadlineError, UnsupportedModelError
-from camrt.export.adjoint import GRADIENT, WEIGHTING
+from camrt.export.adjoint import GRADIENT, WEIGHTING, passed_roundings
 from camrt.export.batch_effects import across_batch, drawing
 from camrt.export.cutting import ACTIVATION, TargetTensor
 from camrt.export.endings import Activation
@@ -368,6 +368,5 @@ def precision_of(graph: Graph) -> Precision:
     half = any(kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for kind in graph.types.values())
     rounding = [node for node in graph.nodes if node.op_type in ROUNDING]
     # What is put in front to make whole numbers of pictures rounds nothing that is compared.
-    return Precision.of(
-        half=half, quantised=not all(node.output[0].startswith("camrt_") for node in rounding)
-    )
+    quantised = not all(node.output[0].startswith("camrt_") for node in rounding)
+    return Precision.of(half=half, quantised=quantised or bool(passed_roundings(graph)))

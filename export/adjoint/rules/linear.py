@@ -11,9 +11,7 @@ __all__: list[str] = []
 
 @rule("Gemm")
 def _gemm(step: Step) -> Sequence[str | None]:
-    """y = α·A'B' + β·C, A' and B' transposed or not: ā' = α·ȳ·B'ᵀ, c̄ = β·ȳ summed to C's shape."""
-    if step.wanted(1):
-        raise step.refuse("its weight depends on the picture")
+    """y = α·A'B' + β·C, A' and B' transposed or not: ā' = α·ȳ·B'ᵀ, b̄' = α·A'ᵀ·ȳ, c̄ = β·ȳ in C's shape."""
     make = step.make
     plain = not step.attribute("transB", 0)
     alpha = step.attribute("alpha", 1.0)
@@ -21,10 +19,17 @@ def _gemm(step: Step) -> Sequence[str | None]:
         first = make.add("Gemm", step.input(1), step.g, alpha=alpha, transA=int(not plain), transB=1)
     else:
         first = make.add("Gemm", step.g, step.input(1), alpha=alpha, transB=int(plain))
-    if not step.wanted(2):
-        return [first]
-    third = make.add("Mul", step.g, make.number(step.attribute("beta", 1.0)))
-    return [first, None, make.sum_to(third, step.shape(step.y), step.input(2), step.shape(step.input(2)))]
+    made: list[str | None] = [first, None, None]
+    if step.wanted(1):
+        turned = step.attribute("transA", 0)
+        operands, flags = (step.input(0), step.g), {"transA": int(not turned)}
+        if not plain:
+            operands, flags = (step.g, step.input(0)), {"transA": 1, "transB": int(turned)}
+        made[1] = make.add("Gemm", *operands, alpha=alpha, **flags)
+    if step.wanted(2):
+        third = make.add("Mul", step.g, make.number(step.attribute("beta", 1.0)))
+        made[2] = make.sum_to(third, step.shape(step.y), step.input(2), step.shape(step.input(2)))
+    return made
 
 
 @rule("MatMul")

@@ -167,7 +167,7 @@ def _gather(step: Step) -> Sequence[str | None]:
     axis = step.attribute("axis", 0) % len(shape)
     if indices is None:
         if axis:
-            raise step.refuse("its indices are computed from the picture, or from its size")
+            return [picked_when_run(step, axis)]
         return [scattered(step, make.unsqueeze(step.input(1), [len(step.shape(step.y)) - len(shape) + 1]))]
     fixed = settled(step, axis)
     picked = [int(index) for index in np.ravel(indices)]
@@ -180,15 +180,31 @@ def _gather(step: Step) -> Sequence[str | None]:
             return [surrounded(step, g, [axis], picked, [1])]
         return [surrounded(step, g, [axis], first_taken(step, [axis], picked, [1]))]
     if min(picked) < 0:
-        raise step.refuse("it picks from behind along an axis whose size is open")
+        return [picked_when_run(step, axis)]
     if indices.ndim > 1:
-        sizes = make.shape_of(step.x)
-        parts = [make.slice(sizes, [0], [axis], [0]), make.indices([len(picked)])]
-        parts.append(make.slice(sizes, [axis + 1], [EVERYTHING], [0]))
-        g = make.reshape(g, make.concat(parts, 0))
+        g = in_a_row(step, axis)
     reach = shape[axis] if fixed else max(picked) + 1
     back = spread(step, g, picked, axis, reach)
     return [back if fixed else surrounded(step, back, [axis], [0])]
+
+
+def in_a_row(step: Step, axis: int) -> str:
+    """ȳ with the axes of the indices joined to one."""
+    make = step.make
+    sizes = make.shape_of(step.x)
+    before, after = make.slice(sizes, [0], [axis], [0]), make.slice(sizes, [axis + 1], [EVERYTHING], [0])
+    return make.reshape(step.g, make.concat([before, make.indices([-1]), after], 0))
+
+
+def picked_when_run(step: Step, axis: int) -> str:
+    """Put back where indices say that are known only when the graph runs, or that count from an open end.
+
+    The matrix of `spread` is then what the node itself picks of unit vectors.
+    """
+    make = step.make
+    size = sizes_of(step, step.x, [axis])
+    matrix = make.add("Gather", make.units(size), make.reshape(step.input(1), [-1]), axis=0)
+    return make.product_along(in_a_row(step, axis), matrix, axis, len(step.shape(step.x)))
 
 
 def spread(step: Step, g: str, picked: Sequence[int], axis: int, size: int) -> str:

@@ -26,16 +26,54 @@ def _conv(step: Step) -> Sequence[str | None]:
     With one step a cell that is a convolution of ȳ with the weight turned round, which runs faster than the
     ConvTranspose it is with more.
     """
-    if step.wanted(1) or step.wanted(2):
-        raise step.refuse("its weight depends on the picture")
     weight = step.constant(step.input(1))
     kernel = step.attribute("kernel_shape") or step.shape(step.input(1))[2:]
     windows = windows_of(step, tuple(kernel))
     group = step.attribute("group", 1)
-    # A weight may be made of constants, but only when the graph runs.
-    if weight is None or max(windows.strides) > 1:
-        return [transposed(step, windows, group)]
-    return [turned(step, weight, windows, group)]
+    # A weight may be made when the graph runs, of constants or of the picture.
+    plain = weight is not None and max(windows.strides) == 1
+    made: list[str | None] = [None, None, None]
+    if step.wanted(0):
+        made[0] = (
+            turned(step, weight, windows, group)
+            if plain and weight is not None
+            else transposed(step, windows, group)
+        )
+    if step.wanted(1):
+        made[1] = of_weight(step, windows, group)
+    if step.wanted(2):
+        axes = [axis for axis in range(len(step.shape(step.y))) if axis != 1]
+        made[2] = step.make.reduce_sum(step.g, axes, keepdims=False)
+    return made
+
+
+def of_weight(step: Step, windows: Windows, group: int) -> str:
+    """W̄[o, c, i] = Σ ȳ[n, o, t]·x[n, c, s·t + d·i]: x convolved with ȳ, batch and channels exchanged.
+
+    Strides and dilations change places. What is left of rounding the number of windows down is cut off.
+    """
+    make = step.make
+    rank = len(windows.kernel)
+    spatial = list(range(3, 3 + rank))
+
+    def grouped(name: str, channels: int, order: list[int]) -> tuple[str, str]:
+        sizes = make.slice(make.shape_of(name), [2], [2 + rank], [0])
+        apart = make.concat([make.indices([0, group, channels // group]), sizes], 0)
+        moved = make.transpose(make.add("Reshape", name, apart), [*order, *spatial])
+        return moved, sizes
+
+    outputs, inputs = step.shape(step.y)[1], step.shape(step.x)[1]
+    # (C/g, g·N, ...) and (g·O/g, N, ...)
+    x, x_sizes = grouped(step.x, inputs, [2, 1, 0])
+    x = make.add("Reshape", x, make.concat([make.indices([inputs // group, -1]), x_sizes], 0))
+    g, g_sizes = grouped(step.g, outputs, [1, 2, 0])
+    g = make.add("Reshape", g, make.concat([make.indices([outputs, -1]), g_sizes], 0))
+    back = make.add(
+        "Conv", x, g, group=group, strides=list(windows.dilations), dilations=list(windows.strides),
+        pads=[*windows.begin, *windows.end],
+    )  # fmt: skip
+    kept = make.slice(back, [0] * rank, list(windows.kernel), list(range(2, 2 + rank)))
+    return make.transpose(kept, [1, 0, *range(2, 2 + rank)])
 
 
 def across(weight: Array, group: int) -> Array:

@@ -138,3 +138,22 @@ def test_an_einsum_of_two_pictures_that_are_broadcast():
         node("Einsum", "p x", "y", equation="...h,...h->..."),
     ]
     check(Case(nodes, lambda x: (x.mean(1, keepdim=True) * x).sum(-1)), factor=16)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_weight_made_from_the_picture(first, second):
+    """Gemm of the picture's rows and what is made of them; any of the two turned."""
+    left = [node("Flatten", "x", "f"), node("Tanh", "f", "t")]
+    left += [node("Transpose", "f", "a")] if first else [node("Identity", "f", "a")]
+    left += [node("Identity", "t", "b")] if second else [node("Transpose", "t", "b")]
+    nodes = [
+        *left,
+        node("Gemm", "a b", "m", transA=first, transB=second, alpha=0.5),
+        node("MatMul", "m t", "y"),
+    ]
+
+    def function(x):
+        flat = x.flatten(1)
+        return 0.5 * flat @ torch.tanh(flat).T @ torch.tanh(flat)
+
+    check(Case(nodes, function), factor=32)

@@ -8,12 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, adjoint_of, check, gradient, node, open_graph, run_double, run_single  # noqa: E402
+from adjoint_cases import Case, check, gradient, node, open_graph, run_double, run_single  # noqa: E402
 from onnx import TensorProto  # noqa: E402
 from tolerances import assert_close  # noqa: E402
 
 import camrt  # noqa: E402
-from camrt.errors import AdjointError  # noqa: E402
 from camrt.export.adjoint import WEIGHTING, adjoint_model  # noqa: E402
 
 END = np.iinfo(np.int64).max
@@ -92,10 +91,27 @@ def test_picking_from_an_axis_of_open_size(index):
     check_sizes(case)
 
 
-def test_picking_several_from_behind_an_axis_of_open_size_is_refused():
-    nodes = [node("Gather", "x i", "z", axis=2), node("GlobalAveragePool", "z", "y")]
-    with pytest.raises(AdjointError, match="from behind"):
-        adjoint_of(Case(nodes, None, weights={"i": whole(0, -1)}, open_size=True), double=False)
+@pytest.mark.parametrize("index", [[0, -1], [-2, 1, -2], [[-1, 0], [0, -3]]], ids=str)
+def test_picking_several_from_behind_an_axis_of_open_size(index):
+    rank = np.ndim(index)
+    nodes = [node("Gather", "x i", "z", axis=2), node("ReduceMean", "z", "y", axes=[*range(2, 3 + rank)])]
+    weights = {"i": np.array(index, np.int64)}
+    case = Case(
+        nodes, lambda x: x[:, :, index].mean([*range(2, 3 + rank)]), (3, 8, 7), weights, open_size=True
+    )
+    check_sizes(case)
+
+
+def test_picking_a_column_whose_place_is_computed_from_the_size():
+    """The middle of a map, as a network writes it that asks for its width."""
+    nodes = [
+        node("Shape", "x", "sizes"), node("Gather", "sizes three", "width"),
+        node("Div", "width two", "middle"),
+        node("Gather", "x middle", "c", axis=3), node("ReduceMean", "c", "y", axes=[2], keepdims=0),
+    ]  # fmt: skip
+    weights = {"three": np.array(3), "two": np.array(2)}
+    case = Case(nodes, lambda x: x[..., x.shape[3] // 2].mean(2), (3, 8, 7), weights, open_size=True)
+    check_sizes(case)
 
 
 def test_indices_that_are_computed_from_sizes():

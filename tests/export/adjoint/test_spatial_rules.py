@@ -90,10 +90,12 @@ def test_automatic_padding_of_pictures_of_open_size_is_refused():
         check(Case(nodes, None, (2, 6, 7), {"w": weight(3, 2, 3, 2)}, open_size=True))
 
 
-def test_a_weight_that_depends_on_the_picture_is_refused():
-    nodes = [node("ReduceMean", "x", "m", axes=[0], keepdims=1), node("Conv", "x m", "y")]
-    with pytest.raises(AdjointError, match=r"Conv .*its weight depends on the picture"):
-        check(Case(nodes, None, (2, 3, 3)))
+def test_a_turned_weight_that_depends_on_the_picture_is_refused():
+    nodes = [node("ReduceMean", "x", "m", axes=[0], keepdims=1), node("Pad", "m n", "w"),
+             node("ConvTranspose", "x w", "y")]  # fmt: skip
+    case = Case(nodes, None, (2, 3, 3), {"n": np.array([0] * 4 + [1] + [0] * 3)})
+    with pytest.raises(AdjointError, match=r"ConvTranspose .*its weight depends on the picture"):
+        adjoint_of(case, double=False)
 
 
 @pytest.mark.parametrize(("stride", "extra"), [(1, 0), (2, 0), (2, 1), (3, 2)])
@@ -208,3 +210,30 @@ def test_upsampling_by_whole_factors():
     kind = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     nodes = [node("Resize", "x _ scales", "y", **kind)]
     check(Case(nodes, lambda x: F.interpolate(x, scale_factor=(2, 3)), weights={"scales": scales}))
+
+
+@pytest.mark.parametrize(
+    ("group", "stride", "dilation", "pads"),
+    [(1, 1, 1, (1, 1, 1, 1)), (1, 2, 1, (0, 1, 1, 0)), (2, 1, 2, (2, 0, 1, 1)), (2, 3, 1, (1, 1, 0, 0))],
+)
+def test_a_convolution_whose_weight_is_made_from_the_picture(group, stride, dilation, pads):
+    """Dynamic convolution: one weight for the batch, made of what the whole of it holds on average."""
+    mix = weight(4, 6 * (4 // group) * 3 * 2)
+    nodes = [
+        node("ReduceMean", "x", "m", axes=[0, 2, 3], keepdims=0), node("MatMul", "m mix", "v"),
+        node("Tanh", "v", "t"), node("Reshape", "t form", "w"), node("Slice", "t zero six", "b"),
+        node("Conv", "x w b", "y", group=group, strides=[stride] * 2, dilations=[dilation] * 2, pads=pads),
+    ]  # fmt: skip
+    weights = {
+        "mix": mix,
+        "form": np.array([6, 4 // group, 3, 2]),
+        "zero": np.array([0]),
+        "six": np.array([6]),
+    }
+
+    def function(x):
+        made = torch.tanh(x.mean((0, 2, 3)) @ double(mix))
+        padded = F.pad(x, (pads[1], pads[3], pads[0], pads[2]))
+        return F.conv2d(padded, made.reshape(6, 4 // group, 3, 2), made[:6], stride, 0, dilation, group)
+
+    check(Case(nodes, function, (4, 8, 7), weights), double=False, factor=32)
