@@ -22,6 +22,7 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 
 from camrt.export.expanding.steps import RUNTIME, Expansion, Quantised, expansion
@@ -37,7 +38,6 @@ _MOVING = frozenset(
         "Upsample",
     }
 )  # fmt: skip
-_BYTES = (TensorProto.INT8, TensorProto.UINT8)
 
 
 def note(step: Expansion) -> None:
@@ -339,9 +339,13 @@ def _matrices_by_range(step: Expansion) -> None:
 
 @expansion("QuantizeLinear", "DequantizeLinear")
 def _quantisers(step: Expansion) -> None:
-    """The runtime's own take 16 bits before opset 21; of 8 bits they are ONNX's."""
+    """The runtime's own took 4 and 16 bits before ONNX's did, in opset 21."""
     zero = step.into.constants.get(step.input(2))
-    if zero is None or zero.data_type not in _BYTES or step.opset < 10:
+    known = zero is not None and onnx.defs.has(step.node.op_type, step.opset)
+    if zero is None or not known:
+        return
+    formal = onnx.defs.get_schema(step.node.op_type, step.opset).inputs[2]
+    if f"tensor({TensorProto.DataType.Name(zero.data_type).lower()})" not in formal.types:
         return
     axis = step.attribute("axis")
     named = {"axis": axis} if axis is not None and step.opset >= 13 and zero.dims else {}

@@ -155,30 +155,43 @@ class Expansion:
         return self.into.store(array, wish)
 
     def add(
-        self, operator: str, *inputs: str, out: str = "", name: str | None = None, **attributes: Any
+        self,
+        operator: str,
+        *inputs: str,
+        out: str = "",
+        name: str | None = None,
+        domain: str = "",
+        **attributes: Any,
     ) -> str:
         """A node with one output.
 
         Args:
-            operator: Of the default operator set.
+            operator: The operator.
             inputs: Names of its inputs; trailing empty ones are left out.
             out: Name of its output; a new one when empty.
             name: Of the node; that of the node that is expanded, when it makes the same output.
+            domain: Its operator set.
             attributes: Its attributes: values, or attributes of another node.
         """
         made = out or self.into.fresh(f"{self.y}_{operator.lower()}")
         called = name if name is not None else (self.node.name if made == self.y else "")
-        self.many(operator, inputs, [made], called, **attributes)
+        self.many(operator, inputs, [made], called, domain, **attributes)
         return made
 
     def many(
-        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attributes: Any
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        name: str = "",
+        domain: str = "",
+        **attributes: Any,
     ) -> None:
-        """A node with the outputs named."""
+        """A node with the outputs named; see `add`."""
         given = list(inputs)
         while given and not given[-1]:
             given.pop()
-        node = helper.make_node(operator, given, outputs, name=name or None)
+        node = helper.make_node(operator, given, outputs, name=name or None, domain=domain or None)
         for key, value in attributes.items():
             taken = isinstance(value, onnx.AttributeProto)
             node.attribute.append(value if taken else helper.make_attribute(key, value))

@@ -37,6 +37,7 @@ def _step(step: Step) -> Sequence[str | None]:
 
 
 @rule("QuantizeLinear")
+@rule("QuantizeLinear", domain="com.microsoft")
 def _quantise(step: Step) -> Sequence[str | None]:
     """q = clip(x/s + z): ȳ/s where x/s + z lies within the type's range."""
     if step.attribute("block_size", 0):
@@ -68,6 +69,7 @@ def _quantise_by_range(step: Step) -> Sequence[str | None]:
 
 
 @rule("DequantizeLinear")
+@rule("DequantizeLinear", domain="com.microsoft")
 def _dequantise(step: Step) -> Sequence[str | None]:
     """y = (q − z)·s: s·ȳ."""
     if step.attribute("block_size", 0):
