@@ -39,6 +39,8 @@ _MOVING = frozenset(
     }
 )  # fmt: skip
 
+_NIBBLES = (TensorProto.INT4, TensorProto.UINT4)
+
 
 def note(step: Expansion) -> None:
     """Remembers what a quantiser's output stands for, of a node that stays."""
@@ -344,6 +346,11 @@ def _quantisers(step: Expansion) -> None:
     known = zero is not None and onnx.defs.has(step.node.op_type, step.opset)
     if zero is None or not known:
         return
+    stored = step.into.constants.get(step.input(0))
+    nibbles = zero.data_type in _NIBBLES and stored is not None and stored.data_type in _NIBBLES
+    if nibbles and step.opset < 21 and step.attribute("block_size", 0) == 0:
+        _widened(step)
+        return
     formal = onnx.defs.get_schema(step.node.op_type, step.opset).inputs[2]
     if f"tensor({TensorProto.DataType.Name(zero.data_type).lower()})" not in formal.types:
         return
@@ -352,3 +359,18 @@ def _quantisers(step: Expansion) -> None:
     if step.node.op_type == "QuantizeLinear":
         note(step)
     step.add(step.node.op_type, *step.node.input, out=step.y, **named)
+
+
+def _widened(step: Expansion) -> None:
+    """A dequantiser of stored numbers of 4 bits, which are numbers of 8 bits too."""
+    wide: list[str] = []
+    for index in (0, 2):
+        name = step.input(index)
+        values = step.constant(name)
+        kind = np.int8 if step.into.constants[name].data_type == TensorProto.INT4 else np.uint8
+        wide.append(step.store(np.asarray(values).astype(kind), f"{name}_of_8_bits"))
+    axis = step.attribute("axis", 1)
+    by_axis = (step.rank(step.input(1)) or 0) > 0 and step.opset >= 13
+    step.add(
+        "DequantizeLinear", wide[0], step.input(1), wide[1], out=step.y, **({"axis": axis} if by_axis else {})
+    )
