@@ -34,6 +34,12 @@ ENDINGS = {
     torch.ops.aten.sigmoid.default: "Sigmoid",
 }
 
+SHARES = {
+    torch.ops.aten._softmax.default,
+    torch.ops.aten.sigmoid.default,
+    torch.ops.aten.hardsigmoid.default,
+}
+
 _LOCKS: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
 
@@ -227,17 +233,28 @@ class Subject:
             return rows_of(seen.source)
         rows = rows_of(scores)
         if activation != "none":
-            self._judge(rows.detach(), activation)
+            self._judge(rows.detach(), activation, in_unit=seen.bounds(scores))
         self.activation = activation or self.activation
         return self.read(rows)
 
-    def _judge(self, rows: torch.Tensor, activation: Activation | None) -> None:
-        """Decides by their numbers what answers (N, C) are that no softmax or sigmoid was seen to make."""
+    def _judge(self, rows: torch.Tensor, activation: Activation | None, *, in_unit: bool) -> None:
+        """Decides by their numbers what answers (N, C) are that no softmax or sigmoid was seen to make.
+
+        Args:
+            rows: The answers to noise.
+            activation: What the user says of them.
+            in_unit: Whether they are known to lie in [0, 1] whatever the pictures.
+        """
         noted = rows.double().cpu().numpy()
-        if is_distribution(noted, (0.0, math.inf), max(16.0 * torch.finfo(rows.dtype).eps, 1e-4)):
+        within = (0.0, 1.0 if in_unit else math.inf)
+        if is_distribution(noted, within, max(16.0 * torch.finfo(rows.dtype).eps, 1e-4)):
             self.reading = "logit" if activation == "sigmoid" else "log"
             note = "its answers sum to one on noise: read as a distribution p; activation= overrules this"
             self.notes = (note,)
+        elif in_unit:
+            self.reading = "log" if activation == "softmax" else "logit"
+            self.activation = "sigmoid"
+            self.notes = ("its answers lie in [0, 1]: read as sigmoids; activation= overrules this",)
         elif rows.shape[1] == 1 and activation is None:
             plain = is_no_logit(noted)
             self.activation = "none" if plain else "sigmoid"
@@ -253,21 +270,45 @@ class EndingSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         self.result: torch.Tensor | None = None
         self.kind = ""
         self._version = 0
+        self._bounded: torch.Tensor | None = None
+        self._bounded_version = 0
 
     def ends_in(self, scores: torch.Tensor) -> bool:
         """Whether scores are what was computed last, perhaps in another shape, and not changed since."""
         result = self.result
-        if result is None or result._version != self._version:
+        if result is None or version_of(result) != self._version:
             return False
         alias = result.data_ptr() == scores.data_ptr() and result.numel() == scores.numel()
         return scores is result or (alias and scores.is_contiguous() and result.is_contiguous())
+
+    def bounds(self, scores: torch.Tensor) -> bool:
+        """Whether scores are some of what an operator computed last that gives numbers in [0, 1]."""
+        held = self._bounded
+        if held is None or version_of(held) != self._bounded_version:
+            return False
+        return held.untyped_storage().data_ptr() == scores.untyped_storage().data_ptr()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.sigmoid.default or (func in ENDINGS and over_classes(args[0], args[1])):
             self.source, self.result, self.kind = args[0], result, ENDINGS[func]
-            self._version = result._version
+            self._version = version_of(result)
+        if gives_shares(func, args):
+            self._bounded, self._bounded_version = result, version_of(result)
         return result
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor was written into; 0 of one made in inference mode, which does not count."""
+    return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def gives_shares(func: Any, args: Any) -> bool:
+    """Whether an operator gives numbers in [0, 1] whatever it is given."""
+    if func is torch.ops.aten.clamp.default:
+        low, high = (args[place] if len(args) > place else None for place in (1, 2))
+        return low is not None and high is not None and low >= 0.0 and high <= 1.0
+    return func in SHARES
 
 
 def over_classes(scores: torch.Tensor, axis: int) -> bool:

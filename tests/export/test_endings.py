@@ -33,7 +33,11 @@ from tolerances import assert_close
 from zoo import HEADS, save, sigmoid, softmax
 
 import camrt
+from camrt.engine.backends.onnxruntime import OnnxRuntime
+from camrt.engine.probing import prober
 from camrt.errors import MethodError
+from camrt.export.float_types import cast_floats
+from camrt.export.interface import standardise
 
 # Maps are differences of scores that agree in most of their digits.
 DIFFERENCES = 100.0
@@ -205,6 +209,22 @@ def test_half_precision_answers(name, tmp_path):
     theirs = answers(path, batch.astype(np.float16))
     assert engine.interface.activation == ending.activation
     assert_close(engine.probabilities(engine.predict(batch)) * ending.factor, theirs, np.float16, factor=2)
+
+
+def test_logarithms_stay_finite_in_half_precision(tmp_path):
+    """The least probability vanishes in float16: a graph brought to it holds the least that it has."""
+    model, whole = built(BY_NUMBERS["mean-of-two-softmaxes"])
+    engine_logits = camrt.load(save(model, tmp_path / "model.onnx"), threads=1)
+    standardise(model, prober=prober(OnnxRuntime()))
+    cast_floats(model, TensorProto.FLOAT16)
+    path = tmp_path / "half.onnx"
+    path.write_bytes(model.SerializeToString())
+    for size in (1.0, 30.0):
+        batch = size * pictures(whole)
+        found = answers(path, batch.astype(np.float16), "camrt_logits").astype(np.float32)
+        assert np.isfinite(found).all()
+        wanted = engine_logits.probabilities(engine_logits.predict(batch))
+        assert np.abs(engine_logits.probabilities(found) - wanted).max() < 0.02 * size
 
 
 # ---------------------------------------------------------------- plain numbers, and what the user says

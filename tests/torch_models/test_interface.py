@@ -160,6 +160,28 @@ def test_answers_that_sum_to_one_are_a_distribution(ending):
     assert_close(gradient, wanted.numpy(), factor=8)  # five layers, forth and back
 
 
+SHARES = {
+    "hard-sigmoid": lambda x: functional.hardsigmoid(x),
+    "clamped": lambda x: (x / 4 + 0.5).clamp(0, 1),
+    "one-of-each-pair": lambda x: x[:, :4].reshape(-1, 2, 2).softmax(2)[:, :, 1],
+}
+
+
+@pytest.mark.parametrize("ending", SHARES)
+def test_answers_that_are_kept_in_the_unit_are_sigmoids(ending):
+    net = made(lambda: Wrapped(SHARES[ending]))
+    engine = load_module(net, size=(12, 16))
+    expected = logits_of(net, pictures())
+    assert engine.interface.activation == "sigmoid"
+    logits = engine.predict(pictures())
+    assert_close(engine.probabilities(logits), expected)
+    assert np.isfinite(logits).all()
+    assert "read as sigmoids" in " ".join(engine.notes)
+    shares = load_module(net, size=(12, 16), activation="softmax")
+    found = shares.probabilities(shares.predict(pictures()))
+    assert_close(found, expected / expected.sum(axis=1, keepdims=True))
+
+
 SHAPES = {
     "squeezed-softmax": (lambda x: x[:, :, None, None].softmax(1).squeeze(-1).squeeze(-1), "Softmax"),
     "channels-last-softmax": (lambda x: x[:, None, None].softmax(-1), "Softmax"),
@@ -185,6 +207,15 @@ def test_what_changes_a_probability_afterwards_is_seen():
     engine = load_module(net, size=(12, 16))
     assert engine.interface.recognised is None
     assert_close(engine.predict(pictures()), logits_of(net, pictures()))
+
+
+def test_a_module_that_runs_in_inference_mode():
+    """Its tensors count no writes, and its operators are seen undivided: its numbers tell."""
+    net = made(lambda: Wrapped(torch.inference_mode()(lambda x: x.softmax(1))))
+    with pytest.raises(AdjointError, match="no gradient"):
+        load_module(net, size=(12, 16)).explain(pictures(), "gradcam")
+    engine = load_module(net, size=(12, 16), target="net.last")
+    assert_close(engine.probabilities(engine.predict(pictures())), logits_of(net, pictures()))
 
 
 def test_one_number_that_no_logit_would_be_is_a_plain_value():
