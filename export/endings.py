@@ -295,15 +295,16 @@ def ending_by_behaviour(
     misses = sum_misses(graph.types.get(inner.tensor, TensorProto.FLOAT))
     misses = max(misses, min(answer.classes * coarsest_step(graph, inner.tensor), MOST_MISSED))
     if values is not None and is_distribution(values, unscaled, misses):
-        note = "its rows sum to one on noise: read as a distribution p, with logits log p"
+        why, read = "its rows sum to one on noise", "a distribution p, with logits log p"
     elif in_unit(unscaled):
-        note = (
-            "its last operators keep it so, and its rows do not sum to one: read as sigmoids p, with logits "
-        )
-        note, reading, activation = f"{note}log(p/(1−p))", "logit", "sigmoid"
+        why = "its last operators keep it so"
+        if answer.classes > 1:
+            told = values is not None and len(values)
+            why += ", and its rows do not sum to one" if told else ", and it gave no numbers for noise"
+        read, reading, activation = "sigmoids p, with logits log(p/(1−p))", "logit", "sigmoid"
     else:
         return bare_ending(scores, answer, activation, prober, within)
-    note = f"{inner.tensor!r} lies in [0, 1]; {note}; activation= overrules this"
+    note = f"{inner.tensor!r} lies in [0, 1]; {why}: read as {read}; activation= overrules this"
     return Ending(inner.tensor, activation or "softmax", reading, recognised, (note,))
 
 

@@ -158,7 +158,7 @@ def load_module(
         given.batch,
         classes,
         subject.activation,
-        subject.ending if subject.reading == "as it is" else "numbers that sum to one",
+        subject.ending,
         given.layout,
         joint,
         reading=subject.reading,

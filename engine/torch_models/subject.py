@@ -52,7 +52,7 @@ class Subject:
     share a lock.
 
     Attributes:
-        ending: The softmax or sigmoid that the module ends in; None of any other end.
+        ending: What the module ends in, where that says that it gives probabilities; else None.
         reading: What is done to its answers to make logits of them, see `camrt.export.readings`.
         activation: How logits become probabilities.
         notes: What a user should know of how answers were read.
@@ -179,7 +179,7 @@ class Subject:
         """
         if self.writes:
             pictures = pictures.clone()
-        if self.ending is None:
+        if self.ending is None or self.reading != "as it is":
             return self.read(rows_of(tensors_of(self.called(pictures))[self.output]))
         seen = EndingSeen()
         with seen:
@@ -249,10 +249,12 @@ class Subject:
         within = (0.0, 1.0 if in_unit else math.inf)
         if is_distribution(noted, within, max(16.0 * torch.finfo(rows.dtype).eps, 1e-4)):
             self.reading = "logit" if activation == "sigmoid" else "log"
+            self.ending = "numbers that sum to one"
             note = "its answers sum to one on noise: read as a distribution p; activation= overrules this"
             self.notes = (note,)
         elif in_unit:
             self.reading = "log" if activation == "softmax" else "logit"
+            self.ending = "numbers in [0, 1]"
             self.activation = "sigmoid"
             self.notes = ("its answers lie in [0, 1]: read as sigmoids; activation= overrules this",)
         elif rows.shape[1] == 1 and activation is None:

@@ -111,7 +111,9 @@ def test_an_ending_is_taken_off(ending):
 
 def test_a_softmax_that_is_not_over_classes_stays():
     net = made(lambda: Wrapped(lambda x: x.softmax(0)))
-    assert load_module(net, size=(12, 16)).interface.recognised is None
+    engine = load_module(net, size=(12, 16))
+    assert engine.interface.reading == "logit"
+    assert_close(engine.probabilities(engine.predict(pictures())), logits_of(net, pictures()))
 
 
 def test_activation():
