@@ -113,7 +113,8 @@ def test_a_softmax_that_is_not_over_classes_stays():
     net = made(lambda: Wrapped(lambda x: x.softmax(0)))
     engine = load_module(net, size=(12, 16))
     assert engine.interface.reading == "logit"
-    assert_close(engine.probabilities(engine.predict(pictures())), logits_of(net, pictures()))
+    one = pictures()[:1]  # the answers depend on the other pictures of the batch
+    assert_close(engine.probabilities(engine.predict(one)), logits_of(net, one))
 
 
 def test_activation():
