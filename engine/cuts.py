@@ -41,6 +41,7 @@ from camrt.export.graph import Graph
 from camrt.export.input_form import PICTURES
 from camrt.export.interface import LOGITS, Interface
 from camrt.export.ratio import is_ratio_of_cells
+from camrt.export.sizes import is_size
 
 if TYPE_CHECKING:
     from camrt.engine.methods import Method
@@ -108,8 +109,9 @@ def make_cuts(
     pooled: Factors | None = None
     for number, (target, tensor) in enumerate(zip(targets, tensors, strict=True)):
         around = crossing(graph, tensor)
+        clean = all(map(is_size, around))
         factors: Factors | Unfactored
-        if around:
+        if not clean:
             factors = Unfactored(
                 f"{', '.join(map(repr, around))} go{'es' * (len(around) == 1)} around the cut"
             )
@@ -118,7 +120,7 @@ def make_cuts(
         else:
             factors = factor(graph, tensor, interface.batch)
         start = start_of_adjoint(tensor, factors)
-        vectors = () if around or start is None else vectors_of(graph, start)
+        vectors = () if not clean or start is None else vectors_of(graph, start)
         beside = (*around, *vectors)
         shown = {ACTIVATION: tensor} | {beside_name(i): name for i, name in enumerate(beside)}
         if start is not None and start != tensor:
@@ -145,13 +147,15 @@ def make_cuts(
         head.has_joint = interface.joint is not None
         inner = {role: name for role, name in shown.items() if name not in (tensor, *around)}
         references.append(
-            reference(model, graph, tensor, inner, head, interface, analyst or runtime, batch_size, threads)
+            reference(
+                model, graph, tensor, around, inner, head, interface, analyst or runtime, batch_size, threads
+            )
         )
         residuals = frozenset({FIRST_LAYER, *(beside_name(len(around) + i) for i in range(len(vectors)))})
         cuts.append(Cut(target, head, taps, residuals))
     if interface.joint is not None:
         outputs[JOINT] = interface.joint
-    tapped = tapped_model(model, graph, outputs)
+    tapped = tapped_model(model, graph, outputs, interface.batch)
     if runtime.taps_cells and len(cuts) == 1 and pooled is not None and interface.fixed_size:
         shape = graph.shape(tensors[0])
         assert shape is not None
@@ -164,6 +168,7 @@ def reference(
     model: onnx.ModelProto,
     graph: Graph,
     target: str,
+    around: tuple[str, ...],
     shown: Mapping[str, str],
     head: Head,
     interface: Interface,
@@ -177,6 +182,7 @@ def reference(
         model: The standardised model.
         graph: Its index.
         target: The tensor it is cut at.
+        around: Tensors that go around the cut.
         shown: Further tensors of the trunk pass that the head reads, by their role.
         head: The head.
         interface: The model's interface.
@@ -189,17 +195,17 @@ def reference(
         return Reference(whole, whole.show, own_gradient=False)
 
     def make() -> Runner:
-        part = head_model(model, graph, target, LOGITS, input_name=MAP, batch=interface.batch)
+        part = head_model(model, graph, target, LOGITS, input_name=MAP, batch=interface.batch, beside=around)
         add_taps(part, graph, shown)
         return runtime.runner(part, label="head", batch=interface.batch)
 
     def back() -> Runner:
-        part = adjoint_model(model, graph, target, input_name=MAP, batch=interface.batch)
+        part = adjoint_model(model, graph, target, input_name=MAP, batch=interface.batch, beside=around)
         return runtime.runner(part, label="head's adjoint", batch=interface.batch)
 
-    graphs = GenericHead(
-        LazyRunner(make), HeadAdjoint(LazyRunner(back)), batch_size, "to compare with", threads
-    )
+    beside = tuple(beside_name(i) for i in range(len(around)))
+    adjoint = HeadAdjoint(LazyRunner(back), beside)
+    graphs = GenericHead(LazyRunner(make), adjoint, batch_size, "to compare with", threads, beside)
     known = isinstance(head, FactoredHead) and head.first_layer_is_known
     return Reference(graphs, graphs.show, own_gradient=known)
 

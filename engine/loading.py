@@ -32,16 +32,17 @@ from camrt.export.adjoint import passed_roundings
 from camrt.export.batching import (
     computes_shapes,
     open_batch,
-    share_batch_axis,
-    share_batch_size,
+    share_sizes,
     simplify_reshapes,
 )
+from camrt.export.branches import take_branches
 from camrt.export.cutting import JOINT, candidates, choose_targets
 from camrt.export.endings import Activation
 from camrt.export.front import Front, read_front
 from camrt.export.graph import Graph, Observer
 from camrt.export.input_form import InputForm, Layout, input_form
 from camrt.export.interface import LOGITS, Interface, standardise
+from camrt.export.picture_gathers import gather_by_picture, may_count_pictures
 from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
 from camrt.kernels.float_errors import ignore_float_errors
@@ -361,30 +362,46 @@ def settle_batch(
             notes.append("the file declares an open batch axis, but its inside holds for one picture only")
     batch = interface.batch
     if batch is not None:
+        gather_by_picture(model, [index(batch)])
         fixed = onnx.ModelProto()
         fixed.CopyFrom(model)
         if fixed_size:
             simplify_reshapes(model, index(batch))
-            if computes_shapes(model):
-                share_batch_size(model, [index(batch)])
+        if computes_shapes(model):
+            share_sizes(model, [index(batch)], fixed_size=fixed_size)
+            take_branches(model, index(batch))
         open_batch(model, interface)
         if same_when_opened(fixed, model, interface, size, runtime):
             notes.append(f"the batch axis, fixed at {interface.batch} in the file, was opened")
             interface = replace(interface, batch=None)
             return interface, index(PROBE_BATCH), notes
         model.CopyFrom(fixed)
-        if fixed_size and computes_shapes(model):
-            share_batch_size(model, [index(batch)], batch_is_fixed=True)
+        if computes_shapes(model):
+            share_sizes(model, [index(batch)], fixed_size=fixed_size, batch_is_fixed=True)
+            take_branches(model, index(batch))
         notes.append(f"the batch axis is fixed at {interface.batch} and could not be opened")
         return interface, index(batch), notes
     if fixed_size:
         simplify_reshapes(model, graph)
         graph = index(PROBE_BATCH)
-    if computes_shapes(model):
-        share = share_batch_size if fixed_size else share_batch_axis
-        share(model, [index(PROBE_BATCH), index(PROBE_BATCH + 2)])
+    branched = True
+    while branched and computes_shapes(model):
+        share_sizes(model, [graph, graph.twin()], fixed_size=fixed_size)
+        branched = take_branches(model, index(PROBE_BATCH))
+        graph = index(PROBE_BATCH)
+    if may_count_pictures(model) and gather_by_picture(model, at_several_sizes(graph, interface)):
         graph = index(PROBE_BATCH)
     return interface, graph, notes
+
+
+def at_several_sizes(graph: Graph, interface: Interface) -> list[Graph]:
+    """A model indexed at two batch sizes, and at a second size of pictures where that is open."""
+    graphs = [graph, graph.twin()]
+    if not interface.fixed_size:
+        batch, channels, height, width = graph.input_shape
+        larger = (batch, channels, interface.height or height + 64, interface.width or width + 96)
+        graphs.append(Graph(graph.model, larger))
+    return graphs
 
 
 def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | None, place: Place) -> None:

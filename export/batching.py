@@ -5,9 +5,9 @@ The cases, in order:
 1. A Reshape whose output shape is known for the probe batch B and starts with B becomes
    `Reshape([-1, rest])`, whether its shape operand was a constant with the batch baked in or was computed
    from `Shape` nodes. What computed it is then read by nothing and is dropped.
-2. A `Shape` of a tensor (N, fixed sizes) that is still read is put together from those sizes and one tensor
-   that holds the batch size (where pictures are of open size, only what picks N is). Paths of shapes then
-   cross no cut: a head takes the batch size from its own input.
+2. What a `Shape` that is still read answers is put together from numbers, the batch size, and sizes that
+   depend on how large the pictures are (`camrt.export.sizes`). Paths of shapes then cross no cut: a head
+   takes the batch size from its own input, and is told the other sizes.
 3. The fixed batch size in the input's and the output's declarations becomes a name.
 4. Anything else that bakes the batch in (Expand, Tile, ConstantOfShape) is left: the caller compares the
    rewritten graph with the original by running both, and keeps the original where they differ.
@@ -15,23 +15,28 @@ The cases, in order:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from itertools import count, groupby
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from camrt.export.graph import (
-    BATCH,
-    Graph,
-    attribute,
-    batch_size_nodes,
-    drop_unread_initializers,
-    names_read,
-    set_shape,
-)
+from camrt.export.graph import Graph, attribute, drop_unread_initializers, names_read, set_shape
 from camrt.export.input_form import PICTURES
 from camrt.export.interface import LOGITS, Interface
+from camrt.export.shape_inference import declared_sizes
+from camrt.export.sizes import BATCH, SIZE, batch_size_nodes, is_size
+from camrt.export.small_values import MOST_VALUES, moved
 
-__all__ = ["computes_shapes", "open_batch", "share_batch_axis", "share_batch_size", "simplify_reshapes"]
+__all__ = ["computes_shapes", "open_batch", "share_sizes", "simplify_reshapes"]
+
+Array = npt.NDArray[Any]
+
+SHAPE_OF = "camrt_shape_behind_"  # what begins the names of the shapes that sizes are picked out of
 
 
 def simplify_reshapes(model: onnx.ModelProto, graph: Graph) -> None:
@@ -74,74 +79,181 @@ def computes_shapes(model: onnx.ModelProto) -> bool:
     return any(node.op_type == "Shape" for node in model.graph.node)
 
 
-def share_batch_size(model: onnx.ModelProto, graphs: list[Graph], *, batch_is_fixed: bool = False) -> None:
-    """Puts the answer of each `Shape` together from fixed sizes and one tensor with the batch size, in place.
+def share_sizes(
+    model: onnx.ModelProto, graphs: list[Graph], *, fixed_size: bool, batch_is_fixed: bool = False
+) -> None:
+    """Puts the answer of each `Shape` together from numbers and sizes (`camrt.export.sizes`), in place.
 
-    Only valid for the picture size that the graphs were built with.
+    What only moves such answers about (Gather, Slice, Concat, ...) is put together anew, too: what picks one
+    size out of a shape depends on no other.
 
     Args:
         model: The model.
-        graphs: Its index at one batch size or more: a first axis is the batch axis when it is so in all.
+        graphs: Its index at one batch size or more: what grows with the batch in all of them is its size.
+        fixed_size: Whether the picture size is fixed, to that of the graphs.
         batch_is_fixed: Whether the batch size is a fixed size like any other.
     """
-    nodes: list[NodeProto] = []
     for graph in graphs:
         graph.observe(LOGITS)
+    sizes = _Sizes(model, graphs, fixed_size, batch_is_fixed)
     for node in model.graph.node:
-        sizes = fixed_sizes(node, graphs, batch_is_fixed)
-        if sizes is None:
-            nodes.append(node)
-            continue
-        name = node.output[0] if BATCH not in sizes else f"camrt_sizes_of_{node.input[0]}_{len(nodes)}"
-        fixed = [size for size in sizes if size != BATCH]
-        model.graph.initializer.append(numpy_helper.from_array(np.array(fixed, np.int64), name))
-        if BATCH in sizes:
-            nodes.append(helper.make_node("Concat", [BATCH, name], list(node.output), axis=0))
-    with_batch_size(model, nodes)
-
-
-def share_batch_axis(model: onnx.ModelProto, graphs: list[Graph]) -> None:
-    """Lets what picks the batch axis out of a `Shape` read the batch size itself, in place.
-
-    What is left of `share_batch_size` when the picture size is open.
-
-    Args:
-        model: The model.
-        graphs: Its index at two batch sizes or more.
-    """
-    nodes: list[NodeProto] = []
-    for node in model.graph.node:
-        made = graphs[0].producer(node.input[0]) if node.op_type == "Gather" else None
-        sizes = None if made is None else fixed_sizes(made, graphs, batch_is_fixed=False)
-        index = None if sizes is None else graphs[0].constant(node.input[1])
-        if sizes is not None and sizes[0] == BATCH and index is not None and not index.any():
-            node = onnx.NodeProto.FromString(node.SerializeToString())
-            node.input[0] = BATCH
-        nodes.append(node)
-    with_batch_size(model, nodes)
-
-
-def with_batch_size(model: onnx.ModelProto, nodes: list[NodeProto]) -> None:
-    """Gives the model these nodes, with those that make the batch size in front if they read it."""
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        sizes.take(node)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in sizes.nodes]
     del model.graph.node[:]
-    model.graph.node.extend([*batch_size_nodes(PICTURES), *copies])
+    if not any(BATCH in node.output for node in nodes):
+        model.graph.node.extend(batch_size_nodes(PICTURES))
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(sizes.initializers)
     drop_unread(model)
 
 
-def fixed_sizes(node: NodeProto, graphs: list[Graph], batch_is_fixed: bool) -> list[int | str] | None:
-    """What a `Shape` answers, `BATCH` for the batch axis; None for other nodes, and where it is not known."""
-    if node.op_type != "Shape" or node.input[0] not in graphs[0].dependent:
-        return None
-    shapes = [graph.shapes.get(node.input[0]) for graph in graphs]
-    first = shapes[0]
-    if not first:
-        return None
-    for graph, shape in zip(graphs, shapes, strict=True):
-        if not batch_is_fixed and (not shape or shape[0] != graph.input_shape[0] or shape[1:] != first[1:]):
+class _Sizes:
+    """The nodes of a model with sizes brought to one form.
+
+    Attributes:
+        nodes: What there is of them so far, in order.
+        initializers: Constants that were added.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, graphs: list[Graph], fixed_size: bool, batch_is_fixed: bool
+    ) -> None:
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._graphs = graphs
+        self._batch_is_fixed = batch_is_fixed
+        self._declared = None if fixed_size else declared_sizes(model)
+        # What is known of an int64 tensor: its elements as numbers, or as names of tensors [1].
+        self._parts: dict[str, Array] = {}
+        self._made = {name for node in model.graph.node for name in node.output}
+        self._taken = {tensor.name for tensor in model.graph.initializer}
+
+    def take(self, node: NodeProto) -> None:
+        """Adds a node, or what stands for it."""
+        if any(map(is_size, node.output)) or node.output[0].startswith(SHAPE_OF):
+            self._take_size(node)
+            return
+        parts = self._answer(node) if node.op_type == "Shape" else moved(node, self._known)
+        if parts is None:
+            self.nodes.append(node)
+            return
+        output = node.output[0]
+        elements = parts.reshape(-1).tolist()
+        if not any(isinstance(element, str) for element in elements):
+            if node.op_type != "Shape" and not any(name in self._parts for name in node.input):
+                self.nodes.append(node)  # a constant of another kind
+                return
+            self._parts[output] = parts.astype(np.int64)
+            self.initializers.append(numpy_helper.from_array(self._parts[output], output))
+            return
+        self._parts[output] = parts
+        if parts.ndim > 1:
+            self.nodes.append(node)
+        elif parts.ndim == 0:
+            self.nodes.append(
+                helper.make_node("Gather", [elements[0], self._constant(np.int64(0))], [output], axis=0)
+            )
+        else:
+            named = [
+                self._run(run, kind) for kind, run in groupby(elements, lambda item: isinstance(item, str))
+            ]
+            names = [name for run in named for name in run]
+            self.nodes.append(helper.make_node("Concat", names, [output], axis=0))
+
+    def _take_size(self, node: NodeProto) -> None:
+        """Adds a node that an earlier call made of a size, or the number that it is known to be by now."""
+        made, graph = node.output[0], self._graphs[0]
+        if made in graph.sizes and made != BATCH:
+            source = graph.measured_by(made)
+            axis = int(made.rpartition("_")[2])
+            value = graph.at_probe(made)
+            if node.op_type == "Gather" and value is not None and self._is_fixed(source, axis):
+                self._parts[made] = value
+                self.initializers.append(numpy_helper.from_array(value, made))
+                return
+            self._parts[made] = np.array([made], object)
+        self.nodes.append(node)
+
+    def _known(self, name: str) -> Array | None:
+        """The parts of a tensor, or its value when it is a small constant."""
+        if name in self._parts:
+            return self._parts[name]
+        graph = self._graphs[0]
+        shape = graph.shapes.get(name)
+        if shape is None or math.prod(shape) > MOST_VALUES or name in graph.dependent:
             return None
-    answer: list[int | str] = [first[0] if batch_is_fixed else BATCH, *first[1:]]
-    return answer[attribute(node, "start", 0) : attribute(node, "end")]
+        value = graph.constant(name)
+        return value if value is not None and value.dtype == np.int64 else None
+
+    def _run(self, run: Iterable[int | str], named: bool) -> list[str]:
+        """Tensors for a run of names, or of numbers."""
+        if named:
+            return [str(name) for name in run]
+        return [self._constant(np.array(list(run), np.int64))]
+
+    def _constant(self, value: Any) -> str:
+        name = next(name for i in count() if (name := f"camrt_numbers_{i}") not in self._taken)
+        self._taken.add(name)
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
+        return name
+
+    def _answer(self, node: NodeProto) -> Array | None:
+        """The parts of what a `Shape` answers; None when one of them is not understood."""
+        name = node.input[0]
+        shapes = [graph.shapes.get(name) for graph in self._graphs]
+        known = [shape for shape in shapes if shape is not None]
+        if name not in self._graphs[0].dependent or len(known) < len(shapes):
+            return None
+        axes = range(len(known[0]))[attribute(node, "start", 0) : attribute(node, "end")]
+        parts = [self._part(name, axis, [shape[axis] for shape in known]) for axis in axes]
+        if any(part is None for part in parts):
+            return None
+        answer = np.empty(len(parts), object)
+        answer[:] = parts
+        return answer
+
+    def _part(self, name: str, axis: int, found: list[int]) -> int | str | None:
+        """One size of a tensor, given what it is in each of the graphs."""
+        batches = [graph.input_shape[0] for graph in self._graphs]
+        several = len(batches) > 1
+        if found == batches and not self._batch_is_fixed and (several or axis == 0):
+            return BATCH
+        if not several and not self._batch_is_fixed and axis == 0:
+            return None
+        if len(set(found)) == 1:
+            return found[0] if self._is_fixed(name, axis) else self._size(name, axis)
+        ratios = {size // batch for size, batch in zip(found, batches, strict=True)}
+        if len(ratios) > 1 or any(size % batch for size, batch in zip(found, batches, strict=True)):
+            return None
+        fixed = self._declared is None
+        each = (
+            self._constant(np.array([*ratios], np.int64)) if fixed else self._size(name, axis, by_batch=True)
+        )
+        made = f"camrt_rows_{name}_{axis}"
+        if made not in self._made:
+            self._made.add(made)
+            self.nodes.append(helper.make_node("Mul", [BATCH, each], [made]))
+        return made
+
+    def _is_fixed(self, name: str, axis: int) -> bool:
+        if self._declared is None:
+            return True
+        shape = self._declared.get(name, ())
+        return axis < len(shape) and shape[axis] is not None
+
+    def _size(self, name: str, axis: int, *, by_batch: bool = False) -> str:
+        """The tensor [1] that holds one size of a tensor, or that size over the batch size."""
+        made = f"{SIZE}{name}_{axis}"
+        if made not in self._made:
+            self._made.add(made)
+            whole = f"camrt_whole_{name}_{axis}" if by_batch else made
+            shape = f"{SHAPE_OF}{name}_{axis}"
+            index = self._constant(np.array([axis], np.int64))
+            self.nodes.append(helper.make_node("Shape", [name], [shape]))
+            self.nodes.append(helper.make_node("Gather", [shape, index], [whole], axis=0))
+            if by_batch:
+                self.nodes.append(helper.make_node("Div", [whole, BATCH], [made]))
+        return made
 
 
 def drop_unread(model: onnx.ModelProto) -> None:

@@ -2,9 +2,10 @@
 
 The head of a tensor t is every node downstream of t. The *crossing* tensors are those the head reads that
 depend on the picture and are not themselves downstream of t: skip connections, mostly. A cut at t is clean
-when nothing crosses.
+when nothing crosses; sizes that the head needs and cannot take from its own tensors do not count.
 
-The target, when none is asked for, is found by the rules of `camrt.export.choosing`.
+The target, when none is asked for, is found by the rules of `camrt.export.choosing`, and is what a power mean
+pools rather than its power (`camrt.export.power_means`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from camrt.errors import CutError
 from camrt.export.axes import cell_axes
 from camrt.export.choosing import choose
 from camrt.export.flow import paths_through
-from camrt.export.graph import BATCH, Graph, batch_size_nodes, names_read, set_shape
+from camrt.export.graph import Graph, names_read, opset, set_shape
 from camrt.export.interface import LOGITS
+from camrt.export.nodes import NodeMaker
 from camrt.export.operators import FLOATING
+from camrt.export.power_means import before_power_mean
+from camrt.export.rows import rows_of
+from camrt.export.shape_inference import declared_sizes
+from camrt.export.sizes import BATCH, batch_size_nodes
 from camrt.export.steps import flow_of
-from camrt.export.tokens import MOST_PREFIX, Layout, MapPlace, map_in
+from camrt.export.tokens import MOST_PREFIX, Layout, MapPlace, map_in, size_is_open
 
 __all__ = [
     "ACTIVATION",
@@ -79,24 +85,36 @@ class TargetTensor:
 
 
 def crossing(graph: Graph, name: str, *, end: str = LOGITS) -> tuple[str, ...]:
-    """Tensors that the head of `name` reads around it, in graph order; empty for a clean cut."""
+    """Tensors that the head of `name` reads around it, in graph order; empty for a clean cut.
+
+    Behind them, the sizes that the head cannot take from its own tensors.
+    """
     downstream = graph.downstream(name)
-    needed = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[name])]
     if end not in downstream:
         return (end,)
     found: dict[str, None] = {}
-    for node in needed:
+    for index in graph.upstream_nodes(end, stop=[name]):
+        node = graph.nodes[index]
         if not any(made in downstream for made in node.output):
             continue
         for read in names_read(node):
             if read not in downstream and not graph.is_constant(read):
                 found.setdefault(read)
-    return tuple(found)
+    told = [
+        size
+        for size in graph.sizes
+        if size != BATCH
+        and (source := graph.measured_by(size)) in graph.dependent
+        and source not in downstream
+    ]
+    inner = graph.upstream_nodes(end, stop=[name, BATCH, *found, *told])
+    read_there = {read for index in inner for read in names_read(graph.nodes[index])}
+    return (*found, *(size for size in told if size in read_there))
 
 
 def clean_cuts(graph: Graph, end: str = LOGITS) -> frozenset[str]:
     """The tensors every path from the picture to the logits runs through: those with a clean cut."""
-    nodes = (graph.nodes[index] for index in graph.upstream_nodes(end, stop=[BATCH]))
+    nodes = (graph.nodes[index] for index in graph.upstream_nodes(end, stop=graph.sizes))
     links = ((names_read(node), filter(None, node.output)) for node in nodes)
     through, total = paths_through(links, graph.input_name, end)
     return frozenset(name for name, count in through.items() if count == total)
@@ -163,7 +181,7 @@ def choose_targets(
     found = choose(flow_of(graph, cell_axes(graph)), maps, above_weights=joint is not None)
     if found:
         by_name = {target.name: target for target in listed}
-        return [by_name[name] for name in found]
+        return [by_name.get(before_power_mean(graph, name), by_name[name]) for name in found]
     names = ", ".join(repr(target.name) for target in listed[-3:])
     raise CutError(
         "no activation with two spatial axes was found in this model, so there is nothing to map; "
@@ -194,29 +212,40 @@ def why_no_target(graph: Graph, wanted: str, grid: tuple[int, int] | None) -> st
     )
 
 
-def tapped_model(model: onnx.ModelProto, graph: Graph, taps: dict[str, str]) -> onnx.ModelProto:
-    """The whole model with further float32 outputs.
+def tapped_model(
+    model: onnx.ModelProto, graph: Graph, taps: dict[str, str], batch: int | None = None
+) -> onnx.ModelProto:
+    """The whole model with further float32 outputs, each with a row a picture (`camrt.export.rows`).
 
     Args:
         model: The standardised model; it is not changed.
         graph: Its index.
         taps: Output name -> tensor it shows.
+        batch: Fixed batch size; None for an open axis.
     """
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
-    add_taps(tapped, graph, taps)
+    add_taps(tapped, graph, taps, batch)
     return tapped
 
 
-def add_taps(model: onnx.ModelProto, graph: Graph, taps: Mapping[str, str]) -> None:
+def add_taps(model: onnx.ModelProto, graph: Graph, taps: Mapping[str, str], batch: int | None = None) -> None:
     """Gives a model, or a part of one, further float32 outputs, in place; see `tapped_model`."""
+    make = NodeMaker(opset(model), prefix="camrt_tap")
     for output, name in taps.items():
+        rows = rows_of(graph, name, batch)
+        shown = name if rows.as_they_are else rows.leave(make, name, len(graph.shape(name) or ()), batch)
         if graph.types.get(name, TensorProto.FLOAT) == TensorProto.FLOAT:
-            tap = helper.make_node("Identity", [name], [output])
+            tap = helper.make_node("Identity", [shown], [output])
         else:
-            tap = helper.make_node("Cast", [name], [output], to=TensorProto.FLOAT)
-        model.graph.node.append(tap)
+            tap = helper.make_node("Cast", [shown], [output], to=TensorProto.FLOAT)
+        make.nodes.append(tap)
         model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+    counted = any(BATCH in node.output for node in model.graph.node)
+    if not counted and any(BATCH in node.input for node in make.nodes):
+        model.graph.node.extend(batch_size_nodes(model.graph.input[0].name))
+    model.graph.node.extend(make.nodes)
+    model.graph.initializer.extend(make.initializers)
 
 
 def head_model(
@@ -228,6 +257,7 @@ def head_model(
     input_name: str,
     batch: int | None,
     beside: Sequence[str] = (),
+    features: int | None = None,
 ) -> onnx.ModelProto:
     """The part of the graph between two tensors, float32 in and out.
 
@@ -241,32 +271,86 @@ def head_model(
         input_name: Name the input gets.
         batch: Fixed batch size; None for an open axis.
         beside: Tensors that go around the cut: each becomes an input of its own, `beside_name` of its
-            position.
+            position, that holds a row a picture (`camrt.export.rows`).
+        features: Takes the input as (N, features), whatever axes of size one `start` has; None takes it as
+            it is.
+
+    Raises:
+        CutError: More than that goes around the cut.
     """
-    inputs = [(input_name, start), *((beside_name(i), name) for i, name in enumerate(beside))]
-    stop = [start, BATCH, *beside]
-    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=stop)]
-    entries = [
-        helper.make_node("Cast", [outer], [inner], to=graph.types.get(inner, TensorProto.FLOAT))
-        for outer, inner in inputs
-    ]
+    missing = [name for name in crossing(graph, start, end=end) if name not in beside]
+    if missing:
+        raise CutError(f"what follows {start!r} also reads {', '.join(map(repr, missing))}")
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start, BATCH, *beside])]
+    make = NodeMaker(opset(model), prefix="camrt_entry")
+    inputs = [enter_start(graph, make, start, input_name, batch, features)]
+    declared = declared_sizes(model) if beside and size_is_open(model) else {}
+    for index, name in enumerate(beside):
+        inputs.append(enter_beside(graph, make, name, beside_name(index), batch, declared.get(name)))
     exit_name = f"camrt_out_{end}"
     leave = helper.make_node("Cast", [end], [exit_name], to=TensorProto.FLOAT)
     used = {name for node in nodes for name in names_read(node)}
     count = batch_size_nodes(input_name) if BATCH in used else []
     used.update(name for node in count for name in node.input)
     part = helper.make_graph(
-        [*count, *entries, *nodes, leave],
+        [*count, *make.nodes, *nodes, leave],
         "head",
-        [helper.make_tensor_value_info(outer, TensorProto.FLOAT, None) for outer, _ in inputs],
+        inputs,
         [helper.make_tensor_value_info(exit_name, TensorProto.FLOAT, None)],
+        make.initializers,
     )
-    for value, (outer, inner) in zip(part.input, inputs, strict=True):
-        shape = graph.shape(inner)
-        assert shape is not None
-        spatial = len(shape) == 4 and shape[2] * shape[3] > 1
-        open_axes = [shape[1], f"{outer}_h", f"{outer}_w"] if spatial else shape[1:]
-        set_shape(value, [batch or "N", *open_axes])
     part.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in used)
     part.sparse_initializer.extend(model.graph.sparse_initializer)
     return helper.make_model(part, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+
+
+def enter_start(
+    graph: Graph, make: NodeMaker, name: str, outer: str, batch: int | None, features: int | None
+) -> onnx.ValueInfoProto:
+    """Nodes that make the tensor a head starts from of its input, and that input."""
+    shape = graph.shape(name)
+    assert shape is not None
+    source = outer
+    if features is not None and shape[1:] != (features,):
+        source = make.reshape(outer, [-1, *shape[1:]])
+        shape = (shape[0], features)
+    spatial = len(shape) == 4 and shape[2] * shape[3] > 1
+    axes = [shape[1], f"{outer}_h", f"{outer}_w"] if spatial else shape[1:]
+    return entered(graph, make, name, source, outer, [batch or "N", *axes])
+
+
+def enter_beside(
+    graph: Graph,
+    make: NodeMaker,
+    name: str,
+    outer: str,
+    batch: int | None,
+    declared: tuple[int | None, ...] | None,
+) -> onnx.ValueInfoProto:
+    """Nodes that make a tensor that goes around the cut of its rows, and the input that holds those.
+
+    Args:
+        graph: The graph.
+        make: Makes the nodes.
+        name: The tensor.
+        outer: Name of the input.
+        batch: Fixed batch size; None for an open axis.
+        declared: Its sizes that are the same for pictures of any size; None when that is not asked.
+    """
+    shape, rows = graph.shape(name), rows_of(graph, name, batch)
+    assert shape is not None
+    known = declared if declared is not None and len(declared) == len(shape) else shape
+    sizes = [f"{outer}_{axis}" if size is None else size for axis, size in enumerate(known)]
+    source = outer if rows.as_they_are else rows.enter(make, outer, len(shape))
+    return entered(graph, make, name, source, outer, [batch or "N", *rows.row(sizes)])
+
+
+def entered(
+    graph: Graph, make: NodeMaker, name: str, source: str, outer: str, shape: Sequence[int | str]
+) -> onnx.ValueInfoProto:
+    """The node that gives a tensor its own name and type, and the input it comes from."""
+    kind = graph.types.get(name, TensorProto.FLOAT)
+    make.nodes.append(helper.make_node("Cast", [source], [name], to=kind))
+    value = helper.make_tensor_value_info(outer, TensorProto.FLOAT, None)
+    set_shape(value, shape)
+    return value

@@ -22,9 +22,10 @@ from onnx import NodeProto
 
 from camrt.export.affine import Affine, AffineForms, bias_is_known
 from camrt.export.cellwise import cellwise_region
-from camrt.export.cutting import ACTIVATION, CELLS, clean_cuts, head_model
-from camrt.export.graph import Graph, attribute, set_shape
+from camrt.export.cutting import ACTIVATION, CELLS, clean_cuts, crossing, head_model
+from camrt.export.graph import Graph, attribute
 from camrt.export.interface import LOGITS
+from camrt.export.power_means import roots_of
 from camrt.export.reduction import Reduction, find_reduction
 
 __all__ = ["AffineStart", "Factors", "Unfactored", "cell_layer", "factor", "tap_cells"]
@@ -126,7 +127,17 @@ def factor(graph: Graph, target: str, batch: int | None) -> Factors | Unfactored
             f"what follows the flattened map does not begin with a linear layer ({reduction.tensor!r})"
         )
     name, form = psi
-    rest = None if name == LOGITS else vector_model(graph, name, batch, form.features(inputs))
+    if (root := roots_of(graph, name)) is not None:
+        return Unfactored(f"{root} of sums over cells, whose differences it magnifies")
+    for end, begin in ((LOGITS, name), (end_of_phi, target)):
+        if begin != end and (around := crossing(graph, begin, end=end)):
+            return Unfactored(
+                f"{', '.join(map(repr, around))} go{'es' * (len(around) == 1)} around {begin!r}"
+            )
+    rest: onnx.ModelProto | None = None
+    if name != LOGITS:
+        features = form.features(inputs)
+        rest = head_model(graph.model, graph, name, LOGITS, input_name=VECTOR, batch=batch, features=features)
     weight, bias = in_map_order(graph, form, reduction, end_of_phi)
     inner, outer = shape_of(graph, target)[2:], shape_of(graph, end_of_phi)[2:]
     cell_bias: Array | None = None
@@ -294,21 +305,3 @@ def affine_start(
     layer = head_model(graph.model, graph, target, name, input_name=MAP, batch=batch)
     rest = head_model(graph.model, graph, name, LOGITS, input_name=MAP, batch=batch)
     return AffineStart(np.ascontiguousarray(form.weight, dtype=np.float32), layer, rest)
-
-
-def vector_model(graph: Graph, start: str, batch: int | None, features: int) -> onnx.ModelProto:
-    """The graph from a vector, taken as (N, F) whatever its axes of size one, to the logits."""
-    model = head_model(graph.model, graph, start, LOGITS, input_name=VECTOR, batch=batch)
-    shape = shape_of(graph, start)
-    if len(shape) > 2 or shape[1] != features:
-        cast = model.graph.node[0]
-        cast.input[0] = "camrt_shaped_vector"
-        model.graph.initializer.append(
-            onnx.numpy_helper.from_array(np.array([-1, *shape[1:]], np.int64), "camrt_vector_shape")
-        )
-        reshape = onnx.helper.make_node("Reshape", [VECTOR, "camrt_vector_shape"], ["camrt_shaped_vector"])
-        nodes = [reshape, *(onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node)]
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-        set_shape(model.graph.input[0], [batch or "N", features])
-    return model

@@ -21,10 +21,11 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
-from camrt.export.graph import names_read, without_large_weights
+from camrt.export.graph import names_read
 from camrt.export.interface import constant_tensor
 from camrt.export.operators import FLOATING, QUANTISERS
 from camrt.export.protos import domain_of, node_subgraphs
+from camrt.export.shape_inference import without_large_weights
 
 __all__ = ["cast_floats", "largest", "wants_float32"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,18 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from camrt.errors import ModelFileError
+from camrt.export.shape_inference import infer, set_shape, static_shape
+from camrt.export.sizes import BATCH, is_size
 
 __all__ = [
-    "BATCH",
     "Graph",
     "Observer",
     "attribute",
-    "batch_size_nodes",
     "drop_unread_initializers",
     "ends_with_one",
     "names_read",
     "opset",
+    "set_shape",
     "static_shape",
     "subgraphs",
 ]
@@ -32,8 +32,6 @@ __all__ = [
 Array = npt.NDArray[Any]
 Observer = Callable[[onnx.ModelProto, tuple[int, ...], Sequence[str]], dict[str, tuple[tuple[int, ...], int]]]
 
-# The tensor [N] that computed shapes take the batch size from; it counts as no dependence on the picture.
-BATCH = "camrt_batch"
 # A constant larger than this is never folded while analysing (its producers are left alone).
 FOLDING_LIMIT_BYTES = 1 << 31
 # What is computed from the batch size is followed up to so many numbers, and tried at these sizes.
@@ -72,24 +70,6 @@ def opset(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
-def static_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
-    """A value's declared shape, None for each symbolic axis; None when no rank is declared."""
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
-
-
-def batch_size_nodes(source: str) -> list[NodeProto]:
-    """The nodes that make `BATCH` from a tensor (N, ...)."""
-    first = numpy_helper.from_array(np.zeros(1, np.int64))
-    return [
-        helper.make_node("Shape", [source], ["camrt_sizes"]),
-        helper.make_node("Constant", [], ["camrt_first"], value=first),
-        helper.make_node("Gather", ["camrt_sizes", "camrt_first"], [BATCH], axis=0),
-    ]
-
-
 def ends_with_one(shape: tuple[int, ...] | None) -> bool:
     """Whether a shape is (N, K, 1, ..., 1) with nothing but ones behind its second axis."""
     return shape is not None and len(shape) >= 2 and all(size == 1 for size in shape[2:])
@@ -107,6 +87,7 @@ class Graph:
     Attributes:
         shapes: Inferred shape of each tensor at that input shape, where it could be inferred.
         types: Inferred element type (`onnx.TensorProto` constant) of each tensor.
+        sizes: The tensors that are sizes, see `camrt.export.sizes`.
     """
 
     def __init__(
@@ -126,7 +107,10 @@ class Graph:
                     self.producers[name] = index
             for name in dict.fromkeys(names_read(node)):
                 self.consumers[name].append(index)
+        self.sizes: tuple[str, ...] = tuple(name for name in self.producers if is_size(name))
         self._constants: dict[str, Array | None] = {}
+        self._at_probe: dict[str, Array | None] = {}
+        self._twin: Graph | None = None
         self.shapes, self.types = infer(model, input_shape)
         self.dependent = self.downstream(self.input_name)
         self._of_batch = reached_from(BATCH, self.nodes) if BATCH in self.producers else frozenset[str]()
@@ -148,8 +132,15 @@ class Graph:
         return any(name in self.shapes for name in unknown)
 
     def downstream(self, name: str) -> frozenset[str]:
-        """The tensors whose value depends on tensor `name`, itself included."""
+        """The tensors whose value depends on tensor `name`, itself included; see `camrt.export.sizes`."""
         return reached_from(name, self.nodes)
+
+    def measured_by(self, size: str) -> str:
+        """The tensor that a size (`camrt.export.sizes`) is read off."""
+        node = self.nodes[self.producers[size]]
+        while node.op_type != "Shape":
+            node = self.nodes[self.producers[node.input[0]]]
+        return str(node.input[0])
 
     def upstream_nodes(self, name: str, stop: Iterable[str] = ()) -> list[int]:
         """Indices, in order, of the nodes that `name` needs, not going past the tensors in `stop`."""
@@ -178,7 +169,7 @@ class Graph:
         return None if value is None else value.shape
 
     def is_constant(self, name: str) -> bool:
-        """Whether a tensor does not depend on the pictures, their number aside."""
+        """Whether a tensor does not depend on the pictures, their number and sizes aside."""
         return bool(name) and name not in self.dependent
 
     def constant(self, name: str) -> Array | None:
@@ -187,7 +178,7 @@ class Graph:
             return None
         if name not in self._constants:
             self._constants[name] = (
-                self._evaluate(name) if name not in self._of_batch else self._settled(name)
+                self._evaluate(name, self.constant) if name not in self._of_batch else self._settled(name)
             )
         return self._constants[name]
 
@@ -201,16 +192,48 @@ class Graph:
         values = []
         for batch in BATCHES:
             known: dict[str, Array | None] = {BATCH: np.array([batch])}
+
+            def value_of(read: str, known: dict[str, Array | None] = known) -> Array | None:
+                return known[read] if read in known else self.constant(read)
+
             for made in made_of_it:
-                known[made] = self._evaluate(made, known)
+                known[made] = self._evaluate(made, value_of)
             values.append(known[name])
         first, *others = values
         if first is None or any(other is None or not np.array_equal(first, other) for other in others):
             return None
         return first
 
-    def _evaluate(self, name: str, known: Mapping[str, Array | None] = MappingProxyType({})) -> Array | None:
-        """The value of a tensor, given those of some that it is made from."""
+    def at_probe(self, name: str) -> Array | None:
+        """The value of a tensor that depends on sizes alone, at the input shape the graph is indexed at."""
+        if name not in self._at_probe:
+            node = self.producer(name)
+            if node is not None and node.op_type == "Shape":
+                shape = self.shape(node.input[0])
+                part = slice(attribute(node, "start", 0), attribute(node, "end"))
+                self._at_probe[name] = None if shape is None else np.array(shape[part], np.int64)
+            elif not name or name in self.downstream_of_values:
+                self._at_probe[name] = None
+            else:
+                self._at_probe[name] = self._evaluate(name, self.at_probe)
+        return self._at_probe[name]
+
+    @cached_property
+    def downstream_of_values(self) -> frozenset[str]:
+        """The tensors that depend on what the pictures show, and not only on their number and sizes."""
+        return reached_from(
+            self.input_name, (node for node in self.nodes if node.op_type not in ("Shape", "Size"))
+        )
+
+    def twin(self) -> Graph:
+        """The same model indexed at another batch size: an axis that differs runs over pictures."""
+        if self._twin is None:
+            batch, *rest = self.input_shape
+            self._twin = Graph(self.model, (batch + 2, *rest), self._observer)
+        return self._twin
+
+    def _evaluate(self, name: str, value_of: Callable[[str], Array | None]) -> Array | None:
+        """The value of a tensor, given those of what its node reads."""
         if name in self.initializers:
             return np.asarray(numpy_helper.to_array(self.initializers[name]))
         node = self.producer(name)
@@ -218,7 +241,7 @@ class Graph:
             return None
         feeds: dict[str, Array] = {}
         for read in dict.fromkeys(names_read(node)):
-            value = known[read] if read in known else self.constant(read)
+            value = value_of(read)
             if value is None or value.nbytes > FOLDING_LIMIT_BYTES:
                 return None
             feeds[read] = value
@@ -234,10 +257,10 @@ class Graph:
 
 
 def reached_from(name: str, nodes: Iterable[NodeProto]) -> frozenset[str]:
-    """What nodes make from a tensor's value, itself included; the batch size counts as made from none."""
+    """What nodes make from a tensor's value, itself included; sizes count as made from none."""
     reached = {name}
     for node in nodes:
-        if BATCH not in node.output and any(read in reached for read in names_read(node)):
+        if not any(map(is_size, node.output)) and any(read in reached for read in names_read(node)):
             reached.update(made for made in node.output if made)
     return frozenset(reached)
 
@@ -256,65 +279,6 @@ def evaluate_node(model: onnx.ModelProto, node: NodeProto, feeds: dict[str, Arra
     return [np.asarray(value) for value in ReferenceEvaluator(single).run(None, feeds)]
 
 
-def infer(
-    model: onnx.ModelProto, input_shape: tuple[int, ...]
-) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Shapes and element types of all tensors when the only input has the given concrete shape."""
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(without_large_weights(model))
-    graph = skeleton.graph
-    del graph.value_info[:]
-    set_shape(graph.input[0], input_shape)
-    for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except onnx.shape_inference.InferenceError as error:
-        raise ModelFileError(
-            f"the model's shapes do not fit together for an input of shape {input_shape}: {error}"
-        ) from error
-    shapes: dict[str, tuple[int, ...]] = {}
-    types: dict[str, int] = {}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        if value.type.tensor_type.elem_type:
-            types[value.name] = value.type.tensor_type.elem_type
-        shape = static_shape(value)
-        if shape is not None and None not in shape:
-            shapes[value.name] = tuple(size for size in shape if size is not None)
-    for value in model.graph.output:  # what inference does not know, the file may say
-        shape = static_shape(value)
-        if value.name not in shapes and shape and None not in shape[1:]:
-            shapes[value.name] = (input_shape[0], *(size for size in shape[1:] if size is not None))
-            types[value.name] = value.type.tensor_type.elem_type
-    for tensor in model.graph.initializer:
-        shapes[tensor.name] = tuple(tensor.dims)
-        types[tensor.name] = tensor.data_type
-    return shapes, types
-
-
-def without_large_weights(model: onnx.ModelProto, keep: int = 512) -> onnx.ModelProto:
-    """The model with its initializers of more than `keep` numbers turned into typed inputs.
-
-    It is light enough to copy about.
-    """
-    light = onnx.ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    graph = light.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= keep:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    graph.sparse_initializer.extend(model.graph.sparse_initializer)
-    return light
-
-
 def drop_unread_initializers(model: onnx.ModelProto) -> None:
     """Drops the initializers that nothing reads, where they are: the others' weights are not copied."""
     read = {name for node in model.graph.node for name in names_read(node)}
@@ -322,14 +286,3 @@ def drop_unread_initializers(model: onnx.ModelProto) -> None:
     for index in reversed(range(len(model.graph.initializer))):
         if model.graph.initializer[index].name not in read:
             del model.graph.initializer[index]
-
-
-def set_shape(value: onnx.ValueInfoProto, shape: Iterable[int | str]) -> None:
-    """Declares a value's shape: a number for a fixed axis, a name for a symbolic one."""
-    declared = value.type.tensor_type.shape
-    del declared.dim[:]
-    for size in shape:
-        if isinstance(size, str):
-            declared.dim.add(dim_param=size)
-        else:
-            declared.dim.add(dim_value=size)

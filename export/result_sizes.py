@@ -18,11 +18,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, TypeProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError, UnsafeModelError
 from camrt.export.limits import ReadingLimits, claimed_bytes, element_bits, human_count, quoted
 from camrt.export.protos import domain_of, node_label, node_subgraphs
+from camrt.export.shape_inference import NodeInference
 from camrt.export.small_values import MOST_VALUES, NUMPY_TYPES, Array, computed, static_shape
 
 __all__ = ["ResultSizes"]
@@ -81,11 +82,9 @@ class _Sizes:
     def __init__(self, versions: Mapping[str, int], limits: ReadingLimits) -> None:
         self._limits = limits
         self._fine_bits = 8 * limits.max_tensor_bytes
-        self._versions = versions
-        self._opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+        self._infer = NodeInference(versions)
         # Values the file states, rather than those computed for the smallest input.
         self._stated: set[str] = set()
-        self._schemas: dict[tuple[str, str], onnx.defs.OpSchema | None] = {}
 
     def visit(
         self, graph: onnx.GraphProto, types: ChainMap[str, TypeProto], values: ChainMap[str, Array]
@@ -196,35 +195,6 @@ class _Sizes:
                 raise ModelFileError(f"{label} would have a negative dimension: {dims[:8]}")
             return
         claimed_bytes(TensorProto.UINT8, dims, label, self._limits)
-
-    def _schema(self, operator: str, domain: str) -> onnx.defs.OpSchema | None:
-        key = (operator, domain)
-        if key not in self._schemas:
-            version = self._versions.get(domain)
-            if version is None or not onnx.defs.has(operator, version, domain):
-                self._schemas[key] = None
-            else:
-                self._schemas[key] = onnx.defs.get_schema(operator, version, domain)
-        return self._schemas[key]
-
-    def _infer(
-        self, node: onnx.NodeProto, types: Mapping[str, TypeProto], values: Mapping[str, Array]
-    ) -> dict[str, TypeProto]:
-        schema = self._schema(node.op_type, domain_of(node.domain))
-        if schema is None:
-            return {}
-        read = [name for name in node.input if name]
-        operands = {name: numpy_helper.from_array(values[name]) for name in read if name in values}
-        try:
-            return shape_inference.infer_node_outputs(
-                schema,
-                node,
-                {name: types.get(name, TypeProto()) for name in read},
-                operands,
-                opset_imports=self._opsets,
-            )
-        except Exception:  # onnx raises whatever its C++ throws; what it cannot infer is not refused
-            return {}
 
     def _allowed(self, name: str, result: TypeProto, node: onnx.NodeProto) -> bool:
         """Whether an inferred type is usable; raises where it is too large."""

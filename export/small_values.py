@@ -15,7 +15,7 @@ from onnx import TensorProto, TypeProto, numpy_helper
 
 from camrt.export.protos import domain_of
 
-__all__ = ["MOST_VALUES", "NUMPY_TYPES", "Array", "computed", "static_shape"]
+__all__ = ["MOST_VALUES", "NUMPY_TYPES", "Array", "computed", "moved", "static_shape"]
 
 Array = NDArray[np.generic]
 
@@ -72,6 +72,31 @@ def computed(
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
         return {}
     return {node.output[0]: value} if value.shape == shape else {}
+
+
+# Put elements elsewhere, and compute nothing.
+_MOVING = ("Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
+
+
+def moved(node: onnx.NodeProto, value_of: Callable[[str], Array | None]) -> Array | None:
+    """The result of a node that only moves elements about, of any kind; None for others and unknown operands.
+
+    Args:
+        node: The node.
+        value_of: Gives the value of a tensor, None when it is not known.
+    """
+    if domain_of(node.domain) or node.op_type not in _MOVING:
+        return None
+    operands = [value_of(name) if name else None for name in node.input]
+    if any(name and value is None for name, value in zip(node.input, operands, strict=True)):
+        return None
+    try:
+        result = _COMPUTED[node.op_type](operands, {item.name: item for item in node.attribute})
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
+    held = np.empty(np.shape(result), object)
+    held[...] = result
+    return held
 
 
 def _int(attributes: _Attributes, name: str, default: int) -> int:
@@ -166,6 +191,7 @@ _COMPUTED: dict[str, Callable[[Sequence[Array | None], _Attributes], Array]] = {
     "Concat": lambda operands, attributes: np.concatenate(
         [_known(operands, i) for i in range(len(operands))], attributes["axis"].i
     ),
+    "Constant": lambda _, attributes: numpy_helper.to_array(attributes["value"].t),
     "ConstantOfShape": _filled,
     "Div": _divide,
     "Equal": _pairwise(np.equal),

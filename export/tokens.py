@@ -18,12 +18,14 @@ import onnx
 from onnx import TensorProto
 
 from camrt.errors import CutError
+from camrt.export.axes import cell_axes
 from camrt.export.axis_parts import CellTokens, Roles
 from camrt.export.graph import Graph, opset
-from camrt.export.nodes import EVERYTHING, NodeMaker
+from camrt.export.nodes import EVERYTHING, Indices, NodeMaker
+from camrt.export.sizes import SIZE
 from camrt.export.upgrading import MODERN_OPSET
 
-__all__ = ["MOST_PREFIX", "Layout", "MapPlace", "grid_of_tokens", "lay_out", "map_in"]
+__all__ = ["MOST_PREFIX", "Layout", "MapPlace", "grid_of_tokens", "lay_out", "map_in", "size_is_open"]
 
 Layout = Literal["map", "tokens", "channels-last"]
 MOST_PREFIX = 16  # tokens in front of the patches
@@ -124,15 +126,11 @@ def lay_out(
         The map's name.
 
     Raises:
-        CutError: Tokens of a model whose picture size is open, or of one that could not be upgraded.
+        CutError: Tokens of a model whose picture size is open, which come from no rows of cells, or of one
+            that could not be upgraded.
     """
     if layout == "map":
         return name
-    declared = model.graph.input[0].type.tensor_type.shape.dim
-    if layout == "tokens" and not all(axis.HasField("dim_value") for axis in list(declared)[1:]):
-        raise CutError(
-            f"{name!r} holds tokens, and the file leaves the pictures' size open: export it with a fixed size"
-        )
     if opset(model) < MODERN_OPSET:
         raise CutError(
             f"{name!r} is not laid out as a map, and this file of operator set {opset(model)} holds "
@@ -146,8 +144,13 @@ def lay_out(
         make.transpose(made, [0, 2, 3, 1])
     else:
         patches = make.slice(source, [prefix], [EVERYTHING], [1])
-        made = make.reshape(make.transpose(patches, [0, 2, 1]), [0, channels, height, width])
-        again = make.transpose(make.reshape(made, [0, channels, height * width]), [0, 2, 1])
+        cells: Indices = [0, channels, height, width]
+        if size_is_open(model):
+            rows = f"{SIZE}rows_{number}"
+            make.nodes.extend(rows_of_cells(graph, make, name, (height, width), rows))
+            cells = make.concat([make.indices([0, channels]), rows, make.indices([-1])], 0)
+        made = make.reshape(make.transpose(patches, [0, 2, 1]), cells)
+        again = make.transpose(make.reshape(made, [0, channels, -1]), [0, 2, 1])
         if prefix:
             make.concat([make.slice(source, [0], [prefix], [1]), again], 1)
     make.nodes[-1].output[0] = name  # so that what reads the tensor goes on doing so
@@ -159,3 +162,33 @@ def lay_out(
     model.graph.node.extend([*nodes[: place + 1], *make.nodes, *nodes[place + 1 :]])
     model.graph.initializer.extend(make.initializers)
     return made
+
+
+def size_is_open(model: onnx.ModelProto) -> bool:
+    """Whether the model leaves the height or the width of its pictures open."""
+    return not all(axis.HasField("dim_value") for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])
+
+
+def rows_of_cells(
+    graph: Graph, make: NodeMaker, name: str, cells: tuple[int, int], output: str
+) -> list[onnx.NodeProto]:
+    """Nodes that read [h], the rows of cells that tokens stand for, off the last tensor that has them.
+
+    Raises:
+        CutError: There is none that they come from.
+    """
+    axes = cell_axes(graph)
+    for index in reversed(graph.upstream_nodes(name)):
+        for source in graph.nodes[index].output:
+            shape, roles = graph.shape(source) or (), axes.get(source, ())
+            found = [axis for axis, role in enumerate(roles) if role == "h" and shape[axis] == cells[0]]
+            if source != name and found:
+                count = make.indices(found[:1])
+                return [
+                    onnx.helper.make_node("Shape", [source], [f"{output}_shape"]),
+                    onnx.helper.make_node("Gather", [f"{output}_shape", count], [output], axis=0),
+                ]
+    raise CutError(
+        f"{name!r} holds tokens, the file leaves the pictures' size open, and nothing before them has "
+        f"{cells[0]} rows of cells: export it with a fixed size"
+    )

@@ -23,8 +23,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from camrt.export.graph import attribute, names_read, opset, static_shape, without_large_weights
+from camrt.export.graph import attribute, names_read, opset, static_shape
 from camrt.export.operators import FLOATING
+from camrt.export.shape_inference import without_large_weights
 
 __all__ = ["MODERN_OPSET", "upgrade"]
 

@@ -72,12 +72,12 @@ def adjoint_model(
             f"operator set {opset(model)}, holds something that has no spelling there: convert the file "
             "(onnx.version_converter.convert_version), or export it again"
         )
+    reached = reached_from(graph.nodes, [start])
+    if LOGITS not in reached:
+        raise AdjointError(f"the logits do not depend on {start!r}: their gradient there is zero everywhere")
     head = head_model(model, graph, start, LOGITS, input_name=input_name, batch=batch, beside=beside)
     cast_floats(head, element)
     make = NodeMaker(opset(model), element, scatters=scatters)
-    reached = reached_from(head.graph.node, [start])
-    if LOGITS not in reached:
-        raise AdjointError(f"the logits do not depend on {start!r}: their gradient there is zero everywhere")
     walk = Walk(graph, make, reached, relu, [], [], {LOGITS: [WEIGHTING]})
     leave = next(i for i, node in enumerate(head.graph.node) if node.output[0].startswith("camrt_out_"))
     walk.back_through([*head.graph.node[:leave], *head.graph.node[leave + 1 :]], start)
@@ -109,7 +109,9 @@ def vectors_of(graph: Graph, start: str) -> tuple[str, ...]:
         for node in nodes
         if node.op_type in ("Gemm", "MatMul")
         and node.output[0] in reached
-        and len(graph.shape(node.output[0]) or ()) == 2
+        and (shape := graph.shape(node.output[0])) is not None
+        and len(shape) == 2
+        and shape[0] == graph.input_shape[0]
     )
 
 

@@ -11,8 +11,9 @@ from tolerances import assert_close
 from zoo import HEADS, Net, classifier, model_of, save
 
 import camrt
-from camrt.export.batching import computes_shapes, share_batch_size, simplify_reshapes
-from camrt.export.graph import BATCH, Graph
+from camrt.export.batching import computes_shapes, share_sizes, simplify_reshapes
+from camrt.export.graph import Graph
+from camrt.export.sizes import BATCH
 
 FLOAT = TensorProto.FLOAT
 SHAPE = (6, 4, 3)
@@ -250,7 +251,7 @@ def test_a_shape_of_part_of_the_axes_is_fixed():
         return session.run(None, {"camrt_pictures": np.ones((4, 3, 8, 6), np.float32)})[0]
 
     before = answer()
-    share_batch_size(model, [Graph(model, (5, 3, 8, 6)), Graph(model, (7, 3, 8, 6))])
+    share_sizes(model, [Graph(model, (5, 3, 8, 6)), Graph(model, (7, 3, 8, 6))], fixed_size=True)
     np.testing.assert_array_equal(answer(), before)
     np.testing.assert_array_equal(answer()[0] - 1, [4, 3, 8, 6, 4, 8, 6])
     assert [node.op_type for node in model.graph.node].count("Shape") == 1

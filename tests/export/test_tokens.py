@@ -215,18 +215,23 @@ def test_grids(tokens, patches, grid, expected):
     assert grid_of_tokens(tokens, patches, grid) == expected
 
 
-def test_tokens_of_pictures_of_open_size_are_refused(tmp_path):
-    """How many there are is not known then, nor how they lie."""
+def token_file(path, size, *, reshaped=True):
+    """A patch embedding, tokens, a mean; pictures of that size, or of open size."""
     rng = np.random.default_rng(0)
     weights = {
         "w": rng.standard_normal((6, 3, 4, 4)).astype(np.float32),
         "v": rng.standard_normal((6, CLASSES)).astype(np.float32),
         "shape": np.array([0, 6, -1], np.int64),
+        "rows": np.array([0, -1, 6], np.int64),
     }
-    nodes = [
+    patches = [
         helper.make_node("Conv", ["input", "w"], ["patches"], strides=[4, 4]),
         helper.make_node("Reshape", ["patches", "shape"], ["flat"]),
         helper.make_node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
+    ]
+    mixed = [helper.make_node("Reshape", ["input", "rows"], ["tokens"])]
+    nodes = [
+        *(patches if reshaped else mixed),
         helper.make_node("Tanh", ["tokens"], ["mixed"]),
         helper.make_node("ReduceMean", ["mixed"], ["vector"], axes=[1], keepdims=0),
         helper.make_node("MatMul", ["vector", "v"], ["logits"]),
@@ -234,15 +239,27 @@ def test_tokens_of_pictures_of_open_size_are_refused(tmp_path):
     graph = helper.make_graph(
         nodes,
         "tokens",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, *size])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CLASSES])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    path = tmp_path / "open.onnx"
-    path.write_bytes(
-        helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-        ).SerializeToString()
-    )
-    with pytest.raises(CutError, match="leaves the pictures' size open"):
-        camrt.load(path, target="tokens")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_tokens_of_pictures_of_open_size_lie_as_what_they_come_from(tmp_path):
+    engine = camrt.load(token_file(tmp_path / "open.onnx", ("h", "w")), target="tokens")
+    for height, width in ((16, 24), (20, 12)):
+        fixed = camrt.load(token_file(tmp_path / "fixed.onnx", (height, width)), target="tokens")
+        some = np.random.default_rng(1).standard_normal((2, 3, height, width), np.float32)
+        for method in ("pixab", "ablation", "gradcam"):
+            ours, theirs = (one.explain(some, method, targets=1) for one in (engine, fixed))
+            assert ours.raw.shape == (2, height // 4, width // 4)
+            assert_close(ours.raw, theirs.raw, factor=DEEP)
+
+
+def test_tokens_of_pictures_of_open_size_that_come_from_no_rows_are_refused(tmp_path):
+    path = token_file(tmp_path / "open.onnx", ("h", "w"), reshaped=False)
+    with pytest.raises(CutError, match="nothing before them has 112 rows"):
+        camrt.load(path, target="tokens", grid=(112, 224))
