@@ -291,8 +291,10 @@ class Explanation:
         """Write the overlays as PNG, if there is anything to draw on, and all arrays as one NumPy archive.
 
         An overlay is called STEM_RANK_CLASS-LABEL.png, RANK counting the picture's targets from 1. The
-        archive holds the fields of this class as arrays (`labels` only where known) and `stems`, and is
-        read by `numpy.load(path, allow_pickle=False)`. Each file appears complete or not at all.
+        archive holds the fields of this class as arrays (`labels` only where known) and `stems`; where
+        pictures were given also `framings` (N, 6): height and width of each, and the left, upper, right and
+        lower edge of what the model saw of it. It is read by `numpy.load(path, allow_pickle=False)`. Each
+        file appears complete or not at all.
 
         Args:
             folder: Made if missing.
@@ -343,6 +345,10 @@ class Explanation:
             "seconds": np.array(self.seconds, np.float64),
             "stems": np.array(stems, np.str_),
         }
+        if self.framings is not None:
+            arrays["framings"] = np.array(
+                [(*framing.size, *framing.region.box) for framing in self.framings], np.float64
+            )
         if self.labels is not None:
             arrays["labels"] = np.array(self.labels, np.str_)
         return arrays

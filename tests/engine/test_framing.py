@@ -102,6 +102,10 @@ def test_a_drawing_in_another_size_and_of_files(tmp_path: Path) -> None:
     both = (middle(changed(each.overlay(0), view) ** 4) for each in (whole, found))
     assert np.abs(np.subtract(*both)).max() < 1
     paths = found.save(tmp_path / "out", "a", pictures=[picture])
+    with np.load(paths[-1], allow_pickle=False) as archive:
+        # 64/0.875 = 73: of 73×219 rows 4 to 68 and columns 78 to 142.
+        edges = (78 * 300 / 219, 400 / 73, 142 * 300 / 219, 6800 / 73)
+        assert archive["framings"][0] == pytest.approx((100, 300, *edges))
     with Image.open(paths[0]) as drawing:
         assert drawing.size == (300, 100)
     with pytest.raises(InputError, match="expected 1 pictures to draw on, got 2"):
