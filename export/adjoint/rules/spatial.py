@@ -188,8 +188,6 @@ def _average_pool(step: Step) -> Sequence[str | None]:
     """ȳ/n to each of the n cells that a window counts."""
     make = step.make
     kernel = tuple(step.attribute("kernel_shape"))
-    if len(kernel) != 2:
-        raise step.refuse("only pooling over two axes has a rule")
     windows = windows_of(step, kernel)
     padded = any((*windows.begin, *windows.end))
     whole = bool(step.attribute("count_include_pad", 0))
@@ -199,11 +197,32 @@ def _average_pool(step: Step) -> Sequence[str | None]:
         share = make.add("Div", step.g, counted(step, windows))
     else:
         share = make.add("Div", step.g, make.number(float(np.prod(kernel))))
-    return [placed(step, dict.fromkeys(product(*map(range, kernel)), share), windows)]
+    return [shared_out(step, share, windows)]
+
+
+def shared_out(step: Step, share: str, windows: Windows) -> str:
+    """Σ over windows of a number each (N, K, ...), for every cell they cover."""
+    make = step.make
+    stride = windows.strides[0]
+    square = set(windows.strides) == {stride} and (stride == 1 or max(windows.dilations) == 1)
+    if len(windows.kernel) == 2 and square:
+        return placed(step, dict.fromkeys(product(*map(range, windows.kernel)), share), windows)
+    rank = len(windows.kernel)
+
+    def by_map(sizes_from: str, lead: list[int]) -> str:
+        sizes = make.slice(make.shape_of(sizes_from), [2], [2 + rank], [0])
+        return make.concat([make.indices(lead), sizes], 0)
+
+    alone = make.add("Reshape", share, by_map(step.y, [-1, 1]))
+    back = make.add(
+        "ConvTranspose", alone, make.constant(np.ones((1, 1, *windows.kernel))),
+        strides=list(windows.strides), dilations=list(windows.dilations),
+    )  # fmt: skip
+    return make.reshaped_like(trimmed(step, back, windows), step.x)
 
 
 def counted(step: Step, windows: Windows) -> str:
-    """How many cells of the map each window covers: (1, 1, oh, ow)."""
+    """How many cells of the map each window covers: (1, 1, and the windows along each axis)."""
     make = step.make
     one = make.slice(step.x, [0, 0], [1, 1], [0, 1])
     ones = make.add("Add", make.zeros(make.shape_of(one)), make.number(1.0))
@@ -213,16 +232,16 @@ def counted(step: Step, windows: Windows) -> str:
         dilations=list(windows.dilations),
         pads=[*windows.begin, *(pad + extra for pad, extra in zip(windows.end, more, strict=True))],
     )  # fmt: skip
-    sizes = make.slice(make.shape_of(step.y), [2], [4], [0])
-    return make.slice(counts, [0, 0], sizes, [2, 3])
+    rank = len(windows.kernel)
+    sizes = make.slice(make.shape_of(step.y), [2], [2 + rank], [0])
+    return make.slice(counts, [0] * rank, sizes, list(range(2, 2 + rank)))
 
 
 @rule("LpPool")
 def _norm_pool(step: Step) -> Sequence[str | None]:
     """y = (Σ|x|^p)^(1/p) over each window: sign(x)·|x|^(p − 1) times Σ ȳ/y^(p − 1) over its windows."""
-    kernel = tuple(step.attribute("kernel_shape"))
-    if len(kernel) != 2:
-        raise step.refuse("only pooling over two axes has a rule")
+    windows = windows_of(step, tuple(step.attribute("kernel_shape")))
     p = float(step.attribute("p", 2))
-    share = dict.fromkeys(product(*map(range, kernel)), share_of_norm(step, p))
-    return [step.make.add("Mul", power_of(step, step.x, p), placed(step, share, windows_of(step, kernel)))]
+    return [
+        step.make.add("Mul", power_of(step, step.x, p), shared_out(step, share_of_norm(step, p), windows))
+    ]

@@ -135,11 +135,49 @@ def test_max_pooling(kernel, stride, pads, ceil, dilation, open_size, ties):
         check(case, double=dilation == 1 and not ceil)
 
 
-@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
-def test_windows_with_uneven_strides_are_refused(operator):
-    nodes = [node(operator, "x", "y", kernel_shape=[2, 2], strides=[1, 2])]
+def test_windows_with_uneven_strides_need_a_runtime_that_scatters():
+    nodes = [node("MaxPool", "x", "y", kernel_shape=[2, 2], strides=[1, 2])]
+    check(Case(nodes, lambda x: F.max_pool2d(x, 2, (1, 2)), (2, 6, 6)), double=False)
     with pytest.raises(AdjointError, match="two different strides"):
-        check(Case(nodes, None, (2, 6, 6)))
+        adjoint_of(Case(nodes, None, (2, 6, 6)), double=False, scatters=False)
+
+
+@pytest.mark.parametrize("open_size", [False, True])
+@pytest.mark.parametrize(("kernel", "strides", "pads"), [((2, 1), (2, 1), (0, 0)), ((3, 2), (1, 2), (1, 0))])
+def test_averages_of_windows_with_uneven_strides(kernel, strides, pads, open_size):
+    attributes = {"kernel_shape": kernel, "strides": strides, "pads": [*pads, *pads]}
+    nodes = [node("AveragePool", "x", "y", **attributes)]
+
+    def function(x):
+        return F.avg_pool2d(x, kernel, strides, pads, count_include_pad=False)
+
+    for size in ((7, 7), (8, 6)):
+        check(Case(nodes, function, (3, *size), open_size=open_size), double=False)
+    nodes = [node("LpPool", "x", "y", **attributes)]
+    powers = np.prod(kernel)
+
+    def norms(x):
+        padded = F.pad(x.abs(), (pads[1], pads[1], pads[0], pads[0]))
+        return (F.avg_pool2d(padded**2, kernel, strides) * powers).sqrt()
+
+    check(Case(nodes, norms, (3, 7, 7)), double=False)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_averages_over_one_axis_and_three(rank):
+    form = [0, 3, -1] if rank == 1 else [0, 3, 4, 3, 2]
+    kernel, strides = [2, 2, 1][:rank], [2, 1, 1][:rank]
+    nodes = [
+        node("Reshape", "x form", "f"),
+        node("AveragePool", "f", "y", kernel_shape=kernel, strides=strides),
+    ]
+
+    def function(x):
+        pool = F.avg_pool1d if rank == 1 else F.avg_pool3d
+        shape = (len(x), 3, 24) if rank == 1 else (len(x), 3, 4, 3, 2)
+        return pool(x.reshape(shape), kernel, strides)
+
+    check(Case(nodes, function, (3, 6, 4), {"form": np.array(form)}), double=False)
 
 
 @pytest.mark.parametrize("counted", [False, True])
