@@ -9,7 +9,7 @@ Of the tensors that hold a map (N, K, h, w), or tokens or channels-last numbers 
    branches: both are targets, and their maps are fused.
 3. Where there are none either, the last tensor as in 1 that nothing learned made.
 
-From the tensor that 1 found back to the activation *before* it is pooled:
+From there back to the activation *before* it is pooled:
 
 4. over average pooling and what changes nothing (VGG's adaptive pool);
 5. over a linear layer on tokens, which may be no more than the keys and values of a pooling by attention;
@@ -49,11 +49,10 @@ def choose(flow: Flow[T], maps: Mapping[T, MapPlace], *, above_weights: bool = F
         clean = [tensor for tensor in clean if flow.weights_between(tensor)]
     learned = [tensor for tensor in clean if flow.weights_before(tensor)]
     found = last_taken_together(flow, maps, learned)
-    if found is None and (pair := two_branches(flow, maps)):
-        return pair
-    if found is None:
-        found = last_taken_together(flow, maps, clean)
-    return [] if found is None else [stepped_back(flow, maps, clean, found)]
+    chosen = [found] if found is not None else two_branches(flow, maps)
+    if not chosen and (found := last_taken_together(flow, maps, clean)) is not None:
+        chosen = [found]
+    return [stepped_back(flow, maps, one) for one in chosen]
 
 
 def last_taken_together(flow: Flow[T], maps: Mapping[T, MapPlace], listed: list[T]) -> T | None:
@@ -79,9 +78,9 @@ def two_branches(flow: Flow[T], maps: Mapping[T, MapPlace]) -> list[T]:
     return []
 
 
-def stepped_back(flow: Flow[T], maps: Mapping[T, MapPlace], clean: list[T], start: T) -> T:
-    """Rules 4 to 7."""
-    known = set(clean)
+def stepped_back(flow: Flow[T], maps: Mapping[T, MapPlace], start: T) -> T:
+    """Rules 4 to 7, from a tensor to those before it that as much runs through."""
+    known = [tensor for tensor in maps if flow.through(tensor) == flow.through(start)]
     current = start
     while True:
         before = read_by(flow, current, ("averages", "keeps"))
@@ -91,7 +90,7 @@ def stepped_back(flow: Flow[T], maps: Mapping[T, MapPlace], clean: list[T], star
             break
         current = before
     if maps[current].prefix:
-        current = without_tokens_in_front(flow, maps, clean, current)
+        current = without_tokens_in_front(flow, maps, known, current)
     if maps[current].layout == "map" and not flow.weights_between(current):
         current = read_by_class_convolution(flow, known, current)
     return current
@@ -103,7 +102,7 @@ def read_by(flow: Flow[T], tensor: T, kinds: tuple[str, ...]) -> T | None:
     return step.reads[0] if step is not None and step.kind in kinds and len(step.reads) == 1 else None
 
 
-def read_by_linear_layer(flow: Flow[T], known: set[T], tensor: T) -> T | None:
+def read_by_linear_layer(flow: Flow[T], known: list[T], tensor: T) -> T | None:
     """Rule 5: the map read by the linear layer, with a bias or without, that makes a tensor."""
     current = tensor
     while (before := read_by(flow, current, ("keeps", "reshapes", "shifts"))) is not None:
@@ -114,16 +113,16 @@ def read_by_linear_layer(flow: Flow[T], known: set[T], tensor: T) -> T | None:
     return read
 
 
-def without_tokens_in_front(flow: Flow[T], maps: Mapping[T, MapPlace], clean: list[T], tensor: T) -> T:
+def without_tokens_in_front(flow: Flow[T], maps: Mapping[T, MapPlace], known: list[T], tensor: T) -> T:
     """Rule 6."""
-    before = clean[: clean.index(tensor)]
-    alone = next((one for one in reversed(before) if not maps[one].prefix), None)
+    before = flow.upstream(tensor)
+    alone = next((one for one in reversed(known) if one in before and not maps[one].prefix), None)
     if alone is None or not flow.weights_before(alone) or flow.weights_between(alone, tensor):
         return tensor
     return alone
 
 
-def read_by_class_convolution(flow: Flow[T], known: set[T], tensor: T) -> T:
+def read_by_class_convolution(flow: Flow[T], known: list[T], tensor: T) -> T:
     """Rule 7."""
     current = tensor
     while (before := read_by(flow, current, ("by-channel", "keeps"))) is not None:

@@ -30,11 +30,11 @@ from camrt.export.axis_parts import (
     windowed,
 )
 
-__all__ = ["Place", "axes_of", "gone_axes", "operation", "shapes_of"]
+__all__ = ["NOT_KEPT", "Place", "axes_of", "gone_axes", "operation", "shapes_of"]
 
 Place = tuple[Any, int]
 
-REGROUPING = frozenset({"AsStridedAlias", "ReshapeAlias", "Squeeze", "UnsafeView", "Unsqueeze", "View"})
+REGROUPING = frozenset({"ReshapeAlias", "Squeeze", "UnsafeView", "Unsqueeze", "View"})
 SLIDING = frozenset(
     {
         "AdaptiveAvgPool2D", "AdaptiveMaxPool2D", "AvgPool2D", "Convolution", "CudnnConvolution",
@@ -52,6 +52,9 @@ REDUCING = frozenset(
 # Put what they read into another order, or their axes are others than their input's.
 REORDERING = frozenset({"AsStrided", "Diagonal", "Gather", "GridSampler2D", "Sort", "Topk", "Unique2"})
 ATTENTION = "ScaledDotProduct"
+# What asking a node for what it kept ends in: another version of torch keeps it under another name, or it is
+# a tensor that was written over since.
+NOT_KEPT = (AttributeError, RuntimeError)
 
 
 def operation(node: Any) -> str:
@@ -92,7 +95,10 @@ def axes_of(node: Any, position: int, shape: Shape, found: Mapping[Place, Axes],
         kept = reduced(first, gone_axes(node, len(first)))
         return kept if len(kept) == len(shape) else nothing
     rule = RULES.get(name)
-    made = broadcast(read, shape) if rule is None else rule(node, position, first, shape)
+    try:
+        made = broadcast(read, shape) if rule is None else rule(node, position, first, shape)
+    except NOT_KEPT:
+        return nothing
     return made if len(made) == len(shape) else nothing
 
 
@@ -214,7 +220,7 @@ def put_back(_: Any, __: int, first: Axes, shape: Shape) -> Axes:
 
 def unfolded(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
     """`Tensor.unfold`: windows over one axis, what is in each of them in a new last axis."""
-    (axis,) = whole_numbers(node._saved_dim)
+    (axis,) = whole_numbers(node._saved_dimension)
     axis %= len(first)
     size, step = node._saved_size, node._saved_step
     if size == step and length(first[axis]) == size * shape[axis]:

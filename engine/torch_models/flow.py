@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from camrt.engine.torch_models.axes import (
+    NOT_KEPT,
     REDUCING,
     REGROUPING,
     Place,
@@ -111,7 +112,10 @@ def kind_of(node: Any, name: str) -> Kind:
     if name in BY_CHANNEL:
         return "by-channel"
     if name == "Convolution":
-        return "pointwise" if tuple(node._saved_weight.shape[2:]) == (1, 1) else "other"
+        try:
+            return "pointwise" if tuple(node._saved_weight.shape[2:]) == (1, 1) else "other"
+        except NOT_KEPT:
+            return "other"
     if name in ("Addmm", "Linear", "Mm"):
         return "linear"
     return "shifts" if name == "Add" else "other"

@@ -320,6 +320,39 @@ def test_a_model_whose_activations_are_all_bypassed():
         choose_target(indexed(model))
 
 
+def branched():
+    """Two views of the pictures that meet in the logits alone."""
+    return net(
+        *TRUNK,
+        ("GlobalAveragePool", "a0", "p0"),
+        ("Flatten", "p0", "f0"),
+        ("Gemm", "f0 dense", "l0", {"transB": 1}),
+        ("Conv", f"{PICTURES} wide", "c1", {"strides": [2, 2]}),
+        ("Relu", "c1", "a1"),
+        ("AveragePool", "a1", "s1", {"kernel_shape": [2, 1]}),
+        ("GlobalAveragePool", "s1", "p1"),
+        ("Flatten", "p1", "f1"),
+        ("Gemm", "f1 other", "l1", {"transB": 1}),
+        ("Add", "l0 l1", LOGITS),
+        wide=(6, 3, 3, 3),
+        other=(5, 6),
+    )
+
+
+def test_two_branches_are_two_targets(tmp_path):
+    first, second = choose_targets(indexed(branched()))
+    assert (first.name, first.shape, first.clean) == ("a0", (4, 8, 6), False)
+    assert (second.name, second.shape, second.clean) == ("a1", (6, 3, 2), False)
+    batch = np.random.default_rng(4).standard_normal((2, 3, 8, 6), np.float32)
+    path = save(branched(), tmp_path / "branched.onnx")
+    both, named = camrt.load(path), camrt.load(path, target=["a0", "a1"])
+    assert [target.name for target in both.targets() if target.chosen] == ["a0", "a1"]
+    for method in ("gradcam", "pixab"):
+        ours, theirs = (engine.explain(batch, method, targets=1).maps for engine in (both, named))
+        assert ours.max() > 0
+        assert_close(ours, theirs)
+
+
 # ---------------------------------------------------------------- counting paths is exact
 
 

@@ -81,6 +81,35 @@ class ChannelsLast(nn.Module):
         return self.head(functional.gelu(x).mean((1, 2)))
 
 
+class TwoBranches(nn.Module):
+    """Two views of the picture that meet in the logits alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU())
+        self.coarse = nn.Sequential(nn.Conv2d(3, 8, 5, 4, 2), nn.ReLU())
+        self.first, self.second = nn.Linear(6, CLASSES), nn.Linear(8, CLASSES)
+
+    def forward(self, batch):
+        return self.first(self.fine(batch).mean((2, 3))) + self.second(self.coarse(batch).mean((2, 3)))
+
+
+class Woven(nn.Module):
+    """Tokens that two streams are added up to within a block, as in a transformer in transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.pixels = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 8, 4, 4)
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, batch):
+        x = self.patches(batch).flatten(2).mT + self.pixels(batch).flatten(2).mT.relu()
+        y = self.norm(x)
+        return self.head((x + self.attention(y, y, y)[0])[:, 0])
+
+
 DEFAULTS = [
     (Modular, "relu", (7, 3, 4)),  # called twice: its last call is the last map
     (Functional, "second", (6, 6, 8)),
@@ -114,6 +143,30 @@ def test_the_default(kind, path, shape):
     # the sum's own size may be far below that of its terms
     factor = 8 * np.abs(terms).sum(axis=1).max() / np.abs(terms.sum(axis=1)).max()
     assert_close(found, terms.sum(axis=1), "float32", factor=factor)
+
+
+def test_two_branches_are_two_targets():
+    net = made(TwoBranches)
+    both = load_module(net, size=(12, 16))
+    assert [cut.target.name for cut in both.cuts] == ["fine", "coarse"]
+    assert [cut.target.clean for cut in both.cuts] == [False, False]
+    assert [target.name for target in both.targets() if target.chosen] == ["fine", "coarse"]
+    named = load_module(net, target=["fine", "coarse"], size=(12, 16))
+    classes = np.array([0, 2, 4])
+    for method in ("gradcam", "pixab"):
+        ours, theirs = (one.explain(pictures(), method, targets=classes).maps for one in (both, named))
+        assert_close(ours, theirs)
+    for number, path in enumerate(("fine", "coarse")):
+        values, _ = activation_and_gradient(net, path, pictures(), classes)
+        (found,) = both._model(pictures(), [both.cuts[number].taps[ACTIVATION]])
+        assert_close(found, values, "float32", factor=4)  # several layers' rounding
+
+
+def test_a_tensor_that_no_module_gives():
+    """What first works on it stands for it, where no module before it has all of it."""
+    engine = load_module(made(Woven), size=(12, 16))
+    assert (engine.target.name, engine.target.shape) == ("norm", (8, 3, 4))
+    assert not engine.target.clean
 
 
 ARCHITECTURES = [
