@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
@@ -50,7 +52,7 @@ REDUCING = frozenset(
     }
 )  # fmt: skip
 # Put what they read into another order, or their axes are others than their input's.
-REORDERING = frozenset({"AsStrided", "Diagonal", "Gather", "GridSampler2D", "Sort", "Topk", "Unique2"})
+REORDERING = frozenset({"Diagonal", "Gather", "GridSampler2D", "Sort", "Topk", "Unique2"})
 ATTENTION = "ScaledDotProduct"
 # What asking a node for what it kept ends in: another version of torch keeps it under another name, or it is
 # a tensor that was written over since.
@@ -172,6 +174,29 @@ def split(node: Any, position: int, first: Axes, shape: Shape) -> Axes:
     return cut(first, {axis % len(first): start}, shape)
 
 
+def strided(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+    """What autograd makes of a view once its tensor was written into: the whole, or a block of it."""
+    sizes = [length(axis) for axis in first]
+    steps = tuple(accumulate(reversed(sizes[1:]), mul, initial=1))[::-1]
+    given, rest = tuple(node._saved_stride), node._saved_storage_offset or 0
+    if shape == tuple(sizes) and not rest and given == channels_last_steps(sizes):
+        return first
+    if given != steps:
+        return tuple(unknown(size) for size in shape)
+    starts = {}
+    for axis, step in enumerate(steps):
+        starts[axis], rest = divmod(rest, step)
+    return cut(first, starts, shape)
+
+
+def channels_last_steps(sizes: Sequence[int]) -> Shape | None:
+    """The strides of a tensor (N, C, H, W) whose channels lie side by side."""
+    if len(sizes) != 4:
+        return None
+    _, channels, height, width = sizes
+    return (channels * height * width, 1, channels * width, channels)
+
+
 def indexed(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
     """The axis an index takes numbers from is lost; of several such axes nothing is known."""
     indices = list(node._saved_indices)
@@ -231,6 +256,7 @@ def unfolded(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
 
 
 RULES: dict[str, Callable[[Any, int, Axes, Shape], Axes]] = {
+    "AsStrided": strided,
     "Flip": lost,
     "Im2Col": laid_out,
     "Col2Im": put_back,

@@ -23,6 +23,14 @@ def split_into_heads(x):
     return tokens(x).reshape(5, 12, 3, 2, 1).permute(2, 0, 3, 1, 4)
 
 
+def written_into(x, view):
+    """A view of a tensor that is written into through another one."""
+    base = x * 1.0
+    seen = view(base)
+    base[:, :1] += 1.0
+    return seen
+
+
 CASES = {
     "tokens": (tokens, ("n", CellTokens(0, 4, 3), "")),
     "channels-last": (lambda x: x.permute(0, 2, 3, 1), ("n", "h", "w", "")),
@@ -86,6 +94,17 @@ CASES = {
     "mean": (lambda x: x.mean((2, 3)), ("n", "")),
     "mean-kept": (lambda x: x.mean((2, 3), keepdim=True), ("n", "", "1", "1")),
     "mean-of-channels": (lambda x: x.mean(1), ("n", "h", "w")),
+    "a-view-of-it-written-over": (lambda x: written_into(x, lambda y: y.view_as(y)), ("n", "", "h", "w")),
+    "of-tokens-behind-two": (
+        lambda x: written_into(in_front(tokens(x), 2), lambda y: y[:, 1:]), ("n", CellTokens(1, 4, 3), "")
+    ),
+    "of-channels-last": (
+        lambda x: written_into(x.contiguous(memory_format=torch.channels_last), lambda y: y.view_as(y)),
+        ("n", "", "h", "w"),
+    ),
+    "turned-over-and-written-over": (
+        lambda x: written_into(x, lambda y: y.transpose(2, 3)), ("", "", "", "")
+    ),
     "written-over": (lambda x: x.clone().relu_().add_(1), ("n", "", "h", "w")),
 }  # fmt: skip
 
