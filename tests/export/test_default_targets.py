@@ -112,6 +112,10 @@ SMALL = {
     "crossvit": Small(
         crossvit, (48, 48), ("blocks.1.blocks.0", "blocks.1.blocks.1"), ((16, 6, 6), (24, 4, 4))
     ),
+    "ghostnet": Small(named("ghostnet_050"), (64, 96), ("blocks",), ((480, 2, 3),), quick=False),
+    "convnext": Small(named("test_convnext"), (64, 96), ("stages",), ((64, 2, 3),), quick=False),
+    "mambaout": Small(named("test_mambaout"), (64, 96), ("stages",), ((64, 2, 3),), quick=False),
+    "efficientnet": Small(named("test_efficientnet"), (64, 96), ("bn2",), ((256, 2, 3),), quick=False),
     "eva": Small(
         named("eva02_tiny_patch14_224", img_size=28, depth=2, embed_dim=24, num_heads=2),
         (28, 28), ("blocks.1",), ((24, 2, 2),), quick=False, traced=False,
