@@ -19,7 +19,8 @@ From there back to the activation *before* it is pooled:
    one 1×1 convolution, to the features that convolution reads (SqueezeNet, NiN).
 
 A torch module can be cut only where a submodule gives a tensor. Where none gives the one these rules find,
-which then a function made, it is cut at the last submodule before it that everything runs through.
+which then a function made, it is cut at the last submodule before it that everything runs through, and where
+there is none at the first behind it that gives as many cells.
 """
 
 from __future__ import annotations
