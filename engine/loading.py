@@ -272,8 +272,10 @@ def assembled(
     ]
     tensors = []
     for number, place in enumerate(found):
-        tensors.append(lay_out(model, graph, place.name, place.layout, place.prefix, place.shape, number))
-        if place.layout != "map":
+        tensors.append(
+            lay_out(model, graph, place.name, place.layout, place.prefix, place.shape, number, place.mirrored)
+        )
+        if place.layout != "map" or place.mirrored:
             graph = Graph(model, graph.input_shape, watch)
             graph.observe(LOGITS)
     size = None if steps is None else steps.size

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import NodeProto
 
 from camrt.export.axis_parts import (
+    ELSEWHERE,
     Axes,
     Axis,
     Roles,
@@ -24,12 +25,13 @@ from camrt.export.axis_parts import (
     resized,
     roles_of,
     slid,
+    turned,
     unknown,
     windowed,
 )
 from camrt.export.graph import Graph, attribute
 
-__all__ = ["cell_axes", "numbers"]
+__all__ = ["SAMPLING", "cell_axes", "numbers"]
 
 SLIDING = frozenset(
     {
@@ -39,12 +41,13 @@ SLIDING = frozenset(
     }
 )  # fmt: skip
 STRETCHING = frozenset({"Pad", "Resize", "Upsample"})
+SAMPLING = frozenset({"GridSample", "RoiAlign"})
 REGROUPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 # Put what they read into another order, or their axes are others than their input's.
 REORDERING = frozenset(
     {
-        "GRU", "GatherElements", "GridSample", "If", "LSTM", "Loop", "NonZero", "RNN",
-        "ReverseSequence", "RoiAlign", "Scan", "Shape", "TopK", "Unique",
+        "GRU", "GatherElements", "If", "LSTM", "Loop", "NonZero", "RNN",
+        "ReverseSequence", "Scan", "Shape", "TopK", "Unique",
     }
 )  # fmt: skip
 
@@ -81,6 +84,8 @@ def axes_of(graph: Graph, node: NodeProto, position: int, shape: Shape, found: d
     if operator == "Concat":
         return joined([found.get(name) for name in node.input], attribute(node, "axis") % len(shape), shape)
     first = found.get(node.input[0])
+    if operator in SAMPLING and len(shape) == 4 and first is not None:
+        return (first[0], unknown(shape[1]), *(over(ELSEWHERE, size) for size in shape[2:]))
     if operator in REORDERING or (
         operator == "GatherND" and (first is None or attribute(node, "batch_dims", 0))
     ):
@@ -100,7 +105,7 @@ def axes_of(graph: Graph, node: NodeProto, position: int, shape: Shape, found: d
     if operator in ("Slice", "Split"):
         before = tuple(length(axis) for axis in first)
         starts = split_starts(graph, node, position, before) or slice_starts(graph, node, before)
-        return cut(first, starts, shape)
+        return cut(turned(first, turned_axes(graph, node, before)), starts, shape)
     if operator == "Gather":
         return gathered(graph, node, first, shape)
     if operator == "GatherND":  # as many axes are lost as an index has numbers
@@ -137,7 +142,7 @@ def gathered(graph: Graph, node: NodeProto, first: Axes, shape: Shape) -> Axes:
     axis = attribute(node, "axis", 0) % len(first)
     left = len(shape) - len(first) + 1
     made = [unknown(size) for size in shape[axis : axis + left]]
-    indices = graph.constant(node.input[1]) if left == 2 else None
+    indices = graph.at_probe(node.input[1]) if left == 2 else None
     if indices is not None and indices.ndim == 2:
         down, along = (
             int(steps.flat[0]) if steps.size else 0 for steps in (np.diff(indices, axis=d) for d in (0, 1))
@@ -171,8 +176,17 @@ def slice_starts(graph: Graph, node: NodeProto, before: Shape) -> dict[int, int 
     result: dict[int, int | None] = {}
     for axis, start, step in zip(axes, starts, steps, strict=True):
         size = before[axis % len(before)]
-        result[axis % len(before)] = None if step < 0 else min(max(0, start + size * (start < 0)), size)
+        first = min(max(0, start + size * (start < 0)), size)
+        whole = step == -1 and first >= size - 1
+        result[axis % len(before)] = 0 if whole else None if step < 0 else first
     return result
+
+
+def turned_axes(graph: Graph, node: NodeProto, before: Shape) -> set[int]:
+    """The axes that a Slice goes through from last to first."""
+    steps = (numbers(graph, node, "steps", 4) or []) if node.op_type == "Slice" else []
+    axes = numbers(graph, node, "axes", 3) or range(len(steps))
+    return {axis % len(before) for axis, step in zip(axes, steps, strict=False) if step == -1}
 
 
 def numbers(graph: Graph, node: NodeProto, name: str, position: int) -> list[int] | None:

@@ -18,15 +18,15 @@ skip connection says it again. `camrt.export.axes` follows the nodes of an ONNX 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from operator import mul
 
 __all__ = [
-    "Axes", "Axis", "CellTokens", "Part", "Role", "Roles", "Shape", "broadcast", "cut", "joined", "length",
-    "multiplied", "over", "reduced", "regrouped", "resized", "role", "roles_of", "slid", "unknown",
-    "windowed",
+    "ELSEWHERE", "Axes", "Axis", "CellTokens", "Part", "Role", "Roles", "Shape", "broadcast", "cut", "joined",
+    "length", "multiplied", "over", "reduced", "regrouped", "resized", "role", "roles_of", "slid", "turned",
+    "unknown", "windowed",
 ]  # fmt: skip
 
 
@@ -55,7 +55,8 @@ class Part:
     """Numbers of an axis that run over pictures, rows or columns.
 
     Attributes:
-        role: "n" the pictures, "h" rows, "w" columns, "" nothing that is known.
+        role: "n" the pictures, "h" rows, "w" columns, "-h" and "-w" rows and columns from last to first, ""
+            nothing that is known.
         size: How many numbers.
         step: How many pictures, rows or columns one number further is.
         whole: How many of them there are.
@@ -72,8 +73,10 @@ class Part:
         return bool(self.role) and self.size * self.step == self.whole
 
 
-# What an axis is, for those who ask: "n", "h", "w", tokens, "1" for one number alone, or "" for nothing that
-# is known.
+# What an axis is, for those who ask: "n", "h", "w", "-h", "-w", `ELSEWHERE`, tokens, "1" for one number
+# alone, or "" for nothing that is known.
+ELSEWHERE = "?"  # rows and columns of something sampled from the pictures, that lie elsewhere than theirs
+SPATIAL = frozenset({"h", "w", "-h", "-w", ELSEWHERE})
 Role = str | CellTokens
 Roles = tuple[Role, ...]
 Shape = tuple[int, ...]
@@ -114,13 +117,13 @@ def role(axis: Axis) -> Role:
         return "1"
     if isinstance(axis[0], CellTokens):
         return axis[0] if len(axis) == 1 else ""
-    names = "".join(part.role for part in axis if isinstance(part, Part) and part.foremost)
+    names = [part.role for part in axis if isinstance(part, Part) and part.foremost]
     if len(names) != len(axis):
         return ""
-    if names == "hw":
+    if names == ["h", "w"]:
         return CellTokens(0, axis[0].size, axis[1].size)
-    partial = names == "n" and axis[0].step != 1
-    return names if len(axis) == 1 and not partial else ""
+    partial = names == ["n"] and axis[0].step != 1
+    return names[0] if len(axis) == 1 and not partial else ""
 
 
 def broadcast(read: Iterable[Axes], shape: Shape) -> Axes:
@@ -169,12 +172,12 @@ def slid(before: Axes, shape: Shape, batch: int) -> Axes:
     """
     pictures, _, *cells = before
     roles = [role(axis) for axis in before[1:]]
-    lost = not any(what in ("h", "w") or isinstance(what, CellTokens) for what in roles)
+    lost = not any(what in SPATIAL or isinstance(what, CellTokens) for what in roles)
     anew = lost and len(shape) == 4 and pictures == over("n", batch)
     names = ("h", "w") if anew else ("",) * len(cells)
     result = [pictures, unknown(shape[1])]
     for name, what, axis, size in zip(names, roles[1:], cells, shape[2:], strict=True):
-        if what in ("h", "w") or (length(axis) == size and axis != unknown(size)):
+        if what in SPATIAL or (length(axis) == size and axis != unknown(size)):
             result.append(resized(axis, size))
         else:
             result.append(over(name, size) if name else unknown(size))
@@ -184,7 +187,18 @@ def slid(before: Axes, shape: Shape, batch: int) -> Axes:
 def resized(axis: Axis, size: int) -> Axis:
     """Rows and columns that were padded or stretched are rows and columns."""
     name = role(axis)
-    return over(name, size) if name in ("h", "w") and length(axis) != size else axis
+    return over(str(name), size) if name in SPATIAL and length(axis) != size else axis
+
+
+def turned(axes: Axes, which: Container[int]) -> Axes:
+    """Rows and columns turned round, from last to first, along the axes given."""
+    result = []
+    for index, axis in enumerate(axes):
+        name = str(role(axis))
+        if index in which and name in SPATIAL and name != ELSEWHERE:
+            axis = over(name[1:] if name.startswith("-") else f"-{name}", length(axis))
+        result.append(axis)
+    return tuple(result)
 
 
 def cut(axes: Axes, starts: Mapping[int, int | None], shape: Shape) -> Axes:
@@ -208,7 +222,7 @@ def cut(axes: Axes, starts: Mapping[int, int | None], shape: Shape) -> Axes:
         elif old == new:
             result.append(axis)
         else:
-            result.append(over(what, new) if what in ("h", "w") else unknown(new))
+            result.append(over(str(what), new) if what in SPATIAL else unknown(new))
     return tuple(result)
 
 

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from camrt.errors import CutError
-from camrt.export.axes import cell_axes
+from camrt.export.axes import SAMPLING, cell_axes
 from camrt.export.choosing import choose
 from camrt.export.flow import paths_through
 from camrt.export.graph import Graph, names_read, opset, set_shape
@@ -72,6 +72,7 @@ class TargetTensor:
         chosen: Whether the engine is cut here.
         layout: How the tensor holds its map: (N, K, h, w), tokens (N, p + h·w, K), or (N, h, w, K).
         prefix: Tokens p in front that belong to no cell.
+        mirrored: Axes of a map (N, K, h, w) that run from the picture's last row or column to its first.
     """
 
     name: str
@@ -82,6 +83,7 @@ class TargetTensor:
     chosen: bool = False
     layout: Layout = "map"
     prefix: int = 0
+    mirrored: tuple[int, ...] = ()
 
 
 def crossing(graph: Graph, name: str, *, end: str = LOGITS) -> tuple[str, ...]:
@@ -136,12 +138,21 @@ def candidates(graph: Graph, grid: tuple[int, int] | None = None) -> list[Target
             shape = graph.shape(name)
             if name not in axes or shape is None or graph.types.get(name) not in FLOATING:
                 continue
-            place = map_in(axes[name], shape, graph.input_shape[0], grid)
-            if place is not None:
+            mirrored = tuple(axis for axis, role in enumerate(axes[name]) if role in ("-h", "-w"))
+            roles = tuple(role.lstrip("-") if isinstance(role, str) else role for role in axes[name])
+            place = map_in(roles, shape, graph.input_shape[0], grid)
+            if place is not None and (place[0] == "map" or not mirrored):
                 layout, cells, prefix = place
                 found.append(
                     TargetTensor(
-                        name, node.name, node.op_type, cells, name in clean, layout=layout, prefix=prefix
+                        name,
+                        node.name,
+                        node.op_type,
+                        cells,
+                        name in clean,
+                        layout=layout,
+                        prefix=prefix,
+                        mirrored=mirrored,
                     )
                 )
     return found
@@ -184,12 +195,23 @@ def choose_targets(
         return [by_name.get(before_power_mean(graph, name), by_name[name]) for name in found]
     names = ", ".join(repr(target.name) for target in listed[-3:])
     raise CutError(
-        "no activation with two spatial axes was found in this model, so there is nothing to map; "
-        "camrt explains convolutional classifiers and vision transformers"
+        "no activation with two spatial axes was found in this model, so there is nothing to map"
+        f"{lost(graph)}; camrt explains convolutional classifiers and vision transformers"
         if not listed
         else f"no clean cut was found: every spatial activation (the last ones: {names}) is bypassed; "
         "target= takes one of them all the same"
     )
+
+
+def lost(graph: Graph) -> str:
+    """Which node put the pixels elsewhere, if one did, to follow what could not be found."""
+    for node in graph.nodes:
+        if node.op_type in SAMPLING and node.input[0] in graph.dependent:
+            return (
+                f" ({node.op_type} {node.name!r} puts the pixels elsewhere, and where in the picture what "
+                "follows lies cannot be told: export the model without it, and sample pictures beforehand)"
+            )
+    return ""
 
 
 def why_no_target(graph: Graph, wanted: str, grid: tuple[int, int] | None) -> str:

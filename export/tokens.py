@@ -12,6 +12,7 @@ like any other; the prefix tokens, where there are any, go around the cut.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import onnx
@@ -110,6 +111,7 @@ def lay_out(
     prefix: int,
     shape: tuple[int, int, int],
     number: int,
+    mirrored: Sequence[int] = (),
 ) -> str:
     """Rewrites a model in place so that a tensor becomes a map (N, K, h, w) on its way.
 
@@ -121,6 +123,7 @@ def lay_out(
         prefix: Tokens in front that belong to no cell.
         shape: (K, h, w).
         number: Tells the names of several from each other.
+        mirrored: Axes of a "map" that run from the picture's last row or column to its first.
 
     Returns:
         The map's name.
@@ -129,7 +132,7 @@ def lay_out(
         CutError: Tokens of a model whose picture size is open, which come from no rows of cells, or of one
             that could not be upgraded.
     """
-    if layout == "map":
+    if layout == "map" and not mirrored:
         return name
     if opset(model) < MODERN_OPSET:
         raise CutError(
@@ -139,7 +142,11 @@ def lay_out(
     make = NodeMaker(opset(model), graph.types.get(name, TensorProto.FLOAT), prefix=f"camrt_grid_{number}")
     channels, height, width = shape
     source = f"camrt_tokens_{number}"  # what the producer now makes
-    if layout == "channels-last":
+    if layout == "map":
+        count = len(mirrored)
+        made = make.slice(source, [-1] * count, [-EVERYTHING] * count, mirrored, [-1] * count)
+        make.slice(made, [-1] * count, [-EVERYTHING] * count, mirrored, [-1] * count)
+    elif layout == "channels-last":
         made = make.transpose(source, [0, 3, 1, 2])
         make.transpose(made, [0, 2, 3, 1])
     else:

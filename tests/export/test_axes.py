@@ -121,7 +121,8 @@ def in_front(batch, count, channels):
             [transpose(0, 2, 3, 1), reshape(5, 12, 6), reshape(5, 12, 2, 3), transpose(0, 2, 1, 3)],
             ("n", "", CellTokens(0, 4, 3), ""),
         ),
-        "backwards": ([cut(2, 3, -99, -1)], ("n", "", "", "w")),
+        "backwards": ([cut(2, 3, -99, -1)], ("n", "", "-h", "w")),
+        "backwards-twice": ([cut(2, 3, -99, -1), cut(2, 3, -99, -1)], ("n", "", "h", "w")),
         "every-other": ([cut(2, 1, 99, 2)], ("n", "", "h", "w")),
         "blocks-of-two-rows": (
             [transpose(0, 2, 3, 1), reshape(5, 2, 2, 3, 6), transpose(0, 1, 3, 2, 4), reshape(5, 2, 3, 12)],

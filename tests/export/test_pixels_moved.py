@@ -1,0 +1,112 @@
+"""Pictures that a file turns round, unfolds or samples before anything else: where the map lies then."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracles.ablation import ablation_cam
+from tolerances import assert_close
+from zoo import Net, classifier, model_of, save
+
+import camrt
+from camrt.errors import CutError
+
+CHANNELS, CLASSES = 6, 4
+SHAPE = (CHANNELS, 4, 3)
+
+
+def linear_head():
+    rng = np.random.default_rng(31)
+    net = Net(rng)
+    last, linear = net.gemm(net.pooled(net.add("Tanh", "A")), CHANNELS, CLASSES)
+
+    def logits64(A):
+        return linear(np.tanh(A).mean(axis=(2, 3)))
+
+    return net, classifier(net.part(last, logits64, SHAPE, CLASSES), rng), logits64
+
+
+def in_front(whole, net, operator, *constants, **attributes):
+    """The file with a node in front of its trunk."""
+    front = Net(net.rng)
+    made = front.add(operator, "pictures", *(front.constant(*value) for value in constants), **attributes)
+    for tensor in front.initializers:
+        tensor.name = f"front_{tensor.name}"
+    for position, name in enumerate(front.nodes[0].input):
+        front.nodes[0].input[position] = name if name == "pictures" else f"front_{name}"
+    whole.model.graph.node[0].input[0] = made
+    whole.model.graph.node.insert(0, front.nodes[0])
+    whole.model.graph.initializer.extend(front.initializers)
+    return whole.model
+
+
+def turned_by_slice(axes):
+    count = len(axes)
+    return [
+        ([-1] * count, np.int64), ([-(2**62)] * count, np.int64), (axes, np.int64), ([-1] * count, np.int64)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", [[3], [2], [2, 3], [-1]], ids=str)
+def test_a_mirror_in_front_turns_the_map_back(axes, tmp_path):
+    """The map is that of the mirrored picture, turned round: it lies where the picture's cells do."""
+    net, whole, logits64 = linear_head()
+    model = in_front(whole, net, "Slice", *turned_by_slice(axes))
+    engine = camrt.load(save(model, tmp_path / "model.onnx"), target="A")
+    some = np.random.default_rng(32).standard_normal((2, *whole.size), np.float32)
+    around = tuple(axis % 4 for axis in axes)
+    activations = whole.activations64(np.flip(some, around))
+    assert_close(engine.predict(some), logits64(activations), np.float32, factor=16)
+    found = engine.explain(some, "ablation", targets=1, score="logit", size="map")
+    back = tuple(axis - 2 for axis in around)
+    for raw, activation in zip(found.raw, activations, strict=True):
+        expected = np.flip(ablation_cam(lambda at: logits64(at[None])[0], activation, 1), back)
+        assert_close(raw, expected, np.float32, factor=64)  # differences of scores, divided by one
+
+
+def test_pixels_put_elsewhere_are_named(tmp_path):
+    net, whole, _ = linear_head()
+    grid = np.zeros((1, 8, 6, 2), np.float32)
+    model = in_front(whole, net, "GridSample", (grid, np.float32))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    with pytest.raises(CutError, match="GridSample 'node_gridsample_0' puts the pixels elsewhere"):
+        camrt.load(save(model, tmp_path / "model.onnx"))
+
+
+@pytest.mark.parametrize("size", [None, ("H", "W")], ids=["fixed", "open"])
+def test_an_unfolding_in_front_leaves_rows_and_columns(size, tmp_path):
+    """Windows of 2×2 by two Gathers whose indices count rows and columns, as torch writes unfold."""
+    rng = np.random.default_rng(33)
+    net = Net(rng)
+    current, sizes = "pictures", []
+    for axis, at in ((2, 2), (3, 4)):
+        whole = net.add("Gather", net.add("Shape", "pictures"), net.constant(axis, np.int64), axis=0)
+        starts = net.add("Range", net.constant(0, np.int64), whole, net.constant(2, np.int64))
+        wide = net.add("Unsqueeze", starts, net.constant([0], np.int64))
+        windows = net.add("Add", wide, net.constant([[0], [1]], np.int64))
+        current = net.add("Gather", current, windows, axis=at)
+        sizes.append(
+            net.add(
+                "Div", net.add("Reshape", whole, net.constant([1], np.int64)), net.constant([2], np.int64)
+            )
+        )
+    turned = net.add("Transpose", current, perm=[0, 1, 2, 4, 3, 5])
+    patches = net.add("Reshape", turned, net.add("Concat", net.constant([-1, 12], np.int64), *sizes, axis=0))
+    layer, layer64 = net.conv1x1(patches, 12, CHANNELS)
+    features = net.add("Relu", layer, name="features")
+    last, linear = net.gemm(net.pooled(features), CHANNELS, CLASSES)
+
+    def features64(pictures):
+        count, _, height, width = pictures.shape
+        split = pictures.reshape(count, 3, height // 2, 2, width // 2, 2).transpose(0, 1, 3, 5, 2, 4)
+        return np.maximum(layer64(split.reshape(count, 12, height // 2, width // 2)), 0)
+
+    part = net.part(last, lambda x: linear(features64(x).mean(axis=(2, 3))), (3, 8, 6), CLASSES)
+    model = model_of(part.nodes, part.initializers, ["N", 3, *(size or (8, 6))], ["N", CLASSES])
+    engine = camrt.load(save(model, tmp_path / "model.onnx"), preprocessing=camrt.Preprocessing(size=(8, 6)))
+    assert engine.target.name == "features"
+    assert engine.head.kind == "pooled-linear"
+    some = np.random.default_rng(34).standard_normal((2, 3, 8, 6), np.float32)
+    assert_close(engine.predict(some), part.logits64(some.astype(np.float64)), np.float32, factor=16)
+    maps = engine.explain(some, "activation", targets=1, size="map").raw
+    assert_close(maps, features64(some.astype(np.float64)).sum(axis=1), np.float32, factor=16)
