@@ -1,0 +1,245 @@
+"""What README.md and the documents show is run: their Python as it stands, their commands on stand-ins."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from annotated import COLOURS, square
+from calm_models import calm_model
+from markdown_it import MarkdownIt
+from onnx import TensorProto, helper, numpy_helper
+from onnx import save as save_model
+from peer_libraries import mend_torchvision
+from PIL import Image
+from typer.testing import CliRunner
+
+import camrt
+from camrt.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for place in (".", "docs", "docs/results", "engine", "evaluation", "export", "kernels", "training")
+    for path in (ROOT / place).glob("*.md")
+    if path.name != "CHANGELOG.md"
+)
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "README.md").exists(), reason="the tests are not beside README.md"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document."""
+
+    document: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def blocks(language: str) -> list[Block]:
+    """All blocks in a language, in order."""
+    found = []
+    for document in DOCUMENTS:
+        for token in MarkdownIt().parse((ROOT / document).read_text("utf-8")):
+            if token.type == "fence" and token.info == language:
+                assert token.map is not None
+                found.append(Block(document, token.map[0] + 1, language, token.content))
+    return found
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    """The commands of a shell block, without comments."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        for command in line.split("&&"):
+            if words := shlex.split(command, comments=True):
+                yield words
+
+
+SHELL = [(block, words) for block in blocks("sh") for words in commands(block)]
+PYTHON = blocks("python")
+
+
+# ---------------------------------------------------------------- stand-ins for what the documents name
+
+
+def pooled_model(path: Path, classes: int, side: int | str) -> None:
+    """A classifier of pictures: a convolution that sees colours, ReLU, mean, one linear layer."""
+    rng = np.random.default_rng(5)
+    trunk = rng.standard_normal((8, 3, 32, 32)) * 0.002
+    weights = {"trunk": trunk, "shift": np.full(8, 0.1), "weight": rng.standard_normal((classes, 8))}
+    nodes = [
+        helper.make_node("Conv", ["input", "trunk", "shift"], ["convolved"], strides=[32, 32]),
+        helper.make_node("Relu", ["convolved"], ["A"]),
+        helper.make_node("GlobalAveragePool", ["A"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["vector"]),
+        helper.make_node("Gemm", ["vector", "weight"], ["logits"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "stand-in",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, side, side])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the documents name."""
+    folder = tmp_path_factory.mktemp("documents")
+    rng = np.random.default_rng(1)
+    pooled_model(folder / "resnet50.onnx", len(COLOURS), 224)
+    (folder / "classes.txt").write_text("".join(f"{colour}\n" for colour in COLOURS))
+    for number, colour in enumerate(COLOURS):
+        (folder / "photos" / colour).mkdir(parents=True)
+        for copy in range(3):
+            picture = Image.fromarray(square(rng, number)[0])
+            picture.save(folder / "photos" / colour / f"{copy}.png")
+    for name in ("cat.jpg", "dog.jpg"):
+        Image.fromarray(square(rng, 0)[0]).save(folder / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_the_folder(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shown)
+
+
+# ---------------------------------------------------------------- Python
+
+
+def module_and_example() -> dict[str, Any]:
+    """What the blocks on torch modules start from."""
+    torch = pytest.importorskip("torch", reason="the block is on a torch module")
+    pytest.importorskip("onnxscript", reason="the block exports a torch module")
+    torch.manual_seed(0)
+    layers = {
+        "layer3": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, 8), torch.nn.ReLU()),
+        "layer4": torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, 2, 1), torch.nn.ReLU()),
+        "pool": torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+        "fc": torch.nn.Linear(8, 3),
+    }
+    module = torch.nn.Sequential()
+    for name, layer in layers.items():
+        module.add_module(name, layer)
+    return {"module": module.eval(), "example": torch.zeros(2, 3, 224, 224), "names": list(COLOURS)}
+
+
+def calm_engine() -> dict[str, Any]:
+    """What the block on CALM models starts from: as many classes as ImageNet has."""
+    calm_model(classes=1000).save(Path("calm.onnx"))
+    return {
+        "engine": camrt.load("calm.onnx"),
+        "batch": np.random.default_rng(1).standard_normal((2, 3, 8, 8), np.float32),
+    }
+
+
+def evaluated_engine() -> dict[str, Any]:
+    """What the block on evaluation starts from."""
+    for module in ("matplotlib", "pyarrow", "skimage", "scipy"):
+        pytest.importorskip(module, reason="the block needs the extra evaluate")
+    engine = camrt.load("resnet50.onnx", preprocessing="imagenet", labels="classes.txt")
+    maps = np.random.default_rng(0).random((2, 8, 8))
+    boxes = [np.array([[1, 1, 5, 5]]), np.array([[0, 2, 4, 8]])]
+    return {"engine": engine, "maps": maps, "boxes": boxes, "masks": [np.eye(8, dtype=np.uint8)] * 2}
+
+
+BEFORE = {
+    "camrt.export.to_onnx(module": module_and_example,
+    'kind="counterfactual"': calm_engine,
+    "engine.evaluate(": evaluated_engine,
+}
+"""What stands before a block in its reader's program, by words of it."""
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python(block: Block) -> None:
+    if re.search(r"cuda|tensorrt", block.text):
+        pytest.skip("the block needs a GPU")
+    names: dict[str, Any] = {"camrt": camrt}
+    for words, before in BEFORE.items():
+        if words in block.text:
+            names |= before()
+    exec(compile("\n" * block.line + block.text, block.document, "exec"), names)
+    for expression, shape in re.findall(r"^(\S+)  # \(([\d, ]+)\) ", block.text, re.MULTILINE):
+        assert eval(expression, names).shape == tuple(map(int, shape.split(",")))
+
+
+def test_there_are_blocks_to_run() -> None:
+    assert {block.document for block in PYTHON} >= {"README.md", "docs/gpu.md"}
+    assert len(SHELL) > 15
+
+
+# ---------------------------------------------------------------- commands
+
+
+QUICKLY = {
+    "train": [
+        *("--backbone", "tiny", "--size", "32", "--epochs", "1", "--batch-size", "2"),
+        *("--set", "workers=0", "--accelerator", "cpu"),
+    ],
+    "evaluate": ["--limit", "2", "--step", "10000", "--examples", "1"],
+    "axioms": [],
+    "walls": ["--limit", "2"],
+    "sanity": ["--limit", "2", "--stages", "1", "--methods", "pixab"],
+}
+"""Options that make a command quick, which the documents leave at what serves a reader."""
+NEEDS = {
+    "train": ("torch", "lightning"),
+    "export": ("torch", "lightning", "onnxscript"),
+    "evaluate": ("matplotlib", "pyarrow", "skimage", "scipy"),
+}
+
+
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, id=f"{block} {' '.join(words)}") for block, words in SHELL]
+)
+def test_a_command_is_understood(words: list[str]) -> None:
+    """Files and modules that are run are there, and options of camrt exist and have such values."""
+    if words[0] == "python":
+        if words[1:2] == ["-m"] and words[2].startswith("camrt"):
+            assert importlib.util.find_spec(words[2]) is not None
+        elif words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file()
+    elif words[0] == "camrt":
+        command, rest = typer.main.get_command(app), words[1:]
+        context = command.make_context("camrt", list(rest), resilient_parsing=False)
+        while hasattr(command, "commands"):
+            name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            context = command.make_context(name, list(rest), parent=context)
+    else:
+        assert words[0] in ("pip", "pytest", "export", "cd", ".", "ray", "nsys") or "=" in words[0], words
+
+
+def test_readmes_commands_run_one_after_the_other(shown: Path) -> None:
+    if importlib.util.find_spec("lightning") is not None:
+        mend_torchvision()  # Lightning imports it
+    done: list[str] = []
+    for block, words in SHELL:
+        if block.document != "README.md" or words[0] != "camrt":
+            continue
+        kind = words[1]
+        if any(importlib.util.find_spec(library) is None for library in NEEDS.get(kind, ())):
+            continue
+        name = words[2] if kind == "evaluate" and words[2] in QUICKLY else kind
+        quickly = QUICKLY.get(name, [])
+        result = CliRunner().invoke(app, [*words[1:], *quickly])
+        assert result.exit_code == 0, f"{block}: {' '.join(words)}\n{result.output}\n{result.exception!r}"
+        assert "problems with" not in result.output, result.output
+        done.append(kind)
+    assert {"explain", "inspect", "methods"} <= set(done)
