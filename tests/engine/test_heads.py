@@ -27,6 +27,7 @@ from camrt.export.factoring import MAP, Factors, Unfactored, factor
 from camrt.export.graph import Graph, set_shape
 from camrt.export.input_form import PICTURES
 from camrt.export.interface import LOGITS, Interface
+from camrt.export.upgrading import upgrade
 
 Array = np.ndarray[Any, Any]
 
@@ -118,7 +119,9 @@ def whole_model(part: Part, *, open_size: bool = False) -> onnx.ModelProto:
     )
     set_shape(graph.input[0], ["N", part.shape[0], *(("h", "w") if open_size else part.shape[1:])])
     imports = [helper.make_opsetid("", part.opset)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    assert upgrade(model)
+    return model
 
 
 def cut(part: Part, batch_size: int = 4, *, open_size: bool = False) -> Cut:
