@@ -45,6 +45,14 @@ def view_behind_the_pool(net):
     return last, lambda A, _: linear(rows64(A))
 
 
+def layers_behind_the_pool(net):
+    """A convolution that needs the axes of size one, and then z.view(z.size(0), -1)."""
+    rows, rows64 = pooled_rows(net)
+    layer, layer64 = net.conv1x1(rows, 10, CLASSES)
+    flat = net.add("Reshape", layer, net.add("Concat", size(net, layer, 0), numbers(net, -1), axis=0))
+    return flat, lambda A, _: layer64(rows64(A)[:, :, None, None])[:, :, 0, 0]
+
+
 def shuffle_behind_the_pool(net):
     """Channels of two groups interleaved."""
     rows, rows64 = pooled_rows(net)
@@ -221,7 +229,8 @@ def pooled_in_one_row(net):
 CASES = {
     case.__name__: case
     for case in (
-        view_behind_the_pool, shuffle_behind_the_pool, squeeze_in_a_branch, mean_by_counting, gated_pooling,
+        view_behind_the_pool,
+        layers_behind_the_pool, shuffle_behind_the_pool, squeeze_in_a_branch, mean_by_counting, gated_pooling,
         netvlad, soft_coordinates, expanded_query, tiled_query, cells_and_pixels,
         pooled_in_one_row,
     )
