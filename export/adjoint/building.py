@@ -101,13 +101,17 @@ def adjoint_model(
 
 
 def vectors_of(graph: Graph, start: str) -> tuple[str, ...]:
-    """The vectors (N, F) that the head's matrix products make: small, and much is read to make them."""
+    """The vectors (N, F) that the head's linear layers make: small, and much is read to make them.
+
+    A product of two matrices that depend on the pictures may have as many columns as there are pictures.
+    """
     reached = graph.downstream(start)
     nodes = [graph.nodes[index] for index in graph.upstream_nodes(LOGITS, stop=[start])]
     return tuple(
         node.output[0]
         for node in nodes
         if node.op_type in ("Gemm", "MatMul")
+        and any(graph.is_constant(read) for read in node.input[:2])
         and node.output[0] in reached
         and (shape := graph.shape(node.output[0])) is not None
         and len(shape) == 2

@@ -353,6 +353,30 @@ def test_two_branches_are_two_targets(tmp_path):
         assert_close(ours, theirs)
 
 
+def test_a_product_of_pictures_with_pictures_is_as_wide_as_the_batch(tmp_path):
+    """Attention over the batch, of values that are all zero: it changes nothing, and is run all the same."""
+    shared = (*TRUNK, ("GlobalAveragePool", "a0", "p"), ("Flatten", "p", "f"))
+    mixing = net(
+        *shared,
+        ("Transpose", "f", "turned", {"perm": [1, 0]}),
+        ("MatMul", "f turned", "alike"),
+        ("Softmax", "alike", "shares", {"axis": 1}),
+        ("Mul", "f nothing", "values"),
+        ("MatMul", "shares values", "mixed"),
+        ("Add", "f mixed", "sum"),
+        ("Gemm", "sum dense", LOGITS, {"transB": 1}),
+        weights=[numpy_helper.from_array(np.zeros(4, np.float32), "nothing")],
+    )
+    plain = net(*shared, ("Gemm", "f dense", LOGITS, {"transB": 1}))
+    engines = [
+        camrt.load(save(model, tmp_path / f"{name}.onnx"), target="a0")
+        for name, model in (("mixing", mixing), ("plain", plain))
+    ]
+    batch = np.random.default_rng(4).standard_normal((2, 3, 8, 6), np.float32)
+    ours, theirs = (engine.explain(batch, "gradcam", targets=1, size="map").raw for engine in engines)
+    assert_close(ours, theirs, factor=WHOLE_MODEL)
+
+
 # ---------------------------------------------------------------- counting paths is exact
 
 
