@@ -291,7 +291,8 @@ WAITS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "wait"), WAITS, ids=str)
+# Names must be the same in every worker: a function's own has its address in it.
+@pytest.mark.parametrize(("words", "wait"), WAITS, ids=[f"{i}-{words}" for i, (words, _) in enumerate(WAITS)])
 def test_what_waits_is_refused(words, wait):
     wait()
     with no_waiting(), pytest.raises(AssertionError, match=words):
