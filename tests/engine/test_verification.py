@@ -270,7 +270,32 @@ def shares_of_batch(net: Net, x: str) -> str:
     return net.add("Mul", x, net.add("Softmax", x, axis=0))
 
 
-@pytest.mark.parametrize("twist", [lower_triangle, with_unit_rows, centred, running_sum, shares_of_batch])
+def backwards(net: Net, x: str) -> str:
+    first, last, axis, step = (net.constant([number], np.int64) for number in (-1, -99, 0, -1))
+    return net.add("Slice", x, first, last, axis, step)
+
+
+def with_neighbour(net: Net, x: str) -> str:
+    """Each row plus half the next one, and the last plus half the first."""
+    one, zero, axis, end = (net.constant([number], np.int64) for number in (1, 0, 0, 99))
+    turned = net.add(
+        "Concat", net.add("Slice", x, one, end, axis), net.add("Slice", x, zero, one, axis), axis=0
+    )
+    return net.add("Add", x, net.add("Mul", turned, net.constant(0.5)))
+
+
+ROW_TWISTS = [
+    lower_triangle,
+    with_unit_rows,
+    centred,
+    running_sum,
+    shares_of_batch,
+    backwards,
+    with_neighbour,
+]
+
+
+@pytest.mark.parametrize("twist", ROW_TWISTS)
 def test_pictures_that_are_answered_otherwise_among_others_are_run_alone(tmp_path, twist):
     path = pooled_twist(tmp_path, twist)
     engine = camrt.load(path)
