@@ -30,7 +30,11 @@ LARGEST = 1 << 24
 WHATEVER_IS_READ: dict[str, Interval] = {
     "Erf": (-1.0, 1.0),
     "HardSigmoid": (0.0, 1.0),
+    "Hardmax": (0.0, 1.0),
     "LogSoftmax": (-math.inf, 0.0),
+    "ReduceL1": (0.0, math.inf),
+    "ReduceL2": (0.0, math.inf),
+    "ReduceSumSquare": (0.0, math.inf),
     "Sigmoid": (0.0, 1.0),
     "Softmax": (0.0, 1.0),
     "Softplus": (0.0, math.inf),
@@ -165,6 +169,11 @@ class Bounds:
             return hull([self.of(read, depth + 1) for read in node.input[1:]])
         if operator == "ReduceSum":
             return self._added(node, name, depth)
+        if operator in ("CumSum", "ReduceProd"):
+            return self._accumulated(node, depth)
+        if operator == "LpNormalization":
+            low, high = self.of(node.input[0], depth + 1)
+            return (0.0 if low >= 0.0 else -1.0), (0.0 if high <= 0.0 else 1.0)
         if operator == "Pow":
             return self._raised(node, depth)
         if operator == "Relu":  # what it reads may be all of a network, and bounds nothing
@@ -244,6 +253,15 @@ class Bounds:
             return (0.0 if low >= 0.0 else -math.inf), (0.0 if high <= 0.0 else math.inf)
         count = float(math.prod(before) // max(math.prod(after), 1))
         return product(count, low), product(count, high)
+
+    def _accumulated(self, node: NodeProto, depth: int) -> Interval:
+        """Sums of some numbers, and products of some, of which it is not said how many there are."""
+        low, high = self.of(node.input[0], depth + 1)
+        if node.op_type == "CumSum":
+            return (0.0 if low >= 0.0 else -math.inf), (0.0 if high <= 0.0 else math.inf)
+        if low >= 0.0:
+            return 0.0, (high if high <= 1.0 else math.inf)
+        return (-1.0, 1.0) if max(-low, high) <= 1.0 else ANYTHING
 
     def _raised(self, node: NodeProto, depth: int) -> Interval:
         base, power = self.of(node.input[0], depth + 1), self._graph.constant(node.input[1])
