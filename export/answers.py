@@ -9,6 +9,7 @@ boxes).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -16,14 +17,27 @@ from onnx import NodeProto, TensorProto
 
 from camrt.errors import ModelFileError, UnsupportedModelError
 from camrt.export.graph import Graph, attribute, ends_with_one
-from camrt.export.operators import FLOATING, QUANTISERS, RESHAPING, preserves_values
+from camrt.export.operators import (
+    ELEMENTWISE_BINARY,
+    ELEMENTWISE_UNARY,
+    FLOATING,
+    QUANTISERS,
+    RESHAPING,
+    preserves_values,
+)
 
 __all__ = ["Answer", "ScoreShapes", "choose_answer"]
 
 # Another batch size to look at a shape at, where one picture's does not tell which axis is the pictures'.
 SEVERAL = 3
 # Leave of scores which class is best, and no more.
-RANKING = frozenset({"ArgMax", "ArgMin"})
+RANKING = frozenset({"ArgMax", "ArgMin", "Hardmax"})
+# Leave of scores the best, in the order of their ranks.
+SORTING = frozenset({"ReduceMax", "ReduceMin", "TopK"})
+# Move numbers about, or choose some of them.
+MOVING = RESHAPING | QUANTISERS | {"Gather", "OneHot", "Slice"}
+# Make other numbers of numbers, and leave each in its class's place.
+CHANGING = ELEMENTWISE_UNARY | {"LogSoftmax", "Softmax"}
 DETECTING = frozenset({"NonMaxSuppression"})
 NO_TENSOR = "not a tensor"
 
@@ -41,6 +55,19 @@ class Answer:
     name: str
     classes: int
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """What is left of scores in a tensor.
+
+    Attributes:
+        node: The operator that left it: TopK, ArgMax, a comparison, boxes.
+        unchanged: Whether its numbers are the operator's own.
+    """
+
+    node: NodeProto
+    unchanged: bool = True
 
 
 class ScoreShapes:
@@ -127,6 +154,7 @@ def choose_answer(scores: ScoreShapes, wanted: str | None) -> Answer:
             raise UnsupportedModelError(f"there is no output {wanted!r}; the model has {listing}")
         names = [wanted]
     remains = {name: remainder(graph, name) for name in names}
+    remains |= {name: best_of_ranked(scores, name, remains) for name in names if remains[name] is None}
     fitting = [
         name
         for name in names
@@ -136,17 +164,19 @@ def choose_answer(scores: ScoreShapes, wanted: str | None) -> Answer:
     ]
     fitting = [name for name in fitting if scores.is_plain(name)] or fitting
     sorted_ones = [
-        (name, found.input[0])
+        (name, found.node)
         for name, found in remains.items()
-        if found is not None and found.op_type == "TopK" and scores_are_sorted(scores, found)
+        if found is not None and found.unchanged and scores_are_sorted(scores, found.node)
     ]
-    sources = {source for _, source in sorted_ones}
+    sources = {node.input[0] for _, node in sorted_ones}
     if len(fitting) == 1 and all(fitting[0] in upstream(graph, source) for source in sources):
         return Answer(fitting[0], scores.classes(fitting[0]) or 1)
     if not fitting and len(sources) == 1:
-        ((name, source),) = sorted_ones[:1]
+        ((name, node),) = sorted_ones[:1]
+        source = node.input[0]
         note = (
-            f"the output {name!r} holds the best classes alone (TopK): explained are all scores, {source!r}"
+            f"the output {name!r} holds the best classes alone ({node.op_type}): explained are all scores, "
+            f"{source!r}"
         )
         return Answer(source, scores.classes(source) or 1, (note,))
     if fitting or sources:
@@ -155,7 +185,7 @@ def choose_answer(scores: ScoreShapes, wanted: str | None) -> Answer:
         )
     for name, found in remains.items():
         if found is not None:
-            raise UnsupportedModelError(refusal(graph, name, found, listing))
+            raise UnsupportedModelError(refusal(graph, name, found.node, listing))
     hint = "; export it without ZipMap, so that scores are a tensor" if NO_TENSOR in listing else ""
     raise UnsupportedModelError(
         f"a classifier's output is (N, C) class scores; this model gives {listing}{hint}"
@@ -171,29 +201,56 @@ def described(graph: Graph, value: onnx.ValueInfoProto) -> str:
     return "(unknown shape)" if shape is None else str(shape)
 
 
-def remainder(graph: Graph, name: str) -> NodeProto | None:
-    """The operator that left something else than scores in a tensor: TopK, ArgMax, a comparison, boxes."""
+def remainder(graph: Graph, name: str) -> Remainder | None:
+    """What an operator left in a tensor that is no scores; None where they may be."""
     for index in graph.upstream_nodes(name):
         if graph.nodes[index].op_type in DETECTING:
-            return graph.nodes[index]
+            return Remainder(graph.nodes[index])
+    unchanged = True
     while (node := graph.producer(name)) is not None:
         if node.op_type == "TopK" or node.op_type in RANKING or graph.types.get(name) == TensorProto.BOOL:
-            return node
-        moving = (
-            node.op_type in RESHAPING or node.op_type in QUANTISERS or node.op_type in ("Gather", "Slice")
-        )
-        if not (moving or preserves_values(node) or node.op_type == "Cast"):
+            return Remainder(node, unchanged)
+        if node.op_type == "GatherElements":
+            chosen = remainder(graph, node.input[1])
+            if chosen is None or chosen.node.op_type not in RANKING | SORTING:
+                return None
+            return Remainder(chosen.node, unchanged and node.input[0] == chosen.node.input[0])
+        moving = node.op_type in MOVING or preserves_values(node) or node.op_type == "Cast"
+        changing = node.op_type in CHANGING | ELEMENTWISE_BINARY
+        read = [given for given in node.input if given and not graph.is_constant(given)]
+        if not moving and not (changing and len(read) == 1):
             return None
-        name = node.input[0]
+        unchanged = unchanged and moving
+        name = read[0] if changing else node.input[0]
     return None
 
 
+def best_of_ranked(
+    scores: ScoreShapes, name: str, remains: Mapping[str, Remainder | None]
+) -> Remainder | None:
+    """The largest of the class scores that another output ranks: of a pair (confidence, class)."""
+    node = scores.graph.producer(name)
+    while node is not None and (node.op_type in RESHAPING or preserves_values(node)):
+        node = scores.graph.producer(node.input[0])
+    if node is None or node.op_type not in ("ReduceMax", "ReduceMin"):
+        return None
+    classes = scores.classes(node.input[0])
+    ranked = [one.node.input[0] for one in remains.values() if one and one.node.op_type in RANKING]
+    if classes in (None, 1) or classes not in map(scores.classes, ranked):
+        return None
+    return Remainder(node)
+
+
 def scores_are_sorted(scores: ScoreShapes, node: NodeProto) -> bool:
-    """Whether a TopK takes the best of each picture's class scores."""
+    """Whether a node takes the best of each picture's class scores."""
+    if node.op_type not in SORTING:
+        return False
     source = node.input[0]
     shape = scores.shape(source)
     if shape is None or scores.classes(source) is None:
         return False
+    if node.op_type != "TopK":
+        return True
     axis: int = attribute(node, "axis", -1) % len(shape)
     return axis == (scores.class_axis(source) or len(shape) - 1)
 
@@ -213,7 +270,9 @@ def refusal(graph: Graph, name: str, node: NodeProto, listing: str) -> str:
     source = node.input[0]
     shape = graph.shape(source)
     inside = f"{source!r}{'' if shape is None else f' {shape}'}"
-    what = {"TopK": "the best of scores", "ArgMax": "class numbers", "ArgMin": "class numbers"}
+    what = {"ArgMax": "class numbers", "ArgMin": "class numbers"} | dict.fromkeys(
+        SORTING, "the best of scores"
+    )
     return (
         f"the output {name!r} holds {what.get(node.op_type, 'decisions')}, which {node.op_type} makes of "
         f"{inside}, and no (N, C) class scores; if those are in {source!r}, pass output={source!r}"

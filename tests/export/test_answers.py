@@ -130,6 +130,45 @@ def test_the_best_few_are_traced_to_all_scores(outputs, tmp_path):
     assert "holds the best classes alone (TopK): explained are all scores, 'p'" in engine.notes[0]
 
 
+@pytest.mark.parametrize("end", ["confidence-and-class", "confidence-alone-of-a-ranking", "gathered-by-rank"])
+def test_the_best_by_other_operators_is_traced_too(end, tmp_path):
+    """A pair (confidence, class) is no model of one class."""
+    whole = zoo_model()
+    nodes = [
+        node("Softmax", "logits", "p"),
+        node("ReduceMax", "p", "kept", axes=[1], keepdims=0),
+        node("Identity", "kept", "confidence"),
+        node("ArgMax", "logits", "label", axis=1, keepdims=0),
+        node("Hardmax", "p", "one-hot"),
+        node("TopK", "p few", "values indices"),
+        node("GatherElements", "p indices", "gathered", axis=1),
+    ]
+    outputs = {
+        "confidence-and-class": {"confidence": (["N"], FLOAT), "label": (["N"], INT64)},
+        "confidence-alone-of-a-ranking": {"confidence": (["N"], FLOAT), "one-hot": (["N", 4], FLOAT)},
+        "gathered-by-rank": {"gathered": (["N", 2], FLOAT)},
+    }[end]
+    path = save(model_with(nodes, outputs, whole, few=np.array([2])), tmp_path / "m.onnx")
+    engine = camrt.load(path, threads=1)
+    batch = pictures(whole)
+    ours = engine.probabilities(engine.predict(batch))
+    assert_close(ours, softmax(whole.logits64(batch)), factor=WHOLE_MODEL)
+    first = answers(path, batch, next(iter(outputs))).reshape(3, -1)[:, 0]
+    assert_close(ours.max(axis=1), first, factor=WHOLE_MODEL)
+    assert "explained are all scores, 'p'" in engine.notes[0]
+
+
+def test_the_largest_of_cells_is_no_ranking(tmp_path):
+    """One number a picture, the largest of several: nothing beside it says that those were classes."""
+    whole = zoo_model()
+    nodes = [node("Sigmoid", "logits", "p"), node("ReduceMax", "p", "any", axes=[1], keepdims=0)]
+    path = save(model_with(nodes, {"any": (["N"], FLOAT)}, whole), tmp_path / "m.onnx")
+    engine = camrt.load(path, threads=1)
+    batch = pictures(whole)
+    ours = engine.probabilities(engine.predict(batch))
+    assert_close(ours, answers(path, batch, "any"), factor=WHOLE_MODEL)
+
+
 def test_scores_beside_the_best_few_are_taken(tmp_path):
     whole = zoo_model()
     nodes = [node("Softmax", "logits", "p"), node("TopK", "p few", "values indices")]
@@ -172,12 +211,42 @@ def test_other_numbers_beside_the_best_few_need_a_choice(tmp_path):
             {"label": (["N", 4], FLOAT)},
             r"'label' holds decisions, which Greater makes of 'logits'.*pass output='logits'",
         ),
+        (
+            [node("Hardmax", "logits", "one-hot")],
+            {"one-hot": (["N", 4], FLOAT)},
+            r"'one-hot' holds decisions, which Hardmax makes of 'logits'.*pass output='logits'",
+        ),
+        (
+            [node("ArgMax", "logits", "i", axis=1, keepdims=0), node("OneHot", "i four pair", "one-hot")],
+            {"one-hot": (["N", 4], FLOAT)},
+            r"'one-hot' holds class numbers, which ArgMax makes of 'logits'.*pass output='logits'",
+        ),
+        (
+            [node("TopK", "logits two", "best i"), node("Softmax", "best", "p")],
+            {"p": (["N", 2], FLOAT)},
+            r"'p' holds the best of scores, which TopK makes of 'logits'.*pass output='logits'",
+        ),
+        (
+            [node("TopK", "logits two", "best i"), node("Mul", "percent best", "p")],
+            {"p": (["N", 2], FLOAT)},
+            r"'p' holds the best of scores, which TopK makes of 'logits'.*pass output='logits'",
+        ),
     ],
-    ids=["labels", "labels-as-numbers", "decisions"],
+    ids=[
+        "labels",
+        "labels-as-numbers",
+        "decisions",
+        "hardmax",
+        "one-hot",
+        "softmax-of-few",
+        "percents-of-few",
+    ],
 )
 def test_what_is_left_of_scores_is_refused_and_named(nodes, outputs, message, tmp_path):
     whole = zoo_model()
-    path = save(model_with(nodes, outputs, whole, zero=np.float32(0)), tmp_path / "m.onnx")
+    values = {"zero": np.float32(0), "percent": np.float32(100), "two": np.array([2])}
+    values |= {"four": np.array([4]), "pair": np.array([0, 1], np.float32)}
+    path = save(model_with(nodes, outputs, whole, **values), tmp_path / "m.onnx")
     with pytest.raises(UnsupportedModelError, match=message):
         camrt.load(path)
     batch = pictures(whole)
