@@ -133,7 +133,7 @@ def stretched(maps: np.ndarray) -> np.ndarray:
 def mid_network(net: Network, pairs: int) -> list[Comparison]:
     """The adjoint of the half of ResNet-18 behind its second stage, against that half's forward pass."""
     from camrt.engine.backends import onnx_runtime
-    from camrt.engine.loading import settle_batch
+    from camrt.engine.batch_axis import settle_batch
     from camrt.engine.observing import observer
     from camrt.export.interface import standardise
     from camrt.export.reading import read_model

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import numpy as np
 import numpy.typing as npt
-import onnx
 
 from camrt.default import model_file
 from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
+from camrt.engine.batch_axis import settle_batch
 from camrt.engine.cuts import picture_adjoints
-from camrt.engine.matching import levels_of, matched
+from camrt.engine.load_options import labels_of, preprocessing_of, wanted_targets
+from camrt.engine.matching import matched
 from camrt.engine.noise import noise
 from camrt.engine.observing import observer
 from camrt.engine.own_heads import is_distribution
 from camrt.engine.places import Place
-from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
+from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.probing import prober
 from camrt.engine.session import Engine
 from camrt.engine.verification import Verify, verified_cuts
-from camrt.errors import BackendError, InputError, ModelFileError
+from camrt.errors import InputError, ModelFileError
 from camrt.export.adjoint import passed_roundings
-from camrt.export.batching import (
-    computes_shapes,
-    open_batch,
-    share_sizes,
-    simplify_reshapes,
-)
-from camrt.export.branches import take_branches
 from camrt.export.cutting import JOINT, candidates, choose_targets
 from camrt.export.endings import Activation
-from camrt.export.front import Front, read_front
-from camrt.export.graph import Graph, Observer
-from camrt.export.input_form import InputForm, Layout, input_form
+from camrt.export.front import read_front
+from camrt.export.graph import Graph
+from camrt.export.input_form import Layout, input_form
 from camrt.export.interface import LOGITS, Interface, standardise
-from camrt.export.picture_gathers import gather_by_picture, may_count_pictures
 from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
 from camrt.kernels.float_errors import ignore_float_errors
@@ -53,11 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 Array = npt.NDArray[Any]
-
-# A batch size that no other axis of a classifier is likely to have: what follows it is the batch axis.
-PROBE_BATCH = 5
-# Largest relative difference between a graph and the same graph with its batch axis opened.
-SAME_RESULT = 1e-4
 
 
 @ignore_float_errors
@@ -328,84 +312,6 @@ def is_torch_model(path: Any) -> TypeGuard[nn.Module | str]:
     return isinstance(path, (str, os.PathLike)) and os.fspath(path).endswith(".pt2")
 
 
-def wanted_targets(target: str | Sequence[str] | None) -> list[str | None]:
-    """The targets asked for, one by one; None stands for the one that is found."""
-    if target is None or isinstance(target, str):
-        return [target]
-    wanted: list[str | None] = list(target)
-    if not wanted or not all(isinstance(name, str) for name in wanted) or len(set(wanted)) < len(wanted):
-        raise InputError(f"target={target!r} must be a name, or a list of different names")
-    return wanted
-
-
-def settle_batch(
-    model: onnx.ModelProto,
-    interface: Interface,
-    runtime: Backend,
-    steps: Preprocessing | None,
-    watch: Observer,
-) -> tuple[Interface, Graph, list[str]]:
-    """Opens a fixed batch axis where that gives the same results, and indexes the graph."""
-    size = None if steps is None else steps.size
-    fixed_size = interface.fixed_size
-
-    def index(batch: int) -> Graph:
-        return Graph(model, interface.probe_shape(batch, size), watch)
-
-    notes: list[str] = []
-    if interface.batch is None:
-        try:
-            graph = index(PROBE_BATCH)
-            fits = gives_logits(graph, interface) or not gives_logits(index(1), interface)
-        except ModelFileError:
-            fits = False
-        if not fits:
-            interface = replace(interface, batch=1)
-            notes.append("the file declares an open batch axis, but its inside holds for one picture only")
-    batch = interface.batch
-    if batch is not None:
-        gather_by_picture(model, [index(batch)])
-        fixed = onnx.ModelProto()
-        fixed.CopyFrom(model)
-        if fixed_size:
-            simplify_reshapes(model, index(batch))
-        if computes_shapes(model):
-            share_sizes(model, [index(batch)], fixed_size=fixed_size)
-            take_branches(model, index(batch))
-        open_batch(model, interface)
-        if same_when_opened(fixed, model, interface, size, runtime):
-            notes.append(f"the batch axis, fixed at {interface.batch} in the file, was opened")
-            interface = replace(interface, batch=None)
-            return interface, index(PROBE_BATCH), notes
-        model.CopyFrom(fixed)
-        if computes_shapes(model):
-            share_sizes(model, [index(batch)], fixed_size=fixed_size, batch_is_fixed=True)
-            take_branches(model, index(batch))
-        notes.append(f"the batch axis is fixed at {interface.batch} and could not be opened")
-        return interface, index(batch), notes
-    if fixed_size:
-        simplify_reshapes(model, graph)
-        graph = index(PROBE_BATCH)
-    branched = True
-    while branched and computes_shapes(model):
-        share_sizes(model, [graph, graph.twin()], fixed_size=fixed_size)
-        branched = take_branches(model, index(PROBE_BATCH))
-        graph = index(PROBE_BATCH)
-    if may_count_pictures(model) and gather_by_picture(model, at_several_sizes(graph, interface)):
-        graph = index(PROBE_BATCH)
-    return interface, graph, notes
-
-
-def at_several_sizes(graph: Graph, interface: Interface) -> list[Graph]:
-    """A model indexed at two batch sizes, and at a second size of pictures where that is open."""
-    graphs = [graph, graph.twin()]
-    if not interface.fixed_size:
-        batch, channels, height, width = graph.input_shape
-        larger = (batch, channels, interface.height or height + 64, interface.width or width + 96)
-        graphs.append(Graph(graph.model, larger))
-    return graphs
-
-
 def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | None, place: Place) -> None:
     """Tries a CALM file's outputs on two pictures of noise.
 
@@ -419,77 +325,3 @@ def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | Non
             "the file says it is CALM, but its probabilities do not add up: p(y,z|x) must sum to one, and "
             "over places to p(y|x)"
         )
-
-
-def gives_logits(graph: Graph, interface: Interface) -> bool:
-    """Whether the graph is known to give logits for the batch size it was indexed at."""
-    graph.observe(LOGITS)
-    cast = graph.producer(LOGITS)
-    wanted = (graph.input_shape[0], interface.num_classes)
-    return cast is not None and graph.shape(cast.input[0]) == wanted
-
-
-def same_when_opened(
-    fixed: onnx.ModelProto,
-    opened: onnx.ModelProto,
-    interface: Interface,
-    size: tuple[int, int] | None,
-    runtime: Backend,
-) -> bool:
-    """Whether the opened graph gives a large batch what the fixed one gives it piece by piece."""
-    assert interface.batch is not None
-    count = 2 * interface.batch + 1
-    pictures = noise(interface.probe_shape(count, size), levels=levels_of(interface, Front()))
-    expected = runtime.runner(fixed, label="model", batch=interface.batch)(pictures, [LOGITS])[0]
-    try:
-        Graph(opened, interface.probe_shape(PROBE_BATCH, size))
-        actual = runtime.runner(opened, label="model with an open batch axis")(pictures, [LOGITS])[0]
-    except (BackendError, ModelFileError):
-        return False
-    if actual.shape != expected.shape or not np.isfinite(expected).all():
-        return False
-    return bool(np.abs(actual - expected).max() <= SAME_RESULT * max(float(np.abs(expected).max()), 1e-6))
-
-
-def preprocessing_of(
-    given: Preprocessing | str | Mapping[str, Any] | None, metadata: dict[str, str], form: InputForm
-) -> Preprocessing | None:
-    """The preprocessing asked for, or the one in the file's metadata."""
-    size = None if form.height is None or form.width is None else (form.height, form.width)
-    if given is None and METADATA_KEY in metadata:
-        return Preprocessing.from_json(metadata[METADATA_KEY], size)
-    return Preprocessing.coerce(given, size)
-
-
-def labels_of(
-    given: Sequence[str] | str | os.PathLike[str] | None, metadata: dict[str, str], classes: int
-) -> tuple[str, ...] | None:
-    """Class names, checked against the number of classes."""
-    names: Sequence[str] | None
-    if given is None:
-        names = json_labels(metadata["camrt.labels"]) if "camrt.labels" in metadata else None
-    elif isinstance(given, (str, os.PathLike)):
-        try:
-            names = Path(given).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"labels file {os.fspath(given)!r} cannot be read: {error}") from error
-        while names and not names[-1].strip():
-            names = names[:-1]
-    else:
-        names = list(given)
-    if names is None:
-        return None
-    if len(names) != classes:
-        raise InputError(f"{len(names)} labels were given for a model with {classes} classes")
-    return tuple(str(name) for name in names)
-
-
-def json_labels(text: str) -> list[str]:
-    """The labels in a file's metadata."""
-    try:
-        names = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"the file's metadata entry camrt.labels is not JSON: {error}") from error
-    if not isinstance(names, list):
-        raise InputError("the file's metadata entry camrt.labels is not a list of names")
-    return names

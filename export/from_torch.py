@@ -19,7 +19,7 @@ import onnxruntime
 import torch
 
 from camrt.engine.arrays import host
-from camrt.engine.loading import labels_of
+from camrt.engine.load_options import labels_of
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.torch_models.subject import Subject, single, tensors_of
 from camrt.errors import BackendError, InputError

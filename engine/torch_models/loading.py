@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from camrt.engine.cuts import Cut, vectors_at_once
-from camrt.engine.loading import labels_of, wanted_targets
+from camrt.engine.load_options import labels_of, wanted_targets
 from camrt.engine.matching import matched
 from camrt.engine.places import OnDevice
 from camrt.engine.plans.building import checked_precision

@@ -18,7 +18,7 @@ from peer_libraries import import_peer
 from tolerances import TOLERANCES, assert_close
 
 from camrt.engine.backends import onnx_runtime
-from camrt.engine.loading import settle_batch
+from camrt.engine.batch_axis import settle_batch
 from camrt.engine.observing import observer
 from camrt.export.adjoint import GRADIENT, WEIGHTING, adjoint_model
 from camrt.export.cutting import beside_name, candidates, crossing, tapped_model
