@@ -22,6 +22,10 @@ __all__ = ["Shift", "numbers_of", "only_reader", "region_of", "shifts_of"]
 HEIGHT, WIDTH = 2, 3
 LAYERS = ("Conv", "MaxPool", "AveragePool")
 MOST = float(1 << 30)  # what no length or scale of a picture reaches
+PASSING = (  # leave every number in its place
+    *("Cast", "Identity", "Dropout", "Transpose", "QuantizeLinear", "DequantizeLinear"),
+    *("Add", "Sub", "Mul", "Div", "BatchNormalization"),
+)
 SLICE_INPUTS = {"starts": 1, "ends": 2, "axes": 3, "steps": 4}
 CENTRED = ("half_pixel", "pytorch_half_pixel")
 
@@ -151,7 +155,7 @@ def of_pad(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     if len(pads) != 2 * len(axes or range(4)):
         return None  # it is damaged
     behind = only_reader(graph, node.output[0])
-    while behind is not None and behind.op_type in ("Cast", "Identity", "Transpose"):
+    while behind is not None and behind.op_type in PASSING:
         behind = only_reader(graph, behind.output[0])
     if behind is not None and behind.op_type in LAYERS and max(pads) < reach(graph, behind):
         return []

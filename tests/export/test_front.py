@@ -260,6 +260,26 @@ def test_places_follow_the_axes_and_the_size() -> None:
     assert found.describe((30, 40)) == "shows rows 1 to 9 and columns 35 to 40"
 
 
+OWN_PADS = {
+    "turned": [
+        ("Transpose", "", {"perm": [0, 2, 3, 1]}),
+        ("Pad", "p", {"mode": "edge"}),
+        ("Transpose", "", {"perm": [0, 3, 1, 2]}),
+    ],
+    "cast": [("Pad", "q", {}), ("Cast", "", {"to": FLOAT}), ("Identity", "", {})],
+    "normalised": [("Pad", "q", {}), ("Sub", "m", {}), ("Div", "s", {})],
+    "quantised": [("Pad", "q", {}), ("QuantizeLinear", "t z", {}), ("DequantizeLinear", "t z", {})],
+}
+
+
+@pytest.mark.parametrize("nodes", OWN_PADS.values(), ids=OWN_PADS)
+def test_a_layers_own_pad_is_no_shift_wherever_it_stands(nodes: Any) -> None:
+    constants = {"p": whole(0, 3, 3, 0, 0, 3, 3, 0), "q": whole(0, 0, 3, 3, 0, 0, 3, 3), "m": MEAN, "s": STD}
+    constants |= {"t": single(0.1)[0], "z": np.uint8(3)}
+    assert front_of(nodes, kernel=7, **constants).region((30, 40)) == Region(0, 0, 40, 30)
+    assert front_of(nodes, kernel=3, **constants).region((30, 40)) == Region(-3, -3, 43, 33)
+
+
 def test_what_is_computed_from_the_picture_is_left_alone() -> None:
     found = front_of([("Slice", "a b c", {})], a=whole(1), b=whole(2), c=whole(1))
     assert found == Front()  # of channels, not of places
