@@ -491,7 +491,8 @@ class Engine:
         """The part of the model's input (H, W) that raw maps show, of a method or of any on activations."""
         if method is not None and method.explains_pixels:
             return Framing.whole(size)
-        return Framing(size, self.front.region(size))
+        # Activations of mirrored pictures were turned back at the cut: see `TargetTensor.mirrored`.
+        return Framing(size, self.front.region(size).upright)
 
     @property
     def map_shape(self) -> MapShape:

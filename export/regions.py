@@ -42,6 +42,12 @@ class Region:
         """(left, upper, right, lower), as Pillow takes it."""
         return self.left, self.upper, self.right, self.lower
 
+    @property
+    def upright(self) -> Region:
+        """The same rectangle, shown as it lies in the picture."""
+        (left, right), (upper, lower) = sorted((self.left, self.right)), sorted((self.upper, self.lower))
+        return Region(left, upper, right, lower)
+
     def of(self, inner: Region, size: Size) -> Region:
         """Where a region of what shows this one lies.
 

@@ -64,6 +64,35 @@ def test_a_mirror_in_front_turns_the_map_back(axes, tmp_path):
         assert_close(raw, expected, np.float32, factor=64)  # differences of scores, divided by one
 
 
+@pytest.mark.parametrize("method", ["ablation", "pixab", "score", "gradcam"])
+@pytest.mark.parametrize(
+    ("axes", "ends"),
+    [([3], [-(2**62)]), ([2], [-(2**62)]), ([2, 3], [-(2**62)] * 2), ([3], [1])],
+    ids=["columns", "rows", "both", "columns-of-a-crop"],
+)
+def test_maps_of_mirrored_pictures_lie_on_the_pictures(axes, ends, method, tmp_path):
+    """A file that mirrors its picture says of it what the file without that says of the mirror image."""
+    _, whole, _ = linear_head()
+    plain = camrt.load(save(whole.model, tmp_path / "plain.onnx"), target="A", threads=1)
+    net, whole, _ = linear_head()
+    constants = turned_by_slice(axes)
+    constants[1] = (ends, np.int64)
+    cropped = 2 if ends == [1] else 0  # columns 0 and 1 are left out
+    model = in_front(whole, net, "Slice", *constants)
+    sizes = model.graph.input[0].type.tensor_type.shape.dim
+    sizes[3].dim_value += cropped
+    engine = camrt.load(save(model, tmp_path / "model.onnx"), target="A", threads=1)
+    channels, height, width = whole.size
+    some = np.random.default_rng(35).standard_normal((2, channels, height, width + cropped), np.float32)
+    mirrored = np.flip(some[..., cropped:], axes).copy()
+    found = engine.explain(some, method, targets=1)
+    expected = plain.explain(mirrored, method, targets=1)
+    back = [axis - 4 for axis in axes]
+    assert_close(found.raw, np.flip(expected.raw, back), factor=64)  # differences of scores, divided by one
+    assert_close(found.maps[..., cropped:], np.flip(expected.maps, back), factor=256)  # and scaled to [0, 1]
+    assert not found.maps[..., :cropped].any()
+
+
 def test_pixels_put_elsewhere_are_named(tmp_path):
     net, whole, _ = linear_head()
     grid = np.zeros((1, 8, 6, 2), np.float32)
