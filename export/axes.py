@@ -10,6 +10,7 @@ from onnx import NodeProto
 
 from camrt.export.axis_parts import (
     ELSEWHERE,
+    SPATIAL,
     Axes,
     Axis,
     Roles,
@@ -23,6 +24,7 @@ from camrt.export.axis_parts import (
     reduced,
     regrouped,
     resized,
+    role,
     roles_of,
     slid,
     turned,
@@ -30,6 +32,7 @@ from camrt.export.axis_parts import (
     windowed,
 )
 from camrt.export.graph import Graph, attribute
+from camrt.export.shifts import is_even
 
 __all__ = ["SAMPLING", "cell_axes", "numbers"]
 
@@ -138,11 +141,15 @@ def summed(graph: Graph, node: NodeProto, shape: Shape, found: dict[str, Axes]) 
 
 
 def gathered(graph: Graph, node: NodeProto, first: Axes, shape: Shape) -> Axes:
-    """Gather: the axis it takes numbers from is lost, except to a table of windows that are slid over it."""
+    """Gather: the axis it takes numbers from is lost, except to a crop or a table of windows slid over it."""
     axis = attribute(node, "axis", 0) % len(first)
     left = len(shape) - len(first) + 1
     made = [unknown(size) for size in shape[axis : axis + left]]
     indices = graph.at_probe(node.input[1]) if left == 2 else None
+    chosen = graph.constant(node.input[1]) if left == 1 else None
+    if chosen is not None and is_even(chosen) and role(first[axis]) in SPATIAL:
+        backwards = {0} if chosen[0] > chosen[-1] else set()
+        made = [resized(turned((first[axis],), backwards)[0], len(chosen))]
     if indices is not None and indices.ndim == 2:
         down, along = (
             int(steps.flat[0]) if steps.size else 0 for steps in (np.diff(indices, axis=d) for d in (0, 1))

@@ -24,9 +24,9 @@ from itertools import accumulate, pairwise
 from operator import mul
 
 __all__ = [
-    "ELSEWHERE", "Axes", "Axis", "CellTokens", "Part", "Role", "Roles", "Shape", "broadcast", "cut", "joined",
-    "length", "multiplied", "over", "reduced", "regrouped", "resized", "role", "roles_of", "slid", "turned",
-    "unknown", "windowed",
+    "ELSEWHERE", "SPATIAL", "Axes", "Axis", "CellTokens", "Part", "Role", "Roles", "Shape", "broadcast",
+    "cut", "joined", "length", "multiplied", "over", "reduced", "regrouped", "resized", "role", "roles_of",
+    "slid", "turned", "unknown", "windowed",
 ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from onnx import NodeProto, TensorProto
 from camrt.export.graph import Graph, attribute
 from camrt.export.input_form import is_rounding
 from camrt.export.regions import Region
-from camrt.export.shifts import Shift, numbers_of, only_reader, region_of, shifts_of
+from camrt.export.shifts import Shift, numbers_of, only_output, only_reader, region_of, shifts_of
 
 __all__ = ["Front", "read_front"]
 
@@ -120,7 +120,7 @@ def read_front(graph: Graph, element: int = TensorProto.FLOAT) -> Front:
     )
     with np.errstate(all="ignore"):  # constants may be anything; what is not finite is left out below
         while (node := only_reader(graph, at.name)) is not None and follow(graph, node, at):
-            at.name = node.output[0]
+            at.name = only_output(graph, node) or node.output[0]
     if not at.changed or not np.isfinite([at.scale, at.shift]).all() or not at.scale.all():
         return Front(tuple(at.shifts))
     back = np.argsort(at.order)

@@ -1,4 +1,4 @@
-"""Slices, pads and resizings of a picture by constants: where the pixels of the next tensor lie in it.
+"""Crops, pads and resizings of a picture by constants: where the pixels of the next tensor lie in it.
 
 Each is x = origin + step·x' along an axis: pixels of the picture x against those of the next tensor x', the
 middle of pixel k at k + 1/2. Zeros that a layer's own kernel needs, which a Pad in front of a convolution or
@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from onnx import NodeProto
 
 from camrt.export.graph import Graph, attribute
 from camrt.export.regions import Region
 
-__all__ = ["Shift", "numbers_of", "only_reader", "region_of", "shifts_of"]
+__all__ = ["Shift", "is_even", "numbers_of", "only_output", "only_reader", "region_of", "shifts_of"]
 
 HEIGHT, WIDTH = 2, 3
 LAYERS = ("Conv", "MaxPool", "AveragePool")
@@ -98,7 +99,14 @@ def shifts_of(graph: Graph, node: NodeProto, axes: Sequence[int]) -> list[Shift]
     Returns:
         None where it is none of these operators, its numbers are not constant, or it changes other axes.
     """
-    kinds = {"Slice": of_slice, "Pad": of_pad, "Resize": of_resize, "Upsample": of_resize}
+    kinds = {
+        "Gather": of_gather,
+        "Pad": of_pad,
+        "Resize": of_resize,
+        "Slice": of_slice,
+        "Split": of_split,
+        "Upsample": of_resize,
+    }
     found = kinds[node.op_type](graph, node) if node.op_type in kinds else None
     if found is None:
         return None
@@ -146,6 +154,40 @@ def of_slice(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     return [(int(axis), Shift(0, "crop", (start, end, step))) for start, end, axis, step in rows]
 
 
+def of_gather(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
+    """The crop of a Gather whose indices are evenly spaced, with its axis."""
+    indices = graph.constant(node.input[1])
+    if indices is None or not is_even(indices) or indices.min() < 0:
+        return None
+    first, second, last = (int(indices[place]) for place in (0, 1, -1))
+    step = second - first
+    # one beyond the last; far below zero where that is before the first pixel
+    end = last + int(np.sign(step)) if last or step > 0 else -int(MOST)
+    return [(int(attribute(node, "axis", 0)), Shift(0, "crop", (first, end, step)))]
+
+
+def is_even(indices: npt.NDArray[Any]) -> bool:
+    """Whether indices are a vector of two or more different numbers, each as far from the next."""
+    steps = np.diff(indices) if indices.ndim == 1 else np.zeros(0)
+    return bool(steps.size and steps[0] and (steps == steps[0]).all())
+
+
+def of_split(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
+    """The crop that one output of a Split is, where no other is read and lengths are stated."""
+    sizes, made = numbers_of(graph, node, "split", 1), only_output(graph, node)
+    if not sizes or made is None or len(sizes) != len(node.output):
+        return None
+    place = list(node.output).index(made)
+    start = sum(sizes[:place])
+    return [(int(attribute(node, "axis", 0)), Shift(0, "crop", (start, start + sizes[place], 1.0)))]
+
+
+def only_output(graph: Graph, node: NodeProto) -> str | None:
+    """The output of a node that is read, where there is one alone."""
+    read = [name for name in node.output if name and graph.consumers[name]]
+    return read[0] if len(read) == 1 else None
+
+
 def of_pad(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     """The pads of a Pad, each with its axis; none where they belong to the layer behind it."""
     pads, axes = numbers_of(graph, node, "pads", 1), numbers_of(graph, node, "axes", 3)
@@ -157,7 +199,8 @@ def of_pad(graph: Graph, node: NodeProto) -> list[tuple[int, Shift]] | None:
     behind = only_reader(graph, node.output[0])
     while behind is not None and behind.op_type in PASSING:
         behind = only_reader(graph, behind.output[0])
-    if behind is not None and behind.op_type in LAYERS and max(pads) < reach(graph, behind):
+    own = behind is not None and behind.op_type in LAYERS and min(pads, default=0.0) >= 0  # less is a crop
+    if own and behind is not None and max(pads) < reach(graph, behind):
         return []
     rows = zip(axes or range(count), pads[:count], pads[count:], strict=True)
     return [(int(axis), Shift(0, "pad", (float(before), float(after)))) for axis, before, after in rows]

@@ -188,6 +188,20 @@ MOVES = {
         {"p": whole(0, 0, 0, 8, 0, 0, 0, 4)},
         (-8, 0, 44, 30),
     ),
+    # a Pad by less than nothing crops, whatever kernel comes behind
+    "pad-that-crops": ([("Pad", "p", {})], {"p": whole(0, 0, -4, -16, 0, 0, -2, 0)}, (16, 4, 40, 28)),
+    "pad-that-crops-and-pads": ([("Pad", "p", {})], {"p": whole(0, 0, 0, -3, 0, 0, 0, 1)}, (3, 0, 41, 30)),
+    "gathered-columns": (
+        [("Gather", "i", {"axis": 3}), ("Gather", "j", {"axis": 2})],
+        {"i": np.arange(16, 36), "j": np.arange(29, 9, -1)},
+        (16, 30, 36, 10),
+    ),
+    "gathered-from-last-to-first": (
+        [("Gather", "i", {"axis": 3})],
+        {"i": np.arange(39, -1, -1)},
+        (40, 0, 0, 30),
+    ),
+    "gathered-at-random": ([("Gather", "i", {"axis": 3})], {"i": whole(3, 1, 2)}, (0, 0, 40, 30)),
     "own-pad": ([("Pad", "p", {})], {"p": whole(0, 0, 1, 1, 0, 0, 1, 1)}, (0, 0, 40, 30)),
     "own-pad-turned": (
         [
@@ -239,6 +253,29 @@ MOVES = {
 def test_places(nodes: Any, constants: Any, expected: tuple[float, ...]) -> None:
     found = front_of(nodes, **constants)
     assert found.region((30, 40)).box == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_only_output_of_a_split_that_is_read_is_a_crop() -> None:
+    nodes = [
+        helper.make_node("Split", ["x0", "lengths"], ["a", "b", "c"], axis=3),
+        helper.make_node("Conv", ["b", "w"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "front",
+        [helper.make_tensor_value_info("x0", FLOAT, ["N", 3, 30, 40])],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [
+            numpy_helper.from_array(whole(10, 25, 5), "lengths"),
+            numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "w"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    assert read_front(Graph(model, (2, 3, 30, 40))).region((30, 40)) == Region(10, 0, 35, 30)
+    graph.node.append(helper.make_node("Conv", ["a", "w"], ["z"]))
+    graph.output.append(helper.make_tensor_value_info("z", FLOAT, None))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    assert read_front(Graph(model, (2, 3, 30, 40))) == Front()
 
 
 def test_places_of_older_operator_sets() -> None:

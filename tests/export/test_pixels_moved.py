@@ -93,6 +93,41 @@ def test_maps_of_mirrored_pictures_lie_on_the_pictures(axes, ends, method, tmp_p
     assert not found.maps[..., :cropped].any()
 
 
+CROPS = {
+    "pad": ("Pad", [([0, 0, -1, -2, 0, 0, -2, 0], np.int64)], {}),
+    "gather": ("Gather", [], {"axis": 3}),
+    "gather-backwards": ("Gather", [], {"axis": 3}),
+}
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_maps_of_what_other_operators_crop_lie_there(crop, tmp_path):
+    operator, constants, attributes = CROPS[crop]
+    _, whole, _ = linear_head()
+    plain = camrt.load(save(whole.model, tmp_path / "plain.onnx"), target="A", threads=1)
+    net, whole, _ = linear_head()
+    channels, height, width = whole.size
+    if crop != "pad":
+        constants = [(np.arange(2, 2 + width)[:: -1 if crop.endswith("backwards") else 1], np.int64)]
+    model = in_front(whole, net, operator, *constants, **attributes)
+    sizes = model.graph.input[0].type.tensor_type.shape.dim
+    rows, after = (slice(1, 1 + height), 2) if crop == "pad" else (slice(None), 0)
+    sizes[2].dim_value += (rows.start or 0) + after
+    sizes[3].dim_value += 2
+    engine = camrt.load(save(model, tmp_path / "model.onnx"), target="A", threads=1)
+    shape = (2, channels, sizes[2].dim_value, sizes[3].dim_value)
+    some = np.random.default_rng(36).standard_normal(shape, np.float32)
+    back = -1 if crop.endswith("backwards") else 1
+    seen = some[..., rows, 2 : 2 + width][..., ::back].copy()
+    found, expected = (
+        one.explain(of, "gradcam", targets=1).maps for one, of in ((engine, some), (plain, seen))
+    )
+    assert_close(found[..., rows, 2 : 2 + width], expected[..., ::back], factor=256)  # scaled to [0, 1]
+    outside = np.ones(shape[2:], bool)
+    outside[rows, 2 : 2 + width] = False
+    assert not found[..., outside].any()
+
+
 def test_pixels_put_elsewhere_are_named(tmp_path):
     net, whole, _ = linear_head()
     grid = np.zeros((1, 8, 6, 2), np.float32)
