@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -17,28 +17,34 @@ __all__ = ["observer"]
 
 
 def observer(runtime: Backend) -> Observer:
-    """An observer that runs the whole model once with the unknown tensors as outputs.
+    """An observer that runs the whole model once with the shapes of unknown tensors as outputs.
 
-    A model that cannot be run so, or does not end within the deadline, teaches nothing: what is asked of it
-    then fails on what is known.
+    Tensors themselves are outputs only where their element type is not known either: all of them together
+    would fill the memory. A model that cannot be run so, or does not end within the deadline, teaches
+    nothing: what is asked of it then fails on what is known.
     """
 
     def observe(
-        model: onnx.ModelProto, input_shape: tuple[int, ...], names: Sequence[str]
+        model: onnx.ModelProto, input_shape: tuple[int, ...], unknown: Mapping[str, int | None]
     ) -> dict[str, tuple[tuple[int, ...], int]]:
         tapped = onnx.ModelProto()
         tapped.CopyFrom(model)
         del tapped.graph.output[:]
-        tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        pictures = noise(input_shape)
+        for number, (name, element) in enumerate(unknown.items()):
+            shown = name if element is None else f"camrt_shape_{number}"
+            if element is not None:
+                tapped.graph.node.append(helper.make_node("Shape", [name], [shown]))
+            tapped.graph.output.append(onnx.ValueInfoProto(name=shown))
         try:
-            values = runtime.runner(tapped, label="model")(pictures)
+            values = runtime.runner(tapped, label="model")(noise(input_shape))
         except (BackendError, DeadlineError):
             return {}
-        return {
-            name: (value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
-            for name, value in zip(names, values, strict=True)
-            if isinstance(value, np.ndarray)
-        }
+        found = {}
+        for (name, element), value in zip(unknown.items(), values, strict=True):
+            if element is not None:
+                found[name] = (tuple(value.tolist()), element)
+            elif isinstance(value, np.ndarray):
+                found[name] = (value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
+        return found
 
     return observe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,10 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Observer = Callable[[onnx.ModelProto, tuple[int, ...], Sequence[str]], dict[str, tuple[tuple[int, ...], int]]]
+# A model, the shape of its input, tensors with their element types where known -> their shapes and types
+Observer = Callable[
+    [onnx.ModelProto, tuple[int, ...], Mapping[str, int | None]], dict[str, tuple[tuple[int, ...], int]]
+]
 
 # A constant larger than this is never folded while analysing (its producers are left alone).
 FOLDING_LIMIT_BYTES = 1 << 31
@@ -118,12 +121,12 @@ class Graph:
     def observe(self, end: str) -> bool:
         """Learns by running what inference left unknown of the tensors `end` needs; whether anything was."""
         needed = [self.nodes[index] for index in self.upstream_nodes(end)]
-        unknown = [
-            name
+        unknown = {
+            name: self.types.get(name)
             for node in needed
             for name in node.output
             if name in self.dependent and name not in self.shapes
-        ]
+        }
         if not unknown or self._observer is None:
             return False
         for name, (shape, element) in self._observer(self.model, self.input_shape, unknown).items():
