@@ -195,9 +195,10 @@ def inspect(
                 same = [one for one in engine.verification if one.question == question]
                 largest = max(one.error for one in same)
                 result = "yes" if all(one.agrees for one in same) else "no"
-                add_row(
-                    compared, question, str(len(same)), f"{largest:.1e}", f"{same[0].allowed:.0e}", result
-                )
+                error = f"{largest:.1e}"
+                if all(one.refused is not None for one in same):
+                    error, result = "none", f"refused: {same[0].refused}"
+                add_row(compared, question, str(len(same)), error, f"{same[0].allowed:.0e}", result)
             console.print(compared)
 
 

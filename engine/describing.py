@@ -78,7 +78,7 @@ def checked(engine: Engine) -> str:
     """What was compared with the model's own answers, in a line."""
     if not engine.verification:
         return "nothing: the engine's answers were not compared with the model's"
-    questions = ", ".join(dict.fromkeys(one.question for one in engine.verification))
+    questions = ", ".join(dict.fromkeys(one.question for one in engine.verification if one.refused is None))
     largest = max(one.error for one in engine.verification)
     return f"on noise: {questions}; largest error {largest:.1g} of the largest change"
 

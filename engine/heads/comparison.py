@@ -87,12 +87,14 @@ class Comparison:
         error: The largest difference, as a share of the largest change; infinity where there is no answer.
         allowed: The largest that agrees.
         failure: Why there is no answer, in a sentence.
+        refused: Why the question has no answer on this model, which a method that asks it says as well.
     """
 
     question: str
     error: float
     allowed: float
     failure: str | None = None
+    refused: str | None = None
 
     @property
     def agrees(self) -> bool:
@@ -100,8 +102,8 @@ class Comparison:
         return self.failure is None and self.error <= self.allowed
 
     def __str__(self) -> str:
-        if self.failure is not None:
-            return f"{self.question}: {self.failure}"
+        if self.failure is not None or self.refused is not None:
+            return f"{self.question}: {self.failure or self.refused}"
         return f"{self.question}: off by {self.error:.2g} of the largest change, {self.allowed:g} is allowed"
 
 
@@ -205,7 +207,7 @@ def compare_head(
 def compare(
     question: str, pairs: Pairs, precision: Precision, allowed: float | None = None
 ) -> list[Comparison]:
-    """The comparison of some answers; none where a gradient is refused by name, which misleads nobody.
+    """The comparison of some answers.
 
     Args:
         question: What is asked.
@@ -216,8 +218,8 @@ def compare(
     most = precision.relative if allowed is None else allowed
     try:
         errors = [relative_error(mine, theirs, precision, base) for mine, theirs, base in pairs]
-    except AdjointError:
-        return []
+    except AdjointError as error:  # refused by name when a method asks for it: nothing wrong is answered
+        return [Comparison(question, 0.0, most, refused=str(error))]
     except BackendError as error:
         return [Comparison(question, float("inf"), most, str(error))]
     return [Comparison(question, max(errors), most)] if errors else []

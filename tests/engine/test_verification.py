@@ -24,6 +24,7 @@ from camrt.cli import app
 from camrt.engine import cuts
 from camrt.engine.backends.onnxruntime import OnnxRuntimeRunner
 from camrt.errors import CutError, InputError, UnsupportedModelError
+from camrt.export.adjoint.steps import RULES
 from camrt.export.factoring import Factors, factor
 
 K, H, W, C = 6, 5, 4, 3
@@ -357,6 +358,16 @@ def test_a_model_of_one_logit_and_of_two_targets(tmp_path):
     path = save(model_of(nodes, [kernel, *net.initializers], ["N", 3, 8, 8], ["N", 1]), tmp_path / "m.onnx")
     engine = camrt.load(path, target=["early", "A"])
     assert all(one.agrees for one in engine.verification)
+
+
+def test_inspect_verify_says_which_question_has_no_answer(tmp_path, monkeypatch):
+    path = save(zoo_model("gemm-relu-gemm").model, tmp_path / "m.onnx")
+    monkeypatch.delitem(RULES, ("", "Relu"))
+    result = CliRunner().invoke(app, ["inspect", str(path), "--verify"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    (row,) = [line for line in result.stdout.splitlines() if "gradient of the picture" in line]
+    assert "none" in row
+    assert "refused: no gradient can be followed through" in row
 
 
 def test_inspect_verify_lists_what_was_compared(tmp_path):
