@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from camrt.engine.places import check_gpu
 from camrt.engine.plans.cards import cards
+from camrt.engine.torch_models.generators import generators_kept
 from camrt.errors import BackendError, UnsupportedModelError
 from camrt.export.answers import classes_of
 from camrt.export.endings import Activation
@@ -136,9 +137,7 @@ class Subject:
         with ExitStack() as stack:
             stack.enter_context(self.lock)
             device, kind_of_all = self.place()
-            accelerators = [] if device.type == "cpu" else [device.index or 0]
-            kind = "cuda" if device.type == "cpu" else device.type
-            stack.enter_context(torch.random.fork_rng(accelerators, device_type=kind))
+            stack.enter_context(generators_kept(device))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(gradients))
             modes = [(part, part.training) for part in self.module.modules()]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from camrt.engine.cuts import Cut
 from camrt.engine.heads.comparison import Comparison, Precision, Reference
 from camrt.engine.places import OnDevice
 from camrt.engine.torch_models.cutting import HookedCut
+from camrt.engine.torch_models.generators import generators_kept
 from camrt.engine.torch_models.heads import HookedHead
 from camrt.engine.verification import Verify, verify
 from camrt.errors import CutError, UnsupportedModelError
@@ -35,6 +37,40 @@ class VerifiedModule:
     batch_size: int
     notes: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
+
+
+class DrawingAnew:
+    """A module that draws other random numbers in each call, if it draws any.
+
+    By itself a call leaves the state of torch's generators as it found it, so that the next one would draw
+    the same.
+
+    Args:
+        runner: The module.
+        device: Where it is.
+    """
+
+    def __init__(self, runner: Runner, device: torch.device) -> None:
+        self._runner = runner
+        self._device = device
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `camrt.engine.backends.Runner`."""
+        return self._runner.outputs
+
+    def rows(self, shape: tuple[int, ...]) -> Any:
+        """See `camrt.engine.backends.Runner`."""
+        return self._runner.rows(shape)
+
+    def __call__(
+        self, batch: Any, fetch: Sequence[str] | None = None, beside: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """See `camrt.engine.backends.Runner`."""
+        answers = self._runner(batch, fetch, beside)
+        for device in {torch.device("cpu"), self._device}:
+            torch.rand(1, device=device)
+        return answers
 
 
 def verified_module(
@@ -75,18 +111,23 @@ def verified_module(
         whole.has_joint = interface.joint is not None
     plain = [type(cut.head) is HookedHead for cut in cuts]
     heads = [cut.head if same else whole for cut, same, whole in zip(cuts, plain, wholes, strict=True)]
-    report = verify(
-        runner,
-        cuts,
-        [Reference(head, head.show, own_gradient=False) for head in heads if isinstance(head, HookedHead)],
-        interface.probe_shape(3, size),
-        interface.activation,
-        place,
-        Precision.of(half=dtype in (torch.float16, torch.bfloat16), quantised=False),
-        kind="logit" if interface.joint is None else "probability",
-        draws=False,
-        thorough=level == "thorough",
-    )
+    with generators_kept(place.device):
+        report = verify(
+            DrawingAnew(runner, place.device),
+            cuts,
+            [
+                Reference(head, head.show, own_gradient=False)
+                for head in heads
+                if isinstance(head, HookedHead)
+            ],
+            interface.probe_shape(3, size),
+            interface.activation,
+            place,
+            Precision.of(half=dtype in (torch.float16, torch.bfloat16), quantised=False),
+            kind="logit" if interface.joint is None else "probability",
+            draws=False,
+            thorough=level == "thorough",
+        )
     if report.is_random:
         raise UnsupportedModelError(
             f"the module answers the same picture differently each time ({report.again}): something in it "

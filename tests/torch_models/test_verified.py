@@ -10,7 +10,7 @@ from torch import nn
 
 import camrt
 from camrt.engine.torch_models import heads
-from camrt.errors import InputError
+from camrt.errors import InputError, UnsupportedModelError
 
 PICTURES = np.random.default_rng(0).standard_normal((4, 3, 12, 10), np.float32)
 
@@ -43,6 +43,15 @@ def drawn(vector):
     return vector + torch.rand_like(vector)
 
 
+def drawn_once(vector):
+    """The same numbers for all pictures of a call."""
+    return vector + torch.rand(1, vector.shape[1])
+
+
+def dropped(vector):
+    return nn.functional.dropout(vector, 0.5, training=True)
+
+
 def load(module, **options):
     return camrt.load(module.eval(), size=(12, 10), target="features", **options)
 
@@ -55,7 +64,27 @@ def test_a_module_that_agrees():
     assert load(Pooled(), verify=False).verification == ()
 
 
-@pytest.mark.parametrize("twist", [centred, counted, drawn])
+@pytest.mark.parametrize("twist", [drawn, drawn_once, dropped])
+def test_a_module_that_draws_is_refused(twist):
+    """Another call may draw other numbers. Whoever loads a module keeps the state of their generator."""
+    with pytest.raises(UnsupportedModelError, match=r"differently each time .* draws random numbers"):
+        load(Pooled(twist))
+    assert load(Pooled(twist), verify=False).num_classes == 4
+    module = Pooled(centred)
+    before = torch.get_rng_state()
+    load(module)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_drawn_in_vain_are_no_reason():
+    def in_vain(vector):
+        torch.rand(3)
+        return vector
+
+    assert load(Pooled(in_vain)).notes == ()
+
+
+@pytest.mark.parametrize("twist", [centred, counted])
 def test_pictures_that_are_answered_otherwise_among_others_are_run_alone(twist):
     module = Pooled(twist).eval()
     engine = load(module)
