@@ -17,6 +17,7 @@ import camrt
 from camrt.errors import AdjointError, InputError
 from camrt.evaluation.walls.dead_zone import PROBES, DeadZone, find_dead_zone, is_dead
 from camrt.evaluation.walls.share import dead_share, lower_rows
+from camrt.export.adjoint.steps import RULES
 
 SIDE = 16
 
@@ -34,7 +35,7 @@ def blind(path: Path, *, rows: int = 0, columns: int = 0, opaque: bool = False) 
         helper.make_node("Flatten", ["A"], ["f"]),
         helper.make_node("MatMul", ["f", "dense"], ["logits"]),
     ]
-    if opaque:  # an operator without a rule, before the activation
+    if opaque:  # an operator whose rule can be taken away, before the activation
         nodes[0].input[0] = "rounded"
         nodes.insert(0, helper.make_node("Mod", ["input", "large"], ["rounded"], fmod=1))
         weights["large"] = np.array(1e6)
@@ -70,7 +71,8 @@ def test_a_model_that_sees_everything_has_none(tmp_path: Path, way: Any) -> None
     assert zone.lowest_rows == 0
 
 
-def test_a_model_without_gradients_is_tried_with_noise(tmp_path: Path) -> None:
+def test_a_model_without_gradients_is_tried_with_noise(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.delitem(RULES, ("", "Mod"))
     engine = blind(tmp_path / "m.onnx", rows=5, opaque=True)
     with pytest.raises(AdjointError):
         find_dead_zone(engine, way="gradients")
