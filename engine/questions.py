@@ -19,7 +19,7 @@ from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.cutting import JOINT
-from camrt.export.endings import Activation
+from camrt.export.endings import InverseLink
 
 __all__ = ["NO_JOINT", "NO_PROBABILITIES", "Questions"]
 
@@ -61,7 +61,7 @@ class Questions:
     activations: Array
     logits: Array
     targets: Array
-    activation: Activation
+    activation: InverseLink
     has_logits: bool
     head: Head
     model: Runner

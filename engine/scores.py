@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from camrt.engine.arrays import library, numbered, single
-from camrt.export.endings import Activation
+from camrt.export.endings import InverseLink
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["ScoreKind", "ScoreReader", "probabilities"]
@@ -16,7 +16,7 @@ ScoreKind = Literal["logit", "probability"]
 
 
 @ignore_float_errors
-def probabilities(logits: Array, activation: Activation) -> Array:
+def probabilities(logits: Array, activation: InverseLink) -> Array:
     """Class probabilities of logits (..., C), float32; NaN where a logit is NaN, and of plain numbers."""
     xp = library(logits)
     if activation == "none":
@@ -27,6 +27,8 @@ def probabilities(logits: Array, activation: Activation) -> Array:
         # exp of a negative number only: no overflow for either sign.
         small = xp.exp(-xp.abs(wide))
         shares = xp.where(wide >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
+    elif activation == "exp":
+        shares = xp.exp(wide)
     else:
         exponentials = xp.exp(wide - xp.max(wide, axis=-1, keepdims=True))
         shares = exponentials / xp.sum(exponentials, axis=-1, keepdims=True)
@@ -41,12 +43,12 @@ class ScoreReader:
     Attributes:
         targets: (N, T) class indices.
         kind: Logit, or probability after the model's activation.
-        activation: How this model's logits become probabilities.
+        activation: How this model's logits become probabilities, see `Interface.inverse_link`.
     """
 
     targets: Any
     kind: ScoreKind
-    activation: Activation
+    activation: InverseLink
 
     def read(self, logits: Array, image: Any) -> Array:
         """Scores (B, T) of logits (B, C), row b belonging to picture `image[b]`."""
@@ -57,7 +59,8 @@ class ScoreReader:
     def weighting(self, logits: Any, image: Any, target: int) -> Any:
         """∂score/∂logits (B, C) of target number `target` of picture `image[b]`, at logits (B, C).
 
-        A logit c has the unit vector e_c. A softmax's p_c has p_c·(e_c − p), a sigmoid's p_c·(1 − p_c)·e_c.
+        A logit c has the unit vector e_c. A softmax's p_c has p_c·(e_c − p), a sigmoid's p_c·(1 − p_c)·e_c,
+        and an exponential's p_c·e_c.
         """
         xp = library(logits)
         classes = self.targets[image, target][:, None]
@@ -68,7 +71,9 @@ class ScoreReader:
         # 1 − p_c is never computed so: it has no digits left where p_c is nearly one
         if not self.needs_softmax:
             chosen = xp.take_along_axis(logits, classes, axis=1)
-            slope = probabilities(chosen, "sigmoid") * probabilities(-chosen, "sigmoid")
+            slope = probabilities(chosen, self.activation)
+            if self.activation == "sigmoid":
+                slope = slope * probabilities(-chosen, "sigmoid")
             return xp.where(own, slope, nothing)
         shares = probabilities(logits, "softmax")
         others = xp.where(own, nothing, shares)

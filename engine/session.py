@@ -197,7 +197,7 @@ class Engine:
         """
         if self.interface.activation == "none":
             raise InputError(NO_PROBABILITIES)
-        return probabilities(logits, self.interface.activation)
+        return probabilities(logits, self.interface.inverse_link)
 
     @ignore_float_errors
     def explain(
@@ -413,7 +413,7 @@ class Engine:
                 targets=given.give(classes.reshape(shape)),
                 scores=given.give(scores.reshape(shape)),
                 logits=given.give(logits),
-                probabilities=given.give(probabilities(logits, self.interface.activation)),
+                probabilities=given.give(probabilities(logits, self.interface.inverse_link)),
                 flags=given.give(flags.reshape(shape)),
                 passes=sum((Passes(**asdict(one.passes[number])) for one in blocks), start=Passes()),
                 seconds=seconds[number] + sum(one.seconds[number] for one in blocks),
@@ -474,7 +474,7 @@ class Engine:
             activations=extras.pop(ACTIVATION),
             logits=outputs[LOGITS],
             targets=classes,
-            activation=self.interface.activation,
+            activation=self.interface.inverse_link,
             has_logits=self.interface.joint is None,
             head=cut.head,
             model=self._model,

@@ -40,7 +40,7 @@ from camrt.errors import BackendError, CutError, DeadlineError, UnsupportedModel
 from camrt.export.adjoint import GRADIENT, WEIGHTING, passed_roundings
 from camrt.export.batch_effects import across_batch, drawing
 from camrt.export.cutting import ACTIVATION, TargetTensor
-from camrt.export.endings import Activation
+from camrt.export.endings import InverseLink
 from camrt.export.graph import Graph
 from camrt.export.input_form import INTEGER_RANGES
 from camrt.export.interface import LOGITS, Interface
@@ -102,7 +102,7 @@ def verify(
     cuts: Sequence[Cut],
     references: Sequence[Reference],
     shape: tuple[int, ...],
-    activation: Activation,
+    activation: InverseLink,
     place: Place,
     precision: Precision,
     *,
@@ -160,7 +160,7 @@ def examine(
     cuts: Sequence[Cut],
     references: Sequence[Reference],
     pictures: Array,
-    activation: Activation,
+    activation: InverseLink,
     precision: Precision,
     *,
     kind: ScoreKind,
@@ -204,7 +204,7 @@ def examine(
     return Report((rows,), again, tuple(compared))
 
 
-def natural_of(cut: Cut, outputs: Mapping[str, Array], activation: Activation, kind: ScoreKind) -> Asked:
+def natural_of(cut: Cut, outputs: Mapping[str, Array], activation: InverseLink, kind: ScoreKind) -> Asked:
     """The circumstances of questions at a cut about pictures that were run."""
     extras = {role: outputs[name] for role, name in cut.taps.items()}
     return asked_of(extras.pop(ACTIVATION), outputs[LOGITS], extras, activation, kind=kind)
@@ -288,7 +288,7 @@ def verified_cuts(
             cuts,
             references,
             interface.probe_shape(3, size),
-            interface.activation,
+            interface.inverse_link,
             here.place,
             precision,
             kind="logit" if interface.joint is None else "probability",

@@ -40,10 +40,12 @@ from camrt.export.readings import (
     sum_misses,
 )
 
-__all__ = ["Activation", "Ending", "find_ending"]
+__all__ = ["Activation", "Ending", "InverseLink", "find_ending"]
 
 Activation = Literal["softmax", "sigmoid", "none"]
 """How logits become probabilities; "none" of plain numbers, which have none."""
+InverseLink = Literal[Activation, "exp"]
+"""The function from logits to probabilities: that activation, or the exponential of logits that are log p."""
 
 # Of rows that a quantiser rounded, at most; and how many tensors are looked at for one.
 MOST_MISSED = 5e-2

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError, UnsupportedModelError
 from camrt.export.answers import ScoreShapes, choose_answer
-from camrt.export.endings import Activation, Ending, find_ending
+from camrt.export.endings import Activation, Ending, InverseLink, find_ending
 from camrt.export.graph import (
     Graph,
     Observer,
@@ -59,6 +59,8 @@ class Interface:
         element: Element type of the file's own input (`onnx.TensorProto` constant).
         reading: What was done to the file's answers to make logits of them, see `camrt.export.readings`.
         notes: What a user should know of how outputs were read.
+        is_distribution: Whether the answers were found to be probabilities that sum to one, whose logarithms
+            the logits are; not where a user says so.
     """
 
     channels: int
@@ -73,6 +75,16 @@ class Interface:
     element: int = TensorProto.FLOAT
     reading: Reading = "as it is"
     notes: tuple[str, ...] = ()
+    is_distribution: bool = False
+
+    @property
+    def inverse_link(self) -> InverseLink:
+        """The function from logits to probabilities.
+
+        Where the file's answers are probabilities p and logits log p, it is the exponential: a softmax would
+        give the same of a distribution, but an altered activation's answers need not sum to one.
+        """
+        return "exp" if self.is_distribution else self.activation
 
     @property
     def fixed_size(self) -> bool:
@@ -183,6 +195,7 @@ def standardise(
         form.element,
         ending.reading,
         (*answer.notes, *ending.notes),
+        activation is None and ending.reading == "log",
     )
 
 

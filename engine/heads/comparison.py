@@ -22,7 +22,7 @@ from camrt.engine.heads.generic import GenericHead
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import AdjointError, BackendError
-from camrt.export.endings import Activation
+from camrt.export.endings import InverseLink
 
 __all__ = [
     "Comparison",
@@ -127,7 +127,7 @@ def asked_of(
     activations: Array,
     logits: Array,
     extras: Mapping[str, Array],
-    activation: Activation,
+    activation: InverseLink,
     *,
     kind: ScoreKind = "logit",
     most: int = CLASSES,

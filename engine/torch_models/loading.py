@@ -162,6 +162,7 @@ def load_module(
         given.layout,
         joint,
         reading=subject.reading,
+        is_distribution=activation is None and subject.reading == "log",
         notes=subject.notes,
     )
     steps, changed = matched(steps, interface, Front())

@@ -121,7 +121,7 @@ def verified_module(
                 if isinstance(head, HookedHead)
             ],
             interface.probe_shape(3, size),
-            interface.activation,
+            interface.inverse_link,
             place,
             Precision.of(half=dtype in (torch.float16, torch.bfloat16), quantised=False),
             kind="logit" if interface.joint is None else "probability",

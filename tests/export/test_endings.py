@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from endings import (
     BY_NUMBERS,
@@ -25,12 +26,12 @@ from endings import (
     step,
     zoo_model,
 )
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from oracles.ablation import ablation_cam
 from oracles.gradients import grad_cam, numeric_gradient
 from oracles.pixab import pixab_cam
 from tolerances import assert_close
-from zoo import HEADS, save, sigmoid, softmax
+from zoo import HEADS, convolution, model_of, pointwise, relu, save, sigmoid, softmax
 
 import camrt
 from camrt.engine.backends.onnxruntime import OnnxRuntime
@@ -328,3 +329,34 @@ def test_files_that_end_plainly_are_not_run_for_it(tmp_path, monkeypatch):
         model, _ = built(ending)
         camrt.load(save(model, tmp_path / "model.onnx"), threads=1)
     assert len(probes) == len(BY_NUMBERS)
+
+
+def test_answers_of_altered_activations_need_not_sum_to_one(tmp_path):
+    """A softmax in each cell, then their mean: deleted cells give no probability to any class."""
+    rng = np.random.default_rng(0)
+    kernel, layer = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 3, 3, 3), (4, 6, 1, 1)))
+    nodes = [
+        helper.make_node("Conv", ["pictures", "kernel"], ["c"], pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["feat"]),
+        helper.make_node("Conv", ["feat", "layer"], ["classes"]),
+        helper.make_node("Softmax", ["classes"], ["cells"], axis=1),
+        helper.make_node("GlobalAveragePool", ["cells"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["logits"]),
+    ]
+    weights = [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(layer, "layer")]
+    path = save(model_of(nodes, weights, ["N", 3, 12, 12], ["N", 4]), tmp_path / "m.onnx")
+    engine = camrt.load(path, target="cells")
+    assert engine.interface.reading == "log"
+    pictures = rng.standard_normal((2, 3, 12, 12), np.float32)
+    whole = ort.InferenceSession(path).run(None, {"pictures": pictures})[0]
+    assert_close(engine.probabilities(engine.predict(pictures)), whole, factor=10)
+    maps = relu(convolution(pictures.astype(np.float64), kernel, np.zeros(6), stride=2, border=1))
+    cells = softmax(pointwise(maps, layer[:, :, 0, 0]), axis=1)
+    found = engine.explain(pictures, "ablation", targets=1, score="probability").raw
+    for mine, one in zip(found, cells, strict=True):
+        assert_close(mine, ablation_cam(lambda A: A.mean(axis=(1, 2)), one, 1), "float32", factor=20)
+    gradient = np.zeros((2, 4, 1, 1))
+    gradient[:, 1] = 1 / 36
+    expected = (gradient * cells).sum(axis=1)
+    mine = engine.explain(pictures, "gradcam", targets=1, score="probability").raw
+    assert_close(mine, expected, "float32", factor=20)
