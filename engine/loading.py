@@ -26,7 +26,7 @@ from camrt.engine.session import Engine
 from camrt.engine.verification import Verify, verified_cuts
 from camrt.errors import InputError, ModelFileError
 from camrt.export.adjoint import passed_roundings
-from camrt.export.cutting import JOINT, candidates, choose_targets
+from camrt.export.cutting import JOINT, candidates, choose_targets, resampled
 from camrt.export.endings import Activation
 from camrt.export.front import read_front
 from camrt.export.graph import Graph
@@ -254,6 +254,7 @@ def assembled(
         for wanted in wanted_targets(target)
         for place in choose_targets(graph, wanted, grid, interface.joint)
     ]
+    notes += dict.fromkeys(note for place in found for note in resampled(graph, place.name))
     tensors = []
     for number, place in enumerate(found):
         tensors.append(

@@ -40,6 +40,7 @@ MOVING = RESHAPING | QUANTISERS | {"Gather", "OneHot", "Slice"}
 CHANGING = ELEMENTWISE_UNARY | {"LogSoftmax", "Softmax"}
 DETECTING = frozenset({"NonMaxSuppression"})
 NO_TENSOR = "not a tensor"
+UNKNOWN = "(unknown shape)"
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,11 @@ def choose_answer(scores: ScoreShapes, wanted: str | None) -> Answer:
         if found is not None:
             raise UnsupportedModelError(refusal(graph, name, found.node, listing))
     hint = "; export it without ZipMap, so that scores are a tensor" if NO_TENSOR in listing else ""
+    if UNKNOWN in listing:
+        hint += (
+            "; it may take pictures of another size than those it was tried on: say it with preprocessing="
+            "camrt.Preprocessing(size=(H, W), ...), or export it with a fixed size"
+        )
     raise UnsupportedModelError(
         f"a classifier's output is (N, C) class scores; this model gives {listing}{hint}"
     )
@@ -198,7 +204,7 @@ def described(graph: Graph, value: onnx.ValueInfoProto) -> str:
     if kind not in (None, "tensor_type"):
         return f"(a {kind.removesuffix('_type')}, {NO_TENSOR})"
     shape = graph.shape(value.name)
-    return "(unknown shape)" if shape is None else str(shape)
+    return UNKNOWN if shape is None else str(shape)
 
 
 def remainder(graph: Graph, name: str) -> Remainder | None:

@@ -34,7 +34,7 @@ from camrt.export.axis_parts import (
 from camrt.export.graph import Graph, attribute
 from camrt.export.shifts import is_even
 
-__all__ = ["SAMPLING", "cell_axes", "numbers"]
+__all__ = ["RESAMPLING", "SAMPLING", "cell_axes", "numbers"]
 
 SLIDING = frozenset(
     {
@@ -44,7 +44,9 @@ SLIDING = frozenset(
     }
 )  # fmt: skip
 STRETCHING = frozenset({"Pad", "Resize", "Upsample"})
-SAMPLING = frozenset({"GridSample", "RoiAlign"})
+# Makes another picture of a picture, whose rows and columns are then what cells lie on.
+RESAMPLING = "GridSample"
+SAMPLING = frozenset({"RoiAlign"})
 REGROUPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 # Put what they read into another order, or their axes are others than their input's.
 REORDERING = frozenset(
@@ -87,6 +89,8 @@ def axes_of(graph: Graph, node: NodeProto, position: int, shape: Shape, found: d
     if operator == "Concat":
         return joined([found.get(name) for name in node.input], attribute(node, "axis") % len(shape), shape)
     first = found.get(node.input[0])
+    if operator == RESAMPLING and len(shape) == 4 and first is not None:
+        return (first[0], unknown(shape[1]), over("h", shape[2]), over("w", shape[3]))
     if operator in SAMPLING and len(shape) == 4 and first is not None:
         return (first[0], unknown(shape[1]), *(over(ELSEWHERE, size) for size in shape[2:]))
     if operator in REORDERING or (

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from camrt.errors import CutError
-from camrt.export.axes import SAMPLING, cell_axes
+from camrt.export.axes import RESAMPLING, SAMPLING, cell_axes
 from camrt.export.choosing import choose
 from camrt.export.flow import paths_through
 from camrt.export.graph import Graph, names_read, opset, set_shape
@@ -44,6 +44,7 @@ __all__ = [
     "choose_targets",
     "crossing",
     "head_model",
+    "resampled",
     "tapped_model",
 ]
 
@@ -212,6 +213,18 @@ def lost(graph: Graph) -> str:
                 "follows lies cannot be told: export the model without it, and sample pictures beforehand)"
             )
     return ""
+
+
+def resampled(graph: Graph, name: str) -> tuple[str, ...]:
+    """A note where what leads to a tensor makes another picture of the picture; none elsewhere."""
+    for index in graph.upstream_nodes(name):
+        node = graph.nodes[index]
+        if node.op_type == RESAMPLING and node.input[0] in graph.dependent:
+            return (
+                f"{node.op_type} {node.name!r} makes another picture of the picture inside the file: maps "
+                "lie on that one, and are not brought back to where its pixels came from",
+            )
+    return ()
 
 
 def why_no_target(graph: Graph, wanted: str, grid: tuple[int, int] | None) -> str:

@@ -41,6 +41,14 @@ SHARES = {
     torch.ops.aten.hardsigmoid.default,
 }
 
+RANKING = {
+    torch.ops.aten.topk.default: "topk",
+    torch.ops.aten.sort.default: "sort",
+    torch.ops.aten.sort.stable: "sort",
+    torch.ops.aten.max.dim: "max",
+}
+"""What gives the best scores of each picture, by rank and no longer by class, as the first of two."""
+
 _LOCKS: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
 
@@ -218,7 +226,8 @@ class Subject:
                 None finds it.
 
         Raises:
-            UnsupportedModelError: No output is (N, C), or several are and none was named.
+            UnsupportedModelError: No output is (N, C), several are and none was named, or it holds the best
+                scores by rank.
         """
         seen, version = EndingSeen(), pictures._version
         with seen:
@@ -226,6 +235,11 @@ class Subject:
         self.writes = pictures._version != version
         self.output = chosen_output(found, len(pictures), wanted)
         scores = found[self.output]
+        if ranking := seen.ranks(scores):
+            raise UnsupportedModelError(
+                f"{self.name} answers with the best scores of each picture ({ranking}), whose places are "
+                "ranks, not classes: pass the module that gives all scores, or name their output by output="
+            )
         if activation != "none" and seen.ends_in(scores):
             self.ending = seen.kind
             self.activation = activation or ("sigmoid" if seen.kind == "Sigmoid" else "softmax")
@@ -273,6 +287,15 @@ class EndingSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         self._version = 0
         self._bounded: torch.Tensor | None = None
         self._bounded_version = 0
+        self._ranked: torch.Tensor | None = None
+        self._ranking = ""
+
+    def ranks(self, scores: torch.Tensor) -> str:
+        """The operator that put scores in the order of their size, where it was the last; else empty."""
+        held = self._ranked
+        if held is None or held.untyped_storage().data_ptr() != scores.untyped_storage().data_ptr():
+            return ""
+        return self._ranking
 
     def ends_in(self, scores: torch.Tensor) -> bool:
         """Whether scores are what was computed last, perhaps in another shape, and not changed since."""
@@ -296,6 +319,8 @@ class EndingSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
             self._version = version_of(result)
         if gives_shares(func, args):
             self._bounded, self._bounded_version = result, version_of(result)
+        if func in RANKING and args[0].ndim == 2:
+            self._ranked, self._ranking = result[0], RANKING[func]
         return result
 
 

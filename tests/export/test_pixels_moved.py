@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from oracles.ablation import ablation_cam
 from tolerances import assert_close
 from zoo import Net, classifier, model_of, save
 
 import camrt
-from camrt.errors import CutError
 
 CHANNELS, CLASSES = 6, 4
 SHAPE = (CHANNELS, 4, 3)
@@ -128,13 +128,28 @@ def test_maps_of_what_other_operators_crop_lie_there(crop, tmp_path):
     assert not found[..., outside].any()
 
 
-def test_pixels_put_elsewhere_are_named(tmp_path):
+@pytest.mark.parametrize("shear", [0.0, 0.3], ids=["as-it-is", "sheared"])
+def test_maps_of_a_resampled_picture_lie_on_that_picture(shear, tmp_path):
+    """A GridSample in front: the file's maps are those of the network behind it on the sampled picture."""
     net, whole, _ = linear_head()
-    grid = np.zeros((1, 8, 6, 2), np.float32)
-    model = in_front(whole, net, "GridSample", (grid, np.float32))
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    with pytest.raises(CutError, match="GridSample 'node_gridsample_0' puts the pixels elsewhere"):
-        camrt.load(save(model, tmp_path / "model.onnx"))
+    plain = camrt.load(save(whole.model, tmp_path / "plain.onnx"), threads=1)
+    channels, height, width = whole.size
+    rows, columns = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    grid = np.stack([columns + shear * rows, rows], axis=-1)[None].astype(np.float32)
+    model = in_front(whole, net, "GridSample", (grid, np.float32), align_corners=1)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    engine = camrt.load(save(model, tmp_path / "model.onnx"), threads=1)
+    assert any("makes another picture of the picture" in note for note in engine.notes)
+    some = np.random.default_rng(36).standard_normal((2, channels, height, width), np.float32)
+    sampled = torch.nn.functional.grid_sample(
+        torch.from_numpy(some), torch.from_numpy(grid).expand(2, -1, -1, -1), align_corners=True
+    ).numpy()
+    for method in ("pixab", "ablation", "gradcam"):
+        found, expected = (
+            one.explain(of, method, targets=1).raw for one, of in ((engine, some), (plain, sampled))
+        )
+        assert_close(found, expected, factor=256)  # the picture is sampled by another library
 
 
 @pytest.mark.parametrize("size", [None, ("H", "W")], ids=["fixed", "open"])

@@ -475,3 +475,18 @@ def test_options_of_the_other_kind_of_model(tmp_path):
     path = camrt.export.to_onnx(net, torch.zeros(2, 3, 12, 16), tmp_path / "net.onnx")
     with pytest.raises(InputError, match="compile= is for torch models"):
         camrt.load(tmp_path / "net.onnx" if path is None else path, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("best", "name"),
+    [
+        (lambda logits: logits.topk(2)[0], "topk"),
+        (lambda logits: logits.softmax(1).topk(3), "topk"),
+        (lambda logits: logits.sort(dim=1, descending=True)[0], "sort"),
+        (lambda logits: logits.max(1, keepdim=True), "max"),
+    ],
+    ids=["values", "both", "sorted", "max"],
+)
+def test_scores_by_rank_are_refused(best, name):
+    with pytest.raises(UnsupportedModelError, match=rf"best scores of each picture \({name}\)"):
+        load_module(made(lambda: Wrapped(best)), size=(12, 16))
