@@ -249,7 +249,7 @@ REFUSED = {
              r"derivative is zero \(Cast \(node 'Cast_i'\)\)"),
     "ArgMax": ([node("ArgMax", "x", "i", axis=1), node("Cast", "i", "f", to=1), node("Sin", "f", "y")], {},
                r"derivative is zero \(ArgMax .*'pixab'"),
-    "Hardmax": ([node("Hardmax", "x", "y")], {}, r"derivative is zero \(Hardmax"),
+    "Hardmax": ([node("Hardmax", "x", "h"), node("Sin", "h", "y")], {}, r"derivative is zero \(Hardmax"),
     "Det": ([node("MatMul", "x w", "m"), node("Det", "m", "y")], {"w": weight(4, 5)},
             r"Det .*no rule for this operator"),
 }  # fmt: skip
