@@ -19,8 +19,9 @@ From there back to the activation *before* it is pooled:
    one 1×1 convolution, to the features that convolution reads (SqueezeNet, NiN).
 
 A torch module can be cut only where a submodule gives a tensor. Where none gives the one these rules find,
-which then a function made, it is cut at the last submodule before it that everything runs through, and where
-there is none at the first behind it that gives as many cells.
+which then a function made, it is cut at the last submodule before it that everything runs through and that
+gives as many cells; where there is none at the first behind it that gives as many; and else at the last one
+before it whatever its cells.
 """
 
 from __future__ import annotations

@@ -179,7 +179,8 @@ def default(
 def module_giving(place: Place, held: MapPlace, listed: list[Candidate], trace: Recorded) -> Candidate | None:
     """The outermost module that gives a tensor's cells.
 
-    Else the last one before it that as much runs through; else the first behind it.
+    Else the last one before it of as many cells that as much runs through; else the first behind it of as
+    many; else the last one before it.
     """
     flow, current = trace.flow, place
     while True:
@@ -195,9 +196,9 @@ def module_giving(place: Place, held: MapPlace, listed: list[Candidate], trace: 
     around = [(item, place_of(item.call)) for item in listed if tells(item)]
     before, behind = flow.upstream(place), flow.downstream(place)
     as_much = [item for item, at in around if at in before and flow.through(at) == flow.through(place)]
-    if as_much:
-        return as_much[-1]
-    return next((item for item, at in around if at in behind and item.layout.shape == held.shape), None)
+    cells = [item for item in as_much if item.layout.shape == held.shape]
+    cells = cells[-1:] or [item for item, at in around if at in behind and item.layout.shape == held.shape]
+    return next(iter(cells or as_much[-1:]), None)
 
 
 def tells(item: Candidate) -> bool:

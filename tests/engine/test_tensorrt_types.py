@@ -78,13 +78,6 @@ def source(name):
     return (Path(camrt.engine.__file__).parent / name).read_text()
 
 
-def test_every_call_fits_the_bindings(mypy):
-    words = [f"--module=camrt.engine.{name.removesuffix('.py').replace('/', '.')}" for name in CHECKED]
-    ran = mypy(*words)
-    assert ran.status == 0, ran.said
-    assert f"no issues found in {len(CHECKED)} source files" in ran.said
-
-
 # What is put in place of what is there, and what mypy says of it.
 MISTAKES = (
     ("backends/tensorrt.py", "set_tensor_address(", "set_tensor_adress(", "set_tensor_adress"),
@@ -98,7 +91,12 @@ MISTAKES = (
 )  # fmt: skip
 
 
-def test_the_check_can_fail(mypy, tmp_path):
+def test_every_call_fits_the_bindings_and_mistakes_do_not(mypy, tmp_path):
+    """One test, since both runs of mypy read torch: the second finds what the first has kept of it."""
+    words = [f"--module=camrt.engine.{name.removesuffix('.py').replace('/', '.')}" for name in CHECKED]
+    ran = mypy(*words)
+    assert ran.status == 0, ran.said
+    assert f"no issues found in {len(CHECKED)} source files" in ran.said
     for number, (name, right, wrong, _) in enumerate(MISTAKES):
         text = source(name)
         assert right in text, f"{name} has no {right!r}"

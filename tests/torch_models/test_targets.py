@@ -220,6 +220,16 @@ def test_the_default_of_a_vision_transformer_with_registers():
     assert "are left out" in engine.head.describe()
 
 
+@pytest.mark.parametrize("name", ["tnt_s_patch16_224", "tnt_s_legacy_patch16_224"])
+def test_the_default_has_the_cells_of_what_no_module_gives(name):
+    """Tokens are put together by a function; what comes before the blocks has finer cells: not meant."""
+    timm = import_peer("timm")
+    net = timm.create_model(name, img_size=64, depth=2, num_classes=CLASSES)
+    engine = load_module(net.eval(), size=(64, 64))
+    assert engine.target.name == "blocks.1.norm_out"
+    assert engine.target.shape == (384, 4, 4)
+
+
 def test_targets_lists_maps_and_says_what_goes_around():
     listed = {target.name: target for target in load_module(made(Residual), size=(12, 16)).targets()}
     assert set(listed) == {"stem", "stem.0", "stem.1", "stem.2", "body", "last", "relu"}
