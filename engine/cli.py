@@ -198,7 +198,7 @@ def inspect(
                 error = f"{largest:.1e}"
                 if all(one.refused is not None for one in same):
                     error, result = "none", f"refused: {same[0].refused}"
-                add_row(compared, question, str(len(same)), error, f"{same[0].allowed:.0e}", result)
+                add_row(compared, question, str(len(same)), error, f"{same[0].allowed:g}", result)
             console.print(compared)
 
 
