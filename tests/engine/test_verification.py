@@ -70,10 +70,6 @@ def without_phi(factors: Factors) -> Factors:
     return replace(factors, phi="identity", phi_model=None, phi_tensor=None, phi_start=None)
 
 
-def without_rest(factors: Factors) -> Factors:
-    return replace(factors, rest=None)
-
-
 PLANTED = [
     ("gap-flatten-gemm", shuffled),
     ("gap-flatten-gemm", one_column),
@@ -83,16 +79,16 @@ PLANTED = [
     ("flatten-gemm", shuffled),
     ("gemm-relu-gemm", one_column),
     ("gemm-relu-gemm", other_bias),
-    ("relu-then-conv1x1-then-pool", without_phi),
+    ("batch-norm-relu-before-the-pool", without_phi),
 ]
 
 
-@pytest.mark.parametrize(("name", "mistake"), [(n, m) for n, m in PLANTED if n in HEADS])
+@pytest.mark.parametrize(("name", "mistake"), PLANTED)
 def test_a_misread_head_is_not_used(tmp_path, monkeypatch, name, mistake: Callable[[Factors], Factors]):
     path = save(zoo_model(name).model, tmp_path / "m.onnx")
-    right = camrt.load(path)
+    right = camrt.load(path, target="A")
     monkeypatch.setattr(cuts, "factor", lambda *given: mistake(factor(*given)))
-    engine = camrt.load(path)
+    engine = camrt.load(path, target="A")
     assert engine.head.kind == "generic"
     assert any(f"the {right.head.kind} form of the head was not used" in note for note in engine.notes)
     assert "does not answer what the graph answers" in engine.describe()
@@ -161,11 +157,9 @@ def test_a_head_whose_graph_is_wrong_is_refused(tmp_path, monkeypatch):
         camrt.load(path)
 
 
-@pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm", "global-max-pool", "gap-relu-gemm"])
+@pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm", "global-max-pool"])
 def test_four_pictures_are_run(tmp_path, monkeypatch, name):
     """The rest of the cost are rows of the head."""
-    if name not in HEADS:
-        pytest.skip("no such head")
     rows = []
     own = OnnxRuntimeRunner.__call__
 
@@ -326,7 +320,7 @@ def test_a_batch_of_fixed_size_that_is_mixed_is_refused(tmp_path):
 
 
 def test_dynamically_quantised_files_are_run_one_picture_at_a_time(tmp_path):
-    whole = zoo_model("gap-gemm-relu-gemm") if "gap-gemm-relu-gemm" in HEADS else zoo_model("gemm-relu-gemm")
+    whole = zoo_model("gemm-relu-gemm")
     plain, path = save(whole.model, tmp_path / "plain.onnx"), tmp_path / "dynamic.onnx"
     quantize_dynamic(plain, path)
     assert any(node.op_type == "DynamicQuantizeLinear" for node in onnx.load(path).graph.node)
