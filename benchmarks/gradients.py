@@ -138,7 +138,7 @@ def mid_network(net: Network, pairs: int) -> list[Comparison]:
     from camrt.export.interface import standardise
     from camrt.export.reading import read_model
 
-    runtime = onnx_runtime(threads=None, load_deadline=60, run_deadline=600)
+    runtime = onnx_runtime(threads=None)
     model = read_model(net.path).model
     interface = standardise(model)
     interface, graph, _ = settle_batch(model, interface, runtime, None, observer(runtime))

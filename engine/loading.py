@@ -13,6 +13,7 @@ from camrt.default import model_file
 from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
 from camrt.engine.batch_axis import settle_batch
+from camrt.engine.bounded import checked_deadline, checked_memory
 from camrt.engine.cuts import picture_adjoints
 from camrt.engine.load_options import labels_of, preprocessing_of, wanted_targets
 from camrt.engine.matching import matched
@@ -26,6 +27,7 @@ from camrt.engine.session import Engine
 from camrt.engine.verification import Verify, verified_cuts
 from camrt.errors import InputError, ModelFileError
 from camrt.export.adjoint import passed_roundings
+from camrt.export.budget import DEFAULT_MAX_MEMORY, Budget, limited
 from camrt.export.cutting import JOINT, candidates, choose_targets, resampled
 from camrt.export.endings import Activation
 from camrt.export.front import read_front
@@ -62,7 +64,8 @@ def load(
     activation: Activation | None = None,
     layout: Layout | None = None,
     load_deadline: float = 60.0,
-    run_deadline: float = 600.0,
+    call_deadline: float = 600.0,
+    max_memory: int = DEFAULT_MAX_MEMORY,
     plans: str | os.PathLike[str] | None = None,
     precision: str | None = None,
     compile: bool | str | None = None,  # noqa: A002  # the field's name for it
@@ -99,8 +102,10 @@ def load(
             it off the model, and takes softmax when that ends in logits (sigmoid when there is only one).
         layout: "NCHW" or "NHWC": the order of the axes of a model's input; None reads it off the graph, and
             of a torch model off the example. Batches are (N, C, H, W) whatever it is.
-        load_deadline: Seconds the runtime may take to make a graph ready; torch cannot be stopped.
-        run_deadline: Seconds one run of a batch may take; likewise of files on the CPU only.
+        load_deadline: Seconds that loading may take in all; infinity for no bound. An operator that has begun
+            is not interrupted, nor is what torch runs.
+        call_deadline: Seconds that each later call of the engine may take in all, likewise.
+        max_memory: Bytes that loading, or a later call, may allocate at once, beside the model's weights.
         plans: Folder of TensorRT plans, as `camrt export MODEL --to tensorrt` writes it; for
             "onnxruntime-tensorrt" the folder it keeps those in that it builds.
         precision: "fp32", "fp16" or "bf16": what a file's graphs are made to compute in on a GPU (gradients
@@ -120,7 +125,8 @@ def load(
         CutError: It has no such target, or cannot be cut there.
         BackendError: Unknown backend or device, or the runtime refuses the model, or is missing, or plans are
             stale or foreign.
-        DeadlineError: Making it ready took longer than `load_deadline`.
+        DeadlineError: It took longer than `load_deadline`.
+        MemoryLimitError: The file asks for more than `max_memory` at once.
         InputError: A wrong option.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -131,68 +137,59 @@ def load(
         raise InputError(f"activation={activation!r} must be None, 'softmax', 'sigmoid' or 'none'")
     if verify not in (True, False, "thorough"):
         raise InputError(f"verify={verify!r} must be True, False or 'thorough'")
-    if is_torch_model(path):
-        if plans is not None:
-            raise InputError("plans= is TensorRT's, and means nothing to a torch model")
-        from camrt.engine.torch_models.loading import load_module
+    checked_memory(max_memory)
+    checked_deadline("load_deadline", load_deadline)
+    checked_deadline("call_deadline", call_deadline)
+    common: dict[str, Any] = {
+        "target": target,
+        "grid": grid,
+        "batch_size": batch_size,
+        "threads": threads,
+        "labels": labels,
+        "preprocessing": preprocessing,
+        "output": output,
+        "activation": activation,
+        "layout": layout,
+        "verify": verify,
+    }
+    with limited(Budget(max_memory, load_deadline, "loading", "load_deadline")):
+        if is_torch_model(path):
+            if plans is not None:
+                raise InputError("plans= is TensorRT's, and means nothing to a torch model")
+            from camrt.engine.torch_models.loading import load_module
 
-        return load_module(
-            path,
-            backend=backend,
-            device=device,
-            target=target,
-            batch_size=batch_size,
-            threads=threads,
-            labels=labels,
-            preprocessing=preprocessing,
-            output=output,
-            activation=activation,
-            example=example,
-            layout=layout,
-            size=size,
-            grid=grid,
-            precision=precision,
-            compile=compile,
-            verify=verify,
-        )
-    if size is not None or example is not None:
-        raise InputError("size= and example= are for torch models: an ONNX file says what it takes")
-    if compile is not None:
-        raise InputError("compile= is for torch models: a file's runtime compiles it in any case")
-    if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"path={path!r} must be a file, or a torch module")
-    if output is not None and not isinstance(output, str):
-        raise InputError(f"output={output!r} must be the name of an output")
-    file = read_model(model_file(path))
-    return assembled(
-        file,
-        runtime_named(
-            backend or "onnxruntime",
-            device=device,
-            threads=threads,
-            load_deadline=load_deadline,
-            run_deadline=run_deadline,
-            plans=plans,
-            precision=precision,
-            model=file.sha256,
-        ),
-        onnx_runtime(
-            threads=threads,
-            few_runs=True,
-            load_deadline=load_deadline,
-            run_deadline=min(load_deadline, run_deadline),
-        ),
-        target=target,
-        grid=grid,
-        batch_size=batch_size,
-        threads=threads,
-        labels=labels,
-        preprocessing=preprocessing,
-        output=output,
-        activation=activation,
-        layout=layout,
-        verify=verify,
-    )
+            engine = load_module(
+                path,
+                backend=backend,
+                device=device,
+                example=example,
+                size=size,
+                precision=precision,
+                compile=compile,
+                **common,
+            )
+        else:
+            if size is not None or example is not None:
+                raise InputError("size= and example= are for torch models: an ONNX file says what it takes")
+            if compile is not None:
+                raise InputError("compile= is for torch models: a file's runtime compiles it in any case")
+            if not isinstance(path, (str, os.PathLike)):
+                raise InputError(f"path={path!r} must be a file, or a torch module")
+            if output is not None and not isinstance(output, str):
+                raise InputError(f"output={output!r} must be the name of an output")
+            file = read_model(model_file(path))
+            runtime = runtime_named(
+                backend or "onnxruntime",
+                device=device,
+                threads=threads,
+                plans=plans,
+                precision=precision,
+                model=file.sha256,
+            )
+            analyst = onnx_runtime(threads=threads, few_runs=True)
+            engine = assembled(file, runtime, analyst, **common)
+    engine.max_memory, engine.call_deadline = max_memory, float(call_deadline)
+    return engine
 
 
 def assembled(

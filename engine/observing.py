@@ -10,7 +10,7 @@ from onnx import helper
 
 from camrt.engine.backends import Backend
 from camrt.engine.noise import noise
-from camrt.errors import BackendError, DeadlineError
+from camrt.errors import BackendError
 from camrt.export.graph import Observer
 
 __all__ = ["observer"]
@@ -20,8 +20,8 @@ def observer(runtime: Backend) -> Observer:
     """An observer that runs the whole model once with the shapes of unknown tensors as outputs.
 
     Tensors themselves are outputs only where their element type is not known either: all of them together
-    would fill the memory. A model that cannot be run so, or does not end within the deadline, teaches
-    nothing: what is asked of it then fails on what is known.
+    would fill the memory. A model that cannot be run so teaches nothing: what is asked of it then fails on
+    what is known.
     """
 
     def observe(
@@ -37,7 +37,7 @@ def observer(runtime: Backend) -> Observer:
             tapped.graph.output.append(onnx.ValueInfoProto(name=shown))
         try:
             values = runtime.runner(tapped, label="model")(noise(input_shape))
-        except (BackendError, DeadlineError):
+        except BackendError:
             return {}
         found = {}
         for (name, element), value in zip(unknown.items(), values, strict=True):

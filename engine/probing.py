@@ -11,7 +11,7 @@ import onnx
 
 from camrt.engine.backends import Backend
 from camrt.engine.noise import noise
-from camrt.errors import BackendError, DeadlineError
+from camrt.errors import BackendError
 from camrt.export.readings import Prober
 
 __all__ = ["pictures_of_ranges", "prober"]
@@ -34,7 +34,7 @@ def pictures_of_ranges(shape: Sequence[int]) -> Array:
 def prober(runtime: Backend) -> Prober:
     """A prober that runs the model once, on four pictures; one by one where it does not take them together.
 
-    A model that cannot be run so, or does not end within the deadline, teaches nothing.
+    A model that cannot be run so teaches nothing.
     """
 
     def probe(model: onnx.ModelProto, input_shape: tuple[int, ...], name: str) -> Array | None:
@@ -50,8 +50,6 @@ def prober(runtime: Backend) -> Prober:
             except BackendError:
                 if batch is not None:
                     return None
-            except DeadlineError:
-                return None
             else:
                 return np.asarray(values)
         return None

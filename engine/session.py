@@ -13,6 +13,7 @@ import numpy as np
 from camrt.engine.arrays import host, joined, single
 from camrt.engine.backends import Runner
 from camrt.engine.backends.halving import Halving
+from camrt.engine.bounded import bounded
 from camrt.engine.callers import warn_caller
 from camrt.engine.cuts import Cut
 from camrt.engine.describing import describe
@@ -32,6 +33,7 @@ from camrt.engine.questions import NO_PROBABILITIES, Questions, lost, spoiled
 from camrt.engine.scores import probabilities
 from camrt.errors import DegenerateMapWarning, InputError, MethodError, TargetError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.budget import DEFAULT_MAX_MEMORY
 from camrt.export.cutting import ACTIVATION, JOINT, TargetTensor
 from camrt.export.front import Front
 from camrt.export.interface import LOGITS, Interface
@@ -80,6 +82,8 @@ class Engine:
         preprocessing: How pictures become the model's input, when known.
         batch_size: Rows run at once, the bound on memory.
         threads: Threads of the native kernels; None lets them choose.
+        max_memory: Bytes that a call may allocate at once; may be set.
+        call_deadline: Seconds that a call may take; may be set.
         notes: What loading changed or could not change, in sentences.
         verification: What was compared with the model's own answers when it was loaded, and how they agreed.
         place: Where the engine computes.
@@ -115,6 +119,8 @@ class Engine:
         self.batch_size = batch_size
         self.threads = threads
         self.notes = notes
+        self.max_memory = DEFAULT_MAX_MEMORY
+        self.call_deadline = 600.0
         self.verification = verification
         self.place = place
         self.runtime = runtime
@@ -152,10 +158,12 @@ class Engine:
         chosen = {cut.target.name for cut in self._cuts}
         return [replace(item, chosen=item.name in chosen) for item in self._candidates]
 
+    @bounded("describing")
     def describe(self) -> str:
         """What was found in the file, and what every method will cost in passes, and why."""
         return describe(self)
 
+    @bounded("predicting")
     @ignore_float_errors
     def predict(self, batch: Pictures) -> Array:
         """Logits of a batch.
@@ -172,7 +180,8 @@ class Engine:
         Raises:
             InputError: A batch this model cannot take.
             PictureError: A picture cannot be read.
-            DeadlineError: A run took longer than the deadline.
+            DeadlineError: The call took longer than `call_deadline`.
+            MemoryLimitError: It needs more than `max_memory` at once.
         """
         given = self._prepared(batch)
         return given.give(
@@ -199,6 +208,7 @@ class Engine:
             raise InputError(NO_PROBABILITIES)
         return probabilities(logits, self.interface.inverse_link)
 
+    @bounded("explaining")
     @ignore_float_errors
     def explain(
         self,
@@ -240,10 +250,12 @@ class Engine:
             InputError: A batch this model cannot take.
             TargetError: Classes out of range or of the wrong shape.
             PictureError: A picture cannot be read.
-            DeadlineError: A run took longer than the deadline.
+            DeadlineError: The call took longer than `call_deadline`.
+            MemoryLimitError: It needs more than `max_memory` at once.
         """
         return self._explain(batch, (build(method, options),), targets, size, fuse)[0]
 
+    @bounded("explaining")
     @ignore_float_errors
     def explain_all(
         self,
@@ -265,6 +277,7 @@ class Engine:
             raise InputError(f"methods={methods!r} must be a list of one or more methods")
         return self._explain(batch, tuple(build(method, {}) for method in methods), targets, size, fuse)
 
+    @bounded("computing gradients")
     @ignore_float_errors
     def input_gradients(
         self, batch: Array, weighting: Array | Callable[[Array], Array]
@@ -304,6 +317,7 @@ class Engine:
             gradients.append(spoiled(gradient, lost(found)))
         return given.give(joined(logits)), given.give(joined(gradients))
 
+    @bounded("computing weights")
     @ignore_float_errors
     def channel_weights(
         self, batch: Pictures, method: str | Method = "gradcam", *, targets: Any = None, **options: Any

@@ -36,7 +36,7 @@ from camrt.engine.heads.comparison import (
 from camrt.engine.noise import noise
 from camrt.engine.places import Place
 from camrt.engine.scores import ScoreKind
-from camrt.errors import BackendError, CutError, DeadlineError, UnsupportedModelError
+from camrt.errors import BackendError, CutError, UnsupportedModelError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, passed_roundings
 from camrt.export.batch_effects import across_batch, drawing
 from camrt.export.cutting import ACTIVATION, TargetTensor
@@ -142,7 +142,7 @@ def verify(
                 draws=draws,
                 thorough=thorough,
             )
-        except (BackendError, DeadlineError) as error:
+        except BackendError as error:
             return Report(unseen=f"it could not be run on noise of shape {pictures.shape}: {error}")
         report = joint(report, found)
     return report

@@ -204,7 +204,7 @@ def with_constant(model: Path, path: Path, constant: float, reading: Mapping[str
     whole = read_model(model).model
     analysed = onnx.ModelProto()
     analysed.CopyFrom(whole)
-    runtime = onnx_runtime(threads=None, load_deadline=60.0, run_deadline=60.0)
+    runtime = onnx_runtime(threads=None)
     said = {
         name: value for name, value in (reading or {}).items() if name in ("output", "activation", "layout")
     }

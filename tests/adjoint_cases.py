@@ -119,7 +119,7 @@ class Case:
 
 def open_graph(model: onnx.ModelProto, size: tuple[int, int] = (5, 4)) -> tuple[onnx.ModelProto, Graph]:
     """A standardised model and its index, with shapes found by running where inference does not know them."""
-    watch = observer(onnx_runtime(threads=1, load_deadline=60, run_deadline=60))
+    watch = observer(onnx_runtime(threads=1))
     interface = standardise(model, activation="none", layout="NCHW", expected_size=size, observer=watch)
     graph = Graph(model, interface.probe_shape(interface.batch or 5, size), watch)
     graph.observe(LOGITS)

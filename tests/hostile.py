@@ -90,10 +90,14 @@ def classifier(path: Path) -> Path:
 # ---- files that are valid ONNX and not what camrt explains ----
 
 
-def endless_loop(path: Path) -> Path:
+def endless_loop(path: Path, *, above: float | None = None) -> Path:
     """A valid classifier with a Loop, between convolution and pooling, that never ends.
 
     onnxruntime accepts the file; a run of it goes on until something stops it.
+
+    Args:
+        path: The file to write.
+        above: Only features with a number above this one make the loop begin; None for all of them.
     """
     floats, flag = TensorProto.FLOAT, TensorProto.BOOL
     body = helper.make_graph(
@@ -112,13 +116,20 @@ def endless_loop(path: Path) -> Path:
             helper.make_tensor_value_info("next_state", floats, ["N", 5, 8, 8]),
         ],
     )
+    begins, constants = [], [numpy_helper.from_array(np.array(True), "always")]
+    if above is not None:
+        constants = [numpy_helper.from_array(np.float32(above), "most")]
+        begins = [
+            helper.make_node("ReduceMax", ["features"], ["largest"], keepdims=0),
+            helper.make_node("Greater", ["largest", "most"], ["always"]),
+        ]
     nodes = [
         conv_node(),
+        *begins,
         helper.make_node("Loop", ["", "always", "features"], ["active"], "endless", body=body),
         *head_nodes("active"),
     ]
-    always = numpy_helper.from_array(np.array(True), "always")
-    return save(model_of(nodes, [*conv_weights(), *head_weights(), always]), path)
+    return save(model_of(nodes, [*conv_weights(), *head_weights(), *constants]), path)
 
 
 def several_inputs(path: Path) -> Path:

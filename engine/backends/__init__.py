@@ -81,8 +81,6 @@ def runtime_named(
     *,
     device: str,
     threads: int | None,
-    load_deadline: float,
-    run_deadline: float,
     plans: str | os.PathLike[str] | None,
     precision: str | None,
     model: str,
@@ -93,8 +91,6 @@ def runtime_named(
         name: The backend.
         device: Where it runs.
         threads: Of a runtime on the CPU.
-        load_deadline: Seconds for a graph to be made ready.
-        run_deadline: Seconds for a run.
         plans: Folder of TensorRT's plans.
         precision: What graphs compute in.
         model: SHA-256 of the file.
@@ -107,7 +103,6 @@ def runtime_named(
         raise BackendError(f"unknown backend {name!r}; camrt has {', '.join(map(repr, BACKENDS))}")
     if device != "cpu" and device != "cuda" and not device.startswith("cuda:"):
         raise BackendError(f"device={device!r} must be 'cpu', 'cuda' or 'cuda:N'")
-    deadlines: dict[str, Any] = {"load_deadline": load_deadline, "run_deadline": run_deadline}
     if name in PLANNED:
         return planned(name, device, plans, model, precision)
     if plans is not None and name != "onnxruntime-tensorrt":
@@ -121,23 +116,19 @@ def runtime_named(
             from camrt.engine.plans.building import checked_precision
         provider: Literal["cuda", "tensorrt"] = "tensorrt" if name == "onnxruntime-tensorrt" else "cuda"
         kind = None if precision is None else checked_precision(precision)
-        return OnnxRuntimeOnDevice(provider, torch.device(device), precision=kind, cache=plans, **deadlines)
+        return OnnxRuntimeOnDevice(provider, torch.device(device), precision=kind, cache=plans)
     if name != "onnxruntime":
         raise BackendError(f"backend={name!r} runs on a GPU: pass device='cuda' or 'cuda:N'")
     if precision not in (None, "fp32"):
         raise InputError(f"precision={precision!r} is for a GPU: on the CPU a file is run as it is")
-    return onnx_runtime(threads=threads, **deadlines)
+    return onnx_runtime(threads=threads)
 
 
-def onnx_runtime(
-    *, threads: int | None, load_deadline: float, run_deadline: float, few_runs: bool = False
-) -> Backend:
+def onnx_runtime(*, threads: int | None, few_runs: bool = False) -> Backend:
     """ONNX Runtime on the CPU; see `camrt.engine.backends.onnxruntime.OnnxRuntime`."""
     from camrt.engine.backends.onnxruntime import OnnxRuntime
 
-    return OnnxRuntime(
-        threads=threads, few_runs=few_runs, load_deadline=load_deadline, run_deadline=run_deadline
-    )
+    return OnnxRuntime(threads=threads, few_runs=few_runs)
 
 
 def planned(

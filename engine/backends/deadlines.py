@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Watch", "expiring"]
+from camrt.errors import DeadlineError
+from camrt.export.budget import check_deadline, seconds_left
+
+__all__ = ["Watch", "expiring", "stopped_in_time"]
 
 
 class Watch:
@@ -70,3 +73,23 @@ def expiring(seconds: float, callback: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _WATCH.release(ticket)
+
+
+@contextmanager
+def stopped_in_time(stop: Callable[[], None]) -> Iterator[None]:
+    """Calls `stop` if the block is still running when the call at hand must have ended.
+
+    What the block then fails with becomes the error that says so.
+
+    Raises:
+        DeadlineError: The call at hand has taken too long, or took too long in the block.
+    """
+    with expiring(seconds_left(), stop):
+        try:
+            yield
+        except Exception as error:
+            try:
+                check_deadline()
+            except DeadlineError as late:
+                raise late from error
+            raise

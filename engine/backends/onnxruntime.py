@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,9 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from camrt.engine.arrays import filled
-from camrt.engine.backends.deadlines import expiring
+from camrt.engine.backends.deadlines import stopped_in_time
 from camrt.engine.places import HOST
-from camrt.errors import BackendError, DeadlineError
+from camrt.errors import BackendError
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
 
@@ -88,8 +87,6 @@ class OnnxRuntime:
         threads: Threads within an operator; None lets the runtime choose.
         few_runs: Whether its graphs are run a few times only: weights are then left as they are, which makes
             a graph ready sooner, rather than laid out anew for speed.
-        load_deadline: Seconds a graph may take to be made ready.
-        run_deadline: Seconds a single run of a batch may take.
     """
 
     name = "onnxruntime"
@@ -97,24 +94,15 @@ class OnnxRuntime:
     taps_cells = True
     place = HOST
 
-    def __init__(
-        self,
-        *,
-        threads: int | None = None,
-        few_runs: bool = False,
-        load_deadline: float = 60.0,
-        run_deadline: float = 600.0,
-    ) -> None:
+    def __init__(self, *, threads: int | None = None, few_runs: bool = False) -> None:
         self.threads = threads
         self.few_runs = few_runs
-        self.load_deadline = load_deadline
-        self.run_deadline = run_deadline
 
     def runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> OnnxRuntimeRunner:
         """Makes a graph ready to run.
 
         Raises:
-            DeadlineError: Making it ready took longer than the load deadline.
+            DeadlineError: The call at hand has taken too long (`camrt.export.budget`).
             BackendError: The runtime refuses the graph.
         """
         options = ort.SessionOptions()
@@ -124,28 +112,16 @@ class OnnxRuntime:
         if self.few_runs:
             options.add_session_config_entry("session.disable_prepacking", "1")
         held = hold_weights(options, model) if self.few_runs else None
-        expired: list[bool] = []
-
-        def cancel() -> None:
-            expired.append(True)
-            options.set_load_cancellation_flag(True)
-
-        late = f"loading the {label} was stopped after the load deadline of {self.load_deadline:g} s"
-        started = time.monotonic()
         try:
-            with expiring(self.load_deadline, cancel):
+            with stopped_in_time(lambda: options.set_load_cancellation_flag(True)):
                 session = ort.InferenceSession(
                     (model if held is None else held.model).SerializeToString(),
                     options,
                     providers=["CPUExecutionProvider"],
                 )
         except FAILURES as error:
-            if expired:
-                raise DeadlineError(late) from error
             raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
-        if time.monotonic() - started > self.load_deadline:
-            raise DeadlineError(late)
-        return OnnxRuntimeRunner(session, label, batch, self.run_deadline, held)
+        return OnnxRuntimeRunner(session, label, batch, held)
 
 
 class OnnxRuntimeRunner:
@@ -156,14 +132,12 @@ class OnnxRuntimeRunner:
         session: ort.InferenceSession,
         label: str,
         batch: int | None,
-        run_deadline: float,
         held: HeldWeights | None = None,
     ) -> None:
         self._session = session
         self._held = held  # the session reads these arrays where they lie
         self._label = label
         self._batch = batch
-        self._deadline = run_deadline
         self._input = session.get_inputs()[0].name
         self.outputs = tuple(output.name for output in session.get_outputs())
 
@@ -180,7 +154,7 @@ class OnnxRuntimeRunner:
         """Runs a batch; a graph with a fixed batch size is run in pieces, the last one padded.
 
         Raises:
-            DeadlineError: The run took longer than the run deadline.
+            DeadlineError: The call at hand has taken too long (`camrt.export.budget`).
             BackendError: The runtime failed.
         """
         names = list(fetch) if fetch is not None else list(self.outputs)
@@ -201,19 +175,13 @@ class OnnxRuntimeRunner:
         options = ort.RunOptions()
         options.log_severity_level = ERRORS_ONLY + 1
         options.only_execute_path_to_fetches = len(names) < len(self.outputs)
-        expired: list[bool] = []
 
         def stop() -> None:
-            expired.append(True)
             options.terminate = True
 
         try:
-            with expiring(self._deadline, stop):
+            with stopped_in_time(stop):
                 outputs: list[npt.NDArray[Any]] = self._session.run(names, feeds, options)
         except FAILURES as error:
-            if expired:
-                raise DeadlineError(
-                    f"running the {self._label} was stopped after the run deadline of {self._deadline:g} s"
-                ) from error
             raise BackendError(f"onnxruntime failed while running the {self._label}: {error}") from error
         return outputs

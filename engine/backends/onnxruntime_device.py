@@ -15,7 +15,7 @@ from onnx import TensorProto
 from torch.utils.dlpack import from_dlpack
 
 from camrt.engine.arrays import filled, joined
-from camrt.engine.backends.deadlines import expiring
+from camrt.engine.backends.deadlines import stopped_in_time
 from camrt.engine.backends.halving import Halving
 from camrt.engine.backends.onnxruntime import ERRORS_ONLY, FAILURES
 from camrt.engine.backends.onnxruntime_sessions import (
@@ -32,7 +32,7 @@ from camrt.engine.backends.tensorrt import ALIGNMENT, numbered_card
 from camrt.engine.places import OnDevice, Place
 from camrt.engine.plans.building import Precision, checked_precision, in_precision
 from camrt.engine.plans.cards import cards
-from camrt.errors import BackendError, DeadlineError, InputError
+from camrt.errors import BackendError, InputError
 from camrt.kernels.tensors import HALVES
 
 __all__ = ["OnnxRuntimeDeviceRunner", "OnnxRuntimeOnDevice"]
@@ -76,9 +76,6 @@ class OnnxRuntimeOnDevice:
         precision: What graphs compute in, those of gradients excepted, which keep float32; None leaves them
             as they are.
         cache: Folder that TensorRT's engines are kept in, for the same graph and card.
-        load_deadline: Seconds a graph may take to be made ready.
-        run_deadline: Seconds queueing a single run may take, in which TensorRT may build an engine. What has
-            been queued is not stopped.
 
     Attributes:
         name: "onnxruntime" or "onnxruntime-tensorrt".
@@ -99,8 +96,6 @@ class OnnxRuntimeOnDevice:
         *,
         precision: Precision | None = None,
         cache: str | os.PathLike[str] | None = None,
-        load_deadline: float = 60.0,
-        run_deadline: float = 600.0,
     ) -> None:
         if provider not in ("cuda", "tensorrt"):
             raise InputError(f"onnxruntime has no provider {provider!r}; choose from 'cuda', 'tensorrt'")
@@ -118,8 +113,6 @@ class OnnxRuntimeOnDevice:
         self.place: Place = OnDevice(self._device)
         self._provider = provider
         self._cache = None if cache is None else os.fspath(cache)
-        self._load_deadline = load_deadline
-        self._run_deadline = run_deadline
 
     def runner(
         self, model: onnx.ModelProto, *, label: str, batch: int | None = None
@@ -127,13 +120,13 @@ class OnnxRuntimeOnDevice:
         """Makes a graph ready to run on torch's current stream; on another one it is made ready when it runs.
 
         Raises:
-            DeadlineError: Making it ready took longer than the load deadline.
+            DeadlineError: The call at hand has taken too long (`camrt.export.budget`).
             BackendError: The runtime refuses the graph, the provider's libraries are missing, or the provider
                 does not take every operator.
         """
         graph = model if self.precision is None else in_precision(model, self.precision)
-        sessions = Sessions(graph, label, self._providers, self._load_deadline)
-        return OnnxRuntimeDeviceRunner(sessions, label, batch, self._device, self._run_deadline)
+        sessions = Sessions(graph, label, self._providers)
+        return OnnxRuntimeDeviceRunner(sessions, label, batch, self._device)
 
     def _providers(self, stream: int) -> Providers:
         number = str(self._device.index)
@@ -148,7 +141,6 @@ class OnnxRuntimeDeviceRunner:
         label: What it is, for error messages.
         batch: Its fixed batch size; None when it is open.
         device: Where its tensors lie.
-        run_deadline: Seconds queueing a run may take.
     """
 
     def __init__(
@@ -157,13 +149,11 @@ class OnnxRuntimeDeviceRunner:
         label: str,
         batch: int | None,
         device: torch.device,
-        run_deadline: float,
     ) -> None:
         self._sessions = sessions
         self._label = label
         self._batch = batch
         self._device = device
-        self._deadline = run_deadline
         with self._current():
             session = sessions.of(current_stream(device)).session
         self._inputs = {value.name: self._kind(value.name, value.type) for value in session.get_inputs()}
@@ -192,7 +182,7 @@ class OnnxRuntimeDeviceRunner:
             beside: Likewise.
 
         Raises:
-            DeadlineError: Queueing took longer than the run deadline.
+            DeadlineError: The call at hand has taken too long (`camrt.export.budget`), queueing included.
             BackendError: The runtime failed, or a tensor lies elsewhere.
         """
         names = list(fetch) if fetch is not None else list(self.outputs)
@@ -250,20 +240,13 @@ class OnnxRuntimeDeviceRunner:
         return [found[name][:count] if self._batch is not None else found[name] for name in names]
 
     def _queue(self, own: Session, binding: ort.IOBinding, options: ort.RunOptions) -> None:
-        expired: list[bool] = []
-
         def stop() -> None:
-            expired.append(True)
             options.terminate = True
 
         try:
-            with own.lock, expiring(self._deadline, stop):
+            with own.lock, stopped_in_time(stop):
                 own.session.run_with_iobinding(binding, options)
         except FAILURES as error:
-            if expired:
-                raise DeadlineError(
-                    f"running the {self._label} was stopped after the run deadline of {self._deadline:g} s"
-                ) from error
             if SHORT_OF_MEMORY.search(str(error)):
                 raise _ShortOfMemoryError(str(error)) from error
             raise BackendError(f"onnxruntime failed while running the {self._label}: {error}") from error

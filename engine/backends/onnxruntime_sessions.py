@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -13,9 +12,9 @@ import onnx
 import onnxruntime as ort
 
 from camrt.engine.backends.counting import CPU, counts_named, left_to_the_cpu
-from camrt.engine.backends.deadlines import expiring
+from camrt.engine.backends.deadlines import stopped_in_time
 from camrt.engine.backends.onnxruntime import ERRORS_ONLY, FAILURES
-from camrt.errors import BackendError, DeadlineError
+from camrt.errors import BackendError
 
 __all__ = ["CUDA", "TENSORRT", "Providers", "Session", "Sessions", "check_built", "cuda", "tensorrt"]
 
@@ -102,16 +101,12 @@ class Sessions:
         model: The graph; it is not changed.
         label: What it is, for error messages.
         providers: The providers of a stream, the first preferred, and their options.
-        deadline: Seconds a session may take to be made.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, label: str, providers: Callable[[int], Providers], deadline: float
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, label: str, providers: Callable[[int], Providers]) -> None:
         self._model, self._counts = counts_named(model)
         self._label = label
         self._providers = providers
-        self._deadline = deadline
         self._made: dict[int, Session] = {}
         self._lock = threading.Lock()
 
@@ -119,7 +114,7 @@ class Sessions:
         """The session of a stream.
 
         Raises:
-            DeadlineError: Making it took longer than the deadline.
+            DeadlineError: The call at hand has taken too long (`camrt.export.budget`).
             BackendError: See `OnnxRuntimeOnDevice.runner`.
         """
         with self._lock:
@@ -132,26 +127,14 @@ class Sessions:
         options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = 1
         options.add_session_config_entry(RECORDING, "1")
-        expired: list[bool] = []
-
-        def cancel() -> None:
-            expired.append(True)
-            options.set_load_cancellation_flag(True)
-
-        late = f"loading the {self._label} was stopped after the load deadline of {self._deadline:g} s"
-        started = time.monotonic()
         try:
-            with expiring(self._deadline, cancel):
+            with stopped_in_time(lambda: options.set_load_cancellation_flag(True)):
                 # Its own fallback makes a session on the CPU of one that fails.
                 session = ort.InferenceSession(self._model, options, providers=providers, enable_fallback=0)
         except FAILURES as error:
-            if expired:
-                raise DeadlineError(late) from error
             if NOT_STARTED.search(str(error)):
                 raise not_started(providers[0][0]) from error
             raise BackendError(f"onnxruntime refuses the {self._label}: {error}") from error
-        if time.monotonic() - started > self._deadline:
-            raise DeadlineError(late)
         self._check([name for name, _ in providers], session)
         return session
 

@@ -18,6 +18,7 @@ __all__ = [
     "DegenerateMapWarning",
     "InputError",
     "InputRangeWarning",
+    "MemoryLimitError",
     "MethodError",
     "ModelFileError",
     "PictureError",
@@ -79,7 +80,11 @@ class TrainingError(CamrtError, RuntimeError):
 
 
 class DeadlineError(CamrtError, TimeoutError):
-    """Loading or running took longer than the stated deadline and was stopped."""
+    """A call took longer than its deadline and was stopped."""
+
+
+class MemoryLimitError(CamrtError, MemoryError):
+    """A file or a request needs more memory at once than `max_memory` allows; nothing of it was allocated."""
 
 
 class BackendError(CamrtError, RuntimeError):

@@ -37,6 +37,7 @@ from camrt.engine.plans.building import in_precision
 from camrt.engine.plans.recording import Recorder, exercise
 from camrt.errors import BackendError, DeadlineError, InputError, SmallerBatchWarning
 from camrt.export.adjoint import GRADIENT
+from camrt.export.budget import Budget, limited
 from camrt.export.reading import read_model
 
 HOST = torch.device("cpu")
@@ -44,12 +45,12 @@ CARD = torch.device("cuda", 0)
 FLOAT = TensorProto.FLOAT
 
 
-def sessions(model, *, label="graph", providers=lambda stream: [(CPU, {})], deadline=60.0):
-    return Sessions(model, label, providers, deadline)
+def sessions(model, *, label="graph", providers=lambda stream: [(CPU, {})]):
+    return Sessions(model, label, providers)
 
 
-def on_tensors(model, batch=None, *, run_deadline=60.0):
-    return OnnxRuntimeDeviceRunner(sessions(model), "graph", batch, HOST, run_deadline)
+def on_tensors(model, batch=None):
+    return OnnxRuntimeDeviceRunner(sessions(model), "graph", batch, HOST)
 
 
 def graph_of(nodes, inputs, outputs, constants=()):
@@ -359,18 +360,14 @@ def test_what_says_that_memory_is_short(text, short):
 
 
 def test_an_endless_run_is_stopped_at_its_deadline(tmp_path):
-    runner = on_tensors(onnx.load(hostile.endless_loop(tmp_path / "model.onnx")), run_deadline=0.2)
-    with pytest.raises(
-        DeadlineError, match=r"running the graph was stopped after the run deadline of 0\.2 s"
-    ):
+    runner = on_tensors(onnx.load(hostile.endless_loop(tmp_path / "model.onnx")))
+    with pytest.raises(DeadlineError, match=r"its deadline of 0\.2 s"), limited(Budget(seconds=0.2)):
         runner(torch.zeros(1, 3, 8, 8))
 
 
 def test_loading_is_stopped_at_its_deadline():
-    with pytest.raises(
-        DeadlineError, match="loading the graph was stopped after the load deadline of 1e-09 s"
-    ):
-        sessions(several_outputs(), deadline=1e-9).of(0)
+    with pytest.raises(DeadlineError, match="its deadline of 1e-09 s"), limited(Budget(seconds=1e-9)):
+        sessions(several_outputs()).of(0)
 
 
 def test_a_graph_that_is_none_is_refused():
@@ -399,7 +396,7 @@ def test_the_default_stream_is_one_by_name(handle, given, monkeypatch):
 
 def test_a_run_takes_the_session_of_its_stream(monkeypatch):
     own = sessions(several_outputs())
-    runner = OnnxRuntimeDeviceRunner(own, "graph", None, HOST, 60.0)
+    runner = OnnxRuntimeDeviceRunner(own, "graph", None, HOST)
     seen = []
     of = own.of
     monkeypatch.setattr(own, "of", lambda stream: seen.append(stream) or of(stream))
@@ -656,7 +653,7 @@ def test_onnxruntime_knows_the_names_of_its_settings():
 @pytest.fixture(params=["cuda", "tensorrt"])
 def backend(request):
     try:
-        return OnnxRuntimeOnDevice(request.param, torch.device("cuda"), load_deadline=600.0)
+        return OnnxRuntimeOnDevice(request.param, torch.device("cuda"))
     except BackendError as error:
         pytest.skip(str(error))
 
@@ -750,7 +747,6 @@ def test_half_precision_on_a_card(precision, backend):
         "tensorrt" if backend.name == "onnxruntime-tensorrt" else "cuda",
         backend.place.device,
         precision=precision,
-        load_deadline=600.0,
     )
     model, values = several_outputs(), pictures(4)
     try:

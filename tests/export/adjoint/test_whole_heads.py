@@ -162,7 +162,7 @@ def truth(net, layer, pictures, weighting):
 
 
 def indexed(path):
-    runtime = onnx_runtime(threads=1, load_deadline=60, run_deadline=60)
+    runtime = onnx_runtime(threads=1)
     watch = observer(runtime)
     model = read_model(path).model
     interface = standardise(model, observer=watch)

@@ -1,0 +1,133 @@
+"""What one call may take: bytes of memory and seconds.
+
+A file says how large its tensors are and how often its loops run, and a file is a stranger's. So `load` and
+every method of an engine work within a `Budget`: whoever is about to allocate something whose size a file or
+a caller decides asks first (`reserve`), and whoever goes through a graph looks at the clock on the way
+(`check_deadline`). The budget of the call at hand is found without being passed along:
+
+    with limited(Budget(max_memory=1 << 30, seconds=10.0, call="loading")):
+        reserve(math.prod(shape) * 4, "noise to try the model with")
+        zeros = np.zeros(shape, np.float32)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from camrt.errors import DeadlineError, MemoryLimitError
+from camrt.export.limits import human_bytes
+
+__all__ = [
+    "DEFAULT_MAX_MEMORY",
+    "Budget",
+    "check_deadline",
+    "limited",
+    "reserve",
+    "reserve_array",
+    "seconds_left",
+]
+
+DEFAULT_MAX_MEMORY = 8 << 30
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a call may take.
+
+    Attributes:
+        max_memory: Bytes that the call may allocate at once, beside the model's own weights.
+        seconds: It may take; infinity for no bound.
+        call: What the call does, for messages: "loading", "explaining".
+        option: The argument that sets `seconds`, for messages.
+        started: When the call began, by `time.monotonic`.
+    """
+
+    max_memory: int = DEFAULT_MAX_MEMORY
+    seconds: float = math.inf
+    call: str = "the call"
+    option: str = "deadline"
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def ends(self) -> float:
+        """When the call must have ended, by `time.monotonic`."""
+        return self.started + self.seconds
+
+    def late(self) -> DeadlineError:
+        """The error that says that the call has taken too long."""
+        return DeadlineError(
+            f"{self.call} was stopped after its deadline of {self.seconds:g} s; {self.option}= sets another"
+        )
+
+
+_CURRENT: ContextVar[tuple[Budget, ...]] = ContextVar("camrt_budget", default=())
+
+
+@contextmanager
+def limited(budget: Budget) -> Iterator[None]:
+    """Works within a budget; one inside another holds beside it."""
+    token = _CURRENT.set((*_CURRENT.get(), budget))
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def reserve(count: float, what: str) -> None:
+    """Asks for bytes before they are allocated.
+
+    Args:
+        count: How many.
+        what: What they are for, for the message.
+
+    Raises:
+        MemoryLimitError: More than the call at hand may take at once.
+    """
+    for budget in _CURRENT.get() or (Budget(),):
+        if count > budget.max_memory:
+            raise MemoryLimitError(
+                f"{budget.call} needs {human_bytes(int(count))} at once for {what}; max_memory="
+                f"{budget.max_memory} allows {human_bytes(budget.max_memory)}. Raise it if you trust the file"
+            )
+
+
+def reserve_array(shape: Sequence[int], what: str, *, itemsize: int = 4) -> None:
+    """Asks for the bytes of an array before it is made.
+
+    Args:
+        shape: Its shape.
+        what: What it is, for the message.
+        itemsize: Bytes of an element.
+
+    Raises:
+        MemoryLimitError: More than the call at hand may take at once.
+    """
+    reserve(math.prod(int(size) for size in shape) * itemsize, f"{what} {tuple(shape)}")
+
+
+def seconds_left() -> float:
+    """Seconds until the call at hand must have ended; infinity where nothing bounds it.
+
+    Raises:
+        DeadlineError: There are none left.
+    """
+    check_deadline()
+    now = time.monotonic()
+    return min((budget.ends - now for budget in _CURRENT.get()), default=math.inf)
+
+
+def check_deadline() -> None:
+    """Looks at the clock: to be called on the way through whatever may be long.
+
+    Raises:
+        DeadlineError: The call at hand has taken too long.
+    """
+    now = time.monotonic()
+    for budget in _CURRENT.get():
+        if now >= budget.ends:
+            raise budget.late()
