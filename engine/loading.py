@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.probing import prober
 from camrt.engine.session import Engine
 from camrt.engine.verification import Verify, verified_cuts
-from camrt.errors import InputError, ModelFileError
+from camrt.errors import BackendError, InputError, ModelFileError
 from camrt.export.adjoint import passed_roundings
 from camrt.export.budget import DEFAULT_MAX_MEMORY, Budget, limited
 from camrt.export.cutting import JOINT, candidates, choose_targets, resampled
@@ -36,6 +36,7 @@ from camrt.export.input_form import Layout, input_form
 from camrt.export.interface import LOGITS, Interface, standardise
 from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
+from camrt.export.torch_archive import SUFFIX, open_archive
 from camrt.kernels.float_errors import ignore_float_errors
 
 if TYPE_CHECKING:
@@ -70,13 +71,15 @@ def load(
     precision: str | None = None,
     compile: bool | str | None = None,  # noqa: A002  # the field's name for it
     verify: Verify = True,
+    trusted: bool = False,
 ) -> Engine:
     """Loads an image classifier and cuts it into trunk and head.
 
     Args:
         path: An ONNX file with a single picture input, opset 7 or later, or the word "default" for the
             embedded classifier (a file of that name is Path("default")); or a torch module, or a file that
-            `torch.export.save` wrote (.pt2), which run in torch by hooks. Those must return logits.
+            `torch.export.save` wrote (.pt2, see `trusted`), which run in torch by hooks. Those must return
+            logits.
         backend: The runtime; never another one in its place. "onnxruntime" for a file, which on a GPU is its
             CUDA provider; "onnxruntime-tensorrt" for its TensorRT provider; "tensorrt" or "tensorrt-rtx" for
             plans that were built of the file; "torch" for a torch model. None for "onnxruntime" or "torch".
@@ -117,10 +120,14 @@ def load(
             does not agree is not used (`engine.notes` says so); at the cost of about three forward passes.
             "thorough" compares every question on more noise (`engine.verification` has the errors), False
             nothing.
+        trusted: Whether a .pt2 file may be opened, which runs code that is in it (see
+            `camrt.export.torch_archive`): only where you trust its author as that of a program. Nothing in an
+            ONNX file runs, so there it changes nothing, and lifts no limit.
 
     Raises:
         ModelFileError: The file is missing, not ONNX, damaged, or lacks external data.
-        UnsafeModelError: The file asks for something no model should; nothing of it was run.
+        UnsafeModelError: The file asks for something no model should, or is a .pt2 file and not `trusted`;
+            nothing of it was run.
         UnsupportedModelError: It is not a single-input classifier with an (N, C) output.
         CutError: It has no such target, or cannot be cut there.
         BackendError: Unknown backend or device, or the runtime refuses the model, or is missing, or plans are
@@ -137,6 +144,8 @@ def load(
         raise InputError(f"activation={activation!r} must be None, 'softmax', 'sigmoid' or 'none'")
     if verify not in (True, False, "thorough"):
         raise InputError(f"verify={verify!r} must be True, False or 'thorough'")
+    if not isinstance(trusted, bool):
+        raise InputError(f"trusted={trusted!r} must be True or False")
     checked_memory(max_memory)
     checked_deadline("load_deadline", load_deadline)
     checked_deadline("call_deadline", call_deadline)
@@ -156,10 +165,9 @@ def load(
         if is_torch_model(path):
             if plans is not None:
                 raise InputError("plans= is TensorRT's, and means nothing to a torch model")
-            from camrt.engine.torch_models.loading import load_module
-
-            engine = load_module(
-                path,
+            source = open_archive(path, trusted=trusted) if isinstance(path, (str, os.PathLike)) else path
+            engine = torch_loader()(
+                source,
                 backend=backend,
                 device=device,
                 example=example,
@@ -302,12 +310,29 @@ def assembled(
     )
 
 
-def is_torch_model(path: Any) -> TypeGuard[nn.Module | str]:
+def is_torch_model(path: Any) -> TypeGuard[nn.Module | str | os.PathLike[str]]:
     """Whether this is a torch module, or a file of one; torch is not imported to find out."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(path, torch.nn.Module):
         return True
-    return isinstance(path, (str, os.PathLike)) and os.fspath(path).endswith(".pt2")
+    return isinstance(path, (str, os.PathLike)) and os.fspath(path).endswith(SUFFIX)
+
+
+def torch_loader() -> Callable[..., Engine]:
+    """`camrt.engine.torch_models.loading.load_module`.
+
+    Raises:
+        BackendError: torch is not installed.
+    """
+    try:
+        from camrt.engine.torch_models.loading import load_module
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise BackendError(
+            f"a {SUFFIX} file runs in torch, which is missing: pip install 'camrt[torch]'"
+        ) from error
+    return load_module
 
 
 def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | None, place: Place) -> None:

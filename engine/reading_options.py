@@ -33,6 +33,12 @@ OPTIONS: dict[str, Any] = {
         str | None,
         typer.Option(help="HxW of the cells of a vision transformer, where the model does not say."),
     ],
+    "trust": Annotated[
+        bool | None,
+        typer.Option(
+            "--trust", help="Open a .pt2 file, which runs code in it: only if you trust its author."
+        ),
+    ],
 }
 
 
@@ -57,7 +63,7 @@ def reads_models(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def read(texts: dict[str, str | None]) -> Reading:
+def read(texts: dict[str, Any]) -> Reading:
     """What options given as text mean to `camrt.load`.
 
     Raises:
@@ -66,4 +72,6 @@ def read(texts: dict[str, str | None]) -> Reading:
     given: Reading = {name: text for name, text in texts.items() if text is not None}
     if "grid" in given:
         given["grid"] = parse_pair("--grid", given["grid"])
+    if "trust" in given:
+        given["trusted"] = given.pop("trust")
     return given

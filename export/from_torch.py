@@ -113,6 +113,11 @@ def to_onnx(
         InputError: A wrong option.
         UnsupportedModelError: The module is no classifier.
     """
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(
+            f"module={module!r:.80} must be a torch module: no file is read here, since opening one of "
+            "torch's may run code in it"
+        )
     if find_spec("onnxscript") is None:
         raise BackendError(
             "torch exports to ONNX by onnxscript, which is missing: pip install 'camrt[torch]'"

@@ -37,6 +37,7 @@ from camrt.export.endings import Activation
 from camrt.export.front import Front
 from camrt.export.input_form import Layout
 from camrt.export.interface import Interface, probe_size
+from camrt.export.torch_archive import TorchArchive
 
 __all__ = ["load_module"]
 
@@ -49,7 +50,7 @@ KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load_module(
-    source: torch.nn.Module | str | os.PathLike[str],
+    source: torch.nn.Module | TorchArchive,
     *,
     backend: str | None = None,
     device: str = "cpu",
@@ -74,8 +75,8 @@ def load_module(
     was. It is not copied: what is explained are its weights at that moment.
 
     Args:
-        source: A module, or the path of a .pt2 file. `torch.export.load` reads that, and may unpickle: open
-            only files you trust.
+        source: A module, or a .pt2 file that the caller vouches for (`camrt.export.torch_archive`): when
+            `torch.export.load` reads it, what it holds that runs is run.
         backend: None or "torch".
         device: Where the module is. It is not moved; what a file holds is brought there.
         target: Path of a submodule, or several; None finds one, see `camrt.engine.torch_models.choosing`.
@@ -101,7 +102,7 @@ def load_module(
         verify: Whether what heads answer is compared with the module on noise; see `camrt.load`.
 
     Raises:
-        ModelFileError: The file is missing or no file of `torch.export`.
+        ModelFileError: torch cannot read the file.
         UnsupportedModelError: It is not a single-input classifier with an (N, C) output.
         CutError: There is no such submodule, or it gives no map.
         BackendError: Another backend or device, or the module failed.
@@ -137,6 +138,8 @@ def load_module(
         lambda channels: explored(subject, channels, sides, target, wanted, cells, activation),
     )
     notes = list(subject.notes)
+    if isinstance(source, TorchArchive):
+        notes.append(f"opened as trusted, and so this of the file was run: {'; '.join(source.runs)}")
     if given.batch is not None:
         notes.append(f"the batch axis is fixed at {given.batch} in the file")
     hooked = []

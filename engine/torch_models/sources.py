@@ -7,18 +7,16 @@ first of several layers takes as many; else the last, where only that has 1, 3 o
 
 from __future__ import annotations
 
-import hashlib
-import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
-from zipfile import is_zipfile
 
 import torch
 
 from camrt.errors import BackendError, InputError, ModelFileError, UnsupportedModelError
 from camrt.export.input_form import FEW, Layout
+from camrt.export.torch_archive import TorchArchive
 
 __all__ = ["Source", "read_source", "shown_by"]
 
@@ -52,7 +50,7 @@ class Source:
     batch: int | None = None
 
 
-def read_source(source: torch.nn.Module | str | os.PathLike[str], layout: Layout | None = None) -> Source:
+def read_source(source: torch.nn.Module | TorchArchive, layout: Layout | None = None) -> Source:
     """The module, and what it or its file says of its input.
 
     Args:
@@ -62,7 +60,7 @@ def read_source(source: torch.nn.Module | str | os.PathLike[str], layout: Layout
     if layout is not None and layout not in get_args(Layout):
         raise InputError(f"layout={layout!r} must be 'NCHW' (channels first) or 'NHWC' (channels last)")
     if not isinstance(source, torch.nn.Module):
-        return read_exported(Path(source), layout)
+        return read_exported(source, layout)
     if isinstance(source, torch.jit.ScriptModule):
         raise BackendError(
             "a TorchScript module takes no hooks: pass the module it was made from, or export that with "
@@ -74,21 +72,16 @@ def read_source(source: torch.nn.Module | str | os.PathLike[str], layout: Layout
     return Source(source, name, Path(name), "", channels, first is not None, layout or "NCHW")
 
 
-def read_exported(path: Path, layout: Layout | None) -> Source:
-    """A file of `torch.export.save`, with its submodules restored."""
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ModelFileError(f"{str(path)!r} cannot be read: {error}") from error
-    if not is_zipfile(path):
-        raise ModelFileError(f"{str(path)!r} is no file of torch.export.save")
+def read_exported(archive: TorchArchive, layout: Layout | None) -> Source:
+    """A file of `torch.export.save`, with its submodules restored; what it holds that runs is run."""
+    path, digest = archive.path, archive.sha256
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's, about other parts of torch
             program = torch.export.load(path)
             module = torch.export.unflatten(program)
     except Exception as error:
-        raise ModelFileError(f"{str(path)!r} is no file of torch.export.save: {error}") from error
+        raise ModelFileError(f"{str(path)!r} is damaged, or of another torch: {error}") from error
     signature = program.graph_signature
     trained = next((str(node.target) for node in program.graph.nodes if in_training(node)), None)
     if trained is not None:

@@ -461,9 +461,9 @@ def test_precision(name, kind, tmp_path):
     batch = torch.export.Dim("batch")
     program = torch.export.export(net, (torch.zeros(2, 3, 12, 16),), dynamic_shapes=({0: batch},))
     torch.export.save(program, path)
-    engine = camrt.load(path, precision=name)
+    engine = camrt.load(path, precision=name, trusted=True)
     assert_close(engine.predict(pictures()), expected, np.dtype("float16") if name == "fp16" else "bfloat16")
-    assert camrt.load(path).predict(pictures()).dtype == np.float32
+    assert camrt.load(path, trusted=True).predict(pictures()).dtype == np.float32
 
 
 def test_options_of_the_other_kind_of_model(tmp_path):

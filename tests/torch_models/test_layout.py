@@ -110,7 +110,7 @@ def test_an_exported_module_with_channels_last(tmp_path):
     net = made(Turned)
     program = torch.export.export(net, (torch.zeros(2, *SIZE, 3),))
     torch.export.save(program, tmp_path / "model.pt2")
-    engine = camrt.load(tmp_path / "model.pt2")
+    engine = camrt.load(tmp_path / "model.pt2", trusted=True)
     assert (engine.interface.layout, engine.interface.batch) == ("NHWC", 2)
     assert (engine.interface.height, engine.interface.width) == SIZE
     checked(net, engine, pictures())

@@ -176,7 +176,7 @@ def test_a_file_of_torch_export_is_brought_to_the_card(tmp_path):
         net, (torch.zeros(2, 3, 12, 16),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     torch.export.save(program, path)
-    engine = camrt.load(path, device="cuda", precision="fp16")
+    engine = camrt.load(path, device="cuda", precision="fp16", trusted=True)
     found = engine.explain(torch.from_numpy(pictures()).cuda(), "gradcam", targets=1)
     assert found.maps.is_cuda
     assert found.logits.dtype == torch.float32

@@ -13,6 +13,7 @@ from torch_nets import CLASSES, Functional, Modular, Transformer, made, nn, pict
 import camrt
 from camrt.engine.torch_models.loading import load_module
 from camrt.errors import BackendError, MethodError, ModelFileError, UnsupportedModelError
+from camrt.export.torch_archive import open_archive
 
 pytest.importorskip("onnxscript")
 
@@ -73,7 +74,11 @@ def trio(request, tmp_path_factory):
     module = load_module(net, target=target, size=size)
     if request.param == "mobilenet_v3_small":
         return module, file, None, size  # exported twice, it takes longest of all
-    return module, file, load_module(save(net, example, folder / "net.pt2"), target=target), size
+    return module, file, load_module(opened(save(net, example, folder / "net.pt2")), target=target), size
+
+
+def opened(path):
+    return open_archive(path, trusted=True)
 
 
 def save(net, example, path, dynamic=True):
@@ -134,7 +139,7 @@ def test_a_file_knows_its_input(trio):
 @pytest.mark.parametrize("kind", [Modular, Functional, Transformer])
 def test_a_file_is_cut_where_its_module_is(kind, tmp_path):
     net = made(kind)
-    saved = load_module(save(net, torch.from_numpy(pictures(2)), tmp_path / "net.pt2"))
+    saved = load_module(opened(save(net, torch.from_numpy(pictures(2)), tmp_path / "net.pt2")))
     module = load_module(net, size=(12, 16))
     assert saved.target.shape == module.target.shape
     found, expected = (one.explain(pictures(), "gradcam", targets=2) for one in (saved, module))
@@ -143,7 +148,7 @@ def test_a_file_is_cut_where_its_module_is(kind, tmp_path):
 
 def test_a_file_of_a_fixed_batch_size(tmp_path):
     net = made(Modular)
-    saved = load_module(save(net, torch.from_numpy(pictures(2)), tmp_path / "net.pt2", dynamic=False))
+    saved = load_module(opened(save(net, torch.from_numpy(pictures(2)), tmp_path / "net.pt2", dynamic=False)))
     assert saved.interface.batch == 2
     assert any("fixed at 2" in note for note in saved.notes)
     module = load_module(net, target=saved.target.name.partition("@")[0], size=(12, 16))
@@ -155,12 +160,12 @@ def test_a_file_of_a_fixed_batch_size(tmp_path):
 def test_files_that_are_none(tmp_path):
     path = tmp_path / "net.pt2"
     with pytest.raises(ModelFileError, match="cannot be read"):
-        load_module(path)
+        opened(path)
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ModelFileError, match=r"is no file of torch.export.save"):
-        load_module(path)
+        opened(path)
     net = made(Modular).train()
     with pytest.raises(UnsupportedModelError, match=r"training mode.*module.eval\(\) before"):
-        load_module(save(net, torch.from_numpy(pictures(2)), path))
+        load_module(opened(save(net, torch.from_numpy(pictures(2)), path)))
     with pytest.raises(BackendError, match="device"):
-        load_module(save(net.eval(), torch.from_numpy(pictures(2)), path), device="cuda")
+        load_module(opened(save(net.eval(), torch.from_numpy(pictures(2)), path)), device="cuda")
