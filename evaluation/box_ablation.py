@@ -12,12 +12,12 @@ from itertools import product
 from types import MappingProxyType
 from typing import Literal
 
+from camrt.engine.methods.boxes import Assignment
 from camrt.engine.methods.pixab import PixabCAM
 
 __all__ = ["BoxSetting", "box_table"]
 
 Reading = Literal["N1", "N2", "N3"]
-Assignment = Literal["coverage", "anchor"]
 Perspectives = Literal["both", "deletion", "preservation"]
 Figures = tuple[float, float, float, float]
 
@@ -30,7 +30,7 @@ class BoxSetting:
         boxes: Shapes, (height, width) in cells.
         perspectives: "both", "deletion" or "preservation".
         reading: N1, N2 or N3, the denominators; see `PixabCAM`.
-        assignment: "coverage" or "anchor"; see `PixabCAM`.
+        assignment: "coverage", "same" or "anchor"; see `PixabCAM`.
         published: PG and OL of DAP1, then of DAP2, in per cent, of Inception-v3 and 500 pictures each. None
             for sides of 3: any of them drops PG to 48 to 50 and OL to about 41, the paper says.
     """
@@ -90,7 +90,7 @@ _PUBLISHED_BOXES: Mapping[tuple[Perspectives, tuple[str, ...]], Figures | None] 
 
 def box_table(
     readings: Sequence[Reading] = ("N1", "N2", "N3"),
-    assignments: Sequence[Assignment] = ("coverage", "anchor"),
+    assignments: Sequence[Assignment] = ("coverage", "same", "anchor"),
 ) -> tuple[BoxSetting, ...]:
     """The settings of Pixab-CAM's ablation of boxes (specification E12), in every reading asked for.
 

@@ -32,6 +32,9 @@ class OptiCAM(Method):
     S(u) = Σ_k softmax(u)_k · A_k, and u, from zero on, climbs score(x ∘ n(up(S(u)))) by Adam; up is bilinear,
     n brings a map to [0, 1] by its smallest and largest value. The map is S at the end.
 
+    All steps are taken: there is no early stop. The mask multiplies the model's input, so that what it hides
+    is zero there, the mean colour of a network that normalises its pictures, and not black.
+
     Attributes:
         score: What is climbed: the logit, or the probability.
         steps: Steps of Adam.

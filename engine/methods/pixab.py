@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from camrt.engine.arrays import at_least, library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.methods.boxes import Placements, place_boxes
+from camrt.engine.methods.boxes import Assignment, Placements, place_boxes
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
@@ -32,13 +32,24 @@ class PixabCAM(Method):
     with Y the score, Y_−b the score with the box's cells set to zero in all channels, Y_+b with only those
     kept, and Y₀ the score of an all-zero activation. The means of the box shapes count equally.
 
+    What stands under the fractions of Equation 7 is lost in the copy of the paper's text that this follows.
+    N2 is a reconstruction: of three candidates the one whose maps come nearest to the pattern of the paper's
+    tables (docs/results/box_readings.md). It could not be compared with code of the authors.
+
+    A map of 8×8 cells and the four boxes have 578 placements in both perspectives by "coverage", 450 of them
+    distinct, and 512 by "same" and "anchor": the quarter of Ablation-CAM's 2048 that the paper names. Boxes
+    that coincide once they are clipped are asked about once.
+
     Attributes:
         score: "probability" or "logit"; None takes the probability, or the number of a model that gives plain
             numbers.
         denominators: (D, P): "N1" both Y; "N2" Y and Y₀; "N3" both |Y − Y₀|. None: N2 for a probability, N3
             for a logit, which may be zero or negative.
-        assignment: "coverage": a cell's value is the mean over all placements of the box that cover it, at
-            the border clipped. "anchor": the placement whose top left cell it is.
+        assignment: Where boxes are placed, and which placements a cell's value is the mean of. "coverage":
+            all that cover the cell, of a map padded on all sides, clipped at the border. "same": of as many
+            placements as there are cells, as a convolution with padding `same` has them (boxes of two cells
+            stick out at the lower and the right border only), those that cover the cell. "anchor": the one
+            placement whose top left cell it is.
         boxes: Box shapes, (height, width) in cells.
         perspectives: "both", "deletion" or "preservation".
     """
@@ -48,7 +59,7 @@ class PixabCAM(Method):
     normalisation: Literal["max", "minmax"] = "minmax"
     score: ScoreKind | None = None
     denominators: Literal["N1", "N2", "N3"] | None = None
-    assignment: Literal["coverage", "anchor"] = "coverage"
+    assignment: Assignment = "coverage"
     boxes: tuple[tuple[int, int], ...] = ((1, 1), (1, 2), (2, 1), (2, 2))
     perspectives: Literal["both", "deletion", "preservation"] = "both"
 

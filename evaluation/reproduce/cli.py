@@ -55,7 +55,7 @@ def reproduce(
     ] = "N1,N2,N3",
     assignments: Annotated[
         str, typer.Option(help="Of boxes to cells, in pixab-7 to -10.")
-    ] = "coverage,anchor",
+    ] = "coverage,same,anchor",
     each_patch: Annotated[
         bool, typer.Option(help="Explain every patch of an adversarial picture, not one that is drawn.")
     ] = False,

@@ -88,7 +88,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"denominators": "N4"},
         "denominators='N4' is not understood; choose from 'N1'",
     ),
-    "assignment": ("pixab", {"assignment": "same"}, "choose from 'coverage', 'anchor'"),
+    "assignment": ("pixab", {"assignment": "even"}, "choose from 'coverage', 'same', 'anchor'"),
     "perspectives": ("pixab", {"perspectives": "none"}, "choose from 'both', 'deletion', 'preservation'"),
     "unhashable": ("pixab", {"perspectives": ["both"]}, r"perspectives=\['both'\] is not understood"),
     "array": ("pixab", {"perspectives": np.array(["both", "x"])}, "is not understood"),

@@ -7,8 +7,9 @@ the score of an all-zero activation. "N1": D = P = Y. "N2": D = Y, P = Y₀. "N3
 divisor is at least 1e-12 and taken as a magnitude; a probability Y below 1e-12 gives a map of zeros.
 
 A box shape m×n speaks for a cell through the placements that cover it (of the map padded by m−1 and n−1 on
-all sides, clipped at the border), or, "anchor", through the one whose top left cell it is. Box shapes count
-equally, whatever the number of their placements.
+all sides, clipped at the border); "same", through those of them that a convolution padded `same` computes,
+as many as there are cells; or, "anchor", through the one whose top left cell it is. Box shapes count equally,
+whatever the number of their placements.
 """
 
 from __future__ import annotations
@@ -26,11 +27,20 @@ Shape = tuple[int, int]
 SMALLEST = 1e-12
 
 
-def placements(shape: Shape, cell: tuple[int, int], assignment: str) -> list[tuple[int, int]]:
+def placements(
+    shape: Shape, cell: tuple[int, int], assignment: str, cells: tuple[int, int]
+) -> list[tuple[int, int]]:
     """Top left corners, which may lie outside the map, of the placements that speak for a cell."""
     if assignment == "anchor":
         return [cell]
-    return [(cell[0] - down, cell[1] - right) for down in range(shape[0]) for right in range(shape[1])]
+    covering = [(cell[0] - down, cell[1] - right) for down in range(shape[0]) for right in range(shape[1])]
+    if assignment == "coverage":
+        return covering
+    before = [(side - 1) // 2 for side in shape]  # what `same` pads in front; it pads the rest behind
+    computed = [
+        (row - before[0], column - before[1]) for row in range(cells[0]) for column in range(cells[1])
+    ]
+    return [corner for corner in covering if corner in computed]
 
 
 def clipped(corner: tuple[int, int], shape: Shape, cells: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -50,7 +60,7 @@ def distinct_boxes(shapes: Sequence[Shape], cells: tuple[int, int], assignment: 
         for shape in shapes
         for i in range(cells[0])
         for j in range(cells[1])
-        for corner in placements(shape, (i, j), assignment)
+        for corner in placements(shape, (i, j), assignment, cells)
     }
 
 
@@ -60,7 +70,7 @@ def pixab_cam(
     target: int,
     *,
     denominators: Literal["N1", "N2", "N3"],
-    assignment: Literal["coverage", "anchor"] = "coverage",
+    assignment: Literal["coverage", "same", "anchor"] = "coverage",
     boxes: Sequence[Shape] = ((1, 1), (1, 2), (2, 1), (2, 2)),
     perspectives: Literal["both", "deletion", "preservation"] = "both",
     probability: bool = True,
@@ -99,7 +109,7 @@ def pixab_cam(
         for j in range(cells[1]):
             per_shape = []
             for shape in boxes:
-                corners = placements(shape, (i, j), assignment)
+                corners = placements(shape, (i, j), assignment, cells)
                 per_shape.append(
                     sum(value(clipped(corner, shape, cells)) for corner in corners) / len(corners)
                 )

@@ -26,10 +26,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "N2": {"denominators": "N2"},
     "N3": {"denominators": "N3"},
     "anchor": {"assignment": "anchor"},
+    "same": {"assignment": "same"},
     "deletion": {"perspectives": "deletion"},
     "preservation": {"perspectives": "preservation"},
     "one-cell": {"boxes": ((1, 1),)},
     "3x3": {"boxes": ((3, 3),)},
+    "3x3-same": {"boxes": ((3, 3), (1, 2)), "assignment": "same"},
     "3x3-anchor": {"boxes": ((3, 3), (1, 2)), "assignment": "anchor"},
     "beyond-the-map": {"boxes": ((9, 2), (1, 8), (9, 9))},
     "logit": {"score": "logit"},
@@ -198,6 +200,9 @@ def eight(maps: Any) -> Any:
             [9, 1, 0],
             None,
         ),
+        ({"boxes": ((1, 2),), "assignment": "same", "perspectives": "deletion"}, [0.9, 0.7, 0.25], None),
+        ({"boxes": ((1, 2),), "assignment": "same", "perspectives": "preservation"}, [9, 5, 0.5], None),
+        ({"boxes": ((1, 2),), "assignment": "same"}, [9.9, 5.7, 0.75], [1, 165 / 305, 0]),
         ({"boxes": ((1, 1), (1, 2)), "assignment": "anchor"}, [7.35, 1.5, 0], [1, 0.2041, 0]),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
@@ -228,9 +233,11 @@ def test_pass_counts_of_the_specification(
     covering = place_boxes(FOUR_BOXES, cells, "coverage")
     anchors = place_boxes(FOUR_BOXES, cells, "anchor")
     assert 2 * sum(grid.index.size for grid in covering.grids) == naive
+    same = place_boxes(FOUR_BOXES, cells, "same")
     assert 2 * sum(grid.index.size for grid in anchors.grids) == anchored
+    assert 2 * sum((grid.index >= 0).sum() for grid in same.grids) == anchored
     assert distinct == 2 * (h * w + h * (w - 1) + (h - 1) * w + (h - 1) * (w - 1))
-    for placements in (covering, anchors):
+    for placements in (covering, anchors, same):
         assert 2 * len(placements.distinct) == distinct
     answers = Answers(np.ones((1, h, w)), lambda values: np.atleast_1d(square(values)))
     PixabCAM().raw(answers)
@@ -242,7 +249,7 @@ sizes = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
 
 @settings(deadline=None)
-@given(boxes=shapes, cells=sizes, assignment=st.sampled_from(["coverage", "anchor"]))
+@given(boxes=shapes, cells=sizes, assignment=st.sampled_from(["coverage", "same", "anchor"]))
 def test_placements_are_each_box_once(
     boxes: list[tuple[int, int]], cells: tuple[int, int], assignment: Any
 ) -> None:
@@ -256,7 +263,7 @@ def test_placements_are_each_box_once(
     seed=st.integers(0, 10_000),
     boxes=shapes,
     cells=sizes,
-    assignment=st.sampled_from(["coverage", "anchor"]),
+    assignment=st.sampled_from(["coverage", "same", "anchor"]),
     denominators=st.sampled_from(["N1", "N2", "N3"]),
     perspectives=st.sampled_from(["both", "deletion", "preservation"]),
     kind=st.sampled_from(["logit", "probability"]),
@@ -292,7 +299,7 @@ def flips(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000), axis=st.sampled_from([1, 2]))
-def test_coverage_commutes_with_flips_and_anchor_does_not(seed: int, axis: int) -> None:
+def test_coverage_commutes_with_flips_and_the_others_do_not(seed: int, axis: int) -> None:
     activation, weight = flips(np.random.default_rng(seed))
 
     def score(values: np.ndarray) -> float:
@@ -301,7 +308,7 @@ def test_coverage_commutes_with_flips_and_anchor_does_not(seed: int, axis: int) 
     def score_of_flipped(values: np.ndarray) -> float:
         return score(np.flip(values, axis))
 
-    for assignment in ("coverage", "anchor"):
+    for assignment in ("coverage", "same", "anchor"):
         method = PixabCAM(assignment=assignment)
         straight = mapped(method, activation, score)[0]
         flipped = np.flip(mapped(method, np.flip(activation, axis), score_of_flipped)[0], axis - 1)
@@ -312,7 +319,7 @@ def test_coverage_commutes_with_flips_and_anchor_does_not(seed: int, axis: int) 
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000), boxes=shapes, assignment=st.sampled_from(["coverage", "anchor"]))
+@given(seed=st.integers(0, 10_000), boxes=shapes, assignment=st.sampled_from(["coverage", "same", "anchor"]))
 def test_a_linear_score_has_one_perspective(seed: int, boxes: list[tuple[int, int]], assignment: Any) -> None:
     """Y − Y_−b = Y_+b − Y₀ for every box: with equal denominators both terms are the same."""
     activation, weight = flips(np.random.default_rng(seed))
