@@ -77,7 +77,7 @@ COMMANDS = {
     "evaluate axioms": Command(("evaluate", "axioms", *ON_SQUARES), ("Axioms on 3 pictures",)),
     "reproduce": Command(
         (
-            *("reproduce", "pixab-deletion", "--model", "model.onnx", "--data", "squares"),
+            *("reproduce", "pixab-4", "--model", "model.onnx", "--data", "squares"),
             *("--preprocessing", "steps.json", "--methods", "cam", "--step", "200"),
         ),
         ("measuring pictures", "files in camrt-reproduce"),

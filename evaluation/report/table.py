@@ -89,7 +89,11 @@ def _text(name: str, figure: Mapping[str, Any] | None) -> str:
         return "undefined"
     digits = 3 if name in ("deletion", "insertion", "removal", "mu") else 1
     text = f"{figure['value']:.{digits}f}"
-    return text if figure.get("error") is None else f"{text} ± {figure['error']:.{digits}f}"
+    if figure.get("error") is None:
+        return text
+    text += f" ± {figure['error']:.{digits}f}"
+    deviation = figure.get("deviation")
+    return text if deviation is None else f"{text} (deviation {deviation:.{digits}f})"
 
 
 def _marked(cell: Cell) -> str:

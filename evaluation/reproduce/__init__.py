@@ -1,7 +1,7 @@
 """The published tables of three papers, measured again on any model and pictures.
 
     from camrt.evaluation.reproduce import Options, reproduce
-    reproduce("pixab-objects", engine, "pictures", options=Options(limit=100)).row("pixab").figures["energy"]
+    reproduce("pixab-5", engine, "pictures", options=Options(limit=100)).row("pixab").figures["energy"]
 
 Everything is imported when it is asked for, so that the command line is quick.
 """

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from camrt.errors import InputError
+from camrt.evaluation.reproduce.accuracy import accuracy
 from camrt.evaluation.reproduce.boxes import boxes
 from camrt.evaluation.reproduce.calm import cues, localisation, removal
 from camrt.evaluation.reproduce.options import Options
@@ -52,19 +53,20 @@ _MEASURES: dict[str, tuple[str, Callable[[Run, PublishedTable], Reproduced]]] = 
         "the folder of CUB-200-2011 with attributes, parts and segmentations; a model of its classes",
         cues,
     ),
-    "calm-2": (_OBJECTS, localisation),
-    "calm-3-5": (_OBJECTS, localisation),
+    "calm-2": ("pictures with classes", accuracy),
+    "calm-3": (_OBJECTS, localisation),
+    "calm-5": (_OBJECTS, localisation),
     "calm-figure-5": ("pictures with classes", removal),
     "walls": (
         "a model that cannot see part of its pictures; a folder for each class, to stack pictures of",
         dead_zone,
     ),
-    "pixab-patches": (_PATCHES, patches),
-    "pixab-faithfulness": ("pictures", by_suite),
-    "pixab-deletion": ("pictures", by_suite),
-    "pixab-dependence": (_ZEROS, dependence),
-    "pixab-overlap": (_ZEROS, overlap),
-    "pixab-objects": ("pictures with boxes", objects),
+    "pixab-6": (_PATCHES, patches),
+    "pixab-3": ("pictures", by_suite),
+    "pixab-4": ("pictures", by_suite),
+    "pixab-2": (_ZEROS, dependence),
+    "pixab-1": (_ZEROS, overlap),
+    "pixab-5": ("pictures with boxes", objects),
     **{f"pixab-{number}": (_PATCHES, boxes) for number in (7, 8, 9, 10)},
 }
 
@@ -73,8 +75,6 @@ TABLES: Mapping[str, Task] = MappingProxyType(
 )
 """The tables by name, in the order of the papers."""
 
-_ALIASES = {"calm-3": "calm-3-5", "calm-5": "calm-3-5", "calm-3/5": "calm-3-5"}
-
 
 def find_task(name: str) -> Task:
     """The table of that name.
@@ -82,13 +82,9 @@ def find_task(name: str) -> Task:
     Raises:
         InputError: There is none.
     """
-    wanted = _ALIASES.get(name.lower(), name.lower())
-    if wanted in TABLES:
-        return TABLES[wanted]
-    unnumbered = ""
-    if wanted in {f"pixab-{number}" for number in range(1, 7)}:
-        unnumbered = "; the numbers of Pixab-CAM's tables before the seventh are not known, they have names"
-    raise InputError(f"there is no table {name!r}{unnumbered}: {', '.join(TABLES)}")
+    if name.lower() in TABLES:
+        return TABLES[name.lower()]
+    raise InputError(f"there is no table {name!r}: {', '.join(TABLES)}")
 
 
 def reproduce(

@@ -55,7 +55,7 @@ def dead_zone(run: Run, table: PublishedTable) -> Reproduced:
     found = {}
     for key in wanted.methods:
         figure = figure_of(evaluation.figures[key].get("mu"))
-        spread = None if figure.error is None else figure.error * math.sqrt(figure.counted)
+        spread = (evaluation.figures[key].get("mu") or {}).get("deviation")
         found[key] = {"mu": figure, "spread": Figure(spread, None, figure.counted, figure.undefined)}
     facts["pictures"] = evaluation.results["pictures"]
     return Reproduced(table, wanted.finished(found), {}, remarks, facts)

@@ -124,10 +124,10 @@ def _figure(
     predicted = [row for row in rows if row["is_predicted"]]
     if metric in ("drop", "increase"):
         return _mean((row.get(metric) for row in predicted), 100) if predicted else None
-    if metric in ("compactness", "mu"):
-        return (
-            _compactness(predicted) if metric == "compactness" else _mean(row.get("mu") for row in predicted)
-        )
+    if metric == "compactness":
+        return _compactness(predicted)
+    if metric == "mu":
+        return with_deviation(_mean(row.get("mu") for row in predicted))
     if metric in ("deletion", "insertion"):
         curves = [row[f"{metric}_curve"] for row in predicted if row.get(f"{metric}_curve")]
         figure = _mean(row.get(metric) for row in predicted)
@@ -153,6 +153,12 @@ def _mean(values: Iterable[float | bool | None], scale: float = 1.0) -> Figure:
         "counted": len(defined),
         "undefined": len(listed) - len(defined),
     }
+
+
+def with_deviation(figure: Figure) -> Figure:
+    """A mean with the standard deviation of its values, which μ's paper prints, beside the standard error."""
+    error = figure["error"]
+    return figure | {"deviation": None if error is None else error * math.sqrt(figure["counted"])}
 
 
 def _compactness(rows: Sequence[Row]) -> Figure | None:

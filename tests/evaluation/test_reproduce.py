@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from zoo import HEADS, classifier, save
 
 import camrt
+from camrt.engine.pictures import read_picture
 from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import DataError, InputError, MethodError
 from camrt.evaluation import patch_building
@@ -112,21 +113,24 @@ def published(table: str, row: str, column: str) -> tuple[float | None, ...]:
     [
         ("calm-1", "vargrad", "2", (21.1,)),
         ("calm-1", "calm-em", "mean", (34.3,)),
-        ("calm-2", "inca", "maxboxaccv2", (63.1, 63.4)),
-        ("calm-2", "calm-ml+y", "pxap", (62.3,)),
-        ("calm-3-5", "calm-em", "maxboxaccv2", (62.3, 62.2, 63.1, 54.9, 42.2, 60.3)),
-        ("calm-3-5", "cutmix", "pxap", (58.1, 62.6, 57.7)),
+        ("calm-2", "cam", "accuracy", (70.6, 72.1, 74.5)),
+        ("calm-2", "calm-em", "accuracy", (71.8, 70.1, 70.4)),
+        ("calm-2", "calm-ml", "accuracy", (59.6, 70.9, 70.6)),
+        ("calm-3", "inca", "maxboxaccv2", (63.1, 63.4)),
+        ("calm-3", "calm-ml+y", "pxap", (62.3,)),
+        ("calm-5", "calm-em", "maxboxaccv2", (62.3, 62.2, 63.1, 54.9, 42.2, 60.3)),
+        ("calm-5", "cutmix", "pxap", (58.1, 62.6, 57.7)),
         ("calm-figure-5", "calm-ml", "30", (0.03, 0.75, 0.20)),
         ("calm-figure-5", "cam", "70", (1.06, None, 0.30)),
         ("walls", "gradcam", "mu", (0.22,)),
-        ("pixab-patches", "pixab", "dap2-ol", (51.3,)),
-        ("pixab-faithfulness", "ablation", "drop", (32.7, 21.2, 22.4, 20.1)),
-        ("pixab-faithfulness", "xgradcam", "increase", (23.8, 32.7, 33.0, 36.8)),
-        ("pixab-faithfulness", "score", "compactness", (19.4, 21.1, 21.7, 19.4)),
-        ("pixab-deletion", "pixab", "insertion", (0.469,)),
-        ("pixab-dependence", "gradcam++", "doa", (0.028,)),
-        ("pixab-overlap", "ablation", "0.5", (53,)),
-        ("pixab-objects", "gradcam", "energy", (46.39,)),
+        ("pixab-6", "pixab", "dap2-ol", (51.3,)),
+        ("pixab-3", "ablation", "drop", (32.7, 21.2, 22.4, 20.1)),
+        ("pixab-3", "xgradcam", "increase", (23.8, 32.7, 33.0, 36.8)),
+        ("pixab-3", "score", "compactness", (19.4, 21.1, 21.7, 19.4)),
+        ("pixab-4", "pixab", "insertion", (0.469,)),
+        ("pixab-2", "gradcam++", "doa", (0.028,)),
+        ("pixab-1", "ablation", "0.5", (53,)),
+        ("pixab-5", "gradcam", "energy", (46.39,)),
         ("pixab-7", "2x2 deletion", "dap1-ol", (44.1,)),
         ("pixab-8", "2x2 preservation", "dap2-pg", (51.3,)),
         ("pixab-9", "2x2 both", "dap1-ol", (48.1,)),
@@ -150,10 +154,10 @@ def test_every_row_fills_its_columns_and_every_table_can_be_measured() -> None:
 
 def test_the_means_of_calms_tables_are_those_of_their_columns() -> None:
     """Over networks for each data set, and over data sets: all agree but one that is misprinted."""
-    for row in PUBLISHED["calm-2"].rows:
+    for row in PUBLISHED["calm-3"].rows:
         boxes, masks, (grand,) = (row.figures[name] for name in ("maxboxaccv2", "pxap", "grand"))
         means = (*boxes, *masks)
-        by_network = {one.key: one for one in PUBLISHED["calm-3-5"].rows}.get(row.key)
+        by_network = {one.key: one for one in PUBLISHED["calm-5"].rows}.get(row.key)
         if by_network is not None:
             numbers = by_network.figures["maxboxaccv2"] + by_network.figures["pxap"]
             for place, mean in enumerate(means):
@@ -164,11 +168,11 @@ def test_the_means_of_calms_tables_are_those_of_their_columns() -> None:
                     assert abs(sum(own) / 3 - mean) < 0.1 + 1e-9, row.key  # of rounded figures
         if grand is not None and row.key != "cam+y":
             assert abs(sum(means) / 3 - grand) < 0.05 + 1e-9, row.key
-    (misprinted,) = published("calm-2", "cam+y", "grand")
-    own = published("calm-2", "cam+y", "maxboxaccv2") + published("calm-2", "cam+y", "pxap")
+    (misprinted,) = published("calm-3", "cam+y", "grand")
+    own = published("calm-3", "cam+y", "maxboxaccv2") + published("calm-3", "cam+y", "pxap")
     assert misprinted == 60.1
     assert round(sum(own) / 3, 1) == 61.3
-    assert any("60.1, is a misprint" in text and "61.3" in text for text in PUBLISHED["calm-2"].remarks)
+    assert any("60.1, is a misprint" in text and "61.3" in text for text in PUBLISHED["calm-3"].remarks)
 
 
 def test_the_means_of_cues_are_weighted_by_their_pairs() -> None:
@@ -179,26 +183,43 @@ def test_the_means_of_cues_are_weighted_by_their_pairs() -> None:
             assert abs(weighted - mean) < 0.1 + 1e-9, row.key
 
 
-def test_names_of_tables() -> None:
-    for alias in ("calm-3", "calm-5", "calm-3/5", "CALM-3-5"):
-        assert find_task(alias).published.name == "calm-3-5"
-    with pytest.raises(
-        InputError, match=r"no table 'pixab-3'; the numbers .* before the seventh are not known"
-    ):
-        find_task("pixab-3")
+def test_tables_have_the_papers_numbers() -> None:
+    numbers = {name: table.number for name, table in PUBLISHED.items() if table.number is not None}
+    assert numbers == {
+        **{f"calm-{number}": f"Table {number}" for number in (1, 2, 3, 5)},
+        "calm-figure-5": "Figure 5",
+        **{f"pixab-{number}": f"Table {number}" for number in range(1, 11)},
+    }
+    words = {
+        "calm-1": "Cue",
+        "calm-2": "Classification",
+        "calm-3": "means over three networks",
+        "calm-5": "each network by itself",
+        "pixab-1": "COP",
+        "pixab-2": "DOA",
+        "pixab-3": "compactness",
+        "pixab-4": "Deletion and insertion",
+        "pixab-5": "Object localisation",
+        "pixab-6": "DAP1",
+        "pixab-7": "deletion alone",
+        "pixab-8": "preservation alone",
+        "pixab-9": "both perspectives",
+        "pixab-10": "several boxes",
+    }
+    for name, word in words.items():
+        assert word in PUBLISHED[name].title
+        assert find_task(name.upper()).published is PUBLISHED[name]
+    calm = ["calm-1", "calm-2", "calm-3", "calm-5", "calm-figure-5"]
+    assert list(PUBLISHED) == [*calm, "walls", *(f"pixab-{number}" for number in range(1, 11))]
     with pytest.raises(InputError, match="no table 'tcav': calm-1, calm-2"):
         find_task("tcav")
-    unnumbered = [name for name, table in PUBLISHED.items() if table.number is None]
-    assert all("number of the table is not known" in PUBLISHED[name].heading for name in unnumbered)
-    assert "pixab-7" not in unnumbered
-    assert "pixab-patches" in unnumbered
 
 
 # ---------------------------------------------------------------- adversarial pictures
 
 
 def test_dap_is_that_of_the_patch_task(patch_run: Run) -> None:
-    found = reproduce("pixab-patches", patch_run.engine, run=patch_run)
+    found = reproduce("pixab-6", patch_run.engine, run=patch_run)
     assert not found.left_out
     for kind, task in (("ae1", "dap1"), ("ae2", "dap2")):
         examples = patch_run.examples[kind]
@@ -225,8 +246,8 @@ def test_ae1_has_the_classes_of_its_scenes_for_no_patch(patch_run: Run) -> None:
 
 
 def test_doa_and_cop_are_of_four_patches(patch_run: Run) -> None:
-    doa = reproduce("pixab-dependence", patch_run.engine, run=patch_run)
-    cop = reproduce("pixab-overlap", patch_run.engine, run=patch_run)
+    doa = reproduce("pixab-2", patch_run.engine, run=patch_run)
+    cop = reproduce("pixab-1", patch_run.engine, run=patch_run)
     examples = patch_run.examples["ae2-four"]
     assert {len(boxes) for boxes in examples.boxes} == {4}
     (own,) = activation_dependence(patch_run.engine, examples, ["score"])
@@ -250,7 +271,7 @@ def test_doa_and_cop_are_of_four_patches(patch_run: Run) -> None:
 
 def test_methods_that_weight_no_channels_have_no_cop(engine: Any) -> None:
     run = Run(engine, None, Options(count=1, methods=("gradcam", "hirescam")), None)
-    found = reproduce("pixab-overlap", engine, run=run)
+    found = reproduce("pixab-1", engine, run=run)
     assert found.row("hirescam").why == "it does not weight channels as wholes"
     assert found.row("gradcam").figures["0.5"].value is not None
 
@@ -313,7 +334,7 @@ def test_without_pictures_dap1_is_left_out(engine: Any) -> None:
 
 
 def test_a_model_of_few_classes_says_so(colours: Any) -> None:
-    for table in ("pixab-patches", "pixab-7", "pixab-dependence", "pixab-overlap"):
+    for table in ("pixab-6", "pixab-7", "pixab-2", "pixab-1"):
         found = reproduce(table, colours, options=Options(count=1))
         text = markdown(found)
         assert "not measured" in text
@@ -325,20 +346,20 @@ def test_adversarial_pictures_are_saved_and_taken_up_again(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = Options(count=2, methods=("gradcam",))
-    reproduce("pixab-dependence", engine, options=options, out=tmp_path)
+    reproduce("pixab-2", engine, options=options, out=tmp_path)
     (saved,) = (tmp_path / "adversarial").iterdir()
-    before = (tmp_path / "pixab-dependence" / "results.json").read_bytes()
+    before = (tmp_path / "pixab-2" / "results.json").read_bytes()
 
     def fail(*args: Any, **named: Any) -> Any:
         raise AssertionError("made again")
 
     monkeypatch.setattr(patch_building, "build_ae2", fail)
-    reproduce("pixab-dependence", engine, options=options, out=tmp_path)
-    assert (tmp_path / "pixab-dependence" / "results.json").read_bytes() == before
+    reproduce("pixab-2", engine, options=options, out=tmp_path)
+    assert (tmp_path / "pixab-2" / "results.json").read_bytes() == before
     with pytest.raises(AssertionError, match="made again"):
-        reproduce("pixab-dependence", engine, options=Options(count=2, seed=1), out=tmp_path)
+        reproduce("pixab-2", engine, options=Options(count=2, seed=1), out=tmp_path)
     saved.write_bytes(b"damaged")
-    found = reproduce("pixab-dependence", engine, options=options, out=tmp_path)
+    found = reproduce("pixab-2", engine, options=options, out=tmp_path)
     assert "is not a file of adversarial examples" in found.rows[0].why
 
 
@@ -403,7 +424,7 @@ def test_what_cannot_be_compared() -> None:
 
 def test_suite_tables_are_the_suites(colours: Any, squares: Path) -> None:
     options = Options(methods=("pixab", "gradcam", "activation"), step=200)
-    columns = {"pixab-faithfulness": "drop", "pixab-deletion": "insertion", "pixab-objects": "energy"}
+    columns = {"pixab-3": "drop", "pixab-4": "insertion", "pixab-5": "energy"}
     own = colours.evaluate(squares, ["pixab", "gradcam", "activation"], settings=camrt_settings(step=200))
     for table, metric in columns.items():
         found = reproduce(table, colours, squares, options=options)
@@ -438,8 +459,25 @@ def test_figure_5_is_the_suites(colours: Any, squares: Path) -> None:
     assert found.row("smoothgrad").figures
 
 
+def test_accuracy_is_that_of_the_answers(colours: Any, calm: Any, squares: Path) -> None:
+    for engine, row, others in ((colours, "cam", ("calm", "model")), (calm, "calm", ("cam", "model"))):
+        found = reproduce("calm-2", engine, squares)
+        data = read_dataset(squares, labels=engine.labels, num_classes=engine.num_classes)
+        right = [
+            engine.predict(STEPS.array(STEPS.view(read_picture(sample.path)))[None]).argmax() == sample.label
+            for sample in data.samples
+        ]
+        figure = found.row(row).figures["accuracy"]
+        assert figure.value == pytest.approx(100 * np.mean(right))
+        assert figure.counted == len(right)
+        assert all(not found.row(other).figures and found.row(other).why for other in others)
+    assert found.row("calm-em").published.figures["accuracy"] == (71.8, 70.1, 70.4)
+    without = reproduce("calm-2", colours)
+    assert "it needs pictures" in without.row("cam").why
+
+
 def test_localisation_of_cam(colours: Any, squares: Path, tmp_path: Path) -> None:
-    found = reproduce("calm-2", colours, squares, options=Options(superset="all"))
+    found = reproduce("calm-3", colours, squares, options=Options(superset="all"))
     maps, boxes, joined = [], [], []
     for item in prepared(colours, squares):
         (target,) = item.targets
@@ -455,7 +493,7 @@ def test_localisation_of_cam(colours: Any, squares: Path, tmp_path: Path) -> Non
     assert found.left_out["pxap"] == "no picture has masks"
     assert found.row("has").why.startswith("a way of training")
     masked = masked_squares(tmp_path / "masked")
-    by_masks = reproduce("calm-3-5", colours, masked)
+    by_masks = reproduce("calm-5", colours, masked)
     assert by_masks.left_out == {"maxboxaccv2": "no picture has boxes"}
     assert by_masks.row("cam").figures["pxap"].value is not None
     assert "no superset is known for 3 classes" in by_masks.row("cam+y").why
@@ -463,7 +501,7 @@ def test_localisation_of_cam(colours: Any, squares: Path, tmp_path: Path) -> Non
 
 def test_localisation_of_calm(calm: Any, tmp_path: Path) -> None:
     masked = masked_squares(tmp_path / "masked")
-    found = reproduce("calm-2", calm, masked, options=Options(superset="all"))
+    found = reproduce("calm-3", calm, masked, options=Options(superset="all"))
     maps: dict[str, list[Any]] = {"calm": [], "calm+y": []}
     masks = []
     for item in prepared(calm, masked):
@@ -479,7 +517,7 @@ def test_localisation_of_calm(calm: Any, tmp_path: Path) -> None:
         )
     assert "does not admit" in found.row("cam").why
     with pytest.raises(InputError, match=r"superset 'imagenet'.*this model has 3"):
-        reproduce("calm-2", calm, masked, options=Options(superset="imagenet"))
+        reproduce("calm-3", calm, masked, options=Options(superset="imagenet"))
 
 
 @pytest.mark.parametrize("classes", ["all", "imagenet"])
@@ -626,19 +664,19 @@ def test_options_out_of_range(given: dict[str, Any], words: str) -> None:
 
 def test_methods_asked_for(colours: Any, squares: Path) -> None:
     with pytest.raises(MethodError, match="unknown method 'gradkam'"):
-        reproduce("pixab-objects", colours, squares, options=Options(methods=("gradkam",)))
+        reproduce("pixab-5", colours, squares, options=Options(methods=("gradkam",)))
     with pytest.raises(InputError, match=r"no row cam\+y; its rows are gradcam, "):
-        reproduce("pixab-objects", colours, squares, options=Options(methods=("cam+y",)))
-    found = reproduce("pixab-objects", colours, squares, options=Options(methods=("cam+y", "cam"), limit=2))
+        reproduce("pixab-5", colours, squares, options=Options(methods=("cam+y",)))
+    found = reproduce("pixab-5", colours, squares, options=Options(methods=("cam+y", "cam"), limit=2))
     assert [row.published.key for row in found.rows] == ["cam", "(centre)"]
 
 
 def test_a_folder_that_is_not_there_is_an_error(colours: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
-        reproduce("pixab-objects", colours, tmp_path / "nothing")
+        reproduce("pixab-5", colours, tmp_path / "nothing")
     bare = camrt.load(colours.path, labels=COLOURS)
     with pytest.raises(InputError, match="preprocessing is not known"):
-        reproduce("pixab-objects", bare)
+        reproduce("pixab-5", bare)
 
 
 def same_everywhere(folder: Path) -> dict[str, bytes]:
@@ -693,7 +731,7 @@ def test_the_command_measures(
     steps, labels, out = tmp_path / "steps.json", tmp_path / "labels.txt", tmp_path / "out"
     steps.write_text(STEPS.to_json())
     labels.write_text("\n".join(COLOURS))
-    given = ["pixab-objects", "pixab-deletion", "--model", colours.path, "--data", squares, "--out", out]
+    given = ["pixab-5", "pixab-4", "--model", colours.path, "--data", squares, "--out", out]
     given += [
         "--preprocessing",
         steps,
@@ -711,7 +749,7 @@ def test_the_command_measures(
     assert "46.39" in answer.stdout
     assert "0.469" in answer.stdout
     assert "on average the boxes are" in answer.stdout
-    assert {path.name for path in out.iterdir()} == {"pixab-objects", "pixab-deletion"}
+    assert {path.name for path in out.iterdir()} == {"pixab-5", "pixab-4"}
     again = command(*given)
     assert again.exit_code == 2
     assert "--resume" in again.stderr
@@ -723,7 +761,7 @@ def test_the_command_measures(
 def test_what_the_command_refuses(command: Callable[..., Any]) -> None:
     for wrong, words in (
         (["pixab-9"], "say which model"),
-        (["pixab-2", "--model", "default"], "before the seventh are not known"),
+        (["tcav", "--model", "default"], "there is no table 'tcav': calm-1, calm-2,"),
         (["pixab-9", "--model", "default", "--readings", "N5"], "readings="),
     ):
         answer = command(*wrong)

@@ -27,6 +27,7 @@ from camrt.evaluation.curves import ranks_of
 from camrt.evaluation.datasets import read_dataset
 from camrt.evaluation.localisation import energy_in_boxes, pointing_game
 from camrt.evaluation.pixel_precision import pxap
+from camrt.evaluation.report.table import markdown
 from camrt.evaluation.suite import METRICS, Settings, evaluate
 from camrt.evaluation.suite.measuring import CENTRE, centred, normalised
 from camrt.evaluation.suite.preparing import prepare_sample
@@ -170,6 +171,11 @@ def test_masks_and_a_dead_zone(engine: Any, tmp_path: Path) -> None:
         assert binned.figures[name]["pxap"]["value"] == pytest.approx(expected, abs=1e-9)
         share = np.linalg.norm(maps[:, 24:], axis=(1, 2)) / np.linalg.norm(maps, axis=(1, 2))
         assert both.figures[name]["mu"]["value"] == pytest.approx(share.mean(), abs=1e-6)
+        assert both.figures[name]["mu"]["deviation"] == pytest.approx(share.std(ddof=1), abs=1e-6)
+        assert both.figures[name]["mu"]["error"] == pytest.approx(
+            share.std(ddof=1) / len(share) ** 0.5, abs=1e-6
+        )
+        assert f"(deviation {share.std(ddof=1):.3f})" in markdown(both.results)
     middle = pxap(np.repeat(centred((SIDE, SIDE))[None], len(items), 0), masks).value
     assert both.figures[CENTRE]["pxap"]["value"] == pytest.approx(middle, abs=0.5)
 
