@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from camrt.engine.methods.boxes import Assignment
 from camrt.errors import InputError
-from camrt.evaluation.box_ablation import Assignment, Reading
+from camrt.evaluation.box_ablation import Reading
 from camrt.evaluation.checks import check_whole
 
 __all__ = ["Options"]
