@@ -5,12 +5,9 @@ Nothing heavy is imported here but inside the commands, so that `camrt --help` i
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,21 +22,12 @@ from camrt.engine.arguments import (
     read_labels,
     read_preprocessing,
 )
-from camrt.engine.consoles import add_row, clear_errors, plain, progress_bar
+from camrt.engine.consoles import add_row, clear_errors, plain
 from camrt.engine.consoles import console as make_console
 from camrt.engine.reading_options import Reading, reads_models
-from camrt.errors import DegenerateMapWarning, InputError, PictureError, TargetError
+from camrt.errors import InputError, TargetError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-    from rich.console import Console
-
-    from camrt.engine.explanation import Explanation, Passes
-    from camrt.engine.framing import Framing
-    from camrt.engine.fusing import Fusion
-    from camrt.engine.preprocessing import Preprocessing
     from camrt.engine.session import Engine
 
 __all__ = ["app"]
@@ -116,15 +104,25 @@ def explain(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in the folder; what is done is not done again."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in the folder: its files alone are removed.")
+    ] = False,
     *,
     reading: Reading,
 ) -> None:
     """Explain pictures, and write an overlay for each and the maps as NumPy arrays.
 
-    Without arguments, the bundled classifier explains its bundled scene.
+    Without arguments, the bundled classifier explains its bundled scene. A run that was stopped goes on with
+    --resume; a folder that holds results is not written into otherwise.
     Exit code: 0, or 1 when pictures had to be skipped, or 2 when the model or a request is wrong.
     """
     with clear_errors():
+        from camrt.engine.explaining import Job, explain_pictures
+
         model_file, paths = model_and_pictures(model, images)
         if target and top_k is not None:
             raise InputError("give --target or --top-k, not both")
@@ -143,7 +141,7 @@ def explain(
             preprocessing=read_preprocessing(preprocessing, hw),
             **reading,
         )
-        job = _Job(
+        job = Job(
             engine=engine,
             preprocessing=preprocessing_of(engine, hw),
             method=method,
@@ -154,10 +152,11 @@ def explain(
             fuse=fuse,
             out=out,
             original=original,
+            asked=reading | {"precision": precision},
         )
         if job.top_k > engine.num_classes:
             raise TargetError(f"--top-k {job.top_k}: the model has {engine.num_classes} classes")
-        skipped = _run(job, paths)
+        skipped = explain_pictures(job, paths, resume=resume, overwrite=overwrite)
     if skipped:
         raise typer.Exit(1)
 
@@ -215,170 +214,6 @@ def methods() -> None:
             summary = (kind.__doc__ or "").strip().partition("\n")[0]
             add_row(table, name, summary, ", ".join(_option_names(kind)))
         make_console().print(table)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What to do with every batch."""
-
-    engine: Engine
-    preprocessing: Preprocessing
-    method: str
-    options: Mapping[str, Any]
-    classes: Sequence[int]
-    top_k: int
-    batch_size: int
-    fuse: str
-    out: Path
-    original: bool
-
-    def explain(
-        self, views: Sequence[Image.Image], framings: Sequence[Framing]
-    ) -> tuple[Explanation, Passes]:
-        """The explanation of some views, and all passes spent on it."""
-        import numpy as np
-
-        from camrt.engine.explanation import Passes
-
-        batch = np.stack([self.preprocessing.array(view) for view in views])
-        spent = Passes()
-        targets: NDArray[np.int64] | int | None = None
-        if len(self.classes) == 1:
-            targets = self.classes[0]
-        elif self.classes:
-            targets = np.tile(np.array(self.classes, np.int64), (len(views), 1))
-        elif self.top_k > 1:
-            order = np.argsort(-self.engine.predict(batch), axis=1, kind="stable")
-            targets = order[:, : self.top_k].astype(np.int64)
-            spent = Passes(full=len(views))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DegenerateMapWarning)  # told beside the picture instead
-            explanation = self.engine.explain(
-                batch, self.method, targets=targets, fuse=cast("Fusion", self.fuse), **self.options
-            )
-        return replace(explanation, views=tuple(views), framings=tuple(framings)), spent + explanation.passes
-
-
-def _run(job: _Job, paths: Sequence[Path]) -> int:
-    """Explain, save and print everything; the number of pictures skipped."""
-    from rich.text import Text
-
-    from camrt.engine.explanation import Passes, unique_stem
-
-    errors = make_console(stderr=True)
-    both = sys.stdout.isatty() and sys.stderr.isatty()
-    results = errors if both else make_console()  # one console, or the progress bar would be written over
-    skipped, count, seconds, spent = 0, 0, 0.0, Passes()
-    options = ", ".join(f"{name}={value!r}" for name, value in job.options.items())
-    shown = f"{job.method}({options})" if options else job.method
-    stems: dict[str, int] = {}
-
-    def skip(error: PictureError) -> None:
-        nonlocal skipped
-        skipped += 1
-        errors.print(Text(f"skipped: {plain(str(error))}", "yellow"), soft_wrap=True)
-
-    known = None if any(path.is_dir() for path in paths) else len(paths)
-    with progress_bar("explaining", total=known, on=errors) as show:
-        for number, (files, views, framings) in enumerate(_batches(job, paths, skip), start=1):
-            explanation, passes = job.explain(views, framings)
-            names = [unique_stem(file.stem, stems) for file in files]
-            archive = "explanation" if number == 1 else f"explanation-{number:04d}"
-            drawn = files if job.original else None
-            written = explanation.save(job.out, names, name=archive, pictures=drawn)
-            if explanation.targets_each > 1:
-                for i, name in enumerate(names):
-                    explanation.sheet(i).save(job.out / f"{name}_sheet.png")
-            _print_results(results, files, explanation, written, job.engine.interface.recognised is not None)
-            count, seconds, spent = count + len(files), seconds + explanation.seconds, spent + passes
-            show(count + skipped)
-    if count:
-        results.print(
-            f"{shown}: {count} picture{'s' * (count != 1)}"
-            f"{f', {skipped} skipped' if skipped else ''}, {1000 * seconds / count:.1f} ms a picture, "
-            f"passes: {spent}",
-            markup=False,
-            soft_wrap=True,
-        )
-        results.print(f"files in {plain(str(job.out))}", markup=False, soft_wrap=True)
-    return skipped
-
-
-def _batches(
-    job: _Job, paths: Sequence[Path], skip: Callable[[PictureError], None]
-) -> Iterator[tuple[list[Path], list[Image.Image], list[Framing]]]:
-    """The readable pictures, some at a time; of each only its view is kept, which is small, and its place."""
-    from camrt.engine.pictures import find_pictures, read_picture
-
-    files: list[Path] = []
-    views: list[Image.Image] = []
-    framings: list[Framing] = []
-    for path in find_pictures(paths, on_error=skip):
-        try:
-            picture = read_picture(path)
-            view = job.preprocessing.view(picture)
-        except PictureError as error:
-            skip(error)
-            continue
-        files.append(path)
-        views.append(view)
-        framings.append(job.preprocessing.framing((picture.height, picture.width)))
-        if len(files) == job.batch_size:
-            yield files, views, framings
-            files, views, framings = [], [], []
-    if files:
-        yield files, views, framings
-
-
-SATURATED = (
-    "the probability is 1 whatever is altered: -O score=logit explains the number itself; "
-    "if it is no logit, --activation none"
-)
-
-
-def _answer(explanation: Explanation, i: int, target: int, told: bool) -> Iterator[str | tuple[str, str]]:
-    """What the model says of a class: a probability where it has one, and its number where it gives that."""
-    value = f"{explanation.logits[i, target]:.4g}"
-    chance = float(explanation.probabilities[i, target])
-    if chance != chance:
-        yield from ("value ", (value, "green"))
-        return
-    yield from ("probability ", (f"{chance:.3f}", "green"))
-    if not told:
-        yield f" of logit {value}"
-
-
-def _print_results(
-    console: Console,
-    files: Sequence[Path],
-    explanation: Explanation,
-    written: Sequence[Path],
-    told: bool,
-) -> None:
-    """A line a picture and target; `told`: the file itself says how its numbers become probabilities."""
-    from rich.text import Text
-
-    from camrt.engine.explanation import FLAG_NAMES
-
-    each = explanation.targets_each
-    for i, file in enumerate(files):
-        for t in range(each):
-            at = (i, t) if explanation.targets.ndim == 2 else (i,)
-            target = int(explanation.targets[at])
-            label = explanation.label(i, t) if explanation.labels else ""
-            line = Text.assemble(
-                (plain(str(file)), "bold"),
-                f": class {target}{f' ({plain(label)})' if label else ''}, ",
-                *_answer(explanation, i, target, told),
-                f", score {explanation.scores[at]:.4g}",
-            )
-            flag = int(explanation.flags[at])
-            if flag:
-                line.append(f", no map: {FLAG_NAMES[flag]}", "yellow")
-            if not told and explanation.scores[at] == explanation.probabilities[i, target] == 1.0:
-                line.append(f", {SATURATED}", "yellow")
-            line.append(f", {plain(str(written[i * each + t]))}")
-            console.print(line, soft_wrap=True)
 
 
 def _load(model: Path, **settings: Any) -> Engine:

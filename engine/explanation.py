@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-import secrets
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +15,20 @@ from PIL import Image
 
 from camrt.engine.arrays import host
 from camrt.engine.framing import Framing, laid
+from camrt.engine.naming import Naming, overlay_name
 from camrt.engine.overlay import contact_sheet, overlay
 from camrt.engine.pictures import PictureSource, read_picture
 from camrt.errors import InputError, TargetError
+from camrt.export.files import whole_file
 from camrt.export.regions import Region
 
-__all__ = ["FLAG_NAMES", "Explanation", "Passes", "find_class", "unique_stem"]
+__all__ = ["FLAG_NAMES", "Explanation", "Passes", "find_class"]
 
 FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 """What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 ARRAYS = ("maps", "raw", "targets", "scores", "logits", "probabilities", "flags")
-
-_LONGEST_STEM = 120  # bytes; file systems allow 255 for the whole name
-_LONGEST_LABEL = 40
 
 
 @dataclass(frozen=True)
@@ -299,7 +294,7 @@ class Explanation:
         Args:
             folder: Made if missing.
             stem: How the pictures' files begin: one a picture, or one text for a single picture; made
-                safe and unique (see `unique_stem`). Their indices, when left out.
+                safe and unique (see `camrt.engine.naming.Naming`). Their indices, when left out.
             name: The archive's name, without ".npz".
             opacity: Of the overlays.
             pictures: What to draw on instead of what the model saw, one a picture; see `overlay`.
@@ -310,7 +305,7 @@ class Explanation:
         Raises:
             InputError: Another number of stems, or of pictures to draw on, than of pictures.
             PictureError: A picture to draw on cannot be read.
-            OSError: The folder or a file cannot be written.
+            StorageError: The folder or a file cannot be written.
         """
         if stem is None:
             stem = [f"{i:04d}" for i in range(len(self))]
@@ -319,23 +314,39 @@ class Explanation:
             raise InputError(f"expected {len(self)} stems, one a picture, got {len(stems)}")
         if pictures is not None and len(pictures) != len(self):
             raise InputError(f"expected {len(self)} pictures to draw on, got {len(pictures)}")
-        used: dict[str, int] = {}
-        stems = [unique_stem(text, used) for text in stems]
+        naming = Naming()
+        stems = [naming.stem(text) for text in stems]
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for i in range(len(self) if self.views is not None or pictures is not None else 0):
-            for t in range(self.targets_each):
-                target = int(self.targets[self._at(i, t)])
-                label = _safe_label(self.label(i, t)) if self.labels is not None else ""
-                path = folder / f"{stems[i]}_{t + 1}_{'-'.join(filter(None, (str(target), label)))}.png"
-                drawing = self.overlay(i, t, opacity, picture=None if pictures is None else pictures[i])
-                _write(path, partial(drawing.save, format="PNG"))
-                written.append(path)
-        archive = folder / f"{name}.npz"
+        names = self.file_names(stems, name, drawn=self.views is not None or pictures is not None)
+        places = [(i, t) for i in range(len(self)) for t in range(self.targets_each)]
+        for (i, t), file_name in zip(places, names[:-1], strict=False):  # no overlays without pictures
+            drawing = self.overlay(i, t, opacity, picture=None if pictures is None else pictures[i])
+            with whole_file(folder / file_name) as file:
+                drawing.save(file, format="PNG")
         arrays = self._arrays(stems)
-        _write(archive, lambda file: np.savez(file, **arrays))
-        return [*written, archive]
+        with whole_file(folder / names[-1]) as file:
+            np.savez(file, **arrays)
+        return [folder / file_name for file_name in names]
+
+    def file_names(self, stems: Sequence[str], name: str, *, drawn: bool = True) -> list[str]:
+        """What `save` calls its files, given beginnings that are safe and differ, and the archive's name.
+
+        Args:
+            stems: One a picture.
+            name: The archive's, without ".npz".
+            drawn: Whether there are overlays.
+        """
+        overlays = [
+            overlay_name(
+                stem,
+                t + 1,
+                int(self.targets[self._at(i, t)]),
+                None if self.labels is None else self.label(i, t),
+            )
+            for i, stem in enumerate(stems)
+            for t in range(self.targets_each)
+        ]
+        return [*(overlays if drawn else []), f"{name}.npz"]
 
     def _arrays(self, stems: Sequence[str]) -> dict[str, Any]:
         arrays = {
@@ -352,27 +363,6 @@ class Explanation:
         if self.labels is not None:
             arrays["labels"] = np.array(self.labels, np.str_)
         return arrays
-
-
-def unique_stem(text: str, used: dict[str, int]) -> str:
-    """A file name's beginning from any text, unlike all that were made before.
-
-    Letters, digits, "_", "-" and inner "." stay, everything else becomes "_"; long texts are cut. Where
-    that was made before, also in other capitals, "-2", "-3", ... is added.
-
-    Args:
-        text: Any text, such as a file name without its suffix.
-        used: The stems already made, in lower case, and how often each was asked for; kept up to date here.
-    """
-    safe = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", text)).strip(".")
-    safe = safe.encode("utf-8")[:_LONGEST_STEM].decode("utf-8", "ignore") or "picture"
-    count = used.get(safe.casefold(), 0) + 1
-    while count > 1 and f"{safe}-{count}".casefold() in used:
-        count += 1
-    used[safe.casefold()] = count
-    stem = safe if count == 1 else f"{safe}-{count}"
-    used.setdefault(stem.casefold(), 1)
-    return stem
 
 
 def find_class(name: str, labels: Sequence[str]) -> int:
@@ -399,20 +389,3 @@ def find_class(name: str, labels: Sequence[str]) -> int:
     close = get_close_matches(wanted, dict.fromkeys(name for names in synonyms for name in names))
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise TargetError(f"no class of that name{hint}")
-
-
-def _safe_label(label: str) -> str:
-    ascii_label = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9]+", "-", ascii_label)[:_LONGEST_LABEL].strip("-")
-
-
-def _write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Write a file beside its place, then move it there, so that a half-written one is never seen."""
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with unfinished.open("xb") as file:
-            fill(file)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

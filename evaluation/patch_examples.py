@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.files import write_whole
 from camrt.errors import DataError
 from camrt.evaluation.localisation import inside_boxes
+from camrt.export.files import write_whole
 
 __all__ = ["AdversarialExamples"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from camrt.engine.load_options import labels_of
 from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.torch_models.subject import Subject, single, tensors_of
 from camrt.errors import BackendError, InputError
+from camrt.export.files import draft_beside
 from camrt.export.own_heads import HEAD_KEY, PROVENANCE_KEY
 
 __all__ = ["exported", "to_onnx"]
@@ -223,24 +223,19 @@ def put_in_place(
     """Writes a model beside its place, and moves it there when it gives the known outputs.
 
     Raises:
+        StorageError: It cannot be written.
         BackendError: It does not, or ONNX Runtime refuses it, or it is too large for one file.
     """
-    handle, name = tempfile.mkstemp(prefix=".camrt-", suffix=".onnx", dir=path.parent)
-    draft = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(model.SerializeToString())
+    with draft_beside(path, ".onnx") as draft:
+        draft.file.write(model.SerializeToString())
+        draft.file.flush()
         for batch, expected in known:
-            name, difference = furthest(draft, batch, expected)
+            name, difference = furthest(draft.path, batch, expected)
             if not difference <= allowed:
                 raise BackendError(
                     f"ONNX Runtime's {name} of the exported file differ from torch's by {difference:.3g} of "
                     f"the largest, more than {allowed:g}, on a batch of {len(batch)}: {path} was not written"
                 )
-        draft.chmod(0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def furthest(path: Path, batch: Array, expected: Mapping[str, Array]) -> tuple[str, float]:

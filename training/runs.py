@@ -21,9 +21,9 @@ from typing import Any, Final, Literal
 import torch
 
 import camrt
-from camrt.engine.files import write_whole
 from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import TrainingError
+from camrt.export.files import write_whole
 from camrt.training.backbones import classifier_of
 from camrt.training.classifier import Classifier
 from camrt.training.heads import HeadKind

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from camrt.engine.files import write_whole
 from camrt.errors import TrainingError
+from camrt.export.files import write_whole
 
 __all__ = ["read_tensors", "write_tensors"]
 

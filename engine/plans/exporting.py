@@ -10,13 +10,13 @@ from typing import Any
 
 from camrt.default import model_file
 from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.files import write_whole
 from camrt.engine.loading import assembled
 from camrt.engine.plans.bindings import bindings
 from camrt.engine.plans.building import Builder, Precision, Recipe
 from camrt.engine.plans.folder import MANIFEST, PlanFolder, graph_hash
 from camrt.engine.plans.recording import Recorder, exercise
 from camrt.errors import InputError
+from camrt.export.files import write_whole
 from camrt.export.reading import read_model
 
 __all__ = ["Exported", "export_plans"]

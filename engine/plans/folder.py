@@ -12,10 +12,10 @@ from typing import Any
 import onnx
 
 import camrt
-from camrt.engine.files import write_whole
 from camrt.engine.plans.bindings import Bindings
 from camrt.engine.plans.building import Recipe
 from camrt.errors import BackendError
+from camrt.export.files import write_whole
 
 __all__ = ["PlanFolder", "graph_hash"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from camrt.engine.files import write_whole
 from camrt.evaluation.report.page import page
 from camrt.evaluation.report.table import markdown
+from camrt.export.files import write_whole
 
 if TYPE_CHECKING:
     from camrt.evaluation.suite import Evaluation

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from camrt.engine.files import write_whole
 from camrt.evaluation.reproduce.paper_tables import Column
 from camrt.evaluation.reproduce.rows import Figure, Reproduced, Row
+from camrt.export.files import write_whole
 
 __all__ = ["as_json", "cells", "header", "markdown", "notes", "pattern_rows", "write_table"]
 

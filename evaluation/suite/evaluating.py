@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import camrt
-from camrt.engine.files import write_whole
 from camrt.engine.methods import Method
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.questions import NO_PROBABILITIES
@@ -25,6 +24,7 @@ from camrt.evaluation.suite.preparing import Prepared, prepare_sample
 from camrt.evaluation.suite.records import RESULTS, TABLES, Parts, write_table
 from camrt.evaluation.suite.settings import METRICS, Settings, named_methods, wanted_metrics
 from camrt.evaluation.suite.summary import alike, summarise
+from camrt.export.files import write_whole
 from camrt.kernels.float_errors import ignore_float_errors
 
 if TYPE_CHECKING:

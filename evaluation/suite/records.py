@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camrt.engine.files import write_whole
 from camrt.errors import DataError, InputError
 from camrt.evaluation.extras import needed
 from camrt.evaluation.suite.measuring import Measured, Row
+from camrt.export.files import write_whole
 
 if TYPE_CHECKING:
     import pyarrow

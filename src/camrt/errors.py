@@ -24,6 +24,7 @@ __all__ = [
     "PictureError",
     "ReferenceKernelWarning",
     "SmallerBatchWarning",
+    "StorageError",
     "TargetError",
     "TrainingError",
     "UnsafeModelError",
@@ -85,6 +86,10 @@ class DeadlineError(CamrtError, TimeoutError):
 
 class MemoryLimitError(CamrtError, MemoryError):
     """A file or a request needs more memory at once than `max_memory` allows; nothing of it was allocated."""
+
+
+class StorageError(CamrtError, OSError):
+    """A file that cannot be written: the disk is full, or the place is wrong; others are as they were."""
 
 
 class BackendError(CamrtError, RuntimeError):

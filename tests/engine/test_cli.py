@@ -19,6 +19,7 @@ import camrt
 from camrt.engine.cli import app
 from camrt.engine.explanation import Explanation, Passes
 from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.run_folders import DESCRIPTION, WRITTEN
 from camrt.errors import DegenerateMapWarning, MethodError, ModelFileError
 
 LABELS = ("tench", "tabby, tabby cat", "crane", "crane")
@@ -54,7 +55,13 @@ class FakeEngine:
         self.labels: Sequence[str] | None = settings["labels"] or LABELS
         self.preprocessing = Preprocessing.coerce(settings["preprocessing"] or "unit", (7, 5))
         self.num_classes = len(LABELS)
-        self.interface = SimpleNamespace(recognised="Softmax")
+        self.interface = SimpleNamespace(
+            recognised="Softmax", activation="softmax", reading="as it is", layout="NCHW"
+        )
+        self.path, self.sha256 = Path(settings["path"]), "0" * 64
+        self.cuts: tuple[Any, ...] = ()
+        self.batch_size = settings.get("batch_size", 32)
+        self.runtime, self.place = "onnxruntime", "here"
         self.calls: list[dict[str, Any]] = []
         self.flag = 0
 
@@ -146,7 +153,8 @@ def run(*arguments: object) -> Result:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """What is in a folder of results, beside the notes of the run."""
+    return sorted({path.name for path in folder.iterdir()} - {DESCRIPTION, WRITTEN})
 
 
 def test_version() -> None:
@@ -269,7 +277,7 @@ def test_size_and_preprocessing(loader: Loader, tmp_path: Path) -> None:
         (["--preprocessing", "p.json"], (3, 3), "BGR"),
         (["--preprocessing", "p.json", "--size", "9x4"], (9, 4), "BGR"),
     ]:
-        result = run("explain", "m.onnx", cat, *arguments)
+        result = run("explain", "m.onnx", cat, *arguments, "--overwrite")
         assert result.exit_code == 0, result.output
         assert loader.calls[0]["batch"].shape == (1, 3, *size)
         assert loader.engines[-1].preprocessing.colours == colours
@@ -300,7 +308,7 @@ def test_top_k(loader: Loader, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert loader.calls[0]["targets"].tolist() == [[3, 2, 1]]
     assert "passes: 1 trunk, 10 head, 1 full" in result.stdout  # the prediction counts
-    assert run("explain", "m.onnx", tmp_path / "a.png", "-k", "1").exit_code == 0
+    assert run("explain", "m.onnx", tmp_path / "a.png", "-k", "1", "--overwrite").exit_code == 0
     assert loader.calls[0]["targets"] is None
 
 

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from camrt.engine.explanation import FLAG_NAMES, Explanation, Passes, find_class, unique_stem
+from camrt.engine.explanation import FLAG_NAMES, Explanation, Passes, find_class
 from camrt.errors import InputError, TargetError
 
 LABELS = ("tench, Tinca tinca", "crane", "tabby, tabby cat", "crane", "CON/..\\ été", "猫")
@@ -175,24 +173,6 @@ def test_save_errors(tmp_path: Path) -> None:
 def test_equal_stems_are_told_apart(tmp_path: Path) -> None:
     written = explanation((3,), labels=None).save(tmp_path, ["Cat", "cat", "cat-2"])
     assert [path.name for path in written[:3]] == ["Cat_1_0.png", "cat-2_1_1.png", "cat-2-2_1_2.png"]
-
-
-@given(st.lists(st.sampled_from(["a", "A", "a-2", "a-3", "ß", "ss", ".", "a/"]) | st.text(), max_size=12))
-def test_stems_are_unique_and_safe(texts: list[str]) -> None:
-    used: dict[str, int] = {}
-    stems = [unique_stem(text, used) for text in texts]
-    assert len({stem.casefold() for stem in stems}) == len(texts)
-    for stem in stems:
-        assert stem
-        assert not set(stem) & set('/\\:*?"<>|\0\n ')
-        assert stem[0] != "."
-        assert len(stem.encode()) <= 130
-
-
-def test_stems_of_odd_names() -> None:
-    assert unique_stem("my cat (1).final", {}) == "my_cat__1_.final"
-    assert unique_stem("\udcff", {}) == "_"  # a byte of a file name that is not UTF-8
-    assert unique_stem("猫" * 100, {}) == "猫" * 40
 
 
 @pytest.mark.parametrize(
