@@ -414,9 +414,7 @@ def pixel_reference(subject: Subject, name: str) -> np.ndarray:
     fine = strongest(subject.gradient(x, guided=True))
     if name == "guided":
         return fine
-    coarse = layer_reference(
-        subject, {"guided-gradcam": "gradcam", "guided-pixab": "pixab"}[name], subject.target
-    )
+    coarse = layer_reference(subject, name.removeprefix("guided-"), subject.target)
     coarse = np.maximum(coarse, 0)
     low = coarse.min() if name == "guided-pixab" else 0.0
     where = torch.from_numpy((coarse - low) / (coarse.max() - low))[None, None]
@@ -431,6 +429,10 @@ PIXEL_METHODS: dict[str, dict[str, int]] = {
     "vargrad": {"draws": 2},
     "guided": {},
     "guided-gradcam": {},
+    "guided-gradcam++": {},
+    "guided-xgradcam": {},
+    "guided-ablation": {},
+    "guided-activation": {},
     "guided-pixab": {},
 }
 
@@ -463,7 +465,8 @@ def test_opti_cam_takes_the_steps_that_torch_takes(subject: Subject) -> None:
 def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) -> None:
     with pytest.raises(MethodError, match="needs a CALM model"):
         subject.engine.explain(subject.pictures[:1], "calm")
-    assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, "score", "opticam", "calm"}
+    products = {"guided-score"}  # of two that are compared here
+    assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *products, "score", "opticam", "calm"}
 
 
 def test_the_two_ports_of_one_network_agree() -> None:

@@ -13,7 +13,16 @@ from camrt.engine.methods.calm import CALM
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.eigen import EigenCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from camrt.engine.methods.guided import GuidedBackpropagation, GuidedGradCAM, GuidedPixabCAM
+from camrt.engine.methods.guided import (
+    GuidedAblationCAM,
+    GuidedActivationCAM,
+    GuidedBackpropagation,
+    GuidedGradCAM,
+    GuidedGradCAMPlusPlus,
+    GuidedPixabCAM,
+    GuidedScoreCAM,
+    GuidedXGradCAM,
+)
 from camrt.engine.methods.opti import OptiCAM
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.pixels import (
@@ -49,6 +58,11 @@ METHODS: tuple[type[Method], ...] = (
     VarGrad,
     GuidedBackpropagation,
     GuidedGradCAM,
+    GuidedGradCAMPlusPlus,
+    GuidedXGradCAM,
+    GuidedScoreCAM,
+    GuidedAblationCAM,
+    GuidedActivationCAM,
     GuidedPixabCAM,
 )
 

@@ -9,14 +9,26 @@ from typing import ClassVar
 from camrt.engine.arrays import library
 from camrt.engine.framing import placed_saliency
 from camrt.engine.heads import Head
+from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.methods.gradients import GradCAM
+from camrt.engine.methods.cam import ActivationCAM
+from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, XGradCAM
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.pixels import Array, Gradient, blurred
+from camrt.engine.methods.score import ScoreCAM
 from camrt.engine.questions import Questions
 from camrt.export.adjoint import ReluRule
 
-__all__ = ["GuidedBackpropagation", "GuidedGradCAM", "GuidedPixabCAM"]
+__all__ = [
+    "GuidedAblationCAM",
+    "GuidedActivationCAM",
+    "GuidedBackpropagation",
+    "GuidedGradCAM",
+    "GuidedGradCAMPlusPlus",
+    "GuidedPixabCAM",
+    "GuidedScoreCAM",
+    "GuidedXGradCAM",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +49,28 @@ class GuidedBackpropagation(Gradient):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedMap(GuidedBackpropagation):
-    """Guided back-propagation times a coarse map at the picture's size."""
+    """Guided back-propagation times a class-activation map at the picture's size.
 
+    "Pixab-CAM: Attend Pixel, not Channel" (ICLR 2022 submission), Figure 9, for seven maps; for Grad-CAM
+    already in "Grad-CAM" (Selvaraju et al., ICCV 2017, section 3.3).
+    """
+
+    @property
     @abstractmethod
-    def coarse(self, ask: Questions) -> tuple[Array, Method]:
-        """The raw maps (N, T, h, w) of all targets, and the method that made them."""
+    def map_method(self) -> Method:
+        """The method of the map; where that follows a gradient, one of the same score."""
+
+    @property
+    def asks_gradients(self) -> bool:
+        return self.map_method.asks_gradients
+
+    @property
+    def asks_boxes(self) -> bool:
+        return self.map_method.asks_boxes
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
-        found, method = self.coarse(ask)
+        method = self.map_method
+        found, _ = method.raw(ask)
         size = (ask.pictures.shape[2], ask.pictures.shape[3])
         xp = library(found)
         flat = xp.reshape(xp.astype(found, xp.float32, copy=False), (-1, *found.shape[2:]), copy=True)
@@ -60,47 +86,89 @@ class GuidedMap(GuidedBackpropagation):
         both = xp.stack(fine, axis=1) * xp.reshape(where, (*found.shape[:2], *size))
         return blurred(both, self.blur), ask.scores(self.score)
 
+    def cost(self, head: Head, shape: MapShape) -> Cost:
+        coarse, fine = self.map_method.cost(head, shape), super().cost(head, shape)
+        return Cost(
+            coarse.head + fine.head,
+            coarse.full + fine.full,
+            fine.why,
+            head_adjoint=coarse.head_adjoint + fine.head_adjoint,
+            full_adjoint=coarse.full_adjoint + fine.full_adjoint,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedGradCAM(GuidedMap):
-    """Guided Grad-CAM: guided back-propagation times the Grad-CAM map at the picture's size.
-
-    "Grad-CAM" (Selvaraju et al., ICCV 2017, section 3.3).
-    """
+    """Guided Grad-CAM: guided back-propagation times the Grad-CAM map at the picture's size."""
 
     name: ClassVar[str] = "guided-gradcam"
 
     @property
-    def asks_gradients(self) -> bool:
-        return True
+    def map_method(self) -> Method:
+        return GradCAM(score=self.score)
 
-    def coarse(self, ask: Questions) -> tuple[Array, Method]:
-        method = GradCAM(score=self.score)
-        return method.raw(ask)[0], method
 
-    def cost(self, head: Head, shape: MapShape) -> Cost:
-        passes, _ = head.gradient_passes()
-        whole = super().cost(head, shape)
-        return Cost(whole.head, whole.full, whole.why, head_adjoint=passes, full_adjoint=whole.full_adjoint)
+@dataclass(frozen=True, kw_only=True)
+class GuidedGradCAMPlusPlus(GuidedMap):
+    """Guided back-propagation times the Grad-CAM++ map at the picture's size."""
+
+    name: ClassVar[str] = "guided-gradcam++"
+
+    @property
+    def map_method(self) -> Method:
+        return GradCAMPlusPlus(score=self.score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedXGradCAM(GuidedMap):
+    """Guided back-propagation times the XGrad-CAM map at the picture's size."""
+
+    name: ClassVar[str] = "guided-xgradcam"
+
+    @property
+    def map_method(self) -> Method:
+        return XGradCAM(score=self.score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedActivationCAM(GuidedMap):
+    """Guided back-propagation times the Activation-CAM map at the picture's size."""
+
+    name: ClassVar[str] = "guided-activation"
+
+    @property
+    def map_method(self) -> Method:
+        return ActivationCAM()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedScoreCAM(GuidedMap):
+    """Guided back-propagation times the Score-CAM map at the picture's size."""
+
+    name: ClassVar[str] = "guided-score"
+
+    @property
+    def map_method(self) -> Method:
+        return ScoreCAM()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedAblationCAM(GuidedMap):
+    """Guided back-propagation times the Ablation-CAM map at the picture's size."""
+
+    name: ClassVar[str] = "guided-ablation"
+
+    @property
+    def map_method(self) -> Method:
+        return AblationCAM()
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedPixabCAM(GuidedMap):
-    """Guided-CAM: guided back-propagation times the Pixab-CAM map at the picture's size.
-
-    "Pixab-CAM: Attend Pixel, not Channel" (ICLR 2022 submission), its Guided-CAM.
-    """
+    """Guided-CAM: guided back-propagation times the Pixab-CAM map at the picture's size."""
 
     name: ClassVar[str] = "guided-pixab"
 
     @property
-    def asks_boxes(self) -> bool:
-        return True
-
-    def coarse(self, ask: Questions) -> tuple[Array, Method]:
-        method = PixabCAM()
-        return method.raw(ask)[0], method
-
-    def cost(self, head: Head, shape: MapShape) -> Cost:
-        coarse, whole = PixabCAM().cost(head, shape), super().cost(head, shape)
-        return Cost(coarse.head + whole.head, whole.full, whole.why, full_adjoint=whole.full_adjoint)
+    def map_method(self) -> Method:
+        return PixabCAM()

@@ -145,6 +145,7 @@ METHODS = [
     ("vargrad", {"draws": 5, "noise": np.float64(0.5), "seed": 2, "blur": 3}),
     ("guided", {}),
     ("guided-gradcam", {}),
+    *((f"guided-{name}", {}) for name in ("gradcam++", "xgradcam", "score", "ablation", "activation")),
     ("guided-pixab", {}),
     ("calm", {}),
     ("calm", {"kind": "conditional"}),
