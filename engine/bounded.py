@@ -19,12 +19,15 @@ class Bounded(Protocol):
     """What says how much its calls may take.
 
     Attributes:
-        max_memory: Bytes that a call may allocate at once.
         call_deadline: Seconds that a call may take.
     """
 
-    max_memory: int
     call_deadline: float
+
+    @property
+    def max_memory(self) -> int:
+        """Bytes that a call may allocate at once."""
+        ...
 
 
 def bounded(call: str) -> Callable[[Call], Call]:

@@ -27,7 +27,7 @@ from camrt.engine.session import Engine
 from camrt.engine.verification import Verify, verified_cuts
 from camrt.errors import BackendError, InputError, ModelFileError
 from camrt.export.adjoint import passed_roundings
-from camrt.export.budget import DEFAULT_MAX_MEMORY, Budget, limited
+from camrt.export.budget import Budget, default_max_memory, limited
 from camrt.export.cutting import JOINT, candidates, choose_targets, resampled
 from camrt.export.endings import Activation
 from camrt.export.front import read_front
@@ -66,7 +66,7 @@ def load(
     layout: Layout | None = None,
     load_deadline: float = 60.0,
     call_deadline: float = 600.0,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_memory: int | None = None,
     plans: str | os.PathLike[str] | None = None,
     precision: str | None = None,
     compile: bool | str | None = None,  # noqa: A002  # the field's name for it
@@ -108,7 +108,9 @@ def load(
         load_deadline: Seconds that loading may take in all; infinity for no bound. An operator that has begun
             is not interrupted, nor is what torch runs.
         call_deadline: Seconds that each later call of the engine may take in all, likewise.
-        max_memory: Bytes that loading, or a later call, may allocate at once, beside the model's weights.
+        max_memory: Bytes that loading, or a later call, may allocate at once in the host's memory, beside the
+            model's weights; where a batch needs more, fewer rows are run at once. None for half of what the
+            machine and control groups (a container's limit) leave, 8 GiB at most.
         plans: Folder of TensorRT plans, as `camrt export MODEL --to tensorrt` writes it; for
             "onnxruntime-tensorrt" the folder it keeps those in that it builds.
         precision: "fp32", "fp16" or "bf16": what a file's graphs are made to compute in on a GPU (gradients
@@ -146,7 +148,7 @@ def load(
         raise InputError(f"verify={verify!r} must be True, False or 'thorough'")
     if not isinstance(trusted, bool):
         raise InputError(f"trusted={trusted!r} must be True or False")
-    checked_memory(max_memory)
+    memory = default_max_memory() if max_memory is None else checked_memory(max_memory)
     checked_deadline("load_deadline", load_deadline)
     checked_deadline("call_deadline", call_deadline)
     common: dict[str, Any] = {
@@ -161,7 +163,7 @@ def load(
         "layout": layout,
         "verify": verify,
     }
-    with limited(Budget(max_memory, load_deadline, "loading", "load_deadline")):
+    with limited(Budget(memory, load_deadline, "loading", "load_deadline")):
         if is_torch_model(path):
             if plans is not None:
                 raise InputError("plans= is TensorRT's, and means nothing to a torch model")
@@ -196,7 +198,7 @@ def load(
             )
             analyst = onnx_runtime(threads=threads, few_runs=True)
             engine = assembled(file, runtime, analyst, **common)
-    engine.max_memory, engine.call_deadline = max_memory, float(call_deadline)
+    engine.call_deadline = float(call_deadline)
     return engine
 
 

@@ -33,7 +33,7 @@ from camrt.engine.questions import NO_PROBABILITIES, Questions, lost, spoiled
 from camrt.engine.scores import probabilities
 from camrt.errors import DegenerateMapWarning, InputError, MethodError, TargetError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
-from camrt.export.budget import DEFAULT_MAX_MEMORY
+from camrt.export.budget import allowed_memory
 from camrt.export.cutting import ACTIVATION, JOINT, TargetTensor
 from camrt.export.front import Front
 from camrt.export.interface import LOGITS, Interface
@@ -82,7 +82,6 @@ class Engine:
         preprocessing: How pictures become the model's input, when known.
         batch_size: Rows run at once, the bound on memory.
         threads: Threads of the native kernels; None lets them choose.
-        max_memory: Bytes that a call may allocate at once; may be set.
         call_deadline: Seconds that a call may take; may be set.
         notes: What loading changed or could not change, in sentences.
         verification: What was compared with the model's own answers when it was loaded, and how they agreed.
@@ -119,7 +118,7 @@ class Engine:
         self.batch_size = batch_size
         self.threads = threads
         self.notes = notes
-        self.max_memory = DEFAULT_MAX_MEMORY
+        self._max_memory = allowed_memory()
         self.call_deadline = 600.0
         self.verification = verification
         self.place = place
@@ -132,6 +131,11 @@ class Engine:
         self._adjoints = adjoints
         here = operations(place.put(np.zeros(1, np.float32)))
         self._halving = Halving("batch", here.short_of_memory, here.free)
+
+    @property
+    def max_memory(self) -> int:
+        """Bytes that a call may allocate at once, as the engine was loaded with; see `camrt.load`."""
+        return self._max_memory
 
     @property
     def num_classes(self) -> int:

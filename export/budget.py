@@ -21,18 +21,33 @@ from dataclasses import dataclass, field
 
 from camrt.errors import DeadlineError, MemoryLimitError
 from camrt.export.limits import human_bytes
+from camrt.kernels.memory import free_memory
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",
     "Budget",
+    "allowed_memory",
     "check_deadline",
+    "default_max_memory",
     "limited",
+    "memory_short",
     "reserve",
     "reserve_array",
     "seconds_left",
 ]
 
 DEFAULT_MAX_MEMORY = 8 << 30
+LEAST_DEFAULT = 512 << 20
+
+
+def default_max_memory() -> int:
+    """Bytes that a call may allocate at once where nobody says: half of what is free, and 8 GiB at most.
+
+    Free is what the machine has left, and what control groups (a container's limit) still grant. It is never
+    less than 512 MiB, since what is free changes all the time.
+    """
+    free = free_memory()
+    return DEFAULT_MAX_MEMORY if free is None else max(min(DEFAULT_MAX_MEMORY, free // 2), LEAST_DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -64,18 +79,38 @@ class Budget:
             f"{self.call} was stopped after its deadline of {self.seconds:g} s; {self.option}= sets another"
         )
 
+    def short(self, needed: str) -> MemoryLimitError:
+        """The error that says that the call may not allocate what it needs."""
+        return MemoryLimitError(
+            f"{self.call} needs {needed}; max_memory={self.max_memory} allows "
+            f"{human_bytes(self.max_memory)}. Raise it if you trust the file"
+        )
+
 
 _CURRENT: ContextVar[tuple[Budget, ...]] = ContextVar("camrt_budget", default=())
 
 
 @contextmanager
 def limited(budget: Budget) -> Iterator[None]:
-    """Works within a budget; one inside another holds beside it."""
+    """Works within a budget; one inside another holds beside it.
+
+    Raises:
+        MemoryLimitError: The system had less memory than the budget allows, and none left.
+    """
     token = _CURRENT.set((*_CURRENT.get(), budget))
     try:
         yield
+    except MemoryLimitError:
+        raise
+    except MemoryError as error:
+        raise MemoryLimitError(f"{budget.call} needs more memory than the system gives: {error}") from error
     finally:
         _CURRENT.reset(token)
+
+
+def allowed_memory() -> int:
+    """Bytes that the call at hand may allocate at once."""
+    return min(budget.max_memory for budget in _CURRENT.get() or (Budget(),))
 
 
 def reserve(count: float, what: str) -> None:
@@ -90,10 +125,17 @@ def reserve(count: float, what: str) -> None:
     """
     for budget in _CURRENT.get() or (Budget(),):
         if count > budget.max_memory:
-            raise MemoryLimitError(
-                f"{budget.call} needs {human_bytes(int(count))} at once for {what}; max_memory="
-                f"{budget.max_memory} allows {human_bytes(budget.max_memory)}. Raise it if you trust the file"
-            )
+            raise budget.short(f"{human_bytes(int(count))} at once for {what}")
+
+
+def memory_short(purpose: str) -> MemoryLimitError:
+    """The error that says that the call at hand may not allocate enough.
+
+    Args:
+        purpose: What more was needed for: "for a run of the model".
+    """
+    tightest = min(_CURRENT.get() or (Budget(),), key=lambda budget: budget.max_memory)
+    return tightest.short(f"more memory than it may take {purpose}")
 
 
 def reserve_array(shape: Sequence[int], what: str, *, itemsize: int = 4) -> None:

@@ -17,7 +17,7 @@ from camrt.export.protos import domain_of, node_label
 __all__ = ["OLDEST_OPSET", "check_operators", "check_versions", "newest_opset", "opsets_of", "spell_domains"]
 
 OLDEST_OPSET = 7
-_ALWAYS_TAKEN = 22  # by every onnxruntime that camrt may be installed with (1.21 on)
+_ALWAYS_TAKEN = 22  # by every onnxruntime that camrt may be installed with (1.27 on)
 
 _DOMAINS = ("", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from camrt.engine.callers import warn_caller
 from camrt.engine.operations import Operations
-from camrt.errors import BackendError, SmallerBatchWarning
+from camrt.errors import BackendError, MemoryLimitError, SmallerBatchWarning
 
 __all__ = ["Halving", "buffer_of"]
 
@@ -45,7 +45,8 @@ class Halving:
             most: No more than these at once, whatever memory holds.
 
         Raises:
-            BackendError: A single row does not fit.
+            BackendError: A single row does not fit on a device.
+            MemoryLimitError: A single row needs more than a call may take.
         """
         found: list[T] = []
         start = 0
@@ -54,18 +55,13 @@ class Halving:
             try:
                 found.append(run(start, start + size))
             except self._too_large as error:
-                if size == 1:
-                    raise BackendError(
-                        f"the device's memory does not hold a single row of the {self._label}: {error}"
-                    ) from error
+                smaller = halved(size, f"row of the {self._label}", error)
+                if self._most is None or smaller < self._most:
+                    warn(size, smaller, self._label, error)
+                    self._most = smaller
+                self._freed()
             else:
                 start += size
-                continue
-            smaller = (size + 1) // 2
-            if self._most is None or smaller < self._most:
-                warn(size, smaller, self._label)
-                self._most = smaller
-            self._freed()
         return found
 
 
@@ -81,26 +77,44 @@ def buffer_of(
         compute: The operations for arrays there.
 
     Raises:
-        BackendError: A single row does not fit.
+        BackendError: A single row does not fit on a device.
+        MemoryLimitError: A single row needs more than a call may take.
     """
     while True:
         try:
             return rows((size, *shape))
         except compute.short_of_memory as error:
-            if size == 1:
-                raise BackendError(
-                    f"the device's memory does not hold a single altered row: {error}"
-                ) from error
-        smaller = (size + 1) // 2
-        warn(size, smaller, "altered model's input")
-        size = smaller
-        compute.free()
+            smaller = halved(size, "altered row", error)
+            warn(size, smaller, "altered model's input", error)
+            size = smaller
+            compute.free()
 
 
-def warn(size: int, smaller: int, label: str) -> None:
-    """Says that fewer rows are run at once."""
+def halved(size: int, row: str, error: Exception) -> int:
+    """Half as many rows.
+
+    Args:
+        size: How many were too many.
+        row: What a row is.
+        error: What said so.
+
+    Raises:
+        BackendError: A single row does not fit on a device.
+        MemoryLimitError: A single row needs more than a call may take.
+    """
+    if size > 1:
+        return (size + 1) // 2
+    if isinstance(error, MemoryLimitError):
+        raise error
+    raise BackendError(f"the device's memory does not hold a single {row}: {error}") from error
+
+
+def warn(size: int, smaller: int, label: str, error: Exception) -> None:
+    """Says that fewer rows are run at once, and for what error."""
+    short = isinstance(error, MemoryLimitError)
+    does_not = "max_memory= does not allow" if short else "the device's memory does not hold"
     warn_caller(
-        f"the device's memory does not hold {size} rows of the {label}: {smaller} are run at once from now "
+        f"{does_not} {size} rows of the {label}: {smaller} are run at once from now "
         "on (batch_size= sets how many are tried)",
         SmallerBatchWarning,
     )

@@ -13,10 +13,19 @@ import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from camrt.engine.arrays import filled
+from camrt.engine.arrays import filled, joined
+from camrt.engine.backends.arenas import (
+    SHORT_OF_MEMORY,
+    Arena,
+    arena_registered,
+    bound_folding,
+    weight_bytes,
+)
 from camrt.engine.backends.deadlines import stopped_in_time
+from camrt.engine.backends.halving import Halving
 from camrt.engine.places import HOST
-from camrt.errors import BackendError
+from camrt.errors import BackendError, MemoryLimitError
+from camrt.export.budget import allowed_memory, memory_short, reserve_array
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
 
@@ -101,8 +110,11 @@ class OnnxRuntime:
     def runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> OnnxRuntimeRunner:
         """Makes a graph ready to run.
 
+        Its runs take no more memory than the call at hand may take, beside the weights.
+
         Raises:
             DeadlineError: The call at hand has taken too long (`camrt.export.budget`).
+            MemoryLimitError: Memory is short.
             BackendError: The runtime refuses the graph.
         """
         options = ort.SessionOptions()
@@ -112,16 +124,24 @@ class OnnxRuntime:
         if self.few_runs:
             options.add_session_config_entry("session.disable_prepacking", "1")
         held = hold_weights(options, model) if self.few_runs else None
+        bound_folding(options, model)
+        limit = allowed_memory() + 2 * weight_bytes(model)  # which may be laid out anew
         try:
-            with stopped_in_time(lambda: options.set_load_cancellation_flag(True)):
+            with (
+                arena_registered(limit) as arena,
+                stopped_in_time(lambda: options.set_load_cancellation_flag(True)),
+            ):
+                arena.give_to(options)
                 session = ort.InferenceSession(
                     (model if held is None else held.model).SerializeToString(),
                     options,
                     providers=["CPUExecutionProvider"],
                 )
         except FAILURES as error:
+            if SHORT_OF_MEMORY.search(str(error)):
+                raise memory_short(f"to make the {label} ready") from error
             raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
-        return OnnxRuntimeRunner(session, label, batch, held)
+        return OnnxRuntimeRunner(session, label, batch, arena, held)
 
 
 class OnnxRuntimeRunner:
@@ -132,9 +152,12 @@ class OnnxRuntimeRunner:
         session: ort.InferenceSession,
         label: str,
         batch: int | None,
+        arena: Arena,
         held: HeldWeights | None = None,
     ) -> None:
         self._session = session
+        self._arena = arena
+        self._halving = Halving(label, (MemoryLimitError,), arena.empty)
         self._held = held  # the session reads these arrays where they lie
         self._label = label
         self._batch = batch
@@ -143,6 +166,7 @@ class OnnxRuntimeRunner:
 
     def rows(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """See `camrt.engine.backends.Runner`."""
+        reserve_array(shape, f"rows of the {self._label}")
         return np.empty(shape, np.float32)
 
     def __call__(
@@ -153,14 +177,25 @@ class OnnxRuntimeRunner:
     ) -> list[npt.NDArray[Any]]:
         """Runs a batch; a graph with a fixed batch size is run in pieces, the last one padded.
 
+        One with an open batch size is run in pieces where memory does not hold the whole batch.
+
         Raises:
             DeadlineError: The call at hand has taken too long (`camrt.export.budget`).
+            MemoryLimitError: It needs more than it may for a single row.
             BackendError: The runtime failed.
         """
         names = list(fetch) if fetch is not None else list(self.outputs)
         feeds = {self._input: batch, **(beside or {})}
         if self._batch is None:
-            return self._run(feeds, names)
+            if len(batch) == 0:
+                return self._run(feeds, names)
+            parts = self._halving.pieces(
+                len(batch),
+                lambda start, end: self._run(
+                    {name: values[start:end] for name, values in feeds.items()}, names
+                ),
+            )
+            return [joined(outputs) for outputs in zip(*parts, strict=True)]
         pieces = []
         for start in range(0, len(batch), self._batch):
             piece = {
@@ -172,6 +207,13 @@ class OnnxRuntimeRunner:
         return [np.concatenate(outputs) for outputs in zip(*pieces, strict=True)]
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> list[npt.NDArray[Any]]:
+        try:
+            return self._once(feeds, names)
+        except MemoryLimitError:  # perhaps for what runs of other sizes left behind
+            self._arena.empty()
+            return self._once(feeds, names)
+
+    def _once(self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> list[npt.NDArray[Any]]:
         options = ort.RunOptions()
         options.log_severity_level = ERRORS_ONLY + 1
         options.only_execute_path_to_fetches = len(names) < len(self.outputs)
@@ -180,8 +222,10 @@ class OnnxRuntimeRunner:
             options.terminate = True
 
         try:
-            with stopped_in_time(stop):
+            with self._arena.watched(), stopped_in_time(stop):
                 outputs: list[npt.NDArray[Any]] = self._session.run(names, feeds, options)
         except FAILURES as error:
+            if SHORT_OF_MEMORY.search(str(error)):
+                raise memory_short(f"for a run of the {self._label}") from error
             raise BackendError(f"onnxruntime failed while running the {self._label}: {error}") from error
         return outputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeAlias
@@ -15,6 +14,7 @@ from onnx import TensorProto
 from torch.utils.dlpack import from_dlpack
 
 from camrt.engine.arrays import filled, joined
+from camrt.engine.backends.arenas import SHORT_OF_MEMORY
 from camrt.engine.backends.deadlines import stopped_in_time
 from camrt.engine.backends.halving import Halving
 from camrt.engine.backends.onnxruntime import ERRORS_ONLY, FAILURES
@@ -48,11 +48,6 @@ KINDS: Mapping[str, tuple[int, torch.dtype]] = {
     "tensor(int32)": (TensorProto.INT32, torch.int32),
     "tensor(bool)": (TensorProto.BOOL, torch.bool),
 }
-SHORT_OF_MEMORY = re.compile(
-    r"Failed to allocate memory for requested buffer|Available memory of \d+ is smaller than requested"
-    r"|out of memory|STATUS_ALLOC_FAILED|DEVICE_ALLOCATION_FAILED"
-)
-"""What is said by onnxruntime's arena, by the same with a limit, by CUDA, and by cuBLAS and cuDNN."""
 DEFAULT_STREAM = 1
 """CUDA's own number for the default stream. onnxruntime takes 0 for no stream, and then makes one of its own,
 which waits for nothing that torch has queued."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from camrt.errors import MemoryLimitError
 from camrt.kernels.ablate import ablate_boxes, ablate_channels
 from camrt.kernels.box_probabilities import box_probabilities_pair
 from camrt.kernels.box_scores import box_scores
@@ -48,7 +49,7 @@ class Native:
 
     sees_values = True
     fuses = False
-    short_of_memory: tuple[type[Exception], ...] = ()
+    short_of_memory: tuple[type[Exception], ...] = (MemoryLimitError,)
 
     def free(self) -> None:
         """See `Operations`: none is held."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from camrt.engine.operations.native import Native, NativeBoxRows
+from camrt.errors import MemoryLimitError
 from camrt.kernels.tensors import HALVES
 
 __all__ = ["ON_CPU"]
@@ -64,7 +65,7 @@ class OnCpu:
 
     sees_values = True
     fuses = False
-    short_of_memory: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
+    short_of_memory: tuple[type[Exception], ...] = (MemoryLimitError, torch.OutOfMemoryError)
 
     def free(self) -> None:
         """See `Operations`: none is held."""

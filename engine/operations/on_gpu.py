@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from camrt.engine.arrays import every_pair, like
+from camrt.errors import MemoryLimitError
 from camrt.kernels.ablate.gpu import ablate_boxes, ablate_channels
 from camrt.kernels.box_probabilities.gpu import box_probabilities_pair
 from camrt.kernels.box_scores.gpu import box_scores
@@ -61,7 +62,7 @@ class OnGpu:
 
     sees_values = False
     fuses = True
-    short_of_memory: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
+    short_of_memory: tuple[type[Exception], ...] = (MemoryLimitError, torch.OutOfMemoryError)
 
     def free(self) -> None:
         """See `Operations`."""

@@ -85,7 +85,7 @@ class DeadlineError(CamrtError, TimeoutError):
 
 
 class MemoryLimitError(CamrtError, MemoryError):
-    """A file or a request needs more memory at once than `max_memory` allows; nothing of it was allocated."""
+    """A file or a request needs more memory at once than `max_memory` allows, or than there is."""
 
 
 class StorageError(CamrtError, OSError):
@@ -113,7 +113,7 @@ class InputRangeWarning(CamrtWarning):
 
 
 class SmallerBatchWarning(CamrtWarning):
-    """A device's memory did not hold the rows that were to be run at once; fewer are, and nothing is lost."""
+    """Memory, or `max_memory`, did not hold the rows to be run at once; fewer are, and nothing is lost."""
 
 
 class ReferenceKernelWarning(CamrtWarning):
