@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from camrt.engine.backends import Runner
+from camrt.engine.forks import renewed_in_children
 
 __all__ = ["LazyRunner"]
 
@@ -21,6 +22,11 @@ class LazyRunner:
     def __init__(self, make: Callable[[], Runner]) -> None:
         self._make: Callable[[], Runner] | None = make
         self._runner: Runner | None = None
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """See `camrt.engine.forks`."""
         self._lock = threading.Lock()
 
     @property

@@ -105,8 +105,8 @@ def load(
             it off the model, and takes softmax when that ends in logits (sigmoid when there is only one).
         layout: "NCHW" or "NHWC": the order of the axes of a model's input; None reads it off the graph, and
             of a torch model off the example. Batches are (N, C, H, W) whatever it is.
-        load_deadline: Seconds that loading may take in all; infinity for no bound. An operator that has begun
-            is not interrupted, nor is what torch runs.
+        load_deadline: Seconds that loading may take in all; infinity for no bound. On the CPU an operator
+            that has begun is left to end by itself; on a GPU, and in torch, the call waits for it.
         call_deadline: Seconds that each later call of the engine may take in all, likewise.
         max_memory: Bytes that loading, or a later call, may allocate at once in the host's memory, beside the
             model's weights; where a batch needs more, fewer rows are run at once. None for half of what the

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import NodeProto
 
+from camrt.export.budget import timed
 from camrt.export.graph import Graph, attribute, subgraphs
 
 __all__ = ["across_batch", "drawing"]
@@ -18,7 +19,7 @@ RANDOM = frozenset(
 
 def every_node(graph: onnx.GraphProto) -> Iterator[NodeProto]:
     """All nodes of a graph, those of its subgraphs too."""
-    for node in graph.node:
+    for node in timed(graph.node):
         yield node
         for inner in subgraphs(node):
             yield from every_node(inner)

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from camrt.export.budget import timed
 from camrt.export.graph import Graph, attribute, drop_unread_initializers, names_read, set_shape
 from camrt.export.input_form import PICTURES
 from camrt.export.interface import LOGITS, Interface
@@ -47,7 +48,7 @@ def simplify_reshapes(model: onnx.ModelProto, graph: Graph) -> None:
     batch = graph.input_shape[0]
     graph.observe(LOGITS)
     changed = False
-    for node in model.graph.node:
+    for node in timed(model.graph.node):
         shape = reshaped_to(graph, node, batch)
         if shape is None:
             continue
@@ -96,7 +97,7 @@ def share_sizes(
     for graph in graphs:
         graph.observe(LOGITS)
     sizes = _Sizes(model, graphs, fixed_size, batch_is_fixed)
-    for node in model.graph.node:
+    for node in timed(model.graph.node):
         sizes.take(node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in sizes.nodes]
     del model.graph.node[:]
@@ -126,6 +127,7 @@ class _Sizes:
         # What is known of an int64 tensor: its elements as numbers, or as names of tensors [1].
         self._parts: dict[str, Array] = {}
         self._made = {name for node in model.graph.node for name in node.output}
+        self._numbers = count()
         self._taken = {tensor.name for tensor in model.graph.initializer}
 
     def take(self, node: NodeProto) -> None:
@@ -134,7 +136,7 @@ class _Sizes:
             self._take_size(node)
             return
         parts = self._answer(node) if node.op_type == "Shape" else moved(node, self._known)
-        if parts is None:
+        if parts is None or parts.size > MOST_VALUES:
             self.nodes.append(node)
             return
         output = node.output[0]
@@ -192,7 +194,7 @@ class _Sizes:
         return [self._constant(np.array(list(run), np.int64))]
 
     def _constant(self, value: Any) -> str:
-        name = next(name for i in count() if (name := f"camrt_numbers_{i}") not in self._taken)
+        name = next(name for i in self._numbers if (name := f"camrt_numbers_{i}") not in self._taken)
         self._taken.add(name)
         self.initializers.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
         return name

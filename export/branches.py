@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx
 from onnx import NodeProto, helper
 
+from camrt.export.budget import timed
 from camrt.export.graph import Graph, attribute
 from camrt.export.interface import lift_constants
 
@@ -24,7 +25,7 @@ def take_branches(model: onnx.ModelProto, graph: Graph) -> bool:
     """
     nodes: list[NodeProto] = []
     taken = 0
-    for node in model.graph.node:
+    for node in timed(model.graph.node):
         condition = graph.constant(node.input[0]) if node.op_type == "If" else None
         if condition is None:
             nodes.append(node)
@@ -52,7 +53,7 @@ def take_branches(model: onnx.ModelProto, graph: Graph) -> bool:
 
 def rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     """Renames tensors where nodes make and read them, in subgraphs too."""
-    for node in graph.node:
+    for node in timed(graph.node):
         for listed in (node.input, node.output):
             for position, name in enumerate(listed):
                 listed[position] = names.get(name, name)

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
 
 from camrt.errors import DeadlineError, MemoryLimitError
 from camrt.export.limits import human_bytes
@@ -34,7 +36,13 @@ __all__ = [
     "reserve",
     "reserve_array",
     "seconds_left",
+    "timed",
 ]
+
+T = TypeVar("T")
+
+# So many things are gone through between two looks at the clock: a look costs about as much as one.
+STRIDE = 32
 
 DEFAULT_MAX_MEMORY = 8 << 30
 LEAST_DEFAULT = 512 << 20
@@ -173,3 +181,15 @@ def check_deadline() -> None:
     for budget in _CURRENT.get():
         if now >= budget.ends:
             raise budget.late()
+
+
+def timed(things: Iterable[T]) -> Iterator[T]:
+    """Goes through things of a file, which may be many, and looks at the clock on the way.
+
+    Raises:
+        DeadlineError: The call at hand has taken too long.
+    """
+    left = iter(things)
+    while some := tuple(islice(left, STRIDE)):
+        check_deadline()
+        yield from some

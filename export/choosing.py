@@ -26,9 +26,12 @@ before it whatever its cells.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping
+from functools import cache
 from typing import TypeVar
 
+from camrt.export.budget import timed
 from camrt.export.flow import Flow
 from camrt.export.tokens import MapPlace
 
@@ -67,16 +70,23 @@ def last_taken_together(flow: Flow[T], maps: Mapping[T, MapPlace], listed: list[
 
 def two_branches(flow: Flow[T], maps: Mapping[T, MapPlace]) -> list[T]:
     """Rule 2."""
-    partial = [tensor for tensor in maps if 0 < flow.through(tensor) < flow.paths]
-    for number in range(len(partial) - 1, 0, -1):
-        second = partial[number]
-        missing = flow.paths - flow.through(second)
-        for first in reversed(partial[:number]):
-            if flow.through(first) != missing or first in flow.upstream(second):
-                continue
-            both = [first, second]
-            if all(flow.weights_before(one) and flow.takes_together(one) for one in both):
-                return both
+    partial = [tensor for tensor in maps if flow.through(tensor) not in (0, flow.paths)]
+    as_many: dict[int, list[T]] = defaultdict(list)
+    # A tensor, and how many there are of those before it that exactly the other paths run through.
+    pairs: list[tuple[T, list[T], int]] = []
+    for tensor in partial:
+        if flow.weights_before(tensor):
+            others = as_many[flow.others(tensor)]
+            pairs.append((tensor, others, len(others)))
+            as_many[flow.through(tensor)].append(tensor)
+    takes_together = cache(flow.takes_together)
+    for second, others, count in reversed(pairs):
+        if not count or not takes_together(second):
+            continue
+        before = flow.upstream(second)
+        for number in timed(reversed(range(count))):
+            if others[number] not in before and takes_together(others[number]):
+                return [others[number], second]
     return []
 
 

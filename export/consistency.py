@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import onnx
 from onnx import AttributeProto
 
-from camrt.errors import ModelFileError
+from camrt.errors import ModelFileError, UnsafeModelError
+from camrt.export.budget import timed
 from camrt.export.limits import ReadingLimits, check_tensor, claimed_bytes, quoted
 from camrt.export.protos import Labelled, domain_of, node_label, node_subgraphs
 
@@ -50,7 +51,7 @@ def open_empty_dimensions(graph: onnx.GraphProto) -> None:
 def forget_repeated_names(graph: onnx.GraphProto) -> None:
     """Takes the names off nodes that are called as an earlier one is: runtimes refuse what means nothing."""
     taken: set[str] = set()
-    for node in graph.node:
+    for node in timed(graph.node):
         if node.name in taken:
             node.ClearField("name")
         taken.add(node.name)
@@ -58,17 +59,18 @@ def forget_repeated_names(graph: onnx.GraphProto) -> None:
             forget_repeated_names(inner)
 
 
-def check_graph(graph: onnx.GraphProto) -> None:
+def check_graph(graph: onnx.GraphProto, limits: ReadingLimits) -> None:
     """Check the model's graph and its subgraphs, whose nesting is known to be shallow.
 
     Raises:
+        UnsafeModelError: Its subgraphs see more values than the limits allow.
         ModelFileError: A graph without nodes, inputs or outputs; a value that nothing makes, that is made
             twice or that is read before it is made; an attribute that says one type and holds another.
     """
     for part, items in (("nodes", graph.node), ("inputs", graph.input), ("outputs", graph.output)):
         if not items:
             raise ModelFileError(f"has a graph without {part}; it is incomplete: download or export it again")
-    _check_scope(graph, ChainMap(), "the graph")
+    _Scopes(limits).check(graph, ChainMap(), "the graph")
 
 
 def check_tensors(tensors: Iterable[Labelled], limits: ReadingLimits) -> None:
@@ -78,7 +80,7 @@ def check_tensors(tensors: Iterable[Labelled], limits: ReadingLimits) -> None:
         ModelFileError: Data that does not fit the dimensions.
         UnsafeModelError: A tensor that claims more than the limits allow.
     """
-    for item in tensors:
+    for item in timed(tensors):
         check_tensor(item.tensor, item.label, limits)
         if item.sparse is not None:
             claimed_bytes(item.tensor.data_type, item.sparse.dims, item.label, limits)
@@ -88,40 +90,56 @@ def check_tensors(tensors: Iterable[Labelled], limits: ReadingLimits) -> None:
                 raise ModelFileError(f"{item.label} do not match their indices")
 
 
-def _check_scope(graph: onnx.GraphProto, outer: _Scope, where: str) -> None:
-    own: dict[str, None] = {}
-    made = outer.new_child(own)
-    stored = [tensor.name for tensor in graph.initializer]
-    stored += [sparse.values.name for sparse in graph.sparse_initializer]
-    for name in stored:
-        if not name:
-            raise ModelFileError(f"an initializer of {where} has no name")
-        if name in own:
-            raise _twice(name, f"an initializer of {where}")
-        own[name] = None
-    inputs = {item.name for item in graph.input}
-    if len(inputs) < len(graph.input) or "" in inputs:
-        raise ModelFileError(f"two inputs of {where} have the same name, or one has none")
-    own.update(dict.fromkeys(inputs))
-    for node in graph.node:
-        for name in node.input:
-            if name and name not in made:
-                raise ModelFileError(
-                    f"{node_label(node)} reads {quoted(name)}, which {_why_missing(name, graph.node)}"
-                )
-        for attribute in node.attribute:
-            _check_attribute(attribute, node)
-        _check_numbers(node)
-        for inner in node_subgraphs(node):
-            _check_scope(inner, made, f"a subgraph of {node_label(node)}")
-        for name in node.output:
+class _Scopes:
+    """Checks a graph and its subgraphs, and counts what those see: inferring shapes copies it for each."""
+
+    def __init__(self, limits: ReadingLimits) -> None:
+        self._limits = limits
+        self._seen = 0
+
+    def _see(self, made: _Scope) -> None:
+        self._seen += sum(len(names) for names in made.maps)
+        if self._seen > self._limits.max_values_in_scopes:
+            raise UnsafeModelError(
+                "has so many graphs inside of nodes, which see so many values, that their shapes would take "
+                f"too long to infer: more than {self._limits.max_values_in_scopes} in all"
+            )
+
+    def check(self, graph: onnx.GraphProto, outer: _Scope, where: str) -> None:
+        own: dict[str, None] = {}
+        made = outer.new_child(own)
+        stored = [tensor.name for tensor in graph.initializer]
+        stored += [sparse.values.name for sparse in graph.sparse_initializer]
+        for name in stored:
+            if not name:
+                raise ModelFileError(f"an initializer of {where} has no name")
             if name in own:
-                raise _twice(name, f"an output of {node_label(node)}")
-            if name:
-                own[name] = None
-    for item in graph.output:
-        if not item.name or item.name not in made:
-            raise ModelFileError(f"output {quoted(item.name)} of {where} is made by no node")
+                raise _twice(name, f"an initializer of {where}")
+            own[name] = None
+        inputs = {item.name for item in graph.input}
+        if len(inputs) < len(graph.input) or "" in inputs:
+            raise ModelFileError(f"two inputs of {where} have the same name, or one has none")
+        own.update(dict.fromkeys(inputs))
+        for node in timed(graph.node):
+            for name in node.input:
+                if name and name not in made:
+                    raise ModelFileError(
+                        f"{node_label(node)} reads {quoted(name)}, which {_why_missing(name, graph.node)}"
+                    )
+            for attribute in node.attribute:
+                _check_attribute(attribute, node)
+            _check_numbers(node)
+            for inner in node_subgraphs(node):
+                self._see(made)
+                self.check(inner, made, f"a subgraph of {node_label(node)}")
+            for name in node.output:
+                if name in own:
+                    raise _twice(name, f"an output of {node_label(node)}")
+                if name:
+                    own[name] = None
+        for item in graph.output:
+            if not item.name or item.name not in made:
+                raise ModelFileError(f"output {quoted(item.name)} of {where} is made by no node")
 
 
 def _twice(name: str, what: str) -> ModelFileError:

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
+from camrt.export.budget import timed
 from camrt.export.graph import names_read
 from camrt.export.interface import constant_tensor
 from camrt.export.operators import FLOATING, QUANTISERS
@@ -74,7 +75,7 @@ def wants_float32(graph: onnx.GraphProto, types: Mapping[str, TypeProto]) -> boo
         graph: The graph.
         types: What is known of the types of its tensors.
     """
-    for node in graph.node:
+    for node in timed(graph.node):
         read = {types[name].tensor_type.elem_type for name in node.input if name in types}
         if TensorProto.BFLOAT16 in read and node.op_type != "Cast":
             return True
@@ -342,7 +343,7 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Renames tensors in a graph and in its subgraphs."""
     if not names:
         return
-    for node in graph.node:
+    for node in timed(graph.node):
         for part in (node.input, node.output):
             for index, name in enumerate(part):
                 if name in names:

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, Literal, TypeVar
 
+from camrt.export.budget import timed
+
 __all__ = ["Flow", "Kind", "Step", "paths_through"]
 
 T = TypeVar("T", bound=Hashable)
+
+MODULUS = 2**127 - 1
 
 Kind = Literal["keeps", "reshapes", "shifts", "by-channel", "averages", "pointwise", "linear", "other"]
 """What a step does to the tensor it reads: nothing; moves its numbers about; adds a constant; a function of
@@ -62,6 +66,10 @@ class Flow(Generic[T]):
         """How many of the `paths` from the pictures to the logits run through a tensor."""
         return self._through.get(tensor, 0)
 
+    def others(self, tensor: T) -> int:
+        """How many of the `paths` run through a tensor not."""
+        return (self.paths - self.through(tensor)) % MODULUS
+
     def clean(self, tensor: T) -> bool:
         """Whether every path runs through a tensor, so that a cut there has nothing going around it."""
         return self.paths > 0 and self.through(tensor) == self.paths
@@ -84,7 +92,7 @@ class Flow(Generic[T]):
     def downstream(self, tensor: T) -> set[T]:
         """The tensors that are made of a tensor, itself included."""
         found = {tensor}
-        for step in self.steps:
+        for step in timed(self.steps):
             if not found.isdisjoint(step.reads):
                 found.update(step.makes)
         return found
@@ -92,7 +100,7 @@ class Flow(Generic[T]):
     @cached_property
     def _weighted(self) -> set[T]:
         found: set[T] = set()
-        for step in self.steps:
+        for step in timed(self.steps):
             if step.learned or not found.isdisjoint(step.reads):
                 found.update(step.makes)
         return found
@@ -109,7 +117,7 @@ class Flow(Generic[T]):
             step.learned
             and not behind.isdisjoint(step.reads)
             and (before is None or not before.isdisjoint(step.makes))
-            for step in self.steps
+            for step in timed(self.steps)
         )
 
     def takes_together(self, tensor: T) -> bool:
@@ -118,7 +126,7 @@ class Flow(Generic[T]):
         Behind the last block of a transformer with a class token the logits read that token alone.
         """
         behind = self.downstream(tensor)
-        counts = ((step.together, sum(read in behind for read in step.spread)) for step in self.steps)
+        counts = ((step.together, sum(read in behind for read in step.spread)) for step in timed(self.steps))
         return any((how == "always" and count > 0) or (how == "pairs" and count > 1) for how, count in counts)
 
 
@@ -127,23 +135,24 @@ def paths_through(
 ) -> tuple[dict[T, int], int]:
     """How many paths from `start` to `end` run through each tensor, and how many there are.
 
-    A tensor is on every path exactly when (paths to it) · (paths from it) = all paths; Python's integers
-    count them without overflow, in one sweep forwards and one backwards.
+    A tensor is on every path exactly when (paths to it) · (paths from it) = all paths: one sweep forwards and
+    one backwards. There may be 2ⁿ paths through n steps, so they are counted modulo a prime so large that no
+    two counts agree by chance.
 
     Args:
         links: What each step reads and what it makes, in order.
         start: Where paths begin.
         end: Where they end.
     """
-    listed = [(tuple(reads), tuple(makes)) for reads, makes in links]
+    listed = [(tuple(reads), tuple(makes)) for reads, makes in timed(links)]
     to_here: Counter[T] = Counter({start: 1})
-    for reads, makes in listed:
-        paths = sum(to_here[read] for read in reads)
+    for reads, makes in timed(listed):
+        paths = sum(to_here[read] for read in reads) % MODULUS
         if paths:
             to_here.update(dict.fromkeys(makes, paths))
     onward: Counter[T] = Counter({end: 1})
-    for reads, makes in reversed(listed):
-        paths = sum(onward[made] for made in makes)
+    for reads, makes in timed(reversed(listed)):
+        paths = sum(onward[made] for made in makes) % MODULUS
         for read in reads:
             onward[read] += paths
-    return {tensor: count * onward[tensor] for tensor, count in to_here.items()}, to_here[end]
+    return {tensor: count * onward[tensor] % MODULUS for tensor, count in to_here.items()}, to_here[end]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from camrt.export.budget import check_deadline, timed
+from camrt.export.folding import is_quick
 from camrt.export.shape_inference import infer, set_shape, static_shape
 from camrt.export.sizes import BATCH, is_size
 
@@ -58,7 +60,8 @@ def subgraphs(node: NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def names_read(node: NodeProto) -> Iterator[str]:
-    """Every tensor a node reads, those its subgraphs take from outside included."""
+    """Every tensor a node reads, those its subgraphs take from outside included; looks at the clock."""
+    check_deadline()
     yield from (name for name in node.input if name)
     for graph in subgraphs(node):
         made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -76,6 +79,13 @@ def opset(model: onnx.ModelProto) -> int:
 def ends_with_one(shape: tuple[int, ...] | None) -> bool:
     """Whether a shape is (N, K, 1, ..., 1) with nothing but ones behind its second axis."""
     return shape is not None and len(shape) >= 2 and all(size == 1 for size in shape[2:])
+
+
+class Nodes(list[NodeProto]):
+    """Nodes of a graph: whoever goes through them looks at the clock on the way."""
+
+    def __iter__(self) -> Iterator[NodeProto]:
+        return timed(super().__iter__())
 
 
 class Graph:
@@ -98,7 +108,7 @@ class Graph:
     ) -> None:
         self.model = model
         self._observer = observer
-        self.nodes: list[NodeProto] = list(model.graph.node)
+        self.nodes: list[NodeProto] = Nodes(model.graph.node)
         self.input_name: str = model.graph.input[0].name
         self.input_shape = input_shape
         self.initializers: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
@@ -179,11 +189,34 @@ class Graph:
         """The value of a tensor that does not depend on the input; None when it does, or is too large."""
         if not name or name in self.dependent:
             return None
-        if name not in self._constants:
-            self._constants[name] = (
-                self._evaluate(name, self.constant) if name not in self._of_batch else self._settled(name)
+        for made in self._unknown_before(name, self._constants, self.dependent):
+            self._constants[made] = (
+                self._evaluate(made, self.constant) if made not in self._of_batch else self._settled(made)
             )
         return self._constants[name]
+
+    def _unknown_before(
+        self, name: str, known: Mapping[str, Array | None], barrier: Set[str], ends: str = ""
+    ) -> list[str]:
+        """The tensors that a tensor is computed from, in order, itself the last, but for those in `known`.
+
+        They are evaluated one by one: a file may have more of them in a row than Python calls within calls.
+
+        Args:
+            name: The tensor.
+            known: Tensors that are evaluated already.
+            barrier: Tensors that have no value.
+            ends: Operator whose results need no value of what it reads.
+        """
+        found = set[str]() if name in known else {name}
+        pending = list(found)
+        while pending:
+            node = self.producer(pending.pop())
+            for read in () if node is None or node.op_type == ends else names_read(node):
+                if read not in known and read not in found and read not in barrier:
+                    found.add(read)
+                    pending.append(read)
+        return sorted(found, key=lambda made: self.producers.get(made, -1))
 
     def _settled(self, name: str) -> Array | None:
         """The value of a small tensor that is computed from the batch size, when it is the same for all."""
@@ -210,16 +243,19 @@ class Graph:
     def at_probe(self, name: str) -> Array | None:
         """The value of a tensor that depends on sizes alone, at the input shape the graph is indexed at."""
         if name not in self._at_probe:
-            node = self.producer(name)
-            if node is not None and node.op_type == "Shape":
-                shape = self.shape(node.input[0])
-                part = slice(attribute(node, "start", 0), attribute(node, "end"))
-                self._at_probe[name] = None if shape is None else np.array(shape[part], np.int64)
-            elif not name or name in self.downstream_of_values:
-                self._at_probe[name] = None
-            else:
-                self._at_probe[name] = self._evaluate(name, self.at_probe)
+            for made in self._unknown_before(name, self._at_probe, self.downstream_of_values, "Shape"):
+                self._at_probe[made] = self._evaluate_at_probe(made)
         return self._at_probe[name]
+
+    def _evaluate_at_probe(self, name: str) -> Array | None:
+        node = self.producer(name)
+        if node is not None and node.op_type == "Shape":
+            shape = self.shape(node.input[0])
+            part = slice(attribute(node, "start", 0), attribute(node, "end"))
+            return None if shape is None else np.array(shape[part], np.int64)
+        if not name or name in self.downstream_of_values:
+            return None
+        return self._evaluate(name, self.at_probe)
 
     @cached_property
     def downstream_of_values(self) -> frozenset[str]:
@@ -253,6 +289,9 @@ class Graph:
             return None
         if shape is not None and np.prod(shape, dtype=np.float64) * 8 > FOLDING_LIMIT_BYTES:
             return None
+        if not is_quick(node, feeds, shape):
+            return None
+        check_deadline()
         try:
             return evaluate_node(self.model, node, feeds)[list(node.output).index(name)]
         except (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError):
@@ -286,6 +325,6 @@ def drop_unread_initializers(model: onnx.ModelProto) -> None:
     """Drops the initializers that nothing reads, where they are: the others' weights are not copied."""
     read = {name for node in model.graph.node for name in names_read(node)}
     read.update(value.name for value in model.graph.output)
-    for index in reversed(range(len(model.graph.initializer))):
+    for index in timed(reversed(range(len(model.graph.initializer)))):
         if model.graph.initializer[index].name not in read:
             del model.graph.initializer[index]

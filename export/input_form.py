@@ -19,6 +19,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import InputError, UnsupportedModelError
+from camrt.export.budget import timed
 from camrt.export.graph import attribute, set_shape, static_shape
 from camrt.export.operators import ELEMENTWISE_BINARY, ELEMENTWISE_UNARY, FLOATING, QUANTISERS
 
@@ -241,7 +242,7 @@ def describe_shape(value: onnx.ValueInfoProto) -> str:
 
 def rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
     """Lets every node, in subgraphs too, and every graph output that read `old` read `new`."""
-    for node in graph.node:
+    for node in timed(graph.node):
         for position, name in enumerate(node.input):
             if name == old:
                 node.input[position] = new

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError, UnsupportedModelError
 from camrt.export.answers import ScoreShapes, choose_answer
+from camrt.export.budget import timed
 from camrt.export.endings import Activation, Ending, InverseLink, find_ending
 from camrt.export.graph import (
     Graph,
@@ -105,7 +106,7 @@ def probe_size(height: int | None, width: int | None, size: tuple[int, int] | No
 def lift_constants(model: onnx.ModelProto) -> None:
     """Turns `Constant` nodes of the main graph into initializers, in place."""
     kept = []
-    for node in model.graph.node:
+    for node in timed(model.graph.node):
         tensor = constant_tensor(node) if node.op_type == "Constant" else None
         if tensor is None:
             kept.append(node)
@@ -206,7 +207,7 @@ def roomy(name: str) -> str:
 
 def make_room(graph: onnx.GraphProto) -> None:
     """Renames the tensors whose names camrt gives to its own, in subgraphs too."""
-    for node in graph.node:
+    for node in timed(graph.node):
         for names in (node.input, node.output):
             for position, name in enumerate(names):
                 if roomy(name) != name:

@@ -38,6 +38,8 @@ class ReadingLimits:
         max_nodes_after_inlining: Nodes once every local function is expanded.
         max_bytes_after_inlining: Bytes of those nodes, with the constants in them.
         max_depth: Nesting of subgraphs in subgraphs, and of functions that call functions.
+        max_values_in_scopes: Values that subgraphs see of the graphs around them, summed over subgraphs:
+            inferring shapes copies them for each, and cannot be stopped.
         max_tensor_bytes: Size of one tensor: stored, claimed by its dimensions, or implied by the
             constant operands of the operator that makes it.
         max_rank: Dimensions of one tensor.
@@ -48,6 +50,7 @@ class ReadingLimits:
     max_nodes_after_inlining: int = 200_000
     max_bytes_after_inlining: int = 1 * _GIB
     max_depth: int = 64
+    max_values_in_scopes: int = 20_000_000
     max_tensor_bytes: int = 4 * _GIB
     max_rank: int = 64
 

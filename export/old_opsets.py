@@ -15,6 +15,7 @@ import onnx
 from onnx import NodeProto, numpy_helper
 
 from camrt.errors import UnsupportedModelError
+from camrt.export.budget import timed
 from camrt.export.protos import domain_of, node_label, node_subgraphs
 
 __all__ = ["raise_opset"]
@@ -40,7 +41,7 @@ def raise_opset(model: onnx.ModelProto) -> None:
 
 
 def _raise(graph: onnx.GraphProto) -> None:
-    for node in graph.node:
+    for node in timed(graph.node):
         for inner in node_subgraphs(node):
             _raise(inner)
         if domain_of(node.domain):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto
 
+from camrt.export.budget import timed
 from camrt.export.graph import Graph, attribute, opset
 from camrt.export.nodes import NodeMaker
 
@@ -70,7 +71,7 @@ def gather_by_picture(model: onnx.ModelProto, graphs: Sequence[Graph]) -> bool:
     """
     make = NodeMaker(opset(model), prefix="camrt_picks")
     changed = False
-    for node in model.graph.node:
+    for node in timed(model.graph.node):
         found = [choice_of(graph, node) for graph in graphs]
         first = found[0]
         if first is None or not all(other is not None and first.same(other) for other in found):

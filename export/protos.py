@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto
 
 from camrt.errors import UnsafeModelError
+from camrt.export.budget import timed
 from camrt.export.limits import quoted
 
 __all__ = [
@@ -84,7 +85,7 @@ def _sparse(sparse: onnx.SparseTensorProto, label: str) -> Iterator[Labelled]:
 
 def graph_tensors(graph: onnx.GraphProto) -> Iterator[Labelled]:
     """The initializers of one graph, dense and sparse, without those of its subgraphs."""
-    for tensor in graph.initializer:
+    for tensor in timed(graph.initializer):
         yield Labelled(tensor, f"initializer {quoted(tensor.name)}")
     for sparse in graph.sparse_initializer:
         yield from _sparse(sparse, f"initializer {quoted(sparse.values.name)}")
@@ -145,7 +146,7 @@ def walk(
         visit(attribute, None, 0)
     while waiting:
         depth, inside = waiting.pop()
-        for node in inside:
+        for node in timed(inside):
             found.nodes.append(node)
             for attribute in node.attribute:
                 visit(attribute, node, depth)

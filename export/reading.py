@@ -180,7 +180,7 @@ def _check_and_complete(
         found = walk(graph.node, limits.max_depth)  # they are new objects
     tensors = [*graph_tensors(graph), *found.tensors]
     versions = opsets_of(model)
-    check_graph(graph)
+    check_graph(graph, limits)
     check_operators(found.nodes, versions)
     check_locations(tensors)
     read_external_data(tensors, folder, digest, size, limits)

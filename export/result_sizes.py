@@ -21,6 +21,7 @@ import onnx
 from onnx import TensorProto, TypeProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError, UnsafeModelError
+from camrt.export.budget import check_deadline, timed
 from camrt.export.limits import ReadingLimits, claimed_bytes, element_bits, human_count, quoted
 from camrt.export.protos import domain_of, node_label, node_subgraphs
 from camrt.export.shape_inference import NodeInference
@@ -102,7 +103,7 @@ class _Sizes:
         """Take a graph's inputs and initializers."""
         for item in graph.input:
             types[item.name] = self._smallest(item)
-        for tensor in graph.initializer:
+        for tensor in timed(graph.initializer):
             self.store(tensor.name, tensor, types, values)
         for sparse in graph.sparse_initializer:
             types[sparse.values.name] = helper.make_tensor_type_proto(
@@ -113,6 +114,7 @@ class _Sizes:
         self, node: onnx.NodeProto, types: ChainMap[str, TypeProto], values: ChainMap[str, Array]
     ) -> None:
         """Check a node and its subgraphs, and note what is known of its results."""
+        check_deadline()
         if domain_of(node.domain) == "" and node.op_type == "Constant":
             self._constant(node, types, values)
             return

@@ -14,6 +14,7 @@ import onnx
 from onnx import NodeProto, TypeProto, helper, numpy_helper, shape_inference
 
 from camrt.errors import ModelFileError
+from camrt.export.budget import check_deadline, timed
 from camrt.export.protos import domain_of
 from camrt.export.small_values import MOST_VALUES, Array, computed
 
@@ -38,6 +39,7 @@ class NodeInference:
         self, node: NodeProto, types: Mapping[str, TypeProto], values: Mapping[str, Array]
     ) -> dict[str, TypeProto]:
         """The types of a node's outputs, given its inputs' and the values of some; empty when unknown."""
+        check_deadline()
         schema = self._schema(node.op_type, domain_of(node.domain))
         if schema is None:
             return {}
@@ -86,13 +88,13 @@ def infer(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> tuple[Shapes,
         ) from error
     shapes: Shapes = {}
     types: dict[str, int] = {}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+    for value in timed([*inferred.input, *inferred.value_info, *inferred.output]):
         if value.type.tensor_type.elem_type:
             types[value.name] = value.type.tensor_type.elem_type
         shape = static_shape(value)
         if shape is not None and None not in shape:
             shapes[value.name] = tuple(size for size in shape if size is not None)
-    for tensor in model.graph.initializer:
+    for tensor in timed(model.graph.initializer):
         shapes[tensor.name] = tuple(tensor.dims)
         types[tensor.name] = tensor.data_type
     infer_by_values(model, shapes, types)
@@ -114,7 +116,7 @@ def declared_sizes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     except shape_inference.InferenceError:
         return {}
     values = [*inferred.input, *inferred.value_info, *inferred.output]
-    shapes = {value.name: static_shape(value) for value in values}
+    shapes = {value.name: static_shape(value) for value in timed(values)}
     return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
@@ -133,7 +135,7 @@ def infer_by_values(model: onnx.ModelProto, shapes: Shapes, types: dict[str, int
         name: helper.make_tensor_type_proto(types[name], shape) if name in types else TypeProto()
         for name, shape in shapes.items()
     }
-    for node in nodes:
+    for node in timed(nodes):
         if any(name not in shapes for name in node.output if name):
             for name, kind in infer_node(node, protos, values).items():
                 dims = [
@@ -160,7 +162,7 @@ def without_large_weights(model: onnx.ModelProto, keep: int = 512) -> onnx.Model
     graph.node.extend(model.graph.node)
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
+    for tensor in timed(model.graph.initializer):
         if math.prod(tensor.dims) <= keep:
             graph.initializer.append(tensor)
         else:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import onnx
 
 from camrt.errors import ModelFileError
+from camrt.export.budget import timed
 from camrt.export.graph import names_read
 from camrt.export.limits import quoted
 from camrt.export.protos import node_label, node_subgraphs
@@ -34,7 +35,7 @@ def sort_nodes(graph: onnx.GraphProto) -> bool:
         ModelFileError: Nodes that wait for one another.
     """
     changed = False
-    for node in graph.node:
+    for node in timed(graph.node):
         for inner in node_subgraphs(node):
             changed |= sort_nodes(inner)
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}

@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+from camrt.export.budget import timed
 from camrt.export.graph import attribute, names_read, opset, static_shape
 from camrt.export.operators import FLOATING
 from camrt.export.shape_inference import without_large_weights
@@ -142,7 +143,7 @@ def rewrite(graph: GraphProto, state: _Upgrade) -> None:
     for inner in subgraphs_of(graph):
         rewrite(inner, state)
     made: list[NodeProto] = []
-    for node in graph.node:
+    for node in timed(graph.node):
         first, change = _CHANGES.get(node.op_type, (0, None))
         if change is None or node.domain not in ("", "ai.onnx") or state.opset >= first:
             made.append(NodeProto.FromString(node.SerializeToString()))

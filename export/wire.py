@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from camrt.errors import ModelFileError, UnsafeModelError
+from camrt.export.budget import check_deadline
 
 __all__ = ["check_fields"]
 
@@ -60,6 +61,8 @@ def check_fields(data: bytes, max_fields: int) -> None:
                 end, table = outer.pop()
                 continue
             count += 1
+            if count % 65536 == 0:
+                check_deadline()
             if count > max_fields:
                 raise UnsafeModelError(
                     f"has more than {max_fields} protobuf fields, far more than a classifier needs; "

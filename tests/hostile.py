@@ -132,6 +132,89 @@ def endless_loop(path: Path, *, above: float | None = None) -> Path:
     return save(model_of(nodes, [*conv_weights(), *head_weights(), *constants]), path)
 
 
+def long_constants(path: Path, links: int = 1500) -> Path:
+    """A valid classifier that adds what a long chain of nodes makes of a constant."""
+    nodes = [helper.make_node("Neg", [f"c{i}"], [f"c{i + 1}"]) for i in range(links)]
+    nodes += [conv_node(), helper.make_node("Add", ["features", f"c{links}"], ["active"])]
+    start = numpy_helper.from_array(np.full((1, 5, 1, 1), 0.5, np.float32), "c0")
+    return save(model_of([*nodes, *head_nodes("active")], [*conv_weights(), *head_weights(), start]), path)
+
+
+def endless_constant(path: Path) -> Path:
+    """A valid classifier that adds what a Loop makes of constants, which never ends."""
+    floats, flag = TensorProto.FLOAT, TensorProto.BOOL
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["go_on"]), helper.make_node("Relu", ["state"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("trip", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", flag, []),
+            helper.make_tensor_value_info("state", floats, [1, 5, 1, 1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", flag, []),
+            helper.make_tensor_value_info("next", floats, [1, 5, 1, 1]),
+        ],
+    )
+    nodes = [
+        conv_node(),
+        helper.make_node("Loop", ["", "always", "start"], ["shift"], "endless", body=body),
+        helper.make_node("Add", ["features", "shift"], ["active"], "shifted"),
+        *head_nodes("active"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(True), "always"),
+        numpy_helper.from_array(np.ones((1, 5, 1, 1), np.float32), "start"),
+    ]
+    return save(model_of(nodes, [*conv_weights(), *head_weights(), *constants]), path)
+
+
+def diamonds(path: Path, links: int = 1000) -> Path:
+    """A valid classifier with 2^links paths from the picture to its logits."""
+    nodes, last = [conv_node()], "features"
+    for i in range(links):
+        nodes += [
+            helper.make_node("Relu", [last], [f"left{i}"]),
+            helper.make_node("Sigmoid", [last], [f"right{i}"]),
+            helper.make_node("Max", [f"left{i}", f"right{i}"], [f"joined{i}"]),
+        ]
+        last = f"joined{i}"
+    return save(model_of([*nodes, *head_nodes(last)], [*conv_weights(), *head_weights()]), path)
+
+
+def many_branches(path: Path, count: int = 50) -> Path:
+    """A valid classifier with an If behind another: each of them sees what all before it make."""
+    nodes, last = [conv_node()], "features"
+    for i in range(count):
+        inner = [
+            helper.make_graph(
+                [helper.make_node(operator, [last], [f"{operator}{i}"])],
+                operator,
+                [],
+                [helper.make_tensor_value_info(f"{operator}{i}", TensorProto.FLOAT, ["N", 5, 8, 8])],
+            )
+            for operator in ("Relu", "Sigmoid")
+        ]
+        nodes.append(
+            helper.make_node("If", ["chosen"], [f"x{i}"], then_branch=inner[0], else_branch=inner[1])
+        )
+        last = f"x{i}"
+    chosen = numpy_helper.from_array(np.array(True), "chosen")
+    return save(model_of([*nodes, *head_nodes(last)], [*conv_weights(), *head_weights(), chosen]), path)
+
+
+def huge_padding(path: Path, pixels: int = 10**9) -> Path:
+    """A valid classifier whose convolution pads its rows without measure: one operator that takes seconds."""
+    nodes = [
+        helper.make_node(
+            "Conv", ["image", "conv.weight"], ["features"], "conv", pads=[1, pixels, 1, 1], strides=[2, 256]
+        ),
+        helper.make_node("Relu", ["features"], ["active"], "relu"),
+        *head_nodes("active"),
+    ]
+    return save(model_of(nodes, [*conv_weights(), *head_weights()]), path)
+
+
 def several_inputs(path: Path) -> Path:
     """A valid classifier that takes a second picture, a mask."""
     inputs = [("image", ("N", 3, 8, 8)), ("mask", ("N", 1, 8, 8))]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from camrt.engine.forks import renewed_in_children
 from camrt.errors import DeadlineError
 from camrt.export.budget import check_deadline, seconds_left
 
@@ -22,6 +23,11 @@ class Watch:
     """
 
     def __init__(self) -> None:
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """See `camrt.engine.forks`."""
         self._changed = threading.Condition()
         self._due: dict[int, tuple[float, Callable[[], None]]] = {}
         self._tickets = itertools.count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,12 @@ from camrt.engine.backends.arenas import (
     bound_folding,
     weight_bytes,
 )
-from camrt.engine.backends.deadlines import stopped_in_time
+from camrt.engine.backends.deadlines import expiring
 from camrt.engine.backends.halving import Halving
+from camrt.engine.backends.running import in_time
 from camrt.engine.places import HOST
 from camrt.errors import BackendError, MemoryLimitError
-from camrt.export.budget import allowed_memory, memory_short, reserve_array
+from camrt.export.budget import allowed_memory, memory_short, reserve_array, seconds_left
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
 
@@ -42,6 +44,8 @@ FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
 )
 LARGE_WEIGHT = 1 << 14  # numbers: a smaller one is not worth the care
+QUICK = 0.01  # seconds: what takes less is run without another thread the next time
+SOON = 0.3  # seconds after which it is stopped there, if it does take long
 ERRORS_ONLY = 3  # onnxruntime's severity: what it warns of is no concern of who asks for a map
 
 
@@ -127,15 +131,12 @@ class OnnxRuntime:
         bound_folding(options, model)
         limit = allowed_memory() + 2 * weight_bytes(model)  # which may be laid out anew
         try:
-            with (
-                arena_registered(limit) as arena,
-                stopped_in_time(lambda: options.set_load_cancellation_flag(True)),
-            ):
+            data = (model if held is None else held.model).SerializeToString()
+            with arena_registered(limit) as arena:
                 arena.give_to(options)
-                session = ort.InferenceSession(
-                    (model if held is None else held.model).SerializeToString(),
-                    options,
-                    providers=["CPUExecutionProvider"],
+                session = in_time(
+                    lambda: ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]),
+                    lambda: options.set_load_cancellation_flag(True),
                 )
         except FAILURES as error:
             if SHORT_OF_MEMORY.search(str(error)):
@@ -161,6 +162,9 @@ class OnnxRuntimeRunner:
         self._held = held  # the session reads these arrays where they lie
         self._label = label
         self._batch = batch
+        # By what is fetched, bytes of the largest batch that was quick: only what may take long is worth
+        # another thread.
+        self._quick: dict[tuple[str, ...], int] = {}
         self._input = session.get_inputs()[0].name
         self.outputs = tuple(output.name for output in session.get_outputs())
 
@@ -218,14 +222,32 @@ class OnnxRuntimeRunner:
         options.log_severity_level = ERRORS_ONLY + 1
         options.only_execute_path_to_fetches = len(names) < len(self.outputs)
 
+        def run() -> list[npt.NDArray[Any]]:
+            outputs: list[npt.NDArray[Any]] = self._session.run(names, feeds, options)
+            return outputs
+
         def stop() -> None:
             options.terminate = True
 
+        fetched, size = tuple(names), feeds[self._input].nbytes
         try:
-            with self._arena.watched(), stopped_in_time(stop):
-                outputs: list[npt.NDArray[Any]] = self._session.run(names, feeds, options)
+            if size <= self._quick.get(fetched, -1):
+                with self._arena.watched(), expiring(min(seconds_left(), SOON), stop):
+                    try:
+                        return run()
+                    except FAILURES:
+                        if not options.terminate:
+                            raise
+                # What was quick with other numbers is not: run it again, where it can be left.
+                self._quick.pop(fetched, None)
+                options.terminate = False
+            started = time.monotonic()
+            with self._arena.watched():
+                outputs = in_time(run, stop)
         except FAILURES as error:
             if SHORT_OF_MEMORY.search(str(error)):
                 raise memory_short(f"for a run of the {self._label}") from error
             raise BackendError(f"onnxruntime failed while running the {self._label}: {error}") from error
+        if time.monotonic() - started < QUICK:
+            self._quick[fetched] = max(size, self._quick.get(fetched, -1))
         return outputs

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto, TypeProto
 
+from camrt.export.budget import timed
 from camrt.export.expanding import fused, scalars, transformers  # noqa: F401  (registers them)
 from camrt.export.expanding.blocked import find_blocks, refuse_blocked
 from camrt.export.expanding.quantised import carry, note
@@ -51,7 +52,7 @@ def expand_operators(
     into = Rewritten(graph, versions[""], _constants(graph), sizes.types, _names(graph, limits))
     into.block_size, into.channels = find_blocks(graph.node, into.constants)
     changed = False
-    for node in graph.node:
+    for node in timed(graph.node):
         step = Expansion(node, into)
         made, stored = len(into.nodes), len(graph.initializer)
         if node.output and node.output[0]:
@@ -77,7 +78,7 @@ def expand_operators(
 
 def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
+    for node in timed(graph.node):
         if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
     return found

@@ -80,6 +80,13 @@ def test_an_endless_loop_is_stopped_at_the_deadline_of_a_call_and_the_engine_liv
     assert np.isfinite(healthy.predict(pictures(healthy, 1))).all()
 
 
+def test_an_operator_that_has_begun_is_left_at_the_deadline(tmp_path: Path):
+    with pytest.raises(DeadlineError, match="loading was stopped"):
+        camrt.load(hostile.huge_padding(tmp_path / "model.onnx", pixels=10**8), load_deadline=0.3)
+    healthy = camrt.load(hostile.classifier(tmp_path / "healthy.onnx"))
+    assert np.isfinite(healthy.predict(pictures(healthy, 1))).all()
+
+
 def test_deadlines_of_two_threads_do_not_mix(tmp_path: Path):
     endless = camrt.load(hostile.endless_loop(tmp_path / "endless.onnx", above=1e6), call_deadline=1.5)
     healthy = camrt.load(hostile.classifier(tmp_path / "healthy.onnx"), call_deadline=60.0)
