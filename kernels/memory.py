@@ -8,14 +8,16 @@ where there is none; memory.usage_in_bytes; total_inactive_file).
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
 from camrt.kernels.processors import CGROUPS, OWN_GROUP, groups_of, text_of
 
-__all__ = ["free_memory", "group_memory", "resident_memory"]
+__all__ = ["free_memory", "give_back_freed", "group_memory", "resident_memory"]
 
 MEMINFO, OWN_SIZE = Path("/proc/meminfo"), "/proc/self/statm"
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's alone
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -31,6 +33,12 @@ def resident_memory() -> int:
         return int(os.read(found, 128).split()[1]) * PAGE
     finally:
         os.close(found)
+
+
+def give_back_freed() -> None:
+    """Has the C library give back what was freed: it keeps that for each thread that has allocated it."""
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 def free_memory() -> int | None:

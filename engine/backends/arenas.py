@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from camrt.export.budget import allowed_memory, check_deadline
 from camrt.export.graph import names_read
 from camrt.export.limits import element_bits
-from camrt.kernels.memory import resident_memory
+from camrt.kernels.memory import give_back_freed, resident_memory
 
 __all__ = ["SHORT_OF_MEMORY", "Arena", "arena_registered", "bound_folding", "weight_bytes"]
 
@@ -85,6 +85,7 @@ class Arena:
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._emptier.run(None, {"x": np.zeros(1, np.float32)}, options)
+        give_back_freed()
         self._grown = 0
 
 
