@@ -79,35 +79,21 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def read_text(path: Path, option: str) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{option} {path}: cannot be read: {error.strerror or error}") from error
-    except ValueError:
-        raise InputError(f"{option} {path}: not a text file") from None
+def read_labels(path: Path | None) -> tuple[str, ...] | dict[int, str] | None:
+    """Class names of a --labels file: a JSON array or object, or one a line."""
+    from camrt.engine.load_options import labels_in
 
-
-def read_labels(path: Path | None) -> tuple[str, ...] | None:
-    """Class names of a --labels file: a JSON array, or one a line."""
     if path is None:
         return None
-    text = read_text(path, "--labels")
-    if not text.lstrip().startswith("["):
-        return tuple(line.strip() for line in text.rstrip().splitlines())
-    try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--labels {path}: not valid JSON: {error}") from None
-    if not all(isinstance(name, str) for name in names):
-        raise InputError(f"--labels {path}: expected a JSON array of texts")
-    return tuple(names)
+    found = labels_in(path, f"--labels {path}")
+    return found if isinstance(found, dict) else tuple(found)
 
 
 def read_preprocessing(
     value: str | None, size: tuple[int, int] | None
 ) -> Preprocessing | str | Mapping[str, Any] | None:
     """What to give to `load`: complete where --size is given, else for the model's own size."""
+    from camrt.engine.load_options import read_text
     from camrt.engine.preprocessing import NAMES, Preprocessing
 
     if value is None:
@@ -117,7 +103,7 @@ def read_preprocessing(
         if not Path(value).is_file():
             raise InputError(f"--preprocessing {value}: neither one of {', '.join(NAMES)} nor a JSON file")
         try:
-            given = json.loads(read_text(Path(value), "--preprocessing"))
+            given = json.loads(read_text(Path(value), f"--preprocessing {value}"))
         except (ValueError, RecursionError) as error:
             raise InputError(f"--preprocessing {value}: not valid JSON: {error}") from None
         if not isinstance(given, dict):

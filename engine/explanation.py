@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from difflib import get_close_matches
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from camrt.engine.framing import Framing, laid
 from camrt.engine.naming import Naming, overlay_name
 from camrt.engine.overlay import contact_sheet, overlay
 from camrt.engine.pictures import PictureSource, read_picture
-from camrt.errors import InputError, TargetError
+from camrt.errors import InputError, NoSuchPictureError, TargetError
 from camrt.export.files import whole_file
 from camrt.export.regions import Region
 
@@ -146,12 +147,14 @@ class Explanation:
         return {name: host(getattr(self, name)) for name in ARRAYS}
 
     def _at(self, i: int, t: int | None) -> tuple[int, ...]:
-        """The index of picture i's target t in every array of the targets' shape."""
-        if self.targets.ndim == 2:
-            return i, t or 0
-        if t not in (None, 0, -1):
-            raise IndexError(f"target {t} of an explanation with one target a picture")
-        return (i,)
+        """The index of picture i's target t in every array of the targets' shape.
+
+        Raises:
+            NoSuchPictureError: There is no such picture or target.
+        """
+        picture = _place(i, len(self), "picture")
+        target = _place(0 if t is None else t, self.targets_each, "target of a picture")
+        return (picture, target) if self.targets.ndim == 2 else (picture,)
 
     def label(self, i: int, t: int | None = None) -> str:
         """The name of a target class: its label, or "class 281" where labels are not known.
@@ -161,7 +164,7 @@ class Explanation:
             t: Which of its targets; the first when left out.
 
         Raises:
-            IndexError: No such picture or target.
+            NoSuchPictureError: No such picture or target.
         """
         target = int(self.targets[self._at(i, t)])
         if self.labels is None or not 0 <= target < len(self.labels):
@@ -176,9 +179,10 @@ class Explanation:
             t: Which of its targets; the first when left out.
 
         Raises:
-            IndexError: No such picture or target.
+            NoSuchPictureError: No such picture or target.
         """
-        target = self.targets[self._at(i, t)]
+        at = self._at(i, t)
+        target, i = self.targets[at], at[0]
         chance = float(self.probabilities[i, target])
         return f"{chance:.3f}" if chance == chance else f"{float(self.logits[i, target]):.4g}"
 
@@ -194,12 +198,13 @@ class Explanation:
 
         Raises:
             InputError: The batch was given as numbers.
-            IndexError: No such picture or target.
+            NoSuchPictureError: No such picture or target.
         """
         if self.framings is None:
             raise InputError("the batch was given as numbers: which part of a picture they are is not known")
-        values = np.asarray(host(self.maps[self._at(i, t)]), np.float32)
-        return np.asarray(laid(values, self._within(self.framings[i]))).clip(0, 1)
+        at = self._at(i, t)
+        values = np.asarray(host(self.maps[at]), np.float32)
+        return np.asarray(laid(values, self._within(self.framings[at[0]]))).clip(0, 1)
 
     def _within(self, framing: Framing) -> Framing:
         """The part of a picture that the maps show, given that which the model's input shows."""
@@ -242,9 +247,10 @@ class Explanation:
             InputError: There is no picture to draw on, it has other proportions, or the opacity is outside
                 [0, 1].
             PictureError: The picture cannot be read.
-            IndexError: No such picture or target.
+            NoSuchPictureError: No such picture or target.
         """
-        saliency = host(self.maps[self._at(i, t)])
+        at = self._at(i, t)
+        saliency, i = host(self.maps[at]), at[0]
         if picture is None:
             if self.views is None:
                 raise InputError(
@@ -266,9 +272,9 @@ class Explanation:
 
         Raises:
             InputError: There is no picture to draw on (see `overlay`), or columns below 1.
-            IndexError: No such picture.
+            NoSuchPictureError: No such picture.
         """
-        each = range(self.targets_each)
+        (i, *_), each = self._at(i, None), range(self.targets_each)
         overlays = [self.overlay(i, t) for t in each]
         captions = [f"{self.answer(i, t)} {self.label(i, t)}" for t in each]
         views = [] if self.views is None else [self.views[i]]
@@ -389,3 +395,20 @@ def find_class(name: str, labels: Sequence[str]) -> int:
     close = get_close_matches(wanted, dict.fromkeys(name for names in synonyms for name in names))
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise TargetError(f"no class of that name{hint}")
+
+
+def _place(number: int, count: int, what: str) -> int:
+    """A number of something, from 0; negative ones count from the end.
+
+    Raises:
+        NoSuchPictureError: There is none of that number.
+    """
+    try:
+        found = None if isinstance(number, (bool, np.bool_)) else index(number)
+    except TypeError:
+        found = None
+    if found is None:
+        raise NoSuchPictureError(f"{number!r:.80} is no number of a {what}: give a whole number")
+    if not -count <= found < count:
+        raise NoSuchPictureError(f"there is no {what} {found}: the explanation has {count}, counted from 0")
+    return found % count

@@ -1,15 +1,14 @@
-"""What callers pass in: batches, target classes, map sizes; and giving back arrays of the same kind."""
+"""What callers pass in: batches and map sizes; and giving back arrays of the same kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
@@ -17,19 +16,20 @@ from camrt.engine.arrays import host, library
 from camrt.engine.framing import LONGEST_SIDE, Framing
 from camrt.engine.matching import Levels
 from camrt.engine.operations import operations
+from camrt.engine.picture_streams import is_stream
 from camrt.engine.pictures import read_picture
 from camrt.engine.places import Place
 from camrt.engine.preprocessing import NAMES, Preprocessing
 from camrt.engine.ranges import warn_of_range
-from camrt.errors import InputError, TargetError
+from camrt.errors import InputError
 from camrt.export.input_form import INTEGER_RANGES
 from camrt.export.interface import Interface
 
-__all__ = ["Batch", "Pictures", "Size", "chooser", "map_size", "prepare", "target_classes"]
+__all__ = ["Batch", "Pictures", "Size", "map_size", "prepare", "real_numbers"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Size = Literal["image", "map", "original"] | tuple[int, int]  # of maps
-Pictures = Any  # a float array (N, C, H, W), or pictures: paths, Pillow images, uint8 arrays (H, W, 3)
+Pictures = Any  # a float array (N, C, H, W), or pictures: see `camrt.engine.pictures.PictureSource`
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,8 @@ def prepare(
         InputError: Wrong type, shape or size, an empty batch, or values that are not finite.
         PictureError: A picture cannot be read.
     """
-    if isinstance(batch, (str, Path, Image.Image)):
+    refuse_views(batch, "the batch")
+    if isinstance(batch, (str, os.PathLike, Image.Image)) or is_stream(batch):
         batch = [batch]
     if isinstance(batch, Sequence):
         array, views, framings = from_pictures(batch, interface, preprocessing)
@@ -119,8 +120,9 @@ def numbers(batch: Any, place: Place, raw: bool) -> tuple[Array, Callable[[Array
     if not is_numpy_array(batch) and hasattr(batch, "__dlpack__"):
         return exchanged(batch, place, raw)
     if not hasattr(batch, "__array__"):
+        hint = "; make a list of it first" if isinstance(batch, Iterable) else ""
         raise InputError(
-            f"a batch is a float32 array (N, C, H, W) or a list of pictures, not {type(batch).__name__}"
+            f"a batch is a float32 array (N, C, H, W) or a list of pictures, not {type(batch).__name__}{hint}"
         )
     array = np.asarray(batch)
     if array.dtype.kind not in ("fiu" if raw else "f"):
@@ -153,10 +155,57 @@ def on_torch(array: Array) -> Any:
 
 
 def wrong_type(dtype: Any) -> InputError:
+    if getattr(dtype, "kind", "") in "OSU":
+        return InputError(
+            f"a batch array holds float32 model inputs, this one {dtype}; pictures and their paths go in a "
+            "list: list(batch)"
+        )
     return InputError(
         f"a batch array holds float32 model inputs, this one {dtype}; "
         "for raw pixels pass a list of pictures, so that the model's preprocessing is applied"
     )
+
+
+def refuse_views(values: Any, what: str) -> None:
+    """Refuses arrays whose numbers are not what they seem.
+
+    Raises:
+        InputError: A masked array, of which the mask would be lost; or a view of memory, which might be a
+            file's bytes or numbers.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"{what}: a masked array, whose mask no model sees; fill it (array.filled(0))")
+    if isinstance(values, memoryview):
+        raise InputError(
+            f"{what}: a memoryview; say numpy.asarray(view) of numbers, bytes(view) of a picture's file"
+        )
+
+
+def real_numbers(values: Any, what: str, classes: int) -> Array:
+    """An array (..., C) of real numbers, of NumPy or of torch; lists of numbers become one of NumPy.
+
+    Args:
+        values: What a caller passed, or a function of the caller's gave.
+        what: What it is, for messages.
+        classes: C.
+
+    Raises:
+        InputError: It is none.
+    """
+    refuse_views(values, what)
+    if isinstance(values, (list, tuple)):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise InputError(f"{what}: rows of different lengths, or no array: {error}") from error
+    if not (is_numpy_array(values) or hasattr(values, "__dlpack__")) or not hasattr(values, "dtype"):
+        raise InputError(f"{what} must be an array (..., {classes}), not {type(values).__name__}")
+    kinds = ("integral", "real floating")
+    if not library(values).isdtype(values.dtype, kinds):
+        raise InputError(f"{what} must be of real numbers, not of {values.dtype}")
+    if not values.ndim or values.shape[-1] != classes:
+        raise InputError(f"{what} must have shape (..., {classes}), not {tuple(values.shape)}")
+    return values
 
 
 def from_pictures(
@@ -216,78 +265,6 @@ def check_values(array: Array) -> None:
             f"the batch holds NaN or infinity in picture{'s' if len(bad) > 1 else ''} "
             f"{', '.join(map(str, bad[:10]))}{', …' if len(bad) > 10 else ''}"
         )
-
-
-def target_classes(targets: Any, count: int, classes: int) -> tuple[npt.NDArray[np.int64], bool]:
-    """Target classes as (N, T), and whether the caller thinks of them as (N, T) rather than (N,).
-
-    Args:
-        targets: One class, (N,) or (N, T), of any library.
-        count: Pictures.
-        classes: How many classes there are.
-
-    Raises:
-        TargetError: Not whole numbers, of the wrong shape, or out of range.
-    """
-    try:
-        array = host(targets)
-    except ValueError as error:
-        raise TargetError(f"targets have rows of different lengths, or are no array: {error}") from error
-    if array.dtype.kind not in "iu":
-        raise TargetError(f"targets are class indices (whole numbers), these are {array.dtype}")
-    if array.ndim == 0:
-        array = np.full(count, array)
-    if array.ndim not in (1, 2) or len(array) != count or array.size == 0:
-        raise TargetError(
-            f"targets have shape {array.shape}; for a batch of {count} give None, one class, "
-            f"({count},) or ({count}, T)"
-        )
-    if array.min() < 0 or array.max() >= classes:
-        wrong = array[(array < 0) | (array >= classes)].flat[0]
-        raise TargetError(f"class {wrong} is out of range: the model has classes 0 to {classes - 1}")
-    several = array.ndim == 2
-    return np.ascontiguousarray(array if several else array[:, None], dtype=np.int64), several
-
-
-Chooser = Callable[[slice, Array], tuple[Array, bool]]
-
-
-def chooser(targets: Any, count: int, classes: int, place: Place, give: Callable[[Array], Any]) -> Chooser:
-    """What chooses the target classes of some pictures of a batch, given their logits.
-
-    Args:
-        targets: What the caller asked for; see `camrt.Engine.explain`.
-        count: Pictures in the batch.
-        classes: How many classes there are.
-        place: Where the engine computes.
-        give: Makes logits the caller's, for a function that chooses.
-
-    Returns:
-        A function from a slice of the batch and its logits (n, C) to target classes (n, T) where the engine
-        computes, and whether the caller thinks of them as (n, T) rather than (n,).
-
-    Raises:
-        TargetError: Not whole numbers, of the wrong shape, or out of range.
-    """
-
-    def predicted(_: slice, logits: Array) -> tuple[Array, bool]:
-        xp = library(logits)
-        return xp.astype(xp.argmax(logits, axis=1), xp.int64)[:, None], False
-
-    def asked(some: slice, logits: Array) -> tuple[Array, bool]:
-        chosen = targets(give(logits))
-        if chosen is None:
-            return predicted(some, logits)
-        found, several = target_classes(chosen, len(logits), classes)
-        return place.put(found), several
-
-    if targets is None:
-        return predicted
-    if callable(targets):
-        return asked
-    given, several = target_classes(targets, count, classes)
-    held = place.put(given)
-    return lambda some, _: (held[some], several)
 
 
 def map_size(

@@ -15,7 +15,7 @@ from camrt.engine.backends import Backend, Runner, onnx_runtime, runtime_named
 from camrt.engine.batch_axis import settle_batch
 from camrt.engine.bounded import checked_deadline, checked_memory
 from camrt.engine.cuts import picture_adjoints
-from camrt.engine.load_options import labels_of, preprocessing_of, wanted_targets
+from camrt.engine.load_options import checked_pair, labels_of, preprocessing_of, wanted_targets
 from camrt.engine.matching import matched
 from camrt.engine.noise import noise
 from camrt.engine.observing import observer
@@ -59,7 +59,7 @@ def load(
     example: Any = None,
     batch_size: int = 32,
     threads: int | None = None,
-    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = None,
     preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
     output: int | str | None = None,
     activation: Activation | None = None,
@@ -94,7 +94,8 @@ def load(
         example: A batch that a torch model takes, when it cannot be guessed.
         batch_size: Rows run at once, pictures or altered activations: the bound on memory.
         threads: Threads of the runtime and of the native kernels; None lets them choose.
-        labels: Class names, or a text file with one a line; None takes those in the file's metadata.
+        labels: Class names in order, or by their indices ({0: "cat", 1: "dog"}), or a text file with one a
+            line, or a JSON file of either; None takes those in the file's metadata.
         preprocessing: How pictures become the model's input: a `camrt.Preprocessing`, one of its names, or
             its fields; None takes the one in the file's metadata. What the file does by itself is not done
             again; see `camrt.engine.matching`.
@@ -140,7 +141,7 @@ def load(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be a whole number >= 1")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads={threads!r} must be None or a whole number >= 1")
     if activation not in (None, "softmax", "sigmoid", "none"):
         raise InputError(f"activation={activation!r} must be None, 'softmax', 'sigmoid' or 'none'")
@@ -148,6 +149,9 @@ def load(
         raise InputError(f"verify={verify!r} must be True, False or 'thorough'")
     if not isinstance(trusted, bool):
         raise InputError(f"trusted={trusted!r} must be True or False")
+    if not isinstance(device, str):
+        raise InputError(f"device={device!r:.80} must be 'cpu', 'cuda' or 'cuda:N'")
+    checked_pair("grid", grid)
     memory = default_max_memory() if max_memory is None else checked_memory(max_memory)
     checked_deadline("load_deadline", load_deadline)
     checked_deadline("call_deadline", call_deadline)
@@ -184,7 +188,9 @@ def load(
             if compile is not None:
                 raise InputError("compile= is for torch models: a file's runtime compiles it in any case")
             if not isinstance(path, (str, os.PathLike)):
-                raise InputError(f"path={path!r} must be a file, or a torch module")
+                raise InputError(f"path={path!r:.80} must be the path of a file, or a torch module")
+            if not os.fspath(path):
+                raise InputError("path='' must be the path of a file, or a torch module")
             if output is not None and not isinstance(output, str):
                 raise InputError(f"output={output!r} must be the name of an output")
             file = read_model(model_file(path))
@@ -211,7 +217,7 @@ def assembled(
     grid: tuple[int, int] | None = None,
     batch_size: int = 32,
     threads: int | None = None,
-    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = None,
     preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
     output: str | None = None,
     activation: Activation | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ RAMP: NDArray[np.uint8] = _ramp()
 """(256, 3) uint8 RGB, the colour of each level of saliency."""
 
 
+def is_a(value: Any, kind: type) -> bool:
+    """Whether a caller gave a number of some kind, whatever the annotation says."""
+    return isinstance(value, kind)
+
+
 def overlay(
     picture: Image.Image, saliency: NDArray[Any], *, opacity: float = 0.5, region: Region | None = None
 ) -> Image.Image:
@@ -69,8 +75,8 @@ def overlay(
     Raises:
         InputError: A saliency that is not (H, W) in [0, 1], or an opacity outside [0, 1].
     """
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity must be in [0, 1], got {opacity}")
+    if not is_a(opacity, Real) or not 0 <= opacity <= 1:
+        raise InputError(f"opacity must be in [0, 1], got {opacity!r:.80}")
     saliency = np.asarray(saliency, np.float32)
     if saliency.ndim != 2 or 0 in saliency.shape:
         raise InputError(f"expected a saliency (H, W), got {saliency.shape}")
@@ -108,8 +114,9 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
         raise InputError("a contact sheet needs at least one picture")
     if len(captions) != len(images):
         raise InputError(f"expected {len(images)} captions, one a picture, got {len(captions)}")
-    if columns < 1:
-        raise InputError(f"columns must be at least 1, got {columns}")
+    if not is_a(columns, Integral) or columns < 1:
+        raise InputError(f"columns must be a whole number, at least 1, got {columns!r:.80}")
+    columns = int(columns)
     font = ImageFont.load_default(_FONT_SIZE)
     line = math.ceil(font.getbbox("Ag")[3])
     columns = min(columns, len(images))

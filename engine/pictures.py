@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from camrt.engine.callers import warn_caller
 from camrt.engine.depths import depth_of, eight_bits
+from camrt.engine.picture_streams import is_stream, picture_bytes
 from camrt.errors import InputRangeWarning, PictureError
+from camrt.export.file_kinds import absence
 
 __all__ = ["WARNINGS_LOCK", "PictureSource", "find_pictures", "formats", "is_picture_name", "read_picture"]
 
-PictureSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+PictureSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | bytes | bytearray | IO[bytes]
 """What `read_picture` accepts."""
 
 # Pillow lists these, but cannot decode them by itself: stubs for other libraries' formats, Windows
@@ -59,7 +61,8 @@ def read_picture(source: PictureSource) -> Image.Image:
     an error here; a range that had to be guessed is an `InputRangeWarning`.
 
     Args:
-        source: A file, a Pillow picture (left as it is, not closed), or a uint8 array (H, W, 3) or (H, W).
+        source: A file, a Pillow picture (left as it is, not closed), a uint8 array (H, W, 3) or (H, W), or a
+            picture file's bytes, or an open file of them, which is read from its beginning and left open.
 
     Returns:
         A new RGB picture that holds no file open.
@@ -68,21 +71,24 @@ def read_picture(source: PictureSource) -> Image.Image:
         PictureError: Missing, a folder, not a picture, truncated, too many pixels, bands that are no colours,
             or pixels that have no RGB form; the message names the file and the reason.
     """
+    if isinstance(source, np.ma.MaskedArray):
+        raise PictureError("a picture is a masked array, whose mask no model sees: fill it (array.filled(0))")
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _decode(source, str(getattr(source, "filename", "") or "the picture"))
+    if is_stream(source):
+        name = str(getattr(source, "name", "") or "the picture")
+        return _decode(picture_bytes(source, name), name)
     if not isinstance(source, str | os.PathLike):
-        raise PictureError(
-            f"expected a file, a Pillow picture or a uint8 array as picture, got {type(source).__name__}"
-        )
+        raise PictureError(wrong_kind(source))
     path = Path(source)
     name = str(path)
     try:
         if path.is_dir():
             raise PictureError(f"{name}: is a folder, not a picture")
         if not path.exists():
-            raise PictureError(f"{name}: no such file")
+            raise PictureError(f"{source}: {absence(source)}")
         if not path.is_file():
             raise PictureError(f"{name}: is not a regular file")
         with path.open("rb") as file:
@@ -91,10 +97,21 @@ def read_picture(source: PictureSource) -> Image.Image:
         raise PictureError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
+def wrong_kind(source: Any) -> str:
+    """What to say of something that is no picture."""
+    expected = "expected a file, its bytes, a Pillow picture or a uint8 array as picture, got "
+    if isinstance(source, memoryview):
+        return f"{expected}a memoryview: say bytes(view) of a file's bytes, numpy.asarray(view) of pixels"
+    if isinstance(source, (list, tuple)):
+        return f"{expected}a {type(source).__name__}: numbers for the model go in one array (N, C, H, W)"
+    return expected + type(source).__name__
+
+
 def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise PictureError(
-            f"a picture given as an array must be uint8 (H, W, 3) or (H, W), got {array.dtype} {array.shape}"
+            f"a picture given as an array must be uint8 (H, W, 3) or (H, W), got {array.dtype} "
+            f"{array.shape}; numbers for the model go in one array (N, C, H, W), not in a list"
         )
     if 0 in array.shape:
         raise PictureError(f"a picture given as an array has no pixels: {array.shape}")
@@ -182,7 +199,9 @@ def find_pictures(
         path = Path(given)
         try:
             if not path.exists():
-                raise PictureError(f"{path}: no such file or folder")
+                raise PictureError(
+                    f"{path}: {absence(given).replace('no such file', 'no such file or folder')}"
+                )
             if not path.is_dir():
                 yield path
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +22,7 @@ from camrt.engine.framing import Framing
 from camrt.engine.fusing import Fusion, saliency_maps
 from camrt.engine.heads import Head
 from camrt.engine.heads.comparison import Comparison
-from camrt.engine.inputs import Batch, Pictures, Size, chooser, map_size, prepare
+from camrt.engine.inputs import Batch, Pictures, Size, map_size, prepare, real_numbers
 from camrt.engine.matching import levels_of
 from camrt.engine.methods import ChannelMethod, MapShape, Method, build
 from camrt.engine.operations import operations
@@ -31,6 +31,7 @@ from camrt.engine.places import HOST, Place
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.questions import NO_PROBABILITIES, Questions, lost, spoiled
 from camrt.engine.scores import probabilities
+from camrt.engine.targets import Chooser, chooser
 from camrt.errors import DegenerateMapWarning, InputError, MethodError, TargetError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.budget import allowed_memory
@@ -174,8 +175,9 @@ class Engine:
 
         Args:
             batch: float32 (N, C, H, W) as the model takes it, of NumPy, torch or any library that speaks
-                DLPack; or a list of pictures (paths, Pillow images, uint8 arrays (H, W, 3)) when the
-                preprocessing is known. Whole numbers are taken where the file is made for pixels as they are.
+                DLPack; or a list of pictures (paths, Pillow images, uint8 arrays (H, W, 3), the bytes of
+                files, open files), or a single one, when the preprocessing is known. Whole numbers are taken
+                where the file is made for pixels as they are.
 
         Returns:
             (N, classes) float32; of a CALM model log p(y|x). `engine.probabilities` turns them into
@@ -197,6 +199,11 @@ class Engine:
             )
         )
 
+    def _chooser(self, given: Batch, targets: Any, top_k: int | None) -> Chooser:
+        """What chooses the classes to explain."""
+        count, place = len(given.pictures), self.place
+        return chooser(targets, count, self.num_classes, place, given.give, self.labels, top_k)
+
     def _prepared(self, batch: Pictures) -> Batch:
         """A batch as the model takes it, where the engine computes."""
         return prepare(batch, self.interface, self.preprocessing, self.place, self._levels)
@@ -206,10 +213,11 @@ class Engine:
         """Probabilities of logits (..., classes) after this model's softmax or sigmoid.
 
         Raises:
-            InputError: The model gives plain numbers, which have none.
+            InputError: The model gives plain numbers, which have none; or these are no logits of it.
         """
         if self.interface.activation == "none":
             raise InputError(NO_PROBABILITIES)
+        logits = real_numbers(logits, "the logits", self.num_classes)
         return probabilities(logits, self.interface.inverse_link)
 
     @bounded("explaining")
@@ -220,6 +228,7 @@ class Engine:
         method: str | Method = "pixab",
         *,
         targets: Any = None,
+        top_k: int | None = None,
         size: Size = "image",
         fuse: Fusion = "mean",
         **options: Any,
@@ -228,14 +237,17 @@ class Engine:
 
         Args:
             batch: float32 (N, C, H, W) as the model takes it, of NumPy, torch or any library that speaks
-                DLPack; or a list of pictures (paths, Pillow images, uint8 arrays (H, W, 3)) when the
-                preprocessing is known. What lies on a GPU is not looked at: a picture there with NaN or
-                infinity in it gets a map of zeros, and the flag that says so.
+                DLPack; or a list of pictures (paths, Pillow images, uint8 arrays (H, W, 3), the bytes of
+                files, open files), or a single one, when the preprocessing is known. What lies on a GPU is
+                not looked at: a picture there with NaN or infinity in it gets a map of zeros, and the flag
+                that says so.
             method: A method's name (`camrt.methods()` lists them; case, hyphens and a closing "cam" do not
                 matter), or a method object.
             targets: Classes to explain: None for the predicted one, one class for all pictures, (N,), or
-                (N, T) for several each; any number costs the passes of one. Or a function that is given the
-                logits (n, classes) of some pictures at a time and answers (n,) or (n, T).
+                (N, T) for several each; any number costs the passes of one. Classes are indices or, where
+                `labels` are known, names in any capitals. Or a function that is given the logits (n, classes)
+                of some pictures at a time and answers (n,) or (n, T).
+            top_k: Explain so many of the most probable classes of each picture instead, (N, top_k).
             size: "image" for maps as large as the model's input, "map" for the activation's own grid (the
                 finest of several), "original" for maps as large as the pictures, zero where the preprocessing
                 cut them off (pictures of one size; see also `Explanation.on_original`), or (H, W) for the
@@ -257,7 +269,7 @@ class Engine:
             DeadlineError: The call took longer than `call_deadline`.
             MemoryLimitError: It needs more than `max_memory` at once.
         """
-        return self._explain(batch, (build(method, options),), targets, size, fuse)[0]
+        return self._explain(batch, (build(method, options),), targets, top_k, size, fuse)[0]
 
     @bounded("explaining")
     @ignore_float_errors
@@ -267,6 +279,7 @@ class Engine:
         methods: Sequence[str | Method],
         *,
         targets: Any = None,
+        top_k: int | None = None,
         size: Size = "image",
         fuse: Fusion = "mean",
     ) -> tuple[Explanation, ...]:
@@ -277,9 +290,12 @@ class Engine:
         Returns:
             One explanation a method, in their order. The shared pass is counted in the first.
         """
-        if isinstance(methods, str | Method) or not methods:
+        if isinstance(methods, str | Method | Mapping) or not isinstance(methods, Iterable):
             raise InputError(f"methods={methods!r} must be a list of one or more methods")
-        return self._explain(batch, tuple(build(method, {}) for method in methods), targets, size, fuse)
+        chosen = tuple(build(method, {}) for method in methods)
+        if not chosen:
+            raise InputError("methods= must be a list of one or more methods: it is empty")
+        return self._explain(batch, chosen, targets, top_k, size, fuse)
 
     @bounded("computing gradients")
     @ignore_float_errors
@@ -289,7 +305,7 @@ class Engine:
         """The gradient of a weighting of the logits with respect to the model's input.
 
         Args:
-            batch: float32 (N, C, H, W) as the model takes it.
+            batch: What `predict` takes.
             weighting: w, float (N, classes); or a function from logits (n, classes) to it, for which each
                 picture is run once more.
 
@@ -301,19 +317,16 @@ class Engine:
             AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
             InputError: A batch this model cannot take, or a weighting of another shape.
         """
-        given = prepare(batch, self.interface, None, self.place, self._levels)
+        given = self._prepared(batch)
+        if not callable(weighting):
+            weighting = self._weighting(weighting, len(given.pictures))
         logits, gradients = [], []
         for start in range(0, len(given.pictures), self.batch_size):
             block = given.pictures[start : start + self.batch_size]
             if callable(weighting):
-                wanted = weighting(given.give(self._model(block, [LOGITS])[0]))
+                wanted = self._weighting(weighting(given.give(self._model(block, [LOGITS])[0])), len(block))
             else:
                 wanted = weighting[start : start + self.batch_size]
-            if tuple(wanted.shape) != (len(block), self.num_classes):
-                raise InputError(
-                    f"a weighting of the logits has shape ({len(block)}, {self.num_classes}) for as many "
-                    f"pictures, not {tuple(wanted.shape)}"
-                )
             found, gradient = self._adjoints["plain"](
                 block, [LOGITS, GRADIENT], {WEIGHTING: single(self.place.put(wanted))}
             )
@@ -321,10 +334,26 @@ class Engine:
             gradients.append(spoiled(gradient, lost(found)))
         return given.give(joined(logits)), given.give(joined(gradients))
 
+    def _weighting(self, given: Any, count: int) -> Array:
+        """A weighting of the logits, one row a picture."""
+        found = real_numbers(given, "the weighting", self.num_classes)
+        if tuple(found.shape) != (count, self.num_classes):
+            raise InputError(
+                f"a weighting of the logits has shape ({count}, {self.num_classes}) for as many "
+                f"pictures, not {tuple(found.shape)}"
+            )
+        return found
+
     @bounded("computing weights")
     @ignore_float_errors
     def channel_weights(
-        self, batch: Pictures, method: str | Method = "gradcam", *, targets: Any = None, **options: Any
+        self,
+        batch: Pictures,
+        method: str | Method = "gradcam",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        **options: Any,
     ) -> tuple[Array, Array]:
         """The weights that a method gives the activation's channels.
 
@@ -345,7 +374,7 @@ class Engine:
                 "the model is cut at several targets: load it with the one whose channels are meant"
             )
         given = self._prepared(batch)
-        choose = chooser(targets, len(given.pictures), self.num_classes, self.place, given.give)
+        choose = self._chooser(given, targets, top_k)
         kept = []
         for start in range(0, len(given.pictures), self.batch_size):
             block = given.pictures[start : start + self.batch_size]
@@ -376,6 +405,7 @@ class Engine:
         batch: Pictures,
         methods: tuple[Method, ...],
         targets: Any,
+        top_k: int | None,
         size: Size,
         fuse: Fusion,
     ) -> tuple[Explanation, ...]:
@@ -385,7 +415,7 @@ class Engine:
         map_size(size, (1, 1), (1, 1), given.framings)  # refuses nonsense before anything is run
         if fuse not in get_args(Fusion):
             raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
-        choose = chooser(targets, len(pictures), self.num_classes, self.place, given.give)
+        choose = self._chooser(given, targets, top_k)
         seconds = [time.perf_counter() - started, *(0.0 for _ in methods[1:])]
 
         def explained(start: int, end: int) -> _Block:

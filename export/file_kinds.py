@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["describe_kind"]
+import os
+import re
+
+__all__ = ["absence", "describe_kind"]
 
 _TO_ONNX = "export it to ONNX first"
 _TORCH = "with torch.onnx.export, from the code that built the model: camrt never unpickles"
@@ -56,3 +59,20 @@ def describe_kind(head: bytes) -> tuple[str, str] | None:
     ):
         return "text", "give the binary .onnx file"
     return None
+
+
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/|data:")
+
+
+def absence(path: str | os.PathLike[str]) -> str:
+    """What to say of a file that is not there: of an address, that nothing is downloaded.
+
+    Args:
+        path: What was taken for the path of a file.
+    """
+    found = _ADDRESS.match(os.fspath(path))
+    if found is None:
+        return "no such file"
+    if found["scheme"] == "file":
+        return "is an address: give the path that follows file://"
+    return "is an address, and camrt downloads nothing: fetch the file, and give its path"

@@ -75,7 +75,7 @@ def to_onnx(
     example: Any,
     path: str | os.PathLike[str],
     *,
-    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = None,
     preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
     output: str | None = None,
     opset: int | None = None,
@@ -97,7 +97,7 @@ def to_onnx(
         module: The classifier.
         example: A batch (N, C, H, W) as the module takes it, an array or a tensor.
         path: Where the file goes.
-        labels: Class names, or a text file with one a line.
+        labels: Class names, as `camrt.load` takes them.
         preprocessing: How pictures become the module's input: a `camrt.Preprocessing`, a name, or its fields.
         output: Which output holds the class scores, when several could.
         opset: ONNX operator set; None leaves it to torch.

@@ -33,7 +33,7 @@ from camrt.export.consistency import (
 )
 from camrt.export.expanding import expand_operators
 from camrt.export.external_data import check_locations, read_external_data
-from camrt.export.file_kinds import describe_kind
+from camrt.export.file_kinds import absence, describe_kind
 from camrt.export.float_types import cast_floats, wants_float32
 from camrt.export.limits import ReadingLimits, human_bytes
 from camrt.export.local_functions import inline_functions
@@ -115,7 +115,7 @@ def _file_bytes(path: Path, limits: ReadingLimits) -> tuple[Path, bytes]:
             file.seek(0)
             data = file.read(size)
     except FileNotFoundError:
-        raise ModelFileError("no such file") from None
+        raise ModelFileError(absence(path)) from None
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name, no permission
         if isinstance(error, CamrtError):
             raise

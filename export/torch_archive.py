@@ -24,6 +24,7 @@ from typing import Any
 
 from camrt.errors import CamrtError, ModelFileError, UnsafeModelError
 from camrt.export.budget import check_deadline, reserve
+from camrt.export.file_kinds import absence
 from camrt.export.limits import human_bytes, human_count, quoted
 
 __all__ = ["SUFFIX", "TorchArchive", "open_archive"]
@@ -91,6 +92,8 @@ def open_archive(path: str | os.PathLike[str], *, trusted: bool) -> TorchArchive
                 runs = _what_runs(place, archive, members)
     except CamrtError:
         raise
+    except FileNotFoundError:
+        raise ModelFileError(f"{str(place)!r} cannot be read: {absence(path)}") from None
     except OSError as error:
         raise ModelFileError(f"{str(place)!r} cannot be read: {error.strerror or error}") from error
     except _DAMAGE as error:

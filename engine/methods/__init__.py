@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -104,7 +105,21 @@ def build(method: str | Method, options: dict[str, Any]) -> Method:
     unknown = sorted(set(options) - known)
     if unknown:
         raise MethodError(
-            f"{found.name} has no option {', '.join(map(repr, unknown))}; its options are "
-            f"{', '.join(sorted(known))}"
+            f"{found.name} has no option {', '.join(map(repr, unknown))}{meant(unknown, known)}; its options "
+            f"are {', '.join(sorted(known))}"
         )
     return found(**options)
+
+
+ARGUMENTS = ("targets", "top_k", "size", "fuse")
+"""Of `Engine.explain`, which are no options of a method."""
+
+
+def meant(unknown: Sequence[str], known: Iterable[str]) -> str:
+    """What options that there are not may have been meant to be."""
+    close = [match for name in unknown for match in difflib.get_close_matches(name, [*known, *ARGUMENTS], 1)]
+    if close:
+        return f"; did you mean {' and '.join(f'{name}=' for name in dict.fromkeys(close))}?"
+    if any("layer" in name for name in unknown):
+        return "; where to explain is camrt.load's target="
+    return ""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from operator import index
 from typing import Any
 
 import torch
 
 from camrt.engine.cuts import Cut, vectors_at_once
-from camrt.engine.load_options import labels_of, wanted_targets
+from camrt.engine.load_options import checked_pair, labels_of, wanted_targets
 from camrt.engine.matching import matched
 from camrt.engine.places import OnDevice
 from camrt.engine.plans.building import checked_precision
@@ -57,7 +56,7 @@ def load_module(
     target: str | Sequence[str] | None = None,
     batch_size: int = 32,
     threads: int | None = None,
-    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = None,
     preprocessing: Preprocessing | str | Mapping[str, Any] | None = None,
     output: int | str | None = None,
     activation: Activation | None = None,
@@ -263,16 +262,3 @@ def head_of(
         vectors = vectors_at_once(batch_size, channels * size[0] * size[1], flattened.layer.out_features)
         return FlattenedHead(cut, flattened, batch_size, vectors, threads)
     return HookedHead(cut, batch_size, threads)
-
-
-def checked_pair(name: str, value: Any) -> tuple[int, int] | None:
-    """Two whole numbers above zero, or None."""
-    if value is None:
-        return None
-    try:
-        first, second = (index(side) for side in value)
-    except (TypeError, ValueError):
-        first = second = 0
-    if min(first, second) < 1:
-        raise InputError(f"{name}={value!r} must be two whole numbers above zero, height and width")
-    return first, second

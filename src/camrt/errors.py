@@ -21,6 +21,7 @@ __all__ = [
     "MemoryLimitError",
     "MethodError",
     "ModelFileError",
+    "NoSuchPictureError",
     "PictureError",
     "ReferenceKernelWarning",
     "SmallerBatchWarning",
@@ -62,6 +63,10 @@ class AdjointError(CamrtError, ValueError):
 
 class InputError(CamrtError, ValueError):
     """A batch of the wrong shape, size or type, or with values that are not finite."""
+
+
+class NoSuchPictureError(InputError, IndexError):
+    """A picture, or a target of a picture, that an explanation does not have."""
 
 
 class TargetError(CamrtError, ValueError):

@@ -396,7 +396,7 @@ def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: 
         ),
         (["m.onnx", "cat.png", "-O", "a=1", "-O", "a=2"], "--option a: given twice"),
         (["m.onnx", "cat.png", "-O", "wrong=1"], "pixab: no option 'wrong'"),
-        (["m.onnx", "cat.png", "--labels", "gone"], "--labels gone: cannot be read: No such file"),
+        (["m.onnx", "cat.png", "--labels", "gone"], "--labels gone: cannot be read: no such file"),
         (["m.onnx", "cat.png", "--labels", "cat.png"], "--labels cat.png: not a text file"),
         (["m.onnx", "cat.png", "--labels", "bad.json"], "--labels bad.json: not valid JSON"),
         (

@@ -63,11 +63,11 @@ def test_labels() -> None:
 
 
 def test_no_such_picture_or_target() -> None:
-    with pytest.raises(IndexError, match="index 2 is out of bounds"):
+    with pytest.raises(IndexError, match="there is no picture 2: the explanation has 2"):
         explanation((2, 3)).label(2)
-    with pytest.raises(IndexError, match="index 3 is out of bounds"):
+    with pytest.raises(IndexError, match="there is no target of a picture 3: the explanation has 3"):
         explanation((2, 3)).overlay(0, 3)
-    with pytest.raises(IndexError, match="target 1 of an explanation with one target a picture"):
+    with pytest.raises(IndexError, match="there is no target of a picture 1: the explanation has 1"):
         explanation((2,)).overlay(0, 1)
 
 

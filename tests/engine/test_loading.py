@@ -118,7 +118,7 @@ def test_graphs_behind_the_cut_are_made_ready_when_first_needed(tmp_path):
         ({"threads": 1.5}, "threads=1.5"),
         ({"activation": "relu"}, "activation='relu' must be None, 'softmax', 'sigmoid' or 'none'"),
         ({"labels": ["a", "b"]}, "2 labels were given for a model with 5 classes"),
-        ({"labels": "no-such-file.txt"}, "labels file 'no-such-file.txt' cannot be read"),
+        ({"labels": "no-such-file.txt"}, "labels='no-such-file.txt': cannot be read: no such file"),
     ],
     ids=lambda value: next(iter(value.items())).__repr__() if isinstance(value, dict) else "",
 )
@@ -163,7 +163,7 @@ def test_labels_without_any(tmp_path):
 
 @pytest.mark.parametrize("text", ["not json", '{"a": 1}'], ids=["not-json", "not-a-list"])
 def test_labels_in_the_model_that_are_none(text, tmp_path):
-    with pytest.raises(InputError, match=r"metadata entry camrt\.labels is not"):
+    with pytest.raises(InputError, match=r"metadata entry camrt\.labels: (not valid|expected a) JSON"):
         camrt.load(saved(tmp_path, **{"camrt.labels": text}))
 
 

@@ -59,7 +59,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown": (
         "pixab",
         {"box": 2},
-        "pixab has no option 'box'; its options are assignment, boxes, denominators, normalisation, "
+        r"pixab has no option 'box'; did you mean boxes=\?; its options are assignment, boxes, denominators, "
+        "normalisation, "
         "perspectives, postprocess, score$",
     ),
     "several-unknown": ("cam", {"z": 1, "a": 2}, "cam has no option 'a', 'z'; its options are"),

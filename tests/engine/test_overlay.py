@@ -118,7 +118,7 @@ def test_sheet_of_different_sizes() -> None:
     [
         (0, 0, 1, "at least one picture"),
         (2, 1, 1, "expected 2 captions, one a picture, got 1"),
-        (1, 1, 0, "columns must be at least 1, got 0"),
+        (1, 1, 0, "columns must be a whole number, at least 1, got 0"),
     ],
 )
 def test_sheet_errors(images: int, captions: int, columns: int, message: str) -> None:

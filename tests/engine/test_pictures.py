@@ -211,7 +211,8 @@ def test_not_pictures(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="cannot be read: "):
         read_picture("x" * 5000)
     with pytest.raises(
-        PictureError, match="expected a file, a Pillow picture or a uint8 array as picture, got int"
+        PictureError,
+        match="its bytes, a Pillow picture or a uint8 array as picture, got int",
     ):
         read_picture(3)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(PictureError, match="has no pixels"):
