@@ -6,14 +6,15 @@ Constants are copied there once.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace, device, is_numpy_array
+
+from camrt.export.budget import reserve_array
+from camrt.kernels.caches import ByteCache
 
 __all__ = [
     "at_least",
@@ -26,14 +27,14 @@ __all__ = [
     "like",
     "numbered",
     "quietly_divided",
+    "repeated",
+    "room_for",
     "sent",
     "single",
     "zeros",
 ]
 
-MOST_CONSTANTS = 256
-_CONSTANTS: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-_CONSTANTS_LOCK = Lock()
+_CONSTANTS: ByteCache[Any] = ByteCache()
 
 
 def library(*arrays: Any) -> Any:
@@ -54,16 +55,7 @@ def like(values: npt.NDArray[Any], array: Any) -> Any:
         return values
     place = device(array)
     key = (values.tobytes(), values.shape, values.dtype.str, str(place))
-    with _CONSTANTS_LOCK:
-        if key in _CONSTANTS:
-            _CONSTANTS.move_to_end(key)
-            return _CONSTANTS[key]
-    made = library(array).asarray(values.copy(), device=place)
-    with _CONSTANTS_LOCK:
-        _CONSTANTS[key] = made
-        while len(_CONSTANTS) > MOST_CONSTANTS:
-            _CONSTANTS.popitem(last=False)
-    return made
+    return _CONSTANTS.get(key, lambda: library(array).asarray(values.copy(), device=place))
 
 
 def numbered(count: int, array: Any) -> Any:
@@ -74,6 +66,7 @@ def numbered(count: int, array: Any) -> Any:
 
 def every_pair(rows: int, columns: int, array: Any) -> tuple[Any, Any]:
     """Row and column indices of all entries of a table, row by row, where an array lies."""
+    room_for((3, rows, columns), array, "pairs of a picture and what is altered in it")
     every = numbered(rows * columns, array)
     return every // columns, every % columns
 
@@ -93,9 +86,40 @@ def joined(parts: Sequence[Any]) -> Any:
 
 
 def zeros(shape: tuple[int, ...], array: Any, kind: str = "float32") -> Any:
-    """Zeros of the array's library, where it lies."""
+    """Zeros of the array's library, where it lies.
+
+    Raises:
+        MemoryLimitError: They would lie in the host's memory, and the call at hand may not take so much.
+    """
+    room_for(shape, array, "numbers", itemsize=8 if kind.endswith("64") else 4)
     xp = library(array)
     return xp.zeros(shape, dtype=getattr(xp, kind), device=device(array))
+
+
+def repeated(array: Any, count: int, axis: int) -> Any:
+    """An array of which each slice along an axis follows itself so many times.
+
+    Raises:
+        MemoryLimitError: See `zeros`.
+    """
+    room_for((count, *array.shape), array, "numbers", itemsize=array.dtype.itemsize)
+    return library(array).repeat(array, count, axis=axis)
+
+
+def room_for(shape: Sequence[int], array: Any, what: str, *, itemsize: int = 8) -> None:
+    """Asks for memory where an array lies, if that is the host's; a device's is found by running.
+
+    Args:
+        shape: Of what will be made there.
+        array: The array.
+        what: What it is, for the message.
+        itemsize: Bytes of an element.
+
+    Raises:
+        MemoryLimitError: More than the call at hand may take.
+    """
+    if is_numpy_array(array) or device(array).type == "cpu":
+        reserve_array(shape, what, itemsize=itemsize)
 
 
 def single(values: Any) -> Any:

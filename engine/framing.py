@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from camrt.engine.arrays import library, like
+from camrt.engine.arrays import library, like, room_for
 from camrt.engine.operations import operations
 from camrt.export.regions import Region
 from camrt.kernels.resampling import axis_table
@@ -77,6 +77,9 @@ def laid(
         count = framing.size[axis]
         lower, upper, t = axis_table(maps.shape[axis], count, align_corners, begin, end)
         shape = (-1, 1) if axis == -2 else (-1,)
+        made = list(maps.shape)
+        made[axis] = 4 * count
+        room_for(made, maps, "maps", itemsize=4)
         first = xp.take(maps, like(lower, maps), axis=axis)
         second = xp.take(maps, like(upper, maps), axis=axis)
         maps = first + like(t.astype(np.float32).reshape(shape), maps) * (second - first)

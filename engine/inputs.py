@@ -22,6 +22,7 @@ from camrt.engine.places import Place
 from camrt.engine.preprocessing import NAMES, Preprocessing
 from camrt.engine.ranges import warn_of_range
 from camrt.errors import InputError
+from camrt.export.budget import reserve_array
 from camrt.export.input_form import INTEGER_RANGES
 from camrt.export.interface import Interface
 
@@ -220,6 +221,7 @@ def from_pictures(
             f"preprocessing= to camrt.load ({', '.join(map(repr, NAMES))} or a "
             "camrt.Preprocessing), or pass a float32 array (N, C, H, W)"
         )
+    reserve_array((2, len(batch), preprocessing.channels, *preprocessing.size), "the batch of pictures")
     views, framings = [], []
     for source in batch:
         picture = read_picture(source)

@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from camrt.engine.arrays import constant_over_cells, joined, library, numbered, quietly_divided, zeros
+from camrt.engine.arrays import (
+    constant_over_cells,
+    joined,
+    library,
+    numbered,
+    quietly_divided,
+    repeated,
+    zeros,
+)
 from camrt.engine.backends import Runner
 from camrt.engine.framing import Framing, laid
 from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
@@ -236,7 +244,7 @@ class Questions:
         self.passes.full += 1
         xp, count = library(self.pictures), len(self.pictures)
         logits = self.model(xp.zeros_like(self.pictures[:1]), [self.logits_output])[0]
-        return self._reader(kind).read(xp.repeat(logits, count, axis=0), numbered(count, logits))
+        return self._reader(kind).read(repeated(logits, count, axis=0), numbered(count, logits))
 
     def log_joint(self) -> Array:
         """(N, C, h, w): log p(y,z|x) of a CALM model.

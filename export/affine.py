@@ -6,6 +6,7 @@ function of x, feature by feature (vectors) or cell by cell (maps). The products
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
+from camrt.export.allocating import broadcast, diagonal, ones, product, units, zeros
 from camrt.export.graph import Graph, attribute
 from camrt.export.operators import RESHAPING, preserves_values
 
@@ -94,7 +96,7 @@ class AffineForms:
         features = form.features(self.inputs)
         if self.cells:
             return len(shape) == 4 and shape[1] == features
-        return int(np.prod(shape[1:])) == features and sum(size != 1 for size in shape[1:]) <= 1
+        return math.prod(shape[1:]) == features and sum(size != 1 for size in shape[1:]) <= 1
 
     def _step(self, node: NodeProto) -> Affine | None:
         operator = node.op_type
@@ -104,7 +106,7 @@ class AffineForms:
         if not self.cells and operator in RESHAPING:
             return form
         if operator == "Neg" and form is not None:
-            return self._scaled(form, -np.ones(form.features(self.inputs)))
+            return self._scaled(form, -ones(form.features(self.inputs), "signs of a head's features"))
         if operator in ("Add", "Sub", "Mul", "Div", "Sum") and len(node.input) == 2:
             return self._binary(node)
         if form is None or not all(self.graph.is_constant(name) for name in node.input[1:] if name):
@@ -138,7 +140,9 @@ class AffineForms:
         if bias is not None:
             if bias.ndim > 1 and bias.shape[0] != 1:
                 return None
-            bias = beta * np.broadcast_to(bias.astype(np.float64).reshape(-1), (weight.shape[0],))
+            bias = beta * broadcast(
+                bias.astype(np.float64).reshape(-1), (weight.shape[0],), "bias of a head's layer"
+            )
         return self._composed(form, weight, bias)
 
     def _convolution(self, node: NodeProto, form: Affine) -> Affine | None:
@@ -207,7 +211,9 @@ class AffineForms:
             return None
         target = (1, shape[1], 1, 1) if self.cells else (1, *shape[1:])
         try:
-            vector = np.broadcast_to(constant.astype(np.float64), target).reshape(-1)
+            vector = broadcast(constant.astype(np.float64), target, "numbers of a head's features").reshape(
+                -1
+            )
         except ValueError:
             return None
         return vector if vector.shape == (features,) else None
@@ -218,14 +224,14 @@ class AffineForms:
             passed_on = weight.astype(np.float64) @ form.bias
             total = passed_on if total is None else total + passed_on
         if form.weight is not None:
-            weight = weight.astype(np.float64) @ form.weight.astype(np.float64)
+            weight = product(weight, form.weight, "layers of a head as one")
         return Affine(weight, total, form.padded)
 
     def _scaled(self, form: Affine, factor: Array) -> Affine | None:
         if form.weight is None:
             if self.inputs > LARGEST_DIAGONAL:
                 return None
-            weight = np.diag(factor)
+            weight = diagonal(factor, "factors of a head's features")
         else:
             weight = factor[:, None] * form.weight.astype(np.float64)
         return Affine(weight, None if form.bias is None else factor * form.bias, form.padded)
@@ -237,8 +243,13 @@ class AffineForms:
         if self.inputs > LARGEST_DIAGONAL and (left.weight is None or right.weight is None):
             return None
         size = left.features(self.inputs)
-        weights = [np.eye(size) if form.weight is None else form.weight for form in (left, right)]
-        biases = [np.zeros(size) if form.bias is None else form.bias for form in (left, right)]
+        weights = [
+            units(size, "weight of a head's sum") if form.weight is None else form.weight
+            for form in (left, right)
+        ]
+        biases = [
+            zeros(size, "bias of a head's sum") if form.bias is None else form.bias for form in (left, right)
+        ]
         weight = weights[0].astype(np.float64) + sign * weights[1].astype(np.float64)
         return Affine(weight, biases[0] + sign * biases[1], left.padded)
 
@@ -248,7 +259,7 @@ def expand_groups(weight: Array, groups: int) -> Array:
     if groups == 1:
         return weight
     outputs, width = weight.shape
-    dense = np.zeros((outputs, width * groups), dtype=weight.dtype)
+    whole = zeros((outputs, width * groups), "grouped convolution", weight.dtype)
     for group, rows in enumerate(np.split(np.arange(outputs), groups)):
-        dense[rows, group * width : (group + 1) * width] = weight[rows]
-    return dense
+        whole[rows, group * width : (group + 1) * width] = weight[rows]
+    return whole

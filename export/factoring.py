@@ -21,6 +21,8 @@ import onnx
 from onnx import NodeProto
 
 from camrt.export.affine import Affine, AffineForms, bias_is_known
+from camrt.export.allocating import product, units, zeros
+from camrt.export.budget import reserve_array
 from camrt.export.cellwise import cellwise_region
 from camrt.export.cutting import ACTIVATION, CELLS, clean_cuts, crossing, head_model
 from camrt.export.graph import Graph, attribute
@@ -225,11 +227,12 @@ def in_map_order(
     """The layer's weight with its columns in the map's own order, and its bias."""
     order = reduction.order
     features = form.features(len(order))
-    bias = np.zeros(features) if form.bias is None else form.bias
+    bias = zeros(features, "bias of a head's layer") if form.bias is None else form.bias
     weight = form.weight
     straight = bool((order == np.arange(len(order))).all())
     if not straight:
-        weight = np.eye(features) if weight is None else weight
+        weight = units(features, "weight of a head's layer") if weight is None else weight
+        reserve_array((features, len(order)), "weight of a head's layer", itemsize=weight.itemsize)
         weight = weight[:, np.argsort(order)]
     if weight is not None and reduction.kind == "flatten":
         weight = weight.reshape(features, *shape_of(graph, map_name)[1:])
@@ -242,7 +245,7 @@ def fold(weight: Array | None, phi: Affine) -> tuple[Array | None, Array | None]
     shift = phi.bias if wide is None or phi.bias is None else wide @ phi.bias
     if phi.weight is not None:
         mixed = phi.weight.astype(np.float64)
-        weight = mixed if wide is None else wide @ mixed
+        weight = mixed if wide is None else product(wide, mixed, "layers of a head as one")
     return weight, shift
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto
 
+from camrt.export.allocating import broadcast, numbered, ones, zeros
 from camrt.export.graph import Graph, attribute
 from camrt.export.input_form import is_rounding
 from camrt.export.regions import Region
@@ -34,6 +35,7 @@ __all__ = ["Front", "read_front"]
 
 Array = npt.NDArray[Any]
 # Where x·a + b may be zero, and what 1/|a| may be.
+COLOURS = "colour channels"
 OF_PIXELS = ((-10.0, 265.0), (10.0, 600.0))
 OF_MEANS_ALONE = ((20.0, 235.0), (0.5, 10.0))
 OF_SIXTEEN_BITS = ((-2000.0, 67000.0), (20000.0, 140000.0))
@@ -116,7 +118,12 @@ def read_front(graph: Graph, element: int = TensorProto.FLOAT) -> Front:
     """
     channels = graph.input_shape[1]
     at = Followed(
-        graph.input_name, [0, 1, 2, 3], np.arange(channels), np.ones(channels), np.zeros(channels), []
+        graph.input_name,
+        [0, 1, 2, 3],
+        numbered(channels, COLOURS),
+        ones(channels, COLOURS),
+        zeros(channels, COLOURS),
+        [],
     )
     with np.errstate(all="ignore"):  # constants may be anything; what is not finite is left out below
         while (node := only_reader(graph, at.name)) is not None and follow(graph, node, at):
@@ -196,7 +203,7 @@ def reordered(graph: Graph, node: NodeProto, at: Followed) -> npt.NDArray[np.int
 def affine(graph: Graph, node: NodeProto, at: Followed) -> tuple[Array, Array] | None:
     """Finds a and b, one a channel, of a node y = x·a + b; None where it is none."""
     count = len(at.order)
-    one, none = np.ones(count), np.zeros(count)
+    one, none = ones(count, COLOURS), zeros(count, COLOURS)
     if node.op_type in ("Add", "Sub", "Mul", "Div"):
         other = next((name for name in node.input if name != at.name), at.name)
         values = per_channel(graph.constant(other), at)
@@ -240,7 +247,7 @@ def of_convolution(node: NodeProto, known: Sequence[Array], count: int) -> tuple
     ):
         return None
     slope = matrix[:, 0] if group == count else np.diag(matrix)
-    shift = known[1] if len(known) > 1 else np.zeros(count)
+    shift = known[1] if len(known) > 1 else zeros(count, COLOURS)
     return (slope, shift) if shift.shape == (count,) else None
 
 
@@ -253,4 +260,4 @@ def per_channel(value: Array | None, at: Followed) -> Array | None:
     if values.shape[at.axes.index(0)] != 1:
         return None
     means = values.mean(axis=tuple(place for place in range(4) if place != channel))
-    return np.broadcast_to(means, len(at.order)).copy() if len(means) in (1, len(at.order)) else None
+    return broadcast(means, (len(at.order),), COLOURS) if len(means) in (1, len(at.order)) else None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from camrt.export.budget import check_deadline, timed
+from camrt.export.budget import allowed_memory, check_deadline, timed
 from camrt.export.folding import is_quick
 from camrt.export.shape_inference import infer, set_shape, static_shape
 from camrt.export.sizes import BATCH, is_size
@@ -37,7 +37,8 @@ Observer = Callable[
     [onnx.ModelProto, tuple[int, ...], Mapping[str, int | None]], dict[str, tuple[tuple[int, ...], int]]
 ]
 
-# A constant larger than this is never folded while analysing (its producers are left alone).
+# Constants are never folded to more than this in all while analysing, nor to a quarter of what a call may
+# take (what makes larger ones is left alone).
 FOLDING_LIMIT_BYTES = 1 << 31
 # What is computed from the batch size is followed up to so many numbers, and tried at these sizes.
 MOST_SETTLED = 64
@@ -123,6 +124,7 @@ class Graph:
         self.sizes: tuple[str, ...] = tuple(name for name in self.producers if is_size(name))
         self._constants: dict[str, Array | None] = {}
         self._at_probe: dict[str, Array | None] = {}
+        self._held = 0  # bytes of what was computed and is kept
         self._twin: Graph | None = None
         self.shapes, self.types = infer(model, input_shape)
         self.dependent = self.downstream(self.input_name)
@@ -278,24 +280,30 @@ class Graph:
         node = self.producer(name)
         if node is None:
             return None
+        shapes = [self.shapes.get(made) for made in node.output if made]
+        if node.op_type != "Constant" and None in shapes:
+            return None
+        limit = min(FOLDING_LIMIT_BYTES, allowed_memory() // 4)
+        made = sum(math.prod(shape) for shape in shapes if shape is not None)
+        if 8 * made + self._held > limit:
+            return None
         feeds: dict[str, Array] = {}
         for read in dict.fromkeys(names_read(node)):
             value = value_of(read)
-            if value is None or value.nbytes > FOLDING_LIMIT_BYTES:
+            if value is None or value.nbytes > limit:
                 return None
             feeds[read] = value
-        shape = self.shapes.get(name)
-        if shape is None and node.op_type != "Constant":
+        if 8 * made * in_a_window(node, feeds) > limit:
             return None
-        if shape is not None and np.prod(shape, dtype=np.float64) * 8 > FOLDING_LIMIT_BYTES:
-            return None
-        if not is_quick(node, feeds, shape):
+        if not is_quick(node, feeds, self.shapes.get(name)):
             return None
         check_deadline()
         try:
-            return evaluate_node(self.model, node, feeds)[list(node.output).index(name)]
+            value = evaluate_node(self.model, node, feeds)[list(node.output).index(name)]
         except (NotImplementedError, RuntimeError, TypeError, ValueError, KeyError, IndexError):
             return None  # the reference evaluator lacks the operator: the tensor stays opaque
+        self._held += value.nbytes
+        return value
 
 
 def reached_from(name: str, nodes: Iterable[NodeProto]) -> frozenset[str]:
@@ -305,6 +313,16 @@ def reached_from(name: str, nodes: Iterable[NodeProto]) -> frozenset[str]:
         if not any(map(is_size, node.output)) and any(read in reached for read in names_read(node)):
             reached.update(made for made in node.output if made)
     return frozenset(reached)
+
+
+def in_a_window(node: NodeProto, feeds: Mapping[str, Array]) -> int:
+    """How many numbers the reference evaluator lays side by side for each number that a node makes."""
+    kernel = math.prod(int(side) for side in attribute(node, "kernel_shape", []))
+    if node.op_type in ("Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv"):
+        place = 3 if node.op_type == "QLinearConv" else 1
+        weight = feeds.get(node.input[place]) if len(node.input) > place else None
+        return max(kernel, 1 if weight is None else weight[:1].size)
+    return kernel
 
 
 def evaluate_node(model: onnx.ModelProto, node: NodeProto, feeds: dict[str, Array]) -> list[Array]:

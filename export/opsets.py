@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -150,7 +150,7 @@ def _runtime_version() -> str:
     return str(_onnxruntime().__version__)
 
 
-@cache
+@lru_cache(maxsize=64)
 def _runtime_takes(opset: int, ir_version: int) -> bool:
     """Whether onnxruntime loads a model of one Identity node; it has no call that says so."""
     if opset <= _ALWAYS_TAKEN and ir_version <= _oldest_ir(_ALWAYS_TAKEN):

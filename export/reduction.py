@@ -6,6 +6,7 @@ is either one average over all cells a channel (*pooled*) or every element once 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
+from camrt.export.allocating import numbered
 from camrt.export.graph import Graph, attribute, names_read
 from camrt.export.operators import RESHAPING, preserves_values
 
@@ -41,7 +43,7 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
     assert shape is not None
     cells = shape[2] * shape[3]
     # members[..., m]: the elements of the map that entry holds the mean (or sum) of.
-    members = np.arange(int(np.prod(shape[1:]))).reshape(*shape[1:], 1)
+    members = numbered(math.prod(shape[1:]), "places in a map").reshape(*shape[1:], 1)
     kinds: set[str] = set()
     current = start
     while True:
@@ -69,7 +71,7 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
             members, current = moved, node.output[0]
             continue
         axes = reduced_axes(graph, node, members.ndim - 1)
-        together = 1 if axes is None else int(np.prod([members.shape[axis] for axis in axes]))
+        together = 1 if axes is None else math.prod(members.shape[axis] for axis in axes)
         if axes is None or (pooled and together > 1):
             break
         if together > 1:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 import triton
 import triton.language as tl
 
+from camrt.kernels.caches import remembered
 from camrt.kernels.resampling import axis_table
 
 __all__ = ["extremes", "place", "sample", "scales"]
 
 
-@lru_cache(maxsize=256)
+@remembered()
 def extremes(cells: int, pixels: int, align_corners: bool, device: torch.device) -> torch.Tensor:
     """The pixels of an axis among which every upsampled map has its extremes: see masked_batch/README.md.
 

@@ -11,10 +11,12 @@ from typing import TypeAlias
 import onnx
 import onnxruntime as ort
 
+from camrt.engine.backends.arenas import weight_bytes
 from camrt.engine.backends.counting import CPU, counts_named, left_to_the_cpu
 from camrt.engine.backends.deadlines import stopped_in_time
 from camrt.engine.backends.onnxruntime import ERRORS_ONLY, FAILURES
 from camrt.errors import BackendError
+from camrt.kernels.caches import ByteCache
 
 __all__ = ["CUDA", "TENSORRT", "Providers", "Session", "Sessions", "check_built", "cuda", "tensorrt"]
 
@@ -34,6 +36,7 @@ LIBRARIES: Mapping[str, str] = {
 }
 NOT_STARTED = re.compile("Please install TensorRT libraries|CUDA_PATH is set but CUDA")
 """What is raised where a provider's libraries are missing; mostly a session is made without it instead."""
+MOST_BYTES, BESIDE_WEIGHTS = 4 << 30, 64 << 20
 RECORDING = "session.record_ep_graph_assignment_info"
 
 
@@ -91,6 +94,8 @@ class Session:
 class Sessions:
     """The sessions of one graph: one for each stream that runs are queued on, each with the graph's weights.
 
+    There are two at least, and otherwise as many as `MOST_BYTES` hold: those of streams that were used last.
+
     A session queues all its work on the stream that it was made with. When that is the caller's current one,
     the stream itself keeps runs in order with what is queued before and after them, and nothing has to wait.
     It also keeps memory in order: what a freed output gives back to the session is written again by a later
@@ -107,7 +112,8 @@ class Sessions:
         self._model, self._counts = counts_named(model)
         self._label = label
         self._providers = providers
-        self._made: dict[int, Session] = {}
+        self._size = weight_bytes(model) + BESIDE_WEIGHTS
+        self._made: ByteCache[Session] = ByteCache(max(MOST_BYTES, 2 * self._size))
         self._lock = threading.Lock()
 
     def of(self, stream: int) -> Session:
@@ -118,9 +124,7 @@ class Sessions:
             BackendError: See `OnnxRuntimeOnDevice.runner`.
         """
         with self._lock:
-            if stream not in self._made:
-                self._made[stream] = Session(self._make(self._providers(stream)))
-            return self._made[stream]
+            return self._made.get(stream, lambda: Session(self._make(self._providers(stream))), self._size)
 
     def _make(self, providers: Providers) -> ort.InferenceSession:
         options = ort.SessionOptions()

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from camrt.engine.arrays import library, single
+from camrt.engine.arrays import library, room_for, single
 from camrt.engine.backends import Runner
 from camrt.engine.heads.base import Asked, Boxes
 from camrt.engine.operations import operations
 from camrt.engine.places import HOST, Place
 from camrt.export.cutting import PHI
 from camrt.export.factoring import Factors
+from camrt.kernels.caches import ByteCache
 
 __all__ = ["Contributions", "interior", "of_classes"]
 
@@ -65,8 +66,8 @@ class Contributions:
         self.features = len(factors.bias)
         self._phi = phi
         self.threads = threads
-        self._silent: dict[tuple[int, ...], Array] = {}
-        self._empty: dict[tuple[int, ...], Array] = {}
+        self._silent: ByteCache[Array] = ByteCache()
+        self._empty: ByteCache[Array] = ByteCache()
         self._mix = mix
 
     @property
@@ -82,16 +83,16 @@ class Contributions:
 
     def silent(self, shape: tuple[int, ...]) -> Array:
         """φ(0), (K', h', w'), of an activation of shape (K, h, w)."""
-        if shape not in self._silent:
+
+        def find() -> Array:
             nothing = self._place.put(np.zeros((1, *shape), np.float32))
-            self._silent[shape] = (nothing if self._phi is None else self._phi(nothing)[0])[0]
-        return self._silent[shape]
+            return (nothing if self._phi is None else self._phi(nothing)[0])[0]
+
+        return self._silent.get(shape, find)
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         """z(0), (F,): the first layer's answer to an all-zero activation of shape (K, h, w)."""
-        if shape not in self._empty:
-            self._empty[shape] = self._find_empty(shape)
-        return self._empty[shape]
+        return self._empty.get(shape, lambda: self._find_empty(shape))
 
     def _find_empty(self, shape: tuple[int, ...]) -> Array:
         bias, cells = self.factors.bias, (shape[1], shape[2])
@@ -166,6 +167,7 @@ class Contributions:
         weight = self.factors.weight
         if weight is None:
             return library(flat).take_along_axis(flat, targets[:, :, None], axis=1)
+        room_for((*targets.shape, flat.shape[1] + flat.shape[2]), flat, "targets' maps", itemsize=4)
         return weight[targets] @ flat
 
     def pooled_channels(self, difference: Array, cells: tuple[int, int]) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import library, zeros
+from camrt.engine.arrays import repeated, zeros
 from camrt.engine.backends import Runner
 from camrt.engine.heads.base import Asked, channels_where, fill_and_run
 from camrt.engine.operations import operations
@@ -49,7 +49,7 @@ class DenseStart:
         """(N, K, T): the scores with channel k set to zero."""
         activations = asked.activations
         count, channels = activations.shape[:2]
-        answers = library(activations).repeat(asked.scores[:, None], channels, axis=1)
+        answers = repeated(asked.scores[:, None], channels, axis=1)
         for start in range(0, count, self._batch_size):
             block = slice(start, min(start + self._batch_size, count))
             self._answer(asked, block, answers)

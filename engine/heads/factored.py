@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from camrt.engine.arrays import joined, library, numbered, single, zeros
+from camrt.engine.arrays import joined, library, numbered, repeated, room_for, single, zeros
 from camrt.engine.backends import Runner
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
@@ -14,6 +14,7 @@ from camrt.engine.heads.dense_start import DenseStart
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.operations import operations
 from camrt.export.cutting import CELLS, PHI
+from camrt.kernels.caches import ByteCache
 
 __all__ = ["FactoredHead"]
 
@@ -48,7 +49,7 @@ class FactoredHead(Head):
         self._channels = channels
         self._adjoint = adjoint
         self._batch_size = batch_size
-        self._empty: dict[tuple[int, ...], Array] = {}
+        self._empty: ByteCache[Array] = ByteCache()
         shape = "pooled" if contributions.pooled else "flattened"
         self.kind = f"{shape}-{'linear' if rest is None else 'network'}"
 
@@ -99,7 +100,7 @@ class FactoredHead(Head):
 
     def _softmax_boxes(self, asked: Asked, block: slice, cells: Array, boxes: Boxes) -> tuple[Array, Array]:
         empty = self._contributions.empty(asked.activations.shape[1:])
-        nothing = library(cells).repeat(empty[None], len(cells), axis=0)
+        nothing = repeated(empty[None], len(cells), axis=0)
         targets, threads = asked.reader.targets[block], self._contributions.threads
         compute = operations(cells)
         return compute.box_probabilities(cells, asked.logits[block], nothing, boxes, targets, threads)
@@ -116,12 +117,12 @@ class FactoredHead(Head):
         result: list[Array | None] = []
         for wanted, start, keeping, unchanged in (
             (delete, full, False, asked.scores[block]),
-            (keep, xp.repeat(empty[None], len(cells), axis=0), True, self.empty(asked)[block]),
+            (keep, repeated(empty[None], len(cells), axis=0), True, self.empty(asked)[block]),
         ):
             if not wanted:
                 result.append(None)
                 continue
-            answers = xp.repeat(unchanged[:, None], len(boxes), axis=1)
+            answers = repeated(unchanged[:, None], len(boxes), axis=1)
 
             def fill(
                 image: Array, box: Array, rows: Array, start: Array = start, keeping: bool = keeping
@@ -140,7 +141,7 @@ class FactoredHead(Head):
             return self._channels.without_channels(asked)
         if self._contributions.pooled:
             return self._pooled_channels(asked)
-        answers = library(asked.logits).repeat(asked.scores[:, None], asked.activations.shape[1], axis=1)
+        answers = repeated(asked.scores[:, None], asked.activations.shape[1], axis=1)
         for block, difference in self._blocks(asked, asked.activations.shape[1]):
             products = self._contributions.of_channels(difference)
             self._answer_channels(asked, block, products, answers)
@@ -165,6 +166,7 @@ class FactoredHead(Head):
             without = full[:, None] - xp.permute_dims(rows * pooled[:, None], (0, 2, 1))
             return asked.reader.finish(without)
         if factors.weight is None:
+            room_for((channels, channels), pooled, "unit matrix of the channels", itemsize=8)
             every = numbered(channels, pooled)
             columns = xp.astype(every[:, None] == every[None], pooled.dtype)
         else:
@@ -172,7 +174,7 @@ class FactoredHead(Head):
         empty = self._contributions.empty(asked.activations.shape[1:])
         everything = pooled @ columns
         full = asked.logits if self._rest is None else empty + everything
-        answers = xp.repeat(asked.scores[:, None], channels, axis=1)
+        answers = repeated(asked.scores[:, None], channels, axis=1)
 
         def fill(image: Array, channel: Array, rows: Array) -> None:
             taken = columns[channel]
@@ -252,11 +254,13 @@ class FactoredHead(Head):
 
     def empty(self, asked: Asked) -> Array:
         shape = asked.activations.shape[1:]
-        if shape not in self._empty:
+
+        def find() -> Array:
             first = self._contributions.empty(shape)[None]
-            self._empty[shape] = first if self._rest is None else self._rest(first)[0]
-        count, empty = len(asked.activations), self._empty[shape]
-        return asked.reader.read(library(empty).repeat(empty, count, axis=0), numbered(count, empty))
+            return first if self._rest is None else self._rest(first)[0]
+
+        count, empty = len(asked.activations), self._empty.get(shape, find)
+        return asked.reader.read(repeated(empty, count, axis=0), numbered(count, empty))
 
     @property
     def has_class_maps(self) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from camrt.engine.arrays import library, like, numbered
+from camrt.engine.arrays import library, like, numbered, repeated
 from camrt.engine.backends import Runner
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked, Boxes, Head, channels_where, fill_and_run, pairs_where
 from camrt.engine.operations import operations
+from camrt.kernels.caches import ByteCache
 
 __all__ = ["GenericHead"]
 
@@ -48,12 +49,12 @@ class GenericHead(Head):
         self._batch_size = batch_size
         self._reason = reason
         self._threads = threads
-        self._empty: dict[tuple[int, ...], Array] = {}
+        self._empty: ByteCache[Array] = ByteCache()
 
     def without_channels(self, asked: Asked) -> Array:
         activations = asked.activations
-        xp, compute = library(activations), operations(activations)
-        answers = xp.repeat(asked.scores[:, None], activations.shape[1], axis=1)
+        compute = operations(activations)
+        answers = repeated(asked.scores[:, None], activations.shape[1], axis=1)
         changed = channels_where(activations)
 
         def fill(image: Array, channel: Array, rows: Array) -> None:
@@ -67,11 +68,11 @@ class GenericHead(Head):
         self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         activations = asked.activations
-        xp, compute = library(activations), operations(activations)
+        compute = operations(activations)
         listed, count = like(boxes, activations), len(boxes)
         changed = pairs_where(len(activations), count, activations, lambda: occupied(activations, boxes))
-        deleted = xp.repeat(asked.scores[:, None], count, axis=1) if delete else None
-        kept = xp.repeat(self.empty(asked)[:, None], count, axis=1) if keep else None
+        deleted = repeated(asked.scores[:, None], count, axis=1) if delete else None
+        kept = repeated(self.empty(asked)[:, None], count, axis=1) if keep else None
         for answers, keeping in ((deleted, False), (kept, True)):
             if answers is None:
                 continue
@@ -92,9 +93,8 @@ class GenericHead(Head):
         if self._beside:
             return asked.reader.read(self._counted(asked)(xp.zeros_like(activations), images), images)
         key = tuple(activations.shape[1:])
-        if key not in self._empty:
-            self._empty[key] = self._runner(xp.zeros_like(activations[:1]))[0]
-        return asked.reader.read(xp.repeat(self._empty[key], count, axis=0), images)
+        empty = self._empty.get(key, lambda: self._runner(xp.zeros_like(activations[:1]))[0])
+        return asked.reader.read(repeated(empty, count, axis=0), images)
 
     def show(self, activations: Array, beside: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
         """Logits (N, C) of activations, and whatever else the head's graph shows of them, by name.

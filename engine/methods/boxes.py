@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.arrays import like
+from camrt.export.budget import reserve
+from camrt.kernels.caches import remembered
 
 __all__ = ["Assignment", "Grid", "Placements", "place_boxes"]
 
 Array = Any
+BYTES_A_PLACEMENT = 96  # of what lists them, and finds those that coincide
 
 
 Assignment = Literal["coverage", "same", "anchor"]
@@ -73,35 +75,77 @@ class Placements:
     grids: tuple[Grid, ...]
 
 
-@lru_cache(maxsize=64)
+@remembered()
 def place_boxes(
     shapes: tuple[tuple[int, int], ...], cells: tuple[int, int], assignment: Assignment
 ) -> Placements:
-    """Places box shapes on an h×w map; clipped boxes that coincide are listed once."""
-    rows: dict[tuple[int, int, int, int], int] = {}
-    grids = []
+    """Places box shapes on an h×w map; clipped boxes that coincide are listed once.
+
+    Raises:
+        MemoryLimitError: There are more placements than the call at hand may keep.
+    """
     height, width = cells
-    for tall, wide in shapes:
-        corners = [
-            [(top, left) for left in first_cells(wide, width, assignment)]
-            for top in first_cells(tall, height, assignment)
-        ]
-        index = [
-            [
-                -1
-                if top is None or left is None
-                else rows.setdefault(
-                    (max(top, 0), max(left, 0), min(top + tall, height), min(left + wide, width)),
-                    len(rows),
-                )
-                for top, left in line
-            ]
-            for line in corners
-        ]
-        grids.append(Grid((tall, wide), np.array(index, np.int64), assignment))
-    distinct = np.array(list(rows), np.int64)
+    count = sum((height + tall) * (width + wide) for tall, wide in shapes)
+    reserve(BYTES_A_PLACEMENT * count, f"{count} placements of boxes")
+    down = [sides(tall, height, assignment) for tall, _ in shapes]
+    across = [sides(wide, width, assignment) for _, wide in shapes]
+    rows, columns = numbered_once(down), numbered_once(across)
+    # A box is a pair of what it covers along each axis: all placements in one line, -1 where there is none.
+    numbers = [
+        np.where(
+            np.logical_and.outer(row[:, 0] >= 0, column[:, 0] >= 0),
+            np.add.outer(rows.numbers[i] * len(columns.listed), columns.numbers[i]),
+            -1,
+        )
+        for i, (row, column) in enumerate(zip(down, across, strict=True))
+    ]
+    line = np.concatenate([one.reshape(-1) for one in numbers])
+    exists = line >= 0
+    boxes, first, box = np.unique(line[exists], return_index=True, return_inverse=True)
+    order = np.argsort(first)  # as they come up
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    line[exists] = place[box]
+    row, column = np.divmod(boxes[order], len(columns.listed))
+    top, left = rows.listed[row], columns.listed[column]
+    distinct = np.stack([top[:, 0], left[:, 0], top[:, 1], left[:, 1]], axis=1)
     distinct.flags.writeable = False
+    ends = np.cumsum([one.size for one in numbers])[:-1]
+    grids = [
+        Grid(shape, part.reshape(one.shape), assignment)
+        for shape, part, one in zip(shapes, np.split(line, ends), numbers, strict=True)
+    ]
     return Placements(distinct, tuple(grids))
+
+
+@dataclass(frozen=True, eq=False)
+class _Numbered:
+    """Different pairs of numbers.
+
+    Attributes:
+        listed: (D, 2) each once.
+        numbers: For each array of pairs which ones they are.
+    """
+
+    listed: npt.NDArray[np.int64]
+    numbers: list[npt.NDArray[np.int64]]
+
+
+def numbered_once(pairs: list[npt.NDArray[np.int64]]) -> _Numbered:
+    """Numbers the pairs in several arrays (n, 2)."""
+    listed, numbers = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
+    return _Numbered(listed, np.split(numbers.reshape(-1), np.cumsum([len(one) for one in pairs])[:-1]))
+
+
+def sides(side: int, cells: int, assignment: Assignment) -> npt.NDArray[np.int64]:
+    """What the placements of `first_cells` cover along an axis, half-open (n, 2); -1 where there is none."""
+    return np.array(
+        [
+            (-1, -1) if first is None else (max(first, 0), min(first + side, cells))
+            for first in first_cells(side, cells, assignment)
+        ],
+        np.int64,
+    )
 
 
 def first_cells(side: int, cells: int, assignment: Assignment) -> list[int | None]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from camrt.engine.arrays import library, like, numbered, single
+from camrt.engine.arrays import library, like, numbered, repeated, single
 from camrt.engine.class_sets import class_sets
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
@@ -90,7 +90,7 @@ class CALM(Method):
             return single(xp.exp(maps)), single(scores)
         joint = xp.exp(log_joint)
         if self.kind == "saliency":
-            maps = xp.repeat(xp.sum(joint, axis=1, keepdims=True), targets.shape[1], axis=1)
+            maps = repeated(xp.sum(joint, axis=1, keepdims=True), targets.shape[1], axis=1)
         elif self.kind == "subset":
             maps = subsets(joint, self._members(targets, joint.shape[1]), average=self.average)
         else:

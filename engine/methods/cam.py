@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from camrt.engine.arrays import library
+from camrt.engine.arrays import library, repeated
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
@@ -58,7 +58,7 @@ class ActivationCAM(Method):
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         xp = library(ask.activations)
         summed = xp.sum(ask.activations, axis=1)
-        return xp.repeat(summed[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
+        return repeated(summed[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, 0, "a sum over channels")

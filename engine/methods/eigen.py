@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from camrt.engine.arrays import at_least, library
+from camrt.engine.arrays import at_least, library, repeated, room_for
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
@@ -35,12 +35,14 @@ class EigenCAM(Method):
 
     def raw(self, ask: Questions) -> tuple[Array, Array]:
         maps = self._leading(ask.activations)
-        return library(maps).repeat(maps[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
+        return repeated(maps[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
 
     def _leading(self, activations: Array) -> Array:
         """s₁·u₁ of each activation, oriented: (N, K, h, w) -> (N, h, w)."""
         xp = library(activations)
         count, channels, height, width = activations.shape
+        side = min(channels, height * width)
+        room_for((count, 4 * channels * height * width + 3 * side * side), activations, "activations")
         flat = xp.reshape(xp.astype(activations, xp.float64), (count, channels, height * width))
         cells = xp.permute_dims(flat, (0, 2, 1))
         broken = ~xp.all(xp.isfinite(cells), axis=(1, 2))[:, None]

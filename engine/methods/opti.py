@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import library, like, numbered, quietly_divided
+from camrt.engine.arrays import library, like, numbered, quietly_divided, room_for
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
+from camrt.export.allocating import zeros
+from camrt.kernels.caches import remembered
 from camrt.kernels.resampling import axis_table
 
 __all__ = ["OptiCAM"]
@@ -63,6 +64,9 @@ class OptiCAM(Method):
         """The map (N, h, w) of one target after all steps."""
         xp = library(ask.activations)
         count, channels, *cells = ask.activations.shape
+        picture = ask.pictures.shape[1:]
+        room_for((count, 2 * channels, *cells), ask.activations, "activations")
+        room_for((count, 4, *picture), ask.activations, "masked pictures")
         flat = xp.reshape(xp.astype(ask.activations, xp.float64), (count, channels, -1))
         left, upper, right, lower = ask.framing.region.box
         sides = zip(cells, ask.framing.size, ((upper, lower), (left, right)), strict=True)
@@ -123,11 +127,11 @@ def through_stretch(back: Array, mask: Array, spread: Array) -> Array:
     return xp.reshape(flat, shape)
 
 
-@lru_cache(maxsize=64)
+@remembered()
 def interpolation(before: int, after: int, begin: float, end: float) -> npt.NDArray[np.float64]:
     """(after, before): bilinear upsampling of an axis to the pixels from `begin` to `end` of another."""
     lower, upper, t = axis_table(before, after, False, begin, end)
-    matrix = np.zeros((after, before))
+    matrix = zeros((after, before), "interpolation of an axis")
     rows = np.arange(after)
     np.add.at(matrix, (rows, lower), 1 - t)
     np.add.at(matrix, (rows, upper), t)

@@ -9,19 +9,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import at_least, library, like, numbered, sent, single, zeros
+from camrt.engine.arrays import at_least, library, like, numbered, room_for, sent, single, zeros
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
+from camrt.export import allocating
 from camrt.export.adjoint import ReluRule
+from camrt.export.budget import reserve
+from camrt.kernels.caches import remembered
 
 __all__ = [
     "Gradient",
@@ -128,14 +130,15 @@ def blurred(maps: Array, kernel: int) -> Array:
     return single(rows @ xp.astype(maps, xp.float64) @ columns.T)
 
 
-@lru_cache(maxsize=64)
+@remembered()
 def blur_matrix(size: int, kernel: int) -> npt.NDArray[np.float64]:
     """(size, size): what one axis of the blur makes of each of its pixels."""
+    reserve(64 * (kernel + size), f"a blur over {kernel} pixels")
     reach = kernel // 2
     sigma = 0.3 * (reach - 1) + 0.8
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     sources = np.pad(np.arange(size), reach, mode="reflect") if size > 1 else np.zeros(2 * reach + 1, int)
-    matrix = np.zeros((size, size))
+    matrix = allocating.zeros((size, size), "blur of an axis")
     for row in range(size):
         np.add.at(matrix[row], sources[row : row + kernel], bell / bell.sum())
     matrix.flags.writeable = False
@@ -257,6 +260,8 @@ class NoisyGradients(PixelMethod):
         xp = library(pictures)
         spread = xp.max(pictures, axis=(1, 2, 3)) - xp.min(pictures, axis=(1, 2, 3))
         strength = np.float32(self.noise) * spread[:, None, None, None]
+
+        room_for((3, *pictures.shape), pictures, "noisy pictures", itemsize=4)
 
         def alter(draw: int) -> Array:
             pattern = np.random.default_rng([self.seed, draw]).standard_normal(pictures.shape[1:], np.float32)

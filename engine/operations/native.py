@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.errors import MemoryLimitError
+from camrt.export.budget import reserve_array
 from camrt.kernels.ablate import ablate_boxes, ablate_channels
 from camrt.kernels.box_probabilities import box_probabilities_pair
 from camrt.kernels.box_scores import box_scores
@@ -116,6 +117,8 @@ class Native:
         self, weight: Array, u: Array, *, by: Literal["cell", "channel"], threads: int | None
     ) -> Array:
         """See `Operations`."""
+        kept = u.shape[1 if by == "channel" else 2]
+        reserve_array((len(u), kept, len(weight)), "contributions", itemsize=weight.itemsize)
         return partial_products(weight, u, by=by, threads=threads)
 
     def laid_out(self, weight: Array) -> Array:
@@ -129,11 +132,12 @@ class Native:
 
     def box_sums(self, cells: Array, boxes: Indices, threads: int | None) -> Array:
         """See `Operations`."""
+        reserve_array((len(cells), len(boxes), cells.shape[3]), "sums over boxes", itemsize=cells.itemsize)
         return box_sums(cells, boxes, threads=threads)
 
     def box_rows(self, cells: Array, boxes: Indices, threads: int | None) -> NativeBoxRows:
         """See `Operations`."""
-        return NativeBoxRows(box_sums(cells, boxes, threads=threads))
+        return NativeBoxRows(self.box_sums(cells, boxes, threads))
 
     def channel_rows(
         self, start: Array, products: Array, image: Indices, channel: Indices, out: Array
@@ -151,6 +155,7 @@ class Native:
         threads: int | None,
     ) -> tuple[Array, Array]:
         """See `Operations`."""
+        reserve_array((2, len(cells), len(boxes), targets.shape[1]), "boxes' scores", itemsize=8)
         return box_probabilities_pair(cells, logits, nothing, boxes, targets, threads=threads)
 
     def box_scores(
@@ -166,6 +171,7 @@ class Native:
         threads: int | None,
     ) -> tuple[Array, Array]:
         """See `Operations`."""
+        reserve_array((2, len(features), len(boxes), targets.shape[1]), "boxes' scores", itemsize=8)
         return box_scores(features, weight, logits, nothing, boxes, targets, scale=scale, threads=threads)
 
     def saliency(
@@ -179,6 +185,7 @@ class Native:
         threads: int | None,
     ) -> tuple[Array, Array]:
         """See `Operations`."""
+        reserve_array((len(raw), *size), "maps")
         return saliency(
             np.ascontiguousarray(raw, np.float32),
             size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from camrt.errors import MemoryLimitError
 from camrt.kernels.ablate.gpu import ablate_boxes, ablate_channels
 from camrt.kernels.box_probabilities.gpu import box_probabilities_pair
 from camrt.kernels.box_scores.gpu import box_scores
+from camrt.kernels.caches import remembered
 from camrt.kernels.first_layer_difference.gpu import first_layer_boxes, first_layer_channels
 from camrt.kernels.masked_batch.gpu import masked_batch
 from camrt.kernels.partial_products.gpu import partial_products, prepared
@@ -26,7 +26,7 @@ Tensor = torch.Tensor
 Boxes = npt.NDArray[np.int64]
 
 
-@lru_cache(maxsize=32)
+@remembered()
 def membership(boxes: bytes, cells: tuple[int, int], device: torch.device) -> Tensor:
     """(P, h·w) float64: one for each cell of a box, else zero."""
     listed = np.frombuffer(boxes, np.int64).reshape(-1, 4)

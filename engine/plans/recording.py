@@ -13,6 +13,7 @@ import onnx
 from camrt.engine.backends.onnxruntime import OnnxRuntime, OnnxRuntimeRunner
 from camrt.engine.session import Engine
 from camrt.errors import AdjointError, MethodError
+from camrt.export.budget import reserve_array
 
 __all__ = ["Ran", "Recorder", "exercise"]
 
@@ -94,6 +95,7 @@ def exercise(engine: Engine, size: tuple[int, int], *, gradients: bool, guided: 
         guided: Whether that of guided back-propagation too.
     """
     shape = (2, engine.interface.channels, *size)
+    reserve_array(shape, "the batch that a plan is tried on")
     batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     asked = [*ASKED, *(ASKED_OF_GRADIENTS if gradients else ()), *(("guided",) if guided else ())]
     if engine.head.has_joint:

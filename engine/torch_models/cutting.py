@@ -15,6 +15,7 @@ from camrt.engine.torch_models.shortcut import BATCHES, Shortcut, probe, shortcu
 from camrt.engine.torch_models.subject import Subject, copied, single
 from camrt.errors import BackendError, CutError
 from camrt.export.cutting import ACTIVATION, beside_name
+from camrt.kernels.caches import ByteCache
 
 __all__ = ["PICTURE", "PREFIX", "HookedCut"]
 
@@ -50,9 +51,8 @@ class HookedCut:
         self._module = candidate.call.module
         self._calls = calls
         self._channels = channels
-        self._shortcuts: dict[tuple[int, int], Shortcut | None] = {}
-        self._shortcuts[size] = self._verified(size)
-        self.shortcut = self._shortcuts[size]
+        self._shortcuts: ByteCache[Shortcut | None] = ByteCache()
+        self.shortcut = self._shortcuts.get(size, lambda: self._verified(size))
         self.has_class_maps = self._finds_class_maps(size)
 
     @property
@@ -124,10 +124,8 @@ class HookedCut:
             with self.replaced(maps, None, self._calls - 1):
                 return self.subject.logits(pictures)
         height, width = beside[PICTURE].shape[1:3]
-        if (height, width) not in self._shortcuts:
-            with torch.no_grad():
-                self._shortcuts[height, width] = self._verified((height, width))
-        way = self._shortcuts[height, width]
+        with torch.no_grad():
+            way = self._shortcuts.get((height, width), lambda: self._verified((height, width)))
         if way is None:
             raise CutError(
                 f"something goes around {self.path!r} for pictures {height}×{width}, and nothing did for "

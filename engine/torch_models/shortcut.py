@@ -19,6 +19,7 @@ import torch
 
 from camrt.engine.torch_models.calls import Call, Spec, UnknownStructure, recording
 from camrt.engine.torch_models.subject import Subject
+from camrt.export.budget import reserve_array
 
 __all__ = ["BATCHES", "Shortcut", "probe", "shortcut"]
 
@@ -179,4 +180,5 @@ def growing(one: Any, two: Any, first: int, second: int) -> Any:
 
 def probe(batch: int, channels: int, size: tuple[int, int]) -> Array:
     """Pictures (batch, channels, H, W) to try a module on."""
+    reserve_array((batch, channels, *size), "the batch that a module is tried on")
     return np.random.default_rng(0).standard_normal((batch, channels, *size), np.float32)

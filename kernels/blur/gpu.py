@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import triton.language as tl
 from numpy.typing import ArrayLike
 
 from camrt.kernels import checks
+from camrt.kernels.caches import remembered
 from camrt.kernels.tensors import floats, on_device
 
 __all__ = ["blur"]
@@ -86,7 +86,7 @@ def _pass(pictures: torch.Tensor, out: torch.Tensor, table: torch.Tensor, border
     )  # fmt: skip
 
 
-@lru_cache(maxsize=64)
+@remembered()
 def _table(weights: bytes, device: torch.device) -> torch.Tensor:
     """Weights, the bytes of float64, on a device as float32."""
     return torch.from_numpy(np.frombuffer(weights).astype(np.float32)).to(device)

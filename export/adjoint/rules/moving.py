@@ -8,6 +8,7 @@ from itertools import accumulate
 import numpy as np
 
 from camrt.export.adjoint.steps import Step, rule
+from camrt.export.allocating import numbered, zeros
 from camrt.export.nodes import EVERYTHING, Indices
 
 __all__: list[str] = []
@@ -209,7 +210,7 @@ def picked_when_run(step: Step, axis: int) -> str:
 
 def spread(step: Step, g: str, picked: Sequence[int], axis: int, size: int) -> str:
     """Numbers picked along an axis put back where they were; what was picked twice is summed."""
-    matrix = np.zeros((len(picked), size))
+    matrix = zeros((len(picked), size), "matrix that puts numbers back")
     matrix[np.arange(len(picked)), picked] = 1.0
     return step.make.product_along(g, step.make.constant(matrix), axis, len(step.shape(step.x)))
 
@@ -260,7 +261,7 @@ def _depth_to_space(step: Step) -> Sequence[str | None]:
     if step.attribute("mode", "DCR") == "DCR":
         return [back]
     channels = step.shape(step.y)[1]
-    order = np.arange(size * size * channels).reshape(size * size, channels).T.reshape(-1)
+    order = numbered(size * size * channels, "channels in depth").reshape(size * size, channels).T.reshape(-1)
     return [make.add("Gather", back, make.indices([int(i) for i in order]), axis=1)]
 
 

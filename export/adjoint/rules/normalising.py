@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from camrt.export.adjoint.steps import Step, rule
+from camrt.export.allocating import numbered
+from camrt.export.budget import reserve_array
 
 __all__: list[str] = []
 
@@ -93,7 +95,9 @@ def _local_response(step: Step) -> Sequence[str | None]:
     alpha, bias = step.attribute("alpha", 1e-4), step.attribute("bias", 1.0)
     channels = step.shape(step.x)[1]
     behind = (size - 1) // 2
-    offsets = np.arange(channels)[None] - np.arange(channels)[:, None]  # neighbour − own, by row
+    places = numbered(channels, "channels")
+    reserve_array((channels, channels), "band of neighbouring channels", itemsize=2 * places.itemsize)
+    offsets = places[None] - places[:, None]  # neighbour − own, by row
     band = ((offsets >= -behind) & (offsets <= size - 1 - behind)).astype(np.float64)
 
     def summed(name: str, weights: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:

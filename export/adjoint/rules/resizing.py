@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.export.adjoint.steps import Step, rule
+from camrt.export.allocating import numbered, units, zeros
+from camrt.export.budget import reserve_array
 
 __all__: list[str] = []
 
@@ -41,7 +43,7 @@ def _resize(step: Step) -> Sequence[str | None]:
             matrix = resized_units(step, axis)
         else:
             values = interpolation(step, before[axis], after[axis], scales[axis])
-            if np.array_equal(values, np.eye(before[axis])):
+            if np.array_equal(values, units(before[axis], "matrix of a Resize")):
                 continue
             matrix = make.constant(values)
         g = make.product_along(g, matrix, axis, rank)
@@ -102,7 +104,10 @@ def interpolation(step: Step, before: int, after: int, scale: np.float32) -> Arr
     place = coordinates(step, way, before, after, scale)
     if mode == "nearest":
         rounding = step.attribute("nearest_mode", "round_prefer_floor")
-        return np.eye(before)[np.clip(ROUNDINGS[rounding](place).astype(np.int64), 0, before - 1)]
+        reserve_array((len(place), before), "matrix of a Resize", itemsize=8)
+        return units(before, "matrix of a Resize")[
+            np.clip(ROUNDINGS[rounding](place).astype(np.int64), 0, before - 1)
+        ]
     place = place.astype(np.float64)
     if mode == "linear":
         place = np.clip(place, 0, before - 1)
@@ -122,7 +127,7 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {
 
 def coordinates(step: Step, way: str, before: int, after: int, scale: np.float32) -> Array:
     """Where each cell of y lies among the cells of x (`coordinate_transformation_mode`)."""
-    cell = np.arange(after, dtype=Single)
+    cell = numbered(after, "cells of a Resize", Single)
     half = Single(0.5)
     if way == "asymmetric":
         return cell / scale
@@ -152,7 +157,7 @@ def weighted(
 
     With `outside` the cells beyond the edge are copies of those at it, else the others share their weight.
     """
-    matrix = np.zeros((len(place), before))
+    matrix = zeros((len(place), before), "matrix of a Resize")
     rows = np.arange(len(place))
     for offset in range(1 - reach, 1 + reach):
         cell = np.floor(place).astype(np.int64) + offset

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
+from camrt.export import allocating
 from camrt.export.adjoint.rules.reducing import power_of, share_of_norm
 from camrt.export.adjoint.rules.windows import Windows, placed, trimmed, windows_of
 from camrt.export.adjoint.steps import Step, rule
@@ -215,7 +216,7 @@ def shared_out(step: Step, share: str, windows: Windows) -> str:
 
     alone = make.add("Reshape", share, by_map(step.y, [-1, 1]))
     back = make.add(
-        "ConvTranspose", alone, make.constant(np.ones((1, 1, *windows.kernel))),
+        "ConvTranspose", alone, make.constant(allocating.ones((1, 1, *windows.kernel), "windows")),
         strides=list(windows.strides), dilations=list(windows.dilations),
     )  # fmt: skip
     return make.reshaped_like(trimmed(step, back, windows), step.x)
@@ -228,8 +229,8 @@ def counted(step: Step, windows: Windows) -> str:
     ones = make.add("Add", make.zeros(make.shape_of(one)), make.number(1.0))
     more = [s - 1 if windows.ceiled else 0 for s in windows.strides]
     counts = make.add(
-        "Conv", ones, make.constant(np.ones((1, 1, *windows.kernel))), strides=list(windows.strides),
-        dilations=list(windows.dilations),
+        "Conv", ones, make.constant(allocating.ones((1, 1, *windows.kernel), "windows")),
+        strides=list(windows.strides), dilations=list(windows.dilations),
         pads=[*windows.begin, *(pad + extra for pad, extra in zip(windows.end, more, strict=True))],
     )  # fmt: skip
     rank = len(windows.kernel)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from itertools import product
 
 from camrt.export.adjoint.steps import Step
+from camrt.export.budget import reserve_array
 
 __all__ = ["Windows", "placed", "windows_of"]
+
+BYTES_A_PLACE = 512  # of nodes, about: pooling's rules write some for each place in a window
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Windows:
 def windows_of(step: Step, kernel: tuple[int, ...]) -> Windows:
     """The windows that a node's attributes describe."""
     rank = len(kernel)
+    reserve_array(kernel, "places in a window", itemsize=BYTES_A_PLACE)
     strides = tuple(step.attribute("strides", [1] * rank))
     dilations = tuple(step.attribute("dilations", [1] * rank))
     pads = step.attribute("pads", [0] * 2 * rank)

@@ -1,0 +1,99 @@
+"""Arrays whose size a file decides are asked for (`camrt.export.allocating`), wherever graphs are read."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import camrt.export
+from camrt.errors import MemoryLimitError
+from camrt.export.allocating import broadcast, diagonal, numbered, ones, product, units, zeros
+from camrt.export.budget import Budget, limited
+
+MAKERS = {
+    "zeros", "ones", "empty", "full", "eye", "identity", "diag", "arange", "tile", "repeat", "kron", "pad",
+    "linspace", "indices", "standard_normal",
+}  # fmt: skip
+FINE = {
+    "allocating.py": MAKERS,
+    "affine.py": {"arange"},  # rows of a weight, asked for
+    "axes.py": {"arange"},  # as long as a constant
+    "batching.py": {"empty"},  # as long as a shape
+    "from_torch.py": {"repeat"},  # a caller's own pictures
+    "front.py": {"diag"},  # of a weight
+    "factoring.py": {"arange"},  # as long as an array there is
+    "picture_gathers.py": {"arange"},  # as long as a constant
+    "resizing.py": {"arange", "ones"},  # as long as a matrix that was asked for, or as a shape
+    "moving.py": {"arange", "zeros"},  # likewise
+    "padding.py": {"zeros"},  # as long as a shape
+    "quantised.py": {"ones"},  # as long as a constant
+    "small_values.py": {"arange", "full", "ones", "empty"},  # of `MOST_VALUES` at most, by inference
+}
+
+
+def makers_in(path):
+    """The functions that make arrays there, but those whose size is written there."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        of = node.func.value
+        if node.func.attr not in MAKERS or not isinstance(of, ast.Name) or of.id not in ("np", "numpy"):
+            continue
+        try:
+            ast.literal_eval(node.args[0])
+        except ValueError:
+            yield node.func.attr, node.lineno
+
+
+def test_what_reads_graphs_makes_no_array_without_asking():
+    folder = Path(camrt.export.__file__).parent
+    found = {
+        f"{path.relative_to(folder)}:{line} np.{name}"
+        for path in folder.rglob("*.py")
+        for name, line in makers_in(path)
+        if name not in FINE.get(path.name, set())
+    }
+    assert not found, f"make these by camrt.export.allocating, or say here why not: {sorted(found)}"
+
+
+HUGE = 1 << 40
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: zeros((HUGE, 2), "it"),
+        lambda: ones(HUGE, "it", np.float32),
+        lambda: numbered(HUGE, "it"),
+        lambda: units(1 << 20, "it"),
+        lambda: diagonal(np.zeros(1 << 16), "it"),
+        lambda: broadcast(np.zeros(1), (HUGE,), "it"),
+        lambda: product(np.zeros((1 << 16, 1)), np.zeros((1, 1 << 16)), "it"),
+        lambda: zeros((1 << 62, 1 << 62), "it"),
+    ],
+)
+def test_more_than_may_be_taken_is_refused(make):
+    with (
+        limited(Budget(1 << 30, call="loading")),
+        pytest.raises(MemoryLimitError, match=r"loading needs .* it "),
+    ):
+        make()
+
+
+def test_what_may_be_taken_is_what_numpy_makes():
+    left, right = np.arange(6.0).reshape(2, 3), np.arange(3.0)
+    for made, expected in (
+        (zeros((2, 3), "it"), np.zeros((2, 3))),
+        (ones(3, "it", np.float32), np.ones(3, np.float32)),
+        (numbered(4, "it"), np.arange(4)),
+        (numbered(4, "it", np.float32), np.arange(4, dtype=np.float32)),
+        (units(3, "it"), np.eye(3)),
+        (diagonal(right, "it"), np.diag(right)),
+        (broadcast(right, (2, 3), "it"), np.broadcast_to(right, (2, 3))),
+        (product(left, right, "it"), left @ right),
+        (product(left, left.T, "it"), left @ left.T),
+    ):
+        assert made.dtype == expected.dtype
+        assert made.flags.writeable
+        np.testing.assert_array_equal(made, expected)
