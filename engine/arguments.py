@@ -127,7 +127,7 @@ def preprocessing_of(engine: Engine, size: tuple[int, int] | None) -> Preprocess
 
 def class_index(text: str, engine: Engine) -> int:
     """The class that a --target means: an index, or a name."""
-    from camrt.engine.explanation import find_class
+    from camrt.engine.targets import find_class
 
     if re.fullmatch(r"[+-]?\d{1,18}", text):
         if not 0 <= int(text) < engine.num_classes:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
-from difflib import get_close_matches
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from camrt.engine.framing import Framing, laid
 from camrt.engine.naming import Naming, overlay_name
 from camrt.engine.overlay import contact_sheet, overlay
 from camrt.engine.pictures import PictureSource, read_picture
-from camrt.errors import InputError, NoSuchPictureError, TargetError
+from camrt.engine.saving import check_file_name, one_a_picture, result_folder, stem_of
+from camrt.errors import InputError, NoSuchPictureError
 from camrt.export.files import whole_file
 from camrt.export.regions import Region
 
-__all__ = ["FLAG_NAMES", "Explanation", "Passes", "find_class"]
+__all__ = ["FLAG_NAMES", "Explanation", "Passes"]
 
 FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 """What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
@@ -283,11 +283,11 @@ class Explanation:
     def save(
         self,
         folder: str | os.PathLike[str],
-        stem: str | Sequence[str] | None = None,
+        stem: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
         *,
         name: str = "explanation",
         opacity: float = 0.5,
-        pictures: Sequence[PictureSource] | None = None,
+        pictures: Iterable[PictureSource] | None = None,
     ) -> list[Path]:
         """Write the overlays as PNG, if there is anything to draw on, and all arrays as one NumPy archive.
 
@@ -300,7 +300,8 @@ class Explanation:
         Args:
             folder: Made if missing.
             stem: How the pictures' files begin: one a picture, or one text for a single picture; made
-                safe and unique (see `camrt.engine.naming.Naming`). Their indices, when left out.
+                safe and unique (see `camrt.engine.naming.Naming`). Of a path its name without the suffix.
+                Their indices, when left out.
             name: The archive's name, without ".npz".
             opacity: Of the overlays.
             pictures: What to draw on instead of what the model saw, one a picture; see `overlay`.
@@ -309,30 +310,27 @@ class Explanation:
             What was written: the overlays, picture by picture and target by target, then the archive.
 
         Raises:
-            InputError: Another number of stems, or of pictures to draw on, than of pictures.
+            InputError: Another number of stems, or of pictures to draw on, than of pictures; or a folder or a
+                name that is none.
             PictureError: A picture to draw on cannot be read.
             StorageError: The folder or a file cannot be written.
         """
-        if stem is None:
-            stem = [f"{i:04d}" for i in range(len(self))]
-        stems = [stem] if isinstance(stem, str) else list(stem)
-        if len(stems) != len(self):
-            raise InputError(f"expected {len(self)} stems, one a picture, got {len(stems)}")
-        if pictures is not None and len(pictures) != len(self):
-            raise InputError(f"expected {len(self)} pictures to draw on, got {len(pictures)}")
+        place = result_folder(folder)
+        check_file_name("name", name)
+        given = (f"{i:04d}" for i in range(len(self))) if stem is None else stem
         naming = Naming()
-        stems = [naming.stem(text) for text in stems]
-        folder = Path(folder)
-        names = self.file_names(stems, name, drawn=self.views is not None or pictures is not None)
+        stems = [naming.stem(stem_of(one)) for one in one_a_picture("stems", given, len(self))]
+        sources = None if pictures is None else one_a_picture("pictures to draw on", pictures, len(self))
+        names = self.file_names(stems, name, drawn=self.views is not None or sources is not None)
         places = [(i, t) for i in range(len(self)) for t in range(self.targets_each)]
         for (i, t), file_name in zip(places, names[:-1], strict=False):  # no overlays without pictures
-            drawing = self.overlay(i, t, opacity, picture=None if pictures is None else pictures[i])
-            with whole_file(folder / file_name) as file:
+            drawing = self.overlay(i, t, opacity, picture=None if sources is None else sources[i])
+            with whole_file(place / file_name) as file:
                 drawing.save(file, format="PNG")
         arrays = self._arrays(stems)
-        with whole_file(folder / names[-1]) as file:
+        with whole_file(place / names[-1]) as file:
             np.savez(file, **arrays)
-        return [folder / file_name for file_name in names]
+        return [place / file_name for file_name in names]
 
     def file_names(self, stems: Sequence[str], name: str, *, drawn: bool = True) -> list[str]:
         """What `save` calls its files, given beginnings that are safe and differ, and the archive's name.
@@ -369,32 +367,6 @@ class Explanation:
         if self.labels is not None:
             arrays["labels"] = np.array(self.labels, np.str_)
         return arrays
-
-
-def find_class(name: str, labels: Sequence[str]) -> int:
-    """The index of the class of a name, in any capitals.
-
-    A label equal to the name goes before labels that list it among their synonyms ("tabby, tabby cat").
-
-    Args:
-        name: What to look for.
-        labels: The names of the C classes.
-
-    Raises:
-        TargetError: No class of that name (the message offers similar ones), or several.
-    """
-    wanted = name.strip().casefold()
-    folded = [label.casefold() for label in labels]
-    synonyms = [[part.strip() for part in label.split(",")] for label in folded]
-    found = [k for k, label in enumerate(folded) if label.strip() == wanted]
-    found = found or [k for k, names in enumerate(synonyms) if wanted in names]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise TargetError(f"classes {', '.join(map(str, found))} bear that name; give an index")
-    close = get_close_matches(wanted, dict.fromkeys(name for names in synonyms for name in names))
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise TargetError(f"no class of that name{hint}")
 
 
 def _place(number: int, count: int, what: str) -> int:

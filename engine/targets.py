@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.arrays import host, library
-from camrt.engine.explanation import find_class
 from camrt.engine.places import Place
 from camrt.errors import TargetError
 
-__all__ = ["Chooser", "chooser", "target_classes"]
+__all__ = ["Chooser", "chooser", "find_class", "target_classes"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
@@ -154,3 +154,29 @@ def index_of(name: str, labels: Sequence[str] | None) -> int:
     except TargetError as error:
         hint = f"; an index is a number: {int(name)}" if name.strip().isdecimal() else ""
         raise TargetError(f"targets={name!r}: {error}{hint}") from None
+
+
+def find_class(name: str, labels: Sequence[str]) -> int:
+    """The index of the class of a name, in any capitals.
+
+    A label equal to the name goes before labels that list it among their synonyms ("tabby, tabby cat").
+
+    Args:
+        name: What to look for.
+        labels: The names of the C classes.
+
+    Raises:
+        TargetError: No class of that name (the message offers similar ones), or several.
+    """
+    wanted = name.strip().casefold()
+    folded = [label.casefold() for label in labels]
+    synonyms = [[part.strip() for part in label.split(",")] for label in folded]
+    found = [k for k, label in enumerate(folded) if label.strip() == wanted]
+    found = found or [k for k, names in enumerate(synonyms) if wanted in names]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise TargetError(f"classes {', '.join(map(str, found))} bear that name; give an index")
+    close = get_close_matches(wanted, dict.fromkeys(name for names in synonyms for name in names))
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise TargetError(f"no class of that name{hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["absence", "describe_kind"]
+__all__ = ["absence", "describe_kind", "is_address"]
 
 _TO_ONNX = "export it to ONNX first"
 _TORCH = "with torch.onnx.export, from the code that built the model: camrt never unpickles"
@@ -62,6 +62,11 @@ def describe_kind(head: bytes) -> tuple[str, str] | None:
 
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/|data:")
+
+
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether what was given as a path is an address on a network."""
+    return _ADDRESS.match(os.fspath(path)) is not None
 
 
 def absence(path: str | os.PathLike[str]) -> str:

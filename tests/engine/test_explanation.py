@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camrt.engine.explanation import FLAG_NAMES, Explanation, Passes, find_class
+from camrt.engine.explanation import FLAG_NAMES, Explanation, Passes
+from camrt.engine.targets import find_class
 from camrt.errors import InputError, TargetError
 
 LABELS = ("tench, Tinca tinca", "crane", "tabby, tabby cat", "crane", "CON/..\\ été", "猫")

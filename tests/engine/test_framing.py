@@ -108,7 +108,7 @@ def test_a_drawing_in_another_size_and_of_files(tmp_path: Path) -> None:
         assert archive["framings"][0] == pytest.approx((100, 300, *edges))
     with Image.open(paths[0]) as drawing:
         assert drawing.size == (300, 100)
-    with pytest.raises(InputError, match="expected 1 pictures to draw on, got 2"):
+    with pytest.raises(InputError, match="expected 1 pictures to draw on, one a picture, got 2"):
         found.save(tmp_path / "out", "a", pictures=[picture] * 2)
 
 

@@ -22,6 +22,7 @@ from camrt.errors import (
     ModelFileError,
     NoSuchPictureError,
     PictureError,
+    StorageError,
     TargetError,
 )
 
@@ -514,3 +515,66 @@ def test_gradients_and_probabilities_of_what_is_no_array_of_numpy(given: Given) 
     )
     found, _ = given.engine.input_gradients([given.path], given.weights[:1])
     np.testing.assert_array_equal(found, logits)
+
+
+# ---------------------------------------------------------------- where results are saved
+
+SAVES: dict[str, tuple[Call, type[CamrtError], str]] = {
+    "where nothing can be": (lambda g: g.drawn.save("/proc/x"), StorageError, "/proc/x.*cannot be written"),
+    "a file": (lambda g: g.drawn.save(g.path), StorageError, "is there and no folder: name a folder"),
+    "below a file": (
+        lambda g: g.drawn.save(g.path / "sub"),
+        StorageError,
+        "cannot be written: Not a directory",
+    ),
+    "a device": (lambda g: g.drawn.save("/dev/null"), StorageError, "is there and no folder"),
+    "nothing": (lambda g: g.drawn.save(None), InputError, "must be the path of a folder"),
+    "a number": (lambda g: g.drawn.save(3), InputError, "must be the path of a folder"),
+    "bytes": (lambda g: g.drawn.save(b"out"), InputError, "must be the path of a folder"),
+    "no name": (lambda g: g.drawn.save(""), InputError, "is no path; '.' is the folder"),
+    "NUL": (lambda g: g.drawn.save("a\0b"), InputError, "is no path"),
+    "an address": (lambda g: g.drawn.save("http://a.org/b"), InputError, "writes on this machine only"),
+    "too long a name": (lambda g: g.drawn.save(g.folder / ("a" * 300)), StorageError, "name too long"),
+    "an archive elsewhere": (
+        lambda g: g.drawn.save(g.folder / "o", name="../b"),
+        InputError,
+        "without folders",
+    ),
+    "an archive in a folder": (
+        lambda g: g.drawn.save(g.folder / "o", name="a/b"),
+        InputError,
+        "without folders",
+    ),
+    "a number for an archive": (lambda g: g.drawn.save(g.folder / "o", name=3), InputError, "name of a file"),
+    "no archive's name": (lambda g: g.drawn.save(g.folder / "o", name=""), InputError, "name of a file"),
+    "one stem": (lambda g: g.drawn.save(g.folder / "o", "a"), InputError, "expected 2 stems"),
+    "a number for a stem": (lambda g: g.drawn.save(g.folder / "o", 3), InputError, "expected 2 stems"),
+    "numbers for stems": (lambda g: g.drawn.save(g.folder / "o", [1, 2]), InputError, "a stem is text"),
+    "one picture": (
+        lambda g: g.drawn.save(g.folder / "o", pictures=g.picture),
+        InputError,
+        "expected 2 pictures to draw on, one a picture, got 1",
+    ),
+    "a number for pictures": (
+        lambda g: g.drawn.save(g.folder / "o", pictures=3),
+        InputError,
+        "expected 2 pictures",
+    ),
+    "opacity": (lambda g: g.drawn.save(g.folder / "o", opacity=7), InputError, "opacity must be in"),
+}
+
+
+@pytest.mark.parametrize("name", SAVES)
+def test_where_nothing_can_be_saved(name: str, given: Given) -> None:
+    call, error, message = SAVES[name]
+    with pytest.raises(error, match=message):
+        call(given)
+    assert not (given.folder / "o").exists() or not list((given.folder / "o").iterdir())
+
+
+def test_stems_and_pictures_in_any_form(given: Given, tmp_path: Path) -> None:
+    paths = [tmp_path / "cat.jpg", tmp_path / "dog.jpg"]
+    written = given.numbers.save(tmp_path / "out", (path for path in paths), pictures=iter([given.bytes] * 2))
+    names = [path.name for path in written]
+    assert [name.partition("_")[0] for name in names[:2]] == ["cat", "dog"]
+    assert names[2:] == ["explanation.npz"]
