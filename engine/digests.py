@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["content_digest"]
+__all__ = ["content_digest", "joint_digest"]
 
 _PART = 1 << 20
 
@@ -21,4 +22,12 @@ def content_digest(path: Path) -> str | None:
                 digest.update(part)
     except OSError:
         return None
+    return digest.hexdigest()
+
+
+def joint_digest(parts: Iterable[object]) -> str:
+    """One hash of many, in their order."""
+    digest = hashlib.blake2b(digest_size=20)
+    for part in parts:
+        digest.update(f"{part}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -93,9 +93,28 @@ class RunFolder:
         self._begun = True
 
     @property
+    def claimed(self) -> frozenset[str]:
+        """The names of all files that were noted before they were written."""
+        return frozenset(self._claimed)
+
+    @property
     def finished(self) -> list[dict[str, Any]]:
         """What was noted with `finish`, by this run and by those that it goes on with."""
         return self._notes
+
+    def check(self, names: Sequence[str]) -> None:
+        """Looks whether files could be claimed, so that a long run does not find out in the end.
+
+        Raises:
+            StorageError: One is there already that no run has noted.
+        """
+        for name in names:
+            known = name in self._claimed or name in (self._former or ())
+            if not known and os.path.lexists(self.folder / name):
+                raise StorageError(
+                    f"{self.folder / name} is there already, and is no result of this run: move it away, or "
+                    "choose another folder"
+                )
 
     def claim(self, names: Sequence[str]) -> None:
         """Notes that files will be written, before they are; again is nothing.
@@ -109,13 +128,8 @@ class RunFolder:
         if self._former is not None:
             _remove(self.folder, self._former)
             self._former = None
+        self.check(names)
         new = [name for name in dict.fromkeys(names) if name not in self._claimed]
-        for name in new:
-            if os.path.lexists(self.folder / name):
-                raise StorageError(
-                    f"{self.folder / name} is there already, and is no result of this run: move it away, or "
-                    "choose another folder"
-                )
         if not self._begun:
             text = json.dumps(self.description, indent=1, sort_keys=True)
             write_whole(self.folder / DESCRIPTION, text.encode())

@@ -23,6 +23,7 @@ from camrt.evaluation.commands import (
     Methods,
     Model,
     Out,
+    Overwrite,
     Plans,
     Precision,
     Resume,
@@ -90,6 +91,7 @@ def on_pictures(
     plans: Plans = None,
     precision: Precision = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     *,
     reading: Reading,
 ) -> None:
@@ -121,6 +123,7 @@ def on_pictures(
                 settings=Settings(**settings),
                 out=out,
                 resume=resume,
+                overwrite=overwrite,
                 progress=progress,
             )
         _print_evaluation(evaluation.results, out)
@@ -148,6 +151,7 @@ def walls(
     plans: Plans = None,
     precision: Precision = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     *,
     reading: Reading,
 ) -> None:
@@ -189,6 +193,7 @@ def walls(
                 dead=dead,
                 out=out,
                 resume=resume,
+                overwrite=overwrite,
                 progress=progress,
             )
         _print_evaluation(evaluation.results, out)

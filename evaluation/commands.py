@@ -24,6 +24,7 @@ __all__ = [
     "Methods",
     "Model",
     "Out",
+    "Overwrite",
     "Plans",
     "Precision",
     "Resume",
@@ -57,6 +58,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Measure this many pictures, drawn with the seed.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Resume = Annotated[bool, typer.Option(help="Go on with a run in that folder.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run in that folder: its files alone are removed.")
+]
 Annotations = Annotated[
     Path | None, typer.Option(help="A CSV or COCO file, or a folder of XML, masks or WSOL metadata.")
 ]

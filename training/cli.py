@@ -47,6 +47,9 @@ def train(
         list[str] | None, typer.Option("--set", help="Any other setting, KEY=VALUE; repeatable.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in the folder: its files alone are removed.")
+    ] = False,
     accelerator: Annotated[str, typer.Option(help="cpu, gpu or auto.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "auto",
     strategy: Annotated[str, typer.Option(help="Lightning's strategy, such as ddp.")] = "auto",
@@ -60,6 +63,7 @@ def train(
         fitting, runs = lightning_parts()
         from camrt.training.recipe import Recipe
         from camrt.training.splits import split_folder, wsol_lists
+        from camrt.training.taking_up import first_process
 
         given = {
             "head": head,
@@ -102,6 +106,7 @@ def train(
             held,
             out,
             resume=resume,
+            overwrite=overwrite,
             accelerator=accelerator,
             devices=int(devices) if devices.isdecimal() else devices,
             strategy=strategy,
@@ -109,7 +114,7 @@ def train(
             tensorboard=tensorboard,
             data_name=data.resolve().name,
         )
-        if not fitting.first_process():
+        if not first_process():
             return
         figures = found.provenance
         console().print(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch.nn import functional
@@ -24,7 +22,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import camrt
 from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.run_folders import RunFolder
 from camrt.errors import TrainingError
+from camrt.export.files import storage_errors, write_whole
 from camrt.training import runs
 from camrt.training.checkpoints import SafeCheckpoints
 from camrt.training.classifier import Classifier, ParameterGroups
@@ -34,6 +34,7 @@ from camrt.training.recipe import Recipe
 from camrt.training.run_data import RunData, told
 from camrt.training.runs import Description
 from camrt.training.splits import Split, differing
+from camrt.training.taking_up import first_process, prepared, summary, taken
 from camrt.training.views import Batch, ShuffledBatches
 
 __all__ = ["fit"]
@@ -191,6 +192,7 @@ def fit(
     folder: Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     accelerator: str = "auto",
     devices: int | str = "auto",
     strategy: str = "auto",
@@ -207,6 +209,7 @@ def fit(
         validation: Pictures to validate on, of the same classes.
         folder: The run's folder, see `camrt.training.runs`.
         resume: Go on with the run that is in the folder.
+        overwrite: Replace the run that is in the folder, if one is.
         accelerator: Lightning's: "cpu", "gpu", "auto".
         devices: Lightning's: how many, or "auto".
         strategy: Lightning's: "ddp", "auto".
@@ -221,14 +224,35 @@ def fit(
     Raises:
         TrainingError: The folder holds another run, or none to go on with; its classes or settings are
             others; the loss is not finite; or a library is missing.
-        InputError: A recipe that cannot be built.
+        InputError: A recipe that cannot be built, or a folder that is being written by another run.
         PictureError: A picture cannot be read.
+        StorageError: The folder cannot be written; what was saved before is kept.
     """
     if validation.labels != train.labels:
         raise TrainingError(
             f"pictures to validate on are of other classes: {differing(validation.labels, train.labels)}"
         )
-    state = prepared(folder, recipe, (train, validation), resume)
+    asked: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
+    with taken(folder), storage_errors(folder):
+        state = prepared(folder, recipe, (train, validation), resume=resume, overwrite=overwrite)
+        return _fitted(
+            recipe, train, validation, folder, state, asked, progress, tensorboard, data_name, callbacks
+        )
+
+
+def _fitted(
+    recipe: Recipe,
+    train: Split,
+    validation: Split,
+    folder: Path,
+    state: Path | None,
+    asked: Mapping[str, Any],
+    progress: bool,
+    tensorboard: bool,
+    data_name: str,
+    callbacks: tuple[Callback, ...],
+) -> Description:
+    """As `fit`, in a folder that is held."""
     preprocessing = Preprocessing.named("imagenet-squash", (recipe.size, recipe.size))
     description = Description(
         head=runs.head_kind(recipe),
@@ -248,19 +272,21 @@ def fit(
         },
     )
     classifier = runs.build(recipe, len(train.labels))
+    log = CSVLogger(folder, name=runs.LOGS)
     if first_process():
-        recipe.write(folder / runs.RECIPE)
-        (folder / runs.DATA).write_text(json.dumps(summary((train, validation)), ensure_ascii=False) + "\n")
-    loggers: list[Logger] = [CSVLogger(folder, name=runs.LOGS)]
+        noted = RunFolder(folder, "training", {}, resume=True, overwrite=False)
+        logs = Path(log.log_dir).relative_to(folder).as_posix()
+        noted.claim([*runs.FILES, f"{logs}/metrics.csv", f"{logs}/hparams.yaml"])
+        write_whole(folder / runs.DATA, (json.dumps(summary((train, validation))) + "\n").encode())
+        recipe.write(folder / runs.RECIPE)  # last: without it there is no run to go on with
+    loggers: list[Logger] = [log]
     if tensorboard:
         loggers.append(tensorboard_logger(folder))
     ending = [EarlyStopping("val_loss", patience=recipe.patience)] if recipe.patience else []
     with quiet():
         try:
             trainer = lightning.Trainer(
-                accelerator=accelerator,
-                devices=devices,
-                strategy=strategy,
+                **asked,
                 precision=recipe.precision,  # type: ignore[arg-type]  # Lightning says what it may be
                 max_epochs=recipe.epochs,
                 gradient_clip_val=recipe.gradient_clip or None,
@@ -281,69 +307,6 @@ def fit(
         run = TrainingRun(classifier, recipe, len(batches))
         trainer.fit(run, datamodule=RunData(recipe, train, validation, preprocessing), ckpt_path=state)
     return runs.read_description(folder)
-
-
-def summary(data: tuple[Split, Split]) -> dict[str, Any]:
-    """What pictures to train and to validate on are: their classes, numbers, and a hash of their order."""
-    digest = hashlib.sha256()
-    for split in data:
-        for path, index in zip(split.files, split.classes.tolist(), strict=True):
-            digest.update(f"{path.parent.name}/{path.name}\0{index}\0".encode())
-    return {
-        "labels": list(data[0].labels),
-        "pictures": [len(split) for split in data],
-        "sha256": digest.hexdigest(),
-    }
-
-
-def prepared(folder: Path, recipe: Recipe, data: tuple[Split, Split], resume: bool) -> Path | None:
-    """The state to go on from, if any; the folder is made.
-
-    Raises:
-        TrainingError: The folder is taken, or holds nothing to go on with, or another recipe, other classes
-            or other pictures.
-    """
-    state = folder / runs.STATE
-    written = folder / runs.RECIPE
-    if not first_process():  # the first has looked, and has written since
-        return state if resume and state.exists() else None
-    if not resume:
-        if written.exists():
-            raise TrainingError(
-                f"{folder} holds a run already: go on with it (resume), or choose another folder"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        return None
-    if not written.exists():
-        raise TrainingError(f"{folder} holds no run to go on with")
-    before = dataclasses.asdict(Recipe.read(written, {"recipe": "paper-imagenet"}))
-    now = dataclasses.asdict(recipe)
-    free = ("epochs", "workers", "patience", "checkpoint_steps")
-    if changed := [
-        f"{name} ({before[name]!r}, now {now[name]!r})"
-        for name in now
-        if now[name] != before[name] and name not in free
-    ]:
-        raise TrainingError(f"{folder} was begun with other settings: {', '.join(changed)}")
-    try:
-        begun = json.loads((folder / runs.DATA).read_text(encoding="utf-8"))
-        labels, pictures = begun["labels"], begun["pictures"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{folder / runs.DATA} cannot be read: {error!r}") from error
-    present = summary(data)
-    if labels != present["labels"]:
-        raise TrainingError(f"{folder} was begun with other classes: {differing(present['labels'], labels)}")
-    if begun != present:
-        raise TrainingError(
-            f"{folder} was begun with other pictures: {pictures[0]} and {pictures[1]} then, {len(data[0])} "
-            f"and {len(data[1])} now, or others in their places"
-        )
-    return state if state.exists() else None
-
-
-def first_process() -> bool:
-    """Whether this is the first of the processes that train together, or the only one."""
-    return not getattr(rank_zero_only, "rank", 0)
 
 
 def checkpoints(folder: Path, recipe: Recipe) -> list[ModelCheckpoint]:

@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
 from camrt.errors import InputError
+from camrt.export.files import write_whole
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -173,7 +174,7 @@ class Recipe:
         """Writes the settings, all of them, as YAML that `read` takes."""
         import yaml
 
-        path.write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False), encoding="utf-8")
+        write_whole(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False).encode())
 
     def factor(self, step: int, steps: int) -> float:
         """What the learning rate is of its base in a step.

@@ -38,6 +38,7 @@ RECIPE: Final = "recipe.yaml"
 DATA: Final = "data.json"
 STATE: Final = "last.safetensors"
 LOGS: Final = "logs"
+FILES: Final = (WEIGHTS, DESCRIPTION, RECIPE, DATA, STATE)
 FORMAT: Final = 1
 
 

@@ -69,8 +69,8 @@ class Intake:
         return Dataset(kind, self.root, ordered, tuple(self._problems), tuple(self._notes))
 
     def name(self, path: Path) -> str:
-        """A picture's path below the root."""
-        return path.relative_to(self.root).as_posix()
+        """A picture's path below the root; bytes in it that are no text as escapes."""
+        return path.relative_to(self.root).as_posix().encode("utf-8", "backslashreplace").decode()
 
     def size(self, path: Path) -> tuple[int, int] | None:
         """A picture's (height, width); None, and one problem, where it cannot be found out."""

@@ -15,6 +15,7 @@ from camrt.engine.overlay import overlay
 from camrt.engine.pictures import read_picture
 from camrt.errors import PictureError
 from camrt.evaluation.extras import needed
+from camrt.evaluation.report.texts import chart_text
 from camrt.evaluation.suite.measuring import Row
 from camrt.evaluation.suite.summary import SMALL, map_of
 
@@ -37,7 +38,13 @@ def curves(
         axes = figure.add_subplot()
         for name, values in lines.items():
             numbers = [np.nan if value is None else value for value in values]
-            axes.plot(places, numbers, label=name, linewidth=1.4, marker="o" if len(places) < 12 else None)
+            axes.plot(
+                places,
+                numbers,
+                label=chart_text(name),
+                linewidth=1.4,
+                marker="o" if len(places) < 12 else None,
+            )
         axes.set(title=title, xlabel=x, ylabel=y)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from camrt.evaluation.report.drawing import curves, examples
 from camrt.evaluation.report.table import Cell, columns, removal_rows, same_maps
+from camrt.evaluation.report.texts import html_text
 from camrt.evaluation.suite.measuring import CENTRE
 from camrt.evaluation.suite.settings import METRICS
 
@@ -61,8 +61,8 @@ def page(evaluation: Evaluation) -> str:
     results = evaluation.results
     title = f"Explanations of {results['model']['file']}"
     body = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p class=lead>{escape(_lead(results))}</p>",
+        f"<h1>{html_text(title)}</h1>",
+        f"<p class=lead>{html_text(_lead(results))}</p>",
         "<h2>Which explanation to trust</h2>",
         _table(results),
         _remarks(results),
@@ -73,8 +73,8 @@ def page(evaluation: Evaluation) -> str:
         *(_example(*example) for example in examples(evaluation)),
         "<h2>How to read it</h2>",
         _list(
-            f"<b>{escape(METRICS[name].title)}</b> ({METRICS[name].better} is better): "
-            f"{escape(READING[name])} <i>{escape(METRICS[name].source)}</i>"
+            f"<b>{html_text(METRICS[name].title)}</b> ({METRICS[name].better} is better): "
+            f"{html_text(READING[name])} <i>{html_text(METRICS[name].source)}</i>"
             for name in results["metrics"]
         ),
         "<h2>Settings</h2>",
@@ -84,7 +84,7 @@ def page(evaluation: Evaluation) -> str:
     return (
         "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n"
         '<meta name=viewport content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n<body>\n"
+        f"<title>{html_text(title)}</title>\n<style>{STYLE}</style>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
@@ -106,13 +106,13 @@ def _lead(results: Mapping[str, Any]) -> str:
 
 def _table(results: Mapping[str, Any]) -> str:
     methods, found = columns(results)
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in found)
+    head = "".join(f"<th>{html_text(column.title)}</th>" for column in found)
     rows = []
     for number, method in enumerate(methods):
         own = [column.cells[number] for column in found]
-        cells = "".join(f"<td{_class(cell)}>{escape(cell.text)}</td>" for cell in own)
-        rows.append(f"<tr><td>{escape(method)}</td>{cells}</tr>")
-    counted = "".join(f"<td>{escape(column.counted)}</td>" for column in found)
+        cells = "".join(f"<td{_class(cell)}>{html_text(cell.text)}</td>" for cell in own)
+        rows.append(f"<tr><td>{html_text(method)}</td>{cells}</tr>")
+    counted = "".join(f"<td>{html_text(column.counted)}</td>" for column in found)
     return (
         f"<div class=wide><table><thead><tr><th>method</th>{head}</tr></thead><tbody>{''.join(rows)}"
         f"<tr class=foot><td>maps that counted</td>{counted}</tr></tbody></table></div>"
@@ -125,12 +125,14 @@ def _class(cell: Cell) -> str:
 
 def _remarks(results: Mapping[str, Any]) -> str:
     methods, found = columns(results)
-    lines = [f"{escape(column.title[:-2])}: {escape(column.remark)}." for column in found if column.remark]
+    lines = [
+        f"{html_text(column.title[:-2])}: {html_text(column.remark)}." for column in found if column.remark
+    ]
     lines += [
-        f"{escape(METRICS[name].title)}: not measured: {escape(why)}."
+        f"{html_text(METRICS[name].title)}: not measured: {html_text(why)}."
         for name, why in results["left_out"].items()
     ]
-    lines += [escape(f"{same_maps(group)}.") for group in results["alike"]]
+    lines += [html_text(f"{same_maps(group)}.") for group in results["alike"]]
     if CENTRE in methods:
         lines.append(
             f"{CENTRE} is a Gaussian in the middle of every picture: what looking at nothing brings."
@@ -171,7 +173,7 @@ def _removal(results: Mapping[str, Any]) -> str:
         return ""
     head = "".join(f"<th>{share:g}</th>" for share in results["settings"]["shares"])
     body = "".join(
-        f"<tr><td>{escape(method)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        f"<tr><td>{html_text(method)}</td>{''.join(f'<td>{html_text(cell)}</td>' for cell in cells)}</tr>"
         for method, cells in rows
     )
     return (
@@ -182,10 +184,11 @@ def _removal(results: Mapping[str, Any]) -> str:
 
 def _example(name: str, told: str, drawings: list[tuple[str, str]]) -> str:
     images = "".join(
-        f'<div><img alt="{escape(caption)}" src="{url}">{escape(caption)}</div>' for caption, url in drawings
+        f'<div><img alt="{html_text(caption)}" src="{url}">{html_text(caption)}</div>'
+        for caption, url in drawings
     )
     return (
-        f"<figure class=example><figcaption><code>{escape(name)}</code> {escape(told)}</figcaption>"
+        f"<figure class=example><figcaption><code>{html_text(name)}</code> {html_text(told)}</figcaption>"
         f"<div class=row>{images}</div></figure>"
     )
 
@@ -193,13 +196,13 @@ def _example(name: str, told: str, drawings: list[tuple[str, str]]) -> str:
 def _settings(results: Mapping[str, Any]) -> str:
     model, versions = results["model"], results["versions"]
     lines = [
-        f"Model <code>{escape(model['file'])}</code>, SHA-256 <code>{escape(model['sha256'])}</code>, cut at "
-        f"<code>{escape(', '.join(model['target']))}</code>",
-        *(f"<code>{escape(name)}</code>: {escape(text)}" for name, text in results["methods"].items()),
-        escape(", ".join(f"{name} = {value}" for name, value in results["settings"].items())),
-        escape(", ".join(f"{name} {value}" for name, value in versions.items())),
+        f"Model <code>{html_text(model['file'])}</code>, SHA-256 <code>{html_text(model['sha256'])}</code>, "
+        f"cut at <code>{html_text(', '.join(model['target']))}</code>",
+        *(f"<code>{html_text(name)}</code>: {html_text(text)}" for name, text in results["methods"].items()),
+        html_text(", ".join(f"{name} = {value}" for name, value in results["settings"].items())),
+        html_text(", ".join(f"{name} {value}" for name, value in versions.items())),
         f"{results['passes']} pictures were run through the model.",
-        *(escape(note) for note in results["notes"]),
+        *(html_text(note) for note in results["notes"]),
     ]
     return _list(lines)
 
@@ -207,7 +210,9 @@ def _settings(results: Mapping[str, Any]) -> str:
 def _problems(problems: list[str]) -> str:
     if not problems:
         return ""
-    return f"<h2>{len(problems)} problems with pictures and annotations</h2>" + _list(map(escape, problems))
+    return f"<h2>{len(problems)} problems with pictures and annotations</h2>" + _list(
+        map(html_text, problems)
+    )
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from camrt.evaluation.report.texts import markdown_text
 from camrt.evaluation.suite.measuring import CENTRE
 from camrt.evaluation.suite.settings import METRICS
 from camrt.evaluation.suite.summary import clearly_behind
@@ -126,14 +127,14 @@ def markdown(results: Mapping[str, Any]) -> str:
     methods, found = columns(results)
     pictures, model = results["pictures"], results["model"]
     lines = [
-        f"# Explanations of {model['file']}",
+        f"# Explanations of {markdown_text(model['file'])}",
         "",
         f"{pictures['measured']} of {pictures['drawn']} pictures measured ({results['data']['kind']}, "
-        f"{results['data']['root']}); accuracy {_share(pictures['accuracy'])} of {pictures['with_label']} "
-        f"with a class; {pictures['objects']} annotated classes in {pictures['with_objects']} pictures, "
-        f"on average {_share(pictures['object_share'])} of the picture. Arrows point to the better side; "
-        "± is the standard error of the mean; the best is bold, and ≈ marks what is behind it by less than "
-        "two standard errors of the paired difference.",
+        f"{markdown_text(results['data']['root'])}); accuracy {_share(pictures['accuracy'])} of "
+        f"{pictures['with_label']} with a class; {pictures['objects']} annotated classes in "
+        f"{pictures['with_objects']} pictures, on average {_share(pictures['object_share'])} of the picture. "
+        "Arrows point to the better side; ± is the standard error of the mean; the best is bold, and ≈ marks "
+        "what is behind it by less than two standard errors of the paired difference.",
         "",
         "| method | " + " | ".join(column.title for column in found) + " |",
         "| --- |" + " --- |" * len(found),
@@ -141,15 +142,18 @@ def markdown(results: Mapping[str, Any]) -> str:
     for number, method in enumerate(methods):
         cells = [column.cells[number] for column in found]
         lines.append(
-            f"| {method} | "
+            f"| {markdown_text(method)} | "
             + " | ".join(f"**{cell.text}**" if cell.best else _marked(cell) for cell in cells)
             + " |"
         )
     lines.append("| maps that counted | " + " | ".join(column.counted for column in found) + " |")
     lines.append("")
-    lines += [f"- {column.title[:-2]}: {column.remark}." for column in found if column.remark]
-    lines += [f"- {METRICS[name].title}: not measured: {why}." for name, why in results["left_out"].items()]
-    lines += [f"- {same_maps(group)}." for group in results["alike"]]
+    lines += [f"- {column.title[:-2]}: {markdown_text(column.remark)}." for column in found if column.remark]
+    lines += [
+        f"- {METRICS[name].title}: not measured: {markdown_text(why)}."
+        for name, why in results["left_out"].items()
+    ]
+    lines += [f"- {markdown_text(same_maps(group))}." for group in results["alike"]]
     if CENTRE in methods:
         lines.append(f"- {CENTRE}: a Gaussian in the middle of every picture, whatever it shows.")
     rows = removal_rows(results)
@@ -161,10 +165,10 @@ def markdown(results: Mapping[str, Any]) -> str:
             "",
         ]
         lines += ["| method | " + " | ".join(shares) + " |", "| --- |" + " --- |" * len(shares)]
-        lines += [f"| {method} | " + " | ".join(cells) + " |" for method, cells in rows]
+        lines += [f"| {markdown_text(method)} | " + " | ".join(cells) + " |" for method, cells in rows]
     if results["problems"]:
         lines += ["", f"{len(results['problems'])} problems with pictures and annotations:", ""]
-        lines += [f"- {problem}" for problem in results["problems"][:20]]
+        lines += [f"- {markdown_text(problem)}" for problem in results["problems"][:20]]
         if len(results["problems"]) > 20:
             lines.append(f"- and {len(results['problems']) - 20} more, in results.json")
     return "\n".join(lines) + "\n"

@@ -70,6 +70,9 @@ def reproduce(
     batch_size: BatchSize = 32,
     threads: Threads = None,
     resume: Annotated[bool, typer.Option(help="Go on with runs in that folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace runs in that folder: their files alone are removed.")
+    ] = False,
     *,
     reading: Reading,
 ) -> None:
@@ -94,7 +97,7 @@ def reproduce(
             "readings": tuple(listed(readings)),
             "assignments": tuple(listed(assignments)),
             "limit": limit, "seed": seed, "step": step, "count": count, "superset": superset,
-            "annotations": annotations, "resume": resume, "each_patch": each_patch,
+            "annotations": annotations, "resume": resume, "overwrite": overwrite, "each_patch": each_patch,
         }  # fmt: skip
         options = Options(**given)
         engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads, **reading)

@@ -37,6 +37,7 @@ class Options:
             for a model of 1000 classes and all, as for CUB, for one of 200.
         annotations: File or folder of the pictures' annotations, where it is not plain.
         resume: Go on with runs that were stopped.
+        overwrite: Replace runs that are there.
 
     Raises:
         InputError: A value out of range.
@@ -53,6 +54,7 @@ class Options:
     superset: str | None = None
     annotations: Path | None = None
     resume: bool = False
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("limit", 1), ("seed", 0), ("step", 1), ("count", 1)):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import camrt
 from camrt.engine.methods import Method
 from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.run_folders import RunFolder
 from camrt.errors import AdjointError, DataError, DegenerateMapWarning, InputError, MethodError, PictureError
 from camrt.evaluation.datasets import Dataset, read_dataset
 from camrt.evaluation.reproduce.options import Options
@@ -47,6 +48,8 @@ class Run:
         examples: Adversarial pictures made so far, by kind.
         findings: What was measured on them, by task and method.
         unreadable: Pictures that were drawn for them and cannot be read.
+        folder: That of the table that is being measured, with notes of what is written there; None without
+            `out`.
     """
 
     engine: Engine
@@ -57,6 +60,7 @@ class Run:
     examples: dict[str, AdversarialExamples] = field(default_factory=dict)
     findings: dict[tuple[str, str], Any] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    folder: RunFolder | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -92,7 +96,9 @@ class Run:
 
     def facts(self) -> dict[str, Any]:
         """Everything that figures depend on."""
-        options = {name: value for name, value in asdict(self.options).items() if name != "resume"}
+        options = {
+            name: value for name, value in asdict(self.options).items() if name not in ("resume", "overwrite")
+        }
         annotations = self.options.annotations
         return {
             "camrt": camrt.__version__,
@@ -152,6 +158,7 @@ class Run:
             dead=dead,
             out=None if self.out is None else self.out / table / "measured",
             resume=self.options.resume,
+            overwrite=self.options.overwrite,
             progress=lambda done, total: self.tell("measuring pictures", done, total),
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from camrt.engine.run_folders import RunFolder, held
 from camrt.errors import InputError
 from camrt.evaluation.reproduce.accuracy import accuracy
 from camrt.evaluation.reproduce.boxes import boxes
@@ -19,7 +20,7 @@ from camrt.evaluation.reproduce.published import PUBLISHED
 from camrt.evaluation.reproduce.rows import Reproduced
 from camrt.evaluation.reproduce.running import Run
 from camrt.evaluation.reproduce.walls import dead_zone
-from camrt.evaluation.reproduce.writing import write_table
+from camrt.evaluation.reproduce.writing import FILES, write_table
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -117,7 +118,9 @@ def reproduce(
         Published and measured figures.
 
     Raises:
-        InputError: An unknown table, an option that does not fit, or a folder that holds another run.
+        InputError: An unknown table, an option that does not fit, or a folder that holds another run or is
+            being written by one.
+        StorageError: Results cannot be written; what was measured before is kept.
         MethodError: An unknown method was asked for.
         DataError: A folder that cannot be read.
     """
@@ -128,7 +131,14 @@ def reproduce(
         if tell is not None:
             run.tell = tell
     _ = run.preprocessing  # refuses a model without one before anything is measured
-    found = task.measure(run, task.published)
-    if run.out is not None:
-        write_table(found, run.out / task.published.name)
+    if run.out is None:
+        return task.measure(run, task.published)
+    place = run.out / task.published.name
+    asked = run.options
+    with held(place):
+        run.folder = RunFolder(place, "table", run.facts(), resume=asked.resume, overwrite=asked.overwrite)
+        run.folder.check(FILES)
+        found = task.measure(run, task.published)
+        run.folder.claim(FILES)
+        write_table(found, place)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 from camrt.engine.methods import Method, build
@@ -14,7 +15,8 @@ from camrt.evaluation.reproduce.rows import Figure, Reproduced
 from camrt.evaluation.reproduce.running import NO_DATA, Run, seen_through, squashed
 from camrt.evaluation.reproduce.wanting import figure_of, wanted_rows
 from camrt.evaluation.walls.dead_zone import find_dead_zone
-from camrt.evaluation.walls.stack_mix import MANIFEST, build_stack_mix
+from camrt.evaluation.walls.stack_mix import MANIFEST, build_stack_mix, is_made_of
+from camrt.export.files import storage_errors
 
 __all__ = ["dead_zone"]
 
@@ -77,26 +79,47 @@ def stacked(run: Run, data: Dataset, rows: int) -> Dataset | str:
     if data.kind != "folder":
         return "that needs a folder for each class"
     place = run.out / "walls" / f"stack-mix-{rows}-of-{size[0]}-seed-{run.options.seed}"
+    if place.exists() and run.options.overwrite and run.folder is not None:
+        run.folder.claim([])  # removes what an earlier run wrote
     done = finished(place, run, rows)
     if place.exists() and not done:
-        raise InputError(f"{place} holds another set, or a part of one: remove it, or choose another folder")
+        raise InputError(
+            f"{place} holds a set of other pictures, or something else: replace the run (--overwrite), or "
+            "choose another folder"
+        )
     try:
         if not done:
-            build_stack_mix(data.root, place, dead_rows=rows, size=size[0], seed=run.options.seed)
+            built = place.with_name(f".{place.name}.part")
+            shutil.rmtree(built, ignore_errors=True)  # of a run that was killed: the folder is held
+            build_stack_mix(data.root, built, dead_rows=rows, size=size[0], seed=run.options.seed)
+            if run.folder is not None:
+                run.folder.claim(
+                    [
+                        path.relative_to(built.parent).as_posix().replace(built.name, place.name, 1)
+                        for path in sorted(built.rglob("*"))
+                        if path.is_file()
+                    ]
+                )
+            with storage_errors(place):
+                built.replace(place)
         return read_dataset(place, labels=run.engine.labels, num_classes=run.engine.num_classes)
     except DataError as error:
         return str(error)
 
 
 def finished(place: Path, run: Run, rows: int) -> bool:
-    """Whether the set was built before, of the same pictures' folder."""
+    """Whether the set was built before, of the same pictures."""
     if not (place / MANIFEST).is_file():
         return False
-    noted = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        noted = dict(json.loads((place / MANIFEST).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
     wanted = {
         "source": run.dataset.root.resolve().name,
         "seed": run.options.seed,
         "size": run.preprocessing.size[0],
         "dead_rows": rows,
     }
-    return all(noted.get(name) == value for name, value in wanted.items())
+    same = all(noted.get(name) == value for name, value in wanted.items())
+    return same and is_made_of(noted, run.dataset.root)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from camrt.evaluation.report.texts import json_text, markdown_text
 from camrt.evaluation.reproduce.paper_tables import Column
 from camrt.evaluation.reproduce.rows import Figure, Reproduced, Row
 from camrt.export.files import write_whole
 
-__all__ = ["as_json", "cells", "header", "markdown", "notes", "pattern_rows", "write_table"]
+__all__ = ["FILES", "as_json", "cells", "header", "markdown", "notes", "pattern_rows", "write_table"]
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 NOT_PRINTED = "–"
+FILES = ("table.md", "results.json")
 
 
 def header(found: Reproduced) -> list[str]:
@@ -97,7 +98,8 @@ def markdown(found: Reproduced) -> str:
     lines = [f"# {found.table.heading}", "", f"{found.table.paper}. Published: {found.table.setting}.", ""]
     model = found.facts["model"]
     lines += [
-        f"Measured: {model['file']} ({model['classes']} classes), pictures: {found.facts['data'] or 'none'}. "
+        f"Measured: {markdown_text(model['file'])} ({model['classes']} classes), pictures: "
+        f"{markdown_text(found.facts['data'] or 'none')}. "
         "Arrows point to the better side; ± is the standard error of the mean.",
         "",
     ]
@@ -110,18 +112,14 @@ def markdown(found: Reproduced) -> str:
             "",
         ]
         lines += _grid(["task, reading, measure", "(1)", "(2)", "(3)"], patterns)
-    return "\n".join([*lines, "", *(f"- {_escaped(line)}" for line in notes(found))]) + "\n"
+    return "\n".join([*lines, "", *(f"- {markdown_text(line)}" for line in notes(found))]) + "\n"
 
 
 def _grid(titles: list[str], rows: list[list[str]]) -> list[str]:
     def line(texts: list[str]) -> str:
-        return f"| {' | '.join(_escaped(text) for text in texts)} |"
+        return f"| {' | '.join(markdown_text(text) for text in texts)} |"
 
     return [line(titles), "| --- |" + " --- |" * (len(titles) - 1), *(line(texts) for texts in rows)]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("_", "\\_").replace("\n", " ")
 
 
 def as_json(found: Reproduced) -> dict[str, Any]:
@@ -154,6 +152,5 @@ def as_json(found: Reproduced) -> dict[str, Any]:
 
 def write_table(found: Reproduced, folder: Path) -> None:
     """Writes table.md and results.json."""
-    text = json.dumps(as_json(found), indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(folder / "results.json", text.encode())
+    write_whole(folder / "results.json", json_text(as_json(found)))
     write_whole(folder / "table.md", markdown(found).encode())

@@ -6,22 +6,24 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import camrt
+from camrt.engine.digests import content_digest, joint_digest
+from camrt.engine.identity import model_identity, versions
 from camrt.engine.methods import Method
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.questions import NO_PROBABILITIES
+from camrt.engine.run_folders import held
 from camrt.errors import AdjointError, CamrtError, DataError, InputError, MethodError
 from camrt.evaluation.datasets import Dataset, Sample, read_dataset
+from camrt.evaluation.datasets.regions import PngRegion
 from camrt.evaluation.suite.measuring import Measured, Plan, measure
 from camrt.evaluation.suite.preparing import Prepared, prepare_sample
-from camrt.evaluation.suite.records import RESULTS, TABLES, Parts, write_table
+from camrt.evaluation.suite.records import RESULTS, TABLES, Contents, Parts, write_table
 from camrt.evaluation.suite.settings import METRICS, Settings, named_methods, wanted_metrics
 from camrt.evaluation.suite.summary import alike, summarise
 from camrt.export.files import write_whole
@@ -78,6 +80,7 @@ def evaluate(
     dead: NDArray[np.bool_] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measures explanation methods on a model and annotated pictures.
@@ -94,7 +97,8 @@ def evaluate(
         settings: How; see `Settings`.
         dead: bool (H, W), pixels that cannot influence the model, for μ.
         out: Folder for results.json, the Parquet tables and the report; None keeps all in memory.
-        resume: Go on with a run in that folder.
+        resume: Go on with a run in that folder, if there is one.
+        overwrite: Replace a run in that folder.
         progress: Called with how many pictures are done, as a fraction, and how many there are.
 
     Returns:
@@ -102,7 +106,8 @@ def evaluate(
 
     Raises:
         InputError: Metrics that the pictures do not allow, a preprocessing that is not known, or a folder
-            that holds another run.
+            that holds another run or is being written by one.
+        StorageError: Results cannot be written; what was measured before is kept.
         MethodError: A method that this model does not admit.
         DataError: No pictures.
     """
@@ -118,35 +123,63 @@ def evaluate(
         data = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
     if not data.samples:
         raise DataError(f"{data.root}: no picture to measure on")
-    samples = drawn(data.samples, chosen)
+    samples, found_before = drawn(data.samples, chosen), len(data.samples)
     names, left_out = possible(metrics, samples, dead)
     empty = engine.predict(np.zeros((1, preprocessing.channels, *preprocessing.size), np.float32))[0]
     plan = Plan(engine, built, names, chosen, preprocessing.size, empty, dead)
     fingerprint = identity(plan, data, samples, preprocessing)
-    parts = None if out is None else Parts(Path(out), fingerprint, resume=resume)
+    data = replace(data, samples=samples)
+    if out is None:
+        return _evaluated(plan, data, preprocessing, fingerprint, found_before, left_out, None, progress)
+    with held(Path(out)):
+        parts = Parts(Path(out), fingerprint, resume=resume, overwrite=overwrite)
+        return _evaluated(plan, data, preprocessing, fingerprint, found_before, left_out, parts, progress)
+
+
+def _evaluated(
+    plan: Plan,
+    data: Dataset,
+    preprocessing: Preprocessing,
+    fingerprint: Mapping[str, Any],
+    found_before: int,
+    left_out: Mapping[str, str],
+    parts: Parts | None,
+    progress: Progress | None,
+) -> Evaluation:
+    """The run, and its results in a folder if it has one."""
+    samples = data.samples
+    size = min(BLOCK, plan.engine.batch_size)
     if parts is not None and (finished := parts.finished) is not None:
-        return Evaluation(*finished, plan, replace(data, samples=samples))
+        for number, block in enumerate(blocks(samples, size)):
+            parts.compare(number, contents(block, data.root))
+        parts.clear()
+        return Evaluation(*finished, plan, data)
     measured, problems = Measured(), [str(problem) for problem in data.problems]
-    for number, block in enumerate(blocks(samples, min(BLOCK, engine.batch_size))):
-        done = number * min(BLOCK, engine.batch_size)
+    read: Contents = []
+    for number, block in enumerate(blocks(samples, size)):
+        done = number * size
+        own = contents(block, data.root)
         if parts is not None and number in parts:
+            parts.compare(number, own)
             found, faults = parts.read(number)
         else:
             ready, faults = _read(plan, block, preprocessing, data.inclusive_boxes)
             found = _measure_block(plan, ready, _within(progress, done, len(block), len(samples)))
             if parts is not None:
-                parts.write(number, found, faults)
+                parts.write(number, found, faults, own)
         for table in TABLES:
             getattr(measured, table).extend(getattr(found, table))
         measured.passes += found.passes
         problems += faults
+        read += own
         if progress is not None:
             progress(done + len(block), len(samples))
     if not measured.pictures:
         raise DataError(f"none of the {len(samples)} pictures could be read: {'; '.join(problems[:3])}")
     results = {
         **fingerprint,
-        "pictures": counts(data, samples, measured),
+        "data": {**fingerprint["data"], "contents": joint_digest(read)},
+        "pictures": counts(found_before, samples, measured),
         "left_out": left_out,
         "notes": list(data.notes),
         "problems": problems,
@@ -154,12 +187,23 @@ def evaluate(
         "passes": measured.passes + 1,
         "figures": summarise(plan, measured),
     }
-    evaluation = Evaluation(results, measured, plan, replace(data, samples=samples))
-    if out is not None:
-        write_results(evaluation, Path(out))
+    evaluation = Evaluation(results, measured, plan, data)
     if parts is not None:
+        write_results(evaluation, parts.folder.parent)
         parts.clear()
     return evaluation
+
+
+def contents(block: Sequence[Sample], root: Path) -> Contents:
+    """The files of some pictures and of their masks, with hashes of their contents."""
+    found: Contents = []
+    for sample in block:
+        regions = [region for mask in sample.masks for region in (mask.region, *mask.ignored)]
+        files = [region.path for region in regions if isinstance(region, PngRegion)]
+        for path in dict.fromkeys([sample.path, *files]):
+            name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+            found.append([name, content_digest(path)])
+    return found
 
 
 def _read(
@@ -255,18 +299,11 @@ def identity(
     engine = plan.engine
     listing = hashlib.sha256()
     for sample in samples:
-        size = sample.path.stat().st_size if sample.path.exists() else -1
-        text = repr((sample.name, sample.label, sample.boxes, sample.masks, size))
-        listing.update(text.replace(str(data.root), "").encode())
+        text = repr((sample.name, sample.label, sample.boxes, sample.masks))
+        listing.update(text.replace(str(data.root), "").encode("utf-8", "surrogatepass"))
     return {
-        "versions": {name: _version(name) for name in ("camrt", "numpy", "onnxruntime")},
-        "model": {
-            "file": engine.path.name,
-            "sha256": engine.sha256,
-            "target": [cut.target.name for cut in engine.cuts],
-            "preprocessing": json.loads(preprocessing.to_json()),
-            "batch_size": engine.batch_size,
-        },
+        "versions": versions(),
+        "model": model_identity(engine, preprocessing),
         "data": {"kind": data.kind, "root": data.root.name, "sha256": listing.hexdigest()},
         "methods": {name: repr(method) for name, method in plan.methods.items()},
         "metrics": list(plan.metrics),
@@ -277,21 +314,12 @@ def identity(
     }
 
 
-def _version(name: str) -> str | None:
-    if name == "camrt":
-        return camrt.__version__
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def counts(data: Dataset, samples: Sequence[Sample], measured: Measured) -> dict[str, Any]:
+def counts(found: int, samples: Sequence[Sample], measured: Measured) -> dict[str, Any]:
     """How many pictures there are, and how many of them counted."""
     labelled = [row for row in measured.pictures if row["label"] is not None]
     right = [row["label"] == row["predicted"] for row in labelled]
     return {
-        "found": len(data.samples),
+        "found": found,
         "drawn": len(samples),
         "measured": len(measured.pictures),
         "with_label": len(labelled),
@@ -307,10 +335,10 @@ def counts(data: Dataset, samples: Sequence[Sample], measured: Measured) -> dict
 def write_results(evaluation: Evaluation, folder: Path) -> None:
     """Writes results.json, the tables and the report."""
     from camrt.evaluation.report import write_report
+    from camrt.evaluation.report.texts import json_text
 
     for table in TABLES:
         write_table(folder / f"{table}.parquet", table, getattr(evaluation.measured, table))
     write_report(evaluation, folder)
     # Last, since it says that the run came to its end.
-    text = json.dumps(evaluation.results, indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(folder / RESULTS, text.encode())
+    write_whole(folder / RESULTS, json_text(evaluation.results))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camrt.engine.run_folders import RunFolder
 from camrt.errors import DataError, InputError
 from camrt.evaluation.extras import needed
 from camrt.evaluation.suite.measuring import Measured, Row
@@ -17,10 +18,16 @@ from camrt.export.files import write_whole
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["RESULTS", "TABLES", "Parts", "read_table", "write_table"]
+__all__ = ["FILES", "RESULTS", "TABLES", "Contents", "Parts", "read_table", "write_table"]
 
 TABLES = ("pictures", "objects", "maps")
 RESULTS = "results.json"
+PARTS = "parts"
+PART = (*(f"{table}.parquet" for table in TABLES), "note.json")
+FILES = (*(f"{table}.parquet" for table in TABLES), "table.md", "report.html", RESULTS)
+
+Contents = list[list[str | None]]
+"""Names of files with hashes of their contents."""
 
 
 def schema(table: str) -> pyarrow.Schema:
@@ -98,40 +105,40 @@ def read_table(path: Path) -> list[Row]:
 class Parts:
     """The parts of a run in a folder, each written when a block of pictures was measured.
 
+    The folder is `held` as long as parts are written.
+
     Args:
         folder: Of the results.
-        fingerprint: Everything that the results depend on. A run goes on only where it is the same.
+        fingerprint: Everything that the results depend on, but for the contents of pictures and masks. A run
+            goes on only where it is the same.
         resume: Whether to go on with a run that is there.
+        overwrite: Whether to replace it.
 
     Raises:
-        InputError: There is a run and `resume` is false, or it was another one.
+        InputError: There is a run and neither was asked for, or it was another one.
+        StorageError: A file that no run wrote lies where results are to be.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> None:
-        self.folder = folder / "parts"
-        description = folder / "run.json"
-        text = json.dumps(fingerprint, indent=1, sort_keys=True, ensure_ascii=False)
-        if description.exists():
-            if not resume:
-                raise InputError(
-                    f"{folder} holds an evaluation: go on with it (--resume), or choose another folder"
-                )
-            differing = _differences(description, fingerprint)
-            if differing:
-                raise InputError(
-                    f"{folder} holds another evaluation: {', '.join(differing)} differ; choose another folder"
-                )
-        else:
-            write_whole(description, text.encode())
+    def __init__(
+        self, folder: Path, fingerprint: Mapping[str, Any], *, resume: bool, overwrite: bool = False
+    ) -> None:
+        self.run = RunFolder(folder, "evaluation", fingerprint, resume=resume, overwrite=overwrite)
+        self.run.check(FILES)
+        self.folder = folder / PARTS
+        self.contents = {
+            note["block"]: note.get("contents")
+            for note in self.run.finished
+            if isinstance(note.get("block"), int)
+        }
 
     def __contains__(self, number: int) -> bool:
-        return self._path(number, "note.json").exists()
+        return number in self.contents
 
     @property
     def finished(self) -> tuple[dict[str, Any], Measured] | None:
         """The results and rows of a run that came to its end; None of one that did not."""
         path = self.folder.parent / RESULTS
-        if not path.exists():
+        if RESULTS not in self.run.claimed or not path.exists():
             return None
         try:
             results: dict[str, Any] = json.loads(path.read_bytes())
@@ -142,32 +149,45 @@ class Parts:
 
     def clear(self) -> None:
         """Removes the parts of a run whose results are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.run.remove([name for name in self.run.claimed if name.startswith(f"{PARTS}/")])
+        with suppress(OSError):  # something else is in it
+            self.folder.rmdir()
 
-    def write(self, number: int, measured: Measured, problems: list[str]) -> None:
-        """Keeps a block. The note is written last: a block without one counts as not measured."""
+    def write(self, number: int, measured: Measured, problems: list[str], contents: Contents) -> None:
+        """Keeps a block of pictures whose files had those contents."""
+        self.run.claim([*FILES, *(f"{PARTS}/{number:06d}-{name}" for name in PART)])
         for table in TABLES:
             write_table(self._path(number, f"{table}.parquet"), table, getattr(measured, table))
         note = {"passes": measured.passes, "problems": problems}
-        write_whole(self._path(number, "note.json"), json.dumps(note, ensure_ascii=False).encode())
+        write_whole(self._path(number, "note.json"), json.dumps(note).encode())
+        # Last: a block without it counts as not measured.
+        self.run.finish({"block": number, "contents": contents})
 
     def read(self, number: int) -> tuple[Measured, list[str]]:
         """A block that was kept."""
         tables = {table: read_table(self._path(number, f"{table}.parquet")) for table in TABLES}
+        path = self._path(number, "note.json")
         try:
-            note = json.loads(self._path(number, "note.json").read_bytes())
-        except ValueError as error:
-            raise DataError(f"{self._path(number, 'note.json')}: damaged: {error}") from error
-        return Measured(**tables, passes=note["passes"]), note["problems"]
+            note = json.loads(path.read_bytes())
+            return Measured(**tables, passes=note["passes"]), list(note["problems"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: damaged: {error!r}") from error
+
+    def compare(self, number: int, contents: Contents) -> None:
+        """Refuses to go on where files of a block are others than those that were measured.
+
+        Raises:
+            InputError: They are; it names one.
+        """
+        kept = self.contents[number]
+        if kept == contents:
+            return
+        known = {tuple(pair) for pair in kept} if isinstance(kept, list) else set()
+        changed = next((name for name, digest in contents if (name, digest) not in known), "a picture")
+        raise InputError(
+            f"{self.run.folder} holds another evaluation: {changed} has changed since; replace it "
+            "(--overwrite), or choose another folder"
+        )
 
     def _path(self, number: int, name: str) -> Path:
         return self.folder / f"{number:06d}-{name}"
-
-
-def _differences(path: Path, fingerprint: Mapping[str, Any]) -> list[str]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: damaged: {error}") from error
-    wanted = json.loads(json.dumps(fingerprint))
-    return sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))

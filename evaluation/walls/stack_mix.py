@@ -9,7 +9,7 @@ sure that the second object lies in the lower rows; that is left to whoever buil
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from camrt.engine.digests import content_digest, joint_digest
 from camrt.engine.pictures import is_picture_name, read_picture
 from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import DataError, InputError, PictureError
+from camrt.export.files import whole_file, write_whole
 
 __all__ = ["CLASSES", "DEAD_ROWS", "MANIFEST", "StackMix", "build_stack_mix", "stack_mix"]
 
@@ -115,7 +117,7 @@ def build_stack_mix(
     stacks: dict[str, npt.NDArray[np.uint8]] = {}
     left_out: list[str] = []
     unreadable: list[Path] = []
-    noted = []
+    noted: list[dict[str, Any]] = []
     for name in order:
         if len(stacks) == wanted:
             break
@@ -131,6 +133,7 @@ def build_stack_mix(
                 "class": name,
                 "top": top.relative_to(folder).as_posix(),
                 "bottom": bottom.relative_to(folder).as_posix(),
+                "contents": [content_digest(top), content_digest(bottom)],
             }
         )
     if not stacks or (isinstance(classes, int) and len(stacks) < classes):
@@ -144,6 +147,7 @@ def build_stack_mix(
         "seed": seed,
         "size": size,
         "dead_rows": dead_rows,
+        "listing": listing_of(folder),
         "pictures": sorted(noted, key=lambda note: note["class"]),
         "left_out": sorted(left_out),
         "unreadable": sorted(path.relative_to(folder).as_posix() for path in unreadable),
@@ -151,10 +155,29 @@ def build_stack_mix(
     labels = tuple(sorted(stacks))
     files = tuple(out / name / NAME for name in labels)
     for name, path in zip(labels, files, strict=True):
-        path.parent.mkdir(parents=True)
-        Image.fromarray(stacks[name]).save(path)
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with whole_file(path) as file:
+            Image.fromarray(stacks[name]).save(file, format="PNG")
+    write_whole(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     return StackMix(files, labels, tuple(sorted(left_out)), tuple(unreadable))
+
+
+def listing_of(folder: Path) -> str:
+    """A hash of the names and sizes of all pictures in a folder: the draw depends on which there are."""
+    found = sorted(path for path in folder.rglob("*") if is_picture_name(path) and path.is_file())
+    return joint_digest(
+        part for path in found for part in (path.relative_to(folder).as_posix(), path.stat().st_size)
+    )
+
+
+def is_made_of(manifest: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a set was made of the pictures that a folder holds now, by their contents."""
+    try:
+        return manifest["listing"] == listing_of(folder) and all(
+            note["contents"] == [content_digest(folder / note[part]) for part in ("top", "bottom")]
+            for note in manifest["pictures"]
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 def drawn_classes(folder: Path, classes: int | Sequence[str] | None, seed: int) -> tuple[list[str], int]:

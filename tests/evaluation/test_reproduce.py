@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -629,8 +630,20 @@ def test_walls_on_stacked_pictures(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "walls" / "table.md").read_bytes() == before
     assert again.row("gradcam").figures == found.row("gradcam").figures
     (place / "manifest.json").unlink()
-    with pytest.raises(InputError, match="holds another set, or a part of one"):
-        reproduce("walls", engine, folder, options=options, out=tmp_path / "out")
+    going_on, replacing = replace(options, resume=True), replace(options, overwrite=True)
+    with pytest.raises(InputError, match="holds a set of other pictures, or something else"):
+        reproduce("walls", engine, folder, options=going_on, out=tmp_path / "out")
+    (place / "mine.png").write_bytes(b"foreign")
+    with pytest.raises(InputError, match="holds a set of other pictures, or something else"):
+        reproduce("walls", engine, folder, options=replacing, out=tmp_path / "out")
+    (place / "mine.png").unlink()
+    place.rmdir()
+    anew = reproduce("walls", engine, folder, options=replacing, out=tmp_path / "out")
+    assert anew.row("gradcam").figures == found.row("gradcam").figures
+    changed = next(folder.rglob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+    with pytest.raises(InputError, match="holds a set of other pictures, or something else"):
+        reproduce("walls", engine, folder, options=going_on, out=tmp_path / "out")
     plain = reproduce("walls", engine, folder, options=options)
     assert any("not stacked: there is no folder to write them to" in text for text in plain.remarks)
 

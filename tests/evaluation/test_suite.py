@@ -16,11 +16,13 @@ import onnx
 import pytest
 from annotated import COLOURS, SIDE, STEPS, boxed_squares, colour_model, masked_squares
 from onnx import helper, numpy_helper
+from PIL import Image
 from typer.testing import CliRunner
 
 import camrt
 from camrt.cli import app
 from camrt.engine.methods import GradCAM, PixabCAM
+from camrt.engine.run_folders import WRITTEN, held
 from camrt.errors import DataError, InputError, MethodError
 from camrt.evaluation.box_accuracy import max_box_accuracy
 from camrt.evaluation.curves import ranks_of
@@ -284,7 +286,8 @@ def test_the_same_seed_gives_the_same_bytes(engine: Any, folder: Path, tmp_path:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
     tables = {"maps.parquet", "objects.parquet", "pictures.parquet"}
     written = {path.name for path in (tmp_path / "one").iterdir()}
-    assert written == tables | {"report.html", "results.json", "run.json", "table.md"}
+    notes = {"run.json", "written.jsonl"}
+    assert written == tables | notes | {"report.html", "results.json", "table.md"}
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     assert results["pictures"]["drawn"] == 9
     assert results["model"]["sha256"] == engine.sha256
@@ -328,8 +331,11 @@ def test_a_run_that_is_killed_goes_on_and_ends_the_same(engine: Any, folder: Pat
         evaluate(engine, folder, ["pixab", "gradcam"], settings=Settings(step=150), out=killed)
     whole = tmp_path / "whole"
     subprocess.run([*command[:-1], str(whole), ""], env=environment, check=True)
-    # One more picture half written: a part without its note does not count.
+    # One more block half written: a part that is not noted as finished does not count.
     (killed / "parts" / "000002-maps.parquet").write_bytes(b"torn")
+    with (killed / WRITTEN).open("a") as file:
+        names = ("pictures.parquet", "objects.parquet", "maps.parquet", "note.json")
+        file.write(json.dumps({"writes": [f"parts/000002-{name}" for name in names]}) + "\n")
     loaded = camrt.load(model, preprocessing=STEPS, labels=COLOURS, batch_size=2)
     seen: list[float] = []
 
@@ -356,6 +362,39 @@ def test_a_run_that_is_killed_goes_on_and_ends_the_same(engine: Any, folder: Pat
     assert again.results == json.loads((whole / "results.json").read_text())
     with pytest.raises(InputError, match="another evaluation: settings differ"):
         evaluate(loaded, folder, ["pixab", "gradcam"], settings=Settings(step=151), out=killed, resume=True)
+
+
+def test_other_contents_of_equal_names_and_sizes_are_not_mixed(engine: Any, tmp_path: Path) -> None:
+    """Of bitmaps, whose sizes follow from their sides: in a run that was stopped, and in one that ended."""
+    data = masked_squares(tmp_path / "masked")
+    one, mask = data / "blue" / "002.bmp", data / "masks" / "blue" / "002.png"
+    for path in list(data.glob("*/*.png")):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    asked: dict[str, Any] = {"metrics": ["pxap"], "out": tmp_path / "out"}
+    evaluate(engine, read(data, engine), "pixab", **asked)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    evaluate(engine, read(data, engine), "pixab", **asked, resume=True)
+    for changed in (one, mask):
+        whole = changed.read_bytes()
+        Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+        with pytest.raises(InputError, match=rf"{changed.parent.name}/{changed.name} has changed since"):
+            evaluate(engine, read(data, engine), "pixab", **asked, resume=True)
+        changed.write_bytes(whole)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    (tmp_path / "out" / "results.json").unlink()
+    Image.fromarray(255 - np.asarray(Image.open(one))).save(one)
+    with pytest.raises(InputError, match="has changed since"):
+        evaluate(engine, read(data, engine), "pixab", **asked, resume=True)
+    evaluate(engine, read(data, engine), "pixab", **asked, overwrite=True)
+    evaluate(engine, read(data, engine), "pixab", metrics=["pxap"], out=tmp_path / "whole")
+    for path in sorted((tmp_path / "whole").iterdir()):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+
+
+def test_two_evaluations_do_not_share_a_folder(engine: Any, folder: Path, tmp_path: Path) -> None:
+    with held(tmp_path), pytest.raises(InputError, match="being written by another run"):
+        evaluate(engine, folder, "pixab", "drop", out=tmp_path)
 
 
 def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: Path) -> None:

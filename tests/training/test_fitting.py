@@ -79,6 +79,7 @@ def test_every_head_learns(data: tuple[Split, Split], tmp_path: Path, head: str)
     assert losses[-1] < 0.7 * losses[0]
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "recipe.yaml", "data.json", "model.safetensors", "model.json", "last.safetensors", "logs",
+        "run.json", "written.jsonl",
     }  # fmt: skip
     classifier, described = runs.load_run(tmp_path / "run")
     assert described == found
@@ -241,6 +242,14 @@ def test_runs_that_cannot_begin_or_go_on(data: tuple[Split, Split], tmp_path: Pa
     fewer = (data[0].taken(range(len(data[0]) - 1)), data[1])
     with pytest.raises(TrainingError, match="begun with other pictures: 33 and 9 then, 32 and 9 now"):
         run(fewer, folder, recipe(), resume=True)
+    changed = data[0].files[0]
+    whole = changed.read_bytes()
+    changed.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with pytest.raises(TrainingError, match=r"begun with other pictures: .* with other contents"):
+            run(data, folder, recipe(), resume=True)
+    finally:
+        changed.write_bytes(whole)
     with pytest.raises(TrainingError, match="to validate on are of other classes"):
         run((data[0], other[1]), tmp_path / "new", recipe())
     with pytest.raises(TrainingError, match="Lightning cannot train so"):
@@ -250,6 +259,10 @@ def test_runs_that_cannot_begin_or_go_on(data: tuple[Split, Split], tmp_path: Pa
     (folder / runs.STATE).write_bytes(b"\x00" * 20)
     with pytest.raises(TrainingError, match="cannot be read as safetensors"):
         run(data, folder, recipe(), resume=True)
+    (folder / "notes.txt").write_text("mine")
+    run(data, folder, recipe(lr=0.05, epochs=1), overwrite=True)
+    assert Recipe.read(folder / runs.RECIPE, {}).lr == 0.05
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_runs_whose_files_are_damaged(data: tuple[Split, Split], tmp_path: Path) -> None:
