@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "class_index",
     "model_and_pictures",
+    "parse_bytes",
     "parse_options",
     "parse_pair",
+    "parse_seconds",
     "parse_size",
     "preprocessing_of",
     "read_labels",
@@ -54,6 +57,31 @@ def parse_pair(option: str, text: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f"{option} must be HxW, such as 224x224, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """Bytes of an option such as 2GiB, 500MB or 1000000."""
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
+    count = 0.0
+    if match is not None:
+        number, prefix, binary = match.groups()
+        count = float(number) * (1024 if binary else 1000) ** (" kmgt".index(prefix) if prefix else 0)
+    if not 1 <= count < 1 << 60:
+        raise InputError(f"{option} must be a number of bytes, such as 2GiB, 500MB or 1000000, got {text!r}")
+    return int(count)
+
+
+def parse_seconds(option: str, text: str) -> float:
+    """Seconds of an option such as 30 or 2.5; inf for no bound."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise InputError(
+            f"{option} must be seconds above zero, such as 30, or inf for no bound; got {text!r}"
+        )
+    return seconds
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from camrt.engine.arguments import parse_pair
+from camrt.engine.arguments import parse_bytes, parse_pair, parse_seconds
 from camrt.engine.consoles import clear_errors
 
 __all__ = ["Reading", "reads_models"]
@@ -39,6 +39,19 @@ OPTIONS: dict[str, Any] = {
             "--trust", help="Open a .pt2 file, which runs code in it: only if you trust its author."
         ),
     ],
+    "max_memory": Annotated[
+        str | None,
+        typer.Option(
+            help="Bytes that loading, or a call, may allocate at once, such as 2GiB; half of what is free "
+            "and 8 GiB at most, where it is not given."
+        ),
+    ],
+    "load_deadline": Annotated[
+        str | None, typer.Option(help="Seconds that loading may take in all; inf for no bound.")
+    ],
+    "call_deadline": Annotated[
+        str | None, typer.Option(help="Seconds that a call of the engine may take in all; inf for no bound.")
+    ],
 }
 
 
@@ -67,11 +80,16 @@ def read(texts: dict[str, Any]) -> Reading:
     """What options given as text mean to `camrt.load`.
 
     Raises:
-        InputError: A grid that is none.
+        InputError: A grid that is none, or no bytes, or no seconds.
     """
     given: Reading = {name: text for name, text in texts.items() if text is not None}
     if "grid" in given:
         given["grid"] = parse_pair("--grid", given["grid"])
+    if "max_memory" in given:
+        given["max_memory"] = parse_bytes("--max-memory", given["max_memory"])
+    for name in ("load_deadline", "call_deadline"):
+        if name in given:
+            given[name] = parse_seconds(f"--{name.replace('_', '-')}", given[name])
     if "trust" in given:
         given["trusted"] = given.pop("trust")
     return given

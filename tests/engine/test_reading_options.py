@@ -17,7 +17,9 @@ from zoo import save
 
 import camrt
 from camrt.cli import app
-from camrt.engine.reading_options import OPTIONS
+from camrt.engine.arguments import parse_bytes
+from camrt.engine.reading_options import OPTIONS, read
+from camrt.errors import InputError
 
 LOADING = [
     ("explain",),
@@ -37,7 +39,7 @@ def test_every_command_that_loads_a_model_has_them(words):
     for word in words:
         command = command.commands[word]
     found = {name for parameter in command.params for name in parameter.opts}
-    assert {f"--{name}" for name in OPTIONS} <= found
+    assert {f"--{name.replace('_', '-')}" for name in OPTIONS} <= found
 
 
 def written(tmp_path: Path, ending: Ending, **more: Any) -> tuple[Path, Path, list[str]]:
@@ -132,6 +134,16 @@ def test_evaluation_reads_models_alike(tmp_path):
     [
         (["--activation", "relu"], "activation='relu' must be None, 'softmax', 'sigmoid' or 'none'"),
         (["--grid", "7"], "--grid must be HxW, such as 224x224, got '7'"),
+        (
+            ["--max-memory", "much"],
+            "--max-memory must be a number of bytes, such as 2GiB, 500MB or 1000000, got",
+        ),
+        (["--max-memory", "10"], "max_memory=10 allows 10 bytes"),
+        (["--load-deadline", "0"], "--load-deadline must be seconds above zero, such as 30, or inf for no"),
+        (
+            ["--call-deadline", "soon"],
+            "--call-deadline must be seconds above zero, such as 30, or inf for no",
+        ),
         (["--output", "missing"], "there is no output 'missing'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -149,3 +161,36 @@ def test_labels_in_json_still_work_beside_them(tmp_path):
     names.write_text(json.dumps(["a", "b", "c", "d"]))
     text = said("explain", path, picture, *options, "--labels", names, "--activation", "softmax")
     assert "of logit" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1000000", 1_000_000),
+        ("2GiB", 2 << 30),
+        ("2gib", 2 << 30),
+        ("1.5 GiB", 3 << 29),
+        ("500MB", 500_000_000),
+        ("64k", 64_000),
+        ("64Ki", 64 << 10),
+        ("1TiB", 1 << 40),
+        ("7b", 7),
+    ],
+)
+def test_bytes_in_words(text, count):
+    assert parse_bytes("--max-memory", text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "0", "0.2", "-1", "1e9", "2 GiBs", "2EiB", "nan", "9" * 30, "١"])
+def test_what_is_no_number_of_bytes(text):
+    with pytest.raises(InputError, match="--max-memory must be a number of bytes"):
+        parse_bytes("--max-memory", text)
+
+
+def test_the_bounds_reach_the_engine():
+    """What the words mean is what `camrt.load` is given."""
+    texts = dict.fromkeys(OPTIONS) | {"max_memory": "1GiB", "load_deadline": "inf", "call_deadline": "2.5"}
+    given = read(texts)
+    assert given == {"max_memory": 1 << 30, "load_deadline": np.inf, "call_deadline": 2.5}
+    engine = camrt.load("default", verify=False, **given)
+    assert (engine.max_memory, engine.call_deadline) == (1 << 30, 2.5)
