@@ -23,6 +23,7 @@ from camrt.engine.preprocessing import METADATA_KEY, Preprocessing
 from camrt.engine.torch_models.subject import Subject, single, tensors_of
 from camrt.errors import BackendError, InputError
 from camrt.export.files import draft_beside
+from camrt.export.onnx_sessions import session_of
 from camrt.export.own_heads import HEAD_KEY, PROVENANCE_KEY
 
 __all__ = ["exported", "to_onnx"]
@@ -243,7 +244,7 @@ def furthest(path: Path, batch: Array, expected: Mapping[str, Array]) -> tuple[s
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = session_of(path, options)
         wanted = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
         (given,) = session.get_inputs()
         pictures = batch.astype(wanted.get(given.type, np.float32))

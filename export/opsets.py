@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from camrt.errors import ModelFileError, UnsafeModelError, UnsupportedModelError
 from camrt.export.limits import quoted
+from camrt.export.onnx_sessions import session_of
 from camrt.export.protos import domain_of, node_label
 
 __all__ = ["OLDEST_OPSET", "check_operators", "check_versions", "newest_opset", "opsets_of", "spell_domains"]
@@ -166,7 +167,7 @@ def _runtime_takes(opset: int, ir_version: int) -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session_of(probe.SerializeToString(), options)
     except Exception:  # onnxruntime's exceptions have no public base
         return False
     return True

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 from camrt.export.budget import allowed_memory, check_deadline
 from camrt.export.graph import names_read
 from camrt.export.limits import element_bits
+from camrt.export.onnx_sessions import session_of
 from camrt.kernels.memory import give_back_freed, resident_memory
 
 __all__ = ["SHORT_OF_MEMORY", "Arena", "arena_registered", "bound_folding", "weight_bytes"]
@@ -62,7 +63,7 @@ class Arena:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.give_to(options)
-        self._emptier = ort.InferenceSession(NOTHING, options, providers=["CPUExecutionProvider"])
+        self._emptier = session_of(NOTHING, options)
 
     def give_to(self, options: ort.SessionOptions) -> None:
         """Has a session that is made with these options take its memory here; its weights lie elsewhere."""

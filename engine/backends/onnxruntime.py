@@ -28,6 +28,7 @@ from camrt.engine.backends.running import in_time
 from camrt.engine.places import HOST
 from camrt.errors import BackendError, MemoryLimitError
 from camrt.export.budget import allowed_memory, memory_short, reserve_array, seconds_left
+from camrt.export.onnx_sessions import session_of
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
 
@@ -42,6 +43,7 @@ FAILURES: tuple[type[Exception], ...] = (
     states.NotImplemented,
     states.RuntimeException,
     RuntimeError,
+    UnicodeDecodeError,  # its message quotes a name of the file's that is no text
 )
 LARGE_WEIGHT = 1 << 14  # numbers: a smaller one is not worth the care
 QUICK = 0.01  # seconds: what takes less is run without another thread the next time
@@ -135,7 +137,7 @@ class OnnxRuntime:
             with arena_registered(limit) as arena:
                 arena.give_to(options)
                 session = in_time(
-                    lambda: ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]),
+                    lambda: session_of(data, options),
                     lambda: options.set_load_cancellation_flag(True),
                 )
         except FAILURES as error:

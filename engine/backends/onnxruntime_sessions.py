@@ -16,6 +16,7 @@ from camrt.engine.backends.counting import CPU, counts_named, left_to_the_cpu
 from camrt.engine.backends.deadlines import stopped_in_time
 from camrt.engine.backends.onnxruntime import ERRORS_ONLY, FAILURES
 from camrt.errors import BackendError
+from camrt.export.onnx_sessions import session_of
 from camrt.kernels.caches import ByteCache
 
 __all__ = ["CUDA", "TENSORRT", "Providers", "Session", "Sessions", "check_built", "cuda", "tensorrt"]
@@ -133,8 +134,7 @@ class Sessions:
         options.add_session_config_entry(RECORDING, "1")
         try:
             with stopped_in_time(lambda: options.set_load_cancellation_flag(True)):
-                # Its own fallback makes a session on the CPU of one that fails.
-                session = ort.InferenceSession(self._model, options, providers=providers, enable_fallback=0)
+                session = session_of(self._model, options, providers)
         except FAILURES as error:
             if NOT_STARTED.search(str(error)):
                 raise not_started(providers[0][0]) from error

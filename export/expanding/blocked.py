@@ -34,6 +34,7 @@ from camrt.export.expanding.fused import activated
 from camrt.export.expanding.steps import Expansion, expansion
 from camrt.export.graph import attribute
 from camrt.export.limits import quoted
+from camrt.export.onnx_sessions import session_of
 from camrt.export.operators import ELEMENTWISE_UNARY
 from camrt.export.protos import domain_of, node_label
 
@@ -282,9 +283,7 @@ def _of_the_runtime() -> int | None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = session_of(probe.SerializeToString(), options)
         answer = session.run(None, {"x": np.zeros((1, 8, 1, 1), np.float32)})[0]
     except Exception:  # onnxruntime's exceptions have no public base
         return None

@@ -1,0 +1,38 @@
+"""Sessions of ONNX Runtime: all are made here, so that none goes its own way when it fails.
+
+By default its Python class prints "EP Error ..." on stdout where a session cannot be made or a run fails, and
+tries everything a second time on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["CPU_ONLY", "session_of"]
+
+CPU_ONLY = ("CPUExecutionProvider",)
+
+
+def session_of(
+    model: bytes | str | os.PathLike[str],
+    options: onnxruntime.SessionOptions,
+    providers: Sequence[Any] = CPU_ONLY,
+) -> onnxruntime.InferenceSession:
+    """A session that computes where it is told, or raises what ONNX Runtime raises; nothing is printed.
+
+    Args:
+        model: A file's bytes or its path.
+        options: Of the session.
+        providers: Names of providers, or of each with its options; the first is preferred.
+    """
+    runtime = import_module("onnxruntime")  # slow to import, and seldom needed by those who only read files
+    made: onnxruntime.InferenceSession = runtime.InferenceSession(
+        model, options, providers=list(providers), enable_fallback=0
+    )
+    return made
