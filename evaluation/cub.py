@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from camrt.errors import DataError, PictureError
+from camrt.export.text_files import text_of
 
 __all__ = ["Cub"]
 
@@ -209,7 +210,7 @@ class Cub:
 def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number, from 1, and words of each line that is not blank."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: give the folder of CUB-200-2011 that holds images.txt") from None
     except (OSError, UnicodeDecodeError) as error:

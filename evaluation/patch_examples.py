@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from camrt.errors import DataError
 from camrt.evaluation.localisation import inside_boxes
+from camrt.export.budget import reserve
 from camrt.export.files import write_whole
 
 __all__ = ["AdversarialExamples"]
@@ -144,9 +145,13 @@ class AdversarialExamples:
 
         Raises:
             DataError: The file is missing, damaged, or something else.
+            MemoryLimitError: Unpacked it is larger than the memory there is.
         """
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                reserve(
+                    sum(member.file_size for member in archive.zip.infolist()), f"what is packed in {path}"
+                )
                 if str(archive["format"]) != FORMAT:
                     raise DataError(f"{path} holds {str(archive['format'])!r:.60}, not {FORMAT!r}")
                 fields: dict[str, Any] = {name: archive[name] for name in _WHOLE}

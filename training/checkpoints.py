@@ -43,7 +43,10 @@ class SafeCheckpoints(CheckpointIO):
         tensors, notes = read_tensors(Path(path))
         if STRUCTURE not in notes:
             raise TrainingError(f"{path} is no checkpoint of a run")
-        content: dict[str, Any] = unpacked(json.loads(notes[STRUCTURE]), tensors)
+        try:
+            content: dict[str, Any] = unpacked(json.loads(notes[STRUCTURE]), tensors)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise TrainingError(f"{path} is no checkpoint of a run, or damaged: {error!r:.80}") from error
         return content
 
     def remove_checkpoint(self, path: Any) -> None:

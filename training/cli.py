@@ -152,7 +152,7 @@ def parsed(settings: list[str]) -> dict[str, Any]:
             raise InputError(f"--set {text!r} must be KEY=VALUE")
         try:
             found[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise InputError(f"--set {text!r}: {error}") from error
     return found
 

@@ -12,10 +12,13 @@ from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
 from camrt.errors import InputError
 from camrt.export.files import write_whole
+from camrt.export.text_files import text_of
 
 __all__ = ["RECIPES", "Recipe"]
 
 RunHead = Literal["cam", "calm-ml", "calm-em"]
+
+MOST_BYTES: Final = 1 << 20  # of a file of settings
 
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "paper-cub": {"lr": 3e-5},
@@ -163,8 +166,8 @@ class Recipe:
         import yaml
 
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            content = yaml.safe_load(text_of(path, MOST_BYTES))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise InputError(f"{path} cannot be read as YAML: {error}") from error
         if not isinstance(content, dict):
             raise InputError(f"{path} must hold settings by name, 'lr: 0.01' and so on")
@@ -209,7 +212,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         if value not in choices:
             raise InputError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
         try:

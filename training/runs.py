@@ -24,6 +24,7 @@ import camrt
 from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import TrainingError
 from camrt.export.files import write_whole
+from camrt.export.text_files import text_of
 from camrt.training.backbones import classifier_of
 from camrt.training.classifier import Classifier
 from camrt.training.heads import HeadKind
@@ -126,7 +127,7 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / DESCRIPTION
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text_of(path))
         if content["format"] != FORMAT:
             raise TrainingError(f"{path} has format {content['format']!r}; this camrt reads {FORMAT}")
         return Description(
@@ -142,5 +143,5 @@ def read_description(folder: Path) -> Description:
         raise TrainingError(
             f"{folder} is no run, or one that has not finished its first epoch: {path} is missing"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(f"{path} cannot be read: {error!r}") from error

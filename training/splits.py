@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from camrt.engine.pictures import is_picture_name
 from camrt.errors import DataError
+from camrt.export.text_files import text_of
 
 __all__ = ["Split", "class_folders", "hold_out", "split_folder", "wsol_lists"]
 
@@ -165,7 +166,7 @@ def differing(found: Sequence[str], wanted: Sequence[str]) -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in text_of(path).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

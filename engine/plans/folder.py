@@ -16,6 +16,7 @@ from camrt.engine.plans.bindings import Bindings
 from camrt.engine.plans.building import Recipe
 from camrt.errors import BackendError
 from camrt.export.files import write_whole
+from camrt.export.text_files import text_of
 
 __all__ = ["PlanFolder", "graph_hash"]
 
@@ -68,13 +69,13 @@ class PlanFolder:
         """
         path = Path(path)
         try:
-            content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            content = json.loads(text_of(path / MANIFEST))
         except OSError as error:
             raise BackendError(
                 f"{str(path)!r} is no folder of plans ({error}): build one with camrt export MODEL --to "
                 f"{trt.flavour} --out FOLDER"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BackendError(f"{str(path / MANIFEST)!r} is damaged: {error}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise BackendError(

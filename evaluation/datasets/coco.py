@@ -12,6 +12,7 @@ from camrt.errors import DataError
 from camrt.evaluation.datasets.intake import Intake, Place, only_class, shown
 from camrt.evaluation.datasets.regions import PolygonRegion, Region, RunLengthRegion, uncompressed
 from camrt.evaluation.datasets.samples import Box, Mask, Sample
+from camrt.export.text_files import bytes_of
 
 __all__ = ["read_coco"]
 
@@ -60,7 +61,7 @@ def read_coco(intake: Intake, path: Path) -> list[Sample]:
 def _parsed(intake: Intake, path: Path) -> dict[str, Any] | None:
     """The file's content, with lists of images and annotations; None, and a problem, if it is not that."""
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(bytes_of(path))
     except json.JSONDecodeError as error:
         intake.report(Place(path, error.lineno), f"not JSON: {error.msg} (column {error.colno})")
         return None

@@ -7,10 +7,12 @@ from pathlib import Path
 from xml.parsers import expat
 
 from camrt.errors import DataError
+from camrt.export.text_files import bytes_of
 
 __all__ = ["Element", "XmlError", "read_xml"]
 
 _DEEPEST = 32
+_MOST_BYTES = 64 << 20
 
 
 @dataclass
@@ -56,7 +58,7 @@ def read_xml(path: Path) -> Element:
 
     Raises:
         XmlError: Not well-formed, with a document type or entities, or nested deeper than any annotation.
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is larger than any annotation.
     """
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -86,7 +88,7 @@ def read_xml(path: Path) -> Element:
     parser.CharacterDataHandler = text
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(bytes_of(path, _MOST_BYTES), True)
     except expat.ExpatError as error:
         raise XmlError(f"not well-formed XML: {expat.ErrorString(error.code)}", error.lineno) from error
     except XmlError:
