@@ -180,6 +180,15 @@ def test_python(block: Block) -> None:
         assert eval(expression, names).shape == tuple(map(int, shape.split(",")))
 
 
+def test_the_tests_that_are_named_are_there() -> None:
+    """docs/security.md names a test behind each promise."""
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/security.md").read_text("utf-8"))
+    assert len(named) > 20
+    for file, test in named:
+        content = (ROOT / file).read_text("utf-8")
+        assert not test or f"\ndef {test}(" in content, f"{file}::{test}"
+
+
 def test_there_are_blocks_to_run() -> None:
     assert {block.document for block in PYTHON} >= {"README.md", "docs/gpu.md"}
     assert len(SHELL) > 15
