@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from camrt.engine.backends import Backend
+from camrt.engine.backends.shaped import ShapedRunner
 from camrt.engine.matching import levels_of
 from camrt.engine.noise import noise
 from camrt.engine.preprocessing import Preprocessing
@@ -114,12 +115,14 @@ def same_when_opened(
     assert interface.batch is not None
     count = 2 * interface.batch + 1
     pictures = noise(interface.probe_shape(count, size), levels=levels_of(interface, Front()))
-    expected = runtime.runner(fixed, label="model", batch=interface.batch)(pictures, [LOGITS])[0]
+    shapes = {LOGITS: (interface.num_classes,)}
+    whole = ShapedRunner(runtime.runner(fixed, label="model", batch=interface.batch), shapes)
+    expected = whole(pictures, [LOGITS])[0]
     try:
         Graph(opened, interface.probe_shape(PROBE_BATCH, size))
         actual = runtime.runner(opened, label="model with an open batch axis")(pictures, [LOGITS])[0]
     except (BackendError, ModelFileError):
         return False
-    if actual.shape != expected.shape or not np.isfinite(expected).all():
+    if actual.shape != expected.shape or not expected.size or not np.isfinite(expected).all():
         return False
     return bool(np.abs(actual - expected).max() <= SAME_RESULT * max(float(np.abs(expected).max()), 1e-6))

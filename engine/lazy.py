@@ -8,6 +8,7 @@ from typing import Any
 
 from camrt.engine.backends import Runner
 from camrt.engine.forks import renewed_in_children
+from camrt.export.understanding import understood
 
 __all__ = ["LazyRunner"]
 
@@ -48,6 +49,7 @@ class LazyRunner:
         with self._lock:
             if self._runner is None:
                 assert self._make is not None
-                self._runner = self._make()
+                with understood("the part of the graph that is run here"):
+                    self._runner = self._make()
                 self._make = None  # lets go of the graph
             return self._runner

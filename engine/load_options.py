@@ -81,7 +81,8 @@ def labels_of(
         raise InputError(f"{len(listed)} labels were given for a model with {classes} classes")
     if strange := [name for name in listed if not isinstance(name, (str, int, np.integer))]:
         raise InputError(f"a label is text, and {strange[0]!r:.80} is not")
-    return tuple(str(name) for name in listed)
+    # Half a letter, which JSON can hold, cannot be written.
+    return tuple(str(name).encode(errors="replace").decode() for name in listed)
 
 
 def in_order(names: Mapping[Any, Any], classes: int) -> list[Any]:

@@ -37,6 +37,7 @@ from camrt.export.interface import LOGITS, Interface, standardise
 from camrt.export.reading import ModelFile, read_model
 from camrt.export.tokens import lay_out
 from camrt.export.torch_archive import SUFFIX, open_archive
+from camrt.export.understanding import understood
 from camrt.kernels.float_errors import ignore_float_errors
 
 if TYPE_CHECKING:
@@ -193,7 +194,8 @@ def load(
                 raise InputError("path='' must be the path of a file, or a torch module")
             if output is not None and not isinstance(output, str):
                 raise InputError(f"output={output!r} must be the name of an output")
-            file = read_model(model_file(path))
+            with understood(f"{os.fspath(path)}: the file"):
+                file = read_model(model_file(path))
             runtime = runtime_named(
                 backend or "onnxruntime",
                 device=device,
@@ -203,7 +205,8 @@ def load(
                 model=file.sha256,
             )
             analyst = onnx_runtime(threads=threads, few_runs=True)
-            engine = assembled(file, runtime, analyst, **common)
+            with understood(f"{file.path}: the graph"):
+                engine = assembled(file, runtime, analyst, **common)
     engine.call_deadline = float(call_deadline)
     return engine
 

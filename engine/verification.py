@@ -21,6 +21,7 @@ from onnx import TensorProto
 
 from camrt.engine.arrays import host
 from camrt.engine.backends import Backend, Runner
+from camrt.engine.backends.shaped import ShapedRunner
 from camrt.engine.cuts import Cut, make_cuts, picture_adjoints
 from camrt.engine.heads import Asked, GenericHead
 from camrt.engine.heads.comparison import (
@@ -280,7 +281,7 @@ def verified_cuts(
         tapped, cuts, references = make_cuts(
             model, graph, targets, tensors, interface, here, batch_size, threads, unfactored, analyst
         )
-        runner = here.runner(tapped, label="model", batch=interface.batch)
+        runner = shaped(here.runner(tapped, label="model", batch=interface.batch), interface, cuts)
         if level is False:
             return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), ())
         report = verify(
@@ -337,8 +338,18 @@ def verified_cuts(
         tapped, cuts, _ = make_cuts(
             model, graph, targets, tensors, interface, runtime, batch_size, threads, unfactored
         )
-        runner = runtime.runner(tapped, label="model", batch=interface.batch)
+        runner = shaped(runtime.runner(tapped, label="model", batch=interface.batch), interface, cuts)
     return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), comparisons)
+
+
+def shaped(runner: Runner, interface: Interface, cuts: Sequence[Cut]) -> Runner:
+    """The model's runner, whose logits and activations are held to the shapes they were found to have."""
+    shapes: dict[str, tuple[int | None, ...]] = {LOGITS: (interface.num_classes,)}
+    for cut in cuts:
+        channels, height, width = cut.target.shape
+        sizes = (height, width) if interface.fixed_size else (None, None)
+        shapes[cut.taps[ACTIVATION]] = (channels, *sizes)
+    return ShapedRunner(runner, shapes)
 
 
 def compare_pictures(

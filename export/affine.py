@@ -128,9 +128,9 @@ class AffineForms:
         weight = self.graph.constant(node.input[1])
         if weight is None or attribute(node, "transA", 0):
             return None
-        weight = weight if attribute(node, "transB", 0) else weight.T
-        if weight.shape[1] != form.features(self.inputs):
+        if weight.ndim != 2:
             return None
+        weight = weight if attribute(node, "transB", 0) else weight.T
         alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
         if alpha != 1.0:
             weight = alpha * weight.astype(np.float64)
@@ -138,7 +138,7 @@ class AffineForms:
             return None
         bias = self.graph.constant(node.input[2]) if len(node.input) > 2 else None
         if bias is not None:
-            if bias.ndim > 1 and bias.shape[0] != 1:
+            if (bias.ndim > 1 and bias.shape[0] != 1) or bias.size not in (1, weight.shape[0]):
                 return None
             bias = beta * broadcast(
                 bias.astype(np.float64).reshape(-1), (weight.shape[0],), "bias of a head's layer"
@@ -157,7 +157,10 @@ class AffineForms:
         padded = any(pads)
         if padded and (not self.cells or form.bias is not None or form.padded or pads[:2] != pads[2:]):
             return None  # the border would hold something else than the last bias, or be wider on one side
-        dense = expand_groups(weight[:, :, 0, 0], int(attribute(node, "group", 1)))
+        groups = int(attribute(node, "group", 1))
+        if groups < 1 or len(weight) % groups or weight.shape[1] * groups != form.features(self.inputs):
+            return None
+        dense = expand_groups(weight[:, :, 0, 0], groups)
         if not bias_is_known(self.graph, node):
             return None
         bias = self.graph.constant(node.input[2]) if len(node.input) > 2 else None
@@ -219,6 +222,8 @@ class AffineForms:
         return vector if vector.shape == (features,) else None
 
     def _composed(self, form: Affine, weight: Array, bias: Array | None) -> Affine | None:
+        if weight.shape[1] != form.features(self.inputs) or (bias is not None and len(bias) != len(weight)):
+            return None
         total = None if bias is None else bias.astype(np.float64)
         if form.bias is not None:
             passed_on = weight.astype(np.float64) @ form.bias

@@ -70,6 +70,8 @@ def cell_axes(graph: Graph) -> dict[str, Roles]:
             shape = graph.shape(name) if name else None
             if shape is not None:
                 axes = axes_of(graph, node, position, shape, found)
+                if len(axes) != len(shape):  # of a node that no input has the axes for
+                    axes = tuple(unknown(size) for size in shape)
                 found[name] = tuple(
                     axis if length(axis) == size else unknown(size)
                     for axis, size in zip(axes, shape, strict=True)
@@ -108,7 +110,8 @@ def axes_of(graph: Graph, node: NodeProto, position: int, shape: Shape, found: d
     if operator in REGROUPING:
         return regrouped(first, shape)
     if operator == "Transpose":
-        return tuple(first[axis] for axis in attribute(node, "perm", range(len(first))[::-1]))
+        order = attribute(node, "perm", range(len(first))[::-1])
+        return tuple(first[axis] for axis in order) if len(order) == len(first) else nothing
     if operator in ("Slice", "Split"):
         before = tuple(length(axis) for axis in first)
         starts = split_starts(graph, node, position, before) or slice_starts(graph, node, before)

@@ -132,6 +132,9 @@ class _Scopes:
             for inner in node_subgraphs(node):
                 self._see(made)
                 self.check(inner, made, f"a subgraph of {node_label(node)}")
+                given = [item.name for item in inner.output]
+                if len(set(given)) < len(given):  # runtimes give the second what happens to lie in memory
+                    raise ModelFileError(f"a subgraph of {node_label(node)} gives one value twice")
             for name in node.output:
                 if name in own:
                     raise _twice(name, f"an output of {node_label(node)}")

@@ -203,9 +203,11 @@ def whole_map_convolution(
     graph: Graph, reduction: Reduction, nodes: list[NodeProto], clean: frozenset[str]
 ) -> tuple[str, Affine] | None:
     """A convolution whose kernel covers the whole map: a linear layer on the flattened map."""
-    node = next(node for node in nodes if reduction.tensor in node.input)
+    node = next((node for node in nodes if reduction.tensor in node.input), None)
+    if node is None or node.op_type != "Conv":  # the graph inside a node may read it, or none
+        return None
     shape = shape_of(graph, reduction.tensor)
-    weight = graph.constant(node.input[1]) if node.op_type == "Conv" else None
+    weight = graph.constant(node.input[1])
     made = node.output[0]
     if weight is None or weight.shape[1:] != shape[1:] or any(attribute(node, "pads", [0])):
         return None

@@ -162,7 +162,10 @@ def follow(graph: Graph, node: NodeProto, at: Followed) -> bool:
     if is_rounding(node) or kind in ("Identity", "Cast", "Dropout"):
         return True
     if kind == "Transpose":
-        at.axes = [at.axes[axis] for axis in attribute(node, "perm", [3, 2, 1, 0])]
+        order = attribute(node, "perm", [3, 2, 1, 0])
+        if len(order) != len(at.axes):
+            return False
+        at.axes = [at.axes[axis] for axis in order]
         return True
     if kind in ARITHMETIC:
         found = affine(graph, node, at)
@@ -253,7 +256,7 @@ def of_convolution(node: NodeProto, known: Sequence[Array], count: int) -> tuple
 
 def per_channel(value: Array | None, at: Followed) -> Array | None:
     """A constant that meets a picture, as one number a channel; over places it is taken by its mean."""
-    if value is None or value.ndim > 4 or value.dtype.kind not in "fiu":
+    if value is None or value.ndim > 4 or not value.size or value.dtype.kind not in "fiu":
         return None
     values = value.astype(np.float64).reshape((1,) * (4 - value.ndim) + value.shape)
     channel = at.axes.index(1)

@@ -38,8 +38,10 @@ from camrt.export.float_types import cast_floats, wants_float32
 from camrt.export.limits import ReadingLimits, human_bytes
 from camrt.export.local_functions import inline_functions
 from camrt.export.old_opsets import raise_opset
+from camrt.export.operands import check_operands
 from camrt.export.opsets import check_operators, check_versions, opsets_of, spell_domains
 from camrt.export.protos import graph_tensors, walk
+from camrt.export.schemas import check_attributes, check_forms
 from camrt.export.sorting import sort_nodes
 from camrt.export.wire import check_fields
 
@@ -182,10 +184,15 @@ def _check_and_complete(
     versions = opsets_of(model)
     check_graph(graph, limits)
     check_operators(found.nodes, versions)
+    check_attributes(found.nodes)
+    check_forms(found.nodes, versions)
     check_locations(tensors)
     read_external_data(tensors, folder, digest, size, limits)
     check_tensors(tensors, limits)
+    check_operands(graph)
     types = expand_operators(model, versions, limits)
+    check_forms(walk(graph.node, limits.max_depth).nodes, versions)  # what runtimes' own nodes have become
+    check_operands(graph)
     forget_repeated_names(graph)
     if not wants_float32(graph, types):
         return ()

@@ -41,6 +41,8 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
     """Follows the map `start` through the nodes that read it; a sentence saying why not, if it cannot be."""
     shape = graph.shape(start)
     assert shape is not None
+    if 0 in shape:
+        return f"{start!r} is empty"
     cells = shape[2] * shape[3]
     # members[..., m]: the elements of the map that entry holds the mean (or sum) of.
     members = numbered(math.prod(shape[1:]), "places in a map").reshape(*shape[1:], 1)
@@ -55,7 +57,7 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
             return f"{len(readers)} nodes read {current!r}"
         node = readers[0]
         after = graph.shape(node.output[0])
-        if preserves_values(node):
+        if preserves_values(node) and after == graph.shape(current):
             current = node.output[0]
             continue
         if after is None or after[:1] != shape[:1]:
@@ -76,6 +78,8 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
             break
         if together > 1:
             kinds.add("sum" if node.op_type == "ReduceSum" else "mean")
+        if math.prod(after[1:]) * together * members.shape[-1] != members.size:
+            return f"the shape behind {node.op_type} {node.name!r} is not what is left of its axes"
         members = gather(members, axes).reshape(*after[1:], -1)
         current = node.output[0]
     if len(kinds) > 1:
@@ -100,9 +104,10 @@ def conclude(
 def move(node: NodeProto, members: npt.NDArray[np.int64], after: tuple[int, ...]) -> Any:
     """Applies a transpose or reshape to the indices; None when the batch axis takes part."""
     if node.op_type != "Transpose":
-        return members.reshape(*after[1:], members.shape[-1])
+        fits = math.prod(after[1:]) * members.shape[-1] == members.size
+        return members.reshape(*after[1:], members.shape[-1]) if fits else None
     order = list(attribute(node, "perm", list(range(members.ndim))[::-1]))
-    if order[0] != 0:
+    if order[:1] != [0] or sorted(order) != list(range(members.ndim)):
         return None
     return members.transpose(*[axis - 1 for axis in order[1:]], members.ndim - 1)
 

@@ -15,6 +15,7 @@ from onnx import NodeProto, TypeProto, helper, numpy_helper, shape_inference
 
 from camrt.errors import ModelFileError
 from camrt.export.budget import check_deadline, timed
+from camrt.export.limits import quoted
 from camrt.export.protos import domain_of
 from camrt.export.small_values import MOST_VALUES, Array, computed
 
@@ -82,7 +83,7 @@ def infer(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> tuple[Shapes,
         output.type.tensor_type.ClearField("shape")
     try:
         inferred = shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except shape_inference.InferenceError as error:
+    except Exception as error:  # onnx raises whatever its C++ throws
         raise ModelFileError(
             f"the model's shapes do not fit together for an input of shape {input_shape}: {error}"
         ) from error
@@ -94,6 +95,11 @@ def infer(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> tuple[Shapes,
         shape = static_shape(value)
         if shape is not None and None not in shape:
             shapes[value.name] = tuple(size for size in shape if size is not None)
+            if min(shapes[value.name], default=0) < 0:
+                raise ModelFileError(
+                    f"the model's shapes do not fit together for an input of shape {input_shape}: "
+                    f"{quoted(value.name)} would have shape {shapes[value.name]}"
+                )
     for tensor in timed(model.graph.initializer):
         shapes[tensor.name] = tuple(tensor.dims)
         types[tensor.name] = tensor.data_type
@@ -113,7 +119,7 @@ def declared_sizes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     del light.graph.value_info[:]
     try:
         inferred = shape_inference.infer_shapes(light, data_prop=True).graph
-    except shape_inference.InferenceError:
+    except Exception:  # onnx raises whatever its C++ throws; what it cannot infer is not refused
         return {}
     values = [*inferred.input, *inferred.value_info, *inferred.output]
     shapes = {value.name: static_shape(value) for value in timed(values)}

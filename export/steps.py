@@ -82,4 +82,5 @@ def together(
     elif node.op_type in ("Flatten", "Reshape") and len(after) == 2 and after[0] == shape[0]:
         gone = range(1, len(shape))
     roles = axes.get(spread[0], ("",) * len(shape))
-    return "always" if any(roles[axis] not in ("", "n", "1") for axis in gone) else ""
+    there = [axis for axis in gone if -len(roles) <= axis < len(roles)]
+    return "always" if any(roles[axis] not in ("", "n", "1") for axis in there) else ""

@@ -188,6 +188,8 @@ def _look(node: NodeProto, blocks: Blocks, constants: Mapping[str, TensorProto])
         blocks.add(made[0], len(weight))
         blocks.fill(made[0], _last(weight.any(axis=(1, 2, 3))))
         if _by_channel(node, weight):
+            if node.input[0] not in blocks.filled:
+                raise _unknown(node)
             blocks.join([made[0], node.input[0]])
         elif _number(node, "group", 1) != 1:
             blocks.need(node.input[0], weight.shape[1] * _number(node, "group", 1))

@@ -1,7 +1,7 @@
 // best_overlaps and largest_boxes: see reference.py, which defines them, and README.md for how they are found.
 #include <algorithm>
 #include <array>
-#include <cstdlib>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -52,85 +52,53 @@ double best_of(const Box& box, const Box* others, Index count) {
     return best;
 }
 
-// The components of all thresholds of one map, kept while its pixels are added in the order of their values.
-// `Holes`: the components of {map <= t}, as t rises; otherwise those of {map > t}, as t falls. `State` is what else
-// is known of a component: state.begin(place), state.join(other).
-template <bool Holes, class State>
+// The components of all thresholds of one map, from one pass over its pixels in the order of their values.
+// `Holes`: the components of {map <= t}, as t rises; otherwise those of {map > t}, as t falls.
+template <bool Holes>
 class Components {
 public:
-    struct Part {
-        Span span;
-        std::int32_t labels;  // how many labels its pixels have
-        State state;
-    };
-
     Components(Index height, Index width)
         : height_(height), width_(width), label_(static_cast<std::size_t>((height + 2) * (width + 2))) {}
 
-protected:
-    static constexpr std::int32_t kNone = -1;
-
-    template <class I>
-    static std::size_t at(I i) { return static_cast<std::size_t>(i); }
-
-    void clear() {
+    // `order` lists the pixels by value, `starts` says where each value begins. Raises best[t] to the overlap
+    // of every contour that exists at t.
+    void run(const std::vector<Place>& order, const std::array<std::int32_t, kLevels + 1>& starts,
+             const Box* boxes, Index count, double* best) {
         std::fill(label_.begin(), label_.end(), kNone);
         root_.clear();
         next_.clear();
         parts_.clear();
-    }
-
-    // `changes(id, begins)` is called before a component changes, and after a new one has begun.
-    template <class Changes>
-    void add(Place place, const Changes& changes) {
-        const std::int32_t row = place >> kColumnBits, column = place & kColumnMask;
-        const Index wide = width_ + 2;
-        std::int32_t* here = label_.data() + (row + 1) * wide + column + 1;
-        // The greatest and, as unsigned numbers, the least label around: nearly always one component's, or none.
-        const std::int32_t up = here[-wide], left = here[-1], right = here[1], down = here[wide];
-        std::int32_t root = greatest(up, left, right, down);
-        std::uint32_t fewest = least(up, left, right, down);
-        if constexpr (!Holes) {
-            const std::int32_t nw = here[-wide - 1], ne = here[-wide + 1], sw = here[wide - 1], se = here[wide + 1];
-            root = std::max(root, greatest(nw, ne, sw, se));
-            fewest = std::min(fewest, least(nw, ne, sw, se));
-        }
-        if (root == kNone) {
-            root = static_cast<std::int32_t>(parts_.size());
-            root_.push_back(root);
-            next_.push_back(root);
-            parts_.push_back({{row, column, row, column}, 1, State::begin(place)});
-            *here = root;
-            changes(root, true);
-            return;
-        }
-        const bool alone = fewest == static_cast<std::uint32_t>(root);
-        root = root_[at(root)];
-        changes(root, false);
-        if (!alone) {
-            for (const Index step : {-wide, Index{-1}, Index{1}, wide, -wide - 1, -wide + 1, wide - 1, wide + 1}) {
-                if (Holes && step != 1 && step != -1 && step != wide && step != -wide) break;
-                const std::int32_t label = here[step];
-                if (label == kNone) continue;
-                const std::int32_t other = root_[at(label)];
-                if (other == root) continue;
-                changes(other, false);
-                root = merge(root, other);
+        best_ = best;
+        for (int step = 0; step < kLevels; ++step) {
+            const int level = Holes ? step : kLevels - 1 - step;
+            if (!Holes && level == 0) break;  // nothing is below no threshold
+            const std::int32_t begin = starts[at(level)], end = starts[at(level + 1)];
+            if (begin == end) continue;
+            changed_.clear();
+            for (std::int32_t i = begin; i < end; ++i) add(order[at(i)], level);
+            for (const std::int32_t id : changed_) {
+                if (root_[at(id)] == id) close(parts_[at(id)], level, boxes, count);
             }
         }
-        Part& part = parts_[at(root)];
-        part.span.join({row, column, row, column});
-        part.state.join(State::begin(place));
-        *here = root;
+        for (std::size_t id = 0; id < parts_.size(); ++id) {
+            if (root_[id] == static_cast<std::int32_t>(id)) settle(parts_[id], Holes ? kLevels : 0);
+        }
     }
 
-    bool remains(std::size_t id) const { return root_[id] == static_cast<std::int32_t>(id); }
-
-    Index height_, width_;
-    std::vector<std::int32_t> label_;  // of every pixel, with a frame around the map
-    std::vector<Part> parts_;
-
 private:
+    static constexpr std::int32_t kNone = -1;
+    static constexpr std::int32_t kChanging = -1;
+
+    struct Part {
+        Span span;
+        std::int32_t since;   // the first threshold it lives at, kChanging while it grows
+        std::int32_t labels;  // how many labels its pixels have
+        double overlap;
+    };
+
+    template <class I>
+    static std::size_t at(I i) { return static_cast<std::size_t>(i); }
+
     static std::int32_t greatest(std::int32_t a, std::int32_t b, std::int32_t c, std::int32_t d) {
         return std::max(std::max(a, b), std::max(c, d));
     }
@@ -151,72 +119,64 @@ private:
         std::swap(next_[at(one)], next_[at(other)]);  // two rings of labels become one
         parts_[at(one)].labels += parts_[at(other)].labels;
         parts_[at(one)].span.join(parts_[at(other)].span);
-        parts_[at(one)].state.join(parts_[at(other)].state);
         return one;
     }
 
-    std::vector<std::int32_t> root_;  // of every label: its component
-    std::vector<std::int32_t> next_;  // the rings of the labels of each component
-};
-
-constexpr std::int32_t kChanging = -1;
-
-struct Overlap {
-    std::int32_t since;  // the first threshold it lives at, kChanging while it grows
-    double overlap;
-
-    static Overlap begin(Place) { return {kChanging, 0}; }
-    void join(const Overlap&) {}
-};
-
-// The best overlap of all contours of one kind, outer ones or those of holes, at every threshold.
-template <bool Holes>
-class Overlaps : public Components<Holes, Overlap> {
-    using Base = Components<Holes, Overlap>;
-    using typename Base::Part;
-    using Base::at, Base::height_, Base::parts_, Base::width_;
-
-public:
-    using Base::Base;
-
-    // `order` lists the pixels by value, `starts` says where each value begins. Raises best[t] to the overlap
-    // of every contour that exists at t.
-    void run(const std::vector<Place>& order, const std::array<std::int32_t, kLevels + 1>& starts,
-             const Box* boxes, Index count, double* best) {
-        this->clear();
-        best_ = best;
-        for (int step = 0; step < kLevels; ++step) {
-            const int level = Holes ? step : kLevels - 1 - step;
-            if (!Holes && level == 0) break;  // nothing is below no threshold
-            const std::int32_t begin = starts[at(level)], end = starts[at(level + 1)];
-            if (begin == end) continue;
-            changed_.clear();
-            const auto changes = [&](std::int32_t id, bool begins) {
-                Part& part = parts_[at(id)];
-                if (part.state.since == kChanging && !begins) return;
-                settle(part, level);
-                changed_.push_back(id);
-            };
-            for (std::int32_t i = begin; i < end; ++i) this->add(order[at(i)], changes);
-            for (const std::int32_t id : changed_) {
-                if (this->remains(at(id))) close(parts_[at(id)], level, boxes, count);
-            }
-        }
-        for (std::size_t id = 0; id < parts_.size(); ++id) {
-            if (this->remains(id)) settle(parts_[id], Holes ? kLevels : 0);
-        }
-    }
-
-private:
     // Enters the overlap of a component that is about to change at `level`, for every threshold it lived at.
     void settle(Part& part, int level) {
-        Overlap& found = part.state;
-        if (found.since == kChanging) return;
-        if (found.overlap > 0) {
-            const int low = Holes ? found.since : level, high = Holes ? level - 1 : found.since;
-            for (int t = low; t <= high; ++t) best_[t] = std::max(best_[t], found.overlap);
+        if (part.since == kChanging) return;
+        if (part.overlap > 0) {
+            const int low = Holes ? part.since : level, high = Holes ? level - 1 : part.since;
+            for (int t = low; t <= high; ++t) best_[t] = std::max(best_[t], part.overlap);
         }
-        found.since = kChanging;
+        part.since = kChanging;
+    }
+
+    void open(std::int32_t id, int level) {
+        Part& part = parts_[at(id)];
+        if (part.since == kChanging) return;
+        settle(part, level);
+        changed_.push_back(id);
+    }
+
+    void add(Place place, int level) {
+        const std::int32_t row = place >> kColumnBits, column = place & kColumnMask;
+        const Index wide = width_ + 2;
+        std::int32_t* here = label_.data() + (row + 1) * wide + column + 1;
+        // The greatest and, as unsigned numbers, the least label around: nearly always one component's, or none.
+        const std::int32_t up = here[-wide], left = here[-1], right = here[1], down = here[wide];
+        std::int32_t root = greatest(up, left, right, down);
+        std::uint32_t fewest = least(up, left, right, down);
+        if constexpr (!Holes) {
+            const std::int32_t nw = here[-wide - 1], ne = here[-wide + 1], sw = here[wide - 1], se = here[wide + 1];
+            root = std::max(root, greatest(nw, ne, sw, se));
+            fewest = std::min(fewest, least(nw, ne, sw, se));
+        }
+        if (root == kNone) {
+            root = static_cast<std::int32_t>(parts_.size());
+            root_.push_back(root);
+            next_.push_back(root);
+            parts_.push_back({{row, column, row, column}, kChanging, 1, 0});
+            changed_.push_back(root);
+            *here = root;
+            return;
+        }
+        const bool alone = fewest == static_cast<std::uint32_t>(root);
+        root = root_[at(root)];
+        open(root, level);
+        if (!alone) {
+            for (const Index step : {-wide, Index{-1}, Index{1}, wide, -wide - 1, -wide + 1, wide - 1, wide + 1}) {
+                if (Holes && step != 1 && step != -1 && step != wide && step != -wide) break;
+                const std::int32_t label = here[step];
+                if (label == kNone) continue;
+                const std::int32_t other = root_[at(label)];
+                if (other == root) continue;
+                open(other, level);
+                root = merge(root, other);
+            }
+        }
+        parts_[at(root)].span.join({row, column, row, column});
+        *here = root;
     }
 
     // Notes the overlap that a component has from this level on.
@@ -224,111 +184,17 @@ private:
         const Span& span = part.span;
         const bool outside = Holes && (span.top == 0 || span.left == 0 || span.bottom == height_ - 1 ||
                                        span.right == width_ - 1);
-        part.state.overlap = outside ? 0 : best_of(span.box(height_, width_, Holes ? 1 : 0), boxes, count);
-        part.state.since = Holes ? level : level - 1;
+        part.overlap = outside ? 0 : best_of(span.box(height_, width_, Holes ? 1 : 0), boxes, count);
+        part.since = Holes ? level : level - 1;
     }
 
+    Index height_, width_;
+    std::vector<std::int32_t> label_;  // of every pixel, with a frame around the map
+    std::vector<std::int32_t> root_;  // of every label: its component
+    std::vector<std::int32_t> next_;  // the rings of the labels of each component
+    std::vector<Part> parts_;
     std::vector<std::int32_t> changed_;
     double* best_ = nullptr;
-};
-
-struct Outline {
-    Place first;         // its first pixel, row by row
-    std::int64_t area;   // twice what its outer border encloses; kUnknown since it has changed
-
-    static constexpr std::int64_t kUnknown = -1;
-    static Outline begin(Place place) { return {place, kUnknown}; }
-    void join(const Outline& other) { first = std::min(first, other.first); }
-};
-
-// The outer contour that encloses the largest area, at every threshold.
-class Largest : public Components<false, Outline> {
-public:
-    using Components::Components;
-
-    // Writes the box for each threshold (kLevels, 4); pixels are listed as for `Overlaps`.
-    void run(const std::vector<Place>& order, const std::array<std::int32_t, kLevels + 1>& starts,
-             std::int64_t* boxes) {
-        clear();
-        living_.clear();
-        Box box{0, 0, 0, 0};
-        const auto changes = [&](std::int32_t id, bool begins) {
-            parts_[at(id)].state.area = Outline::kUnknown;
-            if (begins) living_.push_back(id);
-        };
-        for (int level = kLevels - 1; level >= 0; --level) {
-            std::int64_t* row = boxes + 4 * level;
-            row[0] = box.x0, row[1] = box.y0, row[2] = box.x1, row[3] = box.y1;
-            const std::int32_t begin = starts[at(level)], end = starts[at(level + 1)];
-            if (begin == end || level == 0) continue;  // nothing is below no threshold
-            for (std::int32_t i = begin; i < end; ++i) add(order[at(i)], changes);
-            box = largest();
-        }
-    }
-
-private:
-    // Walks round the outer borders that may enclose most; of several equal ones the last to begin counts.
-    Box largest() {
-        living_.erase(std::remove_if(living_.begin(), living_.end(), [&](std::int32_t id) { return !remains(at(id)); }),
-                      living_.end());
-        std::int64_t most = -1;
-        std::int32_t chosen = kNone;
-        const auto consider = [&](std::int32_t id) {
-            Part& part = parts_[at(id)];
-            if (part.state.area == Outline::kUnknown) part.state.area = walk(part.state.first);
-            const std::int64_t area = part.state.area;
-            if (area < most || (area == most && part.state.first < parts_[at(chosen)].state.first)) return;
-            most = area;
-            chosen = id;
-        };
-        std::int32_t widest = living_.front();
-        for (const std::int32_t id : living_) {
-            if (bound(id) > bound(widest)) widest = id;
-        }
-        consider(widest);
-        for (const std::int32_t id : living_) {
-            if (bound(id) >= most) consider(id);
-        }
-        return parts_[at(chosen)].span.box(height_, width_, 0);
-    }
-
-    // Twice the area of the span's rectangle through the middles of its pixels, which holds the border.
-    std::int64_t bound(std::int32_t id) const {
-        const Span& span = parts_[at(id)].span;
-        return std::int64_t{2} * (span.bottom - span.top) * (span.right - span.left);
-    }
-
-    // Twice the area of the polygon through the middles of an outer border's pixels, from the component's first
-    // pixel on: from each pixel the next one is looked for counter-clockwise from where the last one lay.
-    std::int64_t walk(Place first) const {
-        // Clockwise from the left: columns and rows of the eight neighbours.
-        constexpr std::array<std::int32_t, 8> kRight{-1, -1, 0, 1, 1, 1, 0, -1}, kDown{0, -1, -1, -1, 0, 1, 1, 1};
-        const Index wide = width_ + 2;
-        std::array<Index, 8> steps{};
-        for (std::size_t i = 0; i < 8; ++i) steps[i] = kDown[i] * wide + kRight[i];
-        std::int64_t x = first & kColumnMask, y = first >> kColumnBits;
-        const std::int32_t* here = label_.data() + (y + 1) * wide + x + 1;
-        const std::int32_t* const start = here;
-        std::size_t back = 0;
-        while (back < 8 && here[steps[back]] == kNone) ++back;
-        if (back == 8) return 0;
-        const std::int32_t* const last = here + steps[back];  // whence the walk comes back to its start
-        std::int64_t twice = 0;
-        while (true) {
-            std::size_t next = back;
-            do next = (next + 7) % 8;
-            while (here[steps[next]] == kNone);
-            twice += x * kDown[next] - y * kRight[next];
-            const bool whole = here == last && here + steps[next] == start;
-            here += steps[next];
-            x += kRight[next];
-            y += kDown[next];
-            if (whole) return std::abs(twice);
-            back = (next + 4) % 8;
-        }
-    }
-
-    std::vector<std::int32_t> living_;
 };
 
 // Lists the pixels by value, and where each value begins.
@@ -370,8 +236,8 @@ void best_overlaps(const Array<Byte>& maps, const Indices& boxes, const Indices&
     const py::gil_scoped_release release;
     const Index pixels = height * width;
     parallel_for(count, useful_threads(threads, count * pixels * 50), [&](Index begin, Index end) {
-        Overlaps<false> regions(height, width);
-        Overlaps<true> holes(height, width);
+        Components<false> regions(height, width);
+        Components<true> holes(height, width);
         std::vector<Place> order(static_cast<std::size_t>(pixels));
         std::array<std::int32_t, kLevels + 1> values;
         for (Index n = begin; n < end; ++n) {
@@ -388,22 +254,124 @@ void best_overlaps(const Array<Byte>& maps, const Indices& boxes, const Indices&
     });
 }
 
+// The largest outer contour at one threshold. What cannot be reached from outside over steps along rows and
+// columns is filled; a filled component encloses one unit for each square of four of its pixels, and half a
+// unit for each of three.
+class Largest {
+public:
+    Largest(Index height, Index width)
+        : height_(height), width_(width), padded_(width + 2),
+          label_(static_cast<std::size_t>((height + 2) * (width + 2))) {}
+
+    Box find(const Byte* map, int level) {
+        outside(map, level);
+        Box best{0, 0, 0, 0};
+        double most = -1;
+        for (Index r = 1; r <= height_; ++r) {
+            for (Index c = 1; c <= width_; ++c) {
+                if (label_[at(r * padded_ + c)] != kInside) continue;
+                Span span;
+                const double area = component(r * padded_ + c, span);
+                if (area >= most) {
+                    most = area;
+                    best = span.box(height_, width_, 0);
+                }
+            }
+        }
+        return best;
+    }
+
+private:
+    enum : Byte { kInside = 0, kOutside = 1, kSeen = 2 };
+    static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+    void outside(const Byte* map, int level) {
+        std::fill(label_.begin(), label_.end(), Byte{kInside});
+        waiting_.assign(1, 0);
+        label_[0] = kOutside;
+        const Index rows = height_ + 2;
+        while (!waiting_.empty()) {
+            const Index p = waiting_.back();
+            waiting_.pop_back();
+            const Index r = p / padded_, c = p % padded_;
+            const auto visit = [&](Index row, Index column) {
+                if (row < 0 || column < 0 || row >= rows || column >= padded_) return;
+                const Index q = row * padded_ + column;
+                if (label_[at(q)] != kInside) return;
+                const bool frame = row == 0 || column == 0 || row == rows - 1 || column == padded_ - 1;
+                if (!frame && map[(row - 1) * width_ + column - 1] > level) return;
+                label_[at(q)] = kOutside;
+                waiting_.push_back(q);
+            };
+            visit(r - 1, c);
+            visit(r + 1, c);
+            visit(r, c - 1);
+            visit(r, c + 1);
+        }
+    }
+
+    // Marks a filled component as seen; its span, and the area that its border encloses.
+    double component(Index start, Span& span) {
+        const auto place = [&](Index p) {
+            return Span{static_cast<std::int32_t>(p / padded_ - 1), static_cast<std::int32_t>(p % padded_ - 1),
+                        static_cast<std::int32_t>(p / padded_ - 1), static_cast<std::int32_t>(p % padded_ - 1)};
+        };
+        span = place(start);
+        label_[at(start)] = kSeen;
+        waiting_.assign(1, start);
+        double area = 0;
+        while (!waiting_.empty()) {
+            const Index p = waiting_.back();
+            waiting_.pop_back();
+            span.join(place(p));
+            for (Index down = -1; down <= 1; ++down) {
+                for (Index right = -1; right <= 1; ++right) {
+                    const Index q = p + down * padded_ + right;
+                    if (label_[at(q)] != kInside) continue;
+                    label_[at(q)] = kSeen;
+                    waiting_.push_back(q);
+                }
+            }
+            // Each pixel answers for its share of the four squares that it is a corner of.
+            for (const Index down : {-padded_, padded_}) {
+                for (const Index right : {Index{-1}, Index{1}}) {
+                    const int filled = (label_[at(p + down)] != kOutside) + (label_[at(p + right)] != kOutside) +
+                                       (label_[at(p + down + right)] != kOutside);
+                    if (filled == 3) area += 1.0 / 4;
+                    if (filled == 2) area += 0.5 / 3;
+                }
+            }
+        }
+        return std::round(2 * area) / 2;
+    }
+
+    Index height_, width_, padded_;
+    std::vector<Byte> label_;
+    std::vector<Index> waiting_;
+};
+
 void largest_boxes(const Array<Byte>& maps, Indices& largest, Index threads) {
     require(maps.ndim() == 3 && largest.ndim() == 3, "wrong number of axes");
     const Index count = maps.shape(0), height = maps.shape(1), width = maps.shape(2);
     require(largest.shape(0) == count && largest.shape(1) == kLevels && largest.shape(2) == 4, "wrong shapes");
-    require(height > 0 && width > 0 && height <= kColumnMask && width <= kColumnMask, "maps of a wrong size");
+    require(height * width > 0, "maps without pixels");
     const Byte* data = maps.data();
     std::int64_t* to = largest.mutable_data();
     const py::gil_scoped_release release;
     const Index pixels = height * width;
-    parallel_for(count, useful_threads(threads, count * pixels * 50), [&](Index begin, Index end) {
+    parallel_for(count, useful_threads(threads, count * pixels * kLevels), [&](Index begin, Index end) {
         Largest finder(height, width);
-        std::vector<Place> order(static_cast<std::size_t>(pixels));
-        std::array<std::int32_t, kLevels + 1> values;
         for (Index n = begin; n < end; ++n) {
-            sort_pixels(data + n * pixels, height, width, order, values);
-            finder.run(order, values, to + n * kLevels * 4);
+            const Byte* map = data + n * pixels;
+            std::array<bool, kLevels> present{};
+            for (Index i = 0; i < pixels; ++i) present[map[i]] = true;
+            Box box{0, 0, 0, 0};
+            for (int level = kLevels - 1; level >= 0; --level) {
+                // The set above a level changes only where the next value occurs.
+                if (level + 1 < kLevels && present[static_cast<std::size_t>(level) + 1]) box = finder.find(map, level);
+                std::int64_t* row = to + (n * kLevels + level) * 4;
+                row[0] = box.x0, row[1] = box.y0, row[2] = box.x1, row[3] = box.y1;
+            }
         }
     });
 }

@@ -1,0 +1,61 @@
+"""A runner whose answers have the shapes that were found when the graph was analysed.
+
+A file may declare a shape that it does not keep, where inference does not know better. What follows a run
+takes rows and classes as given, so they are looked at once, where the answers come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from camrt.engine.backends import Runner
+from camrt.errors import UnsupportedModelError
+
+__all__ = ["ShapedRunner"]
+
+
+class ShapedRunner:
+    """A runner that refuses answers of other shapes.
+
+    Args:
+        runner: What runs.
+        shapes: Sizes of some of its outputs behind the batch axis, None for any.
+    """
+
+    def __init__(self, runner: Runner, shapes: Mapping[str, Sequence[int | None]]) -> None:
+        self._runner = runner
+        self._shapes = shapes
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return self._runner.outputs
+
+    def rows(self, shape: tuple[int, ...]) -> Any:
+        """An array to be written and then given to the runner."""
+        return self._runner.rows(shape)
+
+    def __call__(
+        self, batch: Any, fetch: Sequence[str] | None = None, beside: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Runs a batch, see `camrt.engine.backends.Runner`.
+
+        Raises:
+            UnsupportedModelError: An answer has another shape than it should.
+        """
+        answers = self._runner(batch, fetch, beside)
+        names = self.outputs if fetch is None else fetch
+        for name, answer in zip(names, answers, strict=True):
+            if name not in self._shapes:
+                continue
+            found, wanted = tuple(answer.shape), (len(batch), *self._shapes[name])
+            if len(found) != len(wanted) or any(
+                size not in (None, given) for given, size in zip(found, wanted, strict=True)
+            ):
+                sizes = ", ".join("any" if size is None else str(size) for size in wanted)
+                raise UnsupportedModelError(
+                    f"{name!r} has shape {found} for a batch of {len(batch)}, not ({sizes}) as the file's "
+                    "shapes say; export the model again"
+                )
+        return answers

@@ -1,0 +1,126 @@
+"""Whether nodes have the form of their operators: as many inputs and outputs, and attributes of the types.
+
+What follows the reading takes an operator's required inputs and attributes as given. So a node that lacks
+one, or holds text where its operator takes a number, is refused here, once, as runtimes refuse it when they
+load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+
+import onnx
+from onnx import AttributeProto, NodeProto
+from onnx.defs import OpSchema
+
+from camrt.errors import ModelFileError
+from camrt.export.limits import quoted
+from camrt.export.protos import domain_of, node_label
+
+__all__ = ["check_attributes", "check_forms"]
+
+_OPTION = OpSchema.FormalParameterOption
+
+
+def check_attributes(nodes: Iterable[NodeProto]) -> None:
+    """Check that every attribute of every node is one value of a known type.
+
+    Args:
+        nodes: Every node of the model.
+
+    Raises:
+        ModelFileError: An attribute without a type, given twice, or of text that is not UTF-8.
+    """
+    for node in nodes:
+        names = set[str]()
+        for item in node.attribute:
+            if item.type == AttributeProto.UNDEFINED:
+                raise _refuse(node, f"has an attribute {quoted(item.name)} that does not say its type")
+            if item.name in names:
+                raise _refuse(node, f"has two attributes {quoted(item.name)}")
+            names.add(item.name)
+            for text in (item.s, *item.strings):
+                try:
+                    text.decode()
+                except UnicodeDecodeError:
+                    raise _refuse(node, f"has an attribute {quoted(item.name)} that is no text") from None
+
+
+def check_forms(nodes: Iterable[NodeProto], versions: Mapping[str, int]) -> None:
+    """Check nodes of standard operators against the operators' own definitions.
+
+    Args:
+        nodes: Every node of the model, after inlining; their operators are known to be there.
+        versions: The model's operator sets.
+
+    Raises:
+        ModelFileError: Too few or too many inputs or outputs, one that may not be left out, an attribute that
+            the operator does not have or of another type than it has, or none where it must have one.
+    """
+    for node in nodes:
+        domain = domain_of(node.domain)
+        schema = _schema(node.op_type, versions[domain], domain)
+        if schema is None:
+            continue
+        _check_values(node, node.input, schema.inputs, schema.min_input, schema.max_input, "input")
+        _check_values(node, node.output, schema.outputs, schema.min_output, schema.max_output, "output")
+        known = _attributes(node.op_type, schema.since_version, domain)
+        for item in node.attribute:
+            if item.name not in known:
+                if not item.name.startswith("__"):  # what runtimes write for themselves
+                    raise _refuse(
+                        node, f"has an attribute {quoted(item.name)}, which its operator does not have"
+                    )
+            elif item.type != known[item.name][0]:
+                raise _refuse(
+                    node, f"has an attribute {quoted(item.name)} of another type than its operator takes"
+                )
+        for name, (_, required) in known.items():
+            if required and all(item.name != name for item in node.attribute):
+                raise _refuse(node, f"lacks the attribute {quoted(name)}")
+
+
+def _check_values(
+    node: NodeProto,
+    names: Sequence[str],
+    formal: Sequence[OpSchema.FormalParameter],
+    fewest: int,
+    most: int,
+    what: str,
+) -> None:
+    if not fewest <= len(names) <= most:
+        wanted = (
+            f"{fewest}"
+            if fewest == most
+            else f"{fewest} or more"
+            if most > 1 << 20
+            else f"{fewest} to {most}"
+        )
+        raise _refuse(node, f"has {len(names)} {what}s; its operator takes {wanted}")
+    for place, name in enumerate(names):
+        option = formal[min(place, len(formal) - 1)].option
+        if not name and option == _OPTION.Single:
+            raise _refuse(node, f"leaves out its {what} {place}, which its operator needs")
+
+
+def _refuse(node: NodeProto, reason: str) -> ModelFileError:
+    return ModelFileError(f"{node_label(node)} {reason}; export the model again")
+
+
+@cache
+def _schema(operator: str, version: int, domain: str) -> OpSchema | None:
+    """The definition of an operator; None for a runtime's own, and for those newer than their set."""
+    if not onnx.defs.has(operator, version, domain):
+        return None
+    return onnx.defs.get_schema(operator, version, domain)
+
+
+@cache
+def _attributes(operator: str, version: int, domain: str) -> Mapping[str, tuple[int, bool]]:
+    """The attributes of an operator: the type of each, as `AttributeProto` has it, and whether it must be."""
+    schema = onnx.defs.get_schema(operator, version, domain)
+    return {
+        name: (AttributeProto.AttributeType.Value(str(item.type).rsplit(".", 1)[1]), bool(item.required))
+        for name, item in schema.attributes.items()
+    }

@@ -1,0 +1,95 @@
+"""Files whose answers have other shapes than they declare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+import camrt
+from camrt.engine.backends.shaped import ShapedRunner
+from camrt.errors import CamrtError, UnsupportedModelError
+
+
+class Answers:
+    """A runner that answers what it is told to."""
+
+    outputs = ("logits", "map")
+
+    def __init__(self, *answers: np.ndarray) -> None:
+        self.answers = answers
+
+    def rows(self, shape):
+        return np.empty(shape, np.float32)
+
+    def __call__(self, batch, fetch=None, beside=None):
+        return list(self.answers)
+
+
+@pytest.mark.parametrize(
+    ("logits", "maps"),
+    [
+        ((3, 4), (2, 5, 3, 3)),
+        ((2, 3), (2, 5, 3, 3)),
+        ((2,), (2, 5, 3, 3)),
+        ((2, 4), (2, 4, 3, 3)),
+        ((2, 4), (2, 5, 9)),
+    ],
+)
+def test_answers_of_another_shape_are_refused(logits: tuple[int, ...], maps: tuple[int, ...]) -> None:
+    shapes = {"logits": (4,), "map": (5, None, None)}
+    batch = np.zeros((2, 3, 6, 6), np.float32)
+    right = ShapedRunner(Answers(np.zeros((2, 4)), np.zeros((2, 5, 7, 1))), shapes)
+    assert right(batch)[0].shape == (2, 4)
+    assert right.outputs == ("logits", "map")
+    assert right.rows((1, 2)).shape == (1, 2)
+    with pytest.raises(UnsupportedModelError, match="for a batch of 2, not"):
+        ShapedRunner(Answers(np.zeros(logits), np.zeros(maps)), shapes)(batch)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_file_that_declares_classes_it_does_not_give_is_refused(verify: bool, tmp_path: Path) -> None:
+    """Four classes a picture are declared; five numbers a picture come, in rows of four."""
+    nodes = [
+        hostile.conv_node(),
+        helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
+        helper.make_node("NonZero", ["pooled"], ["places"]),
+        helper.make_node("Cast", ["places"], ["numbers"], to=1),
+        helper.make_node("Reshape", ["numbers", "rows"], ["logits"]),
+    ]
+    rows = numpy_helper.from_array(np.array([-1, 4], np.int64), "rows")
+    model = hostile.model_of(nodes, [*hostile.conv_weights(), rows])
+    path = hostile.save(model, tmp_path / "model.onnx")
+    with pytest.raises(CamrtError):
+        camrt.load(path, threads=1, verify=verify).explain(np.ones((2, 3, 8, 8), np.float32), "gradcam")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "1" * 5000, '"a"', "{}", "[", "\ud7ff", "null"],
+    ids=["deep", "digits", "text", "object", "open", "letter", "null"],
+)
+@pytest.mark.parametrize("key", ["camrt.labels", "camrt.preprocessing", "camrt.head"])
+def test_metadata_that_cannot_be_read_is_refused(key: str, text: str, tmp_path: Path) -> None:
+    model = hostile.classifier_model()
+    helper.set_model_props(model, {key: text})
+    path = hostile.save(model, tmp_path / "model.onnx")
+    if (key, text) == ("camrt.preprocessing", "{}"):
+        assert camrt.load(path).preprocessing is not None
+        return
+    with pytest.raises(CamrtError, match=r"label|preprocessing|camrt\.head"):
+        camrt.load(path)
+
+
+def test_labels_are_texts_that_can_be_written(tmp_path: Path) -> None:
+    model = hostile.classifier_model()
+    helper.set_model_props(model, {"camrt.labels": '["a", "\\ud800b", "c", "d"]'})
+    labels = camrt.load(hostile.save(model, tmp_path / "model.onnx")).labels
+    assert labels is not None
+    assert [label.encode() for label in labels] == [b"a", b"?b", b"c", b"d"]
+    helper.set_model_props(model, {"camrt.labels": '["a", ["b"], null, {}]'})
+    with pytest.raises(CamrtError, match="array of texts"):
+        camrt.load(hostile.save(model, tmp_path / "model.onnx"))

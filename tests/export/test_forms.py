@@ -1,0 +1,160 @@
+"""Nodes and weights that have not the form of their operators: refused once, when the file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hostile
+import numpy as np
+import onnx
+import pytest
+from blocked_nets import network
+from onnx import AttributeProto, ModelProto, helper, numpy_helper
+from zoo import HEADS, classifier
+
+import camrt
+from camrt.errors import ModelFileError, UnsupportedModelError
+from camrt.export.reading import read_model
+
+Change = Callable[[ModelProto], Any]
+
+
+def zoo_model(name: str = "gap-flatten-gemm") -> ModelProto:
+    rng = np.random.default_rng(2)
+    return classifier(HEADS[name].make(rng, 6, 4, 4, 3), rng).model
+
+
+def node(model: ModelProto, operator: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == operator)
+
+
+def give(operator: str, **attributes: Any) -> Change:
+    """Sets attributes of a node, whatever they were."""
+
+    def change(model: ModelProto) -> None:
+        found = node(model, operator)
+        for name, value in attributes.items():
+            kept = [item for item in found.attribute if item.name != name]
+            del found.attribute[:]
+            found.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+    return change
+
+
+def weight(operator: str, place: int, *shape: int) -> Change:
+    """Gives a node a stored operand of another shape."""
+
+    def change(model: ModelProto) -> None:
+        name = node(model, operator).input[place]
+        stored = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        stored.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), name))
+
+    return change
+
+
+def put_behind(operator: str, *inputs: str, **attributes: Any) -> Change:
+    """Puts a node behind "A"."""
+
+    def change(model: ModelProto) -> None:
+        for other in model.graph.node:
+            other.input[:] = ["between" if name == "A" else name for name in other.input]
+        made = helper.make_node(operator, ["A", *inputs], ["between"], "between", **attributes)
+        model.graph.node.insert(2, made)
+
+    return change
+
+
+def untyped(model: ModelProto) -> None:
+    node(model, "Conv").attribute[0].type = AttributeProto.UNDEFINED
+
+
+def no_text(model: ModelProto) -> None:
+    node(model, "Conv").attribute.add(name="auto_pad", type=AttributeProto.STRING, s=b"\x9f")
+
+
+def twice(model: ModelProto) -> None:
+    node(model, "Conv").attribute.append(node(model, "Conv").attribute[0])
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "too few inputs": (lambda m: node(m, "Conv").input.__delitem__(slice(1, None)), "takes 2 to 3"),
+    "too many inputs": (lambda m: node(m, "Relu").input.append("A0"), "reads 'A0'|has 2 inputs"),
+    "an input left out": (lambda m: node(m, "Gemm").input.__setitem__(1, ""), "leaves out its input 1"),
+    "an unknown attribute": (give("Relu", alpha=1.0), "'alpha', which its operator does not have"),
+    "a number for a list": (give("Conv", pads=3), "'pads' of another type"),
+    "a list for a number": (give("Conv", group=[1]), "'group' of another type"),
+    "a text for a number": (give("Gemm", alpha="x"), "'alpha' of another type"),
+    "no required attribute": (put_behind("Cast"), "lacks the attribute 'to'"),
+    "no type": (untyped, "does not say its type"),
+    "no text": (no_text, "'auto_pad' that is no text"),
+    "an attribute twice": (twice, "two attributes"),
+    "a flat filter": (weight("Conv", 1, 6), "has a weight of 1 axes"),
+    "no groups": (give("Conv", group=0), "has group=0"),
+    "groups beyond all channels": (give("Conv", group=2**32), "does not divide 6 channels"),
+    "a bias of none": (weight("Conv", 2, 0), r"has a bias of shape \[0\] for 6 channels"),
+    "another kernel": (give("Conv", kernel_shape=[1000, 1]), "has kernel_shape"),
+    "three pads": (give("Conv", pads=[1, 1, 1]), "has 3 pads"),
+    "steps of nothing": (give("Conv", strides=[0, 1]), "has strides"),
+    "one step": (give("Conv", strides=[1]), "has strides"),
+    "a flat matrix": (weight("Gemm", 1, 18), "matrix B of shape"),
+    "a bias too long": (weight("Gemm", 2, 7), r"has a bias of shape \[7\] for 3 features"),
+    "an axis twice": (put_behind("Transpose", perm=[0, 1, 1, 3]), "does not name each axis once"),
+    "a window of nothing": (put_behind("MaxPool", kernel_shape=[0, 1]), "has kernel_shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_node_of_another_form_is_refused(case: str, tmp_path: Path) -> None:
+    change, reason = REFUSED[case]
+    model = zoo_model()
+    change(model)
+    path = hostile.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ModelFileError, match=reason):
+        read_model(path)
+
+
+def test_what_a_runtimes_own_nodes_become_is_checked_too(tmp_path: Path) -> None:
+    blocked = network(8, 8).models()[1]
+    give("AveragePool", kernel_shape=2)(blocked)
+    with pytest.raises((ModelFileError, UnsupportedModelError)):
+        read_model(hostile.save(blocked, tmp_path / "model.onnx"))
+
+
+def test_a_subgraph_that_gives_one_value_twice_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime gives the second what happens to lie in memory."""
+    value = helper.make_tensor_value_info("made", 1, None)
+    body = helper.make_graph([helper.make_node("Relu", ["A"], ["made"])], "branch", [], [value, value])
+    model = zoo_model()
+    put_behind("Cast", to=1)(model)
+    found = node(model, "Cast")
+    found.CopyFrom(
+        helper.make_node("If", ["so"], ["between", "more"], "choice", then_branch=body, else_branch=body)
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "so"))
+    with pytest.raises(ModelFileError, match="gives one value twice"):
+        read_model(hostile.save(model, tmp_path / "model.onnx"))
+
+
+def constant_weight(model: ModelProto, operator: str, place: int, array: np.ndarray) -> None:
+    """Gives a node an operand that is computed: what is stored is not looked at when the file is read."""
+    found = node(model, operator)
+    model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), "operand"))
+    model.graph.node.insert(0, helper.make_node("Neg", ["operand"], ["computed"], "computed"))
+    node(model, operator).input[place] = "computed"
+    assert found is not None
+
+
+@pytest.mark.parametrize(
+    ("operator", "place", "shape"),
+    [("Gemm", 1, (18,)), ("Gemm", 1, (3, 5)), ("Gemm", 2, (7,)), ("Gemm", 2, (2, 3)), ("Conv", 1, (6,))],
+)
+def test_operands_that_are_computed_and_do_not_fit_are_refused_by_the_runtime(
+    operator: str, place: int, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = zoo_model()
+    constant_weight(model, operator, place, np.ones(shape))
+    path = hostile.save(model, tmp_path / "model.onnx")
+    with pytest.raises(camrt.errors.CamrtError):
+        camrt.load(path, threads=1).predict(np.zeros((1, 3, 8, 8), np.float32))
