@@ -24,7 +24,7 @@ from camrt.engine.heads import Head
 from camrt.engine.heads.comparison import Comparison
 from camrt.engine.inputs import Batch, Pictures, Size, map_size, prepare, real_numbers
 from camrt.engine.matching import levels_of
-from camrt.engine.methods import ChannelMethod, MapShape, Method, build
+from camrt.engine.methods import ChannelMethod, MapShape, Method, build, meant
 from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounter
 from camrt.engine.places import HOST, Place
@@ -282,14 +282,22 @@ class Engine:
         top_k: int | None = None,
         size: Size = "image",
         fuse: Fusion = "mean",
+        **unknown: Any,
     ) -> tuple[Explanation, ...]:
         """Saliency maps of a batch by several methods, which share the pass through the trunk.
 
-        The arguments and errors are those of `explain`.
+        The arguments and errors are those of `explain`, but for methods' options, which go into methods that
+        are objects: `camrt.methods()["score"](definition="grad-cam")`.
 
         Returns:
             One explanation a method, in their order. The shared pass is counted in the first.
         """
+        if unknown:
+            names = ", ".join(map(repr, unknown))
+            raise MethodError(
+                f"explain_all has no argument {names}{meant(list(unknown), ())}; options go into a method "
+                "that is an object: camrt.methods()[name](...)"
+            )
         if isinstance(methods, str | Method | Mapping) or not isinstance(methods, Iterable):
             raise InputError(f"methods={methods!r} must be a list of one or more methods")
         chosen = tuple(build(method, {}) for method in methods)

@@ -36,7 +36,7 @@ from camrt.engine.methods.pixels import (
 from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
 
-__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "build", "methods"]
+__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "build", "meant", "methods"]
 
 METHODS: tuple[type[Method], ...] = (
     CAM,

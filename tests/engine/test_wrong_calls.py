@@ -383,6 +383,16 @@ CALLS: dict[str, tuple[Call, type[CamrtError], str]] = {
         MethodError,
         "did you mean targets=",
     ),
+    "explain_all(target=)": (
+        lambda g: g.engine.explain_all(g.batch, ["cam"], target=3),
+        MethodError,
+        "no argument 'target'; did you mean targets=",
+    ),
+    "explain_all(boxes=)": (
+        lambda g: g.engine.explain_all(g.batch, ["pixab"], boxes=3),
+        MethodError,
+        "options go into a method that is an object",
+    ),
     "methods in a dict": (lambda g: g.engine.explain_all(g.batch, {"cam": {}}), InputError, "must be a list"),
     "a number of methods": (lambda g: g.engine.explain_all(g.batch, 3), InputError, "must be a list"),
     "no methods": (
