@@ -16,7 +16,7 @@ from onnx.defs import OpSchema
 
 from camrt.errors import ModelFileError
 from camrt.export.limits import quoted
-from camrt.export.protos import domain_of, node_label
+from camrt.export.protos import domain_of, node_label, node_subgraphs
 
 __all__ = ["check_attributes", "check_forms"]
 
@@ -55,8 +55,9 @@ def check_forms(nodes: Iterable[NodeProto], versions: Mapping[str, int]) -> None
         versions: The model's operator sets.
 
     Raises:
-        ModelFileError: Too few or too many inputs or outputs, one that may not be left out, an attribute that
-            the operator does not have or of another type than it has, or none where it must have one.
+        ModelFileError: Too few or too many inputs or outputs, of a node or of a graph inside it, one that may
+            not be left out, an attribute that the operator does not have or of another type than it has, or
+            none where it must have one.
     """
     for node in nodes:
         domain = domain_of(node.domain)
@@ -76,6 +77,7 @@ def check_forms(nodes: Iterable[NodeProto], versions: Mapping[str, int]) -> None
                 raise _refuse(
                     node, f"has an attribute {quoted(item.name)} of another type than its operator takes"
                 )
+        _check_graphs(node)
         for name, (_, required) in known.items():
             if required and all(item.name != name for item in node.attribute):
                 raise _refuse(node, f"lacks the attribute {quoted(name)}")
@@ -102,6 +104,22 @@ def _check_values(
         option = formal[min(place, len(formal) - 1)].option
         if not name and option == _OPTION.Single:
             raise _refuse(node, f"leaves out its {what} {place}, which its operator needs")
+
+
+def _check_graphs(node: NodeProto) -> None:
+    """Check that graphs inside a node take and give as many values as the node has for them."""
+    given, made = len(node.input), len(node.output)
+    wanted = {"If": (0, made), "Loop": (given, made + 1), "Scan": (given, made)}.get(node.op_type)
+    if wanted is None:
+        return
+    for graph in node_subgraphs(node):
+        found = (len(graph.input), len(graph.output))
+        if found != wanted:
+            raise _refuse(
+                node,
+                f"holds a graph of {found[0]} inputs and {found[1]} outputs, where {wanted[0]} and "
+                f"{wanted[1]} fit",
+            )
 
 
 def _refuse(node: NodeProto, reason: str) -> ModelFileError:

@@ -55,7 +55,7 @@ class ShapedRunner:
             ):
                 sizes = ", ".join("any" if size is None else str(size) for size in wanted)
                 raise UnsupportedModelError(
-                    f"{name!r} has shape {found} for a batch of {len(batch)}, not ({sizes}) as the file's "
-                    "shapes say; export the model again"
+                    f"the model's {name.removeprefix('camrt_')} have shape {found} for a batch of "
+                    f"{len(batch)}, not ({sizes}) as the file's shapes say; export the model again"
                 )
         return answers

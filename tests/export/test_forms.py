@@ -158,3 +158,95 @@ def test_operands_that_are_computed_and_do_not_fit_are_refused_by_the_runtime(
     path = hostile.save(model, tmp_path / "model.onnx")
     with pytest.raises(camrt.errors.CamrtError):
         camrt.load(path, threads=1).predict(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def choice(outputs: int, given: int) -> Change:
+    """Puts an If behind "A", of so many outputs and of branches of so many."""
+
+    def change(model: ModelProto) -> None:
+        put_behind("Cast", to=1)(model)
+        names = [f"made_{number}" for number in range(given)]
+        inner = [helper.make_node("Relu", ["A"], [name]) for name in names]
+        declared = [helper.make_tensor_value_info(name, 1, None) for name in names]
+        branch = helper.make_graph(inner, "branch", [], declared)
+        made = ["between", *(f"more_{number}" for number in range(1, outputs))]
+        node(model, "Cast").CopyFrom(
+            helper.make_node("If", ["so"], made, "choice", then_branch=branch, else_branch=branch)
+        )
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "so"))
+
+    return change
+
+
+@pytest.mark.parametrize(("outputs", "given"), [(1, 2), (2, 1)])
+def test_branches_have_as_many_outputs_as_their_node(outputs, given, tmp_path: Path) -> None:
+    model = zoo_model()
+    choice(outputs, given)(model)
+    said = f"a graph of 0 inputs and {given} outputs, where 0 and {outputs} fit"
+    with pytest.raises(ModelFileError, match=said):
+        read_model(hostile.save(model, tmp_path / "model.onnx"))
+
+
+# ---------------------------------------------------------------- odd graphs that are in form
+
+
+def pool_of_vectors(model: ModelProto) -> None:
+    """A window on what has no rows and columns, where a map was."""
+    flat = node(model, "Flatten")
+    flat.output[0] = "flat"
+    gemm = node(model, "Gemm")
+    gemm.input[0] = "between"
+    place = list(model.graph.node).index(gemm)
+    model.graph.node.insert(place, helper.make_node("MaxPool", ["flat"], ["between"], kernel_shape=[1, 1]))
+
+
+def empty_in_front(model: ModelProto) -> None:
+    """Nothing is added to the picture."""
+    node(model, "Conv").input[0] = "shifted"
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((0, 1, 1), np.float32), "nothing"))
+    model.graph.node.insert(0, helper.make_node("Add", ["pictures", "nothing"], ["shifted"]))
+
+
+def few_axes_in_front(model: ModelProto) -> None:
+    """A picture's axes put in an order of three."""
+    node(model, "Conv").input[0] = "turned"
+    model.graph.node.insert(0, helper.make_node("Transpose", ["pictures"], ["turned"], perm=[0, 2, 1]))
+
+
+def read_inside(model: ModelProto) -> None:
+    """The flattened map is read by a branch alone."""
+    choice(1, 1)(model)
+    for item in node(model, "If").attribute:
+        item.g.node[0].op_type = "Identity"
+
+
+ODD = [
+    pool_of_vectors,
+    empty_in_front,
+    few_axes_in_front,
+    read_inside,
+    put_behind("Transpose", perm=[0, 2, 1]),
+    put_behind("ReduceMean", axes=[1, 7], keepdims=0),
+    put_behind("ReduceMean", axes=[-9], keepdims=1),
+    put_behind("Concat", "A", axis=9),
+    put_behind("Split", axis=-7),
+    put_behind("MaxPool", kernel_shape=[3]),
+    put_behind("MaxPool", kernel_shape=[9, 9]),
+]
+
+
+@pytest.mark.parametrize("change", ODD, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("head", ["gap-flatten-gemm", "flatten-gemm"])
+def test_odd_graphs_are_refused_or_explained(head: str, change: Change, tmp_path: Path) -> None:
+    """Whatever is wrong with them: the analysis meets axes and sizes that are not there."""
+    model = zoo_model(head)
+    change(model)
+    path = hostile.save(model, tmp_path / "model.onnx")
+    pictures = np.ones((2, 3, 8, 8), np.float32)
+    try:
+        engine = camrt.load(path, threads=1)
+        engine.explain(pictures, "pixab")
+        engine.explain(pictures, "gradcam")
+    except camrt.errors.CamrtError:
+        return
+    assert engine.describe()
