@@ -123,7 +123,7 @@ class _Sizes:
         self.initializers: list[onnx.TensorProto] = []
         self._graphs = graphs
         self._batch_is_fixed = batch_is_fixed
-        self._declared = None if fixed_size else declared_sizes(model)
+        self._declared = None if fixed_size else declared_sizes(model, graphs[0].shapes)
         # What is known of an int64 tensor: its elements as numbers, or as names of tensors [1].
         self._parts: dict[str, Array] = {}
         self._made = {name for node in model.graph.node for name in node.output}

@@ -319,7 +319,7 @@ def head_model(
     nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start, BATCH, *beside])]
     make = NodeMaker(opset(model), prefix="camrt_entry")
     inputs = [enter_start(graph, make, start, input_name, batch, features)]
-    declared = declared_sizes(model) if beside and size_is_open(model) else {}
+    declared = declared_sizes(model, graph.shapes) if beside and size_is_open(model) else {}
     for index, name in enumerate(beside):
         inputs.append(enter_beside(graph, make, name, beside_name(index), batch, declared.get(name)))
     exit_name = f"camrt_out_{end}"

@@ -2,7 +2,8 @@
 
 First onnx's inference over the whole graph. What it leaves open is inferred node by node, with the small
 values that follow from known shapes: the arithmetic that exporters put around sizes
-(`camrt.export.small_values`).
+(`camrt.export.small_values`). onnx's own propagation of values takes a hundred bytes for each number of any
+vector that a file adds to another, however long: it is used only where all vectors are known to be short.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from camrt.export.small_values import MOST_VALUES, Array, computed
 __all__ = ["NodeInference", "declared_sizes", "infer", "set_shape", "static_shape", "without_large_weights"]
 
 Shapes = dict[str, tuple[int, ...]]
+MOST_PROPAGATED = 1 << 16  # numbers in a vector: above those of any layer's bias
 
 
 class NodeInference:
@@ -82,7 +84,7 @@ def infer(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> tuple[Shapes,
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        inferred = shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        inferred = shape_inference.infer_shapes(skeleton).graph
     except Exception as error:  # onnx raises whatever its C++ throws
         raise ModelFileError(
             f"the model's shapes do not fit together for an input of shape {input_shape}: {error}"
@@ -112,13 +114,19 @@ def infer(model: onnx.ModelProto, input_shape: tuple[int, ...]) -> tuple[Shapes,
     return shapes, types
 
 
-def declared_sizes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
-    """Each tensor's sizes that are the same for every input the model declares; None for others."""
+def declared_sizes(model: onnx.ModelProto, found: Shapes) -> dict[str, tuple[int | None, ...]]:
+    """Each tensor's sizes that are the same for every input the model declares; None for others.
+
+    Args:
+        model: The model.
+        found: Those for one such input.
+    """
+    short = all(len(shape) != 1 or shape[0] <= MOST_PROPAGATED for shape in found.values())
     light = onnx.ModelProto()
     light.CopyFrom(without_large_weights(model))
     del light.graph.value_info[:]
     try:
-        inferred = shape_inference.infer_shapes(light, data_prop=True).graph
+        inferred = shape_inference.infer_shapes(light, data_prop=short).graph
     except Exception:  # onnx raises whatever its C++ throws; what it cannot infer is not refused
         return {}
     values = [*inferred.input, *inferred.value_info, *inferred.output]

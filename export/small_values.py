@@ -156,6 +156,11 @@ def _divide(operands: Sequence[Array | None], attributes: _Attributes) -> Array:
     return np.asarray(np.trunc(np.divide(left, right)), left.dtype)
 
 
+def _remainder(operands: Sequence[Array | None], attributes: _Attributes) -> Array:
+    function = np.fmod if _int(attributes, "fmod", 0) else np.mod
+    return np.asarray(function(_known(operands, 0), _known(operands, 1)))
+
+
 def _cast(operands: Sequence[Array | None], attributes: _Attributes) -> Array:
     return _known(operands, 0).astype(NUMPY_TYPES[attributes["to"].i])
 
@@ -204,12 +209,16 @@ _COMPUTED: dict[str, Callable[[Sequence[Array | None], _Attributes], Array]] = {
     "Identity": lambda operands, _: _known(operands, 0),
     "Max": _pairwise(np.maximum),
     "Min": _pairwise(np.minimum),
+    "Mod": _remainder,
     "Mul": _pairwise(np.multiply),
     "Range": _range,
     "Reshape": _reshape,
     "Slice": _slice,
     "Squeeze": lambda operands, attributes: np.squeeze(_known(operands, 0), _axes(operands, attributes)),
     "Sub": _pairwise(np.subtract),
+    "Transpose": lambda operands, attributes: np.transpose(
+        _known(operands, 0), list(attributes["perm"].ints) if "perm" in attributes else None
+    ),
     "Unsqueeze": _unsqueeze,
     "Where": lambda operands, _: np.where(_known(operands, 0), _known(operands, 1), _known(operands, 2)),
 }

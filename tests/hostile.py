@@ -385,6 +385,143 @@ def many_empty_nodes(path: Path, count: int = 5_000_000) -> Path:
     return path
 
 
+# ---- files that are valid, and ask for more memory than a call may take ----
+
+
+def many_channels(path: Path) -> Path:
+    """A classifier of pictures with 100 000 colours, of any size: noise for it would be 19 GiB a picture."""
+    weight = numpy_helper.from_array(np.ones((2, 100_000, 1, 1), np.float16), "narrow")
+    nodes = [
+        helper.make_node("Cast", ["narrow"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["image", "wide"], ["features"], "conv"),
+        helper.make_node("GlobalAveragePool", ["features"], ["pooled"], "pool"),
+        helper.make_node("Flatten", ["pooled"], ["logits"], "flatten"),
+    ]
+    inputs = [("image", ("N", 100_000, "H", "W"))]
+    return save(model_of(nodes, [weight], inputs=inputs, output=("logits", ("N", 2))), path)
+
+
+def long_pictures(path: Path, width: int = 30_000) -> Path:
+    """A classifier of pictures 8 pixels high and 30 000 wide: a square of that is 7 GB in float64."""
+    nodes = [conv_node(), helper.make_node("Relu", ["features"], ["active"], "relu"), *head_nodes("active")]
+    inputs = [("image", ("N", 3, 8, width))]
+    return save(model_of(nodes, [*conv_weights(), *head_weights()], inputs=inputs), path)
+
+
+def wide_padding(path: Path) -> Path:
+    """A head's pointwise convolution with a border of 30 000 cells around its map: 3.6 GiB a channel."""
+    nodes = [
+        conv_node(),
+        helper.make_node("Relu", ["features"], ["active"], "relu"),
+        helper.make_node("Conv", ["active", "mix"], ["padded"], "mix", pads=[30_000] * 4),
+        *head_nodes("padded"),
+    ]
+    return save(model_of(nodes, [*conv_weights(), tensor("mix", 5, 5, 1, 1), *head_weights()]), path)
+
+
+def narrow_waist(path: Path, width: int = 200_000) -> Path:
+    """A head of two layers with one unit between: as one matrix they would be 600 GiB."""
+    nodes = [
+        conv_node(),
+        helper.make_node("Relu", ["features"], ["active"], "relu"),
+        helper.make_node("GlobalAveragePool", ["active"], ["pooled"], "pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"], "flatten"),
+        helper.make_node("MatMul", ["flat", "out"], ["wide"], "out"),
+        helper.make_node("MatMul", ["wide", "waist"], ["one"], "waist"),
+        helper.make_node("MatMul", ["one", "out_again"], ["wide_again"], "out_again"),
+        helper.make_node("MatMul", ["wide_again", "waist_again"], ["waist_of_two"], "waist_again"),
+        helper.make_node("MatMul", ["waist_of_two", "last"], ["logits"], "last"),
+    ]
+    sizes = {"out": (5, width), "waist": (width, 1), "out_again": (1, width), "waist_again": (width, 1)}
+    weights = [tensor(name, *shape) for name, shape in sizes.items()]
+    return save(model_of(nodes, [*conv_weights(), *weights, tensor("last", 1, 4)]), path)
+
+
+def many_classes_and_channels(path: Path, width: int = 30_000) -> Path:
+    """A head without weights, with a class for each of its many channels."""
+    nodes = [
+        helper.make_node("Conv", ["image", "spread"], ["features"], "conv"),
+        helper.make_node("Relu", ["features"], ["active"], "relu"),
+        helper.make_node("GlobalAveragePool", ["active"], ["pooled"], "pool"),
+        helper.make_node("Flatten", ["pooled"], ["logits"], "flatten"),
+    ]
+    output = ("logits", ("N", width))
+    return save(model_of(nodes, [tensor("spread", width, 3, 1, 1)], output=output), path)
+
+
+def counted_from_pixels(path: Path) -> Path:
+    """The features are added to a sum of as many zeros as the picture's largest number says, times 10⁸."""
+    nodes = [
+        conv_node(),
+        helper.make_node("ReduceMax", ["image"], ["largest"], keepdims=0),
+        helper.make_node("Abs", ["largest"], ["positive"]),
+        helper.make_node("Mul", ["positive", "times"], ["many"]),
+        helper.make_node("Cast", ["many"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["count", "one"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"], "gigabytes"),
+        helper.make_node("ReduceSum", ["zeros"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["features", "nothing"], ["shifted"]),
+        helper.make_node("Relu", ["shifted"], ["active"], "relu"),
+        *head_nodes("active"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.float32(1e8), "times"),
+        numpy_helper.from_array(np.array([1]), "one"),
+    ]
+    return save(model_of(nodes, [*conv_weights(), *head_weights(), *constants]), path)
+
+
+def kept_by_a_loop(path: Path, times: int = 10_000) -> Path:
+    """A Loop that keeps a copy of the features, made larger, each of ten thousand times, and sums them."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["go_on"]),
+            helper.make_node("Relu", ["large"], ["kept"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("trip", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("kept", TensorProto.FLOAT, ["N", 5, 256, 256]),
+        ],
+    )
+    nodes = [
+        conv_node(),
+        helper.make_node("Tile", ["features", "repeats"], ["large"], "tile"),
+        helper.make_node("Loop", ["times", ""], ["all"], "loop", body=body),
+        helper.make_node("ReduceSum", ["all", "first"], ["active"], "sum", keepdims=0),
+        *head_nodes("active"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([1, 1, 32, 32]), "repeats"),
+        numpy_helper.from_array(np.array(times), "times"),
+        numpy_helper.from_array(np.array([0]), "first"),
+    ]
+    return save(model_of(nodes, [*conv_weights(), *head_weights(), *constants]), path)
+
+
+def large_constants(path: Path, count: int = 40, numbers: int = 30_000_000) -> Path:
+    """Sums of constants, each of 120 MB and 40 of them, that could all be computed beforehand."""
+    parts = [f"part{i}" for i in range(count)]
+    nodes = [
+        conv_node(),
+        helper.make_node("ReduceMean", ["image"], ["level"], keepdims=0),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"], "zeros"),
+        *(helper.make_node("Add", ["zeros", f"number{i}"], [parts[i]]) for i in range(count)),
+        *(helper.make_node("Mul", [part, "level"], [f"{part}_scaled"]) for part in parts),
+        *(helper.make_node("ReduceMax", [f"{part}_scaled"], [f"{part}_max"], keepdims=0) for part in parts),
+        helper.make_node("Sum", ["features", *(f"{part}_max" for part in parts)], ["shifted"]),
+        helper.make_node("Relu", ["shifted"], ["active"], "relu"),
+        *head_nodes("active"),
+    ]
+    constants = [numpy_helper.from_array(np.array([numbers]), "shape")]
+    constants += [numpy_helper.from_array(np.float32(i), f"number{i}") for i in range(count)]
+    return save(model_of(nodes, [*conv_weights(), *head_weights(), *constants]), path)
+
+
 # ---- external data ----
 
 
@@ -496,6 +633,22 @@ READ: dict[str, Callable[[Path], Path]] = {
     )
 }
 """Every file here that is valid ONNX: reading takes it, whatever `camrt.load` then says of it."""
+
+
+LARGE: dict[str, Callable[[Path], Path]] = {
+    maker.__name__: maker
+    for maker in (
+        counted_from_pixels,
+        kept_by_a_loop,
+        large_constants,
+        long_pictures,
+        many_channels,
+        many_classes_and_channels,
+        narrow_waist,
+        wide_padding,
+    )
+}
+"""Every file here that is valid, and takes more memory than a call may, where nobody asks before."""
 
 
 def load(path: Path) -> ModelProto:

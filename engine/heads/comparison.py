@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import host, library, like
+from camrt.engine.arrays import host, library, like, room_for, zeros
 from camrt.engine.heads.base import Asked, Boxes, Head, sample_boxes
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.passes import PassCounter
@@ -349,8 +349,9 @@ def slopes(
     """
     xp = library(start)
     count, channels, height, width = start.shape
-    half = np.arange(channels)[:, None, None] + np.arange(height)[:, None] + np.arange(width)
-    even = like((half % 2).astype(np.float32), start)
+    room_for((12, *start.shape), start, "what gradients are checked by", itemsize=4)
+    odd = [(np.arange(size) % 2).astype(np.bool_) for size in (channels, height, width)]
+    even = like((odd[0][:, None, None] ^ odd[1][:, None] ^ odd[2]).astype(np.float32), start)
     parts = xp.concat([gradient * even, gradient * (1.0 - even)])
     squared, size = (
         np.asarray(host(xp.sum(values * values, axis=(1, 2, 3), dtype=xp.float64)), np.float64)
@@ -366,9 +367,14 @@ def slopes(
             np.divide(wanted, squared, out=np.zeros(len(wanted)), where=steep),
             np.sqrt(np.divide(size, squared, out=np.zeros(len(wanted)), where=steep)),
         )
-        moved = parts * like(lengths.astype(np.float32)[:, None, None, None], parts)
+        rows = zeros((2, *parts.shape), start)  # there, and back
+        rows[0] = parts * like(lengths.astype(np.float32)[:, None, None, None], parts)
+        rows[1] = rows[0]
+        rows[1] *= -1
+        rows = xp.reshape(rows, (4, *start.shape))
+        rows += start
         owners = like(np.tile(np.arange(count), 4), start)
-        found = scores(xp.concat([start] * 4) + xp.concat([moved, -moved]), owners)
+        found = scores(xp.reshape(rows, (4 * count, *start.shape[1:])), owners)
         risen: Any = (found[: 2 * count] - found[2 * count :]) / 2
         error = np.divide(risen - lengths * squared, share * wanted, out=np.zeros(len(wanted)), where=steep)
         measured = np.where(np.abs(error) < np.abs(measured), error, measured)
