@@ -1,16 +1,23 @@
 """What must be made anew in a process that was forked: locks that another thread held, and threads.
 
 A child of `os.fork` has the thread that forked and no other one. A lock that another thread held at that
-moment is never let go of there, and a thread that this package had started is not there.
+moment is never let go of there, and a thread that this package had started is not there. Python's own lock
+of a module that another thread was importing is such a lock: what imports many is done undivided.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any, Protocol
 from weakref import WeakSet
 
-__all__ = ["Renewed", "renewed_in_children"]
+from camrt.errors import BackendError
+
+__all__ = ["Guard", "Renewed", "refuse_lost_threads", "renewed_in_children", "undivided"]
 
 
 class Renewed(Protocol):
@@ -21,6 +28,7 @@ class Renewed(Protocol):
 
 
 _KNOWN: WeakSet[Renewed] = WeakSet()
+_UNDIVIDED = RLock()
 
 
 def renewed_in_children(thing: Renewed) -> None:
@@ -28,10 +36,58 @@ def renewed_in_children(thing: Renewed) -> None:
     _KNOWN.add(thing)
 
 
+class Guard:
+    """A lock that nobody holds in a child; a thread that holds it may take it again.
+
+    It is used by `with`.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """See `Renewed`."""
+        self._lock = RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """No other thread forks while the block runs: a child finds it done, or not begun."""
+    with _UNDIVIDED:
+        yield
+
+
+def refuse_lost_threads() -> None:
+    """To be called before torch computes on the CPU: in a child it waits for ever for its parent's threads.
+
+    Raises:
+        BackendError: This process was forked from one that had torch, and torch has not been told of it.
+    """
+    torch = _INHERITED.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
+        raise BackendError(
+            "this process was forked from one in which torch is loaded, and torch's threads are not in it: "
+            "call torch.set_num_threads(1) here first, or start processes by spawn instead of fork"
+        )
+
+
+_INHERITED: dict[str, Any] = {}
+
+
 def _renew() -> None:
+    _UNDIVIDED.release()
+    if "torch" in sys.modules:
+        _INHERITED["torch"] = sys.modules["torch"]
     for thing in list(_KNOWN):
         thing.renew()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(before=_UNDIVIDED.acquire, after_in_parent=_UNDIVIDED.release, after_in_child=_renew)

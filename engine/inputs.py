@@ -13,6 +13,7 @@ from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
 from camrt.engine.arrays import host, library
+from camrt.engine.forks import refuse_lost_threads
 from camrt.engine.framing import LONGEST_SIDE, Framing
 from camrt.engine.matching import Levels
 from camrt.engine.operations import operations
@@ -113,6 +114,7 @@ def numbers(batch: Any, place: Place, raw: bool) -> tuple[Array, Callable[[Array
         InputError: It is no array of floating-point numbers, nor of whole ones where those are taken.
     """
     if is_torch_array(batch):
+        refuse_lost_threads()
         xp = library(batch)
         if not (batch.is_floating_point() or (raw and xp.isdtype(batch.dtype, "integral"))):
             raise wrong_type(batch.dtype)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from camrt.engine.backends import Runner
-from camrt.engine.forks import renewed_in_children
+from camrt.engine.forks import Guard
 from camrt.export.understanding import understood
 
 __all__ = ["LazyRunner"]
@@ -23,12 +22,7 @@ class LazyRunner:
     def __init__(self, make: Callable[[], Runner]) -> None:
         self._make: Callable[[], Runner] | None = make
         self._runner: Runner | None = None
-        self.renew()
-        renewed_in_children(self)
-
-    def renew(self) -> None:
-        """See `camrt.engine.forks`."""
-        self._lock = threading.Lock()
+        self._lock = Guard()
 
     @property
     def outputs(self) -> tuple[str, ...]:

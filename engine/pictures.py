@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import IO, Any
 
 import numpy as np
@@ -16,11 +14,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from camrt.engine.callers import warn_caller
 from camrt.engine.depths import depth_of, eight_bits
+from camrt.engine.forks import undivided
 from camrt.engine.picture_streams import is_stream, picture_bytes
+from camrt.engine.pillow_warnings import refuse_bomb, silent
 from camrt.errors import InputRangeWarning, PictureError
 from camrt.export.file_kinds import absence
 
-__all__ = ["WARNINGS_LOCK", "PictureSource", "find_pictures", "formats", "is_picture_name", "read_picture"]
+__all__ = ["PictureSource", "find_pictures", "formats", "is_picture_name", "read_picture"]
 
 PictureSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | bytes | bytearray | IO[bytes]
 """What `read_picture` accepts."""
@@ -30,13 +30,12 @@ PictureSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | bytes
 _UNSUITABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
 
-WARNINGS_LOCK = Lock()  # the warning filters belong to the whole process
-
 
 @cache
 def formats() -> tuple[str, ...]:
     """Pillow's names of the formats that are read."""
-    Image.init()
+    with undivided():
+        Image.init()  # imports Pillow's modules
     return tuple(sorted(set(Image.OPEN) - _UNSUITABLE))
 
 
@@ -122,23 +121,23 @@ def _decode(source: Any, name: str) -> Image.Image:
     """The RGB picture in an open file or a lazily loaded picture, with every failure named."""
     read, guessed = _decoded(source, name)
     if guessed is not None:
-        with WARNINGS_LOCK:
-            warn_caller(guessed, InputRangeWarning)
+        warn_caller(guessed, InputRangeWarning)
     return read
 
 
 def _decoded(source: Any, name: str) -> tuple[Image.Image, str | None]:
-    with WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with silent():
         try:
             if isinstance(source, Image.Image):
                 return _rgb(source)
             with Image.open(source, formats=formats()) as picture:
-                return _rgb(picture)
+                refuse_bomb(picture)
+                decoded = _rgb(picture)
+                refuse_bomb(picture)  # a few formats say their size only when they are decoded
+                return decoded
         except UnidentifiedImageError:
             raise PictureError(f"{name}: not a picture that Pillow can read") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        except Image.DecompressionBombError:
             raise PictureError(
                 f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels, which might be a decompression bomb"
             ) from None

@@ -12,7 +12,6 @@ how chance, and state that changes from pass to pass, show.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from camrt.engine.forks import Guard
 from camrt.engine.torch_models.cutting import SAME_RESULT
 from camrt.engine.torch_models.subject import Subject, device_of
 from camrt.errors import BackendError, InputError
@@ -56,7 +56,7 @@ COPYING = (torch.ops.aten._to_copy, torch.ops.aten.copy_, torch.ops.aten.copy)
 INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
 
 # Tracing puts functions of its own in place of torch.nn.Module's, and a device takes one capture at a time.
-_PREPARING = threading.Lock()
+_PREPARING = Guard()
 
 
 @dataclass(frozen=True)

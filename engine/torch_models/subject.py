@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from camrt.engine.forks import Guard, refuse_lost_threads
 from camrt.engine.places import check_gpu
 from camrt.engine.plans.cards import cards
 from camrt.engine.torch_models.generators import generators_kept
@@ -49,8 +49,8 @@ RANKING = {
 }
 """What gives the best scores of each picture, by rank and no longer by class, as the first of two."""
 
-_LOCKS: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
-_LOCKS_GUARD = threading.Lock()
+_LOCKS: WeakKeyDictionary[torch.nn.Module, Guard] = WeakKeyDictionary()
+_LOCKS_GUARD = Guard()
 
 
 class Subject:
@@ -100,7 +100,7 @@ class Subject:
         self._placed: tuple[torch.device, torch.dtype] | None = None  # known while the module runs
         self._device = device_of(device)
         with _LOCKS_GUARD:
-            self.lock = _LOCKS.setdefault(module, threading.RLock())
+            self.lock = _LOCKS.setdefault(module, Guard())
         self.place()
 
     def place(self) -> tuple[torch.device, torch.dtype]:
@@ -142,6 +142,7 @@ class Subject:
         Args:
             gradients: Whether operations are recorded for a backward pass, whatever the caller's mode.
         """
+        refuse_lost_threads()
         with ExitStack() as stack:
             stack.enter_context(self.lock)
             device, kind_of_all = self.place()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from camrt.engine.pictures import WARNINGS_LOCK, formats  # one lock guards the process's warning filters
+from camrt.engine.pictures import formats
+from camrt.engine.pillow_warnings import refuse_bomb, silent
 from camrt.errors import DataError, PictureError
 
 __all__ = ["mask_values", "picture_size"]
@@ -81,22 +81,22 @@ def mask_values(path: Path, size: tuple[int, int] | None) -> NDArray[np.bool_]:
 @contextmanager
 def _opened(path: Path, formats: tuple[str, ...]) -> Iterator[tuple[IO[bytes], Image.Image]]:
     """The open file and the lazily loaded picture in it, with every failure of Pillow's a `PictureError`."""
-    with WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with silent():
         try:
             if not path.is_file():
                 raise PictureError("no such file" if not path.exists() else "not a regular file")
             with path.open("rb") as file, Image.open(file, formats=formats) as picture:
                 if 0 in picture.size:
                     raise PictureError("has no pixels")
+                refuse_bomb(picture)
                 yield file, picture
+                refuse_bomb(picture)  # a few formats say their size only when they are decoded
         except (PictureError, DataError):
             raise
         except UnidentifiedImageError:
             wanted = "a PNG file" if formats == ("PNG",) else "a picture that Pillow can read"
             raise PictureError(f"not {wanted}") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        except Image.DecompressionBombError:
             raise PictureError(
                 f"more than {Image.MAX_IMAGE_PIXELS} pixels, which might be a decompression bomb"
             ) from None
