@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, ClassVar, Literal
 
-from camrt.engine.arrays import at_least, library
+from camrt.engine.arrays import at_least, library, room_for
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.boxes import Assignment, Placements, place_boxes
@@ -84,6 +84,8 @@ class PixabCAM(Method):
         height, width = ask.activations.shape[2:]
         placements = place_boxes(self.boxes, (height, width), self.assignment)
         delete, keep = self.perspectives != "preservation", self.perspectives != "deletion"
+        several = (6, *ask.targets.shape, len(placements.distinct))
+        room_for(several, ask.targets, "what boxes' scores are compared by")
         kind = self.score or ask.preferred("probability")
         scores, nothing = ask.scores(kind), ask.scores_of_nothing(kind)
         xp = library(scores)

@@ -196,3 +196,13 @@ def test_an_engine_takes_what_it_was_loaded_with():
     assert camrt.load("default", max_memory=1 << 30, verify=False).max_memory == 1 << 30
     with pytest.raises(AttributeError):
         camrt.load("default", verify=False).max_memory = 1
+
+
+@pytest.mark.filterwarnings("ignore::camrt.errors.SmallerBatchWarning")
+def test_an_engine_with_little_memory_answers_alike():
+    batch = np.random.default_rng(0).standard_normal((16, 3, 128, 128), np.float32)
+    ample, tight = camrt.load("default", verify=False), camrt.load("default", max_memory=32 * MIB)
+    for method in ("pixab", "gradcam", "gradient", "eigen"):
+        np.testing.assert_allclose(
+            tight.explain(batch, method).maps, ample.explain(batch, method).maps, atol=1e-5
+        )
