@@ -23,6 +23,10 @@ __all__ = [
 
 _Scope = ChainMap[str, None]
 
+# Numbers that are divided by, and those that sizes are multiplied with: no picture is larger.
+_DIVISORS = frozenset({"blocksize", "group", "num_groups"})
+_WINDOWS = frozenset({"dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides"})
+_LARGEST = (1 << 31) - 1
 _MOST_AXES = 64  # no axis of any tensor is beyond it, in numpy or in onnxruntime
 
 
@@ -133,6 +137,9 @@ class _Scopes:
                 self._see(made)
                 self.check(inner, made, f"a subgraph of {node_label(node)}")
                 given = [item.name for item in inner.output]
+                inside = {name for each in inner.node for name in each.output}
+                if node.op_type == "Scan" and not inside.issuperset(given):  # which runtimes leave unset
+                    raise ModelFileError(f"a subgraph of {node_label(node)} gives what no node in it makes")
                 if len(set(given)) < len(given):  # runtimes give the second what happens to lie in memory
                     raise ModelFileError(f"a subgraph of {node_label(node)} gives one value twice")
             for name in node.output:
@@ -178,7 +185,8 @@ def _check_numbers(node: onnx.NodeProto) -> None:
     """Check the numbers that onnx's shape inference, also inside runtimes, uses without checking them.
 
     An axis of 2⁶³ − 1 (LayerNormalization), a negative `batch_dims` (GatherND) and a `num_outputs` other than
-    the number of outputs (Split) make it read or write outside its memory, or allocate gigabytes.
+    the number of outputs (Split) make it read or write outside its memory, or allocate gigabytes. A block of
+    2³² pixels (DepthToSpace), whose square is 0 in 64 bits, is divided by, which ends the process.
     """
     if domain_of(node.domain) == "com.microsoft":
         return
@@ -190,10 +198,14 @@ def _check_numbers(node: onnx.NodeProto) -> None:
             allowed = all(-_MOST_AXES <= axis <= _MOST_AXES for axis in attribute.ints)
         elif attribute.name == "batch_dims":
             allowed = 0 <= attribute.i <= _MOST_AXES
+        elif attribute.name in _DIVISORS:
+            allowed = 1 <= attribute.i <= _LARGEST
+        elif attribute.name in _WINDOWS:
+            allowed = all(-_LARGEST <= number <= _LARGEST for number in attribute.ints)
         elif attribute.name == "num_outputs":
             allowed = attribute.i == len(node.output)
         if not allowed:
-            value = list(attribute.ints)[:8] if attribute.name == "axes" else attribute.i
+            value = list(attribute.ints)[:8] or attribute.i
             raise ModelFileError(
                 f"attribute {quoted(attribute.name)} of {node_label(node)} is {value}, out of range"
             )

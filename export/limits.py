@@ -151,7 +151,8 @@ def claimed_bytes(data_type: int, dims: Sequence[int], label: str, limits: Readi
 def check_tensor(tensor: onnx.TensorProto, label: str, limits: ReadingLimits) -> None:
     """Check that a stored tensor holds as many values as its dimensions say.
 
-    A tensor whose data lies in another file is checked for its claim only.
+    A tensor whose data lies in another file is checked for its claim only. An empty field of raw bytes beside
+    another field's values is taken away.
 
     Args:
         tensor: The tensor.
@@ -174,6 +175,8 @@ def check_tensor(tensor: onnx.TensorProto, label: str, limits: ReadingLimits) ->
         raise ModelFileError(
             f"{label} has its data in {' and '.join(used)}; one field of its type is allowed"
         )
+    if used and raw == 0:
+        tensor.ClearField("raw_data")  # readers would take it, empty as it is
     if raw is not None and not used:
         if tensor.data_type == TensorProto.STRING:
             raise ModelFileError(f"{label} holds strings as raw bytes, which ONNX does not allow")

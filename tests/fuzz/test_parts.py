@@ -72,7 +72,7 @@ def test_a_seed_is_answered(seed_file: Path) -> None:
     outcome = Trial(seed_file, 0, Limits(grace=60.0), steps.append).run()
     assert outcome.clean
     assert outcome.word == "answered"
-    assert steps == ["load", "predict", "explain pixab", "describe", "oracle"]
+    assert steps == ["load", "predict", "explain pixab", "describe", "explain all", "oracle"]
 
 
 def test_an_error_of_camrt_is_a_refusal(tmp_path: Path) -> None:

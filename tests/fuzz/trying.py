@@ -119,6 +119,7 @@ class Trial:
     announce: Callable[[str], None] = lambda _step: None
     step: str = "load"
     slowest: float = 0.0
+    peak: int = 0
 
     def run(self) -> Outcome:
         """Loads the file and asks what the number says of it."""
@@ -128,7 +129,7 @@ class Trial:
             warnings.simplefilter("error")
             warnings.simplefilter("ignore", CamrtWarning)
             outcome = self._outcome()
-        grown = max(peak_bytes() - before, 0)
+        grown = max(self.peak - before, 0)
         word, where = outcome.word, outcome.where
         if outcome.clean and grown > self.limits.memory + self.limits.spare:
             word, where = "memory", self.step
@@ -187,16 +188,28 @@ class Trial:
                 raise Wrong(
                     f"logits of explain differ from those of predict by {apart(explained.logits, found)}"
                 )
-        try:
-            self._timed("describe", engine.describe)
-        except CamrtError as error:
-            refused.append(type(error).__name__)
+        for step, ask in self._further(engine, pictures):
+            try:
+                self._timed(step, ask)
+            except CamrtError as error:
+                refused.append(type(error).__name__)
         engine.targets()
         if found is not None:
             self.step = "compare"
             self.announce("oracle")
             compare(self.path, engine, pictures, found)
         return " ".join(sorted(set(refused)))
+
+    def _further(self, engine: Engine, pictures: Array) -> list[tuple[str, Callable[[], Any]]]:
+        """What else is asked: a description of every file, and of some what few callers ask."""
+        last = engine.num_classes - 1
+        weighting = np.ones((len(pictures), engine.num_classes), np.float32)
+        rare: list[tuple[str, Callable[[], Any]]] = [
+            ("explain all", lambda: engine.explain_all(pictures, ["cam", "eigen"], targets=last, size="map")),
+            ("input gradients", lambda: engine.input_gradients(pictures, weighting)),
+            ("channel weights", lambda: engine.channel_weights(pictures, "ablation", targets=0)),
+        ]
+        return [("describe", engine.describe), *rare[self.number % 4 : self.number % 4 + 1]]
 
     def _methods(self) -> Sequence[tuple[str, dict[str, Any]]]:
         count = len(METHODS)
@@ -211,6 +224,7 @@ class Trial:
             return ask()
         finally:
             self.slowest = max(self.slowest, time.monotonic() - started)
+            self.peak = peak_bytes()
 
 
 def raw(error: BaseException) -> Outcome:

@@ -153,5 +153,6 @@ def named(word: str, step: str, text: str) -> Outcome:
 def last_words(said: str) -> str:
     """The innermost of camrt's functions that a crash names, or the end of what was written."""
     lines = [line.strip() for line in said.splitlines()]
-    ours = [line for line in lines if line.startswith("File ") and "/tests/" not in line]
+    begins = next((i for i, line in enumerate(lines) if line.startswith("Current thread")), 0)
+    ours = [line for line in lines[begins:] if line.startswith("File ") and "/tests/" not in line]
     return (ours or lines[-1:] or [""])[0][:200]
