@@ -3,34 +3,27 @@
 ONNX Runtime on the CPU stands in for one on a device. Where no GPU is, Triton's kernels are interpreted.
 """
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from calm_models import calm_model
+from interpreting import torch  # before what defines kernels
+from no_waiting import no_waiting
 from tolerances import assert_close
+from torch_nets import CLASSES, Modular, Residual, made, nn, pictures
 from zoo import HEADS, classifier, save
 
 import camrt
 import camrt.engine.operations as chosen
 from camrt.engine.backends.onnxruntime import OnnxRuntime
 from camrt.engine.loading import assembled
+from camrt.engine.operations.on_cpu import NATIVE, OnCpu, seen
+from camrt.engine.operations.on_gpu import ON_GPU, OnGpu
+from camrt.engine.places import OnDevice
 from camrt.errors import AdjointError, InputError, MethodError
 from camrt.export.reading import read_model
 from camrt.kernels.saliency import MapFlag
-
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
-pytest.importorskip("triton")
-
-from no_waiting import no_waiting  # noqa: E402
-from torch_nets import CLASSES, Modular, Residual, made, nn, pictures  # noqa: E402
-
-from camrt.engine.operations.on_cpu import NATIVE, OnCpu, seen  # noqa: E402
-from camrt.engine.operations.on_gpu import ON_GPU, OnGpu  # noqa: E402
-from camrt.engine.places import OnDevice  # noqa: E402
 
 METHODS = (
     "pixab",

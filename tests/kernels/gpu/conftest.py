@@ -1,20 +1,14 @@
 """GPU kernels run on the GPU where there is one, and else in Triton's interpreter, on the CPU."""
 
-import os
-
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
-pytest.importorskip("triton")
+from interpreting import INTERPRETED, torch
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if "kernels/gpu" in item.path.as_posix() and item.get_closest_marker("aot") is None:
-            item.add_marker("gpu" if torch.cuda.is_available() else "interpret")
+            item.add_marker("interpret" if INTERPRETED else "gpu")
 
 
 @pytest.fixture(autouse=True)
