@@ -127,7 +127,7 @@ def reduced_axes(graph: Graph, node: NodeProto, rank: int) -> list[int] | None:
         axes = attribute(node, "axes")
         if axes is None and len(node.input) > 1 and node.input[1]:
             value = graph.constant(node.input[1])
-            axes = None if value is None else value.tolist()
+            axes = None if value is None else value.reshape(-1).tolist()
         if not axes:
             return None
         positive = sorted(axis % len(before) for axis in axes)

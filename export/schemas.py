@@ -102,7 +102,9 @@ def _check_values(
         raise _refuse(node, f"has {len(names)} {what}s; its operator takes {wanted}")
     for place, name in enumerate(names):
         option = formal[min(place, len(formal) - 1)].option
-        if not name and option == _OPTION.Single:
+        # A left out one of several ends the process of a runtime that reads it; of outputs, nothing is made.
+        needed = option == _OPTION.Single or (what == "input" and option == _OPTION.Variadic)
+        if not name and needed:
             raise _refuse(node, f"leaves out its {what} {place}, which its operator needs")
 
 

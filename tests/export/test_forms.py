@@ -83,6 +83,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "too few inputs": (lambda m: node(m, "Conv").input.__delitem__(slice(1, None)), "takes 2 to 3"),
     "too many inputs": (lambda m: node(m, "Relu").input.append("A0"), "reads 'A0'|has 2 inputs"),
     "an input left out": (lambda m: node(m, "Gemm").input.__setitem__(1, ""), "leaves out its input 1"),
+    "one of several left out": (put_behind("Max", ""), "leaves out its input 1"),
     "an unknown attribute": (give("Relu", alpha=1.0), "'alpha', which its operator does not have"),
     "a number for a list": (give("Conv", pads=3), "'pads' of another type"),
     "a list for a number": (give("Gemm", transB=[1]), "'transB' of another type"),
@@ -245,7 +246,14 @@ def read_inside(model: ModelProto) -> None:
         item.g.node[0].op_type = "Identity"
 
 
+def axes_in_rows(model: ModelProto) -> None:
+    """Axes to reduce over in a matrix."""
+    put_behind("ReduceSum", "axes", keepdims=1)(model)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([[2], [3]]), "axes"))
+
+
 ODD = [
+    axes_in_rows,
     pool_of_vectors,
     empty_in_front,
     few_axes_in_front,
