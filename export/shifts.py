@@ -131,7 +131,7 @@ def numbers_of(graph: Graph, node: NodeProto, name: str, place: int) -> list[flo
     if len(node.input) <= place or not node.input[place]:
         return []
     value = graph.constant(node.input[place])
-    return None if value is None else [number.item() for number in np.atleast_1d(value)]
+    return None if value is None else [number.item() for number in np.ravel(value)]
 
 
 def only_reader(graph: Graph, name: str) -> NodeProto | None:

@@ -26,7 +26,7 @@ from camrt.engine.backends.deadlines import expiring
 from camrt.engine.backends.halving import Halving
 from camrt.engine.backends.running import in_time
 from camrt.engine.places import HOST
-from camrt.errors import BackendError, MemoryLimitError
+from camrt.errors import BackendError, MemoryLimitError, UnsupportedModelError
 from camrt.export.budget import allowed_memory, memory_short, reserve_array, seconds_left
 from camrt.export.onnx_sessions import session_of
 
@@ -201,7 +201,7 @@ class OnnxRuntimeRunner:
                     {name: values[start:end] for name, values in feeds.items()}, names
                 ),
             )
-            return [joined(outputs) for outputs in zip(*parts, strict=True)]
+            return [joined(one_shape(outputs, self._label)) for outputs in zip(*parts, strict=True)]
         pieces = []
         for start in range(0, len(batch), self._batch):
             piece = {
@@ -210,7 +210,7 @@ class OnnxRuntimeRunner:
             }
             count = min(self._batch, len(batch) - start)
             pieces.append([output[:count] for output in self._run(piece, names)])
-        return [np.concatenate(outputs) for outputs in zip(*pieces, strict=True)]
+        return [np.concatenate(one_shape(outputs, self._label)) for outputs in zip(*pieces, strict=True)]
 
     def _run(self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> list[npt.NDArray[Any]]:
         try:
@@ -253,3 +253,18 @@ class OnnxRuntimeRunner:
         if time.monotonic() - started < QUICK:
             self._quick[fetched] = max(size, self._quick.get(fetched, -1))
         return outputs
+
+
+def one_shape(parts: Sequence[npt.NDArray[Any]], label: str) -> list[npt.NDArray[Any]]:
+    """An output of several runs, for so many rows each.
+
+    Raises:
+        UnsupportedModelError: It has no rows, or another shape from run to run, as what counts numbers has.
+    """
+    shapes = {part.shape[1:] if part.ndim else None for part in parts}
+    if len(shapes) > 1 or None in shapes:
+        raise UnsupportedModelError(
+            f"what the {label} gives has another shape for other pictures ({len(shapes)} shapes), or no "
+            "batch axis: no (N, C) class scores come of that"
+        )
+    return list(parts)

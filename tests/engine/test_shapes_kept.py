@@ -10,6 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import camrt
+from camrt.engine.backends.onnxruntime import one_shape
 from camrt.engine.backends.shaped import ShapedRunner
 from camrt.errors import CamrtError, UnsupportedModelError
 
@@ -65,6 +66,14 @@ def test_a_file_that_declares_classes_it_does_not_give_is_refused(verify: bool, 
     path = hostile.save(model, tmp_path / "model.onnx")
     with pytest.raises(CamrtError):
         camrt.load(path, threads=1, verify=verify).explain(np.ones((2, 3, 8, 8), np.float32), "gradcam")
+
+
+def test_parts_of_other_shapes_are_refused() -> None:
+    rows = [np.zeros((2, 3)), np.zeros((1, 3))]
+    assert one_shape(rows, "model") == rows
+    for strange in ([np.zeros((2, 3)), np.zeros((2, 4))], [np.zeros(()), np.zeros(())]):
+        with pytest.raises(UnsupportedModelError, match="another shape for other pictures"):
+            one_shape(strange, "model")
 
 
 @pytest.mark.parametrize(
