@@ -73,6 +73,9 @@ class RunFolder:
         if found is not None and found["run"] != kind:
             raise InputError(f"{folder} holds another kind of run ({found['run']}): choose another folder")
         names = {name for line in lines for name in line.get("writes", ())}
+        for inner in {(folder / name).parent for name in names}:
+            if inner.is_dir():
+                remove_drafts(inner)
         if overwrite:
             self._former = names
             return

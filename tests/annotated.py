@@ -12,7 +12,16 @@ from PIL import Image
 
 from camrt import Preprocessing
 
-__all__ = ["COLOURS", "SIDE", "STEPS", "boxed_squares", "colour_model", "masked_squares"]
+__all__ = [
+    "COLOURS",
+    "SIDE",
+    "STEPS",
+    "boxed_squares",
+    "colour_model",
+    "masked_squares",
+    "square",
+    "walled_model",
+]
 
 COLOURS = ("red", "green", "blue")
 SIDE = 32
@@ -48,6 +57,33 @@ def colour_model(path: Path, *, hidden: bool = False) -> Path:
         "colours",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
         [helper.make_tensor_value_info("logits" if hidden else "scores", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def walled_model(path: Path) -> Path:
+    """Reads cells of 4×4 pixels, and gives the lower half of the cells no weight."""
+    rng = np.random.default_rng(4)
+    weight = rng.standard_normal((3, 6, 8, 8))
+    weight[:, :, 4:] = 0
+    weights = {
+        "trunk": 0.3 * rng.standard_normal((6, 3, 4, 4)),
+        "weight": weight.reshape(3, -1),
+        "bias": np.zeros(3),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "trunk"], ["convolved"], strides=[4, 4]),
+        helper.make_node("Relu", ["convolved"], ["A"]),
+        helper.make_node("Flatten", ["A"], ["vector"]),
+        helper.make_node("Gemm", ["vector", "weight", "bias"], ["scores"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "walled",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 32, 32])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)

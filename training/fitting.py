@@ -309,15 +309,29 @@ def _fitted(
     return runs.read_description(folder)
 
 
+class InEpochs(ModelCheckpoint):
+    """Writes the state every so many steps, but not at an epoch's last one, which is written when judged.
+
+    A run that went on from a state in between would pass over the epoch's validation, and so perhaps over its
+    best weights.
+    """
+
+    def on_train_batch_end(self, trainer: Any, *given: Any, **named: Any) -> None:
+        """See Lightning's."""
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *given, **named)
+
+
 def checkpoints(folder: Path, recipe: Recipe) -> list[ModelCheckpoint]:
     """What writes a run's state: after each epoch, and every so many steps where that is asked."""
-    moments: list[dict[str, Any]] = [{"every_n_epochs": 1, "save_on_train_epoch_end": True}]
-    if recipe.checkpoint_steps:
-        moments.append({"every_n_train_steps": recipe.checkpoint_steps})
+    place: dict[str, Any] = {"dirpath": folder, "filename": Path(runs.STATE).stem}
     written = [
-        ModelCheckpoint(folder, Path(runs.STATE).stem, enable_version_counter=False, **moment)
-        for moment in moments
+        ModelCheckpoint(**place, enable_version_counter=False, every_n_epochs=1, save_on_train_epoch_end=True)
     ]
+    if recipe.checkpoint_steps:
+        written.append(
+            InEpochs(**place, enable_version_counter=False, every_n_train_steps=recipe.checkpoint_steps)
+        )
     for callback in written:
         callback.FILE_EXTENSION = Path(runs.STATE).suffix
     return written

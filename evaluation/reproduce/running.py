@@ -25,6 +25,7 @@ from camrt.evaluation.reproduce.options import Options
 from camrt.evaluation.suite import Evaluation, Settings, evaluate
 from camrt.evaluation.suite.evaluating import drawn
 from camrt.evaluation.suite.preparing import prepare_sample
+from camrt.export.files import remove_drafts
 
 if TYPE_CHECKING:
     from camrt.engine.session import Engine
@@ -212,6 +213,8 @@ class Run:
             identity.update(scenes.tobytes() + repr(None if labels is None else labels.tolist()).encode())
         name = f"{kind}-{count}-{identity.hexdigest()[:16]}.npz"
         path = None if self.out is None else self.out / "adversarial" / name
+        if path is not None and path.parent.is_dir():
+            remove_drafts(path.parent)
         if path is not None and path.exists():
             found = AdversarialExamples.load(path)
         else:

@@ -19,6 +19,7 @@ from onnx import TensorProto, TypeProto
 from camrt.export.budget import timed
 from camrt.export.expanding import fused, scalars, transformers  # noqa: F401  (registers them)
 from camrt.export.expanding.blocked import find_blocks, refuse_blocked
+from camrt.export.expanding.modulo import refuse_modulo
 from camrt.export.expanding.quantised import carry, note
 from camrt.export.expanding.steps import EXPANSIONS, Expansion, Rewritten
 from camrt.export.graph import drop_unread_initializers
@@ -67,6 +68,7 @@ def expand_operators(
         for new in into.nodes[made:]:
             sizes.add(new)
     refuse_blocked(walk(into.nodes, limits.max_depth).nodes)
+    refuse_modulo(into.nodes, into.constants)
     if not changed:
         return sizes.types
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in into.nodes]

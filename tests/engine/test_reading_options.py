@@ -88,7 +88,7 @@ def test_numbers_that_saturate_a_softmax_are_told_with_the_way_out(tmp_path):
     assert f"class 0, probability 1.000 of logit {value}" in text
     assert "-O score=logit" in text
     assert "--activation none" in text
-    text = said("explain", path, picture, *options, "--activation", "none")
+    text = said("explain", path, picture, *options, "--activation", "none", "--overwrite")
     assert f"class 0, value {value}, score {value}" in text
     assert "no map" not in text
     assert "probability" not in text
@@ -101,7 +101,7 @@ def test_the_output_that_is_meant(tmp_path):
     assert "say which with" in " ".join(result.output.split())
     for output, ending in (("scores", "ends in probabilities p (Mul)"), ("p", "ends in Softmax")):
         assert ending in said("inspect", path, "--output", output)
-        said("explain", path, picture, *options, "--output", output)
+        said("explain", path, picture, *options, "--output", output, "--overwrite")
     assert "plain numbers" in said("inspect", path, "--output", "p", "--activation", "none")
     assert "probabilities by sigmoid" in said("inspect", path, "--output", "p", "--activation", "sigmoid")
 

@@ -324,7 +324,7 @@ def test_overlap_refuses(change: dict[str, Any], words: str) -> None:
 
 def test_the_table_of_boxes_has_every_setting_once_in_every_reading() -> None:
     table = box_table()
-    assert len(table) == 24 * 6
+    assert len(table) == 24 * 9
     assert len({(row.name, row.reading, row.assignment) for row in table}) == len(table)
     assert len({row.method for row in table}) == len(table)
     for row in table:

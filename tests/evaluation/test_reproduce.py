@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import typer
-from annotated import COLOURS, STEPS, boxed_squares, colour_model, masked_squares
+from annotated import COLOURS, STEPS, boxed_squares, colour_model, masked_squares, walled_model
 from calm_models import calm_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 from oracles.cues import small_cub
 from PIL import Image
 from typer.testing import CliRunner
@@ -355,12 +353,13 @@ def test_adversarial_pictures_are_saved_and_taken_up_again(
         raise AssertionError("made again")
 
     monkeypatch.setattr(patch_building, "build_ae2", fail)
-    reproduce("pixab-2", engine, options=options, out=tmp_path)
+    again = replace(options, overwrite=True)
+    reproduce("pixab-2", engine, options=again, out=tmp_path)
     assert (tmp_path / "pixab-2" / "results.json").read_bytes() == before
     with pytest.raises(AssertionError, match="made again"):
-        reproduce("pixab-2", engine, options=Options(count=2, seed=1), out=tmp_path)
+        reproduce("pixab-2", engine, options=Options(count=2, seed=1, overwrite=True), out=tmp_path)
     saved.write_bytes(b"damaged")
-    found = reproduce("pixab-2", engine, options=options, out=tmp_path)
+    found = reproduce("pixab-2", engine, options=again, out=tmp_path)
     assert "is not a file of adversarial examples" in found.rows[0].why
 
 
@@ -572,33 +571,6 @@ def test_cues_that_cannot_be_measured(colours: Any, squares: Path, tmp_path: Pat
     small_cub(tmp_path / "cub")
     found = reproduce("calm-1", colours, tmp_path / "cub")
     assert found.row("cam").why == "the model has 3 classes and the folder 4"
-
-
-def walled_model(path: Path) -> Path:
-    """Reads cells of 4×4 pixels, and gives the lower half of the cells no weight."""
-    rng = np.random.default_rng(4)
-    weight = rng.standard_normal((3, 6, 8, 8))
-    weight[:, :, 4:] = 0
-    weights = {
-        "trunk": 0.3 * rng.standard_normal((6, 3, 4, 4)),
-        "weight": weight.reshape(3, -1),
-        "bias": np.zeros(3),
-    }
-    nodes = [
-        helper.make_node("Conv", ["input", "trunk"], ["convolved"], strides=[4, 4]),
-        helper.make_node("Relu", ["convolved"], ["A"]),
-        helper.make_node("Flatten", ["A"], ["vector"]),
-        helper.make_node("Gemm", ["vector", "weight", "bias"], ["scores"], transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "walled",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 32, 32])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
 
 
 def test_walls_on_stacked_pictures(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Remainders of whole numbers, where ONNX Runtime's own way may end the process.
+
+It divides by the processor's instruction, which stops the program at the smallest number of 32 or 64 bits and
+the divisor −1. A remainder by −1 is 0, as by 1: the divisor is made 1 there, which changes no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+
+from camrt.errors import UnsupportedModelError
+from camrt.export.expanding.steps import Expansion, expansion
+from camrt.export.graph import attribute
+from camrt.export.protos import node_label, node_subgraphs
+
+__all__ = ["refuse_modulo"]
+
+TRAPPING = {TensorProto.INT32: np.int32, TensorProto.INT64: np.int64}
+
+
+@expansion("Mod", domain="")
+def _modulo(step: Expansion) -> None:
+    """A mod b with b = −1 made 1, unless b is stored and never −1, or the numbers are of another type."""
+    divisor = step.input(1)
+    if step.attribute("fmod", 0) or harmless(step.into.constants.get(divisor)):
+        return
+    stored, made = step.into.constants.get(divisor), step.into.types.get(divisor)
+    element = made.tensor_type.elem_type if made is not None else 0
+    element = element if stored is None else stored.data_type
+    if not element:
+        raise step.refuse("takes a remainder by numbers of an unknown type, which may end the process")
+    if element not in TRAPPING:
+        return
+    kind = TRAPPING[element]
+    found = step.add("Equal", divisor, step.store(np.array(-1, kind), "minus_one"))
+    safe = step.add("Where", found, step.store(np.array(1, kind), "one"), divisor)
+    step.add("Mod", step.input(0), safe, out=step.y, **step.attributes())
+
+
+def harmless(divisor: TensorProto | None) -> bool:
+    """Whether a stored divisor is nowhere −1."""
+    return divisor is not None and not bool((numpy_helper.to_array(divisor) == -1).any())
+
+
+def refuse_modulo(nodes: Iterable[NodeProto], constants: Mapping[str, TensorProto]) -> None:
+    """Refuses remainders by numbers that are not known in the graphs inside some nodes.
+
+    Args:
+        nodes: The nodes.
+        constants: Stored tensors of the graph around them.
+
+    Raises:
+        UnsupportedModelError: There is such a remainder.
+    """
+    for node in nodes:
+        for graph in node_subgraphs(node):
+            known = {**constants, **stored(graph)}
+            for inner in graph.node:
+                if inner.op_type != "Mod" or attribute(inner, "fmod", 0):
+                    continue
+                if len(inner.input) < 2 or not harmless(known.get(inner.input[1])):
+                    raise UnsupportedModelError(
+                        f"{node_label(inner)} takes a remainder of whole numbers, inside another node, by a "
+                        "number that is not stored: it may end the process"
+                    )
+            refuse_modulo(graph.node, known)
+
+
+def stored(graph: GraphProto) -> dict[str, TensorProto]:
+    """The tensors that a graph stores, by name."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and len(node.output) == 1:
+            value = attribute(node, "value")
+            if isinstance(value, TensorProto):
+                found[node.output[0]] = value
+    return found

@@ -1,0 +1,324 @@
+"""Kills commands at random points, fills the disk under them, and compares what they end with.
+
+    python tests/killing.py --kills 100                  # a table of all commands
+    python tests/killing.py --kills 5 --only explain     # what the tests run
+
+Every command runs in a process that is forked off, which has everything imported and has started nothing. It
+is killed at a random moment or at a random operation in its folder of results (a file opened for writing, put
+on the disk, moved, removed), and goes on with --resume, where it may be killed again; in the end its folder
+must be that of an undisturbed run. `--full` does the same with a disk that is full from a random operation
+on: the command must end with an error that says so and names a file, unless it only removes files from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from annotated import COLOURS, STEPS, boxed_squares, colour_model, walled_model
+from labelled import coloured_squares
+from peer_libraries import mend_torchvision
+
+Line = list[str]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that resumes.
+
+    Attributes:
+        line: Given a folder with its inputs and its folder of results, the words of the command.
+        marker: The file without which there is nothing to resume; empty where --resume may begin.
+        without: Names that may differ in the end.
+    """
+
+    line: Callable[[Path, Path], Line]
+    marker: str = ""
+    without: tuple[str, ...] = ()
+
+
+def shared(inputs: Path, model: str) -> Line:
+    return [
+        *(str(inputs / model), str(inputs / "squares")),
+        *("--preprocessing", str(inputs / "steps.json"), "--labels", str(inputs / "labels.txt")),
+        *("--batch-size", "2"),
+    ]
+
+
+def explain(inputs: Path, out: Path) -> Line:
+    return ["explain", *shared(inputs, "colours.onnx"), "-m", "gradcam", "-k", "2", "-o", str(out)]
+
+
+def evaluate(inputs: Path, out: Path) -> Line:
+    asked = ("--methods", "gradcam,eigen", "--metrics", "drop,pointing", "--examples", "1")
+    return ["evaluate", *shared(inputs, "colours.onnx"), *asked, "-o", str(out)]
+
+
+def walls(inputs: Path, out: Path) -> Line:
+    asked = ("--methods", "gradcam,hirescam", "--dead-rows", "8", "-o", str(out))
+    return ["evaluate", "walls", *shared(inputs, "colours.onnx"), *asked]
+
+
+def reproduce(inputs: Path, out: Path) -> Line:
+    model, data, *rest = shared(inputs, "walled.onnx")
+    data = str(inputs / "classes")
+    asked = ("--methods", "gradcam,hirescam", "-o", str(out))
+    return ["reproduce", "walls", "pixab-3", "--model", model, "--data", data, *rest, *asked]
+
+
+def train(inputs: Path, out: Path) -> Line:
+    return [
+        *("train", "--data", str(inputs / "classes"), "--out", str(out), "--head", "calm-ml"),
+        *("--backbone", "tiny", "--size", "32", "--epochs", "4", "--batch-size", "4"),
+        *("--set", "workers=0", "--set", "checkpoint_steps=2", "--accelerator", "cpu"),
+    ]
+
+
+COMMANDS = {
+    "explain": Command(explain),
+    "evaluate": Command(evaluate),
+    "walls": Command(walls),
+    "reproduce": Command(reproduce),
+    "train": Command(train, "recipe.yaml", ("logs", "written.jsonl", "last.safetensors")),
+}
+IMPORTED = ("camrt.cli", "camrt.engine.explaining", "camrt.engine.loading", "camrt.evaluation.suite",
+            "camrt.evaluation.report", "camrt.evaluation.report.page", "camrt.evaluation.reproduce.tables",
+            "camrt.evaluation.walls.dead_zone", "pyarrow.parquet", "matplotlib.figure")  # fmt: skip
+
+
+def make_inputs(folder: Path) -> None:
+    """Models and pictures of all commands."""
+    colour_model(folder / "colours.onnx")
+    walled_model(folder / "walled.onnx")
+    boxed_squares(folder / "squares", 5)
+    coloured_squares(folder / "classes", each=4)
+    (folder / "steps.json").write_text(STEPS.to_json())
+    (folder / "labels.txt").write_text("\n".join(COLOURS))
+
+
+class Disturbed:
+    """What happens at the n-th operation in a folder, seen by Python's audit hooks and by fsync.
+
+    Args:
+        out: The folder.
+        at: Which operation; 0 for none.
+        full: Whether the disk is full from then on; else the process is killed.
+        told: Where to write how many operations there were.
+    """
+
+    def __init__(self, out: Path, at: int, full: bool, told: Path) -> None:
+        self.out, self.at, self.full, self.told = str(out), at, full, told
+        self.count = 0
+        self.sync = os.fsync
+
+    def begin(self) -> None:
+        sys.addaudithook(self.hook)
+        os.fsync = self.fsync
+
+    def hook(self, event: str, given: tuple[Any, ...]) -> None:
+        written = (
+            event == "open"
+            and isinstance(given[2], int)
+            and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        )
+        freeing = event in ("os.remove", "os.rmdir", "os.truncate")
+        if not written and event not in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"):
+            return
+        if isinstance(given[0], int) or not os.fsdecode(given[0]).startswith(self.out):
+            return
+        self.happens(freeing)
+
+    def fsync(self, handle: int) -> None:
+        self.happens(False)
+        self.sync(handle)
+
+    def happens(self, freeing: bool) -> None:
+        self.count += 1
+        if self.at and self.count >= self.at:
+            if not self.full:
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif not freeing:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fork(line: Line, out: Path, at: int = 0, *, full: bool = False) -> tuple[int, Path]:
+    """Begins a command in a process of its own; its output and number of operations go beside its folder."""
+    told = out.with_name(f"{out.name}.told")
+    child = os.fork()
+    if child:
+        return child, told
+    code = 70
+    try:
+        handle = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        disturbed = Disturbed(out, at, full, told)
+        disturbed.begin()
+        from camrt.cli import app
+
+        try:
+            app(line)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 71
+        sys.stdout.flush()
+        sys.stderr.flush()
+        disturbed.at = 0
+        told.with_suffix(".count").write_text(str(disturbed.count))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def undisturbed(line: Line, out: Path) -> tuple[int, float]:
+    """Runs a command to its end; how many operations it has, and how long it takes."""
+    start = time.monotonic()
+    child, told = fork(line, out)
+    code = ended(child)
+    if code:
+        raise SystemExit(f"{' '.join(line)} ends with {code}:\n{told.read_text()}")
+    return int(told.with_suffix(".count").read_text()), time.monotonic() - start
+
+
+def resumed(command: Command, line: Line, out: Path) -> Line:
+    """The command that goes on with what is there."""
+    begun = not command.marker or (out / command.marker).exists()
+    return [*line, "--resume"] if begun else line
+
+
+def content(folder: Path, without: Sequence[str]) -> dict[str, bytes]:
+    """All files of a folder, but for what may differ; archives without the seconds they took."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_dir() or set(name.parts) & set(without):
+            continue
+        if path.suffix == ".npz":
+            with np.load(path) as archive:
+                for key in set(archive) - {"seconds"}:
+                    found[f"{name}/{key}"] = archive[key].tobytes()
+        else:
+            found[name.as_posix()] = path.read_bytes()
+    return found
+
+
+class Tried:
+    """One command under kills, or on disks that fill."""
+
+    def __init__(self, name: str, place: Path, seed: int) -> None:
+        self.name, self.command = name, COMMANDS[name]
+        self.inputs, self.place = place / "inputs", place / name
+        self.place.mkdir()
+        self.rng = random.Random(f"{seed} {name}")
+        whole = self.place / "whole"
+        # At the place where all runs are, since what is written may name it.
+        self.out = self.place / "out"
+        self.line = self.command.line(self.inputs, self.out)
+        self.operations, self.seconds = undisturbed(self.line, self.out)
+        self.expected = content(self.out, self.command.without)
+        self.out.rename(whole)
+        self.runs = self.kills = self.full = self.wrong = 0
+
+    def check(self, what: str) -> None:
+        """Goes on to the end, and compares."""
+        line = resumed(self.command, self.line, self.out)
+        child, told = fork(line, self.out)
+        code = ended(child)
+        found = content(self.out, self.command.without) if not code else {}
+        if code or found != self.expected:
+            self.wrong += 1
+            differing = sorted(k for k in {*found, *self.expected} if found.get(k) != self.expected.get(k))
+            print(f"{self.name}: after {what}: exit {code}, differing: {differing[:5]}\n{told.read_text()}")
+        self.runs += 1
+        shutil.rmtree(self.out, ignore_errors=True)
+
+    def kill(self) -> None:
+        """One kill at a random point of what is left to do."""
+        line = resumed(self.command, self.line, self.out)
+        if self.rng.random() < 0.6:
+            child, _ = fork(line, self.out, self.rng.randint(1, self.operations))
+        else:
+            child, _ = fork(line, self.out)
+            time.sleep(self.rng.uniform(0.2, 1.0) * self.seconds)
+            os.kill(child, signal.SIGKILL)
+        if ended(child) == -signal.SIGKILL:
+            self.kills += 1
+
+    def kill_often(self, kills: int) -> None:
+        """Runs of one kill or several, until there were enough."""
+        while self.kills < kills and not self.wrong:
+            before = self.kills
+            self.kill()
+            while self.rng.random() < 0.4:
+                self.kill()
+            self.check(f"{self.kills - before} kills")
+
+    def fill(self, times: int) -> None:
+        """The disk is full from a random operation on."""
+        for _ in range(times):
+            at = self.rng.randint(1, self.operations)
+            child, told = fork(self.line, self.out, at, full=True)
+            code, said = ended(child), told.read_text()
+            self.full += 1
+            clear = "disk is full" in said and str(self.out) in said and "Traceback" not in said
+            if code and not (code == 2 and clear):
+                self.wrong += 1
+                print(f"{self.name}: full at operation {at} of {self.operations}: exit {code}:\n{said}")
+            self.check(f"a disk full at operation {at}")
+
+
+def main() -> int:
+    """Reads the command line, and prints a table."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--kills", type=int, default=100, help="of each command")
+    options.add_argument("--full", type=int, default=20, help="disks that fill, of each command")
+    options.add_argument("--only", default=",".join(COMMANDS), help="commands, separated by commas")
+    options.add_argument("--seed", type=int, default=0)
+    given = options.parse_args()
+    names = given.only.split(",")
+    if "train" in names:
+        mend_torchvision()
+    for module in (*IMPORTED, *(["camrt.training.fitting"] if "train" in names else [])):
+        importlib.import_module(module)
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "inputs").mkdir()
+        make_inputs(Path(folder) / "inputs")
+        print("| command | operations | kills | disks full | runs that went on | wrong ends |")
+        print("| --- | --- | --- | --- | --- | --- |", flush=True)
+        for name in names:
+            tried = Tried(name, Path(folder), given.seed)
+            tried.kill_often(given.kills)
+            tried.fill(given.full)
+            figures = (tried.operations, tried.kills, tried.full, tried.runs, tried.wrong)
+            print(f"| {name} | {' | '.join(map(str, figures))} |", flush=True)
+            wrong += tried.wrong
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
