@@ -65,7 +65,7 @@ def load(
     output: int | str | None = None,
     activation: Activation | None = None,
     layout: Layout | None = None,
-    load_deadline: float = 60.0,
+    load_deadline: float = 180.0,
     call_deadline: float = 600.0,
     max_memory: int | None = None,
     plans: str | os.PathLike[str] | None = None,

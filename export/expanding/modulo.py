@@ -7,6 +7,7 @@ the divisor −1. A remainder by −1 is 0, as by 1: the divisor is made 1 there
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
@@ -18,7 +19,7 @@ from camrt.export.protos import node_label, node_subgraphs
 
 __all__ = ["refuse_modulo"]
 
-TRAPPING = {TensorProto.INT32: np.int32, TensorProto.INT64: np.int64}
+TRAPPING: dict[int, type[np.signedinteger[Any]]] = {TensorProto.INT32: np.int32, TensorProto.INT64: np.int64}
 
 
 @expansion("Mod", domain="")
