@@ -120,7 +120,7 @@ def explain(
     --resume; a folder that holds results is not written into otherwise.
     Exit code: 0, or 1 when pictures had to be skipped, or 2 when the model or a request is wrong.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         from camrt.engine.explaining import Job, explain_pictures
 
         model_file, paths = model_and_pictures(model, images)

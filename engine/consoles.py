@@ -108,10 +108,20 @@ def progress_bar(
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turn what a user can put right into one paragraph on stderr and exit code 2."""
+def clear_errors(*, resumes: bool = False) -> Iterator[None]:
+    """Turn what a user can put right into one paragraph on stderr and exit code 2.
+
+    Ctrl-C ends with exit code 130.
+
+    Args:
+        resumes: Whether the command has --resume, which Ctrl-C then names.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        hint = "; what was written is whole, the same command with --resume goes on" if resumes else ""
+        console(stderr=True).print(f"stopped{hint}", soft_wrap=True)
+        raise typer.Exit(130) from None
     except (CamrtError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise

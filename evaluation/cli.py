@@ -100,7 +100,7 @@ def on_pictures(
     Writes results.json, Parquet tables, table.md and report.html. A run that was stopped goes on with
     --resume.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         from camrt.evaluation.datasets import read_dataset
         from camrt.evaluation.suite import Settings, evaluate
 
@@ -156,7 +156,7 @@ def walls(
     reading: Reading,
 ) -> None:
     """Find the pixels that cannot influence a model, and how much of each map lies there (μ)."""
-    with clear_errors():
+    with clear_errors(resumes=True):
         from camrt.evaluation.datasets import read_dataset
         from camrt.evaluation.suite import Settings, evaluate
         from camrt.evaluation.walls.dead_zone import find_dead_zone

@@ -6,9 +6,9 @@ from collections import ChainMap
 from collections.abc import Iterable, Sequence
 
 import onnx
-from onnx import AttributeProto
+from onnx import AttributeProto, TensorProto
 
-from camrt.errors import ModelFileError, UnsafeModelError
+from camrt.errors import ModelFileError, UnsafeModelError, UnsupportedModelError
 from camrt.export.budget import timed
 from camrt.export.limits import ReadingLimits, check_tensor, claimed_bytes, quoted
 from camrt.export.protos import Labelled, domain_of, node_label, node_subgraphs
@@ -27,6 +27,7 @@ _Scope = ChainMap[str, None]
 _DIVISORS = frozenset({"blocksize", "group", "num_groups"})
 _WINDOWS = frozenset({"dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides"})
 _LARGEST = (1 << 31) - 1
+_COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 _MOST_AXES = 64  # no axis of any tensor is beyond it, in numpy or in onnxruntime
 
 
@@ -83,9 +84,12 @@ def check_tensors(tensors: Iterable[Labelled], limits: ReadingLimits) -> None:
     Raises:
         ModelFileError: Data that does not fit the dimensions.
         UnsafeModelError: A tensor that claims more than the limits allow.
+        UnsupportedModelError: Complex numbers.
     """
     for item in timed(tensors):
         check_tensor(item.tensor, item.label, limits)
+        if item.tensor.data_type in _COMPLEX:
+            raise UnsupportedModelError(f"{item.label} holds complex numbers, which no layer takes")
         if item.sparse is not None:
             claimed_bytes(item.tensor.data_type, item.sparse.dims, item.label, limits)
             stored = list(item.tensor.dims)

@@ -59,7 +59,7 @@ def train(
 
     A run that was cut off goes on with --resume and ends as if it had not been.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         fitting, runs = lightning_parts()
         from camrt.training.recipe import Recipe
         from camrt.training.splits import split_folder, wsol_lists

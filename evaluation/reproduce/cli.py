@@ -80,7 +80,7 @@ def reproduce(
 
     Prints published and measured figures side by side, and writes table.md and results.json.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         from camrt.evaluation.reproduce.options import Options
         from camrt.evaluation.reproduce.running import Run
         from camrt.evaluation.reproduce.tables import find_task

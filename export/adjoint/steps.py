@@ -116,7 +116,7 @@ class Step:
         value = self.constant(self.input(index))
         if value is None:
             raise self.refuse(f"its {name} are computed from the picture")
-        return tuple(int(number) for number in np.atleast_1d(value))
+        return tuple(int(number) for number in np.ravel(value))
 
     def whole_numbers(self, index: int, name: str) -> Indices:
         """The same; the tensor that holds them when they are computed from sizes."""

@@ -252,8 +252,24 @@ def axes_in_rows(model: ModelProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([[2], [3]]), "axes"))
 
 
+def complex_weight(model: ModelProto) -> None:
+    """A linear layer of complex numbers."""
+    name = node(model, "Gemm").input[1]
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.complex64), name))
+
+
+def mean_of_nothing(model: ModelProto) -> None:
+    """The pool of an empty constant is added to the map."""
+    put_behind("Add", "pooled_nothing")(model)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 0, 2), np.float32), "nothing"))
+    model.graph.node.insert(0, helper.make_node("GlobalAveragePool", ["nothing"], ["pooled_nothing"]))
+
+
 ODD = [
     axes_in_rows,
+    complex_weight,
+    mean_of_nothing,
     pool_of_vectors,
     empty_in_front,
     few_axes_in_front,

@@ -157,7 +157,6 @@ def test_sparse_initializer_is_left_as_it_is(path: Path) -> None:
         (TensorProto.FLOAT8E4M3FN, 3, 3),
         (TensorProto.INT4, 3, 2),
         (TensorProto.BOOL, 0, 0),
-        (TensorProto.COMPLEX64, 2, 16),
     ],
     ids=lambda value: str(value),
 )
@@ -168,6 +167,16 @@ def test_sizes_of_element_types(path: Path, data_type: int, count: int, size: in
     read_changed(path, lambda model: add(model, size))
     with pytest.raises(ModelFileError, match=r"initializer 'unused' holds .* bytes of data"):
         read_changed(path, lambda model: add(model, size + 1))
+
+
+def test_complex_numbers_are_refused(path: Path) -> None:
+    def add(model: ModelProto) -> None:
+        model.graph.initializer.add(
+            name="unused", data_type=TensorProto.COMPLEX64, dims=[2], raw_data=b"\0" * 16
+        )
+
+    with pytest.raises(UnsupportedModelError, match="initializer 'unused' holds complex numbers"):
+        read_changed(path, add)
 
 
 def test_values_in_typed_fields(path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Ctrl-C ends what runs at once, whatever the runtime is at: a library's caller, and the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+LONGEST = 20.0  # seconds on a busy machine; on an idle one it takes a tenth of one
+CALLS = {
+    "loading a file that does not end": """
+        path = hostile.endless_loop(folder / "model.onnx")
+        print("begins", flush=True)
+        camrt.load(path)
+    """,
+    "explaining by a loop that does not end": """
+        engine = camrt.load(hostile.endless_loop(folder / "model.onnx", above=1e6))
+        print("begins", flush=True)
+        engine.explain(np.full((1, 3, 8, 8), 1e7, np.float32))
+    """,
+    "explaining by many passes": """
+        engine = camrt.load("default")
+        size = (64, 3, engine.interface.height, engine.interface.width)
+        batch = np.random.default_rng(0).standard_normal(size, np.float32)
+        print("begins", flush=True)
+        while True:
+            engine.explain(batch, "score")
+    """,
+}
+START = """
+import pathlib, sys
+sys.path.insert(0, {tests!r})
+import camrt, hostile, numpy as np
+folder = pathlib.Path({folder!r})
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code and errors after Ctrl-C, which must end it soon."""
+    time.sleep(0.5)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    try:
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert time.monotonic() - begun < LONGEST
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_ends_at_ctrl_c(call: str, tmp_path: Path) -> None:
+    lines = CALLS[call].strip("\n").splitlines()
+    text = START.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    text += "\n".join(line.removeprefix("        ") for line in lines)
+    process = subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begins\n"
+    code, errors = interrupted(process)
+    assert code == -signal.SIGINT
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_command_ends_at_ctrl_c_and_says_how_to_go_on(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(300):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{number:03}.png")
+    line = [sys.executable, "-m", "camrt", "explain", "default", pictures, "-m", "score", "--batch-size", "4"]
+    process = subprocess.Popen(
+        [*map(str, line), "-o", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert "class" in first
+    code, errors = interrupted(process)
+    assert code == 130
+    assert errors.strip() == "stopped; what was written is whole, the same command with --resume goes on"
+    assert list((tmp_path / "out").glob("000*.png"))
