@@ -157,7 +157,7 @@ def gathered(graph: Graph, node: NodeProto, first: Axes, shape: Shape) -> Axes:
     if chosen is not None and is_even(chosen) and role(first[axis]) in SPATIAL:
         backwards = {0} if chosen[0] > chosen[-1] else set()
         made = [resized(turned((first[axis],), backwards)[0], len(chosen))]
-    if indices is not None and indices.ndim == 2:
+    if indices is not None and indices.ndim == 2 and indices.size:
         down, along = (
             int(steps.flat[0]) if steps.size else 0 for steps in (np.diff(indices, axis=d) for d in (0, 1))
         )

@@ -266,8 +266,22 @@ def mean_of_nothing(model: ModelProto) -> None:
     model.graph.node.insert(0, helper.make_node("GlobalAveragePool", ["nothing"], ["pooled_nothing"]))
 
 
+def gather_of_nothing(model: ModelProto) -> None:
+    """Two rows of no numbers are gathered from the picture, and added up to nothing."""
+    node(model, "Conv").input[0] = "shifted"
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 0), np.int64), "none"))
+    new = [
+        helper.make_node("Gather", ["pictures", "none"], ["gathered"], axis=3),
+        helper.make_node("ReduceSum", ["gathered"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["pictures", "sum"], ["shifted"]),
+    ]
+    for made in reversed(new):
+        model.graph.node.insert(0, made)
+
+
 ODD = [
     axes_in_rows,
+    gather_of_nothing,
     complex_weight,
     mean_of_nothing,
     pool_of_vectors,
