@@ -79,6 +79,28 @@ class ResultSizes:
         self._sizes.add(node, self.types, self._values)
 
 
+_SINGLE_NUMBERS = {"Loop": (0, 1), "OneHot": (1,)}
+
+
+def check_single_numbers(node: onnx.NodeProto, types: Mapping[str, TypeProto]) -> None:
+    """Check that what is read as one number may not be none, for which a runtime would end the process.
+
+    Raises:
+        ModelFileError: It is empty, or has an axis whose length is not known.
+    """
+    if domain_of(node.domain):
+        return
+    for place in _SINGLE_NUMBERS.get(node.op_type, ()):
+        name = node.input[place] if place < len(node.input) else ""
+        kind = types.get(name)
+        if not name or kind is None or not kind.tensor_type.HasField("shape"):
+            continue
+        if any(axis.dim_value < 1 for axis in kind.tensor_type.shape.dim):
+            raise ModelFileError(
+                f"{node_label(node)} reads one number from {quoted(name)}, which may hold none"
+            )
+
+
 class _Sizes:
     def __init__(self, versions: Mapping[str, int], limits: ReadingLimits) -> None:
         self._limits = limits
@@ -118,6 +140,7 @@ class _Sizes:
         if domain_of(node.domain) == "" and node.op_type == "Constant":
             self._constant(node, types, values)
             return
+        check_single_numbers(node, types)
         inner = [self.visit(subgraph, types, values) for subgraph in node_subgraphs(node)]
         if inner:
             results = _agreed(node, inner)

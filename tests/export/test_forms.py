@@ -12,7 +12,7 @@ import onnx
 import pytest
 from blocked_nets import network
 from fuzz.seeds import seed_bytes
-from onnx import AttributeProto, ModelProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from zoo import HEADS, classifier
 
 import camrt
@@ -279,8 +279,47 @@ def gather_of_nothing(model: ModelProto) -> None:
         model.graph.node.insert(0, made)
 
 
+def loop_of_no_count(model: ModelProto) -> None:
+    """A Loop whose number of turns is an empty tensor: ONNX Runtime reads beyond it."""
+    none, yes = np.zeros((0,), np.int64), np.array(True)
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["goes"]), helper.make_node("Relu", ["state"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    put_behind("Relu")(model)
+    (loop,) = (one for one in model.graph.node if one.name == "between")
+    loop.CopyFrom(helper.make_node("Loop", ["count", "yes", "A"], ["between"], "between", body=body))
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for v, n in ((none, "count"), (yes, "yes")))
+
+
+def one_hot_of_no_depth(model: ModelProto) -> None:
+    """The classes of OneHot are an empty tensor, at which ONNX Runtime ends the process."""
+    put_behind("Add", "nothing")(model)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, name)
+        for name, value in (
+            ("picked", np.array([0])),
+            ("depth", np.zeros((0,), np.int64)),
+            ("off_on", np.zeros(2, np.float32)),
+        )
+    )
+    model.graph.node.insert(0, helper.make_node("ReduceSum", ["hot"], ["nothing"], keepdims=0))
+    model.graph.node.insert(0, helper.make_node("OneHot", ["picked", "depth", "off_on"], ["hot"]))
+
+
 ODD = [
     axes_in_rows,
+    loop_of_no_count,
+    one_hot_of_no_depth,
     gather_of_nothing,
     complex_weight,
     mean_of_nothing,
