@@ -66,6 +66,17 @@ def test_going_on(tmp_path: Path) -> None:
     assert (tmp_path / WRITTEN).read_bytes() == notes
 
 
+def test_drafts_of_killed_runs_are_removed_in_inner_folders_too(tmp_path: Path) -> None:
+    written(tmp_path, "a", "parts/b")
+    draft = ".camrt-0123456789abcdef.part"
+    for place in (tmp_path, tmp_path / "parts"):
+        (place / draft).touch()
+    with held(tmp_path):
+        folder(tmp_path, resume=True)
+    assert left(tmp_path) == {"a", "parts", DESCRIPTION, WRITTEN}
+    assert left(tmp_path / "parts") == {"b"}
+
+
 def test_replacing_removes_what_was_noted_and_nothing_else(tmp_path: Path) -> None:
     written(tmp_path, "a", "parts/b", "other/c", "gone")
     (tmp_path / "gone").unlink()

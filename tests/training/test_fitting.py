@@ -112,6 +112,23 @@ def test_a_run_cut_off_at_any_step_ends_as_if_it_had_not_been(
         assert runs.read_description(folder) == runs.read_description(tmp_path / "whole")
 
 
+class CutInValidation(Callback):
+    def on_validation_start(self, trainer: Any, *rest: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise CutOffError
+
+
+def test_a_run_cut_off_before_an_epoch_is_judged(data: tuple[Split, Split], tmp_path: Path) -> None:
+    """It goes on from where that epoch is judged still: its weights may be the best."""
+    settings = recipe(checkpoint_steps=1, lr=0.001)
+    whole = run(data, tmp_path / "whole", settings)
+    with pytest.raises(CutOffError):
+        run(data, tmp_path / "cut", settings, callbacks=(CutInValidation(),))
+    steps = len(data[0]) // settings.batch_size
+    assert state(tmp_path / "cut")["global_step"] == 2 * steps - 1
+    assert run(data, tmp_path / "cut", settings, resume=True) == whole
+
+
 def test_a_process_that_is_killed(data: tuple[Split, Split], tmp_path: Path) -> None:
     settings = recipe(epochs=40, checkpoint_steps=3, head="calm-ml")
     code = (
