@@ -261,7 +261,9 @@ def one_shape(parts: Sequence[npt.NDArray[Any]], label: str) -> list[npt.NDArray
     Raises:
         UnsupportedModelError: It has no rows, or another shape from run to run, as what counts numbers has.
     """
-    shapes = {part.shape[1:] if part.ndim else None for part in parts}
+    if len(parts) == 1 and not isinstance(parts[0], np.ndarray):
+        return list(parts)  # a sequence or a map, which is no tensor: who reads answers says so
+    shapes = {part.shape[1:] if isinstance(part, np.ndarray) and part.ndim else None for part in parts}
     if len(shapes) > 1 or None in shapes:
         raise UnsupportedModelError(
             f"what the {label} gives has another shape for other pictures ({len(shapes)} shapes), or no "

@@ -101,6 +101,7 @@ def test_values_are_those_of_pixab_cam(perspectives, reading, assignment, rng):
 
     ask = SimpleNamespace(
         activations=arrays[0],
+        targets=targets,
         preferred=lambda kind: kind,
         scores=lambda kind: reference.softmax_at(arrays[2], targets),
         scores_of_nothing=lambda kind: reference.softmax_at(arrays[3], targets),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -308,7 +309,7 @@ def test_devices(monkeypatch):
         with pytest.raises(BackendError, match="this needs an NVIDIA GPU, and its driver is not installed"):
             load_module(made(Modular), device="cuda")
     with monkeypatch.context() as patch:
-        patch.setattr("camrt.engine.torch_models.subject.cards", lambda: ("a card",))
+        patch.setattr(import_module("camrt.engine.torch_models.subject"), "cards", lambda: ("a card",))
         patch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(BackendError, match="this torch sees no GPU: install one that is built for CUDA"):
             load_module(made(Modular), device="cuda")
