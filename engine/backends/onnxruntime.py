@@ -255,7 +255,7 @@ class OnnxRuntimeRunner:
         return outputs
 
 
-def one_shape(parts: Sequence[npt.NDArray[Any]], label: str) -> list[npt.NDArray[Any]]:
+def one_shape(parts: Sequence[Any], label: str) -> list[Any]:
     """An output of several runs, for so many rows each.
 
     Raises:
