@@ -13,7 +13,6 @@ from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
 from camrt.engine.arrays import host, library
-from camrt.engine.forks import refuse_lost_threads
 from camrt.engine.framing import LONGEST_SIDE, Framing
 from camrt.engine.matching import Levels
 from camrt.engine.operations import operations
@@ -26,6 +25,7 @@ from camrt.errors import InputError
 from camrt.export.budget import reserve_array
 from camrt.export.input_form import INTEGER_RANGES
 from camrt.export.interface import Interface
+from camrt.kernels.forks import refuse_lost_threads
 
 __all__ = ["Batch", "Pictures", "Size", "map_size", "prepare", "real_numbers"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from camrt.engine.backends import Runner
-from camrt.engine.forks import Guard
 from camrt.export.understanding import understood
+from camrt.kernels.forks import Guard
 
 __all__ = ["LazyRunner"]
 

@@ -14,11 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from camrt.engine.callers import warn_caller
 from camrt.engine.depths import depth_of, eight_bits
-from camrt.engine.forks import undivided
 from camrt.engine.picture_streams import is_stream, picture_bytes
 from camrt.engine.pillow_warnings import refuse_bomb, silent
 from camrt.errors import InputRangeWarning, PictureError
 from camrt.export.file_kinds import absence
+from camrt.kernels.forks import undivided
 
 __all__ = ["PictureSource", "find_pictures", "formats", "is_picture_name", "read_picture"]
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from PIL import Image
 
-from camrt.engine.forks import renewed_in_children
+from camrt.kernels.forks import renewed_in_children
 
 __all__ = ["refuse_bomb", "silent"]
 
@@ -30,7 +30,7 @@ class _Silence:
         renewed_in_children(self)
 
     def renew(self) -> None:
-        """See `camrt.engine.forks`: in a child nobody is decoding what its parent's threads were."""
+        """See `camrt.kernels.forks`: in a child nobody is decoding what its parent's threads were."""
         self._lock = Lock()
         self._count = 0
         self._remove()

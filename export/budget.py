@@ -31,6 +31,7 @@ __all__ = [
     "allowed_memory",
     "check_deadline",
     "default_max_memory",
+    "late_if_late",
     "limited",
     "memory_short",
     "reserve",
@@ -116,9 +117,14 @@ def limited(budget: Budget) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
+def memory_budgets() -> tuple[Budget, ...]:
+    """What bounds the bytes of the call at hand; memory is bounded also where no call is."""
+    return _CURRENT.get() or (Budget(),)
+
+
 def allowed_memory() -> int:
     """Bytes that the call at hand may allocate at once."""
-    return min(budget.max_memory for budget in _CURRENT.get() or (Budget(),))
+    return min(budget.max_memory for budget in memory_budgets())
 
 
 def reserve(count: float, what: str) -> None:
@@ -131,7 +137,7 @@ def reserve(count: float, what: str) -> None:
     Raises:
         MemoryLimitError: More than the call at hand may take at once.
     """
-    for budget in _CURRENT.get() or (Budget(),):
+    for budget in memory_budgets():
         if count > budget.max_memory:
             raise budget.short(f"{human_bytes(int(count))} at once for {what}")
 
@@ -142,7 +148,7 @@ def memory_short(purpose: str) -> MemoryLimitError:
     Args:
         purpose: What more was needed for: "for a run of the model".
     """
-    tightest = min(_CURRENT.get() or (Budget(),), key=lambda budget: budget.max_memory)
+    tightest = min(memory_budgets(), key=lambda budget: budget.max_memory)
     return tightest.short(f"more memory than it may take {purpose}")
 
 
@@ -181,6 +187,23 @@ def check_deadline() -> None:
     for budget in _CURRENT.get():
         if now >= budget.ends:
             raise budget.late()
+
+
+@contextmanager
+def late_if_late() -> Iterator[None]:
+    """What the block fails with after the deadline becomes the error that says so.
+
+    Raises:
+        DeadlineError: The block failed, and the call at hand has taken too long.
+    """
+    try:
+        yield
+    except Exception as error:
+        try:
+            check_deadline()
+        except DeadlineError as late:
+            raise late from error
+        raise
 
 
 def timed(things: Iterable[T]) -> Iterator[T]:

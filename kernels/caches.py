@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
-from weakref import WeakSet
+
+from camrt.kernels.forks import renewed_in_children
 
 __all__ = ["ByteCache", "bytes_of", "remembered"]
 
@@ -34,8 +34,12 @@ class ByteCache(Generic[T]):
         self.most = most
         self.held = 0
         self._found: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """See `camrt.kernels.forks`."""
         self._lock = threading.Lock()
-        _CACHES.add(self)
 
     def get(self, key: Hashable, make: Callable[[], T], size: int | None = None) -> T:
         """What is kept under a key; else it is made, which other threads do not wait for.
@@ -71,22 +75,6 @@ class ByteCache(Generic[T]):
     def __len__(self) -> int:
         """How many entries there are."""
         return len(self._found)
-
-    def _unlock(self) -> None:
-        """In a child process no other thread holds the lock, whoever held it in the parent."""
-        self._lock = threading.Lock()
-
-
-_CACHES: WeakSet[ByteCache[Any]] = WeakSet()
-
-
-def _unlock_all() -> None:
-    for cache in list(_CACHES):
-        cache._unlock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock_all)
 
 
 def bytes_of(value: Any) -> int:

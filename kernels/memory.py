@@ -24,9 +24,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 def resident_memory() -> int:
     """Bytes of memory that the process holds; 0 where the system does not say so in /proc."""
     try:
-        found = os.open(
-            OWN_SIZE, os.O_RDONLY
-        )  # many times quicker than a file object: it is read at each run
+        # Many times quicker than a file object: it is read at each run.
+        found = os.open(OWN_SIZE, os.O_RDONLY)
     except OSError:
         return 0
     try:

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -595,6 +596,16 @@ def external_fifo(path: Path) -> Path:
     """Its weights are a named pipe, which would block whoever opens it."""
     os.mkfifo(path.with_name("weights.bin"))
     return external(path, "weights.bin")
+
+
+class Marking:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.makedirs, (self.marker,)
 
 
 REFUSED: dict[str, Callable[[Path], Path]] = {

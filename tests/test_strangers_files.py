@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile import Marking
 from peer_libraries import mend_torchvision
 
 import camrt
@@ -23,16 +23,6 @@ from camrt.export.text_files import bytes_of, text_of
 from camrt.training.recipe import Recipe
 
 NESTED = "[" * 100_000
-
-
-class Marking:
-    """What makes a folder when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = str(marker)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.makedirs, (self.marker,)
 
 
 def test_settings_in_yaml_run_nothing(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hostile import Marking
 from torch import nn
 
 __all__ = ["WAYS", "evil", "rewritten", "saved"]
@@ -62,16 +62,6 @@ def rewritten(path: Path, change: Callable[[Members], Any], compression: int = z
         for name, content in members.items():
             archive.writestr(f"{root}/{name}", content)
     return path
-
-
-class Marking:
-    """What makes a folder when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = str(marker)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.makedirs, (self.marker,)
 
 
 def torch_pickle(marker: Path) -> bytes:

@@ -9,12 +9,10 @@ and the one before stays with its sessions.
 from __future__ import annotations
 
 import math
-import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -25,6 +23,7 @@ from camrt.export.budget import allowed_memory, check_deadline
 from camrt.export.graph import names_read
 from camrt.export.limits import element_bits
 from camrt.export.onnx_sessions import session_of
+from camrt.kernels.forks import renewed_in_children
 from camrt.kernels.memory import give_back_freed, resident_memory
 
 __all__ = ["SHORT_OF_MEMORY", "Arena", "arena_registered", "bound_folding", "weight_bytes"]
@@ -90,25 +89,20 @@ class Arena:
         self._grown = 0
 
 
-@dataclass
 class _Registry:
     """The arena that is registered with the process, and how many sessions are being made in it."""
 
-    changed: threading.Condition
-    arena: Arena | None = None
-    making: int = 0
+    def __init__(self) -> None:
+        self.arena: Arena | None = None
+        self.renew()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """See `camrt.kernels.forks`: a child makes none of the sessions that its parent's threads make."""
+        self.changed, self.making = threading.Condition(), 0
 
 
-_REGISTRY = _Registry(threading.Condition())
-
-
-def _forget() -> None:
-    """In a child process nobody is making the sessions that threads of its parent were making."""
-    _REGISTRY.changed, _REGISTRY.making = threading.Condition(), 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+_REGISTRY = _Registry()
 
 
 @contextmanager

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from camrt.engine.forks import renewed_in_children
-from camrt.errors import DeadlineError
-from camrt.export.budget import check_deadline, seconds_left
+from camrt.export.budget import late_if_late, seconds_left
+from camrt.kernels.forks import renewed_in_children
 
 __all__ = ["Watch", "expiring", "stopped_in_time"]
 
@@ -27,7 +26,7 @@ class Watch:
         renewed_in_children(self)
 
     def renew(self) -> None:
-        """See `camrt.engine.forks`."""
+        """See `camrt.kernels.forks`."""
         self._changed = threading.Condition()
         self._due: dict[int, tuple[float, Callable[[], None]]] = {}
         self._tickets = itertools.count()
@@ -90,12 +89,5 @@ def stopped_in_time(stop: Callable[[], None]) -> Iterator[None]:
     Raises:
         DeadlineError: The call at hand has taken too long, or took too long in the block.
     """
-    with expiring(seconds_left(), stop):
-        try:
-            yield
-        except Exception as error:
-            try:
-                check_deadline()
-            except DeadlineError as late:
-                raise late from error
-            raise
+    with expiring(seconds_left(), stop), late_if_late():
+        yield

@@ -18,9 +18,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from camrt.engine.forks import renewed_in_children
-from camrt.errors import DeadlineError
-from camrt.export.budget import check_deadline, seconds_left
+from camrt.export.budget import check_deadline, late_if_late, seconds_left
+from camrt.kernels.forks import renewed_in_children
 
 __all__ = ["in_time"]
 
@@ -59,14 +58,8 @@ def in_time(work: Callable[[], T], stop: Callable[[], None]) -> T:
         job.stop()
         job.wait(GRACE)
         check_deadline()
-    try:
+    with late_if_late():
         return job.result()
-    except Exception as error:
-        try:
-            check_deadline()
-        except DeadlineError as late:
-            raise late from error
-        raise
 
 
 class _Job(Generic[T]):
@@ -134,7 +127,7 @@ class _Runs:
         renewed_in_children(self)
 
     def renew(self) -> None:
-        """See `camrt.engine.forks`."""
+        """See `camrt.kernels.forks`."""
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._running: set[_Job[Any]] = set()

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from camrt.engine.backends import Runner
+from camrt.engine.backends.wrapping import WrappedRunner
 from camrt.errors import UnsupportedModelError
 
 __all__ = ["ShapedRunner"]
 
 
-class ShapedRunner:
+class ShapedRunner(WrappedRunner):
     """A runner that refuses answers of other shapes.
 
     Args:
@@ -24,17 +25,8 @@ class ShapedRunner:
     """
 
     def __init__(self, runner: Runner, shapes: Mapping[str, Sequence[int | None]]) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._shapes = shapes
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the graph's outputs."""
-        return self._runner.outputs
-
-    def rows(self, shape: tuple[int, ...]) -> Any:
-        """An array to be written and then given to the runner."""
-        return self._runner.rows(shape)
 
     def __call__(
         self, batch: Any, fetch: Sequence[str] | None = None, beside: Mapping[str, Any] | None = None
@@ -44,7 +36,7 @@ class ShapedRunner:
         Raises:
             UnsupportedModelError: An answer has another shape than it should.
         """
-        answers = self._runner(batch, fetch, beside)
+        answers = super().__call__(batch, fetch, beside)
         names = self.outputs if fetch is None else fetch
         for name, answer in zip(names, answers, strict=True):
             if name not in self._shapes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from camrt.engine.heads import Head
 from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.cam import ActivationCAM
-from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, XGradCAM
+from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, GradientMethod, XGradCAM
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.pixels import Array, Gradient, blurred
 from camrt.engine.methods.score import ScoreCAM
@@ -55,10 +54,15 @@ class GuidedMap(GuidedBackpropagation):
     already in "Grad-CAM" (Selvaraju et al., ICCV 2017, section 3.3).
     """
 
+    map_class: ClassVar[type[Method]]
+    """The class of the map's method, with its own options."""
+
     @property
-    @abstractmethod
     def map_method(self) -> Method:
         """The method of the map; where that follows a gradient, one of the same score."""
+        if issubclass(self.map_class, GradientMethod):
+            return self.map_class(score=self.score)
+        return self.map_class()
 
     @property
     def asks_gradients(self) -> bool:
@@ -102,10 +106,7 @@ class GuidedGradCAM(GuidedMap):
     """Guided Grad-CAM: guided back-propagation times the Grad-CAM map at the picture's size."""
 
     name: ClassVar[str] = "guided-gradcam"
-
-    @property
-    def map_method(self) -> Method:
-        return GradCAM(score=self.score)
+    map_class: ClassVar[type[Method]] = GradCAM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +114,7 @@ class GuidedGradCAMPlusPlus(GuidedMap):
     """Guided back-propagation times the Grad-CAM++ map at the picture's size."""
 
     name: ClassVar[str] = "guided-gradcam++"
-
-    @property
-    def map_method(self) -> Method:
-        return GradCAMPlusPlus(score=self.score)
+    map_class: ClassVar[type[Method]] = GradCAMPlusPlus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +122,7 @@ class GuidedXGradCAM(GuidedMap):
     """Guided back-propagation times the XGrad-CAM map at the picture's size."""
 
     name: ClassVar[str] = "guided-xgradcam"
-
-    @property
-    def map_method(self) -> Method:
-        return XGradCAM(score=self.score)
+    map_class: ClassVar[type[Method]] = XGradCAM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +130,7 @@ class GuidedActivationCAM(GuidedMap):
     """Guided back-propagation times the Activation-CAM map at the picture's size."""
 
     name: ClassVar[str] = "guided-activation"
-
-    @property
-    def map_method(self) -> Method:
-        return ActivationCAM()
+    map_class: ClassVar[type[Method]] = ActivationCAM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +138,7 @@ class GuidedScoreCAM(GuidedMap):
     """Guided back-propagation times the Score-CAM map at the picture's size."""
 
     name: ClassVar[str] = "guided-score"
-
-    @property
-    def map_method(self) -> Method:
-        return ScoreCAM()
+    map_class: ClassVar[type[Method]] = ScoreCAM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +146,7 @@ class GuidedAblationCAM(GuidedMap):
     """Guided back-propagation times the Ablation-CAM map at the picture's size."""
 
     name: ClassVar[str] = "guided-ablation"
-
-    @property
-    def map_method(self) -> Method:
-        return AblationCAM()
+    map_class: ClassVar[type[Method]] = AblationCAM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +154,4 @@ class GuidedPixabCAM(GuidedMap):
     """Guided-CAM: guided back-propagation times the Pixab-CAM map at the picture's size."""
 
     name: ClassVar[str] = "guided-pixab"
-
-    @property
-    def map_method(self) -> Method:
-        return PixabCAM()
+    map_class: ClassVar[type[Method]] = PixabCAM

@@ -25,11 +25,11 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from camrt.engine.forks import Guard
 from camrt.engine.torch_models.cutting import SAME_RESULT
 from camrt.engine.torch_models.subject import Subject, device_of
 from camrt.errors import BackendError, InputError
 from camrt.export.adjoint import GRADIENT
+from camrt.kernels.forks import Guard
 
 __all__ = ["Captured", "Compiler", "Traces", "compiler_of"]
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camrt.engine.forks import Guard, refuse_lost_threads
 from camrt.engine.places import check_gpu
 from camrt.engine.plans.cards import cards
 from camrt.engine.torch_models.generators import generators_kept
@@ -23,6 +22,7 @@ from camrt.export.endings import Activation
 from camrt.export.graph import ends_with_one
 from camrt.export.input_form import Layout
 from camrt.export.readings import LEAST, ONE_LOGIT, PLAIN_VALUE, Reading, is_distribution, is_no_logit
+from camrt.kernels.forks import Guard, refuse_lost_threads
 
 if TYPE_CHECKING:
     from camrt.engine.torch_models.compiling import Compiler

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from camrt.engine.backends import Runner
+from camrt.engine.backends.wrapping import WrappedRunner
 from camrt.engine.cuts import Cut
 from camrt.engine.heads.comparison import Comparison, Precision, Reference
 from camrt.engine.places import OnDevice
@@ -39,7 +40,7 @@ class VerifiedModule:
     comparisons: tuple[Comparison, ...]
 
 
-class DrawingAnew:
+class DrawingAnew(WrappedRunner):
     """A module that draws other random numbers in each call, if it draws any.
 
     By itself a call leaves the state of torch's generators as it found it, so that the next one would draw
@@ -51,23 +52,14 @@ class DrawingAnew:
     """
 
     def __init__(self, runner: Runner, device: torch.device) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._device = device
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """See `camrt.engine.backends.Runner`."""
-        return self._runner.outputs
-
-    def rows(self, shape: tuple[int, ...]) -> Any:
-        """See `camrt.engine.backends.Runner`."""
-        return self._runner.rows(shape)
 
     def __call__(
         self, batch: Any, fetch: Sequence[str] | None = None, beside: Mapping[str, Any] | None = None
     ) -> list[Any]:
         """See `camrt.engine.backends.Runner`."""
-        answers = self._runner(batch, fetch, beside)
+        answers = super().__call__(batch, fetch, beside)
         for device in {torch.device("cpu"), self._device}:
             torch.rand(1, device=device)
         return answers

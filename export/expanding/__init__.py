@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx
-from onnx import TensorProto, TypeProto
+from onnx import TypeProto
 
 from camrt.export.budget import timed
 from camrt.export.expanding import fused, scalars, transformers  # noqa: F401  (registers them)
 from camrt.export.expanding.blocked import find_blocks, refuse_blocked
 from camrt.export.expanding.modulo import refuse_modulo
 from camrt.export.expanding.quantised import carry, note
-from camrt.export.expanding.steps import EXPANSIONS, Expansion, Rewritten
+from camrt.export.expanding.steps import EXPANSIONS, Expansion, Rewritten, stored_tensors
 from camrt.export.graph import drop_unread_initializers
 from camrt.export.limits import ReadingLimits
 from camrt.export.protos import domain_of, walk
@@ -50,7 +50,7 @@ def expand_operators(
     """
     graph = model.graph
     sizes = ResultSizes(graph, versions, limits)
-    into = Rewritten(graph, versions[""], _constants(graph), sizes.types, _names(graph, limits))
+    into = Rewritten(graph, versions[""], stored_tensors(graph), sizes.types, _names(graph, limits))
     into.block_size, into.channels = find_blocks(graph.node, into.constants)
     changed = False
     for node in timed(graph.node):
@@ -76,14 +76,6 @@ def expand_operators(
     graph.node.extend(kept)
     drop_unread_initializers(model)
     return sizes.types
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in timed(graph.node):
-        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
-            found[node.output[0]] = node.attribute[0].t
-    return found
 
 
 def _names(graph: onnx.GraphProto, limits: ReadingLimits) -> set[str]:

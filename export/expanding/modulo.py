@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from camrt.errors import UnsupportedModelError
-from camrt.export.expanding.steps import Expansion, expansion
+from camrt.export.expanding.steps import Expansion, expansion, stored_tensors
 from camrt.export.graph import attribute
 from camrt.export.protos import node_label, node_subgraphs
 
@@ -58,7 +58,7 @@ def refuse_modulo(nodes: Iterable[NodeProto], constants: Mapping[str, TensorProt
     """
     for node in nodes:
         for graph in node_subgraphs(node):
-            known = {**constants, **stored(graph)}
+            known = {**constants, **stored_tensors(graph)}
             for inner in graph.node:
                 if inner.op_type != "Mod" or attribute(inner, "fmod", 0):
                     continue
@@ -68,14 +68,3 @@ def refuse_modulo(nodes: Iterable[NodeProto], constants: Mapping[str, TensorProt
                         "number that is not stored: it may end the process"
                     )
             refuse_modulo(graph.node, known)
-
-
-def stored(graph: GraphProto) -> dict[str, TensorProto]:
-    """The tensors that a graph stores, by name."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and len(node.output) == 1:
-            value = attribute(node, "value")
-            if isinstance(value, TensorProto):
-                found[node.output[0]] = value
-    return found

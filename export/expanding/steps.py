@@ -12,11 +12,12 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from camrt.errors import UnsupportedModelError
+from camrt.export.budget import timed
 from camrt.export.graph import attribute
 from camrt.export.limits import quoted
 from camrt.export.protos import domain_of, node_label
 
-__all__ = ["EXPANSIONS", "RUNTIME", "Expansion", "Quantised", "Rewritten", "expansion"]
+__all__ = ["EXPANSIONS", "RUNTIME", "Expansion", "Quantised", "Rewritten", "expansion", "stored_tensors"]
 
 Array = npt.NDArray[Any]
 RUNTIME = "com.microsoft"
@@ -200,6 +201,15 @@ class Expansion:
     def refuse(self, reason: str) -> UnsupportedModelError:
         """The error that says why a node is not taken."""
         return UnsupportedModelError(f"{node_label(self.node)} {reason}")
+
+
+def stored_tensors(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    """The tensors that a graph stores, by name: initializers, and those of Constant nodes."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in timed(graph.node):
+        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+            found[node.output[0]] = node.attribute[0].t
+    return found
 
 
 Expand = Callable[[Expansion], None]

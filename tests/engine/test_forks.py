@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from camrt.engine import pictures as reading
-from camrt.engine.forks import renewed_in_children
 from camrt.engine.pictures import read_picture
+from camrt.kernels.forks import renewed_in_children
 
 FORKED = """
 import os, sys, threading, time
