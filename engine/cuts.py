@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from camrt.engine.backends import Backend, Runner
+from camrt.engine.backends.shaped import ShapedRunner
 from camrt.engine.heads import FactoredHead, GenericHead, Head
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Asked
@@ -22,7 +23,7 @@ from camrt.engine.noise import noise
 from camrt.engine.passes import PassCounter
 from camrt.engine.scores import ScoreReader
 from camrt.errors import BackendError
-from camrt.export.adjoint import ReluRule, adjoint_model, vectors_of
+from camrt.export.adjoint import GRADIENT, ReluRule, adjoint_model, vectors_of
 from camrt.export.cutting import (
     ACTIVATION,
     CELLS,
@@ -197,17 +198,44 @@ def reference(
     def make() -> Runner:
         part = head_model(model, graph, target, LOGITS, input_name=MAP, batch=interface.batch, beside=around)
         add_taps(part, graph, shown)
-        return runtime.runner(part, label="head", batch=interface.batch)
+        return logits_runner(part, "head", interface, runtime)
 
     def back() -> Runner:
         part = adjoint_model(model, graph, target, input_name=MAP, batch=interface.batch, beside=around)
-        return runtime.runner(part, label="head's adjoint", batch=interface.batch)
+        return adjoint_runner(part, "head's adjoint", interface, runtime)
 
     beside = tuple(beside_name(i) for i in range(len(around)))
     adjoint = HeadAdjoint(LazyRunner(back), beside)
     graphs = GenericHead(LazyRunner(make), adjoint, batch_size, "to compare with", threads, beside)
     known = isinstance(head, FactoredHead) and head.first_layer_is_known
     return Reference(graphs, graphs.show, own_gradient=known)
+
+
+def logits_runner(part: onnx.ModelProto, label: str, interface: Interface, runtime: Backend) -> Runner:
+    """A graph that ends in the logits, made ready; it is held to as many classes as the model has.
+
+    Args:
+        part: The graph; its first output are the logits, others are further tensors.
+        label: What it is, in messages.
+        interface: The model's interface.
+        runtime: What makes graphs ready to run.
+    """
+    logits = part.graph.output[0].name
+    runner = runtime.runner(part, label=label, batch=interface.batch)
+    return ShapedRunner(runner, {logits: (interface.num_classes,)})
+
+
+def adjoint_runner(part: onnx.ModelProto, label: str, interface: Interface, runtime: Backend) -> Runner:
+    """A gradient's graph, made ready; a gradient is held to the shape of what it is taken at.
+
+    Args:
+        part: The graph.
+        label: What it is, in messages.
+        interface: The model's interface.
+        runtime: What makes graphs ready to run.
+    """
+    runner = runtime.runner(part, label=label, batch=interface.batch)
+    return ShapedRunner(runner, {LOGITS: (interface.num_classes,), GRADIENT: None})
 
 
 def start_of_adjoint(target: str, factors: Factors | Unfactored) -> str | None:
@@ -253,7 +281,7 @@ def make_head(
             given=vectors,
             scatters=runtime.scatters,
         )
-        return runtime.runner(part, label="head's adjoint", batch=interface.batch)
+        return adjoint_runner(part, "head's adjoint", interface, runtime)
 
     beside = tuple(beside_name(i) for i in range(len(around)))
     given = tuple(beside_name(len(around) + i) for i in range(len(vectors)))
@@ -266,7 +294,7 @@ def make_head(
             part = head_model(
                 model, graph, target, LOGITS, input_name=MAP, batch=interface.batch, beside=around
             )
-            return runtime.runner(part, label="head", batch=interface.batch)
+            return logits_runner(part, "head", interface, runtime)
 
         return GenericHead(LazyRunner(make), adjoint, batch_size, reason, threads, beside)
 
@@ -354,7 +382,7 @@ def picture_adjoints(
                 relu=relu,
                 scatters=runtime.scatters,
             )
-            return runtime.runner(part, label="model's adjoint", batch=interface.batch)
+            return adjoint_runner(part, "model's adjoint", interface, runtime)
 
         return LazyRunner(make)
 

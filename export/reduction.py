@@ -15,10 +15,13 @@ import numpy.typing as npt
 from onnx import NodeProto
 
 from camrt.export.allocating import numbered
+from camrt.export.budget import reserve_array
 from camrt.export.graph import Graph, attribute, names_read
 from camrt.export.operators import RESHAPING, preserves_values
 
 __all__ = ["Reduction", "find_reduction"]
+
+COPIES = 2  # of the places in a map that are held at once: those of a tensor, and of the one behind it
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def find_reduction(graph: Graph, start: str, nodes: list[NodeProto]) -> Reductio
         return f"{start!r} is empty"
     cells = shape[2] * shape[3]
     # members[..., m]: the elements of the map that entry holds the mean (or sum) of.
+    reserve_array((COPIES, *shape[1:]), "places in a map", itemsize=8)
     members = numbered(math.prod(shape[1:]), "places in a map").reshape(*shape[1:], 1)
     kinds: set[str] = set()
     current = start
@@ -95,10 +99,10 @@ def conclude(
     flat = members.reshape(-1, together)
     if together == 1:
         return Reduction("flatten", tensor, flat[:, 0])
-    channels = flat // cells
-    if together != cells or (channels != channels[:, :1]).any():
+    channels = flat.min(axis=1) // cells
+    if together != cells or (flat.max(axis=1) // cells != channels).any():
         return f"{tensor!r} averages groups of {together} elements, not one channel's {cells} cells"
-    return Reduction("sum" if summed else "mean", tensor, channels[:, 0])
+    return Reduction("sum" if summed else "mean", tensor, channels)
 
 
 def move(node: NodeProto, members: npt.NDArray[np.int64], after: tuple[int, ...]) -> Any:

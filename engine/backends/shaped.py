@@ -21,10 +21,10 @@ class ShapedRunner(WrappedRunner):
 
     Args:
         runner: What runs.
-        shapes: Sizes of some of its outputs behind the batch axis, None for any.
+        shapes: Sizes of some of its outputs behind the batch axis, None for any; None for the batch's own.
     """
 
-    def __init__(self, runner: Runner, shapes: Mapping[str, Sequence[int | None]]) -> None:
+    def __init__(self, runner: Runner, shapes: Mapping[str, Sequence[int | None] | None]) -> None:
         super().__init__(runner)
         self._shapes = shapes
 
@@ -41,13 +41,15 @@ class ShapedRunner(WrappedRunner):
         for name, answer in zip(names, answers, strict=True):
             if name not in self._shapes:
                 continue
-            found, wanted = tuple(answer.shape), (len(batch), *self._shapes[name])
+            sizes = self._shapes[name]
+            found, wanted = tuple(answer.shape), (len(batch), *(batch.shape[1:] if sizes is None else sizes))
             if len(found) != len(wanted) or any(
                 size not in (None, given) for given, size in zip(found, wanted, strict=True)
             ):
-                sizes = ", ".join("any" if size is None else str(size) for size in wanted)
+                expected = ", ".join("any" if size is None else str(size) for size in wanted)
                 raise UnsupportedModelError(
-                    f"the model's {name.removeprefix('camrt_')} have shape {found} for a batch of "
-                    f"{len(batch)}, not ({sizes}) as the file's shapes say; export the model again"
+                    f"the model's {name.removeprefix('camrt_out_').removeprefix('camrt_')} has shape {found} "
+                    f"for a batch of {len(batch)}, not ({expected}) as the file's shapes say; export the "
+                    "model again"
                 )
         return answers

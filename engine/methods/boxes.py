@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.arrays import like
-from camrt.export.budget import reserve
+from camrt.export.budget import check_deadline, reserve
 from camrt.kernels.caches import remembered
 
-__all__ = ["Assignment", "Grid", "Placements", "place_boxes"]
+__all__ = ["Assignment", "Grid", "Placements", "count_boxes", "place_boxes"]
 
 Array = Any
 BYTES_A_PLACEMENT = 96  # of what lists them, and finds those that coincide
@@ -99,9 +99,11 @@ def place_boxes(
         )
         for i, (row, column) in enumerate(zip(down, across, strict=True))
     ]
+    check_deadline()
     line = np.concatenate([one.reshape(-1) for one in numbers])
     exists = line >= 0
     boxes, first, box = np.unique(line[exists], return_index=True, return_inverse=True)
+    check_deadline()
     order = np.argsort(first)  # as they come up
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
@@ -118,6 +120,23 @@ def place_boxes(
     return Placements(distinct, tuple(grids))
 
 
+def count_boxes(shapes: tuple[tuple[int, int], ...], cells: tuple[int, int], assignment: Assignment) -> int:
+    """How many different clipped boxes `place_boxes` lists, without listing them.
+
+    A box is what it covers along each axis. What is covered along one axis is sorted by which box shapes
+    cover it: with it come all that any of these shapes covers along the other axis.
+    """
+    down, across = (
+        numbered_once([sides(shape[axis], cells[axis], assignment) for shape in shapes]) for axis in (0, 1)
+    )
+    kinds, counts = np.unique(covered_by(down), axis=1, return_counts=True)
+    columns = covered_by(across)
+    return sum(
+        count * int(columns[kind].any(axis=0).sum())
+        for kind, count in zip(kinds.T, counts.tolist(), strict=True)
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Numbered:
     """Different pairs of numbers.
@@ -132,26 +151,31 @@ class _Numbered:
 
 
 def numbered_once(pairs: list[npt.NDArray[np.int64]]) -> _Numbered:
-    """Numbers the pairs in several arrays (n, 2)."""
-    listed, numbers = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
-    return _Numbered(listed, np.split(numbers.reshape(-1), np.cumsum([len(one) for one in pairs])[:-1]))
+    """Numbers the pairs in several arrays (n, 2) of whole numbers from -1 on."""
+    line = np.concatenate(pairs) + 1
+    base = int(line.max()) + 1
+    listed, numbers = np.unique(line[:, 0] * base + line[:, 1], return_inverse=True)
+    ends = np.cumsum([len(one) for one in pairs])[:-1]
+    return _Numbered(np.stack(np.divmod(listed, base), axis=1) - 1, np.split(numbers.reshape(-1), ends))
+
+
+def covered_by(sides: _Numbered) -> npt.NDArray[np.bool_]:
+    """(S, D): whether a placement of each of S box shapes covers each of D listed pairs."""
+    found = np.zeros((len(sides.numbers), len(sides.listed)), np.bool_)
+    for number, placed in enumerate(sides.numbers):
+        found[number, placed] = True
+    return found & (sides.listed[:, 0] >= 0)
 
 
 def sides(side: int, cells: int, assignment: Assignment) -> npt.NDArray[np.int64]:
-    """What the placements of `first_cells` cover along an axis, half-open (n, 2); -1 where there is none."""
-    return np.array(
-        [
-            (-1, -1) if first is None else (max(first, 0), min(first + side, cells))
-            for first in first_cells(side, cells, assignment)
-        ],
-        np.int64,
-    )
-
-
-def first_cells(side: int, cells: int, assignment: Assignment) -> list[int | None]:
-    """Where along one axis the placements of `Grid.index` begin; None where there is none."""
+    """What the placements of `Grid.index` cover along an axis, half-open (n, 2); -1 where there is none."""
     if assignment == "anchor":
-        return list(range(cells))
-    first = 1 - side if assignment == "coverage" else -((side - 1) // 2)
-    last = cells if assignment == "coverage" else first + cells
-    return [start if first <= start < last else None for start in range(1 - side, cells)]
+        start = np.arange(cells)
+        exists = np.ones(cells, np.bool_)
+    else:
+        start = np.arange(1 - side, cells)
+        first = 1 - side if assignment == "coverage" else -((side - 1) // 2)
+        last = cells if assignment == "coverage" else first + cells
+        exists = (start >= first) & (start < last)
+    covered = np.stack([np.maximum(start, 0), np.minimum(start + side, cells)], axis=1)
+    return np.where(exists[:, None], covered, -1)

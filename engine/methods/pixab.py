@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from camrt.engine.arrays import at_least, library, room_for
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.methods.boxes import Assignment, Placements, place_boxes
+from camrt.engine.methods.boxes import Assignment, Placements, count_boxes, place_boxes
 from camrt.engine.questions import Questions
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
@@ -120,6 +120,6 @@ class PixabCAM(Method):
         return library(mean).permute_dims(mean, (0, 3, 1, 2))
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
-        placements = place_boxes(self.boxes, (shape.height, shape.width), self.assignment)
-        passes, why = head.box_passes(len(placements.distinct))
+        boxes = count_boxes(self.boxes, (shape.height, shape.width), self.assignment)
+        passes, why = head.box_passes(boxes)
         return Cost(passes, 0, why)

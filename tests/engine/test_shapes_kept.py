@@ -102,3 +102,12 @@ def test_labels_are_texts_that_can_be_written(tmp_path: Path) -> None:
     helper.set_model_props(model, {"camrt.labels": '["a", ["b"], null, {}]'})
     with pytest.raises(CamrtError, match="array of texts"):
         camrt.load(hostile.save(model, tmp_path / "model.onnx"))
+
+
+def test_a_gradient_has_the_shape_of_what_it_is_taken_at() -> None:
+    batch = np.zeros((2, 3, 6, 6), np.float32)
+    shapes = {"logits": (4,), "map": None}
+    right = ShapedRunner(Answers(np.zeros((2, 4)), np.zeros(batch.shape)), shapes)
+    assert right(batch)[1].shape == batch.shape
+    with pytest.raises(UnsupportedModelError, match=r"map has shape .* not \(2, 3, 6, 6\)"):
+        ShapedRunner(Answers(np.zeros((2, 4)), np.zeros((2, 3, 6, 5))), shapes)(batch)

@@ -13,6 +13,8 @@ from zoo import HEADS, Net, Part, classifier, save
 
 import camrt
 from camrt.engine import cuts
+from camrt.errors import MemoryLimitError
+from camrt.export.budget import Budget, limited
 from camrt.export.factoring import Factors, Unfactored, factor
 from camrt.export.graph import Graph
 from camrt.export.interface import LOGITS, standardise
@@ -360,3 +362,15 @@ def test_the_graph_handed_in_is_not_changed():
     assert model.SerializeToString(deterministic=True) == before
     assert model.graph.output[0].name == LOGITS
     onnx.checker.check_model(model)
+
+
+@pytest.mark.parametrize("name", ["gap-flatten-gemm", "channels-last-mean-matmul"])
+def test_places_in_a_map_are_asked_for_with_their_copies(name):
+    """Places are whole numbers of 8 bytes; a transpose holds those before it and those behind it."""
+    part = zoo_part(name)
+    places = 8 * np.prod(SHAPE)
+    with (
+        limited(Budget(max_memory=int(2 * places - 1))),
+        pytest.raises(MemoryLimitError, match="places in a map"),
+    ):
+        factored(part)

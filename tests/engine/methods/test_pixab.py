@@ -15,8 +15,10 @@ from oracles.pixab import distinct_boxes, pixab_cam
 from tolerances import assert_close
 
 import camrt
-from camrt.engine.methods.boxes import place_boxes
+from camrt.engine.methods.boxes import count_boxes, place_boxes
 from camrt.engine.methods.pixab import PixabCAM
+from camrt.errors import MemoryLimitError
+from camrt.export.budget import Budget, limited
 
 EngineOf = Callable[..., camrt.Engine]
 FOUR_BOXES = ((1, 1), (1, 2), (2, 1), (2, 2))
@@ -244,6 +246,15 @@ def test_pass_counts_of_the_specification(
     assert answers.asked_boxes == distinct
 
 
+def test_boxes_of_a_large_map_are_counted_without_being_listed() -> None:
+    h, w = 6, 100_000
+    with limited(Budget(max_memory=1 << 20)):
+        counted = count_boxes(FOUR_BOXES, (h, w), "coverage")
+        with pytest.raises(MemoryLimitError):
+            place_boxes(FOUR_BOXES, (h, w), "coverage")
+    assert counted == h * w + h * (w - 1) + (h - 1) * w + (h - 1) * (w - 1)
+
+
 shapes = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3, unique=True)
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
@@ -256,6 +267,7 @@ def test_placements_are_each_box_once(
     placed = [tuple(box) for box in place_boxes(tuple(boxes), cells, assignment).distinct.tolist()]
     assert len(set(placed)) == len(placed)
     assert set(placed) == distinct_boxes(boxes, cells, assignment)
+    assert count_boxes(tuple(boxes), cells, assignment) == len(placed)
 
 
 @settings(deadline=None, max_examples=60)
