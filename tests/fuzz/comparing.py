@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnx import helper
 
@@ -57,13 +58,18 @@ def compare(path: Path, engine: Engine, pictures: Array, logits: Array) -> None:
     """Raises `Wrong` where no output of the file, as plain onnxruntime runs it, is what the engine answered.
 
     That is logits, probabilities, their logarithms, or as many times a probability. Files that onnxruntime
-    does not load or run, and outputs that are no score of each class (TopK's), are left alone.
+    does not load or run, outputs that are no score of each class (TopK's) or a tensor of the file itself, and
+    pictures whose probabilities are undefined, behind infinite logits, are left alone.
     """
+    known = np.isfinite(logits).all(axis=1)
+    if not known.any():
+        return
     form = engine.interface
     batch = pictures if form.layout == "NCHW" else pictures.transpose(0, 2, 3, 1)
     batch = batch.astype(helper.tensor_dtype_to_np_dtype(form.element))
     with np.errstate(all="ignore"):
-        told = readings(engine, logits)
+        full = readings(engine, logits)
+        told = [reading[known] for reading in full]
         if b"TopK" in path.read_bytes():  # the file may give every class in order
             told += [-np.sort(-answer) for answer in told]
         nearest = ""
@@ -75,7 +81,8 @@ def compare(path: Path, engine: Engine, pictures: Array, logits: Array) -> None:
                         continue
                     shaped = output.astype(np.float64).reshape(logits.shape)
                     if form.recognised is not None:  # an ending written out may leave its type's range
-                        shaped = np.where(np.isfinite(shaped), shaped, told[1])
+                        shaped = np.where(np.isfinite(shaped), shaped, full[1])
+                    shaped = shaped[known]
                     if any(same(answer, shaped) for answer in told) or proportional(told[1], shaped):
                         return
                     nearest = nearest or apart(told[0], shaped)
@@ -107,12 +114,20 @@ def plain_answers(
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
+        computed = computed_outputs(path)
         if single and fixed is None:
-            parts = [session.run(None, {name: batch[i : i + 1]}) for i in range(len(batch))]
+            parts = [session.run(computed, {name: batch[i : i + 1]}) for i in range(len(batch))]
             return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
-        return list(session.run(None, {name: filled(batch, fixed)}))
+        return list(session.run(computed, {name: filled(batch, fixed)}))
     except Exception:  # whatever it is, it is not camrt's
         return None
+
+
+def computed_outputs(path: Path) -> list[str]:
+    """Names of a file's outputs that a node computes."""
+    graph = onnx.load(path, load_external_data=False).graph
+    computed = {name for node in graph.node for name in node.output}
+    return [output.name for output in graph.output if output.name in computed]
 
 
 def filled(batch: Array, fixed: int | None) -> Array:
