@@ -34,6 +34,7 @@ from camrt.evaluation.commands import (
     listed,
     loaded,
 )
+from camrt.evaluation.walls.theory_command import check_theory_options, print_theory
 
 __all__ = ["add_commands"]
 
@@ -132,10 +133,28 @@ def on_pictures(
 @app.command()
 @reads_models
 def walls(
-    model: Model,
-    data: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="An ONNX classifier, or the word default.")] = None,
+    data: Annotated[Path | None, typer.Argument(help="Folder of pictures.")] = None,
+    theory: Annotated[
+        bool,
+        typer.Option("--theory", help="Measure what the paper proves, on networks that are drawn: no MODEL."),
+    ] = False,
+    filters: Annotated[int, typer.Option(min=1, help="With --theory: V; the paper's figures: 256.")] = 64,
+    side: Annotated[
+        int, typer.Option(min=5, help="With --theory: of the picture, 4n + 1; the paper's figures: 29.")
+    ] = 9,
+    draws: Annotated[
+        int, typer.Option(min=2, help="With --theory: networks that expectations are taken over.")
+    ] = 20_000,
+    picture: Annotated[
+        Path | None, typer.Option(help="With --theory: a picture, such as a digit; else drawn numbers.")
+    ] = None,
     methods: Methods = "gradcam,gradcam++,xgradcam,hirescam,score,ablation,eigen,layercam",
-    out: Out = Path("camrt-walls"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results: camrt-walls, or camrt-walls-theory."),
+    ] = None,
     dead_rows: Annotated[
         int | None, typer.Option(min=1, help="Take the lowest rows for dead, and look no further.")
     ] = None,
@@ -155,8 +174,19 @@ def walls(
     *,
     reading: Reading,
 ) -> None:
-    """Find the pixels that cannot influence a model, and how much of each map lies there (μ)."""
+    """Find the pixels that cannot influence a model, and how much of each map lies there (μ).
+
+    With --theory, Proposition 2, Theorem 3 and the dead rows of the masked VGG-16, each value beside what the
+    paper says of it.
+    """
     with clear_errors(resumes=True):
+        check_theory_options(context, theory=theory)
+        if theory:
+            asked = {"filters": filters, "side": side, "draws": draws, "seed": seed, "picture": picture}
+            print_theory(asked, out or Path("camrt-walls-theory"), resume=resume, overwrite=overwrite)
+            return
+        if model is None or data is None:
+            raise InputError("say which MODEL, and a folder of pictures; or --theory, which needs neither")
         from camrt.evaluation.datasets import read_dataset
         from camrt.evaluation.suite import Settings, evaluate
         from camrt.evaluation.walls.dead_zone import find_dead_zone
@@ -183,6 +213,7 @@ def walls(
                 console().print("every pixel can influence the model: there is nothing to measure μ on")
                 return
         found = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
+        out = out or Path("camrt-walls")
         with progress_bar("measuring pictures") as progress:
             evaluation = evaluate(
                 engine,

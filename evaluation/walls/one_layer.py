@@ -148,10 +148,7 @@ class OneLayerCNN:
         Raises:
             InputError: As `maps`.
         """
-        values = self._cells(self.maps(xi)).max(axis=-1).ravel()
-        for matrix in self.weights[:-1]:
-            values = np.maximum(matrix @ values, 0)
-        return np.asarray(self.weights[-1] @ values)
+        return self._dense(self._pooled(self.maps(xi)))[0]
 
     def gradient(self, xi: npt.ArrayLike, target: int = 0) -> Array:
         """∂f/∂B (V, h, w) by backpropagation through the dense layers and the max-pool.
@@ -204,15 +201,56 @@ class OneLayerCNN:
         slopes = self._backward(cells.max(axis=-1).ravel(), target).reshape(len(cells), -1)
         return np.asarray(slopes.sum(axis=1) / (slopes.shape[1] * self.pool**2))
 
-    def _backward(self, values: Array, target: int) -> Array:
-        """J (V·h'·w',): the target's gradient with respect to the flattened pooled maps."""
-        if not 0 <= target < len(self.weights[-1]):
-            raise InputError(f"target={target} is not one of the {len(self.weights[-1])} outputs")
+    def difference_weights(self, xi: npt.ArrayLike, target: int = 0) -> Array:
+        """α (V,) by runs of the network alone: what f gains when all of B_v grows by one small step.
+
+        The network is piecewise linear and no pooling cell changes its winner then, so that the quotient is
+        the derivative as soon as no rectifier of a dense layer switches; the step is halved until none does.
+
+        Args:
+            xi: The picture (H, W).
+            target: Which output is explained.
+
+        Raises:
+            InputError: As `gradient`, or a unit that is exactly 0 and switches at any step.
+        """
+        pooled = self._pooled(self.maps(xi))
+        outputs, positive = self._dense(pooled)
+        self._check_target(target)
+        found = np.empty(len(self.filters))
+        for number, own in enumerate(np.split(np.arange(len(pooled)), len(self.filters))):
+            for halvings in range(60):
+                moved, step = pooled.copy(), 0.5**halvings
+                moved[own] += step
+                gained, after = self._dense(moved)
+                if all(np.array_equal(one, other) for one, other in zip(positive, after, strict=True)):
+                    break
+            else:
+                raise InputError("a unit of a dense layer is exactly 0: the network has no derivative there")
+            found[number] = (gained[target] - outputs[target]) / (step * len(own) * self.pool**2)
+        return found
+
+    def _pooled(self, maps: Array) -> Array:
+        """C (V·h'·w',), flattened."""
+        return np.asarray(self._cells(maps).max(axis=-1).ravel())
+
+    def _dense(self, values: Array) -> tuple[Array, list[npt.NDArray[np.bool_]]]:
+        """The outputs for flattened pooled maps, and which units of each layer before are positive."""
         positive = []
         for matrix in self.weights[:-1]:
             values = matrix @ values
             positive.append(values > 0)
             values = np.maximum(values, 0)
+        return np.asarray(self.weights[-1] @ values), positive
+
+    def _check_target(self, target: int) -> None:
+        if not 0 <= target < len(self.weights[-1]):
+            raise InputError(f"target={target} is not one of the {len(self.weights[-1])} outputs")
+
+    def _backward(self, values: Array, target: int) -> Array:
+        """J (V·h'·w',): the target's gradient with respect to the flattened pooled maps."""
+        self._check_target(target)
+        _, positive = self._dense(values)
         slopes: Array = self.weights[-1][target]
         for matrix, open_ in zip(self.weights[-2::-1], reversed(positive), strict=True):
             slopes = (slopes * open_) @ matrix

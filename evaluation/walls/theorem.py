@@ -213,7 +213,14 @@ class TheoremCheck:
         bound_ratio: bound / exact, the same at every place.
         bound_holds: Whether the simulated mean is at least the bound at every place.
         masked_ratio: As `ratio`, over places whose pooled cell is masked alone; NaN where there is none.
+        masked_error: Its standard error.
+        masked_share: The share of the mean map's sum that lies at masked places.
+        share_error: Its standard error.
+        expected_share: The same of the exact expectation.
+        least_over_bound: The least simulated mean of a place, relative to its bound; infinity where the bound
+            is 0.
         zero_places: Places over a patch of zeros, where all is 0; left out of the ratios.
+        largest_at_zero: The largest simulated mean there; NaN where there is none.
     """
 
     draws: int
@@ -223,7 +230,13 @@ class TheoremCheck:
     bound_ratio: float
     bound_holds: bool
     masked_ratio: float
+    masked_error: float
+    masked_share: float
+    share_error: float
+    expected_share: float
+    least_over_bound: float
     zero_places: int
+    largest_at_zero: float
 
     @property
     def agrees(self) -> bool:
@@ -255,24 +268,43 @@ def check_theorem(
     alive = norms > 0
     if not alive.any():
         raise InputError("every patch of the picture is zero: there is no ratio to compare")
-    ratios: list[Array] = []
+    lower = (np.arange(len(norms)) >= len(norms) // 2)[:, None]
+    masked = alive & lower
+    noted: dict[str, list[Array]] = {"ratio": [], "masked": [], "below": [], "all": []}
 
-    def noting_ratios() -> Iterator[Array]:
+    def noting() -> Iterator[Array]:
         for block in drawn_maps(xi, V, k, pool, draws, seed):
-            ratios.append((block[:, alive] / exact[alive]).mean(axis=1))
+            noted["ratio"].append((block[:, alive] / exact[alive]).mean(axis=1))
+            if masked.any():
+                noted["masked"].append((block[:, masked] / exact[masked]).mean(axis=1))
+            noted["below"].append(block[:, masked].sum(axis=1))
+            noted["all"].append(block.sum(axis=(1, 2)))
             yield block
 
-    mean, error = moments(noting_ratios())
-    each = np.concatenate(ratios)
+    mean, error = moments(noting())
+    each = {name: np.concatenate(blocks) for name, blocks in noted.items() if blocks}
     apart = np.abs(mean - exact)[alive] / error[alive]
-    masked = alive & (np.arange(len(norms)) >= len(norms) // 2)[:, None]
+    share = float(each["below"].sum() / each["all"].sum())
+    # Of a ratio of two means, to first order: the spread of what is above it when the ratio is taken off.
+    rest = (each["below"] - share * each["all"]) / each["all"].mean()
     return TheoremCheck(
         draws=draws,
-        ratio=float(each.mean()),
-        ratio_error=float(each.std(ddof=1) / math.sqrt(draws)),
+        ratio=float(each["ratio"].mean()),
+        ratio_error=standard_error(each["ratio"]),
         worst=float(apart.max()),
         bound_ratio=float(bound[alive][0] / exact[alive][0]),
         bound_holds=bool((mean >= bound).all()),
-        masked_ratio=float((mean[masked] / exact[masked]).mean()) if masked.any() else math.nan,
+        masked_ratio=float(each["masked"].mean()) if masked.any() else math.nan,
+        masked_error=standard_error(each["masked"]) if masked.any() else math.nan,
+        masked_share=share,
+        share_error=standard_error(rest),
+        expected_share=float(exact[masked].sum() / exact.sum()),
+        least_over_bound=float((mean[alive] / bound[alive]).min()) if bound[alive].all() else math.inf,
         zero_places=int((~alive).sum()),
+        largest_at_zero=float(mean[~alive].max()) if not alive.all() else math.nan,
     )
+
+
+def standard_error(values: Array) -> float:
+    """Of the mean of two or more numbers (n,)."""
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
