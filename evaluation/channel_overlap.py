@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,29 @@ from camrt.evaluation.localisation import inside_boxes
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.resampling import bilinear
 
-__all__ = ["PUBLISHED_OVERLAP", "ChannelOverlap", "channel_overlap"]
+__all__ = ["PUBLISHED_OVERLAP", "TOP", "ChannelOverlap", "channel_overlap", "scaled_top"]
+
+TOP = 100
+"""Channels that the paper looks at."""
+PAPER_CHANNELS = 2048
+"""Channels of the paper's Inception-v3 at the cut."""
 
 PUBLISHED_OVERLAP: Mapping[str, float] = MappingProxyType(
     {"gradcam": 56, "gradcam++": 39, "score": 26, "ablation": 53, "xgradcam": 37}
 )
 """COP, channels of the 100 highest, on 500 AE2 with four patches, of Inception-v3."""
+
+
+def scaled_top(channels: int) -> int:
+    """The same share of a model's channels as the paper's 100 of 2048, rounded, and at least one.
+
+    With fewer channels 100 of them are no selection any more: of 512, as in ResNet-18, they are a fifth, and
+    here 25 are taken.
+
+    Args:
+        channels: K, of the model at the cut.
+    """
+    return max(1, round(TOP * channels / PAPER_CHANNELS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +51,12 @@ class ChannelOverlap:
     Attributes:
         thresholds: Of an active pixel, (L,).
         counts: (L, N) float64, channels of the `top`; NaN for a picture with one patch.
+        top: How many channels were looked at.
     """
 
     thresholds: tuple[float, ...]
     counts: npt.NDArray[np.float64]
+    top: int
 
     @property
     def means(self) -> tuple[float, ...]:
@@ -58,7 +78,7 @@ def channel_overlap(
     boxes: Sequence[npt.ArrayLike],
     chosen: npt.ArrayLike,
     *,
-    top: int = 100,
+    top: int | Literal["scaled"] = TOP,
     cover: float = 0.8,
     thresholds: Sequence[float] = (0.25, 0.5, 0.75),
 ) -> ChannelOverlap:
@@ -74,7 +94,8 @@ def channel_overlap(
         size: (H, W) of the pictures.
         boxes: N arrays (n, 4) of patches, half-open (r0, c0, r1, c1) in pixels of the picture.
         chosen: (N,), which patch is the target's.
-        top: Channels with the largest weights that are looked at; of equal weights the first ones.
+        top: Channels with the largest weights that are looked at; of equal weights the first ones. "scaled"
+            takes `scaled_top(K)`.
         cover: The share of a patch.
         thresholds: Each above 0 and below 1.
 
@@ -92,6 +113,8 @@ def channel_overlap(
         )
     if not (np.isfinite(given).all() and np.isfinite(maps).all()):
         raise InputError("weights and activations must be finite; there is NaN or infinity in them")
+    if top == "scaled" and given.shape[1]:
+        top = scaled_top(given.shape[1])
     if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= given.shape[1]:
         raise InputError(f"top={top!r} must be a number of channels from 1 to {given.shape[1]}")
     if not 0 <= cover < 1 or not thresholds or not all(0 < level < 1 for level in thresholds):
@@ -116,4 +139,4 @@ def channel_overlap(
         covered = shares > cover
         others = np.delete(covered, target, axis=2).any(axis=2)
         counts[:, index] = (covered[:, :, target] & others).sum(axis=1)
-    return ChannelOverlap(tuple(thresholds), counts)
+    return ChannelOverlap(tuple(thresholds), counts, top)

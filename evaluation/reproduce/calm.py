@@ -47,12 +47,12 @@ def cues(run: Run, table: PublishedTable) -> Reproduced:
     if why or run.data is None:
         return Reproduced(table, wanted.finished({}, why), {}, table.remarks, facts)
     cub = Cub(run.data)
+    every = cue_pairs(cub.class_attributes, cub.attribute_names)  # of CUB itself there must be 31, 64 and 96
+    facts["pairs of the folder"] = counted(every)
     if len(cub.labels) != run.engine.num_classes:
         why = f"the model has {run.engine.num_classes} classes and the folder {len(cub.labels)}"
         return Reproduced(table, wanted.finished({}, why), {}, table.remarks, facts)
-    pairs = drawn_pairs(
-        cue_pairs(cub.class_attributes, cub.attribute_names), run.options.limit, run.options.seed
-    )
+    pairs = drawn_pairs(every, run.options.limit, run.options.seed)
     if not pairs:
         why = "no two classes of the folder differ in one to three parts"
         return Reproduced(table, wanted.finished({}, why), {}, table.remarks, facts)
@@ -73,7 +73,7 @@ def cues(run: Run, table: PublishedTable) -> Reproduced:
             batch_size=engine.batch_size,
         )
         found[key] = cue_figures(measured)
-        facts["pairs"] = {str(count): sum(len(pair.parts) == count for pair in pairs) for count in (1, 2, 3)}
+        facts["pairs"] = counted(pairs)
         facts["skipped pictures"] = measured.hidden
     return Reproduced(
         table,
@@ -85,6 +85,11 @@ def cues(run: Run, table: PublishedTable) -> Reproduced:
         ),
         facts,
     )
+
+
+def counted(pairs: Sequence[CuePair]) -> dict[str, int]:
+    """How many pairs differ in one, two and three parts."""
+    return {str(count): sum(len(pair.parts) == count for pair in pairs) for count in (1, 2, 3)}
 
 
 def drawn_pairs(pairs: Sequence[CuePair], limit: int | None, seed: int) -> tuple[CuePair, ...]:

@@ -59,6 +59,9 @@ def reproduce(
     each_patch: Annotated[
         bool, typer.Option(help="Explain every patch of an adversarial picture, not one that is drawn.")
     ] = False,
+    top_channels: Annotated[
+        str, typer.Option(help="In pixab-1: fixed, COP's 100 channels, or scaled: as many as 100 of 2048.")
+    ] = "fixed",
     superset: Annotated[
         str | None, typer.Option(help="Classes that +Y takes together: all, imagenet, imagenet-outermost.")
     ] = None,
@@ -97,6 +100,7 @@ def reproduce(
             "readings": tuple(listed(readings)),
             "assignments": tuple(listed(assignments)),
             "limit": limit, "seed": seed, "step": step, "count": count, "superset": superset,
+            "top_channels": top_channels,
             "annotations": annotations, "resume": resume, "overwrite": overwrite, "each_patch": each_patch,
         }  # fmt: skip
         options = Options(**given)

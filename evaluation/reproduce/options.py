@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from camrt.engine.methods.boxes import Assignment
 from camrt.errors import InputError
@@ -13,6 +13,8 @@ from camrt.evaluation.checks import check_whole
 
 __all__ = ["Options"]
 
+TopChannels = Literal["fixed", "scaled"]
+TOP_CHANNELS: tuple[TopChannels, ...] = get_args(TopChannels)
 READINGS: tuple[Reading, ...] = get_args(Reading)
 ASSIGNMENTS: tuple[Assignment, ...] = get_args(Assignment)
 
@@ -33,6 +35,8 @@ class Options:
         each_patch: Explain every patch of a picture that has succeeded, not one that is drawn.
         readings: Of Pixab-CAM's denominators that the box ablation measures.
         assignments: Of boxes to cells that it measures.
+        top_channels: Of how many channels COP is, in pixab-1: "fixed", of the paper's 100, or "scaled", of as
+            large a share of the model's as 100 of 2048; then counts are of 100 all the same.
         superset: Classes that "+Y" takes together, a name of `camrt.engine.class_sets`; None takes ImageNet's
             for a model of 1000 classes and all, as for CUB, for one of 200.
         annotations: File or folder of the pictures' annotations, where it is not plain.
@@ -51,6 +55,7 @@ class Options:
     each_patch: bool = False
     readings: tuple[Reading, ...] = READINGS
     assignments: tuple[Assignment, ...] = ASSIGNMENTS
+    top_channels: TopChannels = "fixed"
     superset: str | None = None
     annotations: Path | None = None
     resume: bool = False
@@ -66,5 +71,7 @@ class Options:
             given = getattr(self, name)
             if not given or not set(given) <= set(allowed):
                 raise InputError(f"{name}={given!r} must be some of {', '.join(allowed)}")
+        if self.top_channels not in TOP_CHANNELS:
+            raise InputError(f"top_channels={self.top_channels!r} must be one of {', '.join(TOP_CHANNELS)}")
         if self.methods is not None and (not self.methods or not isinstance(self.methods, tuple)):
             raise InputError(f"methods={self.methods!r} must be a tuple of one or more names")

@@ -8,7 +8,7 @@ import numpy as np
 
 from camrt.engine.methods import ChannelMethod, Method, build
 from camrt.errors import CamrtError, InputError
-from camrt.evaluation.channel_overlap import channel_overlap
+from camrt.evaluation.channel_overlap import TOP, channel_overlap, scaled_top
 from camrt.evaluation.patch_tasks import PatchLocalisation, activation_dependence, adversarial_patch_task
 from camrt.evaluation.reproduce.calm import baseline_row
 from camrt.evaluation.reproduce.paper_tables import PublishedTable
@@ -30,8 +30,6 @@ __all__ = [
 
 TASKS = {"dap1": "ae1", "dap2": "ae2"}
 """The kind of adversarial pictures of each task."""
-TOP = 100
-"""Channels that COP looks at."""
 METHODS_AT_ONCE = 8
 """A bound on memory: the maps of a batch of pictures by so many methods are held at a time."""
 
@@ -174,11 +172,8 @@ def overlap(run: Run, table: PublishedTable) -> Reproduced:
     several = len(run.engine.cuts) > 1
     why = "the model is cut at several targets" if several else examples_of(run, kind) or ""
     remarks = table.remarks
-    if run.engine.map_shape.channels < TOP:
-        remarks += (
-            f"the model has only {run.engine.map_shape.channels} channels at the cut: all of them are looked "
-            f"at, not the highest {TOP}",
-        )
+    if not several:
+        remarks += top_channels(run)[1]
     if why:
         rows = Wanted(wanted.rows, wanted.methods, reasons).finished({}, why)
         return Reproduced(table, rows, {}, remarks, run.facts())
@@ -191,8 +186,26 @@ def overlap(run: Run, table: PublishedTable) -> Reproduced:
     return Reproduced(table, rows, {}, remarks, run.facts() | {kind: facts_of(run, kind)})
 
 
+def top_channels(run: Run) -> tuple[int, tuple[str, ...]]:
+    """How many channels COP looks at, and what has to be said of that."""
+    channels = run.engine.map_shape.channels
+    if run.options.top_channels == "scaled":
+        top = scaled_top(channels)
+        return top, (
+            f"the highest {top} of {channels} channels are looked at, as many of them as the paper's {TOP} "
+            f"of 2048; counts are of {TOP}",
+        )
+    if channels < TOP:
+        return channels, (
+            f"the model has only {channels} channels at the cut: all of them are looked at, not the highest "
+            f"{TOP} (--top-channels scaled takes as large a share as the paper)",
+        )
+    return TOP, ()
+
+
 def overlap_figures(run: Run, kind: str, method: ChannelMethod) -> Mapping[str, Figure]:
     """COP of one method at each level, a block of pictures at a time."""
+    top, _ = top_channels(run)
     examples, levels = run.adversarial(kind), (0.25, 0.5, 0.75)
     counts = []
     for start in range(0, len(examples), run.engine.batch_size):
@@ -206,9 +219,11 @@ def overlap_figures(run: Run, kind: str, method: ChannelMethod) -> Mapping[str, 
             (examples.pictures.shape[2], examples.pictures.shape[3]),
             examples.boxes[block],
             examples.chosen[block],
-            top=min(TOP, weights.shape[1]),
+            top=top,
             thresholds=levels,
         )
         counts.append(measured.counts)
     rows = np.concatenate(counts, axis=1)
+    if run.options.top_channels == "scaled":
+        rows *= TOP / top
     return {f"{level:g}": mean_figure(row) for level, row in zip(levels, rows, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,62 @@ def test_cub_itself_must_have_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(cue_pairs(shares[:, :311], names[:311])) == 199
     monkeypatch.setattr(cues, "PAIRS", {1: 199, 2: 0, 3: 0})
     assert len(cue_pairs(shares, names)) == 199
+
+
+def attribute_folder(folder: Path) -> Path:
+    """Classes and attributes in CUB's own layout and size; 31, 64 and 96 pairs differ in few parts.
+
+    Four kinds of bird differ in all seven parts. Of one kind there are two groups, of 31 and 1, that differ
+    in the head alone; of the next 8 and 8, in back and belly; of the third 12 and 8, in breast, tail and leg.
+    What belongs to no part tells all classes apart, and counts for nothing.
+    """
+    names = [f"has_{part}_color::{kind}" for kind in range(4) for part in ("crown", *PARTS[1:])]
+    names += [f"has_{part}_pattern::own" for part in ("throat", *PARTS[1:6])]
+    names += [f"has_primary_color::{number}" for number in range(312 - len(names))]
+    shares = np.full((200, 312), 49.9)
+    first = 0
+    for kind, (one, other, places) in enumerate(
+        ((31, 1, [0]), (8, 8, [1, 2]), (12, 8, [3, 4, 5]), (132, 0, []))
+    ):
+        shares[first : first + one + other, 7 * kind : 7 * kind + 7] = 50
+        for place in places:
+            shares[first + one : first + one + other, 28 + place] = 100
+        first += one + other
+    shares[range(200), 34 + np.arange(200)] = 88.5
+    texts = {
+        "images.txt": ["1 001.Bird/a.jpg"],
+        "classes.txt": [f"{n + 1} {n + 1:03d}.Bird" for n in range(200)],
+        "attributes/attributes.txt": [f"{n + 1} {name}" for n, name in enumerate(names)],
+        "attributes/class_attribute_labels_continuous.txt": [" ".join(map(str, row)) for row in shares],
+    }
+    (folder / "attributes").mkdir(parents=True)
+    for name, lines in texts.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def grouped_pairs(folder: Path) -> dict[int, int]:
+    birds = Cub(folder)
+    pairs = cue_pairs(birds.class_attributes, birds.attribute_names)
+    return {count: sum(len(pair.parts) == count for pair in pairs) for count in (1, 2, 3)}
+
+
+def test_the_pairs_of_a_file_of_cubs_size(tmp_path: Path) -> None:
+    folder = attribute_folder(tmp_path / "birds")
+    assert grouped_pairs(folder) == {1: 31, 2: 64, 3: 96}
+    file = folder / "attributes" / "class_attribute_labels_continuous.txt"
+    rows = file.read_text().splitlines()
+    rows[-1] = rows[0]  # one more class of the first group
+    file.write_text("\n".join(rows))
+    with pytest.raises(DataError, match=r"\{1: 32\} pairs differ in so many parts where CUB has"):
+        grouped_pairs(folder)
+
+
+@pytest.mark.skipif(
+    "CAMRT_CUB" not in os.environ, reason="CAMRT_CUB names no folder of CUB-200-2011 with its attributes"
+)
+def test_cub_has_31_64_and_96_pairs() -> None:
+    assert grouped_pairs(Path(os.environ["CAMRT_CUB"])) == {1: 31, 2: 64, 3: 96}
 
 
 @pytest.mark.parametrize(

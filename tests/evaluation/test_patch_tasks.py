@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
+from oracles import ablation as slow_ablation
 from oracles import patches as oracle
 from tolerances import assert_close
 from zoo import HEADS, classifier, save
@@ -21,7 +23,7 @@ from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.session import Engine
 from camrt.errors import DataError, InputError, MethodError
 from camrt.evaluation.box_ablation import box_table
-from camrt.evaluation.channel_overlap import PUBLISHED_OVERLAP, channel_overlap
+from camrt.evaluation.channel_overlap import PUBLISHED_OVERLAP, channel_overlap, scaled_top
 from camrt.evaluation.patch_building import AttackOptions, build_ae1, build_ae2
 from camrt.evaluation.patch_examples import AdversarialExamples
 from camrt.evaluation.patch_tasks import (
@@ -273,6 +275,62 @@ def test_overlap_by_hand() -> None:
     assert counts == [[1] * 3, [0] * 3, [1] * 3, [2] * 3]
 
 
+@pytest.mark.parametrize(
+    ("channels", "top"), [(2048, 100), (1024, 50), (512, 25), (256, 12), (1000, 49), (16, 1), (1, 1)]
+)
+def test_the_top_channels_scale_with_their_number(channels: int, top: int) -> None:
+    assert scaled_top(channels) == top
+    rng = np.random.default_rng(channels)
+    weights, activations = rng.random((1, channels)), rng.random((1, channels, 1, 2))
+    boxes = [np.array([[0, 0, 1, 1], [0, 1, 1, 2]])]
+    found, same = (
+        channel_overlap(weights, activations, (1, 2), boxes, [0], top=one) for one in ("scaled", top)
+    )
+    assert (found.top, found.counts.tolist()) == (top, same.counts.tolist())
+
+
+def test_cop_of_2048_channels_by_a_slow_count(tmp_path: Path) -> None:
+    """Table 1 from the picture on, in float64: weights of the linear layer, and by ablating channels."""
+    part = HEADS["gap-flatten-gemm"].make(np.random.default_rng(0), 2048, 6, 6, 5)
+    whole = classifier(part, np.random.default_rng(1))
+    engine = camrt.load(save(whole.model, tmp_path / "wide.onnx"), batch_size=2)
+    rng = np.random.default_rng(2)
+    pictures = np.zeros((2, 3, 12, 12), np.float32)
+    boxes = [np.array([[1, 1, 3, 3], [1, 7, 4, 9], [8, 2, 10, 4], [8, 8, 9, 10]]) for _ in range(2)]
+    for picture, own_boxes in zip(pictures, boxes, strict=True):
+        for r0, c0, r1, c1 in own_boxes:  # of nearly one colour, so that many channels see several
+            picture[:, r0:r1, c0:c1] = 1 + 0.3 * rng.standard_normal((3, r1 - r0, c1 - c0))
+    chosen, targets = np.array([1, 3]), np.array([4, 2])
+    wide = whole.activations64(pictures)
+    (linear,) = [numpy_helper.to_array(one) for one in part.initializers if 2048 in one.dims]
+    rows = linear if linear.shape[1] == 2048 else linear.T
+    own = {
+        "gradcam": rows[targets].astype(np.float64) / 36,
+        "ablation": np.stack(
+            [
+                slow_ablation.weights(lambda one: part.logits64(one[None])[0], wide[n], targets[n])
+                for n in range(2)
+            ]
+        ),
+    }
+    for method, weights in own.items():
+        given, activations = engine.channel_weights(pictures, method, targets=targets)
+        assert given.shape == (2, 2048)
+        found = channel_overlap(given, activations, (12, 12), boxes, chosen, thresholds=LEVELS)
+        assert found.top == 100
+        for row, level in enumerate(LEVELS):
+            expected = [
+                oracle.overlap(
+                    weights[n], wide[n], (12, 12), boxes[n].tolist(), int(chosen[n]), 100, 0.8, level
+                )
+                for n in range(2)
+            ]
+            assert found.counts[row].tolist() == expected
+        assert found.counts.min() > 0
+        assert found.counts.max() < 100
+        assert len(set(found.counts.ravel())) > 1
+
+
 def test_a_pixel_at_the_threshold_is_not_active() -> None:
     corners = [np.array([[0, 0, 1, 1], [0, 1, 1, 2]])]
     found = channel_overlap([[1.0]], [[[[2.0, 1.0], [0.0, 0.0]]]], (2, 2), corners, [0], top=1)
@@ -296,6 +354,7 @@ def test_a_picture_of_one_patch_has_no_overlap_and_is_left_out() -> None:
     [
         ({}, "top=100 must be a number of channels from 1 to 3"),
         ({"top": 0}, "top=0"),
+        ({"top": "all"}, "top='all'"),
         ({"weights": np.ones((2, 3))}, r"must be \(N, K\)"),
         ({"chosen": [0, 0]}, r"\(2,\) chosen ones"),
         ({"chosen": [0.0]}, "whole numbers"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -371,6 +372,35 @@ def test_ae1_is_a_picture_with_its_pixels_under_patches_replaced(
             outside[r0:r1, c0:c1] = False
         np.testing.assert_array_equal(examples.pictures[n][:, outside], scenes[scene][:, outside])
         assert labels[scene] not in examples.classes[n]
+
+
+def test_a_fresh_network_sees_the_class_in_each_patch_of_a_file(
+    engine: Engine, small: Classifier, scenes: Any, tmp_path: Path
+) -> None:
+    """AE1 as it is saved, read with NumPy alone and shown to ONNX Runtime alone: patches on zeros (E3)."""
+    labels = np.array([3, 7])
+    build_ae1(engine, scenes, 2, labels=labels, patches=3, seed=8).save(tmp_path / "ae1.npz")
+    fresh = onnxruntime.InferenceSession(save(small.model, tmp_path / "fresh.onnx"))
+    with np.load(tmp_path / "ae1.npz") as archive:
+        found = dict(archive)
+    assert len(found["pictures"]) == 2
+    first, seen = 0, 0
+    for n, (picture, patches) in enumerate(zip(found["pictures"], found["each"], strict=True)):
+        own = slice(first, first + patches)
+        first += patches
+        boxes, classes, succeeded = (found[name][own] for name in ("boxes", "classes", "succeeded"))
+        alone = np.zeros((patches, *picture.shape), np.float32)
+        for k, (r0, c0, r1, c1) in enumerate(boxes):
+            alone[k, :, r0:r1, c0:c1] = picture[:, r0:r1, c0:c1]
+        (logits,) = fresh.run(None, {"pictures": alone})
+        shares = softmax64(logits.astype(np.float64))
+        sees = (shares.argmax(axis=1) == classes) & (shares[range(patches), classes] > 0.8999)
+        np.testing.assert_array_equal(sees, succeeded)
+        assert sees[found["chosen"][n]]
+        seen += int(sees.sum())
+    assert seen > 2
+    (logits,) = fresh.run(None, {"pictures": np.zeros((1, 3, SIDE, SIDE), np.float32)})
+    assert softmax64(logits.astype(np.float64)).max() < 0.5  # it is the patches that are seen
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(engine: Engine) -> None:

@@ -268,6 +268,21 @@ def test_doa_and_cop_are_of_four_patches(patch_run: Run) -> None:
     assert any("only 16 channels" in text for text in cop.remarks)
 
 
+def test_cop_of_as_large_a_share_as_the_papers(patch_run: Run) -> None:
+    """Of 16 channels one is looked at; it is counted as a hundred."""
+    examples = patch_run.adversarial("ae2-four")
+    run = replace(patch_run, options=replace(patch_run.options, top_channels="scaled"))
+    cop = reproduce("pixab-1", run.engine, run=run)
+    weights, activations = run.engine.channel_weights(examples.pictures, "gradcam", targets=examples.targets)
+    measured = channel_overlap(
+        weights, activations, (SIDE, SIDE), examples.boxes, examples.chosen, top="scaled", thresholds=(0.25,)
+    )
+    assert measured.top == 1
+    assert cop.row("gradcam").figures["0.25"].value == pytest.approx(100 * measured.means[0])
+    assert any("the highest 1 of 16 channels are looked at" in text for text in cop.remarks)
+    assert cop.facts["options"]["top_channels"] == "scaled"
+
+
 def test_methods_that_weight_no_channels_have_no_cop(engine: Any) -> None:
     run = Run(engine, None, Options(count=1, methods=("gradcam", "hirescam")), None)
     found = reproduce("pixab-1", engine, run=run)
@@ -571,6 +586,7 @@ def test_cues_that_cannot_be_measured(colours: Any, squares: Path, tmp_path: Pat
     small_cub(tmp_path / "cub")
     found = reproduce("calm-1", colours, tmp_path / "cub")
     assert found.row("cam").why == "the model has 3 classes and the folder 4"
+    assert found.facts["pairs of the folder"] == {"1": 2, "2": 2, "3": 1}
 
 
 def test_walls_on_stacked_pictures(tmp_path: Path) -> None:
@@ -638,6 +654,7 @@ def test_walls_of_a_model_without_any(colours: Any, squares: Path) -> None:
         ({"step": 1.5}, r"step=1\.5"),
         ({"readings": ("N4",)}, "readings="),
         ({"assignments": ()}, "assignments="),
+        ({"top_channels": "all"}, "top_channels="),
         ({"methods": ()}, "methods="),
         ({"methods": "pixab"}, "methods="),
     ],
