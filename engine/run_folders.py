@@ -119,6 +119,16 @@ class RunFolder:
                     "choose another folder"
                 )
 
+    def clear(self) -> None:
+        """Removes the run that is to be replaced, if one is: its files, and what says that it was there.
+
+        Raises:
+            StorageError: A file cannot be removed.
+        """
+        if self._former is not None:
+            _remove(self.folder, self._former)
+            self._former = None
+
     def claim(self, names: Sequence[str]) -> None:
         """Notes that files will be written, before they are; again is nothing.
 
@@ -128,9 +138,7 @@ class RunFolder:
         Raises:
             StorageError: One is there already that no run has noted, or the note cannot be written.
         """
-        if self._former is not None:
-            _remove(self.folder, self._former)
-            self._former = None
+        self.clear()
         self.check(names)
         new = [name for name in dict.fromkeys(names) if name not in self._claimed]
         if not self._begun:

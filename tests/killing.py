@@ -83,12 +83,16 @@ def reproduce(inputs: Path, out: Path) -> Line:
     return ["reproduce", "walls", "pixab-3", "--model", model, "--data", data, *rest, *asked]
 
 
-def train(inputs: Path, out: Path) -> Line:
+def train(inputs: Path, out: Path, data: str = "classes", epochs: int = 4) -> Line:
     return [
-        *("train", "--data", str(inputs / "classes"), "--out", str(out), "--head", "calm-ml"),
-        *("--backbone", "tiny", "--size", "32", "--epochs", "4", "--batch-size", "4"),
+        *("train", "--data", str(inputs / data), "--out", str(out), "--head", "calm-ml"),
+        *("--backbone", "tiny", "--size", "32", "--epochs", str(epochs), "--batch-size", "4"),
         *("--set", "workers=0", "--set", "checkpoint_steps=2", "--accelerator", "cpu"),
     ]
+
+
+def search(inputs: Path, out: Path) -> Line:
+    return [*train(inputs, out, "boxed", 2), "--search", "3", "--lr-range", "1e-3,0.1"]
 
 
 COMMANDS = {
@@ -97,6 +101,7 @@ COMMANDS = {
     "walls": Command(walls),
     "reproduce": Command(reproduce),
     "train": Command(train, "recipe.yaml", ("logs", "written.jsonl", "last.safetensors")),
+    "search": Command(search, "run.json", ("logs", "written.jsonl")),
 }
 IMPORTED = ("camrt.cli", "camrt.engine.explaining", "camrt.engine.loading", "camrt.evaluation.suite",
             "camrt.evaluation.report", "camrt.evaluation.report.page", "camrt.evaluation.reproduce.tables",
@@ -109,6 +114,7 @@ def make_inputs(folder: Path) -> None:
     walled_model(folder / "walled.onnx")
     boxed_squares(folder / "squares", 5)
     coloured_squares(folder / "classes", each=4)
+    coloured_squares(folder / "boxed", each=4, boxed=True)
     (folder / "steps.json").write_text(STEPS.to_json())
     (folder / "labels.txt").write_text("\n".join(COLOURS))
 
@@ -300,9 +306,10 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     names = given.only.split(",")
-    if "train" in names:
+    trains = bool({"train", "search"} & set(names))
+    if trains:
         mend_torchvision()
-    for module in (*IMPORTED, *(["camrt.training.fitting"] if "train" in names else [])):
+    for module in (*IMPORTED, *(["camrt.training.searching"] if trains else [])):
         importlib.import_module(module)
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -12,9 +12,13 @@ __all__ = ["CLASSES", "coloured_squares", "wsol_benchmark"]
 CLASSES = ("blue", "green", "red")
 
 
-def coloured_squares(folder: Path, each: int = 12, side: int = 40) -> Path:
-    """A folder for each class, with pictures of noise and a bright square of that colour somewhere."""
+def coloured_squares(folder: Path, each: int = 12, side: int = 40, *, boxed: bool = False) -> Path:
+    """A folder for each class, with pictures of noise and a bright square of that colour somewhere.
+
+    Where they are boxed, `boxes.csv` says where the squares are.
+    """
     rng = np.random.default_rng(0)
+    boxes = ["file,label,x0,y0,x1,y1"]
     for name, channel in zip(CLASSES, (2, 1, 0), strict=True):
         (folder / name).mkdir(parents=True)
         for number in range(each):
@@ -22,6 +26,9 @@ def coloured_squares(folder: Path, each: int = 12, side: int = 40) -> Path:
             top, left = rng.integers(0, side - 15, 2)
             pixels[top : top + 15, left : left + 15, channel] = 255
             Image.fromarray(pixels).save(folder / name / f"{number:02d}.png")
+            boxes.append(f"{name}/{number:02d}.png,{name},{left},{top},{left + 15},{top + 15}")
+    if boxed:
+        (folder / "boxes.csv").write_text("\n".join(boxes) + "\n")
     return folder
 
 

@@ -16,9 +16,9 @@ SCRIPT = Path(__file__).with_name("killing.py")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are forked off")
-@pytest.mark.parametrize("command", ["explain", "evaluate", "walls", "reproduce", "train"])
+@pytest.mark.parametrize("command", ["explain", "evaluate", "walls", "reproduce", "train", "search"])
 def test_a_command_that_is_killed_or_finds_a_full_disk_goes_on(command: str) -> None:
-    if command == "train" and find_spec("lightning") is None:
+    if command in ("train", "search") and find_spec("lightning") is None:
         pytest.skip("lightning is not installed")
     line = [sys.executable, SCRIPT, "--only", command, "--kills", "2", "--full", "2"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=250)

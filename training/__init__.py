@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from camrt.training.losses import calm_em_loss, calm_ml_loss
     from camrt.training.recipe import Recipe
     from camrt.training.runs import load_run
+    from camrt.training.searching import Search, search
 
 __all__ = [
     "CALMHead",
@@ -28,10 +29,12 @@ __all__ = [
     "Classifier",
     "ParameterGroups",
     "Recipe",
+    "Search",
     "calm_em_loss",
     "calm_ml_loss",
     "fit",
     "load_run",
+    "search",
     "with_head",
 ]
 
@@ -44,5 +47,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "losses": ["calm_em_loss", "calm_ml_loss"],
         "recipe": ["Recipe"],
         "runs": ["load_run"],
+        "searching": ["Search", "search"],
     },
 )

@@ -9,6 +9,7 @@ import typer
 
 from camrt.engine.consoles import clear_errors, console, plain
 from camrt.errors import InputError, TrainingError
+from camrt.training.search_cli import LR_RANGE, NO_OBJECTS, check_search, search_rates
 
 __all__ = ["add_command", "lightning_parts"]
 
@@ -29,7 +30,8 @@ def train(
         str | None, typer.Option(help="none, imagenet, a .safetensors file, or another run's folder.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="paper-cub, paper-openimages, paper-imagenet or scratch.")
+        str | None,
+        typer.Option(help="paper-cub, paper-openimages, paper-imagenet, the same with wsol-, or scratch."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings as YAML; options given here come first.")
@@ -46,6 +48,23 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting, KEY=VALUE; repeatable.")
     ] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(min=1, help="Try so many learning rates, and keep the best: CALM's search has 30."),
+    ] = None,
+    lr_range: Annotated[str, typer.Option(help="LOW,HIGH that --search draws between.")] = LR_RANGE,
+    search_by: Annotated[
+        str | None,
+        typer.Option(
+            help="maxboxaccv2, pxap, val_top1 or val_loss; else the first that there are boxes or masks for."
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Boxes or masks of the validation pictures for --search, as camrt evaluate reads them."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the folder: its files alone are removed.")
@@ -55,7 +74,7 @@ def train(
     strategy: Annotated[str, typer.Option(help="Lightning's strategy, such as ddp.")] = "auto",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log for TensorBoard.")] = False,
 ) -> None:
-    """Train a CAM or CALM classifier on pictures.
+    """Train a CAM or CALM classifier on pictures, or one for each of many learning rates.
 
     A run that was cut off goes on with --resume and ends as if it had not been.
     """
@@ -81,6 +100,19 @@ def train(
             **parsed(setting or []),
             **{name: value for name, value in given.items() if value is not None},
         }
+        check_search(
+            search,
+            {
+                "--lr-range": lr_range != LR_RANGE,
+                "--search-by": search_by is not None,
+                "--annotations": annotations is not None,
+            },
+            {
+                "--lr": "lr" in changes,
+                "--devices": devices not in ("auto", "1"),
+                "--strategy": strategy != "auto",
+            },
+        )
         if config is None and resume and (out / runs.RECIPE).exists():
             config = out / runs.RECIPE
         if config is None:
@@ -100,25 +132,36 @@ def train(
             f"{len(pictures) // settings.batch_size} steps",
             soft_wrap=True,
         )
+        shared: dict[str, Any] = {
+            "resume": resume,
+            "overwrite": overwrite,
+            "accelerator": accelerator,
+            "progress": screen.is_terminal,
+            "tensorboard": tensorboard,
+            "data_name": data.resolve().name,
+        }
+        if search is not None:
+            if annotations is None and lists is not None and search_by not in NO_OBJECTS:
+                annotations = lists / "val"
+            search_rates(
+                (search, lr_range, search_by), settings, (pictures, held), out, data, annotations, shared
+            )
+            return
         found = fitting.fit(
             settings,
             pictures,
             held,
             out,
-            resume=resume,
-            overwrite=overwrite,
-            accelerator=accelerator,
             devices=int(devices) if devices.isdecimal() else devices,
             strategy=strategy,
-            progress=screen.is_terminal,
-            tensorboard=tensorboard,
-            data_name=data.resolve().name,
+            **shared,
         )
         if not first_process():
             return
         figures = found.provenance
+        last = "the last" if settings.keep == "last" else "the best"
         console().print(
-            f"epoch {figures['epochs_trained']} was the best: validation loss {figures['val_loss']:.4f}, "
+            f"epoch {figures['epochs_trained']} was {last}: validation loss {figures['val_loss']:.4f}, "
             f"top-1 {100 * figures['val_top1']:.1f} %; weights in {plain(str(out / runs.WEIGHTS))}",
             soft_wrap=True,
         )

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import camrt
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.run_folders import RunFolder
-from camrt.errors import TrainingError
+from camrt.errors import DivergenceError, TrainingError
 from camrt.export.files import storage_errors, write_whole
 from camrt.training import runs
 from camrt.training.checkpoints import SafeCheckpoints
@@ -86,7 +86,7 @@ class TrainingRun(lightning.LightningModule):
         """The loss of one batch.
 
         Raises:
-            TrainingError: It is not finite.
+            DivergenceError: It is not finite.
         """
         pictures, labels = told(batch)
         if self.recipe.head == "calm-em":
@@ -97,7 +97,7 @@ class TrainingRun(lightning.LightningModule):
             scores = self.classifier(pictures)
             loss = functional.cross_entropy(scores, labels)
         if not math.isfinite(loss.item()):
-            raise TrainingError(
+            raise DivergenceError(
                 f"the loss is {loss.item()} in step {batch_idx + 1} of epoch {self.current_epoch + 1} (step "
                 f"{self.global_step + 1} in all): a smaller lr, warmup or gradient_clip may help; what was "
                 "saved before is still there"
@@ -139,16 +139,18 @@ class TrainingRun(lightning.LightningModule):
 
 
 class Keeping(Callback):
-    """Keeps the weights of the epoch with the smallest validation loss as the run's own.
+    """Keeps the weights of the epoch with the smallest validation loss, or of the last, as the run's own.
 
     Args:
         folder: The run's folder.
         description: What the weights are; figures are added to its provenance.
+        keep: As the recipe has it.
     """
 
-    def __init__(self, folder: Path, description: Description) -> None:
+    def __init__(self, folder: Path, description: Description, keep: Literal["best", "last"]) -> None:
         self.folder = folder
         self.description = description
+        self.keep = keep
         self.best = math.inf
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,20 +162,20 @@ class Keeping(Callback):
         self.best = state_dict["best"]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Writes the weights when they are the best."""
+        """Writes the weights when they are the run's own."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         figures = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")
         }
         if not math.isfinite(figures["val_loss"]):
-            raise TrainingError(
+            raise DivergenceError(
                 f"the validation loss is {figures['val_loss']} after epoch {trainer.current_epoch + 1}: a "
                 "smaller lr, warmup or gradient_clip may help; what was saved before is still there"
             )
-        if not figures["val_loss"] < self.best:
+        if self.keep == "best" and not figures["val_loss"] < self.best:
             return
-        self.best = figures["val_loss"]
+        self.best = min(self.best, figures["val_loss"])
         assert isinstance(pl_module, TrainingRun)
         provenance = {
             **self.description.provenance,
@@ -199,6 +201,7 @@ def fit(
     progress: bool = True,
     tensorboard: bool = False,
     data_name: str = "",
+    facts: Mapping[str, Any] | None = None,
     callbacks: tuple[Callback, ...] = (),
 ) -> Description:
     """Trains a classifier and leaves it in a folder.
@@ -216,6 +219,8 @@ def fit(
         progress: Whether to show progress bars.
         tensorboard: Also log for TensorBoard, which must be installed.
         data_name: What the pictures are, for the provenance.
+        facts: What `camrt.training.taking_up.summary` says of the pictures, if it was asked just before: it
+            reads them all.
         callbacks: Further callbacks of Lightning.
 
     Returns:
@@ -223,7 +228,8 @@ def fit(
 
     Raises:
         TrainingError: The folder holds another run, or none to go on with; its classes or settings are
-            others; the loss is not finite; or a library is missing.
+            others; or a library is missing.
+        DivergenceError: The loss is not finite.
         InputError: A recipe that cannot be built, or a folder that is being written by another run.
         PictureError: A picture cannot be read.
         StorageError: The folder cannot be written; what was saved before is kept.
@@ -234,9 +240,20 @@ def fit(
         )
     asked: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
     with taken(folder), storage_errors(folder):
-        state = prepared(folder, recipe, (train, validation), resume=resume, overwrite=overwrite)
+        data = (train, validation)
+        state = prepared(folder, recipe, data, facts, resume=resume, overwrite=overwrite)
         return _fitted(
-            recipe, train, validation, folder, state, asked, progress, tensorboard, data_name, callbacks
+            recipe,
+            train,
+            validation,
+            folder,
+            state,
+            asked,
+            progress,
+            tensorboard,
+            data_name,
+            facts,
+            callbacks,
         )
 
 
@@ -250,6 +267,7 @@ def _fitted(
     progress: bool,
     tensorboard: bool,
     data_name: str,
+    facts: Mapping[str, Any] | None,
     callbacks: tuple[Callback, ...],
 ) -> Description:
     """As `fit`, in a folder that is held."""
@@ -277,7 +295,8 @@ def _fitted(
         noted = RunFolder(folder, "training", {}, resume=True, overwrite=False)
         logs = Path(log.log_dir).relative_to(folder).as_posix()
         noted.claim([*runs.FILES, f"{logs}/metrics.csv", f"{logs}/hparams.yaml"])
-        write_whole(folder / runs.DATA, (json.dumps(summary((train, validation))) + "\n").encode())
+        known = facts or summary((train, validation))
+        write_whole(folder / runs.DATA, (json.dumps(known) + "\n").encode())
         recipe.write(folder / runs.RECIPE)  # last: without it there is no run to go on with
     loggers: list[Logger] = [log]
     if tensorboard:
@@ -291,7 +310,12 @@ def _fitted(
                 max_epochs=recipe.epochs,
                 gradient_clip_val=recipe.gradient_clip or None,
                 logger=loggers,
-                callbacks=[Keeping(folder, description), *ending, *checkpoints(folder, recipe), *callbacks],
+                callbacks=[
+                    Keeping(folder, description, recipe.keep),
+                    *ending,
+                    *checkpoints(folder, recipe),
+                    *callbacks,
+                ],
                 plugins=[SafeCheckpoints()],
                 enable_progress_bar=progress,
                 enable_model_summary=False,

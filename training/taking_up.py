@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -45,9 +45,15 @@ def taken(folder: Path) -> Iterator[None]:
 
 
 def prepared(
-    folder: Path, recipe: Recipe, data: tuple[Split, Split], *, resume: bool, overwrite: bool
+    folder: Path,
+    recipe: Recipe,
+    data: tuple[Split, Split],
+    facts: Mapping[str, Any] | None,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> Path | None:
-    """The state to go on from, if any.
+    """The state to go on from, if any; `facts` are what `summary` says of the data, if it was asked.
 
     Raises:
         TrainingError: The folder is taken, or holds nothing to go on with, or another recipe, other classes
@@ -85,7 +91,7 @@ def prepared(
         labels, pictures = begun["labels"], begun["pictures"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder / runs.DATA} cannot be read: {error!r}") from error
-    present = summary(data)
+    present = facts or summary(data)
     if labels != present["labels"]:
         raise TrainingError(f"{folder} was begun with other classes: {differing(present['labels'], labels)}")
     if begun != present:

@@ -206,6 +206,15 @@ def contents(block: Sequence[Sample], root: Path) -> Contents:
     return found
 
 
+def listing(samples: Sequence[Sample], root: Path) -> str:
+    """A hash of what pictures are annotated with, wherever they lie."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        text = repr((sample.name, sample.label, sample.boxes, sample.masks))
+        digest.update(text.replace(str(root), "").encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def _read(
     plan: Plan, block: Sequence[Sample], preprocessing: Preprocessing, inclusive: bool
 ) -> tuple[list[Prepared], list[str]]:
@@ -297,14 +306,10 @@ def identity(
 ) -> dict[str, Any]:
     """Everything that the results depend on."""
     engine = plan.engine
-    listing = hashlib.sha256()
-    for sample in samples:
-        text = repr((sample.name, sample.label, sample.boxes, sample.masks))
-        listing.update(text.replace(str(data.root), "").encode("utf-8", "surrogatepass"))
     return {
         "versions": versions(),
         "model": model_identity(engine, preprocessing),
-        "data": {"kind": data.kind, "root": data.root.name, "sha256": listing.hexdigest()},
+        "data": {"kind": data.kind, "root": data.root.name, "sha256": listing(samples, data.root)},
         "methods": {name: repr(method) for name, method in plan.methods.items()},
         "metrics": list(plan.metrics),
         "settings": json.loads(json.dumps(asdict(plan.settings))),

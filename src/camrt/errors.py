@@ -16,6 +16,7 @@ __all__ = [
     "DataError",
     "DeadlineError",
     "DegenerateMapWarning",
+    "DivergenceError",
     "InputError",
     "InputRangeWarning",
     "MemoryLimitError",
@@ -83,6 +84,10 @@ class DataError(CamrtError, ValueError):
 
 class TrainingError(CamrtError, RuntimeError):
     """A training run that cannot begin, or cannot go on; what it had saved is kept."""
+
+
+class DivergenceError(TrainingError):
+    """The loss of a training run is not finite, as a rule because its learning rate is too high."""
 
 
 class DeadlineError(CamrtError, TimeoutError):

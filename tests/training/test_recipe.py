@@ -6,6 +6,7 @@ import dataclasses
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from camrt.errors import InputError
@@ -24,6 +25,17 @@ def test_the_papers_settings() -> None:
     factors = [recipe.factor(epoch * 10, 10) for epoch in range(40)]
     assert factors[:29] == [1.0] * 29
     assert factors[29:] == [0.1] * 11
+
+
+def test_the_localisation_benchmarks_settings() -> None:
+    """Specification A6: what the paper's localisation runs have but for the learning rate."""
+    found = {name: Recipe.of({"recipe": f"wsol-{name}"}) for name in ("imagenet", "cub", "openimages")}
+    assert {r.batch_size for r in found.values()} == {32}
+    assert [r.epochs for r in found.values()] == [10, 50, 10]
+    assert [r.step_every for r in found.values()] == [3, 15, 3]
+    assert [r.weight_decay for r in found.values()] == [1e-4, 1e-4, 5e-4]
+    factors = [found["cub"].factor(epoch * 7, 7) for epoch in (0, 13, 14, 28, 29, 43, 44)]
+    assert np.allclose(factors, [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001])
 
 
 def test_the_recipe_follows_from_the_weights() -> None:

@@ -101,6 +101,36 @@ def test_going_on(data: Path, tmp_path: Path) -> None:
     assert "cam on tiny, 5 epochs" in said
 
 
+def test_a_search_for_a_learning_rate(tmp_path: Path) -> None:
+    """Its folder is one that can be exported, and goes on with more draws."""
+    data = coloured_squares(tmp_path / "squares", each=4, boxed=True)
+    line = (*("train", "--data", data, "--out", tmp_path / "run", "--head", "cam", *QUICK), "--epochs", "1")
+    said = camrt_says(*line, "--search", 1)
+    assert "1 learning rates between 5e-05 and 0.5; the best by maxboxaccv2 is kept" in said
+    assert re.search(r"draw 1 of 1, lr [\d.e-]+: maxboxaccv2 \d+\.\d, val_top1 \d+\.\d %, val_loss", said)
+    said = camrt_says(*line, "--search", 2, "--resume")
+    assert "draw 1 of 2" not in said
+    assert re.search(r"draw 2 of 2, lr .* was the best: weights in", said)
+    assert "holds results already" in camrt_says(*line, "--search", 2, code=2)
+    said = camrt_says("train", "--data", data, "--out", tmp_path / "run", "--resume", code=2)
+    assert "holds another kind of run (search)" in said
+    said = camrt_says("export", tmp_path / "run", "-o", tmp_path / "model.onnx")
+    assert "cam on tiny, 3 classes" in said
+
+
+def test_a_search_on_the_wsol_benchmarks_boxes(tmp_path: Path) -> None:
+    lists, pictures = wsol_benchmark(tmp_path)
+    line = ("train", "--data", pictures, "--lists", lists, "--head", "cam", *QUICK, "--epochs", 1)
+    line = (*line, "--batch-size", 2, "--recipe", "wsol-cub", "--search", 1)
+    said = camrt_says(*line, "--out", tmp_path / "none", code=2)
+    assert "none of 3 validation pictures has boxes or masks in" in said
+    assert not (tmp_path / "none").exists()
+    rows = [f"{name}/02.png,3,4,18,19" for name in CLASSES]
+    (lists / "val" / "localization.txt").write_text("\n".join(rows) + "\n")
+    assert "maxboxaccv2" in camrt_says(*line, "--out", tmp_path / "run")
+    assert "val_loss" in camrt_says(*line, "--out", tmp_path / "loss", "--search-by", "val_loss")
+
+
 def test_the_wsol_benchmarks_lists(tmp_path: Path) -> None:
     lists, pictures = wsol_benchmark(tmp_path)
     said = camrt_says(
@@ -121,6 +151,14 @@ def test_the_wsol_benchmarks_lists(tmp_path: Path) -> None:
         (("--recipe", "cake"), "recipe 'cake' is not known"),
         (("--resume",), "holds no run to go on with"),
         (("--config", "missing.yaml"), "cannot be read as YAML"),
+        (("--search", "2"), "say where they are (annotations), or choose by val_top1 or val_loss"),
+        (("--search", "2", "--lr", "1", "--devices", "2"), "leave out --lr, --devices: --search draws its"),
+        (("--search", "2", "--search-by", "luck"), "by='luck' must be one of maxboxaccv2, pxap"),
+        (("--search", "2", "--search-by", "val_loss", "--resume"), "holds no search to go on with"),
+        (("--search", "2", "--lr-range", "1"), "--lr-range '1' must be two numbers, as in 5e-5,5e-1"),
+        (("--search", "2", "--lr-range", "2,1"), "the smaller first: not 2.0 and 1.0"),
+        (("--search-by", "val_loss"), "--search-by means nothing without --search"),
+        (("--annotations", "x.csv", "--lr-range", "1,2"), "--lr-range, --annotations mean nothing without"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(
