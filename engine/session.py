@@ -32,7 +32,7 @@ from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.questions import NO_PROBABILITIES, Questions, lost, spoiled
 from camrt.engine.scores import probabilities
 from camrt.engine.targets import Chooser, chooser
-from camrt.errors import DegenerateMapWarning, InputError, MethodError, TargetError
+from camrt.errors import DeadlineError, DegenerateMapWarning, InputError, MethodError, TargetError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.budget import allowed_memory
 from camrt.export.cutting import ACTIVATION, JOINT, TargetTensor
@@ -426,7 +426,10 @@ class Engine:
         choose = self._chooser(given, targets, top_k)
         seconds = [time.perf_counter() - started, *(0.0 for _ in methods[1:])]
 
+        done = 0  # pictures
+
         def explained(start: int, end: int) -> _Block:
+            nonlocal done
             begun, some = time.perf_counter(), slice(start, end)
             outputs = self._model_outputs(pictures[some], methods)
             classes, several = choose(some, outputs[LOGITS])
@@ -436,9 +439,15 @@ class Engine:
                 block.answers.append(self._explain_block(given, some, method, classes, outputs, passes))
                 block.seconds.append(time.perf_counter() - begun)
                 begun = time.perf_counter()
+            done = end
             return block
 
-        blocks = self._halving.pieces(len(pictures), explained, most=self.batch_size)
+        try:
+            blocks = self._halving.pieces(len(pictures), explained, most=self.batch_size)
+        except DeadlineError as late:
+            raise DeadlineError(
+                f"{late}. {done} of {len(pictures)} pictures were done: pass fewer at once"
+            ) from late
         if len({block.classes.shape[1] for block in blocks}) > 1:
             raise TargetError("the function that chooses targets gave a different number of them each time")
         logits, classes = joined([one.logits for one in blocks]), joined([one.classes for one in blocks])

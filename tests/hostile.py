@@ -91,6 +91,30 @@ def classifier(path: Path) -> Path:
 # ---- files that are valid ONNX and not what camrt explains ----
 
 
+def long_operator(path: Path) -> Path:
+    """A valid classifier, one operator of which takes a minute: a runtime cannot stop inside of it.
+
+    A kernel of 401×401 over a plane of 3000×3000 zeros: 1.4e12 products, 72 MB.
+    """
+    plane, kernel = 3000, 401
+    nodes = [
+        conv_node(),
+        helper.make_node("ReduceMax", ["features"], ["largest"], keepdims=1),
+        helper.make_node("Mul", ["largest", "nought"], ["cell"]),
+        helper.make_node("Expand", ["cell", "plane"], ["zeros"]),
+        helper.make_node("Conv", ["zeros", "kernel"], ["long"], pads=[kernel // 2] * 4),
+        helper.make_node("ReduceMax", ["long"], ["end"], keepdims=1),
+        helper.make_node("Add", ["features", "end"], ["active"]),
+        *head_nodes("active"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.float32(0), "nought"),
+        numpy_helper.from_array(np.array([1, 1, plane, plane], np.int64), "plane"),
+        numpy_helper.from_array(np.ones((1, 1, kernel, kernel), np.float32), "kernel"),
+    ]
+    return save(model_of(nodes, [*conv_weights(), *head_weights(), *constants]), path)
+
+
 def endless_loop(path: Path, *, above: float | None = None) -> Path:
     """A valid classifier with a Loop, between convolution and pooling, that never ends.
 

@@ -1,4 +1,4 @@
-"""Kills commands at random points, fills the disk under them, and compares what they end with.
+"""Kills and interrupts commands at random points, fills the disk under them, and compares what they end with.
 
     python tests/killing.py --kills 100                  # a table of all commands
     python tests/killing.py --kills 5 --only explain     # what the tests run
@@ -8,6 +8,7 @@ is killed at a random moment or at a random operation in its folder of results (
 on the disk, moved, removed), and goes on with --resume, where it may be killed again; in the end its folder
 must be that of an undisturbed run. `--full` does the same with a disk that is full from a random operation
 on: the command must end with an error that says so and names a file, unless it only removes files from there.
+`--interrupts` sends Ctrl-C's signal: the command must say that it was stopped, and end with exit code 130.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -37,6 +39,7 @@ from labelled import coloured_squares
 from peer_libraries import mend_torchvision
 
 Line = list[str]
+What = Literal["kill", "interrupt", "full"]
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,12 @@ class Disturbed:
     Args:
         out: The folder.
         at: Which operation; 0 for none.
-        full: Whether the disk is full from then on; else the process is killed.
+        what: Whether the process is killed then, is interrupted, or finds the disk full from then on.
         told: Where to write how many operations there were.
     """
 
-    def __init__(self, out: Path, at: int, full: bool, told: Path) -> None:
-        self.out, self.at, self.full, self.told = str(out), at, full, told
+    def __init__(self, out: Path, at: int, what: What, told: Path) -> None:
+        self.out, self.at, self.what, self.told = str(out), at, what, told
         self.count = 0
         self.sync = os.fsync
 
@@ -158,13 +161,16 @@ class Disturbed:
     def happens(self, freeing: bool) -> None:
         self.count += 1
         if self.at and self.count >= self.at:
-            if not self.full:
+            if self.what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            elif self.what == "interrupt":
+                self.at = 0
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             elif not freeing:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def fork(line: Line, out: Path, at: int = 0, *, full: bool = False) -> tuple[int, Path]:
+def fork(line: Line, out: Path, at: int = 0, what: What = "kill") -> tuple[int, Path]:
     """Begins a command in a process of its own; its output and number of operations go beside its folder."""
     told = out.with_name(f"{out.name}.told")
     child = os.fork()
@@ -175,7 +181,7 @@ def fork(line: Line, out: Path, at: int = 0, *, full: bool = False) -> tuple[int
         handle = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        disturbed = Disturbed(out, at, full, told)
+        disturbed = Disturbed(out, at, what, told)
         disturbed.begin()
         from camrt.cli import app
 
@@ -245,7 +251,7 @@ class Tried:
         self.operations, self.seconds = undisturbed(self.line, self.out)
         self.expected = content(self.out, self.command.without)
         self.out.rename(whole)
-        self.runs = self.kills = self.full = self.wrong = 0
+        self.runs = self.kills = self.interrupts = self.full = self.wrong = 0
 
     def check(self, what: str) -> None:
         """Goes on to the end, and compares."""
@@ -281,11 +287,24 @@ class Tried:
                 self.kill()
             self.check(f"{self.kills - before} kills")
 
+    def interrupt(self, times: int) -> None:
+        """Ctrl-C at a random operation."""
+        for _ in range(times):
+            at = self.rng.randint(1, self.operations)
+            child, told = fork(self.line, self.out, at, "interrupt")
+            code, said = ended(child), told.read_text()
+            self.interrupts += 1
+            clear = "stopped" in said and "--resume" in said and "Traceback" not in said
+            if code and not (code == 130 and clear):
+                self.wrong += 1
+                print(f"{self.name}: Ctrl-C at operation {at} of {self.operations}: exit {code}:\n{said}")
+            self.check(f"Ctrl-C at operation {at}")
+
     def fill(self, times: int) -> None:
         """The disk is full from a random operation on."""
         for _ in range(times):
             at = self.rng.randint(1, self.operations)
-            child, told = fork(self.line, self.out, at, full=True)
+            child, told = fork(self.line, self.out, at, "full")
             code, said = ended(child), told.read_text()
             self.full += 1
             clear = "disk is full" in said and str(self.out) in said and "Traceback" not in said
@@ -301,6 +320,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--kills", type=int, default=100, help="of each command")
+    options.add_argument("--interrupts", type=int, default=20, help="of each command, by Ctrl-C's signal")
     options.add_argument("--full", type=int, default=20, help="disks that fill, of each command")
     options.add_argument("--only", default=",".join(COMMANDS), help="commands, separated by commas")
     options.add_argument("--seed", type=int, default=0)
@@ -315,13 +335,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "inputs").mkdir()
         make_inputs(Path(folder) / "inputs")
-        print("| command | operations | kills | disks full | runs that went on | wrong ends |")
-        print("| --- | --- | --- | --- | --- | --- |", flush=True)
+        print("| command | operations | kills | interrupts | disks full | runs that went on | wrong ends |")
+        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
         for name in names:
             tried = Tried(name, Path(folder), given.seed)
             tried.kill_often(given.kills)
+            tried.interrupt(given.interrupts)
             tried.fill(given.full)
-            figures = (tried.operations, tried.kills, tried.full, tried.runs, tried.wrong)
+            figures = (tried.operations, tried.kills, tried.interrupts, tried.full, tried.runs, tried.wrong)
             print(f"| {name} | {' | '.join(map(str, figures))} |", flush=True)
             wrong += tried.wrong
     return 1 if wrong else 0

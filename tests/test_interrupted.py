@@ -25,6 +25,12 @@ CALLS = {
         print("begins", flush=True)
         engine.explain(np.full((1, 3, 8, 8), 1e7, np.float32))
     """,
+    "predicting by one operator that takes a minute": """
+        model = hostile.long_operator(folder / "model.onnx")
+        engine = camrt.load(model, target="active", verify=False, threads=1)
+        print("begins", flush=True)
+        engine.predict(np.ones((1, 3, 8, 8), np.float32))
+    """,
     "explaining by many passes": """
         engine = camrt.load("default")
         size = (64, 3, engine.interface.height, engine.interface.width)
@@ -55,6 +61,22 @@ def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
         process.kill()
     assert time.monotonic() - begun < LONGEST
     return process.returncode, errors
+
+
+def test_a_process_ends_though_an_operator_still_runs(tmp_path: Path) -> None:
+    """The deadline is met, the caller goes on, and nothing at its end waits for what was left."""
+    text = f"""{START.format(tests=str(Path(__file__).parent), folder=str(tmp_path))}
+model = hostile.long_operator(folder / "model.onnx")
+engine = camrt.load(model, target="active", verify=False, threads=1, call_deadline=0.5)
+try:
+    engine.predict(np.ones((1, 3, 8, 8), np.float32))
+except camrt.errors.DeadlineError:
+    print("late", flush=True)
+"""
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "late\n", "")
+    assert time.monotonic() - begun < LONGEST
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -1,4 +1,4 @@
-"""Commands that are killed at a random point, or whose disk fills, go on to what they would have ended with.
+"""Commands that are killed or interrupted, or whose disk fills, end as they would have ended undisturbed.
 
 `python tests/killing.py` does it a hundred times each.
 """
@@ -17,10 +17,10 @@ SCRIPT = Path(__file__).with_name("killing.py")
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are forked off")
 @pytest.mark.parametrize("command", ["explain", "evaluate", "walls", "reproduce", "train", "search"])
-def test_a_command_that_is_killed_or_finds_a_full_disk_goes_on(command: str) -> None:
+def test_a_command_that_is_killed_interrupted_or_finds_a_full_disk_goes_on(command: str) -> None:
     if command in ("train", "search") and find_spec("lightning") is None:
         pytest.skip("lightning is not installed")
-    line = [sys.executable, SCRIPT, "--only", command, "--kills", "2", "--full", "2"]
+    line = [sys.executable, SCRIPT, "--only", command, "--kills", "2", "--interrupts", "1", "--full", "2"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].endswith(" 0 |")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -329,8 +330,28 @@ def _fitted(
             len(train), recipe.batch_size, recipe.seed, shuffled=True, world=trainer.world_size
         )
         run = TrainingRun(classifier, recipe, len(batches))
-        trainer.fit(run, datamodule=RunData(recipe, train, validation, preprocessing), ckpt_path=state)
+        with plain_interrupts():
+            trainer.fit(run, datamodule=RunData(recipe, train, validation, preprocessing), ckpt_path=state)
     return runs.read_description(folder)
+
+
+@contextmanager
+def plain_interrupts() -> Iterator[None]:
+    """Ctrl-C as it is elsewhere in Python: Lightning makes exit code 1 of it, and has later ones ignored.
+
+    Raises:
+        KeyboardInterrupt: A signal asked for the end.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) != handler:
+            signal.signal(signal.SIGINT, handler)
 
 
 class InEpochs(ModelCheckpoint):

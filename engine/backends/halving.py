@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from camrt.engine.callers import warn_caller
 from camrt.engine.operations import Operations
 from camrt.errors import BackendError, MemoryLimitError, SmallerBatchWarning
+from camrt.export.budget import check_deadline
 
 __all__ = ["Halving", "buffer_of"]
 
@@ -47,10 +48,12 @@ class Halving:
         Raises:
             BackendError: A single row does not fit on a device.
             MemoryLimitError: A single row needs more than a call may take.
+            DeadlineError: The call at hand has taken too long.
         """
         found: list[T] = []
         start = 0
         while start < count:
+            check_deadline()
             size = min(size for size in (count - start, self._most, most) if size is not None)
             try:
                 found.append(run(start, start + size))

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 GRACE = 0.1  # seconds that a run which was told to stop gets to end, before it is left
 IDLE = 5.0  # seconds after which a thread without work ends
-LAST_WAIT = 20.0  # seconds that the process waits at its end for what was left
+LAST_WAIT = 0.5  # seconds that the process waits at its end for what was left
 
 
 def in_time(work: Callable[[], T], stop: Callable[[], None]) -> T:

@@ -1,7 +1,7 @@
 """Every exception and warning that camrt raises on purpose.
 
-All exceptions derive from `CamrtError`; each also derives from the built-in type that a caller who has
-never heard of camrt would expect (`ValueError`, `FileNotFoundError`, `TimeoutError`, ...).
+All exceptions derive from `CamrtError`; all but `DeadlineError` also derive from the built-in type that a
+caller who has never heard of camrt would expect (`ValueError`, `RuntimeError`, `MemoryError`, ...).
 """
 
 from __future__ import annotations
@@ -90,8 +90,11 @@ class DivergenceError(TrainingError):
     """The loss of a training run is not finite, as a rule because its learning rate is too high."""
 
 
-class DeadlineError(CamrtError, TimeoutError):
-    """A call took longer than its deadline and was stopped."""
+class DeadlineError(CamrtError):
+    """A call took longer than its deadline and was stopped.
+
+    It is no `TimeoutError`, which is an `OSError`: a file that cannot be read must not be mixed up with it.
+    """
 
 
 class MemoryLimitError(CamrtError, MemoryError):

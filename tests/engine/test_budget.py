@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -72,3 +73,38 @@ def test_an_engines_calls_take_what_it_says():
     for call in (engine.predict, engine.explain):
         with pytest.raises(DeadlineError, match="call_deadline="):
             call(batch)
+
+
+def test_a_late_call_says_how_many_pictures_were_done():
+    engine = camrt.load("default", threads=1, batch_size=1)
+    batch = np.zeros((3, 3, engine.interface.height, engine.interface.width), np.float32)
+    asked = []
+
+    def slowly(logits):
+        asked.append(len(logits))
+        if len(asked) == 2:
+            time.sleep(0.6)
+        return np.zeros(len(logits), np.int64)
+
+    engine.explain(batch, targets=0)  # what is made ready once
+    engine.call_deadline = 0.5
+    with pytest.raises(DeadlineError, match=r"call_deadline= sets another\. [01] of 3 pictures were done"):
+        engine.explain(batch, targets=slowly)
+
+
+def test_calls_of_several_threads_have_a_deadline_each(tmp_path):
+    """One engine's calls are late at once, again and again; another's, beside it, never are."""
+    ample = camrt.load("default", threads=1)
+    short = camrt.load("default", threads=1, call_deadline=1e-9)
+    batch = np.random.default_rng(0).random((1, 3, ample.interface.height, ample.interface.width), np.float32)
+    expected = ample.explain(batch, "gradcam").raw
+
+    def call(number):
+        if number % 2:
+            with pytest.raises(DeadlineError):
+                short.explain(batch, "gradcam")
+            return True
+        return np.array_equal(ample.explain(batch, "gradcam").raw, expected)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(40)))
