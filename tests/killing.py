@@ -181,6 +181,8 @@ def fork(line: Line, out: Path, at: int = 0, what: What = "kill") -> tuple[int, 
         handle = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        if torch := sys.modules.get("torch"):  # its threads are not in a forked process
+            torch.set_num_threads(1)
         disturbed = Disturbed(out, at, what, told)
         disturbed.begin()
         from camrt.cli import app
