@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from camrt.errors import TargetError
 
-__all__ = ["SUPERSETS", "Rule", "class_sets", "imagenet_supersets"]
+__all__ = ["SUPERSETS", "Rule", "class_sets", "imagenet_nodes", "imagenet_supersets"]
 
 Rule = Literal["deepest", "outermost"]
 SUPERSETS = ("all", "imagenet", "imagenet-outermost")
@@ -51,6 +51,15 @@ def class_sets(name: str, num_classes: int) -> npt.NDArray[np.int64]:
     for number, members in enumerate(supersets.values()):
         numbers[list(members)] = number
     return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+
+
+@cache
+def imagenet_nodes() -> dict[str, tuple[int, int]]:
+    """Name of each node of the paper's list -> how many classes it prints, and how many lie under it here.
+
+    Classes that lie under two nodes count for both, as they do in the paper.
+    """
+    return {row["name"]: (int(row["printed"]), len(row["classes"])) for row in table()["supersets"]}
 
 
 @cache

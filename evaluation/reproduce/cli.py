@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,8 +32,15 @@ __all__ = ["add_command"]
 @reads_models
 def reproduce(
     tables: Annotated[
-        list[str] | None, typer.Argument(help="Names of tables; without any, all are listed.")
+        list[str] | None,
+        typer.Argument(help="Names of tables, or calm or pixab for all of a paper's; without any, a list."),
     ] = None,
+    list_: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="Show what tables need, how long they take, and published figures beside ours."
+        ),
+    ] = False,
     model: Annotated[str | None, typer.Option(help="An ONNX classifier, or the word default.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of pictures with their annotations, or CUB-200-2011's.")
@@ -81,18 +89,29 @@ def reproduce(
 ) -> None:
     """Measure the published tables of CALM, See through Walls and Pixab-CAM on your model and pictures.
 
-    Prints published and measured figures side by side, and writes table.md and results.json.
+    Prints published and measured figures side by side, and writes table.md and results.json. With --list,
+    shows what every table and figure needs, how long it takes, and what was measured of it before.
     """
     with clear_errors(resumes=True):
+        from camrt.evaluation.reproduce.catalogue import CATALOGUE, find_entries, task_of
+        from camrt.evaluation.reproduce.listing import overview, show_entry
         from camrt.evaluation.reproduce.options import Options
         from camrt.evaluation.reproduce.running import Run
-        from camrt.evaluation.reproduce.tables import find_task
         from camrt.evaluation.reproduce.tables import reproduce as measure
 
-        if not tables:
-            _list_tables()
+        entries = [entry for name in tables or () for entry in find_entries(name)]
+        if list_:
+            for entry in entries or CATALOGUE.values():
+                show_entry(entry)
             return
-        names = [find_task(name).published.name for name in tables]
+        if not entries:
+            overview()
+            return
+        if len(entries) > len(
+            tables or ()
+        ):  # those of a whole paper that another command measures are left to it
+            entries = [entry for entry in entries if entry.task is not None]
+        names = list(dict.fromkeys(task_of(entry).published.name for entry in entries))
         if model is None:
             raise InputError("say which model to measure on: --model FILE, or --model default")
         given: dict[str, Any] = {
@@ -107,23 +126,13 @@ def reproduce(
         engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads, **reading)
         run = Run(engine, data, options, out)
         for name in names:
+            started = time.monotonic()
             with progress_bar(name) as show:
                 run.tell = lambda what, done, total: show(done, total or None, what)
                 found = measure(name, engine, run=run)
             _print_table(found)
-            files = f"files in {out / name}: table.md, results.json"
+            files = f"files in {out / name}: table.md, results.json; took {time.monotonic() - started:.0f} s"
             console().print(plain(files), soft_wrap=True, markup=False)
-
-
-def _list_tables() -> None:
-    from rich.table import Table
-
-    from camrt.evaluation.reproduce.tables import TABLES
-
-    listing = Table("table", "what it is", "paper", "needs")
-    for name, task in TABLES.items():
-        add_row(listing, name, task.published.heading, task.published.paper, task.needs)
-    console().print(listing)
 
 
 def _print_table(found: Reproduced) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from camrt.engine.class_sets import imagenet_nodes
 from camrt.evaluation.box_ablation import BoxSetting, box_table
 from camrt.evaluation.channel_overlap import PUBLISHED_OVERLAP
 from camrt.evaluation.patch_tasks import PUBLISHED_DEPENDENCE, PUBLISHED_LOCALISATION
@@ -143,6 +144,26 @@ _CALM_3 = PublishedTable(
         "the mean printed for CAM+Y, 60.1, is a misprint: its own columns give 61.3",
         "a Gaussian in the middle of every picture scores 52.5 on ImageNet, 59.7 on CUB, 45.8 on OpenImages",
         _EITHER_LOSS,
+    ),
+)
+
+_NODES = (Column("classes", "classes under the node", digits=0, better=""),)
+_CALM_4 = PublishedTable(
+    "calm-4",
+    "The supersets of ImageNet's classes: nodes of WordNet",
+    CALM,
+    "Table 4",
+    "ImageNet's 1000 classes",
+    _NODES,
+    tuple(
+        PublishedRow(name, name, MappingProxyType({"classes": (printed,)}))
+        for name, (printed, _) in imagenet_nodes().items()
+    ),
+    (
+        "the paper prints 120 rows, of which pot and power tool stand there twice",
+        "eight nodes have more classes in the hypernym graph published beside the paper's code, for an "
+        "unstated reason; ship, truck and stringed instrument agree when classes of their inner nodes and "
+        "shared ones are taken off",
     ),
 )
 
@@ -436,6 +457,7 @@ PUBLISHED: Mapping[str, PublishedTable] = MappingProxyType(
             _CALM_1,
             _CALM_2,
             _CALM_3,
+            _CALM_4,
             _CALM_5,
             _CALM_FIGURE_5,
             _WALLS,

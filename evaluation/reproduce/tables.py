@@ -1,25 +1,18 @@
-"""The tables by name: what each needs, and the function that measures it."""
+"""A published table, measured on a model and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from camrt.engine.run_folders import RunFolder, held
 from camrt.errors import InputError
-from camrt.evaluation.reproduce.accuracy import accuracy
-from camrt.evaluation.reproduce.boxes import boxes
-from camrt.evaluation.reproduce.calm import cues, localisation, removal
+from camrt.evaluation.reproduce.catalogue import find_entries, task_of
 from camrt.evaluation.reproduce.options import Options
-from camrt.evaluation.reproduce.paper_tables import PublishedTable
-from camrt.evaluation.reproduce.pixab import by_suite, dependence, objects, overlap, patches
-from camrt.evaluation.reproduce.published import PUBLISHED
 from camrt.evaluation.reproduce.rows import Reproduced
 from camrt.evaluation.reproduce.running import Run
-from camrt.evaluation.reproduce.walls import dead_zone
+from camrt.evaluation.reproduce.tasks import TABLES, Task
 from camrt.evaluation.reproduce.writing import FILES, write_table
 
 if TYPE_CHECKING:
@@ -28,64 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["TABLES", "Task", "find_task", "reproduce"]
 
 
-@dataclass(frozen=True)
-class Task:
-    """How a table is measured.
-
-    Attributes:
-        published: The table.
-        needs: What the model and the pictures must have, in a few words.
-        measure: Measures it.
-    """
-
-    published: PublishedTable
-    needs: str
-    measure: Callable[[Run, PublishedTable], Reproduced]
-
-
-_PATCHES = "a model with gradients and at least 10 classes; pictures for DAP1"
-_ZEROS = "a model with gradients and at least 10 classes; no pictures"
-_OBJECTS = (
-    "boxes for MaxBoxAccV2, masks for PxAP; a CALM model for the rows of CALM, a linear layer after pooling "
-    "for those of CAM"
-)
-_MEASURES: dict[str, tuple[str, Callable[[Run, PublishedTable], Reproduced]]] = {
-    "calm-1": (
-        "the folder of CUB-200-2011 with attributes, parts and segmentations; a model of its classes",
-        cues,
-    ),
-    "calm-2": ("pictures with classes", accuracy),
-    "calm-3": (_OBJECTS, localisation),
-    "calm-5": (_OBJECTS, localisation),
-    "calm-figure-5": ("pictures with classes", removal),
-    "walls": (
-        "a model that cannot see part of its pictures; a folder for each class, to stack pictures of",
-        dead_zone,
-    ),
-    "pixab-6": (_PATCHES, patches),
-    "pixab-3": ("pictures", by_suite),
-    "pixab-4": ("pictures", by_suite),
-    "pixab-2": (_ZEROS, dependence),
-    "pixab-1": (_ZEROS, overlap),
-    "pixab-5": ("pictures with boxes", objects),
-    **{f"pixab-{number}": (_PATCHES, boxes) for number in (7, 8, 9, 10)},
-}
-
-TABLES: Mapping[str, Task] = MappingProxyType(
-    {name: Task(table, *_MEASURES[name]) for name, table in PUBLISHED.items()}
-)
-"""The tables by name, in the order of the papers."""
-
-
 def find_task(name: str) -> Task:
-    """The table of that name.
+    """How the table of that name is measured.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or several, or another command measures it.
     """
-    if name.lower() in TABLES:
-        return TABLES[name.lower()]
-    raise InputError(f"there is no table {name!r}: {', '.join(TABLES)}")
+    entry, *others = find_entries(name)
+    if others:
+        raise InputError(f"{name} are several tables: {entry.name}, {', '.join(one.name for one in others)}")
+    return task_of(entry)
 
 
 def reproduce(

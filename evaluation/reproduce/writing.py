@@ -8,11 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from camrt.evaluation.report.texts import json_text, markdown_text
-from camrt.evaluation.reproduce.paper_tables import Column
-from camrt.evaluation.reproduce.rows import Figure, Reproduced, Row
+from camrt.evaluation.reproduce.paper_tables import Column, PublishedRow
+from camrt.evaluation.reproduce.rows import Reproduced, Row
 from camrt.export.files import write_whole
 
-__all__ = ["FILES", "as_json", "cells", "header", "markdown", "notes", "pattern_rows", "write_table"]
+__all__ = [
+    "ARROWS",
+    "FILES",
+    "as_json",
+    "cells",
+    "grid",
+    "header",
+    "markdown",
+    "measured_text",
+    "notes",
+    "pattern_rows",
+    "published_text",
+    "write_table",
+]
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 NOT_PRINTED = "–"
@@ -37,28 +50,29 @@ def cells(found: Reproduced, row: Row) -> list[str]:
     texts = [row.title]
     for column in found.table.columns:
         if column.of:
-            texts.append(_published(column, row))
+            texts.append(published_text(column, row.published))
         if column.name not in found.left_out:
-            texts.append(_measured(column, row.figures.get(column.name)))
+            figure = row.figures.get(column.name)
+            texts.append("" if figure is None else measured_text(column, figure.value, figure.error))
     if any(other.why for other in found.rows):
         texts.append(f"not measured: {row.why}" if row.why else "")
     return texts
 
 
-def _published(column: Column, row: Row) -> str:
-    numbers = row.published.figures.get(column.name)
+def published_text(column: Column, row: PublishedRow) -> str:
+    """What a paper prints of a method in one column."""
+    numbers = row.figures.get(column.name)
     if numbers is None or all(number is None for number in numbers):
         return NOT_PRINTED
     return " / ".join(NOT_PRINTED if number is None else f"{number:.{column.digits}f}" for number in numbers)
 
 
-def _measured(column: Column, figure: Figure | None) -> str:
-    if figure is None:
-        return ""
-    if figure.value is None:
+def measured_text(column: Column, value: float | None, error: float | None) -> str:
+    """A measured figure with its error, by the column's digits."""
+    if value is None:
         return "undefined"
-    text = f"{figure.value:.{column.digits}f}"
-    return text if figure.error is None else f"{text} ± {figure.error:.{max(column.digits, 1)}f}"
+    text = f"{value:.{column.digits}f}"
+    return text if error is None else f"{text} ± {error:.{max(column.digits, 1)}f}"
 
 
 def notes(found: Reproduced) -> list[str]:
@@ -103,7 +117,7 @@ def markdown(found: Reproduced) -> str:
         "Arrows point to the better side; ± is the standard error of the mean.",
         "",
     ]
-    lines += _grid(titles, [cells(found, row) for row in found.rows])
+    lines += grid(titles, [cells(found, row) for row in found.rows])
     patterns = pattern_rows(found)
     if patterns:
         lines += [
@@ -111,11 +125,13 @@ def markdown(found: Reproduced) -> str:
             "Does the paper's pattern hold? Differences in points, ± their paired standard error.",
             "",
         ]
-        lines += _grid(["task, reading, measure", "(1)", "(2)", "(3)"], patterns)
+        lines += grid(["task, reading, measure", "(1)", "(2)", "(3)"], patterns)
     return "\n".join([*lines, "", *(f"- {markdown_text(line)}" for line in notes(found))]) + "\n"
 
 
-def _grid(titles: list[str], rows: list[list[str]]) -> list[str]:
+def grid(titles: list[str], rows: list[list[str]]) -> list[str]:
+    """A table of Markdown."""
+
     def line(texts: list[str]) -> str:
         return f"| {' | '.join(markdown_text(text) for text in texts)} |"
 

@@ -1,0 +1,165 @@
+"""Every table and figure of the three papers: what it needs, what is printed, and what was measured here.
+
+The one list behind `camrt reproduce` and its `--list`, and behind the papers' pages in `docs/results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from camrt.errors import InputError
+from camrt.evaluation.reproduce.measured import Record, records
+from camrt.evaluation.reproduce.paper_tables import PublishedTable
+from camrt.evaluation.reproduce.published import CALM, PIXAB, PUBLISHED, WALLS
+from camrt.evaluation.reproduce.tasks import TABLES, Task
+
+__all__ = ["CATALOGUE", "GROUPS", "Entry", "find_entries", "task_of"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table or a figure.
+
+    Attributes:
+        name: What `camrt reproduce` calls it.
+        title: What it is about.
+        paper: Title and venue.
+        number: As the paper counts; None where it is not known.
+        needs: What must be there to measure it.
+        command: How it is measured.
+        printed: What the paper prints; None where it prints no figures.
+        task: How `camrt reproduce` measures it; None where another command does.
+        why: Why nothing was measured here; empty where something was.
+    """
+
+    name: str
+    title: str
+    paper: str
+    number: str | None
+    needs: str
+    command: str
+    printed: PublishedTable | None
+    task: Task | None
+    why: str = ""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """What was measured here."""
+        return records(self.name)
+
+    @property
+    def duration(self) -> str:
+        """How long it takes here, in words."""
+        timed = [record for record in self.records if record.seconds is not None]
+        if not timed:
+            return "not measured"
+        return "; ".join(
+            f"{_spent(record.seconds or 0)} ({record.model}, {record.machine})" for record in timed
+        )
+
+    @property
+    def heading(self) -> str:
+        """Number and title."""
+        return f"{self.number or 'Table of unknown number'}: {self.title}"
+
+
+def _spent(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+_NO_CUB = (
+    "CUB-200-2011 and a model of its classes are not at hand; differences of maps, masks and precision are "
+    "tested on a small folder laid out as CUB's"
+)
+_NOT_YET = "it was not run yet on a model with trained weights; the tests run it on small ones"
+_WHY = {"calm-1": _NO_CUB, "pixab-1": _NOT_YET, "pixab-2": _NOT_YET}
+"""Why tables of `camrt reproduce` were not measured."""
+
+
+def _of_task(task: Task) -> Entry:
+    table = task.published
+    return Entry(
+        table.name,
+        table.title,
+        table.paper,
+        table.number,
+        task.needs,
+        task.command,
+        table,
+        task,
+        _WHY.get(table.name, ""),
+    )
+
+
+_ELSEWHERE = (
+    Entry(
+        "walls-theory", "Proposition 2, Theorem 3 and the rows that the masked VGG-16 cannot see", WALLS,
+        "Sections 3 and 4", "nothing: its networks are drawn", "camrt evaluate walls --theory", None, None,
+    ),
+    Entry(
+        "pixab-figure-9", "Guided back-propagation times the map of each of seven methods", PIXAB, "Figure 9",
+        "a model with gradients, and pictures",
+        "camrt explain MODEL.onnx PICTURES --method guided-pixab --out FOLDER", None, None,
+        "the paper prints no figures: pictures to look at; also of guided-gradcam, guided-gradcam++, "
+        "guided-xgradcam, guided-activation, guided-score and guided-ablation",
+    ),
+    Entry(
+        "pixab-figure-11", "Cascading randomisation: Pixab-CAM while layers are drawn anew, from the last on",
+        PIXAB, "Figure 11", "a model with weights, and pictures",
+        "camrt evaluate sanity MODEL.onnx PICTURES --methods pixab", None, None,
+        "the paper prints no figures; the command prints rank correlation and SSIM with the first map",
+    ),
+    Entry(
+        "pixab-figure-12", "Brain tumours: six methods on VGG-16 whose last layer alone was trained", PIXAB,
+        "Figure 12", "weights of VGG-16, and the 253 brain MRI pictures",
+        "camrt explain VGG16.onnx PICTURES --method pixab --out FOLDER", None, None,
+        "the paper prints no figures, and weights of VGG-16 are not at hand; also of gradcam, gradcam++, "
+        "score, ablation and xgradcam",
+    ),
+)  # fmt: skip
+
+CATALOGUE: Mapping[str, Entry] = MappingProxyType(
+    {
+        entry.name: entry
+        for paper in (CALM, WALLS, PIXAB)
+        for entry in (
+            *(_of_task(TABLES[name]) for name, table in PUBLISHED.items() if table.paper == paper),
+            *(entry for entry in _ELSEWHERE if entry.paper == paper),
+        )
+    }
+)
+"""All entries by name, in the order of the papers."""
+
+GROUPS: Mapping[str, str] = MappingProxyType({"calm": CALM, "pixab": PIXAB})
+"""Words that stand for all of a paper."""
+
+
+def find_entries(name: str) -> tuple[Entry, ...]:
+    """The entry of that name, or all of a paper's.
+
+    Args:
+        name: Of an entry, or of `GROUPS`; in any capitals.
+
+    Raises:
+        InputError: There is none.
+    """
+    asked = name.lower()
+    if asked in CATALOGUE:
+        return (CATALOGUE[asked],)
+    if asked in GROUPS:
+        return tuple(entry for entry in CATALOGUE.values() if entry.paper == GROUPS[asked])
+    known = ", ".join((*CATALOGUE, *GROUPS))
+    raise InputError(f"there is no table {name!r}: {known}")
+
+
+def task_of(entry: Entry) -> Task:
+    """How `camrt reproduce` measures an entry.
+
+    Raises:
+        InputError: It does not, since another command does; the message names it.
+    """
+    if entry.task is None:
+        raise InputError(f"{entry.name} is not measured by camrt reproduce, but by: {entry.command}")
+    return entry.task
