@@ -72,12 +72,17 @@ def every_pair(rows: int, columns: int, array: Any) -> tuple[Any, Any]:
 
 
 def filled(rows: Any, size: int) -> Any:
-    """Rows up to a fixed number, the last one repeated."""
+    """Rows up to a fixed number, the last one repeated.
+
+    Raises:
+        MemoryLimitError: See `zeros`.
+    """
     missing = size - len(rows)
     if not missing:
         return rows
+    room_for((size, *rows.shape[1:]), rows, "a batch of fixed size", itemsize=rows.dtype.itemsize)
     xp = library(rows)
-    return xp.concat([rows, xp.repeat(rows[-1:], missing, axis=0)])
+    return xp.concat([rows, xp.broadcast_to(rows[-1:], (missing, *rows.shape[1:]))])
 
 
 def joined(parts: Sequence[Any]) -> Any:

@@ -242,7 +242,7 @@ def of_convolution(node: NodeProto, known: Sequence[Array], count: int) -> tuple
     if weight.ndim != 4:
         return None
     plain = [*attribute(node, "strides", [1]), *attribute(node, "dilations", [1])]
-    if len(weight) != count or weight.shape[2:] != (1, 1) or any(side != 1 for side in plain):
+    if weight.shape != (count, count // group, 1, 1) or any(side != 1 for side in plain):
         return None
     matrix = weight[:, :, 0, 0]
     if any(attribute(node, "pads", [0])) or not (

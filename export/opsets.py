@@ -25,6 +25,8 @@ _DOMAINS = ("", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 # Operators that ONNX Runtime's optimiser saves in files of sets that do not have them yet, unchanged since.
 _EARLY = frozenset({"LayerNormalization"})
 
+_LAST_VERSION = 2**31 - 1  # that onnx and its runtimes can count to
+
 # Operators that make the runtime open other files.
 _REACHING_OUT = {("com.microsoft", "EPContext")}
 
@@ -33,11 +35,16 @@ def opsets_of(model: onnx.ModelProto) -> dict[str, int]:
     """The version of each operator set that a model imports.
 
     Raises:
-        ModelFileError: One set in two versions.
+        ModelFileError: One set in two versions, or in one that there cannot be.
     """
     versions: dict[str, int] = {}
     for item in model.opset_import:
         domain = domain_of(item.domain)
+        if not 0 <= item.version <= _LAST_VERSION:
+            raise ModelFileError(
+                f"imports version {item.version} of operator set {quoted(domain or 'ai.onnx')}, "
+                "which there is not"
+            )
         if versions.setdefault(domain, item.version) != item.version:
             raise ModelFileError(f"imports two versions of operator set {quoted(domain or 'ai.onnx')}")
     return versions

@@ -20,6 +20,7 @@ from camrt.export.budget import timed
 from camrt.export.expanding import fused, scalars, transformers  # noqa: F401  (registers them)
 from camrt.export.expanding.blocked import find_blocks, refuse_blocked
 from camrt.export.expanding.modulo import refuse_modulo
+from camrt.export.expanding.nothing import NOT_OF_NOTHING, refuse_nothing
 from camrt.export.expanding.quantised import carry, note
 from camrt.export.expanding.steps import EXPANSIONS, Expansion, Rewritten, stored_tensors
 from camrt.export.graph import drop_unread_initializers
@@ -56,7 +57,7 @@ def expand_operators(
     for node in timed(graph.node):
         step = Expansion(node, into)
         made, stored = len(into.nodes), len(graph.initializer)
-        if node.output and node.output[0]:
+        if any(node.output) and (node.output[0] or node.op_type in NOT_OF_NOTHING):
             EXPANSIONS.get((domain_of(node.domain), node.op_type), carry)(step)
         if len(into.nodes) == made:
             note(step)
@@ -69,6 +70,7 @@ def expand_operators(
             sizes.add(new)
     refuse_blocked(walk(into.nodes, limits.max_depth).nodes)
     refuse_modulo(into.nodes, into.constants)
+    refuse_nothing(into.nodes)
     if not changed:
         return sizes.types
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in into.nodes]

@@ -134,15 +134,16 @@ class Expansion:
 
     def rank(self, name: str) -> int | None:
         """Number of axes, where it is known."""
-        sizes = self._sizes(name)
+        sizes = self.sizes(name)
         return None if sizes is None else len(sizes)
 
     def size(self, name: str, axis: int) -> int | None:
         """Size of an axis, where it is known."""
-        sizes = self._sizes(name)
+        sizes = self.sizes(name)
         return sizes[axis] if sizes is not None and axis < len(sizes) else None
 
-    def _sizes(self, name: str) -> list[int | None] | None:
+    def sizes(self, name: str) -> list[int | None] | None:
+        """Sizes of the axes, None for one that is not known; None where not even their number is."""
         tensor = self.into.constants.get(name)
         if tensor is not None:
             return list(tensor.dims)

@@ -147,6 +147,11 @@ def test_nothing_in_front() -> None:
     assert Front().describe((4, 5)) == ""
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 1, 1), (3, 2, 1, 1), (3, 1, 1, 1), (3, 3, 1, 2)])
+def test_a_convolution_of_other_channels_is_no_scaling(shape: tuple[int, ...]) -> None:
+    assert front_of([("Conv", "w", {})], w=np.zeros(shape, np.float32)) == Front()
+
+
 def test_signed_bytes() -> None:
     found = front_of(
         [("DequantizeLinear", "s z", {})], element=TensorProto.INT8, s=np.float32(1 / 255), z=np.float32(-128)
