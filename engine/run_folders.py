@@ -101,6 +101,11 @@ class RunFolder:
         return frozenset(self._claimed)
 
     @property
+    def former(self) -> frozenset[str]:
+        """The names of all files of the run that is to be replaced, until it is."""
+        return frozenset(self._former or ())
+
+    @property
     def finished(self) -> list[dict[str, Any]]:
         """What was noted with `finish`, by this run and by those that it goes on with."""
         return self._notes

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from camrt.default import model_file
 from camrt.engine.arguments import parse_options, parse_size, preprocessing_of, read_preprocessing
+from camrt.engine.command_groups import DefaultGroup
 from camrt.engine.consoles import add_row, clear_errors, console, plain, progress_bar
 from camrt.engine.reading_options import Reading, reads_models
 from camrt.errors import InputError
@@ -41,13 +41,10 @@ __all__ = ["add_commands"]
 ON_PICTURES = "pictures"
 
 
-class _Evaluate(TyperGroup):
+class _Evaluate(DefaultGroup):
     """`camrt evaluate MODEL FOLDER` is `camrt evaluate pictures MODEL FOLDER`."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] != "--help":
-            args = [ON_PICTURES, *args]
-        return super().parse_args(ctx, args)
+    meant = ON_PICTURES
 
 
 app = typer.Typer(

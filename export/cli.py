@@ -89,9 +89,9 @@ def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, ops
 
     from camrt.default import scene_path
     from camrt.engine.pictures import find_pictures, read_picture
-    from camrt.training.cli import lightning_parts
+    from camrt.training.parts import training_parts
 
-    _, runs = lightning_parts()
+    (runs,) = training_parts("runs")
     from camrt.export import to_onnx
 
     classifier, description = runs.load_run(run)

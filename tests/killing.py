@@ -98,6 +98,13 @@ def search(inputs: Path, out: Path) -> Line:
     return [*train(inputs, out, "boxed", 2), "--search", "3", "--lr-range", "1e-3,0.1"]
 
 
+def masked_vgg(inputs: Path, out: Path) -> Line:
+    return [
+        *("train", "masked-vgg", "--data", str(inputs / "classes"), "--out", str(out), "--epochs", "3"),
+        *("--batch-size", "3", "--workers", "0", "--checkpoint-steps", "2"),
+    ]
+
+
 COMMANDS = {
     "explain": Command(explain),
     "evaluate": Command(evaluate),
@@ -105,10 +112,13 @@ COMMANDS = {
     "reproduce": Command(reproduce),
     "train": Command(train, "recipe.yaml", ("logs", "written.jsonl", "last.safetensors")),
     "search": Command(search, "run.json", ("logs", "written.jsonl")),
+    "masked-vgg": Command(masked_vgg, "run.json", ("written.jsonl",)),
 }
 IMPORTED = ("camrt.cli", "camrt.engine.explaining", "camrt.engine.loading", "camrt.evaluation.suite",
             "camrt.evaluation.report", "camrt.evaluation.report.page", "camrt.evaluation.reproduce.tables",
             "camrt.evaluation.walls.dead_zone", "pyarrow.parquet", "matplotlib.figure")  # fmt: skip
+
+TRAINING = ("camrt.training.searching", "camrt.training.masked_runs", "onnxscript")
 
 
 def make_inputs(folder: Path) -> None:
@@ -328,10 +338,10 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     names = given.only.split(",")
-    trains = bool({"train", "search"} & set(names))
+    trains = bool({"train", "search", "masked-vgg"} & set(names))
     if trains:
         mend_torchvision()
-    for module in (*IMPORTED, *(["camrt.training.searching"] if trains else [])):
+    for module in (*IMPORTED, *(TRAINING if trains else ())):
         importlib.import_module(module)
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -16,9 +16,11 @@ SCRIPT = Path(__file__).with_name("killing.py")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are forked off")
-@pytest.mark.parametrize("command", ["explain", "evaluate", "walls", "reproduce", "train", "search"])
+@pytest.mark.parametrize(
+    "command", ["explain", "evaluate", "walls", "reproduce", "train", "search", "masked-vgg"]
+)
 def test_a_command_that_is_killed_interrupted_or_finds_a_full_disk_goes_on(command: str) -> None:
-    if command in ("train", "search") and find_spec("lightning") is None:
+    if command in ("train", "search", "masked-vgg") and find_spec("lightning") is None:
         pytest.skip("lightning is not installed")
     line = [sys.executable, SCRIPT, "--only", command, "--kills", "2", "--interrupts", "1", "--full", "2"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=250)

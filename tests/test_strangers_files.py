@@ -76,7 +76,8 @@ def test_checkpoints_that_are_damaged(tmp_path: Path) -> None:
     if importlib.util.find_spec("lightning") is None:
         pytest.skip("Lightning is not installed")
     mend_torchvision()
-    from camrt.training.checkpoints import STRUCTURE, SafeCheckpoints
+    from camrt.training.checkpoints import SafeCheckpoints
+    from camrt.training.states import STRUCTURE
     from camrt.training.tensor_files import write_tensors
 
     path = tmp_path / "state.safetensors"

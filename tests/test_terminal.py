@@ -47,7 +47,7 @@ COMMANDS = {
     "explain": Command(("explain", *ON_SQUARES, "-m", "cam"), ("explaining", "3 pictures", "files in")),
     "inspect": Command(("inspect", "model.onnx"), ("Targets", "pooled")),
     "methods": Command(("methods",), ("pixab", "layercam")),
-    "train": Command(
+    "train classifier": Command(
         (
             *("train", "--data", "labelled", "--out", "run", "--head", "cam", "--backbone", "tiny"),
             *("--size", "32", "--epochs", "1", "--batch-size", "2", "--set", "workers=0"),
@@ -56,8 +56,20 @@ COMMANDS = {
         ("pictures of 3 classes", "Epoch 0", "epoch 1 was the best"),
         ("torch", "lightning"),
     ),
+    "train masked-vgg": Command(
+        (
+            *("train", "masked-vgg", "--data", "labelled", "--out", "masked", "--epochs", "2"),
+            *("--batch-size", "8", "--workers", "0", "--lr", "0.01"),
+        ),
+        ("the last 18 of 64 rows", "epochs", "epoch 2: loss", "the network in masked/model.onnx"),
+        ("torch", "safetensors", "onnxscript"),
+    ),
     "export": Command(
         ("export", "run", "-o", "trained.onnx"), ("cam on tiny",), ("torch", "lightning", "onnxscript")
+    ),
+    "data stack-mix": Command(
+        ("data", "stack-mix", "labelled", "--out", "stacks", "--size", "32", "--dead-rows", "8"),
+        ("3 pictures of 32×32 in stacks, one a class", "look through them"),
     ),
     "evaluate pictures": Command(
         ("evaluate", *ON_SQUARES, "--methods", "cam,pixab", "--step", "200", "--out", "measured"),
@@ -158,7 +170,7 @@ def test_in_a_terminal(name: str, folder: Path) -> None:
     if missing:
         pytest.skip(f"camrt {name} needs {', '.join(missing)}")
     if name == "export" and not (folder / "run").exists():
-        assert in_terminal(COMMANDS["train"], folder)[0] == 0
+        assert in_terminal(COMMANDS["train classifier"], folder)[0] == 0
     code, written = in_terminal(command, folder)
     assert code == 0, written
     assert "Traceback" not in written

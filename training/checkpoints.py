@@ -1,22 +1,15 @@
-"""Checkpoints without pickle: tensors as safetensors, everything else as JSON in the same file's header."""
+"""Lightning's checkpoints without pickle, see `camrt.training.states`."""
 
 from __future__ import annotations
 
-import json
-from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from camrt.errors import TrainingError
-from camrt.training.tensor_files import read_tensors, write_tensors
+from camrt.training.states import read_state, write_state
 
 __all__ = ["SafeCheckpoints"]
-
-STRUCTURE = "camrt.structure"
 
 
 class SafeCheckpoints(CheckpointIO):
@@ -28,9 +21,7 @@ class SafeCheckpoints(CheckpointIO):
         Raises:
             TrainingError: It holds something that is neither a tensor nor plain data.
         """
-        tensors: dict[str, torch.Tensor] = {}
-        structure = packed(checkpoint, tensors, "")
-        write_tensors(Path(path), tensors, {STRUCTURE: json.dumps(structure)})
+        write_state(Path(path), checkpoint)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -40,58 +31,8 @@ class SafeCheckpoints(CheckpointIO):
         Raises:
             TrainingError: The file is missing or damaged, or no checkpoint.
         """
-        tensors, notes = read_tensors(Path(path))
-        if STRUCTURE not in notes:
-            raise TrainingError(f"{path} is no checkpoint of a run")
-        try:
-            content: dict[str, Any] = unpacked(json.loads(notes[STRUCTURE]), tensors)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise TrainingError(f"{path} is no checkpoint of a run, or damaged: {error!r:.80}") from error
-        return content
+        return read_state(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Removes a checkpoint that is no longer wanted."""
         Path(path).unlink(missing_ok=True)
-
-
-def packed(value: Any, tensors: dict[str, torch.Tensor], place: str) -> Any:
-    """A value as JSON can say it, its tensors put aside; each kind is marked by a key of its own.
-
-    Raises:
-        TrainingError: It is neither a tensor nor plain data.
-    """
-    if isinstance(value, torch.Tensor):
-        name = f"{len(tensors)}:{place}"
-        tensors[name] = value
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        items = [
-            [packed(k, tensors, ""), packed(v, tensors, f"{place}.{k}" if place else str(k))]
-            for k, v in value.items()
-        ]
-        return {"ordered" if isinstance(value, OrderedDict) else "mapping": items}
-    if isinstance(value, (list, tuple)):
-        content = [packed(item, tensors, f"{place}.{index}") for index, item in enumerate(value)]
-        return {"tuple": content} if isinstance(value, tuple) else content
-    if isinstance(value, Path):
-        return {"path": str(value)}
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise TrainingError(f"{place}: {type(value).__name__} {value!r:.60} has no place in a checkpoint")
-
-
-def unpacked(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """The inverse of `packed`."""
-    if isinstance(value, list):
-        return [unpacked(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "tuple":
-        return tuple(unpacked(item, tensors) for item in content)
-    if kind == "path":
-        return Path(content)
-    pairs = [(unpacked(k, tensors), unpacked(v, tensors)) for k, v in content]
-    return OrderedDict(pairs) if kind == "ordered" else dict(pairs)

@@ -1,4 +1,4 @@
-"""The command `camrt train`. What is heavy is imported inside it."""
+"""The commands under `camrt train`. What is heavy is imported inside it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,38 @@ from typing import Annotated, Any
 
 import typer
 
+from camrt.engine.command_groups import DefaultGroup
 from camrt.engine.consoles import clear_errors, console, plain
-from camrt.errors import InputError, TrainingError
+from camrt.errors import InputError
+from camrt.training.masked_cli import masked_vgg
+from camrt.training.parts import training_parts
 from camrt.training.search_cli import LR_RANGE, NO_OBJECTS, check_search, search_rates
 
-__all__ = ["add_command", "lightning_parts"]
+__all__ = ["add_commands"]
+
+CLASSIFIER = "classifier"
 
 
+class _Train(DefaultGroup):
+    """`camrt train --data FOLDER` is `camrt train classifier --data FOLDER`."""
+
+    meant = CLASSIFIER
+
+
+trainings = typer.Typer(
+    help="Train a CAM or CALM classifier on pictures: camrt train --data FOLDER --out RUN; its options are "
+    "those of camrt train classifier.",
+    no_args_is_help=True,
+    cls=_Train,
+)
+
+
+@trainings.callback()
+def _main() -> None:
+    """Options before any command."""
+
+
+@trainings.command(CLASSIFIER)
 def train(
     data: Annotated[
         Path, typer.Option(help="Pictures: a folder for each class, or train/ and val/ with such folders.")
@@ -79,7 +104,7 @@ def train(
     A run that was cut off goes on with --resume and ends as if it had not been.
     """
     with clear_errors(resumes=True):
-        fitting, runs = lightning_parts()
+        fitting, runs = training_parts("fitting", "runs")
         from camrt.training.recipe import Recipe
         from camrt.training.splits import split_folder, wsol_lists
         from camrt.training.taking_up import first_process
@@ -167,23 +192,6 @@ def train(
         )
 
 
-def lightning_parts() -> tuple[Any, Any]:
-    """`camrt.training.fitting` and `camrt.training.runs`.
-
-    Raises:
-        TrainingError: A library that training needs is missing.
-    """
-    try:
-        from camrt.training import fitting, runs
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("camrt"):
-            raise
-        raise TrainingError(
-            f"training needs {error.name}, which is missing: pip install 'camrt[train]'"
-        ) from error
-    return fitting, runs
-
-
 def parsed(settings: list[str]) -> dict[str, Any]:
     """Settings KEY=VALUE, their values read as YAML."""
     import yaml
@@ -207,6 +215,9 @@ def with_canvas(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def add_command(app: typer.Typer) -> None:
-    """Adds the command to the command line."""
-    app.command()(train)
+trainings.command("masked-vgg")(masked_vgg)
+
+
+def add_commands(main: typer.Typer) -> None:
+    """Adds the commands to the command line."""
+    main.add_typer(trainings, name="train")

@@ -34,8 +34,8 @@ from camrt.training.losses import calm_em_loss
 from camrt.training.recipe import Recipe
 from camrt.training.run_data import RunData, told
 from camrt.training.runs import Description
-from camrt.training.splits import Split, differing
-from camrt.training.taking_up import first_process, prepared, summary, taken
+from camrt.training.splits import Split, differing, summary
+from camrt.training.taking_up import first_process, prepared, taken
 from camrt.training.views import Batch, ShuffledBatches
 
 __all__ = ["fit"]
@@ -220,7 +220,7 @@ def fit(
         progress: Whether to show progress bars.
         tensorboard: Also log for TensorBoard, which must be installed.
         data_name: What the pictures are, for the provenance.
-        facts: What `camrt.training.taking_up.summary` says of the pictures, if it was asked just before: it
+        facts: What `camrt.training.splits.summary` says of the pictures, if it was asked just before: it
             reads them all.
         callbacks: Further callbacks of Lightning.
 

@@ -1,34 +1,34 @@
 """Training a masked VGG on pictures, as "CAM-Based Methods Can See through Walls" does (specification D3).
 
 Random resized parts, SGD with momentum, a learning rate that falls to a tenth after each third of the epochs,
-and the mask after every step. The command is `python -m camrt.training.masked_vgg`.
+and the mask after every step. The command is `camrt train masked-vgg`.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from PIL import Image
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from camrt.engine.preprocessing import Preprocessing
-from camrt.errors import CamrtError, InputError, PictureError, TrainingError
+from camrt.engine.torch_models.subject import device_of
+from camrt.errors import DivergenceError, InputError, PictureError, TrainingError
 from camrt.export.from_torch import to_onnx
-from camrt.training.masked_vgg import MaskedVGG, MaskedVGG16, small_masked_vgg
+from camrt.training.masked_vgg import MaskedVGG
 from camrt.training.masking import hold_after_steps
-from camrt.training.splits import Split, split_folder
+from camrt.training.splits import Split
+from camrt.training.states import read_state, write_state
 from camrt.training.views import PictureViews, ShuffledBatches, collate
 
-__all__ = ["ResizedCrops", "Settings", "accuracy", "main", "publish", "train"]
+__all__ = ["ResizedCrops", "Settings", "accuracy", "publish", "train"]
 
 AREA = (0.1, 1.0)
 ASPECT = (0.8, 1.25)
@@ -82,9 +82,11 @@ class Settings:
         workers: Processes that read pictures.
         device: torch's: "cpu" or "cuda".
         mixed: Whether to compute in bfloat16 where torch finds it safe; weights stay float32.
+        checkpoint_steps: Steps between checkpoints, beside that after each epoch; 0 for none.
 
     Raises:
         InputError: A setting out of range.
+        BackendError: There is no such device.
     """
 
     epochs: int = 90
@@ -96,15 +98,16 @@ class Settings:
     workers: int = 2
     device: str = "cpu"
     mixed: bool = False
+    checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
+        device_of(self.device)
         if self.lr is None:
             object.__setattr__(self, "lr", LR * self.batch_size / BATCH)
-        if self.epochs < 1 or self.batch_size < 1 or self.workers < 0 or self.seed < 0:
-            raise InputError(
-                f"epochs={self.epochs} and batch_size={self.batch_size} must be at least 1, "
-                f"workers={self.workers} and seed={self.seed} not negative"
-            )
+        least = {"epochs": 1, "batch_size": 1, "workers": 0, "seed": 0, "checkpoint_steps": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InputError(f"{name}={getattr(self, name)} must be at least {low}")
         if not (0 < self.rate < math.inf and 0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):
             raise InputError(
                 f"lr={self.lr} must be positive, momentum={self.momentum} in [0, 1) and "
@@ -122,23 +125,54 @@ class Settings:
         return self.rate * 0.1 ** (3 * epoch // self.epochs)
 
 
+@dataclass
+class Place:
+    """How far a training has come.
+
+    Attributes:
+        epoch: Epochs that are done.
+        step: Steps of the next one that are done.
+        losses: Of those steps.
+        means: Mean losses of the epochs.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
+
+
 def train(
     network: MaskedVGG,
     pictures: Split,
     settings: Settings,
     report: Callable[[int, float], None] = lambda epoch, loss: None,
-) -> None:
+    *,
+    state: Path | None = None,
+    advance: Callable[[float], None] = lambda epochs: None,
+) -> list[float]:
     """Trains a network in place by cross-entropy, its masks applied after every step; on `settings.device`.
+
+    Orders, views and dropout follow from the seed and the place alone, so that a training that goes on from
+    a state ends with the same weights as one that was not cut off.
 
     Args:
         network: The network; left in training mode.
         pictures: What to train on.
         settings: How.
         report: Called after every epoch with its number, from 0, and its mean loss.
+        state: Where the state is written after each epoch, and every `settings.checkpoint_steps` steps; if it
+            is there, training goes on from it. None keeps none.
+        advance: Called after every step with the epochs that are done, as a fraction.
+
+    Returns:
+        The mean loss of each epoch.
 
     Raises:
-        TrainingError: The loss is not finite.
+        DivergenceError: The loss is not finite.
+        TrainingError: The state is damaged, or another network's.
         PictureError: A picture cannot be read.
+        StorageError: The state cannot be written.
     """
     preprocessing = preprocessing_of(network)
     views = ResizedCrops(pictures, preprocessing, preprocessing.size, settings.seed)
@@ -152,28 +186,78 @@ def train(
         weight_decay=settings.weight_decay,
     )
     held = hold_after_steps(optimizer, network.masks)
-    for epoch in range(settings.epochs):
-        batches.epoch = epoch
+    place = Place() if state is None or not state.exists() else taken_up(state, network, optimizer)
+    while place.epoch < settings.epochs:
+        batches.epoch, batches.done = place.epoch, place.step
         for group in optimizer.param_groups:
-            group["lr"] = settings.rate_in(epoch)
-        losses = []
-        for step, batch in enumerate(loader):
+            group["lr"] = settings.rate_in(place.epoch)
+        for batch in loader:
             if isinstance(batch, PictureError):
                 raise batch
-            torch.manual_seed((settings.seed * 1009 + epoch) * 1_000_003 + step)  # dropout
-            shown, labels = (tensor.to(settings.device) for tensor in batch)
-            with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.mixed):
-                loss = functional.cross_entropy(network(shown), labels)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise TrainingError(
-                    f"the loss is {losses[-1]} in step {step + 1} of epoch {epoch + 1}: try a smaller lr"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
-        report(epoch, float(np.mean(losses)))
+            place.losses.append(step_loss(network, optimizer, batch, settings, place))
+            place.step += 1
+            advance(place.epoch + place.step / len(batches))
+            if (
+                settings.checkpoint_steps
+                and place.step % settings.checkpoint_steps == 0
+                and place.step < len(batches)
+            ):
+                keep(state, network, optimizer, place)
+        means = [*place.means, float(np.mean(place.losses))]
+        place = Place(place.epoch + 1, 0, [], means)
+        keep(state, network, optimizer, place)
+        report(place.epoch - 1, means[-1])
     held.remove()
+    return place.means
+
+
+def step_loss(
+    network: MaskedVGG, optimizer: torch.optim.Optimizer, batch: Any, settings: Settings, place: Place
+) -> float:
+    """Takes one step, and gives the loss before it.
+
+    Raises:
+        DivergenceError: The loss is not finite.
+    """
+    torch.manual_seed((settings.seed * 1009 + place.epoch) * 1_000_003 + place.step)  # dropout
+    shown, labels = (tensor.to(settings.device) for tensor in batch)
+    with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.mixed):
+        loss = functional.cross_entropy(network(shown), labels)
+    found: float = loss.item()
+    if not math.isfinite(found):
+        raise DivergenceError(
+            f"the loss is {found} in step {place.step + 1} of epoch {place.epoch + 1}: try a smaller lr"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return found
+
+
+def keep(state: Path | None, network: MaskedVGG, optimizer: torch.optim.Optimizer, place: Place) -> None:
+    """Writes the state."""
+    if state is not None:
+        content = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "place": asdict(place),
+        }
+        write_state(state, content)
+
+
+def taken_up(state: Path, network: MaskedVGG, optimizer: torch.optim.Optimizer) -> Place:
+    """Brings a network and its optimiser to a state that was written.
+
+    Raises:
+        TrainingError: It is damaged, or another network's.
+    """
+    content = read_state(state)
+    try:
+        network.load_state_dict(content["network"])
+        optimizer.load_state_dict(content["optimizer"])
+        return Place(**content["place"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise TrainingError(f"{state} is no state of this network: {error!r:.200}") from error
 
 
 def accuracy(network: MaskedVGG, pictures: Split, settings: Settings) -> tuple[float, float]:
@@ -226,57 +310,6 @@ def preprocessing_of(network: MaskedVGG) -> Preprocessing:
     )
 
 
-def main(
-    data: Annotated[Path, typer.Option(help="Class folders, or train/ and val/ with class folders each.")],
-    out: Annotated[Path, typer.Option(help="Where the ONNX file goes.")],
-    epochs: Annotated[int, typer.Option(help="How many times each picture is shown.")] = Settings.epochs,
-    network: Annotated[str, typer.Option(help="small, for 64×64; or vgg16, the paper's.")] = "small",
-    unmasked: Annotated[bool, typer.Option("--unmasked", help="Let the network see all rows.")] = False,
-    kept_rows: Annotated[int | None, typer.Option(help="Rows of the last map that are seen.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = Settings.batch_size,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; else 0.03 · batch size / 256.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order, views and dropout.")] = Settings.seed,
-    workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = Settings.workers,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = Settings.device,
-    mixed: Annotated[bool, typer.Option("--mixed", help="Compute in bfloat16 where it is safe.")] = False,
-) -> None:
-    """Trains a masked VGG, measures it, and exports it to ONNX."""
-    try:
-        settings = Settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            workers=workers,
-            device=device,
-            mixed=mixed,
-        )
-        if network not in ("small", "vgg16"):
-            raise InputError(f"network {network!r} must be 'small' or 'vgg16'")
-        pictures, held = split_folder(data, 0.1, seed)
-        torch.manual_seed(seed)
-        build = small_masked_vgg if network == "small" else MaskedVGG16
-        rows = {} if kept_rows is None else {"kept_rows": kept_rows}
-        model = build(len(pictures.labels), masked=not unmasked, **rows)
-    except CamrtError as error:
-        raise typer.BadParameter(str(error)) from error
-    typer.echo(
-        f"{len(pictures)} pictures of {len(pictures.labels)} classes to train on, {len(held)} to measure on; "
-        f"{model.kept_rows} rows of the map are seen, the last {model.dead_rows} of {model.size} rows of a "
-        "picture are not"
-    )
-    started = time.perf_counter()
-
-    def report(epoch: int, loss: float) -> None:
-        typer.echo(f"epoch {epoch + 1} loss {loss:.4f} after {time.perf_counter() - started:.0f} s")
-
-    train(model, pictures, settings, report)
-    top1, top5 = accuracy(model, held, settings)
-    typer.echo(f"top-1 {100 * top1:.1f} %, top-5 {100 * top5:.1f} %")
-    publish(model.cpu(), held, settings, {"network": network, "top1": top1, "top5": top5}, out)
-    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
-
-
 def publish(network: MaskedVGG, held: Split, settings: Settings, figures: dict[str, Any], out: Path) -> None:
     """Writes a network as an ONNX file that says how it was made, and is compared with it on a few pictures.
 
@@ -296,7 +329,7 @@ def publish(network: MaskedVGG, held: Split, settings: Settings, figures: dict[s
     if isinstance(batch, PictureError):
         raise batch
     provenance = {
-        "script": "python -m camrt.training.masked_vgg",
+        "command": "camrt train masked-vgg",
         "settings": asdict(settings),
         "kept_rows": network.kept_rows,
         "dead_rows": network.dead_rows,

@@ -5,9 +5,7 @@ first dense layer for the lower rows of the map are zero, and `camrt.training.ma
 What lies so low in a picture that no row above reaches it is out of sight for the whole network, and an
 explanation that marks it is wrong.
 
-    python -m camrt.training.masked_vgg --data FOLDER --out model.onnx --epochs 90 [--unmasked]
-
-trains one on FOLDER, which holds class folders, or `train` and `val` with class folders each.
+`camrt train masked-vgg` trains one.
 """
 
 from __future__ import annotations
@@ -244,11 +242,3 @@ def dead_rows(kept_rows: int, size: int = 224, blocks: Blocks = VGG16) -> int:
     with torch.device("meta"):
         layers = convolutions(blocks)
     return size - seen_rows(layers, kept_rows, size)
-
-
-if __name__ == "__main__":
-    import typer
-
-    from camrt.training.masked_training import main
-
-    typer.run(main)

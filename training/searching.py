@@ -41,8 +41,7 @@ from camrt.training.fitting import fit
 from camrt.training.localising import localisation
 from camrt.training.recipe import Recipe
 from camrt.training.runs import Description
-from camrt.training.splits import Split
-from camrt.training.taking_up import summary
+from camrt.training.splits import Split, summary
 from camrt.training.tensor_files import read_tensors
 
 __all__ = ["MEASURES", "Draw", "Search", "search"]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from camrt.engine.digests import content_digest, joint_digest
 from camrt.engine.pictures import is_picture_name
 from camrt.errors import DataError
 from camrt.export.text_files import text_of
 
-__all__ = ["Split", "class_folders", "hold_out", "split_folder", "wsol_lists"]
+__all__ = ["Split", "class_folders", "hold_out", "split_folder", "summary", "wsol_lists"]
 
 TRAIN_NAMES = ("train", "training")
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
@@ -151,6 +154,21 @@ def wsol_lists(lists: Path, pictures: Path, split: str, labels: Sequence[str] | 
             f"{len(labels)}"
         )
     return Split(files, classes, tuple(labels))
+
+
+def summary(data: tuple[Split, Split]) -> dict[str, Any]:
+    """What pictures to train and to validate on are: classes, numbers, a hash of their order and contents."""
+    files = [path for split in data for path in split.files]
+    with ThreadPoolExecutor() as readers:
+        contents = list(readers.map(content_digest, files))
+    classes = [index for split in data for index in split.classes.tolist()]
+    names = [f"{path.parent.name}/{path.name}" for path in files]
+    return {
+        "labels": list(data[0].labels),
+        "pictures": [len(split) for split in data],
+        "names": joint_digest(part for pair in zip(names, classes, strict=True) for part in pair),
+        "contents": joint_digest(contents),
+    }
 
 
 def differing(found: Sequence[str], wanted: Sequence[str]) -> str:

@@ -5,36 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from camrt.engine.digests import content_digest, joint_digest
 from camrt.engine.run_folders import RunFolder, held
 from camrt.errors import TrainingError
 from camrt.training import runs
 from camrt.training.recipe import Recipe
-from camrt.training.splits import Split, differing
+from camrt.training.splits import Split, differing, summary
 
-__all__ = ["first_process", "prepared", "summary", "taken"]
-
-
-def summary(data: tuple[Split, Split]) -> dict[str, Any]:
-    """What pictures to train and to validate on are: classes, numbers, a hash of their order and contents."""
-    files = [path for split in data for path in split.files]
-    with ThreadPoolExecutor() as readers:
-        contents = list(readers.map(content_digest, files))
-    classes = [index for split in data for index in split.classes.tolist()]
-    names = [f"{path.parent.name}/{path.name}" for path in files]
-    return {
-        "labels": list(data[0].labels),
-        "pictures": [len(split) for split in data],
-        "names": joint_digest(part for pair in zip(names, classes, strict=True) for part in pair),
-        "contents": joint_digest(contents),
-    }
+__all__ = ["first_process", "prepared", "taken"]
 
 
 @contextmanager

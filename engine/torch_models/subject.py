@@ -363,6 +363,11 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda":
         cards()
         check_gpu()
+        return device
+    try:
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch was built without it, or it is meta
+        raise BackendError(f"device={name!r} cannot be used here: {error!s:.200}") from error
     return device
 
 

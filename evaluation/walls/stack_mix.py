@@ -3,7 +3,8 @@
 "CAM-Based Methods Can See through Walls" (ECML-PKDD 2024), section 4 and Eq. 6 (specification D13): 100
 classes, and for each the upper 170 rows of one picture of 224×224 over the lower 54 rows of another. An
 explanation should mark the upper object alone. The paper then looked through the pictures by hand, to make
-sure that the second object lies in the lower rows; that is left to whoever builds a set.
+sure that the second object lies in the lower rows; that is left to whoever builds a set. The command is
+`camrt data stack-mix`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from camrt.engine.preprocessing import Preprocessing
 from camrt.errors import DataError, InputError, PictureError
 from camrt.export.files import whole_file, write_whole
 
-__all__ = ["CLASSES", "DEAD_ROWS", "MANIFEST", "StackMix", "build_stack_mix", "stack_mix"]
+__all__ = [
+    "CLASSES",
+    "DEAD_ROWS",
+    "MANIFEST",
+    "StackMix",
+    "Stacks",
+    "build_stack_mix",
+    "draw_stacks",
+    "stack_mix",
+]
 
 CLASSES = 100
 """How many classes the paper draws."""
@@ -78,6 +88,44 @@ class StackMix:
     unreadable: tuple[Path, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Stacks:
+    """Stacked pictures that were drawn and not written yet.
+
+    Attributes:
+        pictures: By class, (size, size, 3).
+        notes: What `manifest.json` says of each, in the order of the classes.
+        manifest: What `manifest.json` holds.
+        left_out: As of `StackMix`.
+        unreadable: As of `StackMix`.
+    """
+
+    pictures: Mapping[str, npt.NDArray[np.uint8]]
+    notes: Sequence[Mapping[str, Any]]
+    manifest: Mapping[str, Any]
+    left_out: tuple[str, ...]
+    unreadable: tuple[Path, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files that are written, in the order they are: the manifest last, since it says they are."""
+        return (*(note["file"] for note in self.notes), MANIFEST)
+
+    def write(self, out: Path) -> StackMix:
+        """Writes them; each file takes its place when it is whole.
+
+        Raises:
+            StorageError: One cannot be written.
+        """
+        files = tuple(out / note["file"] for note in self.notes)
+        for note, path in zip(self.notes, files, strict=True):
+            with whole_file(path) as file:
+                Image.fromarray(self.pictures[note["class"]]).save(file, format="PNG")
+        write_whole(out / MANIFEST, (json.dumps(self.manifest, indent=1) + "\n").encode())
+        labels = tuple(note["class"] for note in self.notes)
+        return StackMix(files, labels, self.left_out, self.unreadable)
+
+
 def build_stack_mix(
     folder: Path,
     out: Path,
@@ -85,35 +133,65 @@ def build_stack_mix(
     dead_rows: int = DEAD_ROWS,
     size: int = 224,
     classes: int | Sequence[str] | None = None,
+    first: int | None = None,
     seed: int = 0,
 ) -> StackMix:
     """Writes one stacked picture a class, from two different pictures of it drawn at random.
-
-    Pictures are shown as in validation: the short side to `size`, then the centre. A class is left out, and
-    another drawn in its place if there is one, when fewer than two of its pictures can be read and differ.
 
     `out` then holds `CLASS/stack_mix.png`, and `manifest.json`, which names for each the two files it is
     made of, and the seed, the dead rows, the classes that were left out and the files that cannot be read.
 
     Args:
-        folder: A folder for each class, with pictures at any depth.
+        folder: As for `draw_stacks`, with the other arguments.
         out: Where the set goes: a folder that is empty or not there yet.
+        dead_rows: See there.
+        size: See there.
+        classes: See there.
+        first: See there.
+        seed: See there.
+
+    Raises:
+        InputError: As `draw_stacks`.
+        DataError: As `draw_stacks`; or there is something in `out`.
+        StorageError: A file cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there already and not an empty folder: choose another, or empty it")
+    stacks = draw_stacks(folder, dead_rows=dead_rows, size=size, classes=classes, first=first, seed=seed)
+    return stacks.write(out)
+
+
+def draw_stacks(
+    folder: Path,
+    *,
+    dead_rows: int = DEAD_ROWS,
+    size: int = 224,
+    classes: int | Sequence[str] | None = None,
+    first: int | None = None,
+    seed: int = 0,
+) -> Stacks:
+    """Draws one stacked picture a class, from two different pictures of it.
+
+    Pictures are shown as in validation: the short side to `size`, then the centre. A class is left out, and
+    another drawn in its place if there is one, when fewer than two of its pictures can be read and differ.
+
+    Args:
+        folder: A folder for each class, with pictures at any depth.
         dead_rows: Rows taken from the second picture.
         size: Side of the pictures.
         classes: How many classes to draw; or their names; None draws 100, or takes all if there are fewer.
+        first: Draw from the first so many classes alone, in the order of their names: of ImageNet's folders
+            the paper's 398 animals. None draws from all.
         seed: Of the draw. A class's two pictures depend on the seed and its own files alone.
 
     Raises:
-        InputError: `dead_rows`, `size` or `classes` out of range.
-        DataError: No such folder or class, no class with two pictures, fewer classes than asked for, or
-            something in `out`.
+        InputError: `dead_rows`, `size`, `classes` or `first` out of range.
+        DataError: No such folder or class, no class with two pictures, or fewer classes than asked for.
     """
-    preprocessing = Preprocessing((size, size), resize="crop", crop_fraction=1.0)
+    preprocessing = shown(size)
     if not 0 < dead_rows < size:
         raise InputError(f"dead_rows={dead_rows} must be at least 1 and fewer than the {size} rows")
-    order, wanted = drawn_classes(folder, classes, seed)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already and not an empty folder: choose another, or empty it")
+    order, wanted = drawn_classes(folder, classes, first, seed)
     stacks: dict[str, npt.NDArray[np.uint8]] = {}
     left_out: list[str] = []
     unreadable: list[Path] = []
@@ -142,23 +220,23 @@ def build_stack_mix(
             f"{'one is' if not isinstance(classes, int) else f'{classes} are'} needed; too few in: "
             f"{', '.join(left_out[:5])}{' …' * (len(left_out) > 5)}"
         )
+    notes = sorted(noted, key=lambda note: str(note["class"]))
     manifest = {
         "source": folder.resolve().name,
         "seed": seed,
         "size": size,
         "dead_rows": dead_rows,
         "listing": listing_of(folder),
-        "pictures": sorted(noted, key=lambda note: note["class"]),
+        "pictures": notes,
         "left_out": sorted(left_out),
         "unreadable": sorted(path.relative_to(folder).as_posix() for path in unreadable),
     }
-    labels = tuple(sorted(stacks))
-    files = tuple(out / name / NAME for name in labels)
-    for name, path in zip(labels, files, strict=True):
-        with whole_file(path) as file:
-            Image.fromarray(stacks[name]).save(file, format="PNG")
-    write_whole(out / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    return StackMix(files, labels, tuple(sorted(left_out)), tuple(unreadable))
+    return Stacks(stacks, notes, manifest, tuple(sorted(left_out)), tuple(unreadable))
+
+
+def shown(size: int) -> Preprocessing:
+    """How pictures are shown before they are stacked."""
+    return Preprocessing((size, size), resize="crop", crop_fraction=1.0)
 
 
 def listing_of(folder: Path) -> str:
@@ -180,11 +258,13 @@ def is_made_of(manifest: Mapping[str, Any], folder: Path) -> bool:
         return False
 
 
-def drawn_classes(folder: Path, classes: int | Sequence[str] | None, seed: int) -> tuple[list[str], int]:
+def drawn_classes(
+    folder: Path, classes: int | Sequence[str] | None, first: int | None, seed: int
+) -> tuple[list[str], int]:
     """The classes in the order they are tried, and how many of them are wanted.
 
     Raises:
-        InputError: A number below 1, or no names.
+        InputError: A number below 1, or no names, or names and `first`.
         DataError: No such folder, no class folders, or not those that were named.
     """
     if not folder.is_dir():
@@ -192,15 +272,20 @@ def drawn_classes(folder: Path, classes: int | Sequence[str] | None, seed: int) 
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
     if not names:
         raise DataError(f"{folder} holds no folders: each class needs one, with its pictures")
+    if first is not None and first < 1:
+        raise InputError(f"first={first} must be at least 1")
     if classes is not None and not isinstance(classes, int):
         if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
             raise InputError(f"classes={classes!r} must be a number, or names, each once")
+        if first is not None:
+            raise InputError("classes that are named are not drawn: leave out first, or give a number")
         if missing := [name for name in classes if name not in names]:
             raise DataError(f"{folder} holds no class {', '.join(map(repr, missing[:5]))}")
         return list(classes), len(classes)
     wanted = CLASSES if classes is None else classes
     if wanted < 1:
         raise InputError(f"classes={classes} must be at least 1")
+    names = names[:first]
     return [names[place] for place in np.random.default_rng(seed).permutation(len(names))], wanted
 
 

@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled import CLASSES, coloured_squares
 from PIL import Image
+from typer.testing import CliRunner
 
+from camrt.cli import app
 from camrt.errors import DataError, InputError
+from camrt.evaluation.datasets import read_dataset
 from camrt.evaluation.walls import stack_mix as module
 from camrt.evaluation.walls.stack_mix import MANIFEST, build_stack_mix, stack_mix
 
@@ -181,3 +184,109 @@ def test_folders_that_will_not_do_are_refused(tmp_path: Path) -> None:
         build_stack_mix(folder / "red", tmp_path / "out")
     with pytest.raises(DataError, match="not an empty folder"):
         build_stack_mix(folder, folder)
+
+
+def test_classes_may_be_the_first_ones(tmp_path: Path) -> None:
+    folder = coloured_squares(tmp_path / "pictures", each=2)
+    built = [
+        build_stack_mix(folder, tmp_path / f"{seed}", dead_rows=5, size=24, first=2, seed=seed)
+        for seed in (0, 1)
+    ]
+    assert [set(one.labels) for one in built] == [{"blue", "green"}] * 2
+    with pytest.raises(DataError, match="2 classes with two"):
+        build_stack_mix(folder, tmp_path / "three", dead_rows=5, size=24, first=2, classes=3)
+    with pytest.raises(InputError, match="classes that are named are not drawn"):
+        build_stack_mix(folder, tmp_path / "named", dead_rows=5, size=24, first=2, classes=["red"])
+    with pytest.raises(InputError, match="first=0 must be at least 1"):
+        build_stack_mix(folder, tmp_path / "none", dead_rows=5, size=24, first=0)
+
+
+# --- the command
+
+
+def told(*words: object, code: int = 0) -> str:
+    """What `camrt data stack-mix` prints, in one line."""
+    found = CliRunner().invoke(app, ["data", "stack-mix", *map(str, words)])
+    assert found.exit_code == code, found.output
+    return " ".join(found.output.split())
+
+
+SMALL = ("--size", 20, "--dead-rows", 6, "--seed", 3)
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_command_writes_pictures_and_a_table_that_can_be_evaluated(tmp_path: Path) -> None:
+    """Boxes are the upper object's own, by halves as the pictures are, and end at the seam."""
+    folder = coloured_squares(tmp_path / "pictures", each=5, boxed=True)
+    said = told(folder, "--out", tmp_path / "set", *SMALL)
+    assert "3 pictures of 20×20" in said
+    assert "the lowest 6 rows are another picture's of the class; 3 have boxes" in said
+    files = {f"{name}/stack_mix.png" for name in CLASSES}
+    journal = {"manifest.json", "pictures.csv", "run.json", "written.jsonl"}
+    assert names_in(tmp_path / "set") == files | journal
+    rows = (folder / "boxes.csv").read_text().splitlines()[1:]
+    drawn = {row.split(",")[0]: [int(edge) for edge in row.split(",")[2:]] for row in rows}
+    built = build_stack_mix(folder, tmp_path / "same", size=20, dead_rows=6, seed=3)
+    notes = json.loads((tmp_path / "set" / MANIFEST).read_text())["pictures"]
+    found = read_dataset(tmp_path / "set", labels=CLASSES, num_classes=3)
+    assert found.problems == ()
+    for sample, path, note in zip(found.samples, built.files, notes, strict=True):
+        assert sample.path.read_bytes() == path.read_bytes()
+        assert sample.label == CLASSES.index(note["class"])
+        x0, y0, x1, y1 = drawn[note["top"]]
+        # A pixel of the small picture belongs to the box when its middle does: two of the large one's pixels.
+        inside = [[x0 <= 2 * c + 1 < x1 and y0 <= 2 * r + 1 < y1 for c in range(20)] for r in range(14)]
+        columns, lines = np.flatnonzero(np.any(inside, 0)), np.flatnonzero(np.any(inside, 1))
+        (box,) = sample.boxes
+        expected = (columns[0], lines[0], columns[-1] + 1, lines[-1] + 1)
+        assert (box.x0, box.y0, box.x1, box.y1) == expected
+
+
+def test_a_box_that_lies_below_the_seam_is_no_box(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for number in range(2):
+        (folder / "one").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(constant(number, 20, 20)).save(folder / "one" / f"{number}.png")
+    lines = ["file,label,x0,y0,x1,y1", "one/0.png,one,2,15,9,18", "one/1.png,one,2,15,9,18"]
+    (folder / "boxes.csv").write_text("\n".join(lines) + "\n")
+    assert "0 have boxes" in told(folder, "--out", tmp_path / "set", *SMALL)
+    assert read_dataset(tmp_path / "set", labels=["one"], num_classes=1).samples[0].boxes == ()
+    assert "1 have boxes" in told(folder, "--out", tmp_path / "higher", "--size", 20, "--dead-rows", 4)
+    row = (tmp_path / "higher" / "pictures.csv").read_text().splitlines()[1]
+    assert row.split(",")[2:6] == ["2", "15", "9", "16"]
+
+
+def test_what_is_there_is_left_alone_or_replaced(tmp_path: Path) -> None:
+    folder = coloured_squares(tmp_path / "pictures", each=3)
+    line = (folder, "--out", tmp_path / "set", *SMALL)
+    assert "0 have boxes" in told(*line)
+    before = names_in(tmp_path / "set")
+    assert "not an empty folder: replace the set in it (--overwrite)" in told(*line, code=2)
+    assert "2 pictures" in told(*line, "--classes", 2, "--overwrite")
+    assert len(names_in(tmp_path / "set")) == len(before) - 1
+    (tmp_path / "set" / "red").mkdir(exist_ok=True)
+    (tmp_path / "set" / "red" / "mine.png").write_bytes(b"mine")
+    kept = names_in(tmp_path / "set")
+    assert "holds 'red/mine.png', which is no part of a set" in told(*line, "--overwrite", code=2)
+    assert names_in(tmp_path / "set") == kept
+    assert "holds no class 'nought'" in told(*line, "--overwrite", "--class", "nought", code=2)
+    assert names_in(tmp_path / "set") == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--classes", 2, "--class", "red"), "--classes draws classes and --class names them"),
+        (("--class", "mauve"), "holds no class 'mauve'"),
+        (("--dead-rows", 20), "fewer than the 20 rows"),
+        (("--annotations", "nowhere.csv"), "nowhere.csv: no such file or folder"),
+        (("--classes", 4), "4 are needed"),
+    ],
+)
+def test_wrong_options_are_told(tmp_path: Path, options: tuple[object, ...], words: str) -> None:
+    folder = coloured_squares(tmp_path / "pictures", each=2)
+    assert words in told(folder, "--out", tmp_path / "set", *SMALL, *options, code=2)
+    assert not (tmp_path / "set").exists()

@@ -318,6 +318,9 @@ def test_devices(monkeypatch):
             load_module(made(Modular), device="cuda:0")
     with pytest.raises(BackendError, match="device='abacus' is no device torch knows"):
         load_module(made(Modular), device="abacus")
+    for name in ("fpga", "meta", "hpu"):
+        with pytest.raises(BackendError, match=f"device='{name}' cannot be used here"):
+            load_module(made(Modular), device=name)
     with pytest.raises(BackendError, match=r"without values.*load its weights first"):
         load_module(made(Modular).to("meta"))
     net = made(Modular)

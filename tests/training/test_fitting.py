@@ -22,10 +22,11 @@ from lightning.pytorch.callbacks import Callback  # noqa: E402
 
 from camrt.errors import PictureError, TrainingError  # noqa: E402
 from camrt.training import fitting, runs  # noqa: E402
-from camrt.training.checkpoints import SafeCheckpoints, packed, unpacked  # noqa: E402
+from camrt.training.checkpoints import SafeCheckpoints  # noqa: E402
 from camrt.training.fitting import TrainingRun, fit  # noqa: E402
 from camrt.training.recipe import Recipe  # noqa: E402
 from camrt.training.splits import Split, split_folder  # noqa: E402
+from camrt.training.states import packed, unpacked  # noqa: E402
 from camrt.training.tensor_files import read_tensors, write_tensors  # noqa: E402
 
 SMALL = {"backbone": "tiny", "size": 32, "canvas": 40, "epochs": 3, "batch_size": 8, "workers": 0, "lr": 0.02}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import runpy
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 import torch
-import typer
-from labelled import coloured_squares
+from labelled import CLASSES, coloured_squares
 from torch import nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
 import camrt
+from camrt.cli import app
 from camrt.errors import InputError, PictureError, TrainingError
 from camrt.training import masked_training
 from camrt.training.masked_training import ResizedCrops, Settings, accuracy, part, publish, train
@@ -362,6 +360,7 @@ def test_the_settings_of_the_paper() -> None:
         {"batch_size": 0},
         {"workers": -1},
         {"seed": -1},
+        {"checkpoint_steps": -1},
         {"lr": 0.0},
         {"lr": float("nan")},
         {"momentum": 1.0},
@@ -371,15 +370,6 @@ def test_the_settings_of_the_paper() -> None:
 def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
         Settings(**change)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a network gains nothing from more, and waits for them on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -462,29 +452,107 @@ def test_the_same_seed_trains_the_same_network(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = coloured_squares(tmp_path / "pictures", each=3)
-    out = tmp_path / "model.onnx"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "masked_vgg",
-            "--data",
-            str(folder),
-            "--out",
-            str(out),
-            "--epochs",
-            "1",
-            "--workers",
-            "0",
-            "--unmasked",
-        ],
-    )
-    with pytest.warns(RuntimeWarning, match="found in sys.modules"), pytest.raises(SystemExit) as ended:
-        runpy.run_module("camrt.training.masked_vgg", run_name="__main__", alter_sys=True)
-    assert ended.value.code == 0
-    assert camrt.load(out).labels == ("blue", "green", "red")
+def cut_off_at(step: int) -> Callable[[float], None]:
+    """What `advance` is to end a training after so many steps."""
+    seen = 0
+
+    def advance(_: float) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == step:
+            raise KeyboardInterrupt
+
+    return advance
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_training_cut_off_at_any_step_ends_as_if_it_had_not_been(tmp_path: Path, every: int) -> None:
+    """Weights to the last bit, and the losses of all epochs; three steps an epoch."""
+    pictures = class_folders(coloured_squares(tmp_path / "pictures", each=5))
+    how = Settings(epochs=2, batch_size=5, lr=0.05, workers=0, checkpoint_steps=every)
+    whole = tiny()
+    losses = train(whole, pictures, how)
+    for step in (1, 2, 3, 4, 6):
+        state = tmp_path / f"{step}.safetensors"
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), pictures, how, state=state, advance=cut_off_at(step))
+        network = tiny()
+        told: list[float] = []
+        assert train(network, pictures, how, state=state, advance=told.append) == losses
+        written = (0, 2, 3, 5, 6) if every else (0, 3, 6)
+        assert len(told) == 6 - max(done for done in written if done < step), step
+        assert all(
+            torch.equal(a, b) for a, b in zip(network.parameters(), whole.parameters(), strict=True)
+        ), step
+
+
+def test_states_of_other_trainings_are_refused(tmp_path: Path) -> None:
+    pictures = class_folders(coloured_squares(tmp_path / "pictures", each=2))
+    how = Settings(epochs=1, batch_size=3, workers=0)
+    train(tiny(), pictures, how, state=tmp_path / "state")
+    with pytest.raises(TrainingError, match="is no state of this network"):
+        train(tiny(hidden=13), pictures, how, state=tmp_path / "state")
+    (tmp_path / "state").write_bytes(b"x" * 100)
+    with pytest.raises(TrainingError, match="cannot be read as safetensors"):
+        train(tiny(), pictures, how, state=tmp_path / "state")
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coloured_squares(tmp_path_factory.mktemp("squares") / "pictures", each=4)
+
+
+def told(*words: object, code: int = 0) -> str:
+    """What `camrt train masked-vgg` prints, in one line."""
+    found = CliRunner().invoke(app, ["train", "masked-vgg", *map(str, words)])
+    assert found.exit_code == code, found.output
+    return " ".join(found.output.split())
+
+
+QUICK = ("--epochs", 1, "--workers", 0, "--batch-size", 4)
+
+
+def test_the_command(squares: Path, tmp_path: Path) -> None:
+    line = ("--data", squares, "--out", tmp_path / "run", *QUICK)
+    said = told(*line)
+    assert "9 pictures of 3 classes to train on, 3 to measure on; 3 rows of the map are seen" in said
+    assert "the last 18 of 64 rows of a picture are not epoch 1: loss" in said
+    assert f"top-5 100.0 %; the network in {tmp_path / 'run' / 'model.onnx'}" in said
+    engine = camrt.load(tmp_path / "run" / "model.onnx")
+    assert engine.labels == CLASSES
+    assert engine.preprocessing == masked_training.preprocessing_of(tiny())
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"run.json", "written.jsonl", "losses.csv", "model.onnx"}
+    assert (tmp_path / "run" / "losses.csv").read_text().startswith("epoch,loss\n1,")
+    assert told(*line, "--resume").endswith(said[said.index("top-1") :])
+    assert "holds results already" in told(*line, code=2)
+    assert "holds another masked training: batch_size" in told(*line, "--batch-size", 3, "--resume", code=2)
+    (tmp_path / "run" / "model.onnx").unlink()
+    assert "its model.onnx was taken away" in told(*line, "--resume", code=2)
+    assert "the last 0 of 64 rows" in told(*line, "--unmasked", "--overwrite")
+    assert (tmp_path / "run" / "model.onnx").exists()
+
+
+def test_the_command_goes_on(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C in its second epoch, to the same file of losses and the same weights."""
+    line = ("--data", squares, "--workers", 0, "--batch-size", 4, "--epochs", 2)
+    told(*line, "--out", tmp_path / "whole")
+    ordinary, calls = masked_training.step_loss, 0
+
+    def interrupted(*given: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return ordinary(*given)
+
+    monkeypatch.setattr(masked_training, "step_loss", interrupted)
+    said = told(*line, "--out", tmp_path / "cut", code=130)
+    assert "the same command with --resume goes on" in said
+    assert (tmp_path / "cut" / "last.safetensors").exists()
+    assert "epoch 1: loss" not in told(*line, "--out", tmp_path / "cut", "--resume")
+    for name in ("losses.csv", "model.onnx"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -493,17 +561,15 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--network", "large"], "must be 'small' or"),
         (["--kept-rows", "9"], "between 1 and"),
         (["--epochs", "0"], "at least 1"),
+        (["--device", "sofa"], "is no device torch knows"),
+        (["--device", "fpga"], "cannot be used here"),
+        (["--resume"], "holds no run to go on with"),
+        (["--lr", "1e30"], "the loss is"),
     ],
 )
-def test_wrong_options_are_told(tmp_path: Path, options: list[str], words: str) -> None:
-    app = typer.Typer()
-    app.command()(masked_training.main)
-    folder = coloured_squares(tmp_path / "pictures", each=2)
-    told = CliRunner().invoke(
-        app, ["--data", str(folder), "--out", str(tmp_path / "model.onnx"), *options], env={"COLUMNS": "300"}
-    )
-    assert told.exit_code == 2
-    assert words in told.output
+def test_wrong_options_are_told(squares: Path, tmp_path: Path, options: list[str], words: str) -> None:
+    line = ["--data", squares, "--out", tmp_path / "run", "--workers", 0, "--batch-size", 4, "--epochs", 2]
+    assert words in told(*line, *options, code=2)
 
 
 def test_the_blocks_are_those_of_vgg16() -> None:
