@@ -79,6 +79,10 @@ def walls(inputs: Path, out: Path) -> Line:
     return ["evaluate", "walls", *shared(inputs, "colours.onnx"), *asked]
 
 
+def theory(inputs: Path, out: Path) -> Line:
+    return ["evaluate", "walls", "--theory", "--filters", "24", "--draws", "50", "-o", str(out)]
+
+
 def reproduce(inputs: Path, out: Path) -> Line:
     model, data, *rest = shared(inputs, "walled.onnx")
     data = str(inputs / "classes")
@@ -109,6 +113,7 @@ COMMANDS = {
     "explain": Command(explain),
     "evaluate": Command(evaluate),
     "walls": Command(walls),
+    "theory": Command(theory),
     "reproduce": Command(reproduce),
     "train": Command(train, "recipe.yaml", ("logs", "written.jsonl", "last.safetensors")),
     "search": Command(search, "run.json", ("logs", "written.jsonl")),

@@ -5,7 +5,7 @@ The one list behind `camrt reproduce` and its `--list`, and behind the papers' p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,7 +15,7 @@ from camrt.evaluation.reproduce.paper_tables import PublishedTable
 from camrt.evaluation.reproduce.published import CALM, PIXAB, PUBLISHED, WALLS
 from camrt.evaluation.reproduce.tasks import TABLES, Task
 
-__all__ = ["CATALOGUE", "GROUPS", "Entry", "find_entries", "task_of"]
+__all__ = ["CATALOGUE", "GROUPS", "Entry", "asked_tasks", "find_entries", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -163,3 +163,20 @@ def task_of(entry: Entry) -> Task:
     if entry.task is None:
         raise InputError(f"{entry.name} is not measured by camrt reproduce, but by: {entry.command}")
     return entry.task
+
+
+def asked_tasks(names: Sequence[str]) -> tuple[Task, ...]:
+    """What `camrt reproduce` is to measure, each once; of a whole paper what it can measure.
+
+    Args:
+        names: Of entries or of `GROUPS`.
+
+    Raises:
+        InputError: There is no such name, or another command measures what was named.
+    """
+    found: dict[str, Task] = {}
+    for name in names:
+        entries = find_entries(name)
+        whole = len(entries) > 1
+        found |= {entry.name: task_of(entry) for entry in entries if entry.task is not None or not whole}
+    return tuple(found.values())

@@ -49,7 +49,8 @@ def reproduce(
         Path, typer.Option("--out", "-o", help="Folder for the results, a folder in it for each table.")
     ] = Path("camrt-reproduce"),
     methods: Annotated[
-        str | None, typer.Option(help="Rows, separated by commas, or other methods; not for pixab-7 to -10.")
+        str | None,
+        typer.Option(help="Rows, separated by commas, or other methods; not for calm-4, pixab-7 to -10."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Measure this many pictures (calm-1: pairs a group).")
@@ -93,25 +94,21 @@ def reproduce(
     shows what every table and figure needs, how long it takes, and what was measured of it before.
     """
     with clear_errors(resumes=True):
-        from camrt.evaluation.reproduce.catalogue import CATALOGUE, find_entries, task_of
+        from camrt.evaluation.reproduce.catalogue import CATALOGUE, asked_tasks, find_entries
         from camrt.evaluation.reproduce.listing import overview, show_entry
         from camrt.evaluation.reproduce.options import Options
         from camrt.evaluation.reproduce.running import Run
         from camrt.evaluation.reproduce.tables import reproduce as measure
 
-        entries = [entry for name in tables or () for entry in find_entries(name)]
         if list_:
-            for entry in entries or CATALOGUE.values():
+            shown = [entry for name in tables or () for entry in find_entries(name)]
+            for entry in shown or CATALOGUE.values():
                 show_entry(entry)
             return
-        if not entries:
+        if not tables:
             overview()
             return
-        if len(entries) > len(
-            tables or ()
-        ):  # those of a whole paper that another command measures are left to it
-            entries = [entry for entry in entries if entry.task is not None]
-        names = list(dict.fromkeys(task_of(entry).published.name for entry in entries))
+        names = [task.published.name for task in asked_tasks(tables)]
         if model is None:
             raise InputError("say which model to measure on: --model FILE, or --model default")
         given: dict[str, Any] = {

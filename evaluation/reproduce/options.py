@@ -26,7 +26,7 @@ class Options:
     Attributes:
         methods: Measure these rows and no others: keys of the table's rows, or methods that it does not have,
             with options if need be. None measures all rows. Tables pixab-7 to pixab-10 have rows of
-            Pixab-CAM alone, and pass over it.
+            Pixab-CAM alone, calm-4 rows of classes, and pass over it.
         limit: Measure this many pictures, drawn with the seed; None takes all. In calm-1, pairs of classes of
             each group.
         seed: Of everything that is drawn.

@@ -18,7 +18,7 @@ from camrt.engine.class_sets import imagenet_nodes
 from camrt.engine.methods import methods
 from camrt.errors import DataError, InputError
 from camrt.evaluation.reproduce import PUBLISHED, TABLES, measured, recording
-from camrt.evaluation.reproduce.catalogue import CATALOGUE, GROUPS, find_entries, task_of
+from camrt.evaluation.reproduce.catalogue import CATALOGUE, GROUPS, asked_tasks, find_entries, task_of
 from camrt.evaluation.reproduce.measured import Record, records
 from camrt.evaluation.reproduce.pages import NOTHING, PAGES, facts_of, page, side_by_side
 from camrt.evaluation.reproduce.tables import find_task
@@ -91,6 +91,16 @@ def test_a_papers_name_means_all_of_it() -> None:
     assert [entry.name for entry in find_entries("pixab")] == [n for n in CATALOGUE if n.startswith("pixab")]
     assert set(GROUPS) == {"calm", "pixab"}
     assert "say which model" in command("pixab").stderr  # its figures are passed over, not refused
+    asked = asked_tasks(["pixab-3", "Pixab", "pixab-3", "walls"])
+    assert [task.published.name for task in asked] == [
+        "pixab-3",
+        "pixab-1",
+        "pixab-2",
+        *list(TABLES)[10:],
+        "walls",
+    ]
+    with pytest.raises(InputError, match="pixab-figure-9 is not measured by camrt reproduce"):
+        asked_tasks(["pixab", "pixab-figure-9"])
     with pytest.raises(InputError, match="calm are several tables: calm-1, calm-2"):
         find_task("calm")
     with pytest.raises(InputError, match="not measured by camrt reproduce"):
