@@ -14,9 +14,13 @@ namespace camrt {
 
 using Index = std::ptrdiff_t;
 
+#ifndef CAMRT_WORK_OF_ONE_THREAD  // sanitized builds set it to 1: the smallest work is shared out there
+#define CAMRT_WORK_OF_ONE_THREAD 500'000
+#endif
+
 // The number of threads worth starting for `work` elementary operations: a thread costs as much as many.
 inline Index useful_threads(Index threads, Index work) {
-    constexpr Index kWorkOfOneThread = 500'000;
+    constexpr Index kWorkOfOneThread = CAMRT_WORK_OF_ONE_THREAD;
     return std::clamp<Index>(work / kWorkOfOneThread, 1, std::max<Index>(threads, 1));
 }
 

@@ -79,8 +79,10 @@ public:
         first_ = borders[0];
         step_ = borders[1] - borders[0];
         pace_ = static_cast<float>(1.000001 / step_);  // a little fast: a score is in the bin found or the one before
+        // A score at a border that others share as floats is beyond them all, which arithmetic does not see.
         const auto right_at = [this](Index border) {
-            return bin_of(borders_[index(border)]) == border + 1 && last_before(border) == border;
+            const float at = borders_[index(border)];
+            return bin_of(at) == border + 1 && last_before(border) == border && at < borders_[index(border + 1)];
         };
         while (divisible && step_ > 1e-30 && even_ + 1 < bins && right_at(even_ + 1)) ++even_;
     }

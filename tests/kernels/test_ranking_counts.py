@@ -56,6 +56,18 @@ def test_native_histogram_is_the_reference(native, length, edges, rng, threads):
     assert found.ignored == (marks == IGNORED).sum()
 
 
+@pytest.mark.parametrize("edges", EDGES.values(), ids=EDGES.keys())
+def test_native_histogram_of_no_score_beyond_a_border(native, edges):
+    """Where scores end at a border, and begin at the first, bins are found in another way than elsewhere."""
+    borders = np.asarray(edges, np.float64)
+    special = hit_exactly(edges)
+    for border in borders[1 :: max(1, len(borders) // 30)]:
+        scores = special[(special >= borders[0]) & (special <= np.float32(border))]
+        marks = (np.arange(len(scores)) % 2).astype(np.uint8)
+        expected = reference.histogram(scores, marks, borders)
+        np.testing.assert_array_equal(histogram(scores, marks, edges).counts, expected)
+
+
 def test_counts_of_several_threads_add_up(native, rng):
     scores, marks = rng.random(SHARED).astype(np.float32), marked(rng, SHARED)
     scores[-1], scores[0] = -2, 7
