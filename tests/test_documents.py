@@ -225,6 +225,8 @@ def test_a_command_is_understood(words: list[str]) -> None:
             assert importlib.util.find_spec(words[2]) is not None
         elif words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file()
+    elif words[0] == "bash":
+        assert (ROOT / words[1]).is_file()
     elif words[0] == "camrt":
         command, rest = typer.main.get_command(app), words[1:]
         context = command.make_context("camrt", list(rest), resilient_parsing=False)
