@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["model_identity", "versions"]
 
 
-def model_identity(engine: Engine, preprocessing: Preprocessing) -> dict[str, Any]:
+def model_identity(engine: Engine, preprocessing: Preprocessing | None) -> dict[str, Any]:
     """Everything about a model that answers and maps depend on, as JSON has it."""
     interface = engine.interface
     return {
         "file": engine.path.name,
         "sha256": engine.sha256,
         "target": [cut.target.name for cut in engine.cuts],
-        "preprocessing": json.loads(preprocessing.to_json()),
+        "preprocessing": None if preprocessing is None else json.loads(preprocessing.to_json()),
         "batch_size": engine.batch_size,
         "activation": interface.activation,
         "reading": interface.reading,

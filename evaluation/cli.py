@@ -241,6 +241,11 @@ def sanity(
     limit: Annotated[int, typer.Option(min=1, help="Take the first pictures alone.")] = 16,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for results.json; else they are printed alone.")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     *,
     reading: Reading,
 ) -> None:
@@ -250,12 +255,14 @@ def sanity(
 
     from rich.table import Table
 
-    with clear_errors():
+    with clear_errors(resumes=out is not None):
         from camrt.engine.pictures import find_pictures
         from camrt.evaluation.randomisation import cascading_randomisation
         from camrt.evaluation.suite.settings import named_methods
         from camrt.evaluation.weight_layers import Draw
 
+        if out is None and (resume or overwrite):
+            raise InputError("--resume and --overwrite are about a folder of results: name it by --out")
         engine = loaded(model, preprocessing, size, None, **reading)
         built = named_methods(listed(methods))
         found = cascading_randomisation(
@@ -269,6 +276,9 @@ def sanity(
             preprocessing=engine.preprocessing,
             batch_size=batch_size,
             reading=reading,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
         )
         table = Table("layers drawn anew", "down to", *(f"{name}: rank correlation, SSIM" for name in built))
         for place, count in enumerate(found.stages):

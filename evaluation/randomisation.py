@@ -26,11 +26,16 @@ import onnx
 
 import camrt
 from camrt.default import model_file
+from camrt.engine.digests import content_digest, joint_digest
+from camrt.engine.identity import model_identity, versions
 from camrt.engine.methods import Method, build
+from camrt.engine.run_folders import RunFolder, held
 from camrt.engine.session import Engine
 from camrt.errors import CutError, InputError
 from camrt.evaluation.extras import needed
+from camrt.evaluation.report.texts import json_text
 from camrt.evaluation.weight_layers import Draw, randomised, weight_layers
+from camrt.export.files import write_whole
 from camrt.export.reading import read_model
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import MapFlag
@@ -39,6 +44,7 @@ __all__ = ["Randomisation", "cascading_randomisation", "compared", "stage_counts
 
 Array = npt.NDArray[Any]
 SSIM_WINDOW = 7
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +104,9 @@ def cascading_randomisation(
     preprocessing: Any = None,
     batch_size: int = 32,
     reading: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Randomisation:
     """Compares maps of an ONNX file with those of copies that are randomised from the last layer on.
 
@@ -116,14 +125,19 @@ def cascading_randomisation(
         preprocessing: See `camrt.load`.
         batch_size: Rows run at once.
         reading: Further arguments of `camrt.load`.
+        out: Folder for results.json, which is the same for the same settings; None keeps all in memory.
+        resume: Go on with a run in that folder, if there is one: its stages are not measured again.
+        overwrite: Replace a run in that folder.
 
     Returns:
         The similarities, on the maps' own grid.
 
     Raises:
-        InputError: No methods, several targets a picture, or stages that the model does not have.
+        InputError: No methods, several targets a picture, stages that the model does not have, or a folder
+            that holds another run or is being written by one.
         MissingExtraError: scipy or scikit-image is not installed.
         CutError: A randomised copy can no longer be cut at the original's target.
+        StorageError: Results cannot be written; what was measured before is kept.
         CamrtError: What loading, explaining and randomising raise.
     """
     needed("scipy.stats")
@@ -137,31 +151,123 @@ def cascading_randomisation(
     counts = stage_counts(stages, len(layers))
     options = {"preprocessing": preprocessing, "batch_size": batch_size, **(reading or {})}
     original = camrt.load(file, target=target, **options)
-    before, classes = explained(original, pictures, chosen, targets)
-    similar = np.empty((2, len(counts), len(chosen), len(classes)))
-    with tempfile.TemporaryDirectory() as folder:
-        for stage, count in enumerate(counts):
-            path = Path(folder) / f"{count}.onnx"
-            onnx.save(randomised(whole, layers[:count], seed, draw), path)
-            try:
-                engine = camrt.load(path, target=original.target.name, **options)
-            except CutError as error:
-                raise CutError(
-                    f"with {count} layers randomised the model can no longer be cut at "
-                    f"{original.target.name}: {error}"
-                ) from error
-            after, _ = explained(engine, pictures, chosen, classes)
-            for number, (old, new) in enumerate(zip(before, after, strict=True)):
-                if old.shape != new.shape:
-                    raise CutError(
-                        f"with {count} layers randomised the maps of {chosen[number].name} are "
-                        f"{new.shape[1:]}, the original's {old.shape[1:]}"
-                    )
-                for picture, pair in enumerate(zip(old, new, strict=True)):
-                    similar[:, stage, number, picture] = compared(*pair)
-            path.unlink()
     names = tuple(repr(method) for method in chosen)
-    return Randomisation(names, tuple(layer.name for layer in layers), counts, classes, *similar)
+    listed = tuple(layer.name for layer in layers)
+
+    def measured(folder: RunFolder | None) -> Randomisation:
+        before, classes = explained(original, pictures, chosen, targets)
+        noted = {} if folder is None else {note["layers"]: note for note in folder.finished}
+        similar = np.empty((2, len(counts), len(chosen), len(classes)))
+        for stage, count in enumerate(counts):
+            if count in noted:
+                similar[:, stage] = [from_json(noted[count][name]) for name in ("spearman", "ssim")]
+                continue
+            copy = randomised(whole, layers[:count], seed, draw)
+            after = _maps_of_copy(copy, count, original, options, pictures, chosen, classes)
+            similar[:, stage] = _compared_all(before, after, names, count)
+            if folder is not None:
+                folder.claim([])
+                spearman, ssim = map(to_json, similar[:, stage])
+                folder.finish({"layers": count, "spearman": spearman, "ssim": ssim})
+        return Randomisation(names, listed, counts, classes, *similar)
+
+    if out is None:
+        return measured(None)
+    place = Path(out)
+    identity = {
+        "versions": versions(("numpy", "onnxruntime", "scipy", "scikit-image")),
+        "model": model_identity(original, original.preprocessing),
+        "pictures": pictures_digest(pictures),
+        "methods": list(names),
+        "settings": {"stages": counts, "targets": to_json(targets), "seed": seed, "draw": draw},
+    }
+    with held(place):
+        folder = RunFolder(place, "randomisation", identity, resume=resume, overwrite=overwrite)
+        folder.check([RESULTS])
+        found = measured(folder)
+        folder.claim([RESULTS])
+        write_whole(place / RESULTS, json_text(as_json(found)))
+    return found
+
+
+def _maps_of_copy(
+    copy: onnx.ModelProto,
+    count: int,
+    original: Engine,
+    options: Mapping[str, Any],
+    pictures: Any,
+    methods: Sequence[Method],
+    classes: npt.NDArray[np.int64],
+) -> list[Array]:
+    """Maps of a copy with `count` layers drawn anew, cut where the original is; see `explained`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{count}.onnx"
+        onnx.save(copy, path)
+        try:
+            engine = camrt.load(path, target=original.target.name, **options)
+        except CutError as error:
+            raise CutError(
+                f"with {count} layers randomised the model can no longer be cut at "
+                f"{original.target.name}: {error}"
+            ) from error
+        return explained(engine, pictures, methods, classes)[0]
+
+
+def _compared_all(
+    before: Sequence[Array], after: Sequence[Array], methods: Sequence[str], count: int
+) -> npt.NDArray[np.float64]:
+    """(2, M, N): how alike the maps of each method and picture are, see `compared`."""
+    similar = np.empty((2, len(before), len(before[0])))
+    for number, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old.shape != new.shape:
+            raise CutError(
+                f"with {count} layers randomised the maps of {methods[number]} are "
+                f"{new.shape[1:]}, the original's {old.shape[1:]}"
+            )
+        for picture, pair in enumerate(zip(old, new, strict=True)):
+            similar[:, number, picture] = compared(*pair)
+    return similar
+
+
+def pictures_digest(pictures: Any) -> str:
+    """A hash of pictures' contents, by which a run knows them again.
+
+    Raises:
+        InputError: They are neither files nor numbers.
+    """
+    if isinstance(pictures, np.ndarray):
+        return joint_digest([pictures.shape, pictures.dtype, pictures.tobytes().hex()])
+    if isinstance(pictures, list | tuple) and all(isinstance(one, str | os.PathLike) for one in pictures):
+        return joint_digest(content_digest(Path(one)) for one in pictures)
+    raise InputError("with out=, pictures are an array or a list of files, which a run can know again")
+
+
+def as_json(found: Randomisation) -> dict[str, Any]:
+    """What `results.json` holds: lists of numbers, null where there is none."""
+    arrays = {name: getattr(found, name) for name in ("spearman", "ssim", "mean_spearman", "mean_ssim")}
+    return {
+        "methods": list(found.methods),
+        "layers": list(found.layers),
+        "stages": list(found.stages),
+        "targets": found.targets.tolist(),
+        **{name: to_json(values) for name, values in arrays.items()},
+    }
+
+
+def to_json(values: Any) -> Any:
+    """Numbers as lists, null where one is not finite."""
+    if values is None or isinstance(values, str):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind == "f":
+        array = array.astype(object)
+        array[~np.isfinite(array.astype(np.float64))] = None
+    return array.tolist()
+
+
+def from_json(values: Any) -> npt.NDArray[np.float64]:
+    """Numbers of lists, NaN for null."""
+    return np.array(values, np.float64)
 
 
 @ignore_float_errors

@@ -83,6 +83,12 @@ def theory(inputs: Path, out: Path) -> Line:
     return ["evaluate", "walls", "--theory", "--filters", "24", "--draws", "50", "-o", str(out)]
 
 
+def sanity(inputs: Path, out: Path) -> Line:
+    asked = ("--methods", "gradcam,eigen", "--stages", "2", "--limit", "2", "-o", str(out))
+    steps = ("--preprocessing", str(inputs / "steps.json"))
+    return ["evaluate", "sanity", str(inputs / "colours.onnx"), str(inputs / "squares"), *steps, *asked]
+
+
 def reproduce(inputs: Path, out: Path) -> Line:
     model, data, *rest = shared(inputs, "walled.onnx")
     data = str(inputs / "classes")
@@ -114,6 +120,7 @@ COMMANDS = {
     "evaluate": Command(evaluate),
     "walls": Command(walls),
     "theory": Command(theory),
+    "sanity": Command(sanity),
     "reproduce": Command(reproduce),
     "train": Command(train, "recipe.yaml", ("logs", "written.jsonl", "last.safetensors")),
     "search": Command(search, "run.json", ("logs", "written.jsonl")),
@@ -121,7 +128,8 @@ COMMANDS = {
 }
 IMPORTED = ("camrt.cli", "camrt.engine.explaining", "camrt.engine.loading", "camrt.evaluation.suite",
             "camrt.evaluation.report", "camrt.evaluation.report.page", "camrt.evaluation.reproduce.tables",
-            "camrt.evaluation.walls.dead_zone", "pyarrow.parquet", "matplotlib.figure")  # fmt: skip
+            "camrt.evaluation.walls.dead_zone", "camrt.evaluation.randomisation", "pyarrow.parquet",
+            "matplotlib.figure")  # fmt: skip
 
 TRAINING = ("camrt.training.searching", "camrt.training.masked_runs", "onnxscript")
 
@@ -346,7 +354,8 @@ def main() -> int:
     trains = bool({"train", "search", "masked-vgg"} & set(names))
     if trains:
         mend_torchvision()
-    for module in (*IMPORTED, *(TRAINING if trains else ())):
+    measures = ("scipy.stats", "skimage.metrics") if "sanity" in names else ()
+    for module in (*IMPORTED, *measures, *(TRAINING if trains else ())):
         importlib.import_module(module)
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:

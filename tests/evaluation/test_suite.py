@@ -436,6 +436,24 @@ def test_the_command_line_draws_layers_anew(engine: Any, folder: Path, tmp_path:
     assert "1.00, 1.00" in first  # eigen does not see the head, which is drawn first
     assert "means over 4 pictures" in run.output
 
+    into = [str(engine.path), str(folder), *asked, "-o", str(tmp_path / "drawn")]
+    kept = CliRunner().invoke(app, ["evaluate", "sanity", *into])
+    assert (kept.exit_code, kept.output) == (0, run.output)
+    results = json.loads((tmp_path / "drawn" / "results.json").read_text())
+    assert np.shape(results["spearman"]) == (2, 2, 4)
+    for options, code, said in (
+        ([], 2, "--resume"),
+        (["--resume"], 0, "means over 4 pictures"),
+        (["--resume", "--seed", "1"], 2, "settings differ"),
+        (["--overwrite", "--seed", "1"], 0, "means over 4 pictures"),
+    ):
+        again = CliRunner().invoke(app, ["evaluate", "sanity", *into, *options])
+        assert again.exit_code == code, again.output
+        assert said in again.output
+    nowhere = CliRunner().invoke(app, ["evaluate", "sanity", *into[:-2], "--resume"])
+    assert nowhere.exit_code == 2
+    assert "--out" in nowhere.output
+
 
 def test_the_command_line_finds_walls(engine: Any, folder: Path, tmp_path: Path) -> None:
     steps = tmp_path / "steps.json"
