@@ -2,6 +2,10 @@
 
 By default its Python class prints "EP Error ..." on stdout where a session cannot be made or a run fails, and
 tries everything a second time on the CPU.
+
+A session with threads of its own cannot be freed in a child that was forked: it waits for them, or ends the
+process. So such a session of the parent's is kept in its children, and not run: see
+`camrt.engine.backends.onnxruntime`.
 """
 
 from __future__ import annotations
@@ -10,6 +14,9 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from camrt.kernels.forks import keep_for_ever, renewed_in_children
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -17,6 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["CPU_ONLY", "session_of"]
 
 CPU_ONLY = ("CPUExecutionProvider",)
+
+
+class _Threaded:
+    """The sessions of this process that have threads."""
+
+    def __init__(self) -> None:
+        self.sessions: WeakSet[onnxruntime.InferenceSession] = WeakSet()
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """See `camrt.kernels.forks`."""
+        for session in list(self.sessions):
+            keep_for_ever(session)
+        self.sessions = WeakSet()
+
+
+_THREADED = _Threaded()
 
 
 def session_of(
@@ -35,4 +59,6 @@ def session_of(
     made: onnxruntime.InferenceSession = runtime.InferenceSession(
         model, options, providers=list(providers), enable_fallback=0
     )
+    if options.intra_op_num_threads != 1:
+        _THREADED.sessions.add(made)
     return made

@@ -7,6 +7,7 @@ of a module that another thread was importing is such a lock: what imports many 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from weakref import WeakSet
 
 from camrt.errors import BackendError
 
-__all__ = ["Guard", "Renewed", "refuse_lost_threads", "renewed_in_children", "undivided"]
+__all__ = ["Guard", "Renewed", "keep_for_ever", "refuse_lost_threads", "renewed_in_children", "undivided"]
 
 
 class Renewed(Protocol):
@@ -34,6 +35,15 @@ _UNDIVIDED = RLock()
 def renewed_in_children(thing: Renewed) -> None:
     """Has a thing's `renew` called in every child that is forked while it lives."""
     _KNOWN.add(thing)
+
+
+def keep_for_ever(thing: object) -> None:
+    """Has this process never free a thing, not even when it ends.
+
+    For what a child has of its parent and cannot take apart, as what waits for its threads to end when it is
+    freed: they are not there.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 class Guard:

@@ -23,10 +23,10 @@ from camrt.export.budget import allowed_memory, check_deadline
 from camrt.export.graph import names_read
 from camrt.export.limits import element_bits
 from camrt.export.onnx_sessions import session_of
-from camrt.kernels.forks import renewed_in_children
+from camrt.kernels.forks import Guard, renewed_in_children
 from camrt.kernels.memory import give_back_freed, resident_memory
 
-__all__ = ["SHORT_OF_MEMORY", "Arena", "arena_registered", "bound_folding", "weight_bytes"]
+__all__ = ["SHORT_OF_MEMORY", "Arena", "arena_registered", "bound_folding", "folded_results", "weight_bytes"]
 
 SHORT_OF_MEMORY = re.compile(
     r"Failed to allocate memory|Available memory of \d+ is smaller than requested|bad_alloc|bad allocation"
@@ -52,12 +52,17 @@ NOTHING = helper.make_model(
 class Arena:
     """What sessions allocate their tensors in; made by `arena_registered`.
 
+    Attributes:
+        runs: How many go on in it.
+
     Args:
         limit: Bytes that it may hold.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.runs = 0
+        self._counting = Guard()
         self._grown = 0
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -80,11 +85,23 @@ class Arena:
             if self._grown > self.limit // HELD_SHARE:
                 self.empty()
 
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """To be held by what runs in it, in the thread that does."""
+        with self._counting:
+            self.runs += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self.runs -= 1
+
     def empty(self) -> None:
         """Gives back what no run is using."""
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._emptier.run(None, {"x": np.zeros(1, np.float32)}, options)
+        with self.occupied():
+            self._emptier.run(None, {"x": np.zeros(1, np.float32)}, options)
         give_back_freed()
         self._grown = 0
 
@@ -155,17 +172,26 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     )
 
 
-def bound_folding(options: ort.SessionOptions, model: onnx.ModelProto) -> None:
-    """Has a session compute beforehand no more than half of what the call at hand may allocate.
-
-    What a graph makes of constants is computed when a session is made, outside of its arena; each result may
-    have its share of that half. Larger ones are computed when the graph is run.
-    """
+def folded_results(model: onnx.ModelProto) -> int:
+    """How many results of a graph's are made of constants alone, at most."""
     constant = {tensor.name for tensor in model.graph.initializer}
     made = 0
     for node in model.graph.node:
         if node.op_type in ("Shape", "Size") or all(name in constant for name in names_read(node)):
             constant.update(node.output)
             made += 1
-    share = allowed_memory() // 2 // max(made, 1)
+    return made
+
+
+def bound_folding(options: ort.SessionOptions, results: int) -> None:
+    """Has a session compute beforehand no more than half of what the call at hand may allocate.
+
+    What a graph makes of constants is computed when a session is made, outside of its arena; each result may
+    have its share of that half. Larger ones are computed when the graph is run.
+
+    Args:
+        options: Of the session.
+        results: How many a graph makes of constants, see `folded_results`.
+    """
+    share = allowed_memory() // 2 // max(results, 1)
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(share))

@@ -1,10 +1,17 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU.
+
+A process that was forked has none of the threads of its parent's sessions, and a session that another thread
+was running may hold locks that are never let go of there. So a child runs none of those: what has made them
+makes them anew there when they are next needed, of the same graph. They have one thread then, as the workers
+of torch's DataLoader have: threads that wait for work by turning in circles, times the number of children,
+are slower than none. Sessions without threads that nobody was running are kept, and share their memory.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +27,7 @@ from camrt.engine.backends.arenas import (
     Arena,
     arena_registered,
     bound_folding,
+    folded_results,
     weight_bytes,
 )
 from camrt.engine.backends.deadlines import expiring
@@ -29,6 +37,7 @@ from camrt.engine.places import HOST
 from camrt.errors import BackendError, MemoryLimitError, UnsupportedModelError
 from camrt.export.budget import allowed_memory, memory_short, reserve_array, seconds_left
 from camrt.export.onnx_sessions import session_of
+from camrt.kernels.forks import Guard, keep_for_ever, renewed_in_children
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
 
@@ -57,15 +66,22 @@ class HeldWeights:
 
     Attributes:
         model: The graph without them.
+        names: Their names.
         values: They, which must outlive the session.
     """
 
     model: onnx.ModelProto
+    names: tuple[str, ...]
     values: tuple[ort.OrtValue, ...]
 
+    def give_to(self, options: ort.SessionOptions) -> None:
+        """Hands them to the session that these options are for."""
+        if self.names:
+            options.add_external_initializers(list(self.names), list(self.values))
 
-def hold_weights(options: ort.SessionOptions, model: onnx.ModelProto) -> HeldWeights:
-    """Hands a graph's large float32 weights to the session that these options are for.
+
+def hold_weights(model: onnx.ModelProto) -> HeldWeights:
+    """Takes a graph's large float32 weights out of it, for sessions that read them where they lie.
 
     They are neither written out, nor read back, nor copied once more. The graph itself is not changed.
     """
@@ -90,9 +106,7 @@ def hold_weights(options: ort.SessionOptions, model: onnx.ModelProto) -> HeldWei
         names.append(tensor.name)
         arrays.append(values)
     held = tuple(ort.OrtValue.ortvalue_from_numpy(values) for values in arrays)
-    if names:
-        options.add_external_initializers(names, list(held))
-    return HeldWeights(light, held)
+    return HeldWeights(light, tuple(names), held)
 
 
 class OnnxRuntime:
@@ -123,52 +137,91 @@ class OnnxRuntime:
             MemoryLimitError: Memory is short.
             BackendError: The runtime refuses the graph.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
-        if self.few_runs:
-            options.add_session_config_entry("session.disable_prepacking", "1")
-        held = hold_weights(options, model) if self.few_runs else None
-        bound_folding(options, model)
-        limit = allowed_memory() + 2 * weight_bytes(model)  # which may be laid out anew
-        try:
-            data = (model if held is None else held.model).SerializeToString()
-            with arena_registered(limit) as arena:
-                arena.give_to(options)
-                session = in_time(
-                    lambda: session_of(data, options),
-                    lambda: options.set_load_cancellation_flag(True),
-                )
-        except FAILURES as error:
-            if SHORT_OF_MEMORY.search(str(error)):
-                raise memory_short(f"to make the {label} ready") from error
-            raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
-        return OnnxRuntimeRunner(session, label, batch, arena, held)
+        held = hold_weights(model) if self.few_runs else None
+        data = (model if held is None else held.model).SerializeToString()
+        folded, weights = folded_results(model), weight_bytes(model)
+
+        def make(threads: int | None) -> Made:
+            options = ort.SessionOptions()
+            options.log_severity_level = ERRORS_ONLY
+            if threads is not None:
+                options.intra_op_num_threads = threads
+            if held is not None:
+                options.add_session_config_entry("session.disable_prepacking", "1")
+                held.give_to(options)
+            bound_folding(options, folded)
+            limit = allowed_memory() + 2 * weights  # which may be laid out anew
+            try:
+                with arena_registered(limit) as arena:
+                    arena.give_to(options)
+                    session = in_time(
+                        lambda: session_of(data, options),
+                        lambda: options.set_load_cancellation_flag(True),
+                    )
+            except FAILURES as error:
+                if SHORT_OF_MEMORY.search(str(error)):
+                    raise memory_short(f"to make the {label} ready") from error
+                raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
+            return Made(session, arena)
+
+        return OnnxRuntimeRunner(make, label, batch, self.threads)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A session, and the arena that it has its memory in."""
+
+    session: ort.InferenceSession
+    arena: Arena
 
 
 class OnnxRuntimeRunner:
-    """One session; safe to call from several threads at once."""
+    """One session; safe to call from several threads at once, and in processes that are forked.
+
+    Args:
+        make: Makes the session, given its threads: at once, and in a child that cannot use its parent's.
+        label: What the graph is, for error messages.
+        batch: Fixed batch size of the graph; None when it is open.
+        threads: Threads within an operator; None lets the runtime choose.
+    """
 
     def __init__(
-        self,
-        session: ort.InferenceSession,
-        label: str,
-        batch: int | None,
-        arena: Arena,
-        held: HeldWeights | None = None,
+        self, make: Callable[[int | None], Made], label: str, batch: int | None, threads: int | None
     ) -> None:
-        self._session = session
-        self._arena = arena
-        self._halving = Halving(label, (MemoryLimitError,), arena.empty)
-        self._held = held  # the session reads these arrays where they lie
+        self._make = make
+        self._threads = threads
+        self._made: Made | None = make(threads)
+        self._making = Guard()
+        self._halving = Halving(label, (MemoryLimitError,), self._empty)
         self._label = label
         self._batch = batch
         # By what is fetched, bytes of the largest batch that was quick: only what may take long is worth
         # another thread.
         self._quick: dict[tuple[str, ...], int] = {}
+        session = self._made.session
         self._input = session.get_inputs()[0].name
         self.outputs = tuple(output.name for output in session.get_outputs())
+        renewed_in_children(self)
+
+    def renew(self) -> None:
+        """See `camrt.kernels.forks`, and this file's description."""
+        made = self._made
+        if made is not None and (self._threads != 1 or made.arena.runs):
+            keep_for_ever(made)  # what was being run cannot be freed either
+            self._made = None
+        self._threads = 1
+
+    def _ready(self) -> Made:
+        made = self._made
+        if made is None:
+            with self._making:
+                if self._made is None:
+                    self._made = self._make(self._threads)
+                made = self._made
+        return made
+
+    def _empty(self) -> None:
+        self._ready().arena.empty()
 
     def rows(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """See `camrt.engine.backends.Runner`."""
@@ -216,16 +269,18 @@ class OnnxRuntimeRunner:
         try:
             return self._once(feeds, names)
         except MemoryLimitError:  # perhaps for what runs of other sizes left behind
-            self._arena.empty()
+            self._empty()
             return self._once(feeds, names)
 
     def _once(self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> list[npt.NDArray[Any]]:
         options = ort.RunOptions()
         options.log_severity_level = ERRORS_ONLY + 1
         options.only_execute_path_to_fetches = len(names) < len(self.outputs)
+        made = self._ready()
 
         def run() -> list[npt.NDArray[Any]]:
-            outputs: list[npt.NDArray[Any]] = self._session.run(names, feeds, options)
+            with made.arena.occupied():
+                outputs: list[npt.NDArray[Any]] = made.session.run(names, feeds, options)
             return outputs
 
         def stop() -> None:
@@ -234,7 +289,7 @@ class OnnxRuntimeRunner:
         fetched, size = tuple(names), feeds[self._input].nbytes
         try:
             if size <= self._quick.get(fetched, -1):
-                with self._arena.watched(), expiring(min(seconds_left(), SOON), stop):
+                with made.arena.watched(), expiring(min(seconds_left(), SOON), stop):
                     try:
                         return run()
                     except FAILURES:
@@ -244,7 +299,7 @@ class OnnxRuntimeRunner:
                 self._quick.pop(fetched, None)
                 options.terminate = False
             started = time.monotonic()
-            with self._arena.watched():
+            with made.arena.watched():
                 outputs = in_time(run, stop)
         except FAILURES as error:
             if SHORT_OF_MEMORY.search(str(error)):

@@ -9,6 +9,7 @@ Importing this package imports nothing heavy: the runtime is loaded by `camrt.lo
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import lazy_loader
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from camrt.engine.methods import methods
     from camrt.engine.preprocessing import Preprocessing
     from camrt.engine.session import Engine
+
+# From 1.29 on ONNX Runtime tells Microsoft which models it is given, unless this is set when it is first
+# imported; and a child that was forked waits for ever, when it ends, for the thread that does.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
