@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ __all__ = ["DESCRIPTION", "WRITTEN", "RunFolder", "held"]
 DESCRIPTION = "run.json"
 WRITTEN = "written.jsonl"
 LOCK = ".camrt-lock"
+LETTING_GO = 10.0  # seconds that a child which was just forked gets to let go of what its parent held
 
 _handles: set[int] = set()
 
@@ -282,12 +284,18 @@ def held(folder: Path) -> Iterator[None]:
 
 def _locked(folder: Path, path: Path) -> int:
     """The lock of a folder, open."""
+    until = time.monotonic() + LETTING_GO
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if not take_lock(handle):
             os.close(handle)
+            holder = _holder(path)
+            if holder is not None and _has_ended(*holder) and time.monotonic() < until:
+                time.sleep(0.01)  # a child of it has not come to `_let_go` yet
+                continue
+            who = "" if holder is None else f" (process {holder[0]} on {holder[1]})"
             raise InputError(
-                f"{folder} is being written by another run{_who(path)}: wait for it, or choose another folder"
+                f"{folder} is being written by another run{who}: wait for it, or choose another folder"
             )
         if still_there(handle, path):
             break
@@ -298,12 +306,26 @@ def _locked(folder: Path, path: Path) -> int:
     return handle
 
 
-def _who(path: Path) -> str:
+def _holder(path: Path) -> tuple[int, str] | None:
+    """The process that noted that it holds a folder, and its host."""
     try:
         number, host = path.read_text(encoding="utf-8").split()
+        return int(number), host
     except (OSError, ValueError):
-        return ""
-    return f" (process {number} on {host})"
+        return None
+
+
+def _has_ended(number: int, host: str) -> bool:
+    """Whether a process has surely ended."""
+    if sys.platform == "win32" or host != socket.gethostname() or number < 1:
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def _let_go() -> None:

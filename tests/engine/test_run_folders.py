@@ -160,11 +160,25 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     assert not left(tmp_path)
 
 
+FORKING = """
+import os, signal, sys, time
+from pathlib import Path
+if SLOWLY:  # before ours is registered, and so it comes first
+    os.register_at_fork(after_in_child=lambda: time.sleep(1))
+from camrt.engine.run_folders import held
+with held(Path(sys.argv[1])):
+    child = os.fork()
+    if bool(child) == SLOWLY:  # the child says so when it has let go
+        print(child or os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("slowly", [False, True])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_child_does_not_hold_what_its_killed_parent_held(tmp_path: Path) -> None:
-    code = HOLDING.replace(
-        'print("held", flush=True)', "import os; child = os.fork(); child and print(child, flush=True)"
-    )
+def test_a_forked_child_does_not_hold_what_its_killed_parent_held(tmp_path: Path, slowly: bool) -> None:
+    """Nor does it where the parent is killed before the child has come to let go."""
+    code = FORKING.replace("SLOWLY", str(slowly))
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     child = int(process.stdout.readline())
