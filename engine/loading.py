@@ -19,6 +19,7 @@ from camrt.engine.load_options import checked_pair, labels_of, preprocessing_of,
 from camrt.engine.matching import matched
 from camrt.engine.noise import noise
 from camrt.engine.observing import observer
+from camrt.engine.origins import note_origin
 from camrt.engine.own_heads import is_distribution
 from camrt.engine.places import Place
 from camrt.engine.preprocessing import Preprocessing
@@ -207,6 +208,16 @@ def load(
             analyst = onnx_runtime(threads=threads, few_runs=True)
             with understood(f"{file.path}: the graph"):
                 engine = assembled(file, runtime, analyst, **common)
+            further = {
+                "backend": backend,
+                "device": device,
+                "load_deadline": load_deadline,
+                "call_deadline": call_deadline,
+                "max_memory": max_memory,
+                "plans": plans,
+                "precision": precision,
+            }
+            note_origin(engine, load, path, {**common, **further})
     engine.call_deadline = float(call_deadline)
     return engine
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from camrt.engine.arrays import host
 from camrt.errors import BackendError
+from camrt.kernels.forks import renewed_in_children
 
 if TYPE_CHECKING:
     import torch
@@ -79,14 +80,30 @@ class OnDevice:
                 "kernels on a GPU are Triton's, and Triton is missing: pip install 'camrt[gpu]'"
             )
         self.device = device
+        self._lost = False
+        if device.type == "cuda":
+            renewed_in_children(self)
+
+    def renew(self) -> None:
+        """See `camrt.kernels.forks`: a child has nothing of its parent's on a card."""
+        self._lost = True
 
     def __str__(self) -> str:
         return f"tensors on {self.device}"
 
     def put(self, values: Any) -> torch.Tensor:
-        """See `Place`."""
+        """See `Place`.
+
+        Raises:
+            BackendError: This process was forked from the one that the engine is of, and it is on a card.
+        """
         import torch
 
+        if self._lost:
+            raise BackendError(
+                "this process was forked from one that uses CUDA, which does not work in it: start processes "
+                "by spawn instead of fork, and load the model there"
+            )
         if not isinstance(values, torch.Tensor):
             values = torch.from_numpy(np.array(values))
         moved: torch.Tensor = values.to(self.device)

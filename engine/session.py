@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -26,13 +27,21 @@ from camrt.engine.inputs import Batch, Pictures, Size, map_size, prepare, real_n
 from camrt.engine.matching import levels_of
 from camrt.engine.methods import ChannelMethod, MapShape, Method, build, meant
 from camrt.engine.operations import operations
+from camrt.engine.origins import Origin, loaded_again, state_of
 from camrt.engine.passes import PassCounter
 from camrt.engine.places import HOST, Place
 from camrt.engine.preprocessing import Preprocessing
 from camrt.engine.questions import NO_PROBABILITIES, Questions, lost, spoiled
 from camrt.engine.scores import probabilities
 from camrt.engine.targets import Chooser, chooser
-from camrt.errors import DeadlineError, DegenerateMapWarning, InputError, MethodError, TargetError
+from camrt.errors import (
+    DeadlineError,
+    DegenerateMapWarning,
+    InputError,
+    MethodError,
+    PickleError,
+    TargetError,
+)
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.budget import allowed_memory
 from camrt.export.cutting import ACTIVATION, JOINT, TargetTensor
@@ -75,6 +84,9 @@ class Engine:
     and the maps when a tensor there is given, and what is given back may not have been computed yet, as with
     torch's own operations.
 
+    A pickled engine is how it was loaded, and is loaded again where it is unpickled; see
+    `camrt.engine.origins`. Copies, deep ones too, share what was made ready.
+
     Attributes:
         path: The model file.
         sha256: Hash of the file and of its external data.
@@ -89,6 +101,7 @@ class Engine:
         place: Where the engine computes.
         runtime: What runs the model: the name of its backend.
         front: What the file does to its pictures by itself, before its first layer.
+        origin: How it was loaded; None of a torch model.
     """
 
     def __init__(
@@ -125,6 +138,7 @@ class Engine:
         self.place = place
         self.runtime = runtime
         self.front = front
+        self.origin: Origin | None = None
         self._levels = levels_of(interface, front) if preprocessing is None else preprocessing.levels
         self._model = model
         self._cuts = cuts
@@ -563,6 +577,28 @@ class Engine:
     def map_shape(self) -> MapShape:
         """Size (K, h, w) of the activation at the cut."""
         return MapShape(*self.target.shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise PickleError(
+                f"the engine of {self.path.name} cannot be pickled: only one that camrt.load made of an ONNX "
+                "file can be loaded again elsewhere. Call camrt.load in each process, such as in a worker's "
+                "initializer, or start processes by fork"
+            )
+        return loaded_again, (self.origin, state_of(self))
+
+    def __copy__(self) -> Engine:
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        if not self.sha256:
+            raise PickleError(
+                f"the engine of {self.path.name} cannot be copied with its module: copy the module, and call "
+                "camrt.load on that; copy.copy(engine) explains the same module"
+            )
+        return copy(self)
 
     def __repr__(self) -> str:
         return (

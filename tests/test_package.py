@@ -114,7 +114,7 @@ def test_every_public_name_of_a_lazy_package_is_there():
 def test_every_error_is_a_camrt_error_and_a_builtin_one():
     from camrt import errors
 
-    builtin = (ValueError, RuntimeError, MemoryError, OSError)
+    builtin = (ValueError, TypeError, RuntimeError, MemoryError, OSError)
     for name in errors.__all__:
         kind = getattr(errors, name)
         if issubclass(kind, Warning):

@@ -23,6 +23,7 @@ __all__ = [
     "MethodError",
     "ModelFileError",
     "NoSuchPictureError",
+    "PickleError",
     "PictureError",
     "ReferenceKernelWarning",
     "SmallerBatchWarning",
@@ -72,6 +73,10 @@ class NoSuchPictureError(InputError, IndexError):
 
 class TargetError(CamrtError, ValueError):
     """Target classes out of range or of the wrong shape."""
+
+
+class PickleError(CamrtError, TypeError):
+    """An engine that cannot be pickled, or copied with all that it holds."""
 
 
 class PictureError(CamrtError, ValueError):
