@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
 from camrt.engine import pictures as reading
+from camrt.engine import places
+from camrt.engine.backends.onnxruntime import OnnxRuntime
 from camrt.engine.pictures import read_picture
+from camrt.errors import BackendError
 from camrt.kernels.forks import renewed_in_children
 
 WAITING = """
@@ -137,6 +143,30 @@ def check(code: str, wanted: str, *arguments: str, **environment: str) -> None:
     assert done.stdout.strip().splitlines()[-1:] == [wanted], done.stderr[-2000:]
 
 
+def holds_in_a_child(question: Callable[[], bool]) -> bool:
+    """What a question is answered with in a child, which is killed where it does not end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
+        child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            code = 0 if question() else 1
+        finally:
+            os._exit(code)
+    until, number = time.monotonic() + LIMIT, 0
+    while not number and time.monotonic() < until:
+        number, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    if not number:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child does not end")
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, 1)
+    return code == 0
+
+
 @forking
 def test_children_of_a_process_that_has_used_an_engine_decode_and_predict(tmp_path: Path):
     noisy(tmp_path / "large.png", 1500)
@@ -203,6 +233,50 @@ def test_torch_is_refused_in_a_child_until_it_knows_that_its_threads_are_gone():
 
 
 @forking
+def test_an_engine_on_a_card_says_that_cuda_does_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(places, "find_spec", lambda _: object())
+    place = places.OnDevice(torch.device("cuda"))
+
+    def refused() -> bool:
+        try:
+            place.put(np.zeros(1))
+        except BackendError as error:
+            return "start processes by spawn instead of fork" in str(error)
+        return False
+
+    assert holds_in_a_child(refused)
+
+
+@forking
+def test_a_child_shares_sessions_without_threads_and_runs_no_others():
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Identity", ["x"], ["y"])],
+            "nothing",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    single, several = (OnnxRuntime(threads=count).runner(model, label="nothing") for count in (1, 2))
+    before = single._ready(), several._ready()
+
+    def right() -> bool:
+        (found,) = several(np.ones(3, np.float32))
+        return (
+            single._ready() is before[0]
+            and several._ready() is not before[1]
+            and several._ready().session.get_session_options().intra_op_num_threads == 1
+            and found.tolist() == [1, 1, 1]
+        )
+
+    assert holds_in_a_child(right)
+    assert several._ready() is before[1]
+
+
+@forking
 def test_what_was_locked_elsewhere_is_not_in_a_child():
     class Thing:
         def __init__(self) -> None:
@@ -223,14 +297,10 @@ def test_what_was_locked_elsewhere_is_not_in_a_child():
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait(60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
-        child = os.fork()
-    if child == 0:
-        os._exit(0 if thing.lock.acquire(timeout=5) else 1)
+    held_there = holds_in_a_child(lambda: not thing.lock.acquire(timeout=5))
     ending.set()
     thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not held_there
 
 
 def test_pictures_are_decoded_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
