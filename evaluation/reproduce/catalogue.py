@@ -73,8 +73,7 @@ _NO_CUB = (
     "CUB-200-2011 and a model of its classes are not at hand; differences of maps, masks and precision are "
     "tested on a small folder laid out as CUB's"
 )
-_NOT_YET = "it was not run yet on a model with trained weights; the tests run it on small ones"
-_WHY = {"calm-1": _NO_CUB, "pixab-1": _NOT_YET, "pixab-2": _NOT_YET}
+_WHY = {"calm-1": _NO_CUB}
 """Why tables of `camrt reproduce` were not measured."""
 
 

@@ -62,7 +62,8 @@ _MEASURES: dict[str, tuple[str, str, Callable[[Run, PublishedTable], Reproduced]
     "calm-5": (_OBJECTS, "PICTURES", localisation),
     "calm-figure-5": ("pictures with classes", "PICTURES", removal),
     "walls": (
-        "a model that cannot see part of its pictures; a folder for each class, to stack pictures of",
+        "a model that cannot see part of its pictures, as camrt train masked-vgg trains; a folder for each "
+        "class, to stack pictures of",
         "PICTURES",
         dead_zone,
     ),
