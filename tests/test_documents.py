@@ -212,6 +212,7 @@ NEEDS = {
     "train": ("torch", "lightning"),
     "export": ("torch", "lightning", "onnxscript"),
     "evaluate": ("matplotlib", "pyarrow", "skimage", "scipy"),
+    "reproduce": ("matplotlib", "pyarrow"),
 }
 
 

@@ -41,7 +41,10 @@ def reproduce(
             "--list", help="Show what tables need, how long they take, and published figures beside ours."
         ),
     ] = False,
-    model: Annotated[str | None, typer.Option(help="An ONNX classifier, or the word default.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="An ONNX classifier, the word default, or weights of torchvision's VGG (.pth)."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of pictures with their annotations, or CUB-200-2011's.")
     ] = None,
@@ -95,6 +98,7 @@ def reproduce(
     """
     with clear_errors(resumes=True):
         from camrt.evaluation.reproduce.catalogue import CATALOGUE, asked_tasks, find_entries
+        from camrt.evaluation.reproduce.checkpoints import SUFFIXES, onnx_of_checkpoint
         from camrt.evaluation.reproduce.listing import overview, show_entry
         from camrt.evaluation.reproduce.options import Options
         from camrt.evaluation.reproduce.running import Run
@@ -120,6 +124,8 @@ def reproduce(
             "annotations": annotations, "resume": resume, "overwrite": overwrite, "each_patch": each_patch,
         }  # fmt: skip
         options = Options(**given)
+        if Path(model).suffix.lower() in SUFFIXES:
+            model = str(onnx_of_checkpoint(Path(model), out))
         engine = loaded(model, preprocessing, size, labels, batch_size=batch_size, threads=threads, **reading)
         run = Run(engine, data, options, out)
         for name in names:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from camrt.evaluation.reproduce.accuracy import accuracy
 from camrt.evaluation.reproduce.boxes import boxes
+from camrt.evaluation.reproduce.brain import brain_maps
 from camrt.evaluation.reproduce.calm import cues, localisation, removal
 from camrt.evaluation.reproduce.paper_tables import PublishedTable
 from camrt.evaluation.reproduce.pixab import by_suite, dependence, objects, overlap, patches
@@ -73,6 +74,12 @@ _MEASURES: dict[str, tuple[str, str, Callable[[Run, PublishedTable], Reproduced]
     "pixab-2": (_ZEROS, "", dependence),
     "pixab-1": (_ZEROS, "", overlap),
     "pixab-5": ("pictures with boxes", "PICTURES", objects),
+    "pixab-figure-12": (
+        "a model that ends in a linear layer, or weights of torchvision's VGG-16; pictures in a folder for "
+        "each class, such as the 253 brain MRI pictures",
+        "BRAIN_MRI",
+        brain_maps,
+    ),
     **{f"pixab-{number}": (_PATCHES, "PICTURES", boxes) for number in (7, 8, 9, 10)},
 }
 

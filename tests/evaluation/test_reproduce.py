@@ -188,6 +188,7 @@ def test_tables_have_the_papers_numbers() -> None:
         **{f"calm-{number}": f"Table {number}" for number in range(1, 6)},
         "calm-figure-5": "Figure 5",
         **{f"pixab-{number}": f"Table {number}" for number in range(1, 11)},
+        "pixab-figure-12": "Figure 12",
     }
     words = {
         "calm-1": "Cue",
@@ -201,6 +202,7 @@ def test_tables_have_the_papers_numbers() -> None:
         "pixab-4": "Deletion and insertion",
         "pixab-5": "Object localisation",
         "pixab-6": "DAP1",
+        "pixab-figure-12": "Brain tumours",
         "pixab-7": "deletion alone",
         "pixab-8": "preservation alone",
         "pixab-9": "both perspectives",
@@ -210,7 +212,8 @@ def test_tables_have_the_papers_numbers() -> None:
         assert word in PUBLISHED[name].title
         assert find_task(name.upper()).published is PUBLISHED[name]
     calm = [*(f"calm-{number}" for number in range(1, 6)), "calm-figure-5"]
-    assert list(PUBLISHED) == [*calm, "walls", *(f"pixab-{number}" for number in range(1, 11))]
+    pixab = [*(f"pixab-{number}" for number in range(1, 11)), "pixab-figure-12"]
+    assert list(PUBLISHED) == [*calm, "walls", *pixab]
     with pytest.raises(InputError, match="no table 'tcav': calm-1, calm-2"):
         find_task("tcav")
 
