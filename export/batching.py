@@ -68,7 +68,7 @@ def reshaped_to(graph: Graph, node: NodeProto, batch: int) -> tuple[int, ...] | 
     if before is None or after is None or not after or before[:1] != (batch,) or after[0] != batch:
         return None
     wanted = graph.constant(node.input[1])
-    if wanted is not None and wanted.size and wanted.flat[0] in (0, -1) and (wanted[1:] >= 0).all():
+    if wanted is not None and wanted.size and wanted.flat[0] in (0, -1) and (wanted.flat[1:] >= 0).all():
         return None  # open already
     if 0 in after:
         return None

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import hostile
 import numpy as np
+import onnx
 import pytest
 from onnx import helper, numpy_helper
 
 import camrt
 from camrt.engine.backends.onnxruntime import one_shape
 from camrt.engine.backends.shaped import ShapedRunner
-from camrt.errors import CamrtError, UnsupportedModelError
+from camrt.errors import AdjointError, CamrtError, UnsupportedModelError
+from camrt.export.adjoint import adjoint_model
+from camrt.export.graph import Graph
+from camrt.export.interface import standardise
 
 
 class Answers:
@@ -111,3 +115,38 @@ def test_a_gradient_has_the_shape_of_what_it_is_taken_at() -> None:
     assert right(batch)[1].shape == batch.shape
     with pytest.raises(UnsupportedModelError, match=r"map has shape .* not \(2, 3, 6, 6\)"):
         ShapedRunner(Answers(np.zeros((2, 4)), np.zeros((2, 3, 6, 5))), shapes)(batch)
+
+
+@pytest.mark.parametrize(
+    "bound", [np.zeros(4, np.float32), np.zeros(0, np.float32), np.zeros((1, 4), np.float32)]
+)
+def test_clips_by_several_numbers_end_in_errors(bound: np.ndarray, tmp_path: Path) -> None:
+    nodes = [
+        hostile.conv_node(),
+        helper.make_node("Clip", ["features", "bound"], ["clipped"]),
+        *hostile.head_nodes("clipped"),
+    ]
+    weights = [*hostile.conv_weights(), *hostile.head_weights(), numpy_helper.from_array(bound, "bound")]
+    model = hostile.model_of(nodes, weights)
+    standard = onnx.ModelProto.FromString(model.SerializeToString())
+    standardise(standard)
+    with pytest.raises(AdjointError, match=rf"its min is {bound.size} numbers"):
+        adjoint_model(standard, Graph(standard, (1, 3, 8, 8)), "features", input_name="A", batch=None)
+    path = hostile.save(model, tmp_path / "model.onnx")
+    with pytest.raises(CamrtError):
+        camrt.load(path, target="features", threads=1).explain(np.ones((2, 3, 8, 8), np.float32), "gradcam")
+
+
+@pytest.mark.parametrize("shape", [np.array(-1), np.array([], np.int64), np.array([[-1, 5]])])
+def test_reshapes_to_no_list_of_sizes_end_in_errors(shape: np.ndarray, tmp_path: Path) -> None:
+    nodes = [
+        hostile.conv_node(),
+        hostile.head_nodes("features")[0],
+        helper.make_node("Reshape", ["pooled", "shape"], ["flat"]),
+        hostile.head_nodes("features")[2],
+    ]
+    weights = [*hostile.conv_weights(), *hostile.head_weights(), numpy_helper.from_array(shape, "shape")]
+    fixed = {"inputs": [("image", (1, 3, 8, 8))], "output": ("logits", (1, 4))}
+    path = hostile.save(hostile.model_of(nodes, weights, **fixed), tmp_path / "model.onnx")
+    with pytest.raises(CamrtError):
+        camrt.load(path, threads=1).explain(np.ones((2, 3, 8, 8), np.float32), "gradcam")

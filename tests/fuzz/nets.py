@@ -175,11 +175,11 @@ def _() -> ModelProto:
 @net("quantised")
 def _() -> ModelProto:
     made, features = begun()
-    scale, zero = made.constant(0.02), made.constant(3, np.uint8)
+    scale, zero = made.constant(0.0213), made.constant(3, np.uint8)
     whole = made.add("QuantizeLinear", features, scale, zero)
     back = made.add("DequantizeLinear", whole, scale, zero)
     weight = made.constant(np.random.default_rng(1).integers(-99, 99, (6, 6, 1, 1)), np.int8)
-    steps, middle = made.constant(np.full(6, 0.01)), made.constant(np.zeros(6), np.int8)
+    steps, middle = made.constant(np.full(6, 0.0117)), made.constant(np.zeros(6), np.int8)
     dense = made.add("DequantizeLinear", weight, steps, middle, axis=0)
     return ended(made, made.add("Relu", made.add("Conv", back, dense)), 6)
 
@@ -187,10 +187,10 @@ def _() -> ModelProto:
 @net("whole-numbers")
 def _() -> ModelProto:
     made, features = begun()
-    scale, zero = made.constant(0.02), made.constant(3, np.uint8)
+    scale, zero = made.constant(0.0213), made.constant(3, np.uint8)
     whole = made.add("QuantizeLinear", features, scale, zero)
     weight = made.constant(np.random.default_rng(1).integers(-99, 99, (6, 6, 3, 3)), np.int8)
-    steps, middle = made.constant(np.full(6, 0.01)), made.constant(np.zeros(6), np.int8)
+    steps, middle = made.constant(np.full(6, 0.0117)), made.constant(np.zeros(6), np.int8)
     inputs = [whole, scale, zero, weight, steps, middle, scale, zero]
     layer = made.add("QLinearConv", *inputs, pads=[1, 1, 1, 1], kernel_shape=[3, 3])
     return ended(made, made.add("DequantizeLinear", layer, scale, zero), 6)

@@ -65,7 +65,9 @@ def _clip(step: Step) -> Sequence[str | None]:
             value = step.constant(step.input(index))
             if value is None:
                 raise step.refuse(f"its {name} is not known")
-            stated = float(value.item())  # a scalar, or a vector of one number, as runtimes take it too
+            if value.size != 1:  # runtimes take a vector of one number too
+                raise step.refuse(f"its {name} is {value.size} numbers, not one")
+            stated = float(value.item())
         bounds.append(stated)
     low, high = bounds
     passed, x = step.g, step.x
