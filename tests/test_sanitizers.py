@@ -80,6 +80,14 @@ def test_everything_else_counts(counted, line):
     assert counted(f"before\n{line}\nafter\n") == (1, {})
 
 
+@pytest.mark.parametrize(("owner", "left_out"), [(RUNTIME, 1), (KERNELS, 0), (PYTHON, 0)])
+def test_a_forgotten_access_is_of_who_allocated_the_memory(counted, owner, left_out):
+    block = "  Location is heap block of size 28 at 0x7b08 allocated by main thread:\n"
+    block += f"    #0 f a.cpp:1 ({owner}+0x1)"
+    text = race(["libtsan.so", RUNTIME], []).replace("\n\n  Thread", f"\n\n{block}\n\n  Thread")
+    assert counted(text) == (1 - left_out, {"onnxruntime_pybind11_state": 1} if left_out else {})
+
+
 def test_nothing_is_left_out_of_silence(counted):
     assert counted("3960 calls of 15 kernels, 4 callers at once, the same bits as alone\n") == (0, {})
 

@@ -21,6 +21,7 @@ __all__ = ["count", "libraries"]
 START = re.compile(r"(WARNING|ERROR|FATAL): (Thread|Address)Sanitizer: |: runtime error: ")
 RACE = "WARNING: ThreadSanitizer: data race"
 ACCESS = re.compile(r"^  (previous )?(atomic )?(read|write) of size \d+", re.IGNORECASE | re.MULTILINE)
+ALLOCATED = re.compile(r"^  Location is heap block .* allocated by ", re.MULTILINE)
 FRAME = re.compile(r"^    #\d+ .*\((?P<library>[^()]+?)(\+0x[0-9a-f]+)?\)$", re.MULTILINE)
 NEUTRAL = ("libtsan.", "libstdc++.", "libc.")
 """Those that work for whoever calls them."""
@@ -32,17 +33,22 @@ def libraries(text: str) -> list[str]:
 
 
 def accessors(report: str) -> set[str]:
-    """The libraries that made the two accesses of a data race: of each stack the first but neutral ones."""
+    """The libraries that made the two accesses of a data race: of each stack the first but neutral ones.
+
+    Where the sanitizer has forgotten a stack, it is the library that allocated the memory.
+    """
     found = set()
+    owners = ["an unknown library"]
+    forgotten = False
     for stack in report.split("\n\n"):
-        _, access, frames = stack.rpartition(match[0]) if (match := ACCESS.search(stack)) else ("", "", "")
-        if not access:
-            continue
-        names = [match["library"].rsplit("/", 1)[-1] for match in FRAME.finditer(frames)]
-        if not names:
-            found.add("an unknown library")  # the sanitizer has forgotten the stack
-        found.update([name for name in names if not name.startswith(NEUTRAL)][:1])
-    return found
+        names = [match["library"].rsplit("/", 1)[-1] for match in FRAME.finditer(stack)]
+        own = [name for name in names if not name.startswith(NEUTRAL)][:1]
+        if ALLOCATED.search(stack):
+            owners = own or owners
+        elif ACCESS.search(stack):
+            found.update(own)
+            forgotten = forgotten or not names
+    return found | set(owners if forgotten else [])
 
 
 def count(text: str, others: Sequence[str] = ()) -> tuple[int, Counter[str]]:
