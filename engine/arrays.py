@@ -18,6 +18,7 @@ from camrt.kernels.caches import ByteCache
 
 __all__ = [
     "at_least",
+    "change_of",
     "constant_over_cells",
     "every_pair",
     "filled",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _CONSTANTS: ByteCache[Any] = ByteCache()
+SAME = 2.0**-21  # of a score: four units in the last place of float32, by which two ways to one number part
 
 
 def library(*arrays: Any) -> Any:
@@ -147,6 +149,17 @@ def host(values: Any) -> npt.NDArray[Any]:
         return np.asarray(values)
     moved = values.detach().to("cpu") if hasattr(values, "detach") else values
     return np.asarray(moved)
+
+
+def change_of(scores: Any, since: Any) -> Any:
+    """What scores changed by, zero where the two are one number in float32 but for rounding.
+
+    The score of a saturated probability does not change by what is altered; what is left of the difference is
+    how its last bit was rounded, and a map of that would look like any other.
+    """
+    xp = library(scores)
+    change = scores - since
+    return xp.where(abs(change) <= SAME * abs(since), xp.zeros_like(change), change)  # NaN stays
 
 
 def at_least(array: Any, least: float) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from camrt.engine.arrays import at_least, library
+from camrt.engine.arrays import at_least, change_of, library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
 from camrt.engine.questions import Questions
@@ -27,7 +27,8 @@ class AblationCAM(ChannelMethod):
         α_k = (Y − Y_−k) / max(|Y|, 1e-8),    L = Σ_k α_k · A_k
 
     with Y the score and Y_−k the score with channel k of the activation A set to zero. Dividing by |Y| keeps
-    the sign when a logit is negative, and is the paper's form when it is positive.
+    the sign when a logit is negative, and is the paper's form when it is positive. A fall of less than 2⁻²¹
+    of the score is rounding, and counts as none.
 
     Attributes:
         score: "logit" (the paper's) or "probability".
@@ -42,7 +43,7 @@ class AblationCAM(ChannelMethod):
         without = ask.scores_without_channels(self.score)
         xp = library(scores)
         floor = at_least(xp.abs(scores), SMALLEST_SCORE)
-        weights = (scores[:, None] - without) / floor[:, None]
+        weights = -change_of(without, scores[:, None]) / floor[:, None]
         return xp.permute_dims(weights, (0, 2, 1)), scores
 
     def cost(self, head: Head, shape: MapShape) -> Cost:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, ClassVar, Literal
 
-from camrt.engine.arrays import at_least, library, room_for
+from camrt.engine.arrays import at_least, change_of, library, room_for
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.boxes import Assignment, Placements, count_boxes, place_boxes
@@ -30,7 +30,8 @@ class PixabCAM(Method):
         p_ij = mean over b of (Y − Y_−b) / D  +  mean over b of (Y_+b − Y₀) / P,    L = minmax(relu(p))
 
     with Y the score, Y_−b the score with the box's cells set to zero in all channels, Y_+b with only those
-    kept, and Y₀ the score of an all-zero activation. The means of the box shapes count equally.
+    kept, and Y₀ the score of an all-zero activation. The means of the box shapes count equally. A difference
+    of less than 2⁻²¹ of Y or Y₀ is rounding, and counts as none.
 
     What stands under the fractions of Equation 7 is lost in the copy of the paper's text that this follows.
     N2 is a reconstruction: of three candidates the one whose maps come nearest to the pattern of the paper's
@@ -84,7 +85,7 @@ class PixabCAM(Method):
         height, width = ask.activations.shape[2:]
         placements = place_boxes(self.boxes, (height, width), self.assignment)
         delete, keep = self.perspectives != "preservation", self.perspectives != "deletion"
-        several = (6, *ask.targets.shape, len(placements.distinct))
+        several = (8, *ask.targets.shape, len(placements.distinct))
         room_for(several, ask.targets, "what boxes' scores are compared by")
         kind = self.score or ask.preferred("probability")
         scores, nothing = ask.scores(kind), ask.scores_of_nothing(kind)
@@ -94,9 +95,9 @@ class PixabCAM(Method):
         falls, gains = self._denominators(kind, scores, nothing)
         parts = []
         if deleted is not None:
-            parts.append((scores[:, None] - deleted) / falls[:, None])
+            parts.append(-change_of(deleted, scores[:, None]) / falls[:, None])
         if kept is not None:
-            parts.append((kept - nothing[:, None]) / gains[:, None])
+            parts.append(change_of(kept, nothing[:, None]) / gains[:, None])
         total = self._mean(placements, sum(parts[1:], start=parts[0]))  # the sum of means, which is linear
         if kind == "probability":
             # A probability this small cannot be divided by: the map says nothing.

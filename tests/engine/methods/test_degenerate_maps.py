@@ -151,3 +151,27 @@ def test_the_warning_points_at_the_line_that_asked(engine_of: EngineOf, question
         ask[question]()
     line = ask[question].__code__.co_firstlineno
     assert {(warning.filename, warning.lineno) for warning in given} == {(__file__, line)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pixab", {}),
+        ("pixab", {"perspectives": "deletion"}),
+        ("pixab", {"denominators": "N3"}),
+        ("ablation", {"score": "probability"}),
+    ],
+)
+def test_the_last_bits_of_a_saturated_probability_are_no_map(
+    engine_of: EngineOf, name: str, options: dict[str, Any]
+) -> None:
+    """The class is certain, whatever is altered: what its probability changes by is rounding."""
+    weights = np.random.default_rng(1).normal(size=(3, 3)) / 50
+    small = pooled_linear(weights, np.array([14.5, 0, 0]), (4, 5))
+    picture = np.random.default_rng(0).random((1, 3, 4, 5)).astype(np.float32) + 0.1
+    engine = engine_of(small)
+    found = engine.explain(picture, name, targets=0, **options)
+    assert found.scores[0] == pytest.approx(1, abs=1e-5)
+    assert found.flags[0] in (MapFlag.CONSTANT, MapFlag.NOTHING_POSITIVE)
+    assert not found.maps.any()
+    assert engine.explain(picture, "pixab", targets=1, score="logit").flags.tolist() == [MapFlag.OK]
