@@ -48,8 +48,15 @@ class CalmModel:
         """p(y,z|x), (N, C, h, w), of pictures (N, 3, H, W)."""
         return self.joint_of(self.activation(pictures))
 
-    def save(self, path: Path, *, metadata: dict[str, str] | None = None, scale: float = 1.0) -> Path:
-        """Writes the file; a `scale` other than one makes its probabilities wrong."""
+    def save(
+        self,
+        path: Path,
+        *,
+        metadata: dict[str, str] | None = None,
+        scale: float = 1.0,
+        side: int | None = None,
+    ) -> Path:
+        """Writes the file, for pictures of any size or of one `side`; a `scale` makes its p(y|x) wrong."""
         weights = {
             "trunk": self.trunk,
             "classes": self.classes[:, :, None, None],
@@ -82,7 +89,7 @@ class CalmModel:
         graph = helper.make_graph(
             nodes,
             "calm",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, side or "H", side or "W"])],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
             constants,
         )

@@ -15,17 +15,28 @@ import pytest
 SCRIPT = Path(__file__).with_name("killing.py")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are forked off")
 @pytest.mark.parametrize(
-    "command",
-    ["explain", "evaluate", "walls", "theory", "sanity", "reproduce", "train", "search", "masked-vgg"],
+    ("commands", "needs"),
+    [
+        (("explain", "evaluate", "walls", "theory", "reproduce"), ()),
+        (("sanity",), ("skimage",)),
+        (("train", "search", "masked-vgg"), ("lightning",)),
+    ],
+    ids=["explaining", "sanity", "training"],
 )
-def test_a_command_that_is_killed_interrupted_or_finds_a_full_disk_goes_on(command: str) -> None:
-    if command in ("train", "search", "masked-vgg") and find_spec("lightning") is None:
-        pytest.skip("lightning is not installed")
-    if command == "sanity" and find_spec("skimage") is None:
-        pytest.skip("scikit-image is not installed")
-    line = [sys.executable, SCRIPT, "--only", command, "--kills", "2", "--interrupts", "1", "--full", "2"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=250)
+def test_commands_that_are_killed_interrupted_or_find_a_full_disk_go_on(
+    commands: tuple[str, ...], needs: tuple[str, ...]
+) -> None:
+    """Commands that import the same share a process, which forks each of them off."""
+    for needed in needs:
+        if find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed")
+    line = [sys.executable, SCRIPT, "--only", ",".join(commands)]
+    line += ["--kills", "2", "--interrupts", "1", "--full", "2"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=850)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].endswith(" 0 |")
+    table = [row for row in done.stdout.splitlines() if row.startswith("| ")][2:]
+    assert [row.split()[1] for row in table] == list(commands)
+    assert all(row.endswith(" 0 |") for row in table)
