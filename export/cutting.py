@@ -20,7 +20,7 @@ from camrt.errors import CutError
 from camrt.export.axes import RESAMPLING, SAMPLING, cell_axes
 from camrt.export.choosing import choose
 from camrt.export.flow import paths_through
-from camrt.export.graph import Graph, names_read, opset, set_shape
+from camrt.export.graph import Graph, names_read, opset, set_shape, size_is_open
 from camrt.export.interface import LOGITS
 from camrt.export.nodes import NodeMaker
 from camrt.export.operators import FLOATING
@@ -29,7 +29,7 @@ from camrt.export.rows import rows_of
 from camrt.export.shape_inference import declared_sizes
 from camrt.export.sizes import BATCH, batch_size_nodes
 from camrt.export.steps import flow_of
-from camrt.export.tokens import MOST_PREFIX, Layout, MapPlace, map_in, size_is_open
+from camrt.export.tokens import MOST_PREFIX, Layout, MapPlace, map_in
 
 __all__ = [
     "ACTIVATION",
@@ -319,7 +319,7 @@ def head_model(
     nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start, BATCH, *beside])]
     make = NodeMaker(opset(model), prefix="camrt_entry")
     inputs = [enter_start(graph, make, start, input_name, batch, features)]
-    declared = declared_sizes(model, graph.shapes) if beside and size_is_open(model) else {}
+    declared = declared_sizes(model, graph.shapes) if beside and size_is_open(model.graph) else {}
     for index, name in enumerate(beside):
         inputs.append(enter_beside(graph, make, name, beside_name(index), batch, declared.get(name)))
     exit_name = f"camrt_out_{end}"

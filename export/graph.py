@@ -28,6 +28,7 @@ __all__ = [
     "names_read",
     "opset",
     "set_shape",
+    "size_is_open",
     "static_shape",
     "subgraphs",
 ]
@@ -71,6 +72,11 @@ def names_read(node: NodeProto) -> Iterator[str]:
             yield from (name for name in names_read(inner) if name not in made)
             made.update(inner.output)
         yield from (value.name for value in graph.output if value.name not in made)
+
+
+def size_is_open(graph: onnx.GraphProto) -> bool:
+    """Whether an input leaves a size behind the batch axis open, as some files do by −1 or 0."""
+    return any(axis.dim_value < 1 for item in graph.input for axis in item.type.tensor_type.shape.dim[1:])
 
 
 def opset(model: onnx.ModelProto) -> int:

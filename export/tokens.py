@@ -21,12 +21,12 @@ from onnx import TensorProto
 from camrt.errors import CutError
 from camrt.export.axes import cell_axes
 from camrt.export.axis_parts import CellTokens, Roles
-from camrt.export.graph import Graph, opset
+from camrt.export.graph import Graph, opset, size_is_open
 from camrt.export.nodes import EVERYTHING, Indices, NodeMaker
 from camrt.export.sizes import SIZE
 from camrt.export.upgrading import MODERN_OPSET
 
-__all__ = ["MOST_PREFIX", "Layout", "MapPlace", "grid_of_tokens", "lay_out", "map_in", "size_is_open"]
+__all__ = ["MOST_PREFIX", "Layout", "MapPlace", "grid_of_tokens", "lay_out", "map_in"]
 
 Layout = Literal["map", "tokens", "channels-last"]
 MOST_PREFIX = 16  # tokens in front of the patches
@@ -152,7 +152,7 @@ def lay_out(
     else:
         patches = make.slice(source, [prefix], [EVERYTHING], [1])
         cells: Indices = [0, channels, height, width]
-        if size_is_open(model):
+        if size_is_open(model.graph):
             rows = f"{SIZE}rows_{number}"
             make.nodes.extend(rows_of_cells(graph, make, name, (height, width), rows))
             cells = make.concat([make.indices([0, channels]), rows, make.indices([-1])], 0)
@@ -169,11 +169,6 @@ def lay_out(
     model.graph.node.extend([*nodes[: place + 1], *make.nodes, *nodes[place + 1 :]])
     model.graph.initializer.extend(make.initializers)
     return made
-
-
-def size_is_open(model: onnx.ModelProto) -> bool:
-    """Whether the model leaves the height or the width of its pictures open."""
-    return not all(axis.HasField("dim_value") for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])
 
 
 def rows_of_cells(

@@ -193,6 +193,10 @@ class Disturbed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+ENDS = {"interrupt": ("Ctrl-C", 130, ("stopped", "--resume")), "full": ("a full disk", 2, ("disk is full",))}
+"""What it is called that happens to a command, its exit code then, and words that it says."""
+
+
 def fork(line: Line, out: Path, at: int = 0, what: What = "kill") -> tuple[int, Path]:
     """Begins a command in a process of its own; its output and number of operations go beside its folder."""
     told = out.with_name(f"{out.name}.told")
@@ -276,7 +280,7 @@ class Tried:
         self.operations, self.seconds = undisturbed(self.line, self.out)
         self.expected = content(self.out, self.command.without)
         self.out.rename(whole)
-        self.runs = self.kills = self.interrupts = self.full = self.wrong = 0
+        self.runs = self.kills = self.wrong = 0
 
     def check(self, what: str) -> None:
         """Goes on to the end, and compares."""
@@ -312,31 +316,19 @@ class Tried:
                 self.kill()
             self.check(f"{self.kills - before} kills")
 
-    def interrupt(self, times: int) -> None:
-        """Ctrl-C at a random operation."""
+    def disturb(self, times: int, what: Literal["interrupt", "full"]) -> None:
+        """Ctrl-C at a random operation, or a disk that is full from one on."""
+        name, expected, words = ENDS[what]
+        words = (*words, str(self.out)) if what == "full" else words
         for _ in range(times):
             at = self.rng.randint(1, self.operations)
-            child, told = fork(self.line, self.out, at, "interrupt")
+            child, told = fork(self.line, self.out, at, what)
             code, said = ended(child), told.read_text()
-            self.interrupts += 1
-            clear = "stopped" in said and "--resume" in said and "Traceback" not in said
-            if code and not (code == 130 and clear):
+            clear = all(word in said for word in words) and "Traceback" not in said
+            if code and not (code == expected and clear):
                 self.wrong += 1
-                print(f"{self.name}: Ctrl-C at operation {at} of {self.operations}: exit {code}:\n{said}")
-            self.check(f"Ctrl-C at operation {at}")
-
-    def fill(self, times: int) -> None:
-        """The disk is full from a random operation on."""
-        for _ in range(times):
-            at = self.rng.randint(1, self.operations)
-            child, told = fork(self.line, self.out, at, "full")
-            code, said = ended(child), told.read_text()
-            self.full += 1
-            clear = "disk is full" in said and str(self.out) in said and "Traceback" not in said
-            if code and not (code == 2 and clear):
-                self.wrong += 1
-                print(f"{self.name}: full at operation {at} of {self.operations}: exit {code}:\n{said}")
-            self.check(f"a disk full at operation {at}")
+                print(f"{self.name}: {name} at operation {at} of {self.operations}: exit {code}:\n{said}")
+            self.check(f"{name} at operation {at}")
 
 
 def main() -> int:
@@ -369,9 +361,9 @@ def main() -> int:
         for name in names:
             tried = Tried(name, Path(folder), given.seed)
             tried.kill_often(given.kills)
-            tried.interrupt(given.interrupts)
-            tried.fill(given.full)
-            figures = (tried.operations, tried.kills, tried.interrupts, tried.full, tried.runs, tried.wrong)
+            tried.disturb(given.interrupts, "interrupt")
+            tried.disturb(given.full, "full")
+            figures = (tried.operations, tried.kills, given.interrupts, given.full, tried.runs, tried.wrong)
             print(f"| {name} | {' | '.join(map(str, figures))} |", flush=True)
             wrong += tried.wrong
     return 1 if wrong else 0

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from camrt.errors import ModelFileError, UnsupportedModelError
 from camrt.export.expanding.steps import Expansion, expansion
+from camrt.export.graph import size_is_open
 from camrt.export.limits import quoted
 from camrt.export.protos import domain_of, node_label, node_subgraphs
 
@@ -46,11 +47,6 @@ def _not_of_nothing(step: Expansion) -> None:
     held = step.add("Reshape", given, step.add("Add", shape, nought))
     others = [step.input(place) for place in range(1, len(step.node.input))]
     step.many(step.node.op_type, [held, *others], step.node.output, step.node.name, **step.attributes())
-
-
-def size_is_open(graph: GraphProto) -> bool:
-    """Whether an input leaves a size behind the batch axis open, as some do by −1 or 0."""
-    return any(axis.dim_value < 1 for item in graph.input for axis in item.type.tensor_type.shape.dim[1:])
 
 
 def refuse_nothing(nodes: Iterable[NodeProto]) -> None:
