@@ -154,8 +154,9 @@ def cascading_randomisation(
     names = tuple(repr(method) for method in chosen)
     listed = tuple(layer.name for layer in layers)
 
+    before, classes = explained(original, pictures, chosen, targets)
+
     def measured(folder: RunFolder | None) -> Randomisation:
-        before, classes = explained(original, pictures, chosen, targets)
         noted = {} if folder is None else {note["layers"]: note for note in folder.finished}
         similar = np.empty((2, len(counts), len(chosen), len(classes)))
         for stage, count in enumerate(counts):
@@ -179,7 +180,7 @@ def cascading_randomisation(
         "model": model_identity(original, original.preprocessing),
         "pictures": pictures_digest(pictures),
         "methods": list(names),
-        "settings": {"stages": counts, "targets": to_json(targets), "seed": seed, "draw": draw},
+        "settings": {"stages": counts, "targets": classes.tolist(), "seed": seed, "draw": draw},
     }
     with held(place):
         folder = RunFolder(place, "randomisation", identity, resume=resume, overwrite=overwrite)
@@ -254,15 +255,11 @@ def as_json(found: Randomisation) -> dict[str, Any]:
     }
 
 
-def to_json(values: Any) -> Any:
+def to_json(values: npt.NDArray[np.float64]) -> Any:
     """Numbers as lists, null where one is not finite."""
-    if values is None or isinstance(values, str):
-        return values
-    array = np.asarray(values)
-    if array.dtype.kind == "f":
-        array = array.astype(object)
-        array[~np.isfinite(array.astype(np.float64))] = None
-    return array.tolist()
+    kept = values.astype(object)
+    kept[~np.isfinite(values)] = None
+    return kept.tolist()
 
 
 def from_json(values: Any) -> npt.NDArray[np.float64]:

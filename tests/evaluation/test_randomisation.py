@@ -527,3 +527,20 @@ def test_a_transformer_of_torch(tmp_path: Path) -> None:
     found = cascading_randomisation(path, batch, ["eigen"], stages=2)
     assert_close(found.spearman[0], np.ones((1, 2)))
     assert (found.spearman[1] < 0.95).all()
+
+
+def test_a_run_is_known_by_the_classes_that_it_explains(tmp_path: Path) -> None:
+    """However they were said: here by a function, and by their numbers when it goes on."""
+    pytest.importorskip("skimage")
+    path = zoo_file(tmp_path / "model.onnx")
+
+    def asked(targets: Any, **options: Any) -> Randomisation:
+        kept = {"stages": 1, "targets": targets, "out": tmp_path / "out", **options}
+        return cascading_randomisation(path, pictures(), ["gradcam"], **kept)
+
+    first = asked(lambda logits: np.argmin(logits, axis=1))
+    again = asked(first.targets, resume=True)
+    assert again.targets.tolist() == first.targets.tolist()
+    assert np.array_equal(again.spearman, first.spearman, equal_nan=True)
+    with pytest.raises(InputError, match="settings differ"):
+        asked((first.targets + 1) % 4, resume=True)
