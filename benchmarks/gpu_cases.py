@@ -132,20 +132,20 @@ def masked(make: Maker, kind: torch.dtype, last: bool) -> Case:
     a, x = make.normal(n, 64, 7, 7, kind=kind), make.normal(n, 3, side, side, kind=kind)
     if last:
         x = x.contiguous(memory_format=torch.channels_last)
-    image, channel = make.whole(0, n, rows).sort().values, make.whole(0, 64, rows)
+    batch_index, channel = make.whole(0, n, rows).sort().values, make.whole(0, 64, rows)
     out = make.empty(rows, 3, side, side, kind=kind, last=last)
 
     def reference() -> Any:
         expected = np.empty((SHOWN, 3, side, side))
         masked_batch.reference.masked_batch(
-            wide(a), wide(x), host(image[:SHOWN]), host(channel[:SHOWN]), expected,
+            wide(a), wide(x), host(batch_index[:SHOWN]), host(channel[:SHOWN]), expected,
             order="upsample-first", align_corners=False, epsilon=0.0,
         )  # fmt: skip
         return expected
 
     return case(
         f"masked_batch {'NHWC' if last else 'NCHW'}", kind, (out,),
-        lambda: masked_gpu.masked_batch(a, x, image, channel, out), lambda: out, reference,
+        lambda: masked_gpu.masked_batch(a, x, batch_index, channel, out), lambda: out, reference,
     )  # fmt: skip
 
 
@@ -153,13 +153,13 @@ def ablated(make: Maker, kind: torch.dtype, boxes: bool) -> Case:
     """Copies of ResNet-50's activation with a channel, or a box, set to zero."""
     n, k = 8, make.count(2048, 32)
     rows = make.count(6144, 4)
-    a, image = make.normal(n, k, 7, 7, kind=kind), make.whole(0, n, rows).sort().values
+    a, batch_index = make.normal(n, k, 7, 7, kind=kind), make.whole(0, n, rows).sort().values
     channel, corner = make.whole(0, k, rows), make.whole(0, 5, rows, 2)
     box = torch.cat([corner, corner + 2], dim=1)
     out = make.empty(rows, k, 7, 7, kind=kind)
 
     def reference() -> Any:
-        expected, shown = np.empty((SHOWN, k, 7, 7)), host(image[:SHOWN])
+        expected, shown = np.empty((SHOWN, k, 7, 7)), host(batch_index[:SHOWN])
         if boxes:
             ablate.reference.ablate_boxes(wide(a), shown, host(box[:SHOWN]), expected, keep=False)
         else:
@@ -168,9 +168,9 @@ def ablated(make: Maker, kind: torch.dtype, boxes: bool) -> Case:
 
     def work() -> None:
         if boxes:
-            ablate_gpu.ablate_boxes(a, image, box, out, keep=False)
+            ablate_gpu.ablate_boxes(a, batch_index, box, out, keep=False)
         else:
-            ablate_gpu.ablate_channels(a, image, channel, out)
+            ablate_gpu.ablate_channels(a, batch_index, channel, out)
 
     return case(f"ablate_{'boxes' if boxes else 'channels'}", kind, (out,), work, lambda: out, reference)
 
@@ -268,18 +268,18 @@ def differences(make: Maker, kind: torch.dtype) -> Case:
     rows = make.count(12288 * 4 // (torch.finfo(kind).bits // 8), 4)
     base, weight = make.normal(n, f, cells, kind=kind), make.normal(k, f, kind=kind)
     a = make.normal(n, k, cells, kind=kind)
-    image, channel = make.whole(0, n, rows).sort().values, make.whole(0, k, rows)
+    batch_index, channel = make.whole(0, n, rows).sort().values, make.whole(0, k, rows)
     out = make.empty(rows, f, cells, kind=kind)
 
     def reference() -> Any:
         expected = np.empty((SHOWN, f, cells))
         rank_one.reference.rank_one(
-            wide(base), wide(weight), wide(a), host(image[:SHOWN]), host(channel[:SHOWN]), expected
+            wide(base), wide(weight), wide(a), host(batch_index[:SHOWN]), host(channel[:SHOWN]), expected
         )
         return expected
 
     return case(
-        "rank_one", kind, (out,), lambda: rank_one_gpu.rank_one(base, weight, a, image, channel, out),
+        "rank_one", kind, (out,), lambda: rank_one_gpu.rank_one(base, weight, a, batch_index, channel, out),
         lambda: out, reference,
     )  # fmt: skip
 
@@ -310,19 +310,24 @@ def first_layer(make: Maker, kind: torch.dtype) -> Case:
     start, partial = make.normal(n, f, kind=kind), make.normal(n, side, side, f, kind=kind)
     corner = make.whole(0, 5, n * make.count(169, 3), 2)
     box = torch.cat([corner, corner + 2], dim=1)
-    image = torch.arange(len(box), device=make.device) * n // len(box)
+    batch_index = torch.arange(len(box), device=make.device) * n // len(box)
     out = make.empty(len(box), f, kind=kind)
 
     def reference() -> Any:
         expected = np.empty((SHOWN, f))
         first_layer_difference.reference.first_layer_boxes(
-            wide(start[:2]), wide(partial[:2]), host(image[:SHOWN]), host(box[:SHOWN]), expected, keep=False
+            wide(start[:2]),
+            wide(partial[:2]),
+            host(batch_index[:SHOWN]),
+            host(box[:SHOWN]),
+            expected,
+            keep=False,
         )
         return expected
 
     return case(
         "first_layer_boxes, VGG-16", kind, (start, partial, out),
-        lambda: first_layer_gpu.first_layer_boxes(start, partial, image, box, out, keep=False),
+        lambda: first_layer_gpu.first_layer_boxes(start, partial, batch_index, box, out, keep=False),
         lambda: out, reference,
     )  # fmt: skip
 

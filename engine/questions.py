@@ -116,7 +116,7 @@ class Questions:
             yield spoiled(gradient, broken)
 
     def picture_gradients(
-        self, rows: Array, image: Array, target: int, kind: ScoreKind, *, relu: ReluRule = "plain"
+        self, rows: Array, batch_index: Array, target: int, kind: ScoreKind, *, relu: ReluRule = "plain"
     ) -> Array:
         """(B, C, H, W): the gradient of the score of target number `target` with respect to altered pictures.
 
@@ -125,7 +125,7 @@ class Questions:
 
         Args:
             rows: (B, C, H, W) altered pictures.
-            image: (B,) the picture each of them comes from, whose target is meant.
+            batch_index: (B,) the picture each of them comes from, whose target is meant.
             target: Column of `targets`.
             kind: Logit or probability.
             relu: How ReLUs pass gradients on, see `camrt.export.adjoint`.
@@ -136,7 +136,10 @@ class Questions:
         reader = self._reader(kind)
         parts = []
         for start in range(0, len(rows), self.batch_size):
-            block, owners = rows[start : start + self.batch_size], image[start : start + self.batch_size]
+            block, owners = (
+                rows[start : start + self.batch_size],
+                batch_index[start : start + self.batch_size],
+            )
             if reader.kind == "logit":
                 logits = zeros((len(block), self.logits.shape[1]), self.logits)  # any: it is linear in them
             else:
@@ -186,15 +189,17 @@ class Questions:
         with np.errstate(invalid="ignore"):
             constant = ~(xp.max(flat, axis=2) > xp.min(flat, axis=2))
 
-        def fill(image: Array, channel: Array, rows: Array) -> None:
+        def fill(batch_index: Array, channel: Array, rows: Array) -> None:
             if not self.framing.shows_all:
-                masks = self.placed_masks(self.activations[image, channel], order, align_corners, epsilon)
-                rows[...] = self.pictures[image] * masks[:, None]
+                masks = self.placed_masks(
+                    self.activations[batch_index, channel], order, align_corners, epsilon
+                )
+                rows[...] = self.pictures[batch_index] * masks[:, None]
                 return
             compute.masked_batch(
                 self.activations,
                 self.pictures,
-                image,
+                batch_index,
                 channel,
                 rows,
                 order=order,
@@ -203,11 +208,11 @@ class Questions:
                 threads=self.threads,
             )
 
-        def run(rows: Array, image: Array) -> Array:
+        def run(rows: Array, batch_index: Array) -> Array:
             self.passes.full += len(rows)
             return self.model(rows, [self.logits_output])[0]
 
-        for image, channel, logits in fill_and_run(
+        for batch_index, channel, logits in fill_and_run(
             pairs_where(count, channels, constant, lambda: ~constant),
             self.pictures.shape[1:],
             self.batch_size,
@@ -215,7 +220,7 @@ class Questions:
             run,
             self.model.rows,
         ):
-            answers[image, channel] = reader.read(logits, image)
+            answers[batch_index, channel] = reader.read(logits, batch_index)
         if not compute.sees_values:
             answers = xp.where(constant[:, :, None], xp.zeros_like(answers), answers)
         return answers, constant

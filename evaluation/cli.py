@@ -352,13 +352,13 @@ def axioms(
         arrays = [steps.array(steps.view(read_picture(found))) for found in find_pictures(images)]
         if not arrays:
             raise InputError("no pictures were found")
-        pictures = np.stack(arrays)  # prepared once for every method and every file with a constant
+        batch = np.stack(arrays)  # prepared once for every method and every file with a constant
         options = parse_options(option or [])
         columns = ("changes under f + C", "silent cells that matter", "|sum - p(y|x)|")
         axes = ("invariant", "sensitive", "complete")
-        table = Table("method", *columns, *axes, title=f"Axioms on {len(pictures)} pictures")
+        table = Table("method", *columns, *axes, title=f"Axioms on {len(batch)} pictures")
         for name in method or ["calm" if engine.head.has_joint else "cam"]:
-            found = measured(path, pictures, name, preprocessing=steps, reading=reading, **options)
+            found = measured(path, batch, name, preprocessing=steps, reading=reading, **options)
             held = ["yes" if flag else "no" for flag in (found.invariant, found.sensitive, found.complete)]
             figures = (
                 f"{found.invariance:.3g}",

@@ -193,13 +193,13 @@ def fill_and_run(
     Yields:
         Picture indices, alteration indices and logits of each batch.
     """
-    image, index = pairs
-    if not len(image):
+    batch_index, index = pairs
+    if not len(batch_index):
         return
-    buffer = buffer_of(rows, min(batch_size, len(image)), row_shape, operations(image))
+    buffer = buffer_of(rows, min(batch_size, len(batch_index)), row_shape, operations(batch_index))
     size = len(buffer)
-    for start in range(0, len(image), size):
-        images, indices = image[start : start + size], index[start : start + size]
-        filled = buffer[: len(images)]
-        fill(images, indices, filled)
-        yield images, indices, run(filled, images)
+    for start in range(0, len(batch_index), size):
+        batch_rows, indices = batch_index[start : start + size], index[start : start + size]
+        filled = buffer[: len(batch_rows)]
+        fill(batch_rows, indices, filled)
+        yield batch_rows, indices, run(filled, batch_rows)

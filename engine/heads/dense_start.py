@@ -64,19 +64,19 @@ class DenseStart:
         flat = padded.reshape(*padded.shape[:2], -1)
         base = first.reshape(*first.shape[:2], -1)
 
-        def fill(image: Array, channel: Array, rows: Array) -> None:
+        def fill(batch_index: Array, channel: Array, rows: Array) -> None:
             out = rows.reshape(len(rows), *base.shape[1:])
-            compute.rank_one(base, self._columns, flat, image, channel, out, self._threads)
+            compute.rank_one(base, self._columns, flat, batch_index, channel, out, self._threads)
 
-        def run(rows: Array, image: Array) -> Array:
+        def run(rows: Array, batch_index: Array) -> Array:
             asked.passes.head += len(rows)
             return self._rest(rows)[0]
 
         changed = channels_where(activations)
-        for image, channel, logits in fill_and_run(
+        for batch_index, channel, logits in fill_and_run(
             changed, rows_shape, self._batch_size, fill, run, self._rest.rows
         ):
-            whole = image + block.start
+            whole = batch_index + block.start
             answers[whole, channel] = asked.reader.read(logits, whole)
 
     def channel_passes(self, channels: int) -> tuple[int, str]:

@@ -125,12 +125,12 @@ class FactoredHead(Head):
             answers = repeated(unchanged[:, None], len(boxes), axis=1)
 
             def fill(
-                image: Array, box: Array, rows: Array, start: Array = start, keeping: bool = keeping
+                batch_index: Array, box: Array, rows: Array, start: Array = start, keeping: bool = keeping
             ) -> None:
-                boxed.fill(start, image, box, rows, keep=keeping)
+                boxed.fill(start, batch_index, box, rows, keep=keeping)
 
-            for image, box, logits in self._run(asked, changed, features, fill):
-                answers[image, box] = asked.reader.read(logits, image + first)
+            for batch_index, box, logits in self._run(asked, changed, features, fill):
+                answers[batch_index, box] = asked.reader.read(logits, batch_index + first)
             result.append(answers)
         return result[0], result[1]
 
@@ -176,14 +176,14 @@ class FactoredHead(Head):
         full = asked.logits if self._rest is None else empty + everything
         answers = repeated(asked.scores[:, None], channels, axis=1)
 
-        def fill(image: Array, channel: Array, rows: Array) -> None:
+        def fill(batch_index: Array, channel: Array, rows: Array) -> None:
             taken = columns[channel]
-            taken *= pooled[image, channel][:, None]
-            rows[...] = full[image] - taken
+            taken *= pooled[batch_index, channel][:, None]
+            rows[...] = full[batch_index] - taken
 
         changed = pairs_where(len(pooled), channels, pooled, lambda: pooled)
-        for image, channel, logits in self._run(asked, changed, columns.shape[1], fill):
-            answers[image, channel] = asked.reader.read(logits, image)
+        for batch_index, channel, logits in self._run(asked, changed, columns.shape[1], fill):
+            answers[batch_index, channel] = asked.reader.read(logits, batch_index)
         return answers
 
     def _answer_channels(self, asked: Asked, block: slice, products: Array, answers: Array) -> None:
@@ -197,11 +197,11 @@ class FactoredHead(Head):
         count, channels, features = products.shape
         changed = pairs_where(count, channels, products, lambda: xp.any(products != 0, axis=2))
 
-        def fill(image: Array, channel: Array, rows: Array) -> None:
-            compute.channel_rows(full, products, image, channel, rows)
+        def fill(batch_index: Array, channel: Array, rows: Array) -> None:
+            compute.channel_rows(full, products, batch_index, channel, rows)
 
-        for image, channel, logits in self._run(asked, changed, features, fill):
-            answers[image + first, channel] = asked.reader.read(logits, image + first)
+        for batch_index, channel, logits in self._run(asked, changed, features, fill):
+            answers[batch_index + first, channel] = asked.reader.read(logits, batch_index + first)
 
     # ---------------------------------------------------------------- gradients
 
@@ -301,7 +301,7 @@ class FactoredHead(Head):
         """Runs first layers' altered answers through the rest, if there is any; see `fill_and_run`."""
         rest, logits = self._rest, asked.logits
 
-        def run(rows: Array, image: Array) -> Array:
+        def run(rows: Array, batch_index: Array) -> Array:
             if rest is None:
                 return rows
             asked.passes.head += len(rows)

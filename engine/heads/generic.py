@@ -57,11 +57,11 @@ class GenericHead(Head):
         answers = repeated(asked.scores[:, None], activations.shape[1], axis=1)
         changed = channels_where(activations)
 
-        def fill(image: Array, channel: Array, rows: Array) -> None:
-            compute.ablate_channels(activations, image, channel, rows, self._threads)
+        def fill(batch_index: Array, channel: Array, rows: Array) -> None:
+            compute.ablate_channels(activations, batch_index, channel, rows, self._threads)
 
-        for image, channel, logits in self._run(asked, changed, fill):
-            answers[image, channel] = asked.reader.read(logits, image)
+        for batch_index, channel, logits in self._run(asked, changed, fill):
+            answers[batch_index, channel] = asked.reader.read(logits, batch_index)
         return answers
 
     def with_boxes(
@@ -77,13 +77,13 @@ class GenericHead(Head):
             if answers is None:
                 continue
 
-            def fill(image: Array, box: Array, rows: Array, keeping: bool = keeping) -> None:
+            def fill(batch_index: Array, box: Array, rows: Array, keeping: bool = keeping) -> None:
                 compute.ablate_boxes(
-                    activations, image, listed[box], rows, keep=keeping, threads=self._threads
+                    activations, batch_index, listed[box], rows, keep=keeping, threads=self._threads
                 )
 
-            for image, box, logits in self._run(asked, changed, fill):
-                answers[image, box] = asked.reader.read(logits, image)
+            for batch_index, box, logits in self._run(asked, changed, fill):
+                answers[batch_index, box] = asked.reader.read(logits, batch_index)
         return deleted, kept
 
     def empty(self, asked: Asked) -> Array:
@@ -133,9 +133,9 @@ class GenericHead(Head):
         return fill_and_run(pairs, shape, self._batch_size, fill, run, self._runner.rows)
 
     def _counted(self, asked: Asked) -> Callable[[Array, Array], Array]:
-        def run(rows: Array, image: Array) -> Array:
+        def run(rows: Array, batch_index: Array) -> Array:
             asked.passes.head += len(rows)
-            feeds = {name: asked.extras[name][image] for name in self._beside}
+            feeds = {name: asked.extras[name][batch_index] for name in self._beside}
             return self._runner(rows, None, feeds)[0]
 
         return run

@@ -101,15 +101,15 @@ class PixelMethod(Method):
             for way in range(start // size, -(-stop // size)):
                 if way != current:
                     current, altered = way, alter(way)
-                images = slice(max(start - way * size, 0), min(stop - way * size, size))
-                parts.append((way, images))
-                rows.append(altered[images])
-            owners = xp.concat([every[images] for _, images in parts])
+                batch_rows = slice(max(start - way * size, 0), min(stop - way * size, size))
+                parts.append((way, batch_rows))
+                rows.append(altered[batch_rows])
+            owners = xp.concat([every[batch_rows] for _, batch_rows in parts])
             found = ask.picture_gradients(xp.concat(rows), owners, target, self.score, relu=self.relu)
             done = 0
-            for way, images in parts:
-                following = done + images.stop - images.start
-                yield way, images, found[done:following]
+            for way, batch_rows in parts:
+                following = done + batch_rows.stop - batch_rows.start
+                yield way, batch_rows, found[done:following]
                 done = following
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
@@ -155,8 +155,8 @@ class Gradient(PixelMethod):
     name: ClassVar[str] = "gradient"
 
     def maps(self, ask: Questions, target: int) -> Array:
-        images = numbered(len(ask.pictures), ask.pictures)
-        return strongest(ask.picture_gradients(ask.pictures, images, target, self.score, relu=self.relu))
+        batch_rows = numbered(len(ask.pictures), ask.pictures)
+        return strongest(ask.picture_gradients(ask.pictures, batch_rows, target, self.score, relu=self.relu))
 
     def runs(self) -> tuple[int, str]:
         return 1, "the model's adjoint, there and back"
@@ -184,8 +184,8 @@ class IntegratedGradients(PixelMethod):
     def maps(self, ask: Questions, target: int) -> Array:
         total = zeros((len(ask.pictures), *ask.pictures.shape[2:]), ask.pictures, "float64")
         ways = self.gradients(ask, target, self.steps + 1, lambda t: ask.pictures * (t / self.steps))
-        for _, images, found in ways:
-            total[images] += strongest(found)
+        for _, batch_rows, found in ways:
+            total[batch_rows] += strongest(found)
         return single(total / self.steps)
 
     def runs(self) -> tuple[int, str]:
@@ -218,8 +218,8 @@ class TextbookIntegratedGradients(PixelMethod):
         """Pictures times the integral of their gradients, (N, C, H, W)."""
         total = zeros(ask.pictures.shape, ask.pictures, "float64")
         ways = self.gradients(ask, target, self.steps + 1, lambda t: ask.pictures * (t / self.steps))
-        for way, images, found in ways:
-            total[images] += found * (0.5 if way in (0, self.steps) else 1.0)
+        for way, batch_rows, found in ways:
+            total[batch_rows] += found * (0.5 if way in (0, self.steps) else 1.0)
         return single(ask.pictures * total / self.steps)
 
     def runs(self) -> tuple[int, str]:
@@ -267,8 +267,8 @@ class NoisyGradients(PixelMethod):
             pattern = np.random.default_rng([self.seed, draw]).standard_normal(pictures.shape[1:], np.float32)
             return pictures + strength * sent(pattern, pictures)
 
-        for draw, images, found in self.gradients(ask, target, self.draws, alter):
-            yield draw, images, strongest(found)
+        for draw, batch_rows, found in self.gradients(ask, target, self.draws, alter):
+            yield draw, batch_rows, strongest(found)
 
     def runs(self) -> tuple[int, str]:
         return self.draws, "one a noisy copy"
@@ -285,8 +285,8 @@ class SmoothGrad(NoisyGradients):
 
     def maps(self, ask: Questions, target: int) -> Array:
         total = zeros((len(ask.pictures), *ask.pictures.shape[2:]), ask.pictures, "float64")
-        for _, images, found in self.noisy(ask, target):
-            total[images] += found
+        for _, batch_rows, found in self.noisy(ask, target):
+            total[batch_rows] += found
         return single(total / self.draws)
 
 
@@ -303,11 +303,11 @@ class VarGrad(NoisyGradients):
     def maps(self, ask: Questions, target: int) -> Array:
         shape = (len(ask.pictures), *ask.pictures.shape[2:])
         first, moved, squared = (zeros(shape, ask.pictures, "float64") for _ in range(3))
-        for draw, images, found in self.noisy(ask, target):
+        for draw, batch_rows, found in self.noisy(ask, target):
             if draw == 0:
-                first[images] = found
-            away = found - first[images]  # from a value near the mean, so that the squares do not cancel
-            moved[images] += away
-            squared[images] += away * away
+                first[batch_rows] = found
+            away = found - first[batch_rows]  # from a value near the mean, so that the squares do not cancel
+            moved[batch_rows] += away
+            squared[batch_rows] += away * away
         variance = squared / self.draws - (moved / self.draws) ** 2
         return single(at_least(variance, 0.0))

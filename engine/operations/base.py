@@ -20,8 +20,8 @@ class BoxRows(Protocol):
         """Picture and box of all answers that differ from those without a box, and perhaps of others."""
         ...
 
-    def fill(self, start: Array, image: Array, box: Array, out: Array, *, keep: bool) -> None:
-        """Writes out[b]: start[image[b]] minus, or with `keep` plus, what box[b] of that picture adds."""
+    def fill(self, start: Array, batch_index: Array, box: Array, out: Array, *, keep: bool) -> None:
+        """Writes out[b]: start[n], n = batch_index[b], minus, or with keep plus, what box[b] adds there."""
         ...
 
 
@@ -43,13 +43,20 @@ class Operations(Protocol):
         ...
 
     def ablate_channels(
-        self, activations: Array, image: Array, channel: Array, out: Array, threads: int | None
+        self, activations: Array, batch_index: Array, channel: Array, out: Array, threads: int | None
     ) -> None:
         """Activations without a channel each; see `camrt.kernels.ablate`."""
         ...
 
     def ablate_boxes(
-        self, activations: Array, image: Array, boxes: Array, out: Array, *, keep: bool, threads: int | None
+        self,
+        activations: Array,
+        batch_index: Array,
+        boxes: Array,
+        out: Array,
+        *,
+        keep: bool,
+        threads: int | None,
     ) -> None:
         """Activations without, or with nothing but, a box (B, 4) each; see `camrt.kernels.ablate`."""
         ...
@@ -58,7 +65,7 @@ class Operations(Protocol):
         self,
         activations: Array,
         pictures: Array,
-        image: Array,
+        batch_index: Array,
         channel: Array,
         out: Array,
         *,
@@ -75,7 +82,7 @@ class Operations(Protocol):
         base: Array,
         weight: Array,
         activations: Array,
-        image: Array,
+        batch_index: Array,
         channel: Array,
         out: Array,
         threads: int | None,
@@ -105,8 +112,10 @@ class Operations(Protocol):
         """The answers of a layer that each cell adds (N, h, w, F) to."""
         ...
 
-    def channel_rows(self, start: Array, products: Array, image: Array, channel: Array, out: Array) -> None:
-        """Writes out[b] = start[image[b]] − products[image[b], channel[b]], of (N, F) and (N, K, F)."""
+    def channel_rows(
+        self, start: Array, products: Array, batch_index: Array, channel: Array, out: Array
+    ) -> None:
+        """Writes out[b] = start[n] − products[n, channel[b]], n = batch_index[b], of (N, F) and (N, K, F)."""
         ...
 
     def box_probabilities(

@@ -36,13 +36,13 @@ class NativeBoxRows:
 
     def changed(self) -> tuple[Indices, Indices]:
         """See `BoxRows`."""
-        image, box = np.nonzero((self._sums != 0).any(axis=2))
-        return image, box
+        batch_index, box = np.nonzero((self._sums != 0).any(axis=2))
+        return batch_index, box
 
-    def fill(self, start: Array, image: Indices, box: Indices, out: Array, *, keep: bool) -> None:
+    def fill(self, start: Array, batch_index: Indices, box: Indices, out: Array, *, keep: bool) -> None:
         """See `BoxRows`."""
-        np.multiply(self._sums[image, box], np.float32(1 if keep else -1), out=out)
-        out += start[image]
+        np.multiply(self._sums[batch_index, box], np.float32(1 if keep else -1), out=out)
+        out += start[batch_index]
 
 
 class Native:
@@ -56,15 +56,15 @@ class Native:
         """See `Operations`: none is held."""
 
     def ablate_channels(
-        self, activations: Array, image: Indices, channel: Indices, out: Array, threads: int | None
+        self, activations: Array, batch_index: Indices, channel: Indices, out: Array, threads: int | None
     ) -> None:
         """See `Operations`."""
-        ablate_channels(activations, image, channel, out, threads=threads)
+        ablate_channels(activations, batch_index, channel, out, threads=threads)
 
     def ablate_boxes(
         self,
         activations: Array,
-        image: Indices,
+        batch_index: Indices,
         boxes: Indices,
         out: Array,
         *,
@@ -72,13 +72,13 @@ class Native:
         threads: int | None,
     ) -> None:
         """See `Operations`."""
-        ablate_boxes(activations, image, boxes, out, keep=keep, threads=threads)
+        ablate_boxes(activations, batch_index, boxes, out, keep=keep, threads=threads)
 
     def masked_batch(
         self,
         activations: Array,
         pictures: Array,
-        image: Indices,
+        batch_index: Indices,
         channel: Indices,
         out: Array,
         *,
@@ -91,7 +91,7 @@ class Native:
         masked_batch(
             activations,
             pictures,
-            image,
+            batch_index,
             channel,
             out,
             order=order,
@@ -105,13 +105,13 @@ class Native:
         base: Array,
         weight: Array,
         activations: Array,
-        image: Indices,
+        batch_index: Indices,
         channel: Indices,
         out: Array,
         threads: int | None,
     ) -> None:
         """See `Operations`."""
-        rank_one(base, weight, activations, image, channel, out, threads=threads)
+        rank_one(base, weight, activations, batch_index, channel, out, threads=threads)
 
     def partial_products(
         self, weight: Array, u: Array, *, by: Literal["cell", "channel"], threads: int | None
@@ -140,10 +140,10 @@ class Native:
         return NativeBoxRows(self.box_sums(cells, boxes, threads))
 
     def channel_rows(
-        self, start: Array, products: Array, image: Indices, channel: Indices, out: Array
+        self, start: Array, products: Array, batch_index: Indices, channel: Indices, out: Array
     ) -> None:
         """See `Operations`."""
-        np.subtract(start[image], products[image, channel], out=out)
+        np.subtract(start[batch_index], products[batch_index, channel], out=out)
 
     def box_probabilities(
         self,

@@ -51,13 +51,13 @@ class CpuBoxRows:
 
     def changed(self) -> tuple[Tensor, Tensor]:
         """See `BoxRows`."""
-        image, box = self._rows.changed()
-        return torch.from_numpy(image), torch.from_numpy(box)
+        batch_index, box = self._rows.changed()
+        return torch.from_numpy(batch_index), torch.from_numpy(box)
 
-    def fill(self, start: Tensor, image: Tensor, box: Tensor, out: Tensor, *, keep: bool) -> None:
+    def fill(self, start: Tensor, batch_index: Tensor, box: Tensor, out: Tensor, *, keep: bool) -> None:
         """See `BoxRows`."""
         with written(out) as rows:
-            self._rows.fill(seen(start), seen(image), seen(box), rows, keep=keep)
+            self._rows.fill(seen(start), seen(batch_index), seen(box), rows, keep=keep)
 
 
 class OnCpu:
@@ -71,16 +71,16 @@ class OnCpu:
         """See `Operations`: none is held."""
 
     def ablate_channels(
-        self, activations: Tensor, image: Tensor, channel: Tensor, out: Tensor, threads: int | None
+        self, activations: Tensor, batch_index: Tensor, channel: Tensor, out: Tensor, threads: int | None
     ) -> None:
         """See `Operations`."""
         with written(out) as rows:
-            NATIVE.ablate_channels(seen(activations), seen(image), seen(channel), rows, threads)
+            NATIVE.ablate_channels(seen(activations), seen(batch_index), seen(channel), rows, threads)
 
     def ablate_boxes(
         self,
         activations: Tensor,
-        image: Tensor,
+        batch_index: Tensor,
         boxes: Tensor,
         out: Tensor,
         *,
@@ -89,21 +89,31 @@ class OnCpu:
     ) -> None:
         """See `Operations`."""
         with written(out) as rows:
-            NATIVE.ablate_boxes(seen(activations), seen(image), seen(boxes), rows, keep=keep, threads=threads)
+            NATIVE.ablate_boxes(
+                seen(activations), seen(batch_index), seen(boxes), rows, keep=keep, threads=threads
+            )
 
     def masked_batch(
-        self, activations: Tensor, pictures: Tensor, image: Tensor, channel: Tensor, out: Tensor, **how: Any
+        self,
+        activations: Tensor,
+        pictures: Tensor,
+        batch_index: Tensor,
+        channel: Tensor,
+        out: Tensor,
+        **how: Any,
     ) -> None:
         """See `Operations`."""
         with written(out) as rows:
-            NATIVE.masked_batch(seen(activations), seen(pictures), seen(image), seen(channel), rows, **how)
+            NATIVE.masked_batch(
+                seen(activations), seen(pictures), seen(batch_index), seen(channel), rows, **how
+            )
 
     def rank_one(
         self,
         base: Tensor,
         weight: Tensor,
         activations: Tensor,
-        image: Tensor,
+        batch_index: Tensor,
         channel: Tensor,
         out: Tensor,
         threads: int | None,
@@ -111,7 +121,7 @@ class OnCpu:
         """See `Operations`."""
         with written(out) as rows:
             NATIVE.rank_one(
-                seen(base), seen(weight), seen(activations), seen(image), seen(channel), rows, threads
+                seen(base), seen(weight), seen(activations), seen(batch_index), seen(channel), rows, threads
             )
 
     def partial_products(
@@ -137,11 +147,11 @@ class OnCpu:
         return CpuBoxRows(NATIVE.box_rows(seen(cells), boxes, threads))
 
     def channel_rows(
-        self, start: Tensor, products: Tensor, image: Tensor, channel: Tensor, out: Tensor
+        self, start: Tensor, products: Tensor, batch_index: Tensor, channel: Tensor, out: Tensor
     ) -> None:
         """See `Operations`."""
         with written(out) as rows:
-            NATIVE.channel_rows(seen(start), seen(products), seen(image), seen(channel), rows)
+            NATIVE.channel_rows(seen(start), seen(products), seen(batch_index), seen(channel), rows)
 
     def box_probabilities(
         self,

@@ -52,9 +52,9 @@ class GpuBoxRows:
         """See `BoxRows`."""
         return every_pair(len(self._cells), len(self._boxes), self._cells)
 
-    def fill(self, start: Tensor, image: Tensor, box: Tensor, out: Tensor, *, keep: bool) -> None:
+    def fill(self, start: Tensor, batch_index: Tensor, box: Tensor, out: Tensor, *, keep: bool) -> None:
         """See `BoxRows`."""
-        first_layer_boxes(start, self._cells, image, self._boxes[box], out, keep=keep)
+        first_layer_boxes(start, self._cells, batch_index, self._boxes[box], out, keep=keep)
 
 
 class OnGpu:
@@ -69,15 +69,15 @@ class OnGpu:
         torch.cuda.empty_cache()
 
     def ablate_channels(
-        self, activations: Tensor, image: Tensor, channel: Tensor, out: Tensor, threads: int | None
+        self, activations: Tensor, batch_index: Tensor, channel: Tensor, out: Tensor, threads: int | None
     ) -> None:
         """See `Operations`."""
-        ablate_channels(activations, image, channel, out)
+        ablate_channels(activations, batch_index, channel, out)
 
     def ablate_boxes(
         self,
         activations: Tensor,
-        image: Tensor,
+        batch_index: Tensor,
         boxes: Tensor,
         out: Tensor,
         *,
@@ -85,13 +85,13 @@ class OnGpu:
         threads: int | None,
     ) -> None:
         """See `Operations`."""
-        ablate_boxes(activations, image, boxes, out, keep=keep)
+        ablate_boxes(activations, batch_index, boxes, out, keep=keep)
 
     def masked_batch(
         self,
         activations: Tensor,
         pictures: Tensor,
-        image: Tensor,
+        batch_index: Tensor,
         channel: Tensor,
         out: Tensor,
         *,
@@ -104,7 +104,7 @@ class OnGpu:
         masked_batch(
             activations,
             pictures,
-            image,
+            batch_index,
             channel,
             out,
             order=order,
@@ -117,13 +117,13 @@ class OnGpu:
         base: Tensor,
         weight: Tensor,
         activations: Tensor,
-        image: Tensor,
+        batch_index: Tensor,
         channel: Tensor,
         out: Tensor,
         threads: int | None,
     ) -> None:
         """See `Operations`."""
-        rank_one(base, weight, activations, image, channel, out)
+        rank_one(base, weight, activations, batch_index, channel, out)
 
     def partial_products(
         self, weight: Tensor, u: Tensor, *, by: Literal["cell", "channel"], threads: int | None
@@ -153,10 +153,10 @@ class OnGpu:
         return GpuBoxRows(cells, boxes)
 
     def channel_rows(
-        self, start: Tensor, products: Tensor, image: Tensor, channel: Tensor, out: Tensor
+        self, start: Tensor, products: Tensor, batch_index: Tensor, channel: Tensor, out: Tensor
     ) -> None:
         """See `Operations`."""
-        first_layer_channels(start, products, image, channel, out)
+        first_layer_channels(start, products, batch_index, channel, out)
 
     def box_probabilities(
         self,

@@ -36,11 +36,13 @@ def read_coco(intake: Intake, path: Path) -> list[Sample]:
     label_of = _labels(intake, path, data.get("categories"), annotations)
     objects: dict[Hashable, dict[Hashable, Mapping[str, Any]]] = {key: {} for key in entries}
     for key, annotation in annotations.items():
-        image = annotation.get("image_id")
-        if not _is_id(image) or image not in objects:
-            intake.report(Place(path, None, f"annotation {shown(key)}"), f"there is no image {shown(image)}")
+        image_id = annotation.get("image_id")
+        if not _is_id(image_id) or image_id not in objects:
+            intake.report(
+                Place(path, None, f"annotation {shown(key)}"), f"there is no image {shown(image_id)}"
+            )
         else:
-            objects[image][key] = annotation
+            objects[image_id][key] = annotation
     samples: dict[Path, Sample] = {}
     for key, entry in entries.items():
         place = Place(path, None, f"image {shown(key)}")

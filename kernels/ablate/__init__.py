@@ -17,13 +17,18 @@ __all__ = ["ablate_boxes", "ablate_channels"]
 
 @ignore_float_errors
 def ablate_channels(
-    activations: Floats, image: ArrayLike, channel: ArrayLike, out: Floats, *, threads: int | None = None
+    activations: Floats,
+    batch_index: ArrayLike,
+    channel: ArrayLike,
+    out: Floats,
+    *,
+    threads: int | None = None,
 ) -> None:
-    """Write out[b] = activations[image[b]] with channel[b] set to zero.
+    """Write out[b] = activations[batch_index[b]] with channel[b] set to zero.
 
     Args:
         activations: A, shape (N, K, h, w).
-        image: Which picture, shape (B,), integers.
+        batch_index: Which picture, shape (B,), integers.
         channel: Which channel to ablate, shape (B,), integers.
         out: Written, shape (B, K, h, w), C-contiguous, of the same type.
         threads: Number of threads; all of the machine's when None.
@@ -32,31 +37,31 @@ def ablate_channels(
         ValueError: An argument has a wrong type, shape, layout or value.
     """
     activations = floats("activations", activations, "N K h w")
-    image = indices("image", image, activations.shape[0], (-1,))
-    channel = indices("channel", channel, activations.shape[1], image.shape)
-    output("out", out, (len(image), *activations.shape[1:]), activations.dtype, activations)
+    batch_index = indices("batch_index", batch_index, activations.shape[0], (-1,))
+    channel = indices("channel", channel, activations.shape[1], batch_index.shape)
+    output("out", out, (len(batch_index), *activations.shape[1:]), activations.dtype, activations)
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
-        _native.ablate_channels(activations, image, channel, out, workers)
+        _native.ablate_channels(activations, batch_index, channel, out, workers)
     else:
-        reference.ablate_channels(activations, image, channel, out)
+        reference.ablate_channels(activations, batch_index, channel, out)
 
 
 @ignore_float_errors
 def ablate_boxes(
     activations: Floats,
-    image: ArrayLike,
+    batch_index: ArrayLike,
     boxes: ArrayLike,
     out: Floats,
     *,
     keep: bool,
     threads: int | None = None,
 ) -> None:
-    """Write out[b] = activations[image[b]] with the cells of boxes[b], or all others, set to zero.
+    """Write out[b] = activations[batch_index[b]] with the cells of boxes[b], or all others, set to zero.
 
     Args:
         activations: A, shape (N, K, h, w).
-        image: Which picture, shape (B,), integers.
+        batch_index: Which picture, shape (B,), integers.
         boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), integers.
         out: Written, shape (B, K, h, w), C-contiguous, of the same type.
         keep: False to zero the cells of the box, True to zero the cells outside it; in all channels.
@@ -66,13 +71,15 @@ def ablate_boxes(
         ValueError: An argument has a wrong type, shape, layout or value.
     """
     activations = floats("activations", activations, "N K h w")
-    image = indices("image", image, activations.shape[0], (-1,))
+    batch_index = indices("batch_index", batch_index, activations.shape[0], (-1,))
     boxes = boxes_within(boxes, *activations.shape[2:])
-    if len(boxes) != len(image):
-        raise ValueError(f"boxes must have shape ({len(image)}, 4) to match image, got {boxes.shape}")
-    output("out", out, (len(image), *activations.shape[1:]), activations.dtype, activations)
+    if len(boxes) != len(batch_index):
+        raise ValueError(
+            f"boxes must have shape ({len(batch_index)}, 4) to match batch_index, got {boxes.shape}"
+        )
+    output("out", out, (len(batch_index), *activations.shape[1:]), activations.dtype, activations)
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
-        _native.ablate_boxes(activations, image, boxes, out, bool(keep), workers)
+        _native.ablate_boxes(activations, batch_index, boxes, out, bool(keep), workers)
     else:
-        reference.ablate_boxes(activations, image, boxes, out, keep=keep)
+        reference.ablate_boxes(activations, batch_index, boxes, out, keep=keep)

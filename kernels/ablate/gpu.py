@@ -20,16 +20,16 @@ TILE_ROWS = 8
 
 
 def ablate_channels(
-    activations: torch.Tensor, image: torch.Tensor, channel: torch.Tensor, out: torch.Tensor
+    activations: torch.Tensor, batch_index: torch.Tensor, channel: torch.Tensor, out: torch.Tensor
 ) -> None:
-    """Write out[b] = activations[image[b]] with channel[b] set to zero.
+    """Write out[b] = activations[batch_index[b]] with channel[b] set to zero.
 
     Tensors may be float32, float16 or bfloat16, each its own. Activations that lie as `out` does are read
     16 bytes at a time.
 
     Args:
         activations: A, shape (N, K, h, w), any strides.
-        image: Which picture, shape (B,), in range.
+        batch_index: Which picture, shape (B,), in range.
         channel: Which channel to ablate, shape (B,), in range.
         out: Written, shape (B, K, h, w), contiguous or channels-last.
 
@@ -37,22 +37,27 @@ def ablate_channels(
         ValueError: An argument has a wrong type, shape, layout or device.
     """
     floats("activations", activations, "N K h w")
-    image = indices("image", image, (-1,), activations.device)
-    channel = indices("channel", channel, tuple(image.shape), activations.device)
-    _launch(activations, image, channel, out, boxes=False, keep=False)
+    batch_index = indices("batch_index", batch_index, (-1,), activations.device)
+    channel = indices("channel", channel, tuple(batch_index.shape), activations.device)
+    _launch(activations, batch_index, channel, out, boxes=False, keep=False)
 
 
 def ablate_boxes(
-    activations: torch.Tensor, image: torch.Tensor, boxes: torch.Tensor, out: torch.Tensor, *, keep: bool
+    activations: torch.Tensor,
+    batch_index: torch.Tensor,
+    boxes: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    keep: bool,
 ) -> None:
-    """Write out[b] = activations[image[b]] with the cells of boxes[b], or all others, set to zero.
+    """Write out[b] = activations[batch_index[b]] with the cells of boxes[b], or all others, set to zero.
 
     Tensors may be float32, float16 or bfloat16, each its own. Activations that lie as `out` does are read
     16 bytes at a time.
 
     Args:
         activations: A, shape (N, K, h, w), any strides.
-        image: Which picture, shape (B,), in range.
+        batch_index: Which picture, shape (B,), in range.
         boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), within the map.
         out: Written, shape (B, K, h, w), contiguous or channels-last.
         keep: False to zero the cells of the box, True to zero the cells outside it; in all channels.
@@ -61,9 +66,9 @@ def ablate_boxes(
         ValueError: An argument has a wrong type, shape, layout or device.
     """
     floats("activations", activations, "N K h w")
-    image = indices("image", image, (-1,), activations.device)
-    boxes = indices("boxes", boxes, (len(image), 4), activations.device)
-    _launch(activations, image, boxes, out, boxes=True, keep=bool(keep))
+    batch_index = indices("batch_index", batch_index, (-1,), activations.device)
+    boxes = indices("boxes", boxes, (len(batch_index), 4), activations.device)
+    _launch(activations, batch_index, boxes, out, boxes=True, keep=bool(keep))
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def tiles_of(channels: int, cells: int, *, last: bool, item: int) -> Tiles:
 
 def _launch(
     activations: torch.Tensor,
-    image: torch.Tensor,
+    batch_index: torch.Tensor,
     chosen: torch.Tensor,
     out: torch.Tensor,
     *,
@@ -139,7 +144,7 @@ def _launch(
     keep: bool,
 ) -> None:
     shape = tuple(activations.shape[1:])
-    output("out", out, (len(image), *shape), activations)
+    output("out", out, (len(batch_index), *shape), activations)
     if out.numel() == 0:
         return
     channels, h, w = shape
@@ -148,8 +153,8 @@ def _launch(
     one = activations[0]
     dense = (one.permute(1, 2, 0) if last else one).is_contiguous()
     with on_device(activations.device):
-        _ablate[(tiles.count * len(image),)](
-            activations, image, chosen, *activations.stride(), h * w, w,
+        _ablate[(tiles.count * len(batch_index),)](
+            activations, batch_index, chosen, *activations.stride(), h * w, w,
             tiles.group, tiles.units, tiles.size, tiles.across, tiles.count, out,
             BOXES=boxes, KEEP=keep, DENSE=dense, LAST=last,
             VECTOR=tiles.vector, ROWS=tiles.rows, COLUMNS=tiles.columns,
@@ -159,7 +164,7 @@ def _launch(
 @triton.jit
 def _ablate(
     p_maps,  # (N, K, h, w)
-    p_image,  # (B,)
+    p_batch,  # (B,)
     p_chosen,  # (B,): channels, or (B, 4): boxes
     stride_n, stride_k, stride_h, stride_w,  # of the maps
     cells, w,
@@ -180,7 +185,7 @@ def _ablate(
         channel, later, cell = split(first, step, cells)
         channel += row * group + later.to(tl.int32)
     y, x = cell // w, cell % w
-    p_from = p_maps + tl.load(p_image + b).to(tl.int64) * stride_n
+    p_from = p_maps + tl.load(p_batch + b).to(tl.int64) * stride_n
     if DENSE:
         p_from += index
     else:

@@ -11,15 +11,15 @@ __all__ = ["ablate_boxes", "ablate_channels"]
 
 
 @ignore_float_errors
-def ablate_channels(activations: Floats, image: Ints, channel: Ints, out: Floats) -> None:
+def ablate_channels(activations: Floats, batch_index: Ints, channel: Ints, out: Floats) -> None:
     """Compute what `camrt.kernels.ablate.ablate_channels` documents, unchecked."""
-    np.take(activations, image, axis=0, out=out)
-    out[np.arange(len(image)), channel] = 0
+    np.take(activations, batch_index, axis=0, out=out)
+    out[np.arange(len(batch_index)), channel] = 0
 
 
 @ignore_float_errors
-def ablate_boxes(activations: Floats, image: Ints, boxes: Ints, out: Floats, *, keep: bool) -> None:
+def ablate_boxes(activations: Floats, batch_index: Ints, boxes: Ints, out: Floats, *, keep: bool) -> None:
     """Compute what `camrt.kernels.ablate.ablate_boxes` documents, unchecked."""
-    for b, (n, (r0, c0, r1, c1)) in enumerate(zip(image, boxes, strict=True)):
+    for b, (n, (r0, c0, r1, c1)) in enumerate(zip(batch_index, boxes, strict=True)):
         out[b] = 0 if keep else activations[n]
         out[b, :, r0:r1, c0:c1] = activations[n, :, r0:r1, c0:c1] if keep else 0

@@ -14,18 +14,18 @@ __all__ = ["first_layer_boxes", "first_layer_channels"]
 
 @ignore_float_errors
 def first_layer_boxes(
-    start: Floats, partial: Floats, image: ArrayLike, boxes: ArrayLike, out: Floats, *, keep: bool
+    start: Floats, partial: Floats, batch_index: ArrayLike, boxes: ArrayLike, out: Floats, *, keep: bool
 ) -> None:
     """Write the layer's answer with a box of cells set to zero, or with all others set to zero.
 
-    - keep False: out[b] = start[image[b]] - Σ_{cells in boxes[b]} partial[image[b], cell]
-    - keep True: out[b] = start[image[b]] + Σ_{cells in boxes[b]} partial[image[b], cell]
+    - keep False: out[b] = start[batch_index[b]] - Σ_{cells in boxes[b]} partial[batch_index[b], cell]
+    - keep True: out[b] = start[batch_index[b]] + Σ_{cells in boxes[b]} partial[batch_index[b], cell]
 
     Args:
         start: The layer's answers, shape (N, F), or one for all pictures (F,): to the whole input without
             keep, to an input of zeros (the bias) with it.
         partial: What each cell adds to the answer, shape (N, h, w, F), of the same type.
-        image: Which picture, shape (B,), integers.
+        batch_index: Which picture, shape (B,), integers.
         boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), integers.
         out: Written, shape (B, F), C-contiguous, of the same type.
         keep: Whether the box is what is kept.
@@ -35,26 +35,28 @@ def first_layer_boxes(
     """
     partial = floats("partial", partial, "N h w F")
     start = _start(start, partial)
-    image = indices("image", image, len(partial), (-1,))
+    batch_index = indices("batch_index", batch_index, len(partial), (-1,))
     boxes = boxes_within(boxes, *partial.shape[1:3])
-    if len(boxes) != len(image):
-        raise ValueError(f"boxes must have shape ({len(image)}, 4) to match image, got {boxes.shape}")
-    output("out", out, (len(image), partial.shape[3]), partial.dtype, start, partial)
-    reference.first_layer_boxes(start, partial, image, boxes, out, keep=bool(keep))
+    if len(boxes) != len(batch_index):
+        raise ValueError(
+            f"boxes must have shape ({len(batch_index)}, 4) to match batch_index, got {boxes.shape}"
+        )
+    output("out", out, (len(batch_index), partial.shape[3]), partial.dtype, start, partial)
+    reference.first_layer_boxes(start, partial, batch_index, boxes, out, keep=bool(keep))
 
 
 @ignore_float_errors
 def first_layer_channels(
-    start: Floats, partial: Floats, image: ArrayLike, channel: ArrayLike, out: Floats
+    start: Floats, partial: Floats, batch_index: ArrayLike, channel: ArrayLike, out: Floats
 ) -> None:
     """Write the layer's answer with a channel set to zero.
 
-    out[b] = start[image[b]] - partial[image[b], channel[b]].
+    out[b] = start[batch_index[b]] - partial[batch_index[b], channel[b]].
 
     Args:
         start: The layer's answers to the whole input, shape (N, F), or one for all pictures (F,).
         partial: What each channel adds to the answer, shape (N, K, F), of the same type.
-        image: Which picture, shape (B,), integers.
+        batch_index: Which picture, shape (B,), integers.
         channel: Which channel to take away, shape (B,), integers.
         out: Written, shape (B, F), C-contiguous, of the same type.
 
@@ -63,10 +65,10 @@ def first_layer_channels(
     """
     partial = floats("partial", partial, "N K F")
     start = _start(start, partial)
-    image = indices("image", image, len(partial), (-1,))
-    channel = indices("channel", channel, partial.shape[1], image.shape)
-    output("out", out, (len(image), partial.shape[2]), partial.dtype, start, partial)
-    reference.first_layer_channels(start, partial, image, channel, out)
+    batch_index = indices("batch_index", batch_index, len(partial), (-1,))
+    channel = indices("channel", channel, partial.shape[1], batch_index.shape)
+    output("out", out, (len(batch_index), partial.shape[2]), partial.dtype, start, partial)
+    reference.first_layer_channels(start, partial, batch_index, channel, out)
 
 
 def _start(start: Floats, partial: Floats) -> Floats:

@@ -21,7 +21,7 @@ CHANNELS = (8, 512)
 def first_layer_boxes(
     start: torch.Tensor,
     partial: torch.Tensor,
-    image: torch.Tensor,
+    batch_index: torch.Tensor,
     boxes: torch.Tensor,
     out: torch.Tensor,
     *,
@@ -29,8 +29,8 @@ def first_layer_boxes(
 ) -> None:
     """Write the layer's answer with a box of cells set to zero, or with all others set to zero.
 
-    - keep False: out[b] = start[image[b]] - Σ_{cells in boxes[b]} partial[image[b], cell]
-    - keep True: out[b] = start[image[b]] + Σ_{cells in boxes[b]} partial[image[b], cell]
+    - keep False: out[b] = start[batch_index[b]] - Σ_{cells in boxes[b]} partial[batch_index[b], cell]
+    - keep True: out[b] = start[batch_index[b]] + Σ_{cells in boxes[b]} partial[batch_index[b], cell]
 
     Tensors may be float32, float16 or bfloat16, each its own; sums are float32. It is fastest where boxes
     that overlap follow each other.
@@ -39,7 +39,7 @@ def first_layer_boxes(
         start: The layer's answers, shape (N, F), or one for all pictures (F,), any strides: to the whole
             input without keep, to an input of zeros (the bias) with it.
         partial: What each cell adds to the answer, shape (N, h, w, F), any strides.
-        image: Which picture, shape (B,), in range.
+        batch_index: Which picture, shape (B,), in range.
         boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), within the map.
         out: Written, shape (B, F), contiguous.
         keep: Whether the box is what is kept.
@@ -50,35 +50,39 @@ def first_layer_boxes(
     floats("partial", partial, "N h w F")
     device = partial.device
     start = _start(start, partial)
-    image = indices("image", image, (-1,), device)
-    boxes = indices("boxes", boxes, (len(image), 4), device)
+    batch_index = indices("batch_index", batch_index, (-1,), device)
+    boxes = indices("boxes", boxes, (len(batch_index), 4), device)
     features = partial.shape[3]
-    output("out", out, (len(image), features), start, partial)
+    output("out", out, (len(batch_index), features), start, partial)
     if out.numel() == 0:
         return
     columns = min(max(triton.next_power_of_2(features), FEATURES[0]), FEATURES[1])
     across = triton.cdiv(features, columns)
     with on_device(device):
-        _boxes[(triton.cdiv(len(image), RESULTS) * across,)](
-            start, *start.stride(), partial, *partial.stride(), image, boxes,
-            len(image), features, across, out,
+        _boxes[(triton.cdiv(len(batch_index), RESULTS) * across,)](
+            start, *start.stride(), partial, *partial.stride(), batch_index, boxes,
+            len(batch_index), features, across, out,
             KEEP=bool(keep), RESULTS=RESULTS, FEATURES=columns, num_warps=columns // FEATURES[0],
         )  # fmt: skip
 
 
 def first_layer_channels(
-    start: torch.Tensor, partial: torch.Tensor, image: torch.Tensor, channel: torch.Tensor, out: torch.Tensor
+    start: torch.Tensor,
+    partial: torch.Tensor,
+    batch_index: torch.Tensor,
+    channel: torch.Tensor,
+    out: torch.Tensor,
 ) -> None:
     """Write the layer's answer with a channel set to zero.
 
-    out[b] = start[image[b]] - partial[image[b], channel[b]].
+    out[b] = start[batch_index[b]] - partial[batch_index[b], channel[b]].
 
     Tensors may be float32, float16 or bfloat16, each its own; everything is computed in float32.
 
     Args:
         start: The layer's answers to the whole input, shape (N, F), or one for all (F,), any strides.
         partial: What each channel adds to the answer, shape (N, K, F), any strides.
-        image: Which picture, shape (B,), in range.
+        batch_index: Which picture, shape (B,), in range.
         channel: Which channel to take away, shape (B,), in range.
         out: Written, shape (B, F), contiguous.
 
@@ -88,18 +92,18 @@ def first_layer_channels(
     floats("partial", partial, "N K F")
     device = partial.device
     start = _start(start, partial)
-    image = indices("image", image, (-1,), device)
-    channel = indices("channel", channel, tuple(image.shape), device)
+    batch_index = indices("batch_index", batch_index, (-1,), device)
+    channel = indices("channel", channel, tuple(batch_index.shape), device)
     features = partial.shape[2]
-    output("out", out, (len(image), features), start, partial)
+    output("out", out, (len(batch_index), features), start, partial)
     if out.numel() == 0:
         return
     rows, columns = CHANNELS
     across = triton.cdiv(features, columns)
     with on_device(device):
-        _channels[(triton.cdiv(len(image), rows) * across,)](
-            start, *start.stride(), partial, *partial.stride(), image, channel,
-            len(image), features, across, out, ROWS=rows, COLUMNS=columns,
+        _channels[(triton.cdiv(len(batch_index), rows) * across,)](
+            start, *start.stride(), partial, *partial.stride(), batch_index, channel,
+            len(batch_index), features, across, out, ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
 
 
@@ -121,7 +125,7 @@ def _boxes(
     stride_sn, stride_sf,  # of the answers to begin with
     p_partial,  # (N, h, w, F)
     stride_n, stride_h, stride_w, stride_f,  # of the partial products
-    p_image,  # (B,)
+    p_batch,  # (B,)
     p_boxes,  # (B, 4)
     results, features,
     across,  # tiles of features
@@ -138,7 +142,7 @@ def _boxes(
     p_out += f
     for result in range(first, tl.minimum(first + RESULTS, results)):
         b = tl.cast(result, tl.int64)
-        n = tl.load(p_image + b).to(tl.int64)
+        n = tl.load(p_batch + b).to(tl.int64)
         p_box = p_boxes + 4 * b
         top, left = tl.load(p_box).to(tl.int32), tl.load(p_box + 1).to(tl.int32)
         bottom, right = tl.load(p_box + 2).to(tl.int32), tl.load(p_box + 3).to(tl.int32)
@@ -163,7 +167,7 @@ def _channels(
     stride_sn, stride_sf,  # of the answers to begin with
     p_partial,  # (N, K, F)
     stride_n, stride_k, stride_f,  # of the partial products
-    p_image,  # (B,)
+    p_batch,  # (B,)
     p_channel,  # (B,)
     results, features,
     across,  # tiles of features
@@ -176,7 +180,7 @@ def _channels(
     asked = b < results
     inside = asked & (f < features)
     b = b.to(tl.int64)
-    n = tl.load(p_image + b, asked, other=0).to(tl.int64)
+    n = tl.load(p_batch + b, asked, other=0).to(tl.int64)
     k = tl.load(p_channel + b, asked, other=0).to(tl.int64)
     p_from = p_start + n * stride_sn + f.to(tl.int64) * stride_sf
     p_less = p_partial + n * stride_n + k * stride_k + f.to(tl.int64) * stride_f

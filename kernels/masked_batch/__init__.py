@@ -23,7 +23,7 @@ __all__ = ["masked_batch"]
 def masked_batch(
     activations: Floats,
     pictures: Floats,
-    image: ArrayLike,
+    batch_index: ArrayLike,
     channel: ArrayLike,
     out: Floats,
     *,
@@ -32,9 +32,9 @@ def masked_batch(
     epsilon: float = 0.0,
     threads: int | None = None,
 ) -> NDArray[np.bool_]:
-    """Write out[b] = pictures[image[b]] × m_b, where m_b is a mask made of one activation map.
+    """Write out[b] = pictures[batch_index[b]] × m_b, where m_b is a mask made of one activation map.
 
-    With a = activations[image[b], channel[b]] and up() bilinear upsampling to H × W, the mask is
+    With a = activations[batch_index[b], channel[b]] and up() bilinear upsampling to H × W, the mask is
 
     - "upsample-first": u = up(a); m = (u - min u) / (max u - min u + epsilon), over the H × W samples;
     - "normalise-first": m = up((a - min a) / (max a - min a + epsilon)), over the h × w cells.
@@ -44,7 +44,7 @@ def masked_batch(
     Args:
         activations: A, shape (N, K, h, w).
         pictures: Shape (N, C, H, W), of the same type.
-        image: Which picture, shape (B,), integers.
+        batch_index: Which picture, shape (B,), integers.
         channel: Which channel of its activations, shape (B,), integers.
         out: Written, shape (B, C, H, W), C-contiguous, of the same type.
         order: Which of the two masks.
@@ -65,9 +65,9 @@ def masked_batch(
         raise ValueError(f"pictures must hold {n} pictures like activations, got {pictures.shape[0]}")
     map_size("activations", h, w)
     map_size("pictures", *pictures.shape[2:])
-    image = indices("image", image, n, (-1,))
-    channel = indices("channel", channel, k, image.shape)
-    output("out", out, (len(image), *pictures.shape[1:]), activations.dtype, activations, pictures)
+    batch_index = indices("batch_index", batch_index, n, (-1,))
+    channel = indices("channel", channel, k, batch_index.shape)
+    output("out", out, (len(batch_index), *pictures.shape[1:]), activations.dtype, activations, pictures)
     if order not in ("upsample-first", "normalise-first"):
         raise ValueError(f"order must be 'upsample-first' or 'normalise-first', got {order!r}")
     if not (math.isfinite(epsilon) and epsilon >= 0):
@@ -75,9 +75,16 @@ def masked_batch(
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
         return _native.masked_batch(
-            activations, pictures, image, channel, out,
+            activations, pictures, batch_index, channel, out,
             order == "normalise-first", align_corners, epsilon, workers,
         )  # fmt: skip
     return reference.masked_batch(
-        activations, pictures, image, channel, out, order=order, align_corners=align_corners, epsilon=epsilon
+        activations,
+        pictures,
+        batch_index,
+        channel,
+        out,
+        order=order,
+        align_corners=align_corners,
+        epsilon=epsilon,
     )

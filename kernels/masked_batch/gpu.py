@@ -23,7 +23,7 @@ TILE = (32, 32)
 def masked_batch(
     activations: torch.Tensor,
     pictures: torch.Tensor,
-    image: torch.Tensor,
+    batch_index: torch.Tensor,
     channel: torch.Tensor,
     out: torch.Tensor,
     *,
@@ -31,7 +31,7 @@ def masked_batch(
     align_corners: bool = False,
     epsilon: float = 0.0,
 ) -> torch.Tensor:
-    """Write out[b] = pictures[image[b]] × m_b, where m_b is a mask made of one activation map.
+    """Write out[b] = pictures[batch_index[b]] × m_b, where m_b is a mask made of one activation map.
 
     The masks are those of `camrt.kernels.masked_batch.masked_batch`. Tensors may be float32, float16 or
     bfloat16, each its own; everything is computed in float32.
@@ -39,7 +39,7 @@ def masked_batch(
     Args:
         activations: A, shape (N, K, h, w), any strides.
         pictures: Shape (N, C, H, W), any strides.
-        image: Which picture, shape (B,), in range.
+        batch_index: Which picture, shape (B,), in range.
         channel: Which channel of its activations, shape (B,), in range.
         out: Written, shape (B, C, H, W), contiguous or channels-last.
         order: Which of the two masks.
@@ -61,31 +61,31 @@ def masked_batch(
     channels, height, width = pictures.shape[1:]
     if min(h, w, height, width) < 1:
         raise ValueError(f"maps {h} x {w} and pictures {height} x {width} must not be empty")
-    image = indices("image", image, (-1,), device)
-    channel = indices("channel", channel, tuple(image.shape), device)
-    output("out", out, (len(image), channels, height, width), activations, pictures)
+    batch_index = indices("batch_index", batch_index, (-1,), device)
+    channel = indices("channel", channel, tuple(batch_index.shape), device)
+    output("out", out, (len(batch_index), channels, height, width), activations, pictures)
     if order not in ("upsample-first", "normalise-first"):
         raise ValueError(f"order must be 'upsample-first' or 'normalise-first', got {order!r}")
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise ValueError(f"epsilon must be finite and not negative, got {epsilon}")
     if out.numel() == 0:
-        return torch.zeros(len(image), dtype=torch.bool, device=device)
-    ranges = torch.empty((len(image), 2), dtype=torch.float32, device=device)
+        return torch.zeros(len(batch_index), dtype=torch.bool, device=device)
+    ranges = torch.empty((len(batch_index), 2), dtype=torch.float32, device=device)
     samples = order == "upsample-first"
     rows, columns = (
         extremes(cells, pixels, align_corners, device) for cells, pixels in ((h, height), (w, width))
     )
     scale_h, scale_w = scales((h, w), (height, width), align_corners)
-    maps: tuple[Any, ...] = (activations, image, channel, *activations.stride(), h, w)
+    maps: tuple[Any, ...] = (activations, batch_index, channel, *activations.stride(), h, w)
     with on_device(device):
-        _ranges[(len(image),)](
+        _ranges[(len(batch_index),)](
             *maps, rows, len(rows), columns, len(columns), scale_h, scale_w, epsilon, ranges,
             SAMPLES=samples, ALIGN=align_corners, BLOCK=RANGE_BLOCK,
         )  # fmt: skip
         last = layout_of("out", out) == "NHWC"
         across = triton.cdiv(width * channels if last else width, TILE[1])
         tiles = triton.cdiv(height, TILE[0]) * across
-        _write[(tiles * len(image),)](
+        _write[(tiles * len(batch_index),)](
             *maps, ranges, scale_h, scale_w, pictures, *pictures.stride(), height, width, tiles, across, out,
             CHANNELS=channels, LAST=last, ALIGN=align_corners, ROWS=TILE[0], COLUMNS=TILE[1],
         )  # fmt: skip
@@ -95,7 +95,7 @@ def masked_batch(
 @triton.jit
 def _ranges(
     p_maps,  # (N, K, h, w)
-    p_image,  # (B,)
+    p_batch,  # (B,)
     p_channel,  # (B,)
     stride_n, stride_k, stride_h, stride_w,  # of the maps
     h, w,
@@ -109,7 +109,7 @@ def _ranges(
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
     p_map = (
-        p_maps + tl.load(p_image + b).to(tl.int64) * stride_n + tl.load(p_channel + b).to(tl.int64) * stride_k
+        p_maps + tl.load(p_batch + b).to(tl.int64) * stride_n + tl.load(p_channel + b).to(tl.int64) * stride_k
     )
     low = tl.full((BLOCK,), float("inf"), tl.float32)
     high = tl.full((BLOCK,), float("-inf"), tl.float32)
@@ -145,7 +145,7 @@ def _ranges(
 @triton.jit
 def _write(
     p_maps,  # (N, K, h, w)
-    p_image,  # (B,)
+    p_batch,  # (B,)
     p_channel,  # (B,)
     stride_n, stride_k, stride_h, stride_w,  # of the maps
     h, w,
@@ -164,7 +164,7 @@ def _write(
 ):  # fmt: skip
     b = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
-    n = tl.load(p_image + b).to(tl.int64)
+    n = tl.load(p_batch + b).to(tl.int64)
     p_map = p_maps + n * stride_n + tl.load(p_channel + b).to(tl.int64) * stride_k
     p_picture = p_pictures + n * stride_pn
     p_to = p_out + b * CHANNELS * height * width

@@ -16,7 +16,7 @@ __all__ = ["masked_batch"]
 def masked_batch(
     activations: Floats,
     pictures: Floats,
-    image: Ints,
+    batch_index: Ints,
     channel: Ints,
     out: Floats,
     *,
@@ -26,8 +26,8 @@ def masked_batch(
 ) -> NDArray[np.bool_]:
     """Compute what `camrt.kernels.masked_batch.masked_batch` documents, unchecked."""
     size = (pictures.shape[2], pictures.shape[3])
-    constant = np.zeros(len(image), dtype=np.bool_)
-    for b, (n, k) in enumerate(zip(image, channel, strict=True)):
+    constant = np.zeros(len(batch_index), dtype=np.bool_)
+    for b, (n, k) in enumerate(zip(batch_index, channel, strict=True)):
         mask = _mask(activations[n, k], size, order, align_corners, epsilon)
         constant[b] = mask is None
         out[b] = 0 if mask is None else pictures[n] * mask

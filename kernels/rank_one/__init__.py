@@ -20,19 +20,19 @@ def rank_one(
     base: Floats,
     weight: Floats,
     activations: Floats,
-    image: ArrayLike,
+    batch_index: ArrayLike,
     channel: ArrayLike,
     out: Floats,
     *,
     threads: int | None = None,
 ) -> None:
-    """Write out[b, f, l] = base[image[b], f, l] - weight[channel[b], f] activations[image[b], channel[b], l].
+    """Write out[b, f, l] = base[n, f, l] - weight[k, f] activations[n, k, l], n = batch_index[b], k = channel[b].
 
     Args:
         base: The layer's output for the whole input, shape (N, F, L).
         weight: The layer's weight, transposed, shape (K, F), of the same type.
         activations: The layer's input, shape (N, K, L), of the same type.
-        image: Which picture, shape (B,), integers.
+        batch_index: Which picture, shape (B,), integers.
         channel: Which channel to take away, shape (B,), integers.
         out: Written, shape (B, F, L), C-contiguous, of the same type.
         threads: Number of threads; all of the machine's when None.
@@ -50,11 +50,11 @@ def rank_one(
         raise ValueError(
             f"activations must have shape {(n, weight.shape[0], length)}, got {activations.shape}"
         )
-    image = indices("image", image, n, (-1,))
-    channel = indices("channel", channel, weight.shape[0], image.shape)
-    output("out", out, (len(image), f, length), base.dtype, base, weight, activations)
+    batch_index = indices("batch_index", batch_index, n, (-1,))
+    channel = indices("channel", channel, weight.shape[0], batch_index.shape)
+    output("out", out, (len(batch_index), f, length), base.dtype, base, weight, activations)
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
-        _native.rank_one(base, weight, activations, image, channel, out, workers)
+        _native.rank_one(base, weight, activations, batch_index, channel, out, workers)
     else:
-        reference.rank_one(base, weight, activations, image, channel, out)
+        reference.rank_one(base, weight, activations, batch_index, channel, out)

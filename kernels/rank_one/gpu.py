@@ -16,11 +16,11 @@ def rank_one(
     base: torch.Tensor,
     weight: torch.Tensor,
     activations: torch.Tensor,
-    image: torch.Tensor,
+    batch_index: torch.Tensor,
     channel: torch.Tensor,
     out: torch.Tensor,
 ) -> None:
-    """Write out[b, f, l] = base[image[b], f, l] - weight[channel[b], f] activations[image[b], channel[b], l].
+    """Write out[b, f, l] = base[n, f, l] - weight[k, f] activations[n, k, l], n = batch_index[b], k = channel[b].
 
     Tensors may be float32, float16 or bfloat16, each its own; everything is computed in float32. A base that
     lies as `out` does is read 16 bytes at a time.
@@ -29,7 +29,7 @@ def rank_one(
         base: The layer's output for the whole input, shape (N, F, L), any strides.
         weight: The layer's weight, transposed, shape (K, F), any strides.
         activations: The layer's input, shape (N, K, L), any strides.
-        image: Which picture, shape (B,), in range.
+        batch_index: Which picture, shape (B,), in range.
         channel: Which channel to take away, shape (B,), in range.
         out: Written, shape (B, F, L), contiguous, or with its last two axes the other way round in memory, as
             those of a channels-last tensor are.
@@ -48,13 +48,13 @@ def rank_one(
         raise ValueError(
             f"activations must have shape {(n, weight.shape[0], cells)}, got {tuple(activations.shape)}"
         )
-    image = indices("image", image, (-1,), device)
-    channel = indices("channel", channel, tuple(image.shape), device)
-    shape = (len(image), features, cells)
+    batch_index = indices("batch_index", batch_index, (-1,), device)
+    channel = indices("channel", channel, tuple(batch_index.shape), device)
+    shape = (len(batch_index), features, cells)
     floats("out", out, "B F L", device)
     last = tuple(out.shape) == shape and out.mT.is_contiguous() and (cells == 1 or not out.is_contiguous())
     if last:
-        output("out", out.mT, (len(image), cells, features), base, weight, activations)
+        output("out", out.mT, (len(batch_index), cells, features), base, weight, activations)
     else:
         output("out", out, shape, base, weight, activations)
     if out.numel() == 0:
@@ -62,9 +62,9 @@ def rank_one(
     tiles = tiles_of(features, cells, last=last, item=out.element_size())
     dense = (base[0].mT if last else base[0]).is_contiguous()
     with on_device(device):
-        _rank_one[(tiles.count * len(image),)](
+        _rank_one[(tiles.count * len(batch_index),)](
             base, *base.stride(), weight, *weight.stride(), activations, *activations.stride(),
-            image, channel, features, cells,
+            batch_index, channel, features, cells,
             tiles.group, tiles.units, tiles.size, tiles.across, tiles.count, out,
             DENSE=dense, LAST=last, VECTOR=tiles.vector, ROWS=tiles.rows, COLUMNS=tiles.columns,
         )  # fmt: skip
@@ -78,7 +78,7 @@ def _rank_one(
     stride_wk, stride_wf,  # of the weight
     p_maps,  # (N, K, L)
     stride_mn, stride_mk, stride_ml,  # of the maps
-    p_image,  # (B,)
+    p_batch,  # (B,)
     p_channel,  # (B,)
     features, cells,
     group, units, size, across, count,  # see Tiles
@@ -90,7 +90,7 @@ def _rank_one(
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
     b, row, first, step, index, inside = locate(units, size, across, count, VECTOR, ROWS, COLUMNS)
-    n, k = tl.load(p_image + b).to(tl.int64), tl.load(p_channel + b).to(tl.int64)
+    n, k = tl.load(p_batch + b).to(tl.int64), tl.load(p_channel + b).to(tl.int64)
     p_column = p_weight + k * stride_wk
     p_map = p_maps + n * stride_mn + k * stride_mk
     if LAST:

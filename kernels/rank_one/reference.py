@@ -10,7 +10,7 @@ __all__ = ["rank_one"]
 
 @ignore_float_errors
 def rank_one(
-    base: Floats, weight: Floats, activations: Floats, image: Ints, channel: Ints, out: Floats
+    base: Floats, weight: Floats, activations: Floats, batch_index: Ints, channel: Ints, out: Floats
 ) -> None:
     """Compute what `camrt.kernels.rank_one.rank_one` documents, unchecked."""
-    out[...] = base[image] - weight[channel][:, :, None] * activations[image, channel][:, None, :]
+    out[...] = base[batch_index] - weight[channel][:, :, None] * activations[batch_index, channel][:, None, :]

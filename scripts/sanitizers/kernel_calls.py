@@ -104,7 +104,7 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
     features, cells = draw.size(70, 256), draw.size(30, 49)
     threads = draw.threads
     maps, shown = draw.numbers(n, k, h, w), draw.numbers(n, channels, height, width)
-    image, channel = draw.below(n, batch), draw.below(k, batch)
+    batch_index, channel = draw.below(n, batch), draw.below(k, batch)
     boxes, few = draw.boxes(draw.size(60, 200, 0), h, w), draw.boxes(batch, h, w)
     contributions, chosen = draw.numbers(n, h, w, classes), draw.below(classes, n, targets)
     logits, others = draw.numbers(n, classes), draw.numbers(n, classes)
@@ -132,9 +132,9 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
     size = (height, width)
 
     return {
-        "ablate_channels": [written(draw, ablate_channels, (batch, k, h, w), maps, image, channel)],
+        "ablate_channels": [written(draw, ablate_channels, (batch, k, h, w), maps, batch_index, channel)],
         "ablate_boxes": [
-            written(draw, ablate_boxes, (batch, k, h, w), maps, image, few, keep=keep)
+            written(draw, ablate_boxes, (batch, k, h, w), maps, batch_index, few, keep=keep)
             for keep in (False, True)
         ],
         "blur": [lambda: blur(shown, taps, "mirror" if mirror else "zero", threads)],
@@ -147,7 +147,7 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
         ],
         "box_sums": [lambda: box_sums(contributions, boxes, threads=threads)],
         "masked_batch": [
-            written(draw, masked_batch, (batch, *shown.shape[1:]), maps, shown, image, channel)
+            written(draw, masked_batch, (batch, *shown.shape[1:]), maps, shown, batch_index, channel)
             if order is None
             else written(
                 draw,
@@ -155,7 +155,7 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
                 (batch, *shown.shape[1:]),
                 maps,
                 shown,
-                image,
+                batch_index,
                 channel,
                 order=order,
                 align_corners=True,
@@ -168,9 +168,11 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
             lambda: partial_products(weight, flat, by="channel", threads=threads),
         ],
         "perturb": [
-            written(draw, perturb, (batch, *shown.shape[1:]), shown, ranks, image, counts, first, rest)
+            written(draw, perturb, (batch, *shown.shape[1:]), shown, ranks, batch_index, counts, first, rest)
         ],
-        "rank_one": [written(draw, rank_one, (batch, features, cells), base, columns, flat, image, channel)],
+        "rank_one": [
+            written(draw, rank_one, (batch, features, cells), base, columns, flat, batch_index, channel)
+        ],
         "score_histogram": [lambda: histogram(scores, marks, edges, threads).counts],
         "average_precision": [lambda: average_precision(scores, marks, threads)],
         "saliency": [

@@ -25,10 +25,10 @@ def picture(path: Path) -> Path:
 
 def png(path: Path, values: Any, mode: str = "L") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(np.broadcast_to(np.asarray(values, np.uint8), SIZE).copy())
+    opened = Image.fromarray(np.broadcast_to(np.asarray(values, np.uint8), SIZE).copy())
     if mode == "P":
-        image.putpalette([0] * 768)  # indices count, not colours
-    (image.convert(mode) if mode not in ("L", "P") else image).save(path)
+        opened.putpalette([0] * 768)  # indices count, not colours
+    (opened.convert(mode) if mode not in ("L", "P") else opened).save(path)
     return path
 
 

@@ -9,7 +9,7 @@ def _ablate(kind: str, last: bool, boxes: bool) -> Variant:
     return Variant(
         "ablate",
         "_ablate",
-        {"p_maps": f"*{kind}", "p_image": "*i64", "p_chosen": "*i64", "p_out": f"*{kind}"},
+        {"p_maps": f"*{kind}", "p_batch": "*i64", "p_chosen": "*i64", "p_out": f"*{kind}"},
         {"BOXES": boxes, "KEEP": False, "DENSE": True, "LAST": last}
         | {"VECTOR": tiles.vector, "ROWS": tiles.rows, "COLUMNS": tiles.columns}
         | {"stride_k" if last else "stride_w": 1},

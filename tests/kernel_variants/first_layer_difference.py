@@ -9,7 +9,7 @@ def _boxes(partial: str, out: str, keep: bool) -> Variant:
         "first_layer_difference",
         "_boxes",
         {"p_start": "*fp32", "p_partial": f"*{partial}", "p_out": f"*{out}"}
-        | {"p_image": "*i64", "p_boxes": "*i64"},
+        | {"p_batch": "*i64", "p_boxes": "*i64"},
         {"KEEP": keep, "RESULTS": RESULTS, "FEATURES": FEATURES[1], "stride_sf": 1, "stride_f": 1},
         ("stride_sn", "stride_n", "stride_h", "stride_w", "features"),
         registers=72,
@@ -24,7 +24,7 @@ def _channels(partial: str, out: str) -> Variant:
         "first_layer_difference",
         "_channels",
         {"p_start": "*fp32", "p_partial": f"*{partial}", "p_out": f"*{out}"}
-        | {"p_image": "*i64", "p_channel": "*i64"},
+        | {"p_batch": "*i64", "p_channel": "*i64"},
         {"ROWS": rows, "COLUMNS": columns, "stride_sf": 1, "stride_f": 1},
         ("stride_sn", "stride_n", "stride_k", "features"),
         registers=64,

@@ -11,7 +11,7 @@ def _masked_batch(kind: str, last: bool) -> Variant:
             "p_maps": f"*{kind}",
             "p_pictures": f"*{kind}",
             "p_out": f"*{kind}",
-            "p_image": "*i64",
+            "p_batch": "*i64",
             "p_channel": "*i64",
         }
         | {"scale_h": "fp32", "scale_w": "fp32"},
@@ -29,7 +29,7 @@ VARIANTS = [
     Variant(
         "masked_batch",
         "_ranges",
-        {"p_image": "*i64", "p_channel": "*i64", "p_rows": "*i32", "p_columns": "*i32"}
+        {"p_batch": "*i64", "p_channel": "*i64", "p_rows": "*i32", "p_columns": "*i32"}
         | {"scale_h": "fp32", "scale_w": "fp32", "epsilon": "fp32"},
         {"SAMPLES": True, "ALIGN": False, "BLOCK": 256, "stride_w": 1},
         wide=(),

@@ -10,7 +10,7 @@ def _rank_one(kind: str, last: bool, features: int = 512, cells: int = 49) -> Va
         "rank_one",
         "_rank_one",
         {"p_base": f"*{kind}", "p_weight": f"*{kind}", "p_maps": f"*{kind}", "p_out": f"*{kind}"}
-        | {"p_image": "*i64", "p_channel": "*i64"},
+        | {"p_batch": "*i64", "p_channel": "*i64"},
         {"DENSE": True, "LAST": last, "VECTOR": tiles.vector, "ROWS": tiles.rows, "COLUMNS": tiles.columns}
         | {"stride_wf": 1, "stride_ml": 1, "stride_f" if last else "stride_l": 1},
         ("features", "stride_n", "stride_wk", "size", *(("units", "stride_l") if last else ())),

@@ -18,27 +18,27 @@ def test_native_agrees_with_reference(native, shape, normal, rng, poisoned, thre
     a = normal(*shape)
     a[0, 0, 0, 0] = np.nan
     n, k, h, w = shape
-    image, channel, boxes = rng.integers(0, n, 9), rng.integers(0, k, 9), boxes_for(rng, 9, h, w)
+    batch_index, channel, boxes = rng.integers(0, n, 9), rng.integers(0, k, 9), boxes_for(rng, 9, h, w)
     out, expected = poisoned(9, k, h, w), poisoned(9, k, h, w)
-    ablate_channels(strided(a), image, channel, out, threads=threads)
-    reference.ablate_channels(a, image, channel, expected)
+    ablate_channels(strided(a), batch_index, channel, out, threads=threads)
+    reference.ablate_channels(a, batch_index, channel, expected)
     np.testing.assert_array_equal(out, expected)
     for keep in (False, True):
         out[...], expected[...] = np.nan, np.nan
-        ablate_boxes(strided(a), image, boxes, out, keep=keep, threads=threads)
-        reference.ablate_boxes(a, image, boxes, expected, keep=keep)
+        ablate_boxes(strided(a), batch_index, boxes, out, keep=keep, threads=threads)
+        reference.ablate_boxes(a, batch_index, boxes, expected, keep=keep)
         np.testing.assert_array_equal(out, expected)
 
 
 def test_reference_agrees_with_loops(normal, rng, poisoned):
     a = normal(2, 3, 4, 5)
-    image, channel, boxes = rng.integers(0, 2, 6), rng.integers(0, 3, 6), boxes_for(rng, 6, 4, 5)
+    batch_index, channel, boxes = rng.integers(0, 2, 6), rng.integers(0, 3, 6), boxes_for(rng, 6, 4, 5)
     one, without, only = (poisoned(6, 3, 4, 5) for _ in range(3))
-    reference.ablate_channels(a, image, channel, one)
-    reference.ablate_boxes(a, image, boxes, without, keep=False)
-    reference.ablate_boxes(a, image, boxes, only, keep=True)
+    reference.ablate_channels(a, batch_index, channel, one)
+    reference.ablate_boxes(a, batch_index, boxes, without, keep=False)
+    reference.ablate_boxes(a, batch_index, boxes, only, keep=True)
     for b, k, r, c in np.ndindex(one.shape):
-        value = a[image[b], k, r, c]
+        value = a[batch_index[b], k, r, c]
         inside = boxes[b, 0] <= r < boxes[b, 2] and boxes[b, 1] <= c < boxes[b, 3]
         assert one[b, k, r, c] == (0 if k == channel[b] else value)
         assert without[b, k, r, c] == (0 if inside else value)
@@ -50,11 +50,11 @@ def test_reference_agrees_with_loops(normal, rng, poisoned):
 def test_deletion_and_preservation_add_up(h, w, k, seed):
     rng = np.random.default_rng(seed)
     a = rng.standard_normal((2, k, h, w)).astype(np.float32)
-    image, boxes = rng.integers(0, 2, 5), boxes_for(rng, 5, h, w)
+    batch_index, boxes = rng.integers(0, 2, 5), boxes_for(rng, 5, h, w)
     without, only = (np.full((5, k, h, w), np.nan, np.float32) for _ in range(2))
-    ablate_boxes(a, image, boxes, without, keep=False)
-    ablate_boxes(a, image, boxes, only, keep=True)
-    np.testing.assert_array_equal(without + only, a[image])
+    ablate_boxes(a, batch_index, boxes, without, keep=False)
+    ablate_boxes(a, batch_index, boxes, only, keep=True)
+    np.testing.assert_array_equal(without + only, a[batch_index])
 
 
 def test_a_nan_that_is_ablated_leaves_no_trace():
@@ -70,7 +70,9 @@ def test_errors_name_what_is_wrong():
     a, out = np.zeros((1, 2, 3, 3)), np.zeros((1, 2, 3, 3))
     with pytest.raises(ValueError, match=r"channel holds 2, outside 0\.\.1"):
         ablate_channels(a, [0], [2], out)
-    with pytest.raises(ValueError, match=r"boxes must have shape \(1, 4\) to match image, got \(2, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"boxes must have shape \(1, 4\) to match batch_index, got \(2, 4\)"
+    ):
         ablate_boxes(a, [0], [(0, 0, 1, 1)] * 2, out, keep=True)
     with pytest.raises(ValueError, match=r"boxes\[0\] is \(0, 0, 1, 4\)"):
         ablate_boxes(a, [0], [(0, 0, 1, 4)], out, keep=True)

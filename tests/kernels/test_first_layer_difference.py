@@ -18,38 +18,40 @@ def boxes_for(rng, count, h, w):
 @pytest.mark.parametrize("keep", [False, True])
 def test_boxes_agree_with_loops(keep, normal, rng, poisoned, strided, dtype):
     start, partial = normal(2, 5), normal(2, 4, 3, 5)
-    image, boxes = rng.integers(0, 2, 9), boxes_for(rng, 9, 4, 3)
+    batch_index, boxes = rng.integers(0, 2, 9), boxes_for(rng, 9, 4, 3)
     out, again = poisoned(9, 5), poisoned(9, 5)
-    first_layer_boxes(strided(start), strided(partial), image, boxes, out, keep=keep)
-    reference.first_layer_boxes(start, partial, image, boxes, again, keep=keep)
+    first_layer_boxes(strided(start), strided(partial), batch_index, boxes, out, keep=keep)
+    reference.first_layer_boxes(start, partial, batch_index, boxes, again, keep=keep)
     np.testing.assert_array_equal(out, again)
     expected = np.empty((9, 5))
     for b, f in np.ndindex(9, 5):
         r0, c0, r1, c1 = boxes[b]
-        held = math.fsum(float(partial[image[b], r, c, f]) for r in range(r0, r1) for c in range(c0, c1))
-        expected[b, f] = float(start[image[b], f]) + (held if keep else -held)
+        held = math.fsum(
+            float(partial[batch_index[b], r, c, f]) for r in range(r0, r1) for c in range(c0, c1)
+        )
+        expected[b, f] = float(start[batch_index[b], f]) + (held if keep else -held)
     assert_close(out, expected, dtype)
 
 
 def test_channels_agree_with_loops(normal, rng, poisoned, strided, dtype):
     start, partial = normal(2, 5), normal(2, 4, 5)
-    image, channel = rng.integers(0, 2, 9), rng.integers(0, 4, 9)
+    batch_index, channel = rng.integers(0, 2, 9), rng.integers(0, 4, 9)
     out = poisoned(9, 5)
-    first_layer_channels(strided(start), strided(partial), image, channel, out)
+    first_layer_channels(strided(start), strided(partial), batch_index, channel, out)
     for b, f in np.ndindex(9, 5):
-        wanted = float(start[image[b], f]) - float(partial[image[b], channel[b], f])
+        wanted = float(start[batch_index[b], f]) - float(partial[batch_index[b], channel[b], f])
         assert out[b, f] == pytest.approx(wanted, rel=1e-6 if dtype == np.float32 else 1e-14, abs=1e-30)
 
 
 def test_one_answer_may_do_for_all_pictures(normal, rng, poisoned):
     bias, cells, channels = normal(5), normal(3, 2, 2, 5), normal(3, 4, 5)
-    image, boxes = np.arange(3), boxes_for(rng, 3, 2, 2)
+    batch_index, boxes = np.arange(3), boxes_for(rng, 3, 2, 2)
     one, each = poisoned(3, 5), poisoned(3, 5)
-    first_layer_boxes(bias, cells, image, boxes, one, keep=True)
-    first_layer_boxes(np.tile(bias, (3, 1)), cells, image, boxes, each, keep=True)
+    first_layer_boxes(bias, cells, batch_index, boxes, one, keep=True)
+    first_layer_boxes(np.tile(bias, (3, 1)), cells, batch_index, boxes, each, keep=True)
     np.testing.assert_array_equal(one, each)
-    first_layer_channels(bias, channels, image, image, one)
-    np.testing.assert_array_equal(one, bias - channels[image, image])
+    first_layer_channels(bias, channels, batch_index, batch_index, one)
+    np.testing.assert_array_equal(one, bias - channels[batch_index, batch_index])
 
 
 @settings(max_examples=25, deadline=None)
@@ -65,14 +67,16 @@ def test_equals_the_layer_of_the_ablated_input(h, w, k, f, seed):
     def layer(inputs):
         return inputs.reshape(len(inputs), -1) @ weight.reshape(f, -1).T + bias
 
-    image, boxes, channel = rng.integers(0, 2, 5), boxes_for(rng, 5, h, w), rng.integers(0, k, 5)
+    batch_index, boxes, channel = rng.integers(0, 2, 5), boxes_for(rng, 5, h, w), rng.integers(0, k, 5)
     flat = a.reshape(2, k, -1)
     cells = partial_products(weight, flat, by="cell").reshape(2, h, w, f)
     deleted, kept, without = (np.full((5, f), np.nan) for _ in range(3))
-    first_layer_boxes(layer(a), cells, image, boxes, deleted, keep=False)
-    first_layer_boxes(bias, cells, image, boxes, kept, keep=True)
-    first_layer_channels(layer(a), partial_products(weight, flat, by="channel"), image, channel, without)
-    for b, (n, (r0, c0, r1, c1)) in enumerate(zip(image, boxes, strict=True)):
+    first_layer_boxes(layer(a), cells, batch_index, boxes, deleted, keep=False)
+    first_layer_boxes(bias, cells, batch_index, boxes, kept, keep=True)
+    first_layer_channels(
+        layer(a), partial_products(weight, flat, by="channel"), batch_index, channel, without
+    )
+    for b, (n, (r0, c0, r1, c1)) in enumerate(zip(batch_index, boxes, strict=True)):
         holed, alone, lacking = a[n : n + 1].copy(), np.zeros((1, k, h, w)), a[n : n + 1].copy()
         holed[:, :, r0:r1, c0:c1] = 0
         alone[:, :, r0:r1, c0:c1] = a[n, :, r0:r1, c0:c1]
@@ -107,7 +111,9 @@ def test_errors_name_what_is_wrong():
         first_layer_boxes(start[:, :, None], cells, [0], [(0, 0, 1, 1)], out, keep=True)
     with pytest.raises(ValueError, match="start must be float64 like the other arrays, got float32"):
         first_layer_boxes(start.astype(np.float32), cells, [0], [(0, 0, 1, 1)], out, keep=True)
-    with pytest.raises(ValueError, match=r"boxes must have shape \(1, 4\) to match image, got \(2, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"boxes must have shape \(1, 4\) to match batch_index, got \(2, 4\)"
+    ):
         first_layer_boxes(start, cells, [0], [(0, 0, 1, 1)] * 2, out, keep=True)
     with pytest.raises(ValueError, match=r"boxes\[0\] is \(0, 0, 1, 4\)"):
         first_layer_boxes(start, cells, [0], [(0, 0, 1, 4)], out, keep=True)

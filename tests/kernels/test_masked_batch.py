@@ -33,15 +33,15 @@ def case(normal, rng, h, w, height, width, n=3, k=4, c=3, b=9):
 @pytest.mark.parametrize("align", [False, True], ids=["half-pixel", "align-corners"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_native_agrees_with_reference(native, sizes, align, order, normal, rng, poisoned, threads, strided):
-    a, x, image, channel, shape = case(normal, rng, *sizes)
+    a, x, batch_index, channel, shape = case(normal, rng, *sizes)
     a[0, 1] = 0.3
     a[1, 2, 0, 0] = np.nan
     a[2, 0, -1, -1] = np.inf
-    image[:3], channel[:3] = [0, 1, 2], [1, 2, 0]
+    batch_index[:3], channel[:3] = [0, 1, 2], [1, 2, 0]
     out, expected = poisoned(*shape), poisoned(*shape)
     options = {"order": order, "align_corners": align, "epsilon": 1e-3}
-    flags = masked_batch(strided(a), strided(x), image, channel, out, threads=threads, **options)
-    wanted = reference.masked_batch(a, x, image, channel, expected, **options)
+    flags = masked_batch(strided(a), strided(x), batch_index, channel, out, threads=threads, **options)
+    wanted = reference.masked_batch(a, x, batch_index, channel, expected, **options)
     assert flags.dtype == np.bool_
     assert flags.tolist() == wanted.tolist()
     assert flags[:3].all()
@@ -53,10 +53,10 @@ def test_native_agrees_with_reference(native, sizes, align, order, normal, rng, 
 @pytest.mark.parametrize("epsilon", [0.0, 0.5])
 def test_reference_agrees_with_torch_in_float64(order, epsilon, normal, rng, poisoned, dtype):
     torch = pytest.importorskip("torch")
-    a, x, image, channel, shape = case(normal, rng, 7, 5, 31, 63)
+    a, x, batch_index, channel, shape = case(normal, rng, 7, 5, 31, 63)
     out = poisoned(*shape)
     flags = reference.masked_batch(
-        a, x, image, channel, out, order=order, align_corners=False, epsilon=epsilon
+        a, x, batch_index, channel, out, order=order, align_corners=False, epsilon=epsilon
     )
     assert not flags.any()
 
@@ -66,10 +66,10 @@ def test_reference_agrees_with_torch_in_float64(order, epsilon, normal, rng, poi
     def unit(m):
         return (m - m.min()) / (m.max() - m.min() + epsilon)
 
-    for b in range(len(image)):
-        m = torch.from_numpy(a[image[b], channel[b]].astype(np.float64))
+    for b in range(len(batch_index)):
+        m = torch.from_numpy(a[batch_index[b], channel[b]].astype(np.float64))
         mask = unit(up(m)) if order == ORDERS[0] else up(unit(m))
-        assert_close(out[b], x[image[b]].astype(np.float64) * mask.numpy(), dtype)
+        assert_close(out[b], x[batch_index[b]].astype(np.float64) * mask.numpy(), dtype)
 
 
 def test_range_is_over_the_samples():
@@ -118,8 +118,8 @@ def test_empty_batch():
         ({"activations": np.zeros((2, 3, 4, 4), int)}, "activations must be an array of float32 or float64"),
         ({"pictures": np.zeros((2, 3, 8, 8), np.float32)}, "pictures must be float64 like the other arrays"),
         ({"pictures": np.zeros((1, 3, 8, 8))}, "pictures must hold 2 pictures"),
-        ({"image": [0, 2]}, r"image holds 2, outside 0\.\.1"),
-        ({"image": [0.0, 1.0]}, "image must hold integers, got float64"),
+        ({"batch_index": [0, 2]}, r"batch_index holds 2, outside 0\.\.1"),
+        ({"batch_index": [0.0, 1.0]}, "batch_index must hold integers, got float64"),
         ({"channel": [0, -1]}, r"channel holds -1, outside 0\.\.2"),
         ({"channel": [0]}, r"channel must have shape \(2\), got \(1,\)"),
         ({"out": np.zeros((2, 3, 8, 9))}, r"out must have shape \(2, 3, 8, 8\), got \(2, 3, 8, 9\)"),
@@ -136,7 +136,7 @@ def test_errors_name_what_is_wrong(change, message):
     arguments = {
         "activations": np.zeros((2, 3, 4, 4)),
         "pictures": np.zeros((2, 3, 8, 8)),
-        "image": [0, 1],
+        "batch_index": [0, 1],
         "channel": [0, 2],
         "out": np.zeros((2, 3, 8, 8)),
     }

@@ -14,21 +14,21 @@ SHAPES = [(1, 1, 1, 1), (3, 7, 63, 1), (2, 5, 9, 35), (2, 3, 4, 63), (2, 3, 4000
 def test_native_agrees_with_reference(native, shape, normal, rng, poisoned, threads, strided):
     n, k, f, length = shape
     base, weight, a = normal(n, f, length), normal(k, f), normal(n, k, length)
-    image, channel = rng.integers(0, n, 9), rng.integers(0, k, 9)
+    batch_index, channel = rng.integers(0, n, 9), rng.integers(0, k, 9)
     out, expected = poisoned(9, f, length), poisoned(9, f, length)
-    rank_one(strided(base), strided(weight), strided(a), image, channel, out, threads=threads)
-    reference.rank_one(base, weight, a, image, channel, expected)
+    rank_one(strided(base), strided(weight), strided(a), batch_index, channel, out, threads=threads)
+    reference.rank_one(base, weight, a, batch_index, channel, expected)
     assert_close(out, expected)
 
 
 def test_reference_agrees_with_loops(normal, rng, poisoned, dtype):
     base, weight, a = normal(2, 4, 5), normal(3, 4), normal(2, 3, 5)
-    image, channel = rng.integers(0, 2, 6), rng.integers(0, 3, 6)
+    batch_index, channel = rng.integers(0, 2, 6), rng.integers(0, 3, 6)
     out = poisoned(6, 4, 5)
-    reference.rank_one(base, weight, a, image, channel, out)
+    reference.rank_one(base, weight, a, batch_index, channel, out)
     expected = np.empty(out.shape)
     for b, f, position in np.ndindex(out.shape):
-        n, k = image[b], channel[b]
+        n, k = batch_index[b], channel[b]
         expected[b, f, position] = float(base[n, f, position]) - float(weight[k, f]) * float(
             a[n, k, position]
         )

@@ -22,12 +22,12 @@ def boxes_for(rng, count, h, w):
     return np.stack([r0, c0, rng.integers(r0 + 1, h + 1), rng.integers(c0 + 1, w + 1)], axis=1)
 
 
-def ablations(module, a, image, channel, boxes, make):
+def ablations(module, a, batch_index, channel, boxes, make):
     """The three ablations by a module's functions, each into an array made for it."""
     outs = [make() for _ in range(3)]
-    module.ablate_channels(a, image, channel, outs[0])
-    module.ablate_boxes(a, image, boxes, outs[1], keep=False)
-    module.ablate_boxes(a, image, boxes, outs[2], keep=True)
+    module.ablate_channels(a, batch_index, channel, outs[0])
+    module.ablate_boxes(a, batch_index, boxes, outs[1], keep=False)
+    module.ablate_boxes(a, batch_index, boxes, outs[2], keep=True)
     return outs
 
 
@@ -36,13 +36,13 @@ def test_agrees_with_reference(shape, rng, tensor, poisoned, rounded, kind, layo
     n, k, h, w = shape
     a = rng.standard_normal(shape).astype(np.float32)
     a[0, 0, 0, 0], a[-1, -1, -1, -1] = np.nan, np.inf
-    image, channel, boxes = rng.integers(0, n, 5), rng.integers(0, k, 5), boxes_for(rng, 5, h, w)
+    batch_index, channel, boxes = rng.integers(0, n, 5), rng.integers(0, k, 5), boxes_for(rng, 5, h, w)
     found = ablations(
-        gpu, tensor(a, kind, layout), tensor(image), tensor(channel), tensor(boxes),
+        gpu, tensor(a, kind, layout), tensor(batch_index), tensor(channel), tensor(boxes),
         lambda: poisoned((5, k, h, w), kind, layout),
     )  # fmt: skip
     expected = ablations(
-        reference, rounded(a, kind), image, channel, boxes, lambda: np.full((5, k, h, w), np.nan)
+        reference, rounded(a, kind), batch_index, channel, boxes, lambda: np.full((5, k, h, w), np.nan)
     )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.double().cpu().numpy(), other)
@@ -51,12 +51,12 @@ def test_agrees_with_reference(shape, rng, tensor, poisoned, rounded, kind, layo
 @pytest.mark.parametrize("source", ["NCHW", "NHWC", "gaps"])
 def test_any_strides_are_read(source, rng, tensor, poisoned, layout):
     a = rng.standard_normal((2, 13, 5, 3)).astype(np.float32)
-    image, channel, boxes = rng.integers(0, 2, 4), rng.integers(0, 13, 4), boxes_for(rng, 4, 5, 3)
+    batch_index, channel, boxes = rng.integers(0, 2, 4), rng.integers(0, 13, 4), boxes_for(rng, 4, 5, 3)
     given = tensor(a, gaps=True) if source == "gaps" else tensor(a, layout=source)
-    index = [tensor(each.astype(np.int32)) for each in (image, channel, boxes)]
+    index = [tensor(each.astype(np.int32)) for each in (batch_index, channel, boxes)]
     found = ablations(gpu, given, *index, lambda: poisoned((4, 13, 5, 3), "float32", layout))
     expected = ablations(
-        reference, a, image, channel, boxes, lambda: np.full((4, 13, 5, 3), np.nan, np.float32)
+        reference, a, batch_index, channel, boxes, lambda: np.full((4, 13, 5, 3), np.nan, np.float32)
     )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.cpu().numpy(), other)
@@ -75,29 +75,29 @@ def test_the_types_of_both_sides_are_their_own(kinds, rng, tensor, poisoned):
 
 def test_deletion_and_preservation_add_up(rng, tensor, poisoned, layout):
     a = tensor(rng.standard_normal((2, 9, 6, 7)).astype(np.float32), layout=layout)
-    image, boxes = rng.integers(0, 2, 8), tensor(boxes_for(rng, 8, 6, 7))
+    batch_index, boxes = rng.integers(0, 2, 8), tensor(boxes_for(rng, 8, 6, 7))
     without, only = (poisoned((8, 9, 6, 7), "float32", layout) for _ in range(2))
-    gpu.ablate_boxes(a, tensor(image), boxes, without, keep=False)
-    gpu.ablate_boxes(a, tensor(image), boxes, only, keep=True)
-    assert torch.equal(without + only, a[torch.from_numpy(image).to(a.device)])
+    gpu.ablate_boxes(a, tensor(batch_index), boxes, without, keep=False)
+    gpu.ablate_boxes(a, tensor(batch_index), boxes, only, keep=True)
+    assert torch.equal(without + only, a[torch.from_numpy(batch_index).to(a.device)])
 
 
 def test_what_is_ablated_leaves_no_trace(tensor, poisoned, layout):
     a = tensor(np.full((1, 2, 3, 3), np.nan, np.float32), layout=layout)
-    image, out = tensor(np.zeros(1, int)), poisoned((1, 2, 3, 3), "float32", layout)
-    gpu.ablate_boxes(a, image, tensor(np.array([[0, 0, 3, 3]])), out, keep=False)
+    batch_index, out = tensor(np.zeros(1, int)), poisoned((1, 2, 3, 3), "float32", layout)
+    gpu.ablate_boxes(a, batch_index, tensor(np.array([[0, 0, 3, 3]])), out, keep=False)
     assert not out.any()
-    gpu.ablate_channels(a, image, tensor(np.ones(1, int)), out)
+    gpu.ablate_channels(a, batch_index, tensor(np.ones(1, int)), out)
     assert not out[:, 1].any()
     assert out[:, 0].isnan().all()
 
 
 def test_a_box_without_cells_is_nothing(tensor, poisoned):
-    a, image = tensor(np.ones((1, 2, 3, 3), np.float32)), tensor(np.zeros(1, int))
+    a, batch_index = tensor(np.ones((1, 2, 3, 3), np.float32)), tensor(np.zeros(1, int))
     out, box = poisoned((1, 2, 3, 3), "float32"), tensor(np.array([[2, 1, 2, 3]]))
-    gpu.ablate_boxes(a, image, box, out, keep=True)
+    gpu.ablate_boxes(a, batch_index, box, out, keep=True)
     assert not out.any()
-    gpu.ablate_boxes(a, image, box, out, keep=False)
+    gpu.ablate_boxes(a, batch_index, box, out, keep=False)
     assert (out == 1).all()
 
 
@@ -139,7 +139,7 @@ PAIR = torch.zeros(2).long()
     ("change", "message"),
     [
         ({"activations": MAPS[0]}, r"activations must have the axes \(N, K, h, w\), got shape \(3, 4, 4\)"),
-        ({"image": PAIR.float()}, "image must be a tensor of int32 or int64, got torch.float32"),
+        ({"batch_index": PAIR.float()}, "batch_index must be a tensor of int32 or int64, got torch.float32"),
         ({"channel": torch.zeros(3).long()}, r"channel must have shape \(2\), got \(3,\)"),
         ({"boxes": torch.zeros(2, 3).long()}, r"boxes must have shape \(2, 4\), got \(2, 3\)"),
         ({"boxes": np.zeros((2, 4))}, "boxes must be a tensor of int32 or int64, got ndarray"),
@@ -151,7 +151,7 @@ PAIR = torch.zeros(2).long()
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_errors_name_what_is_wrong(change, message):
-    given = {"activations": MAPS, "image": PAIR, "out": MAPS.clone()}
+    given = {"activations": MAPS, "batch_index": PAIR, "out": MAPS.clone()}
     for ablate, own in (
         (gpu.ablate_channels, {"channel": PAIR}),
         (gpu.ablate_boxes, {"boxes": torch.zeros(2, 4).long(), "keep": True}),

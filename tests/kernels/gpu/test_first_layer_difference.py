@@ -25,14 +25,14 @@ def case(rng, *shape):
 def test_boxes_agree_with_reference(shape, keep, rng, tensor, poisoned, rounded, kind):
     n, h, w, f = shape
     start, partial = case(rng, *shape)
-    image, boxes = rng.integers(0, n, 70), boxes_for(rng, 70, h, w)
+    batch_index, boxes = rng.integers(0, n, 70), boxes_for(rng, 70, h, w)
     out = poisoned((70, f), kind)
     gpu.first_layer_boxes(
-        tensor(start, kind), tensor(partial, kind), tensor(image), tensor(boxes), out, keep=keep
+        tensor(start, kind), tensor(partial, kind), tensor(batch_index), tensor(boxes), out, keep=keep
     )
     expected = np.full(out.shape, np.nan)
     reference.first_layer_boxes(
-        rounded(start, kind), rounded(partial, kind), image, boxes, expected, keep=keep
+        rounded(start, kind), rounded(partial, kind), batch_index, boxes, expected, keep=keep
     )
     assert_close(out.double().cpu().numpy(), expected, kind)
 
@@ -42,11 +42,15 @@ def test_channels_agree_with_reference(shape, rng, tensor, poisoned, rounded, ki
     n, k, f = shape
     start, partial = case(rng, *shape)
     partial[-1, -1, 0], start[0, -1] = np.nan, -np.inf
-    image, channel = rng.integers(0, n, 19), rng.integers(0, k, 19)
+    batch_index, channel = rng.integers(0, n, 19), rng.integers(0, k, 19)
     out = poisoned((19, f), kind)
-    gpu.first_layer_channels(tensor(start, kind), tensor(partial, kind), tensor(image), tensor(channel), out)
+    gpu.first_layer_channels(
+        tensor(start, kind), tensor(partial, kind), tensor(batch_index), tensor(channel), out
+    )
     expected = np.full(out.shape, np.nan)
-    reference.first_layer_channels(rounded(start, kind), rounded(partial, kind), image, channel, expected)
+    reference.first_layer_channels(
+        rounded(start, kind), rounded(partial, kind), batch_index, channel, expected
+    )
     assert_close(out.double().cpu().numpy(), expected, kind)
 
 
@@ -56,11 +60,11 @@ def test_what_is_not_finite_reaches_its_own_boxes_alone(keep, value, rng, tensor
     start, partial = case(rng, 2, 5, 6, 20)
     partial[1, 2, 3, 7], partial[1, 4, 0, 8], partial[0, 0, 0, 9] = value, value, np.inf
     start[0, 3] = value
-    image, boxes = rng.integers(0, 2, 60), boxes_for(rng, 60, 5, 6)
+    batch_index, boxes = rng.integers(0, 2, 60), boxes_for(rng, 60, 5, 6)
     out = poisoned((60, 20), "float32")
-    gpu.first_layer_boxes(tensor(start), tensor(partial), tensor(image), tensor(boxes), out, keep=keep)
+    gpu.first_layer_boxes(tensor(start), tensor(partial), tensor(batch_index), tensor(boxes), out, keep=keep)
     expected = np.full(out.shape, np.nan)
-    reference.first_layer_boxes(start, partial, image, boxes, expected, keep=keep)
+    reference.first_layer_boxes(start, partial, batch_index, boxes, expected, keep=keep)
     assert 0 < (~np.isfinite(expected)).sum() < 0.1 * expected.size
     assert_close(out.cpu().numpy(), expected, "float32")
 
@@ -68,16 +72,16 @@ def test_what_is_not_finite_reaches_its_own_boxes_alone(keep, value, rng, tensor
 def test_any_strides_are_read(rng, tensor, poisoned):
     start, cells = case(rng, 2, 3, 4, 21)
     _, channels = case(rng, 2, 5, 21)
-    image, channel = tensor(rng.integers(0, 2, 9).astype(np.int32)), tensor(rng.integers(0, 5, 9))
+    batch_index, channel = tensor(rng.integers(0, 2, 9).astype(np.int32)), tensor(rng.integers(0, 5, 9))
     boxes = tensor(boxes_for(rng, 9, 3, 4).astype(np.int32))
     found = []
     for gaps in (False, True):
         boxed, single = poisoned((9, 21), "float32"), poisoned((9, 21), "float32")
         gpu.first_layer_boxes(
-            tensor(start, gaps=gaps), tensor(cells, gaps=gaps), image, boxes, boxed, keep=True
+            tensor(start, gaps=gaps), tensor(cells, gaps=gaps), batch_index, boxes, boxed, keep=True
         )
         gpu.first_layer_channels(
-            tensor(start, gaps=gaps), tensor(channels, gaps=gaps), image, channel, single
+            tensor(start, gaps=gaps), tensor(channels, gaps=gaps), batch_index, channel, single
         )
         found.append(torch.stack([boxed, single]))
     assert torch.equal(*found)
@@ -85,24 +89,26 @@ def test_any_strides_are_read(rng, tensor, poisoned):
 
 def test_types_may_differ(rng, tensor, poisoned, rounded):
     start, partial = case(rng, 2, 3, 4, 40)
-    image, boxes = rng.integers(0, 2, 9), boxes_for(rng, 9, 3, 4)
+    batch_index, boxes = rng.integers(0, 2, 9), boxes_for(rng, 9, 3, 4)
     out = poisoned((9, 40), "float16")
     gpu.first_layer_boxes(
-        tensor(start, "bfloat16"), tensor(partial), tensor(image), tensor(boxes), out, keep=False
+        tensor(start, "bfloat16"), tensor(partial), tensor(batch_index), tensor(boxes), out, keep=False
     )
     expected = np.full(out.shape, np.nan)
-    reference.first_layer_boxes(rounded(start, "bfloat16"), partial, image, boxes, expected, keep=False)
+    reference.first_layer_boxes(rounded(start, "bfloat16"), partial, batch_index, boxes, expected, keep=False)
     assert_close(out.double().cpu().numpy(), expected, "float16")
 
 
 def test_one_answer_may_do_for_all_pictures(rng, tensor, poisoned):
     start, partial = case(rng, 3, 2, 2, 9)
-    image, boxes = tensor(np.arange(3)), tensor(boxes_for(rng, 3, 2, 2))
+    batch_index, boxes = tensor(np.arange(3)), tensor(boxes_for(rng, 3, 2, 2))
     one, each = poisoned((3, 9), "float32"), poisoned((3, 9), "float32")
-    gpu.first_layer_boxes(tensor(start[0]), tensor(partial), image, boxes, one, keep=True)
-    gpu.first_layer_boxes(tensor(start[:1].repeat(3, 0)), tensor(partial), image, boxes, each, keep=True)
+    gpu.first_layer_boxes(tensor(start[0]), tensor(partial), batch_index, boxes, one, keep=True)
+    gpu.first_layer_boxes(
+        tensor(start[:1].repeat(3, 0)), tensor(partial), batch_index, boxes, each, keep=True
+    )
     assert torch.equal(one, each)
-    gpu.first_layer_channels(tensor(start[0]), tensor(partial[:, 0]), image, 0 * image, one)
+    gpu.first_layer_channels(tensor(start[0]), tensor(partial[:, 0]), batch_index, 0 * batch_index, one)
     assert torch.equal(one, tensor(start[0] - partial[:, 0, 0]))
 
 
@@ -111,19 +117,21 @@ def test_deletion_and_preservation_add_up(rng, tensor, poisoned):
     partial = rng.standard_normal((2, 4, 4, 33)).astype(np.float32)
     bias = rng.standard_normal(33).astype(np.float32)
     whole = bias + partial.sum((1, 2))
-    image, boxes = rng.integers(0, 2, 40), boxes_for(rng, 40, 4, 4)
+    batch_index, boxes = rng.integers(0, 2, 40), boxes_for(rng, 40, 4, 4)
     deleted, kept = poisoned((40, 33), "float32"), poisoned((40, 33), "float32")
-    given = tensor(partial), tensor(image), tensor(boxes)
+    given = tensor(partial), tensor(batch_index), tensor(boxes)
     gpu.first_layer_boxes(tensor(whole), *given, deleted, keep=False)
     gpu.first_layer_boxes(tensor(bias), *given, kept, keep=True)
-    assert_close((deleted.double() + kept).cpu().numpy(), (whole.astype(np.float64) + bias)[image], "float32")
+    assert_close(
+        (deleted.double() + kept).cpu().numpy(), (whole.astype(np.float64) + bias)[batch_index], "float32"
+    )
 
 
 def test_a_box_without_cells_changes_nothing(rng, tensor, poisoned):
     start, partial = case(rng, 1, 3, 3, 5)
-    out, image = poisoned((2, 5), "float32"), tensor(np.zeros(2, int))
+    out, batch_index = poisoned((2, 5), "float32"), tensor(np.zeros(2, int))
     boxes = tensor(np.array([[1, 1, 1, 3], [2, 2, 3, 1]]))
-    gpu.first_layer_boxes(tensor(start), tensor(partial), image, boxes, out, keep=False)
+    gpu.first_layer_boxes(tensor(start), tensor(partial), batch_index, boxes, out, keep=False)
     assert torch.equal(out, tensor(start.repeat(2, 0)))
 
 
@@ -145,7 +153,7 @@ def test_empty_batch(tensor, poisoned):
         ({"start": torch.zeros(1, 5)}, r"start must have shape \(2, 5\) or \(5,\), got \(1, 5\)"),
         ({"start": torch.zeros(2, 5, 1)}, r"start must have the axes \(N, F\), got shape \(2, 5, 1\)"),
         ({"start": np.zeros(5)}, "start must be a tensor of .* got ndarray"),
-        ({"image": torch.zeros(3)}, "image must be a tensor of int32 or int64, got torch.float32"),
+        ({"batch_index": torch.zeros(3)}, "batch_index must be a tensor of int32 or int64, got torch.flo"),
         ({"channel": torch.zeros(2).long()}, r"channel must have shape \(3\), got \(2,\)"),
         ({"boxes": torch.zeros(3, 2).long()}, r"boxes must have shape \(3, 4\), got \(3, 2\)"),
         ({"out": torch.zeros(3, 6)}, r"out must have shape \(3, 5\), got \(3, 6\)"),
@@ -154,7 +162,7 @@ def test_empty_batch(tensor, poisoned):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_errors_name_what_is_wrong(change, message):
-    given = {"start": torch.zeros(2, 5), "image": torch.zeros(3).long(), "out": torch.zeros(3, 5)}
+    given = {"start": torch.zeros(2, 5), "batch_index": torch.zeros(3).long(), "out": torch.zeros(3, 5)}
     boxes = {"partial": torch.zeros(2, 3, 3, 5), "boxes": torch.zeros(3, 4).long(), "keep": True}
     channels = {"partial": torch.zeros(2, 4, 5), "channel": torch.zeros(3).long()}
     for compute, own in ((gpu.first_layer_boxes, boxes), (gpu.first_layer_channels, channels)):

@@ -20,19 +20,19 @@ def case(rng, h, w, height, width, n=2, k=3, c=3, b=7):
     ("sizes", "align"), [*((s, False) for s in SIZES), (SIZES[1], True), (SIZES[3], True)], ids=str
 )
 def test_agrees_with_reference(sizes, align, order, rng, tensor, poisoned, rounded, kind, layout):
-    a, x, image, channel = case(rng, *sizes)
+    a, x, batch_index, channel = case(rng, *sizes)
     a[0, 1] = 0.3
     a[1, 2, 0, 0] = np.nan
     a[1, 0, -1, -1] = np.inf
-    image[:3], channel[:3] = [0, 1, 1], [1, 2, 0]
+    batch_index[:3], channel[:3] = [0, 1, 1], [1, 2, 0]
     options = {"order": order, "align_corners": align, "epsilon": 1e-3}
-    out = poisoned((len(image), *x.shape[1:]), kind, layout)
+    out = poisoned((len(batch_index), *x.shape[1:]), kind, layout)
     flags = gpu.masked_batch(
-        tensor(a, kind), tensor(x, kind, layout), tensor(image), tensor(channel), out, **options
+        tensor(a, kind), tensor(x, kind, layout), tensor(batch_index), tensor(channel), out, **options
     )
     wide, seen = rounded(a, kind), rounded(x, kind)
     expected = np.full(out.shape, np.nan)
-    wanted = reference.masked_batch(wide, seen, image, channel, expected, **options)
+    wanted = reference.masked_batch(wide, seen, batch_index, channel, expected, **options)
     assert flags.dtype == torch.bool
     assert flags.tolist() == wanted.tolist()
     assert not out[:3].any()
@@ -41,10 +41,12 @@ def test_agrees_with_reference(sizes, align, order, rng, tensor, poisoned, round
 
 
 def test_any_strides_are_read(rng, tensor, poisoned):
-    a, x, image, channel = case(rng, 7, 5, 31, 33)
-    outs = [poisoned((len(image), *x.shape[1:]), "float32") for _ in range(2)]
+    a, x, batch_index, channel = case(rng, 7, 5, 31, 33)
+    outs = [poisoned((len(batch_index), *x.shape[1:]), "float32") for _ in range(2)]
     for out, gaps in zip(outs, (False, True), strict=True):
-        gpu.masked_batch(tensor(a, gaps=gaps), tensor(x, gaps=gaps), tensor(image), tensor(channel), out)
+        gpu.masked_batch(
+            tensor(a, gaps=gaps), tensor(x, gaps=gaps), tensor(batch_index), tensor(channel), out
+        )
     assert torch.equal(*outs)
 
 
@@ -106,7 +108,7 @@ def test_empty_batch(tensor, poisoned):
         ({"pictures": np.zeros((2, 3, 8, 8))}, "pictures must be a tensor of .* got ndarray"),
         ({"pictures": torch.zeros(1, 3, 8, 8)}, "pictures must hold 2 pictures like activations, got 1"),
         ({"pictures": torch.zeros(2, 3, 8, 0), "out": torch.zeros(2, 3, 8, 0)}, "must not be empty"),
-        ({"image": torch.zeros(2)}, "image must be a tensor of int32 or int64, got torch.float32"),
+        ({"batch_index": torch.zeros(2)}, "batch_index must be a tensor of int32 or int64, got torch.flo"),
         ({"channel": torch.zeros(3).long()}, r"channel must have shape \(2\), got \(3,\)"),
         ({"out": torch.zeros(2, 3, 8, 9)}, r"out must have shape \(2, 3, 8, 8\), got \(2, 3, 8, 9\)"),
         ({"out": torch.zeros(2, 3, 8, 16)[..., ::2]}, "out must be contiguous or channels-last, got strides"),
@@ -119,7 +121,7 @@ def test_errors_name_what_is_wrong(change, message):
     arguments = {
         "activations": torch.zeros(2, 3, 4, 4),
         "pictures": torch.zeros(2, 3, 8, 8),
-        "image": torch.zeros(2).long(),
+        "batch_index": torch.zeros(2).long(),
         "channel": torch.zeros(2).long(),
         "out": torch.zeros(2, 3, 8, 8),
     }

@@ -38,17 +38,24 @@ def case(rng, n, k, f, length, b=7):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_agrees_with_reference(shape, rng, tensor, poisoned, rounded, put, kind, layout):
     _, _, f, length = shape
-    (base, weight, a), (image, channel) = case(rng, *shape)
+    (base, weight, a), (batch_index, channel) = case(rng, *shape)
     base[0, -1, 0] = np.nan
     weight[-1, 0] = np.inf
     a[-1, 0, -1] = -np.inf
     out = put(poisoned((7, f, length), kind).float().cpu().numpy(), kind, layout)
     gpu.rank_one(
-        put(base, kind, layout), tensor(weight, kind), tensor(a, kind), tensor(image), tensor(channel), out
+        put(base, kind, layout),
+        tensor(weight, kind),
+        tensor(a, kind),
+        tensor(batch_index),
+        tensor(channel),
+        out,
     )
     expected = np.full((7, f, length), np.nan)
     with np.errstate(invalid="ignore"):
-        reference.rank_one(*(rounded(each, kind) for each in (base, weight, a)), image, channel, expected)
+        reference.rank_one(
+            *(rounded(each, kind) for each in (base, weight, a)), batch_index, channel, expected
+        )
     assert_close(out.double().cpu().numpy(), expected, kind)
 
 
@@ -108,7 +115,7 @@ def test_empty_batch(tensor, poisoned):
         ({"weight": torch.zeros(3, 6)}, r"weight must have shape \(K, 4\) to match base, got \(3, 6\)"),
         ({"weight": torch.zeros(3, 4).double()}, "weight must be a tensor of .* got torch.float64"),
         ({"activations": torch.zeros(2, 3, 1)}, r"activations must have shape \(2, 3, 5\), got \(2, 3, 1\)"),
-        ({"image": torch.zeros(2, 1).long()}, r"image must have shape \(any\), got \(2, 1\)"),
+        ({"batch_index": torch.zeros(2, 1).long()}, r"batch_index must have shape \(any\), got \(2, 1\)"),
         ({"channel": torch.zeros(2)}, "channel must be a tensor of int32 or int64, got torch.float32"),
         ({"out": torch.zeros(2, 5, 4)}, r"out must have shape \(2, 4, 5\), got \(2, 5, 4\)"),
         ({"out": torch.zeros(2, 4, 10)[..., ::2]}, "out must be contiguous or channels-last, got strides"),
@@ -120,7 +127,7 @@ def test_errors_name_what_is_wrong(change, message):
         "base": torch.zeros(2, 4, 5),
         "weight": torch.zeros(3, 4),
         "activations": torch.zeros(2, 3, 5),
-        "image": torch.zeros(2).long(),
+        "batch_index": torch.zeros(2).long(),
         "channel": torch.zeros(2).long(),
         "out": torch.zeros(2, 4, 5),
     }
