@@ -26,7 +26,7 @@ def rank_one(
     *,
     threads: int | None = None,
 ) -> None:
-    """Write out[b, f, l] = base[n, f, l] - weight[k, f] activations[n, k, l], n = batch_index[b], k = channel[b].
+    """Write out[b, f, l] = base[n,f,l] - weight[k,f] activations[n,k,l], n, k = batch_index[b], channel[b].
 
     Args:
         base: The layer's output for the whole input, shape (N, F, L).

@@ -20,7 +20,7 @@ def rank_one(
     channel: torch.Tensor,
     out: torch.Tensor,
 ) -> None:
-    """Write out[b, f, l] = base[n, f, l] - weight[k, f] activations[n, k, l], n = batch_index[b], k = channel[b].
+    """Write out[b, f, l] = base[n,f,l] - weight[k,f] activations[n,k,l], n, k = batch_index[b], channel[b].
 
     Tensors may be float32, float16 or bfloat16, each its own; everything is computed in float32. A base that
     lies as `out` does is read 16 bytes at a time.

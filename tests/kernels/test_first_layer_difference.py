@@ -117,7 +117,7 @@ def test_errors_name_what_is_wrong():
         first_layer_boxes(start, cells, [0], [(0, 0, 1, 1)] * 2, out, keep=True)
     with pytest.raises(ValueError, match=r"boxes\[0\] is \(0, 0, 1, 4\)"):
         first_layer_boxes(start, cells, [0], [(0, 0, 1, 4)], out, keep=True)
-    with pytest.raises(ValueError, match=r"image holds 2, outside 0\.\.1"):
+    with pytest.raises(ValueError, match=r"batch_index holds 2, outside 0\.\.1"):
         first_layer_boxes(start, cells, [2], [(0, 0, 1, 1)], out, keep=True)
     with pytest.raises(ValueError, match=r"channel holds 3, outside 0\.\.2"):
         first_layer_channels(start, np.zeros((2, 3, 5)), [0], [3], out)

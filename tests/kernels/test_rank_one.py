@@ -56,7 +56,7 @@ def test_errors_name_what_is_wrong():
         rank_one(base, np.zeros((3, 6)), a, [0], [0], out)
     with pytest.raises(ValueError, match=r"activations must have shape \(1, 3, 5\), got \(1, 3, 1\)"):
         rank_one(base, weight, a[..., :1], [0], [0], out)
-    with pytest.raises(ValueError, match=r"image holds 1, outside 0\.\.0"):
+    with pytest.raises(ValueError, match=r"batch_index holds 1, outside 0\.\.0"):
         rank_one(base, weight, a, [1], [0], out)
     with pytest.raises(ValueError, match="out must not overlap"):
         rank_one(base, weight, a, [0], [0], base)
