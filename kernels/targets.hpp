@@ -10,6 +10,9 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define CAMRT_INLINE __attribute__((always_inline)) inline
 #define CAMRT_RESTRICT __restrict__
+#elif defined(_MSC_VER)
+#define CAMRT_INLINE inline
+#define CAMRT_RESTRICT __restrict
 #else
 #define CAMRT_INLINE inline
 #define CAMRT_RESTRICT

@@ -115,9 +115,8 @@ prove() {
 
 # build SANITIZER: its kernels and the planted fault.
 build() {
-  cmake -S . -B "$out/build/$1" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_COMPILER="$compiler" \
-    -DCAMRT_SANITIZE="$1" -DCAMRT_REQUIRE_NATIVE=ON -DPython_EXECUTABLE="$(command -v "$python")" \
-    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
+  cmake --preset "$1" -B "$out/build/$1" -DCMAKE_CXX_COMPILER="$compiler" \
+    -DPython_EXECUTABLE="$(command -v "$python")" &&
     cmake --build "$out/build/$1" --target _planted _native -j "${JOBS:-2}"
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -228,6 +229,10 @@ def test_a_command_is_understood(words: list[str]) -> None:
             assert (ROOT / words[1]).is_file()
     elif words[0] == "bash":
         assert (ROOT / words[1]).is_file()
+    elif words[0] == "cmake":
+        presets = json.loads((ROOT / "CMakePresets.json").read_text("utf-8"))
+        kind = "buildPresets" if "--build" in words else "configurePresets"
+        assert words[words.index("--preset") + 1] in {preset["name"] for preset in presets[kind]}
     elif words[0] == "camrt":
         command, rest = typer.main.get_command(app), words[1:]
         context = command.make_context("camrt", list(rest), resilient_parsing=False)

@@ -15,9 +15,8 @@ target_compile_definitions(_native PRIVATE _GLIBCXX_ASSERTIONS CAMRT_WORK_OF_ONE
 target_compile_options(_native PRIVATE -O1)
 
 pybind11_add_module(_planted EXCLUDE_FROM_ALL scripts/sanitizers/planted.cpp)
-target_compile_features(_planted PRIVATE cxx_std_20)
 target_compile_options(_planted PRIVATE -O0)
-target_link_libraries(_planted PRIVATE Threads::Threads)
+target_link_libraries(_planted PRIVATE camrt_options)
 
 foreach(module _native _planted)
   target_compile_options(${module} PRIVATE -g -fno-omit-frame-pointer ${camrt_sanitizer})
