@@ -1,4 +1,4 @@
-// Work shared out over plain threads.
+// Work shared out over the pool's threads.
 #pragma once
 
 #include <algorithm>
@@ -6,9 +6,8 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
+
+#include "pool.hpp"
 
 namespace camrt {
 
@@ -18,7 +17,7 @@ using Index = std::ptrdiff_t;
 #define CAMRT_WORK_OF_ONE_THREAD 500'000
 #endif
 
-// The number of threads worth starting for `work` elementary operations: a thread costs as much as many.
+// The number of threads worth waking for `work` elementary operations: a thread costs as much as many.
 inline Index useful_threads(Index threads, Index work) {
     constexpr Index kWorkOfOneThread = CAMRT_WORK_OF_ONE_THREAD;
     return std::clamp<Index>(work / kWorkOfOneThread, 1, std::max<Index>(threads, 1));
@@ -49,15 +48,9 @@ void parallel_for(Index count, Index threads, const Body& body) {
             next.store(count);
         }
     };
-    std::vector<std::thread> helpers;
-    helpers.reserve(static_cast<std::size_t>(workers - 1));
-    try {
-        for (Index i = 1; i < workers; ++i) helpers.emplace_back(work);
-    } catch (const std::system_error&) {
-        // The system has no more threads: those that did start do all the work.
-    }
-    work();
-    for (std::thread& helper : helpers) helper.join();
+    run_together(
+        workers - 1, [](void* shared) noexcept { (*static_cast<decltype(work)*>(shared))(); },
+        const_cast<void*>(static_cast<const void*>(&work)));
     if (failure) std::rethrow_exception(failure);
 }
 

@@ -7,6 +7,7 @@
 # Each sanitizer gets kernels of its own, built in DIR/build; the installed ones are left alone. Then it watches
 #
 #   planted  a fault that it must report, and the same call without the fault, where it must be silent
+#   pool     the threads that kernels keep: calls at once, within each other, with exceptions: pool_calls.cpp
 #   kernels  every kernel on odd shapes from several threads at once, N rounds of them: kernel_calls.py
 #   tests    tests/kernels
 #   engines  engines, decoding and loading in several threads at once, N calls by each: engine_calls.py
@@ -18,7 +19,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
-  sed -n '2,17s/^# \{0,1\}//p' scripts/sanitizers.sh >&2
+  sed -n '2,18s/^# \{0,1\}//p' scripts/sanitizers.sh >&2
   exit 2
 }
 
@@ -90,7 +91,7 @@ phase() {
   shift 3
   watch "$kind" "$@" > "$report" 2>&1 || status=$?
   judge "$kind" "$not_ours" "$report"
-  what=$(grep -E 'the same bits|[0-9]+ passed' "$report" | tail -n 1 || true) # said by those that came to their ends
+  what=$(grep -E 'the same bits|answered rightly|[0-9]+ passed' "$report" | tail -n 1 || true) # said by those that came to their ends
   if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
     fail "$kind" "$name" "$((SECONDS - start))" "$count" "not done after $minutes minutes; see $report"
   elif [ "$count" -ne 0 ] || [ -z "$what" ] || { [ "$status" -ne 0 ] && { [ "$status" -ne 66 ] || [ -z "$left_out" ]; }; }; then
@@ -113,11 +114,11 @@ prove() {
   [ "$status" -eq 0 ] && [ "$count" -eq 0 ]
 }
 
-# build SANITIZER: its kernels and the planted fault.
+# build SANITIZER: its kernels, their threads alone and the planted fault.
 build() {
   cmake --preset "$1" -B "$out/build/$1" -DCMAKE_CXX_COMPILER="$compiler" \
     -DPython_EXECUTABLE="$(command -v "$python")" &&
-    cmake --build "$out/build/$1" --target _planted _native -j "${JOBS:-2}"
+    cmake --build "$out/build/$1" --target _planted _pool_calls _native -j "${JOBS:-2}"
 }
 
 {
@@ -140,7 +141,7 @@ for kind in "${kinds[@]}"; do
     fail "$kind" build "$((SECONDS - start))" 0 "see $out/$kind-build.txt"
     continue
   fi
-  row "$kind" build "$((SECONDS - start))" 0 'kernels and the planted fault'
+  row "$kind" build "$((SECONDS - start))" 0 'kernels, their threads alone and the planted fault'
 
   # Kernels alone are judged without any list of what is left out.
   not_ours=''
@@ -153,6 +154,7 @@ for kind in "${kinds[@]}"; do
   fi
   row "$kind" planted "$((SECONDS - start))" 1 'the planted fault, and nothing without it'
 
+  phase "$kind" pool '' "$out/build/$kind/_pool_calls" 300
   phase "$kind" kernels '' "$python" "$scripts/kernel_calls.py" --rounds "$rounds"
   # A test may take as long as the phase: one of seconds takes minutes here.
   phase "$kind" tests '' "$python" -m pytest -q -p watched_kernels -p no:cacheprovider -o timeout=0 \

@@ -1,5 +1,5 @@
-# What scripts/sanitizers.sh builds, in Debug: the kernels under one sanitizer, and an extension with a fault that it
-# must find.
+# What scripts/sanitizers.sh builds, in Debug: the kernels under one sanitizer, calls of their threads alone, and an
+# extension with a fault that it must find.
 if(NOT CAMRT_SANITIZE MATCHES "^(thread|address|undefined)$")
   message(FATAL_ERROR "camrt: CAMRT_SANITIZE is '${CAMRT_SANITIZE}'; it must be thread, address or undefined")
 endif()
@@ -18,7 +18,12 @@ pybind11_add_module(_planted EXCLUDE_FROM_ALL scripts/sanitizers/planted.cpp)
 target_compile_options(_planted PRIVATE -O0)
 target_link_libraries(_planted PRIVATE camrt_options)
 
-foreach(module _native _planted)
+add_executable(_pool_calls EXCLUDE_FROM_ALL scripts/sanitizers/pool_calls.cpp kernels/pool.cpp)
+target_compile_options(_pool_calls PRIVATE -O1)
+target_include_directories(_pool_calls PRIVATE kernels)
+target_link_libraries(_pool_calls PRIVATE camrt_options)
+
+foreach(module _native _planted _pool_calls)
   target_compile_options(${module} PRIVATE -g -fno-omit-frame-pointer ${camrt_sanitizer})
   target_link_options(${module} PRIVATE ${camrt_sanitizer})
 endforeach()
