@@ -16,13 +16,13 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import typer
-from measure import Comparison, compare, peak_memory, printed, summarise, table, write
-from networks import Network, network, pictures
+from measure import Comparison, compare, peak_memory, run_python, summarise, table, write
+from networks import Network, build_network, random_images
 
 import camrt
-from camrt.engine.methods import build
-from camrt.export.cutting import ACTIVATION
-from camrt.export.interface import LOGITS
+from camrt.engine.methods import make_method
+from camrt.export.heads.cut import ACTIVATION
+from camrt.export.rewrites.interface import LOGITS
 
 BATCH = 32
 
@@ -54,7 +54,7 @@ def plain_session(path: Path) -> Any:
 def overhead(net: Network, pairs: int) -> list[Comparison]:
     """What `explain` costs beside `predict` on a pooled-linear head, batch of 32."""
     engine = camrt.load(net.path)
-    batch = pictures(BATCH)
+    batch = random_images(BATCH)
     plain = plain_session(net.path)
     note = check("predict and onnxruntime", engine.predict(batch), plain(batch), 1e-5)
     results = []
@@ -97,7 +97,7 @@ def predict_against_runtime(net: Network, pairs: int) -> list[Comparison]:
     samples: tuple[list[float], list[float]] = ([], [])
     for _ in range(max(5, pairs * 3 // 5)):
         for side, code in enumerate((ours, plain)):
-            samples[side].append(float(printed(code)))
+            samples[side].append(float(run_python(code)))
     return [
         summarise(
             f"predict on ResNet-18, batch {BATCH}, a process each",
@@ -109,12 +109,12 @@ def predict_against_runtime(net: Network, pairs: int) -> list[Comparison]:
 
 
 def ablation_against_grad_cam(net: Network, pairs: int) -> list[Comparison]:
-    """Ablation-CAM on ResNet-18, a picture, against pytorch-grad-cam's."""
+    """Ablation-CAM on ResNet-18, an image, against pytorch-grad-cam's."""
     from pytorch_grad_cam import AblationCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     engine = camrt.load(net.path)
-    batch = pictures(BATCH)
+    batch = random_images(BATCH)
     target = int(engine.predict(batch[:1]).argmax())
     peer: Any = AblationCAM(model=net.module, target_layers=[net.layer], ratio_channels_to_ablate=1.0)
 
@@ -124,12 +124,12 @@ def ablation_against_grad_cam(net: Network, pairs: int) -> list[Comparison]:
     def ours() -> Any:
         return engine.explain(batch, "ablation", targets=target, postprocess="library").maps
 
-    note = check("maps of the first picture", ours()[0], theirs()[0], 2e-3)
+    note = check("maps of the first image", ours()[0], theirs()[0], 2e-3)
     return [
         compare(
-            "Ablation-CAM on ResNet-18, a picture",
-            ("pytorch-grad-cam, 1 picture", theirs),
-            (f"camrt, {BATCH} pictures", ours),
+            "Ablation-CAM on ResNet-18, an image",
+            ("pytorch-grad-cam, 1 image", theirs),
+            (f"camrt, {BATCH} images", ours),
             at_least=400,
             pairs=max(3, pairs // 3),
             warm=0,
@@ -145,14 +145,14 @@ def score_cam(net: Network, pairs: int) -> list[Comparison]:
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     engine = camrt.load(net.path)
-    batch = pictures(1)
+    batch = random_images(1)
     target = int(engine.predict(batch).argmax())
     plain = plain_session(net.path)
     ours = partial(
         engine.explain, batch, "score", targets=target, definition="grad-cam", postprocess="library"
     )
     passes = ours().passes
-    filled = pictures(BATCH)
+    filled = random_images(BATCH)
 
     def forwards() -> None:
         for start in range(0, passes.full, BATCH):
@@ -161,7 +161,7 @@ def score_cam(net: Network, pairs: int) -> list[Comparison]:
 
     results = [
         compare(
-            f"Score-CAM on ResNet-18, a picture ({passes.full + passes.trunk} passes)",
+            f"Score-CAM on ResNet-18, an image ({passes.full + passes.trunk} passes)",
             ("explain", ours),
             ("as many plain forward passes", forwards),
             at_most=1.05,
@@ -177,7 +177,7 @@ def score_cam(net: Network, pairs: int) -> list[Comparison]:
     note = check("maps", ours().maps[0], theirs()[0], 5e-3)
     results.append(
         compare(
-            "Score-CAM on ResNet-18, a picture",
+            "Score-CAM on ResNet-18, an image",
             ("pytorch-grad-cam", theirs),
             ("camrt", ours),
             at_least=1.5,
@@ -217,7 +217,7 @@ def score_cam_memory(net: Network) -> list[Comparison]:
 def flattened(net: Network, pairs: int) -> list[Comparison]:
     """Ablation-CAM on VGG-16's flattened head against its floor and against the generic answer."""
     engine = camrt.load(net.path)
-    batch = pictures(1)
+    batch = random_images(1)
     target = int(engine.predict(batch).argmax())
     head: Any = engine.head
     contributions = head._contributions  # the parts of the floor are timed by themselves
@@ -233,16 +233,16 @@ def flattened(net: Network, pairs: int) -> list[Comparison]:
         for start in range(0, live, head._batch_size):
             head._rest(rows[start : start + head._batch_size])
 
-    method = build("ablation", {})
+    method = make_method("ablation", {})
     generic = generic_engine(net.path)
 
     def answer(which: Any) -> Any:
         return which.explain(batch, method, targets=target).raw
 
-    questions = {id(which): asked(which, batch, target) for which in (engine, generic)}
+    questions = {id(which): build_query(which, batch, target) for which in (engine, generic)}
 
     def channels(which: Any) -> Any:
-        return which.head.without_channels(questions[id(which)])
+        return which.head.scores_without_channels(questions[id(which)])
 
     note = check("raw maps, partial products and generic", answer(engine), answer(generic), 1e-4)
     return [
@@ -265,15 +265,15 @@ def flattened(net: Network, pairs: int) -> list[Comparison]:
     ]
 
 
-def asked(engine: Any, batch: np.ndarray, target: int) -> Any:
+def build_query(engine: Any, batch: np.ndarray, target: int) -> Any:
     """The question that Ablation-CAM puts to a head, its trunk pass done."""
-    from camrt.engine.heads import Asked
-    from camrt.engine.passes import PassCounter
+    from camrt.engine.heads import QueryContext
+    from camrt.engine.passes import PassCounts
     from camrt.engine.scores import ScoreReader
 
     logits, activations = engine._model(batch, [LOGITS, ACTIVATION])
     reader = ScoreReader(np.full((len(batch), 1), target), "logit", "softmax")
-    return Asked(activations, logits, reader, PassCounter(), {})
+    return QueryContext(activations, logits, reader, PassCounts(), {})
 
 
 def generic_engine(path: Path) -> Any:
@@ -281,10 +281,10 @@ def generic_engine(path: Path) -> Any:
     from unittest import mock
 
     from camrt.engine import cuts
-    from camrt.export.factoring import Unfactored
+    from camrt.export.heads.factoring import Unfactored
 
     unfactored = Unfactored("asked for by a benchmark")
-    with mock.patch.object(cuts, "factor", return_value=unfactored):
+    with mock.patch.object(cuts, "factor_head", return_value=unfactored):
         return camrt.load(path)
 
 
@@ -298,7 +298,7 @@ def main(
     """Runs the comparisons and writes them down."""
     parts = only or ["overhead", "predict", "ablation", "score", "memory", "flattened"]
     results: list[Comparison] = []
-    resnet = network("resnet18") if set(parts) - {"flattened"} else None
+    resnet = build_network("resnet18") if set(parts) - {"flattened"} else None
     if resnet is not None:
         if "overhead" in parts:
             results += overhead(resnet, pairs)
@@ -311,7 +311,7 @@ def main(
         if "memory" in parts:
             results += score_cam_memory(resnet)
     if "flattened" in parts:
-        results += flattened(network("vgg16"), pairs)
+        results += flattened(build_network("vgg16"), pairs)
     write(out, results, f"python benchmarks/cpu.py {' '.join(sys.argv[1:])}".strip())
     print(table(results))
     print(f"{sum(not result.met for result in results)} goals missed", file=sys.stderr)

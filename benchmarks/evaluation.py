@@ -19,16 +19,16 @@ import torch
 import typer
 from cpu import check
 from measure import Comparison, compare, peak_memory, table, write
-from networks import Network, network, pictures
+from networks import Network, build_network, random_images
 from sklearn.metrics import average_precision_score
 
 import camrt
-from camrt.engine.methods import build
-from camrt.evaluation.box_accuracy import THRESHOLDS, overlaps
-from camrt.evaluation.pixel_precision import EDGES, pxap
+from camrt.engine.methods import make_method
+from camrt.evaluation.metrics.box_accuracy import THRESHOLDS, overlaps
+from camrt.evaluation.metrics.pixel_precision import EDGES, pxap
 from camrt.evaluation.suite import Settings
-from camrt.evaluation.suite.measuring import Measured, Plan, measure, normalised
-from camrt.evaluation.suite.preparing import Prepared
+from camrt.evaluation.suite.measurement import MeasurementPlan, Measurements, measure_block, min_max_normalise
+from camrt.evaluation.suite.prepared_sample import PreparedSample
 from camrt.kernels.resampling import bilinear
 
 SIDE = 224
@@ -36,11 +36,11 @@ SAME_CURVE = 0.03
 """Of probabilities: maps are resized otherwise elsewhere, so that some pixels go in another order."""
 
 
-def maps(count: int, cells: int) -> Any:
+def random_maps(count: int, cells: int) -> Any:
     """Maps of 224×224 made of a coarse grid, as those of class activations are."""
     rng = np.random.default_rng(cells)
     coarse = rng.random((count, cells, cells)).astype(np.float32) ** 2
-    return np.stack([normalised(one) for one in bilinear(coarse, (SIDE, SIDE))])
+    return np.stack([min_max_normalise(one) for one in bilinear(coarse, (SIDE, SIDE))])
 
 
 def contour_overlaps(saliency: Any, boxes: Any) -> Any:
@@ -68,7 +68,7 @@ def box_accuracy(pairs: int) -> list[Comparison]:
     few, many = 4, 200
     results = []
     for cells in (7, 14, 28):
-        saliency = maps(many, cells)
+        saliency = random_maps(many, cells)
         boxes = [np.array([[30, 40, 150, 170], [100, 90, 210, 200]])] * many
         expected = np.stack([contour_overlaps(saliency[i], boxes[i]) for i in range(few)])
         if not np.array_equal(overlaps(saliency[:few], boxes[:few]), expected):
@@ -95,7 +95,7 @@ def box_accuracy(pairs: int) -> list[Comparison]:
 
 def pixel_precision(pairs: int) -> list[Comparison]:
     """PxAP on 200 maps."""
-    saliency = maps(200, 7)
+    saliency = random_maps(200, 7)
     rng = np.random.default_rng(0)
     masks = (bilinear(rng.random((200, 5, 5)).astype(np.float32), (SIDE, SIDE)) > 0.6).astype(np.uint8, "C")
     masks[:, :8] = 255
@@ -143,22 +143,24 @@ def pixel_precision(pairs: int) -> list[Comparison]:
     ]
 
 
-def prepared(batch: Any) -> list[Prepared]:
+def prepare_samples(batch: Any) -> list[PreparedSample]:
     """A batch as the suite reads it."""
-    return [Prepared(str(i), None, picture, (), ()) for i, picture in enumerate(batch)]
+    return [PreparedSample(str(i), None, image, (), ()) for i, image in enumerate(batch)]
 
 
-def curves(engine: Any, batch: Any, step: int, *metrics: str) -> Measured:
+def curves(engine: Any, batch: Any, step: int, *metrics: str) -> Measurements:
     """Deletion and insertion of Grad-CAM."""
     empty = engine.predict(np.zeros_like(batch[:1]))[0]
-    plan = Plan(engine, {"gradcam": build("gradcam", {})}, metrics, Settings(step=step), (SIDE, SIDE), empty)
-    return measure(plan, prepared(batch))
+    plan = MeasurementPlan(
+        engine, {"gradcam": make_method("gradcam", {})}, metrics, Settings(step=step), (SIDE, SIDE), empty
+    )
+    return measure_block(plan, prepare_samples(batch))
 
 
 def against_passes(net: Network, pairs: int) -> list[Comparison]:
     """Both curves against the forward passes they need, in the same runtime."""
     engine = camrt.load(net.path)
-    batch = pictures(4)
+    batch = random_images(4)
     step = SIDE * 4
     passes = curves(engine, batch, step, "deletion", "insertion").passes
     session = ort.InferenceSession(str(net.path), providers=["CPUExecutionProvider"])
@@ -173,7 +175,7 @@ def against_passes(net: Network, pairs: int) -> list[Comparison]:
 
     return [
         compare(
-            f"deletion and insertion on ResNet-18, {len(batch)} pictures, {passes} passes",
+            f"deletion and insertion on ResNet-18, {len(batch)} images, {passes} passes",
             ("camrt, Grad-CAM's map included", partial(curves, engine, batch, step, "deletion", "insertion")),
             ("as many plain forward passes in onnxruntime", plain),
             at_most=1.15,
@@ -183,13 +185,13 @@ def against_passes(net: Network, pairs: int) -> list[Comparison]:
 
 
 def against_libraries(net: Network, pairs: int) -> list[Comparison]:
-    """The same curves by torchcam and Quantus, on the same weights, pictures and steps."""
+    """The same curves by torchcam and Quantus, on the same weights, images and steps."""
     import quantus
     from torchcam.methods import GradCAM
     from torchcam.metrics import DeletionInsertionMetric
 
     engine = camrt.load(net.path)
-    batch, steps = pictures(2), 28
+    batch, steps = random_images(2), 28
     step = SIDE * SIDE // steps
     tensor = torch.from_numpy(batch)
     targets = engine.predict(batch).argmax(axis=1)
@@ -205,7 +207,7 @@ def against_libraries(net: Network, pairs: int) -> list[Comparison]:
     deletion = np.mean([row["deletion"] for row in ours().maps])
     results = [
         compare(
-            f"deletion and insertion on ResNet-18, {len(batch)} pictures, {steps} steps",
+            f"deletion and insertion on ResNet-18, {len(batch)} images, {steps} steps",
             ("torchcam", torchcam),
             ("camrt", ours),
             at_least=1.0,
@@ -230,7 +232,7 @@ def against_libraries(net: Network, pairs: int) -> list[Comparison]:
         raise SystemExit(f"Quantus gives {points} points, not {steps}: nothing is timed")
     results.append(
         compare(
-            f"deletion on ResNet-18, {len(batch)} pictures, {steps} steps",
+            f"deletion on ResNet-18, {len(batch)} images, {steps} steps",
             ("Quantus", pixel_flipping),
             ("camrt", alone),
             at_least=1.0,
@@ -247,18 +249,18 @@ def memory(net: Network) -> list[Comparison]:
     """Peak memory of a whole process, with few steps and with many."""
     code = (
         "import sys; sys.path.insert(0, {here!r})\n"
-        "from evaluation import curves, pictures\nimport camrt\n"
-        "curves(camrt.load({path!r}), pictures(4), {step}, 'deletion', 'insertion')"
+        "from evaluation import curves, images\nimport camrt\n"
+        "curves(camrt.load({path!r}), images(4), {step}, 'deletion', 'insertion')"
     )
     here = str(Path(__file__).parent)
-    # Both fill whole batches: 8 steps of two curves on 4 pictures are 56 passes.
+    # Both fill whole batches: 8 steps of two curves on 4 images are 56 passes.
     few, many = (
         peak_memory(code.format(here=here, path=str(net.path), step=step)) for step in (SIDE * 28, SIDE * 4)
     )
     ratio = many / few
     return [
         Comparison(
-            "peak memory of deletion and insertion, 4 pictures",
+            "peak memory of deletion and insertion, 4 images",
             ("56 steps", "8 steps"),
             "≤ 1.05×",
             ratio <= 1.05,
@@ -276,7 +278,7 @@ def main(
     pairs: Annotated[int, typer.Option(min=1)] = 7,
 ) -> None:
     """Runs every comparison, and writes the samples and a table."""
-    net = network("resnet18")
+    net = build_network("resnet18")
     results = [
         *box_accuracy(pairs),
         *pixel_precision(pairs),

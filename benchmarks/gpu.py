@@ -27,8 +27,8 @@ from typing import Annotated, Any
 import torch
 import triton
 import typer
-from gpu_cases import Case, Maker, cases
-from gpu_explaining import Explaining, Options, explaining
+from gpu_explain import ExplainReport, Options, run_parts
+from gpu_kernel_cases import ArrayFactory, KernelCase, cases
 from measure import environment
 
 GOAL = 0.85
@@ -36,7 +36,7 @@ GOAL = 0.85
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuRates:
     """What the card can do.
 
     Attributes:
@@ -51,7 +51,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedCase:
     """A case's times.
 
     Attributes:
@@ -73,7 +73,7 @@ class Timed:
     met: bool
 
 
-def measured_card(device: torch.device) -> Card:
+def measure_rates(device: torch.device) -> GpuRates:
     """The card's own rates."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -81,20 +81,22 @@ def measured_card(device: torch.device) -> Card:
     side = 8192
     a = torch.randn(side, side, device=device).bfloat16()
     multiplied = triton.testing.do_bench(lambda: a @ a, return_mode="median")
-    return Card(torch.cuda.get_device_name(device), 2e3 * source.numel() / copied, 2e3 * side**3 / multiplied)
+    return GpuRates(
+        torch.cuda.get_device_name(device), 2e3 * source.numel() / copied, 2e3 * side**3 / multiplied
+    )
 
 
-def timed(one: Case, difference: float, card: Card) -> Timed:
+def time_case(one: KernelCase, difference: float, card: GpuRates) -> TimedCase:
     """A case's times, and what they are of what the card allows."""
     low, middle, high = triton.testing.do_bench(one.work, quantiles=[0.25, 0.5, 0.75])
     floor = 1e3 * max(one.bytes / card.copy, one.operations / card.matrices)
     share = floor / middle
-    return Timed(
+    return TimedCase(
         one.name, difference, (low, middle, high), floor, share, 1e3 * one.bytes / middle, share >= GOAL
     )
 
 
-def table(card: Card, results: list[Timed]) -> str:
+def format_table(card: GpuRates, results: list[TimedCase]) -> str:
     """The results as Markdown."""
     lines = [
         f"(a) {card.name}: copies {card.copy / 1e12:.2f} TB/s, multiplies bfloat16 at "
@@ -119,7 +121,7 @@ def table(card: Card, results: list[Timed]) -> str:
     return "\n".join([*lines, ""])
 
 
-def kernels(device: torch.device, card: Card | None, only: str, wrong: list[str]) -> list[Timed]:
+def kernels(device: torch.device, card: GpuRates | None, only: str, wrong: list[str]) -> list[TimedCase]:
     """(b): every kernel compared, and timed where there is a card.
 
     Args:
@@ -129,7 +131,7 @@ def kernels(device: torch.device, card: Card | None, only: str, wrong: list[str]
         wrong: Takes a sentence for each that differs from its reference; those are not timed.
     """
     results = []
-    for one in cases(Maker(device, card is None)):
+    for one in cases(ArrayFactory(device, card is None)):
         if only not in one.name:
             continue
         difference = one.difference()
@@ -139,7 +141,7 @@ def kernels(device: torch.device, card: Card | None, only: str, wrong: list[str]
         elif card is None:
             print(f"{one.name}: differs from its reference by {difference:.1e}")
         else:
-            results.append(timed(one, difference, card))
+            results.append(time_case(one, difference, card))
             print(results[-1], file=sys.stderr, flush=True)
     return results
 
@@ -184,14 +186,14 @@ def main(
     if not check and not torch.cuda.is_available():
         raise typer.BadParameter("there is no GPU to time: pass --check to compare results alone")
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    card = None if check or not set(parts) & set("ab") else measured_card(device)
+    card = None if check or not set(parts) & set("ab") else measure_rates(device)
     wrong: list[str] = []
     timings = kernels(device, card, only, wrong) if "b" in parts else []
-    report = Explaining()
+    report = ExplainReport()
 
     def tables() -> str:
         lines = [f"- **{sentence}**" for sentence in wrong]
-        return "\n".join([*([table(card, timings)] if card else []), report.table(), *lines])
+        return "\n".join([*([format_table(card, timings)] if card else []), report.table(), *lines])
 
     def save() -> None:
         if check:
@@ -205,7 +207,7 @@ def main(
     if set(parts) & set("cdef"):
         until = started + 60 * minutes
         chosen = Options(parts, device, check, large or not check, compile_mode, channels_last, until)
-        for _ in explaining(report, chosen):
+        for _ in run_parts(report, chosen):
             save()  # what was measured is kept, whatever happens to the rest
     print(tables())
     print(f"{time.perf_counter() - started:.0f} seconds", file=sys.stderr)

@@ -18,9 +18,9 @@ __all__ = [
     "Agreement",
     "Shape",
     "agreements",
-    "difference",
-    "pictures",
-    "prepared",
+    "build_module",
+    "random_images",
+    "relative_difference",
 ]
 
 Tensor = torch.Tensor
@@ -46,7 +46,7 @@ class Shape:
     Attributes:
         name: What it is called in tables.
         make: Makes it, on the CPU, with random weights.
-        side: Height and width of its pictures.
+        side: Height and width of its images.
         layers: Submodules of 512 and of 2048 channels, where it has such.
     """
 
@@ -56,7 +56,7 @@ class Shape:
     layers: tuple[str, ...] = ()
 
 
-class Small(nn.Module):
+class SmallNet(nn.Module):
     """Convolutions with batch norm, one of them gone around, and a head."""
 
     def __init__(self, last: nn.Module, head: nn.Module) -> None:
@@ -100,28 +100,28 @@ LARGE = (
     Shape("Inception-v3", lambda: torchvision_models().inception_v3(weights=None, init_weights=False), 299),
 )
 SMALL = (
-    Shape("small ResNet", lambda: Small(nn.Conv2d(8, 12, 3, 2, 1), pooled()), 28),
-    Shape("small VGG", lambda: Small(nn.Conv2d(8, 12, 3, 2, 1), flattened()), 28),
-    Shape("small Inception", lambda: Small(Branches(), pooled()), 28),
+    Shape("small ResNet", lambda: SmallNet(nn.Conv2d(8, 12, 3, 2, 1), pooled()), 28),
+    Shape("small VGG", lambda: SmallNet(nn.Conv2d(8, 12, 3, 2, 1), flattened()), 28),
+    Shape("small Inception", lambda: SmallNet(Branches(), pooled()), 28),
 )
 
 
-def pictures(count: int, side: int, device: torch.device) -> Tensor:
-    """Smooth random pictures, (count, 3, side, side) float32."""
+def random_images(count: int, side: int, device: torch.device) -> Tensor:
+    """Smooth random images, (count, 3, side, side) float32."""
     coarse = torch.randn(count, 3, 14, 14, generator=torch.Generator().manual_seed(2))
     return functional.interpolate(coarse.to(device), (side, side), mode="bicubic")
 
 
-def prepared(shape: Shape, device: torch.device) -> nn.Module:
+def build_module(shape: Shape, device: torch.device) -> nn.Module:
     """A classifier with seeded random weights on the device, in evaluation mode.
 
-    Batch norms get the statistics of bright and dim pictures, so that neither these nor masked ones are
+    Batch norms get the statistics of bright and dim images, so that neither these nor masked ones are
     strange to it; the last layer gets a scale at which softmaxes are neither flat nor saturated.
     """
     torch.manual_seed(0)
     module = shape.make().to(device)
     light = torch.linspace(0.05, 1, 32, device=device)[:, None, None, None]
-    batch = light * pictures(32, shape.side, device)
+    batch = light * random_images(32, shape.side, device)
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None
@@ -139,7 +139,7 @@ def prepared(shape: Shape, device: torch.device) -> nn.Module:
 # ---------------------------------------------------------------- definitions
 
 
-class Definition:
+class ReferenceExplainer:
     """Explanations by their definitions: what they alter is altered in a tensor, and run.
 
     What follows the activation is a copy of the module in float64.
@@ -147,7 +147,7 @@ class Definition:
     Args:
         module: The classifier.
         path: The submodule to explain at; it is called once a pass, and nothing goes around it.
-        batch: Pictures (N, C, H, W) float32.
+        batch: Images (N, C, H, W) float32.
         activations: (N, K, h, w), what the submodule gave for them.
         targets: (N,) the classes to explain.
     """
@@ -162,12 +162,12 @@ class Definition:
         self._twin = copy.deepcopy(module).double()
         self._activations = activations.double()
         self._targets = targets
-        self.logits = torch.cat([self._behind(one[None]) for one in self._activations])
+        self.logits = torch.cat([self._run_head(one[None]) for one in self._activations])
 
     def own_activations(self) -> Tensor:
         """What the submodule gives when the module is called as it is."""
         found: list[Tensor] = []
-        with hooked(self._module, self._path, lambda _, __, output: found.append(output.clone())):
+        with hook_submodule(self._module, self._path, lambda _, __, output: found.append(output.clone())):
             self._module(self._batch.to(self._kind))
         return found[0]
 
@@ -187,7 +187,7 @@ class Definition:
         """Grad-CAM's weights (K,): means of the logit's gradient."""
         leaf = self._activations[i : i + 1].clone().requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(self._behind(leaf)[0, self._targets[i]], leaf)
+            (gradient,) = torch.autograd.grad(self._run_head(leaf)[0, self._targets[i]], leaf)
         return gradient[0].mean(dim=(1, 2))
 
     def pixab(self, i: int) -> tuple[Tensor, float]:
@@ -200,7 +200,7 @@ class Definition:
         _, height, width = activation.shape
         shapes = [(tall, wide) for tall in (1, 2) for wide in (1, 2)]
         whole = self.logits[i : i + 1].softmax(1)[0, target]
-        nothing = self._behind(torch.zeros_like(activation[None])).softmax(1)[0, target]
+        nothing = self._run_head(torch.zeros_like(activation[None])).softmax(1)[0, target]
         means, most = [], 0.0
         for tall, wide in shapes:
             corners = [(r, c) for r in range(1 - tall, height) for c in range(1 - wide, width)]
@@ -237,9 +237,9 @@ class Definition:
         chances = torch.cat(parts).double().softmax(1)[:, self._targets[i]]
         return torch.where(constant, 0, chances[:-1] - chances[-1])
 
-    def _behind(self, rows: Tensor) -> Tensor:
+    def _run_head(self, rows: Tensor) -> Tensor:
         """Logits of activations (B, K, h, w)."""
-        with hooked(self._twin, self._path, lambda *_: rows):
+        with hook_submodule(self._twin, self._path, lambda *_: rows):
             logits: Tensor = self._twin(self._batch[:1].double())
         return logits
 
@@ -250,7 +250,7 @@ class Definition:
 
 
 @contextmanager
-def hooked(module: nn.Module, path: str, hook: Callable[..., Any]) -> Iterator[None]:
+def hook_submodule(module: nn.Module, path: str, hook: Callable[..., Any]) -> Iterator[None]:
     """Hooks a submodule for as long as the block runs."""
     handle = module.get_submodule(path).register_forward_hook(hook)
     try:
@@ -320,18 +320,18 @@ NONE = 1e-9
 """The bound of what is either right or wrong."""
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
+def relative_difference(found: Tensor, expected: Tensor) -> float:
     """The largest, relative to the largest magnitude expected."""
     return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
 
 
 def agreements(engine: Any, module: nn.Module, batch: Tensor, methods: tuple[str, ...]) -> list[Agreement]:
-    """Compares an engine's answers for a few pictures with their definitions.
+    """Compares an engine's answers for a few images with their definitions.
 
     Args:
         engine: Made of the module.
         module: In evaluation mode, in float32 or bfloat16.
-        batch: Pictures (N, C, H, W) float32.
+        batch: Images (N, C, H, W) float32.
         methods: Of "pixab", "ablation", "gradcam" and "score".
     """
     kind = next(module.parameters()).dtype
@@ -339,10 +339,12 @@ def agreements(engine: Any, module: nn.Module, batch: Tensor, methods: tuple[str
     logits = engine.predict(batch)
     targets = logits.argmax(dim=1).tolist()
     activations = engine.channel_weights(batch, "gradcam", targets=targets)[1]
-    wanted = Definition(module, path, batch, activations, targets)
+    wanted = ReferenceExplainer(module, path, batch, activations, targets)
     found = [
-        Agreement("logits", "predict", difference(logits, wanted.logits), bounds.once),
-        Agreement("activations", "predict", difference(activations, wanted.own_activations()), bounds.model),
+        Agreement("logits", "predict", relative_difference(logits, wanted.logits), bounds.once),
+        Agreement(
+            "activations", "predict", relative_difference(activations, wanted.own_activations()), bounds.model
+        ),
     ]
     for method in methods:
         answer = engine.explain(batch, method)
@@ -353,21 +355,23 @@ def agreements(engine: Any, module: nn.Module, batch: Tensor, methods: tuple[str
         else:
             found += channel_agreements(method, answer, wanted, engine, batch, targets, bounds)
         expected = saliency(answer.raw, answer.maps.shape[1:], method == "pixab")
-        found.append(Agreement("maps", method, difference(answer.maps, expected), BOUNDS[torch.float32].once))
+        found.append(
+            Agreement("maps", method, relative_difference(answer.maps, expected), BOUNDS[torch.float32].once)
+        )
         spread = float((answer.maps.amax(dim=(1, 2)) - answer.maps.amin(dim=(1, 2))).min())
         if spread < FLAT:
             found.append(Agreement(f"a map whose values differ by {spread:.1e}", method, math.inf, NONE))
     return found
 
 
-def pixab_agreements(answer: Any, wanted: Definition, engine: Any, bounds: Bounds) -> list[Agreement]:
+def pixab_agreements(answer: Any, wanted: ReferenceExplainer, engine: Any, bounds: Bounds) -> list[Agreement]:
     """Pixab-CAM's raw maps."""
     found = []
     for i, raw in enumerate(answer.raw):
         expected, most = wanted.pixab(i)
         # a probability is off by as much of itself as its logits are off
         rounding = bounds.logit * wanted.logits[i].abs().max() * most / expected.abs().max()
-        bound = bounds.once + ran(engine) * float(rounding)
+        bound = bounds.once + runs_head(engine) * float(rounding)
         found.append(agreement("raw map", "pixab", raw, expected, bound))
     return found
 
@@ -375,7 +379,7 @@ def pixab_agreements(answer: Any, wanted: Definition, engine: Any, bounds: Bound
 def channel_agreements(
     method: str,
     answer: Any,
-    wanted: Definition,
+    wanted: ReferenceExplainer,
     engine: Any,
     batch: Tensor,
     targets: list[int],
@@ -391,10 +395,10 @@ def channel_agreements(
             expected = wanted.ablation(i)
             score = wanted.logits[i, targets[i]].abs()
             rounding = 2 * bounds.logit * wanted.logits[i].abs().max() / (score * expected.abs().max())
-            bound += ran(engine) * float(rounding)
+            bound += runs_head(engine) * float(rounding)
         elif method == "gradcam":
             expected = wanted.gradcam(i)
-            bound *= 1 + 4 * ran(engine)  # products of matrices one after another, and ReLUs near zero
+            bound *= 1 + 4 * runs_head(engine)  # products of matrices one after another, and ReLUs near zero
         else:
             some = torch.arange(0, len(own), max(1, len(own) // MASKS), device=own.device)
             expected, own, bound = wanted.score(i, some), own[some], bounds.model
@@ -402,10 +406,10 @@ def channel_agreements(
     return found
 
 
-def ran(engine: Any) -> bool:
+def runs_head(engine: Any) -> bool:
     """Whether altered activations are run through the head; else they are answered by algebra."""
     return bool(engine.head.channel_passes(1)[0])
 
 
 def agreement(what: str, method: str, found: Tensor, expected: Tensor, bound: float) -> Agreement:
-    return Agreement(what, method, difference(found, expected), min(bound, LOOSEST))
+    return Agreement(what, method, relative_difference(found, expected), min(bound, LOOSEST))

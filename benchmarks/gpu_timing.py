@@ -11,17 +11,27 @@ import torch
 from gpu_references import Agreement
 from measure import quartiles
 
-__all__ = ["Explaining", "Pace", "Paired", "Peak", "Quartiles", "Sample", "in_turn", "paired", "timed_once"]
+__all__ = [
+    "ExplainReport",
+    "PairedTiming",
+    "PeakMemory",
+    "Quartiles",
+    "TimeBudget",
+    "TimingSample",
+    "summarise_pair",
+    "time_in_turn",
+    "time_once",
+]
 
 Quartiles = tuple[float, float, float]
 Work = Callable[[], Any]
 
-LEAST, MOST = 3, 30
+MIN_ROUNDS, MAX_ROUNDS = 3, 30
 """Rounds."""
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedTiming:
     """Two sides timed in turn.
 
     Attributes:
@@ -54,13 +64,13 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Peak:
+class PeakMemory:
     """The most memory that a call held.
 
     Attributes:
         what: The call.
         peak: MiB that torch had given out at most.
-        before: MiB that it had given out when the call began: weights, and the pictures.
+        before: MiB that it had given out when the call began: weights, and the images.
         beside: What it is compared with.
         ratio: Of the peaks.
         goal: What the ratio is held to, as text; empty for nothing.
@@ -77,7 +87,7 @@ class Peak:
 
 
 @dataclass
-class Explaining:
+class ExplainReport:
     """All that was found.
 
     Attributes:
@@ -89,8 +99,8 @@ class Explaining:
     """
 
     agreements: dict[str, list[Agreement]] = field(default_factory=dict)
-    paired: list[Paired] = field(default_factory=list)
-    peaks: list[Peak] = field(default_factory=list)
+    paired: list[PairedTiming] = field(default_factory=list)
+    peaks: list[PeakMemory] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
@@ -130,8 +140,8 @@ class Explaining:
 
 TITLES = {
     "c": "explaining beside predicting",
-    "d": "Score-CAM of a picture beside as many forward passes of the module, without its two of one row",
-    "e": "other packages beside camrt, a picture",
+    "d": "Score-CAM of an image beside as many forward passes of the module, without its two of one row",
+    "e": "other packages beside camrt, an image",
 }
 PAIRED_HEAD = [
     "| what | ratio of | on the host, median (quartiles) | by events | of the bare module | goal | met | "
@@ -144,7 +154,7 @@ PEAK_HEAD = [
 ]
 
 
-def paired_row(one: Paired) -> str:
+def paired_row(one: PairedTiming) -> str:
     low, middle, high = one.wall
     cells = [
         one.what,
@@ -161,12 +171,12 @@ def paired_row(one: Paired) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def peak_row(one: Peak) -> str:
+def peak_row(one: PeakMemory) -> str:
     cells = [one.what, f"{one.peak:.0f}", f"{one.before:.0f}", one.beside, f"**{one.ratio:.3f}×**"]
     return f"| {' | '.join([*cells, *goal_cells(one)])} |"
 
 
-def goal_cells(one: Paired | Peak) -> list[str]:
+def goal_cells(one: PairedTiming | PeakMemory) -> list[str]:
     return [one.goal, "yes" if one.met else "no"] if one.goal else ["–", "–"]
 
 
@@ -174,7 +184,7 @@ def goal_cells(one: Paired | Peak) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TimingSample:
     """Milliseconds of one run: until it returned, until the card was done, and between CUDA's events."""
 
     returned: float
@@ -182,7 +192,7 @@ class Sample:
     events: float
 
 
-def timed_once(work: Work) -> Sample:
+def time_once(work: Work) -> TimingSample:
     """One run, on a card that has nothing else to do."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
@@ -194,47 +204,47 @@ def timed_once(work: Work) -> Sample:
     torch.cuda.synchronize()
     done = time.perf_counter()
     del result
-    return Sample(1e3 * (returned - began), 1e3 * (done - began), start.elapsed_time(end))
+    return TimingSample(1e3 * (returned - began), 1e3 * (done - began), start.elapsed_time(end))
 
 
-def in_turn(sides: Sequence[Work], seconds: float) -> list[list[Sample]]:
+def time_in_turn(sides: Sequence[Work], seconds: float) -> list[list[TimingSample]]:
     """Rounds of all sides, as many as `seconds` hold: for each side its samples.
 
     Args:
         sides: What is run. Which goes first changes from round to round.
-        seconds: How long it may take; `LEAST` rounds are run however long they take.
+        seconds: How long it may take; `MIN_ROUNDS` rounds are run however long they take.
     """
     for work in sides:
         work()  # compiles kernels, and sets up libraries
-    round_takes = sum(timed_once(work).wall for work in sides) / 1e3
-    rounds = max(LEAST, min(MOST, int(seconds / round_takes)))
-    samples: list[list[Sample]] = [[] for _ in sides]
+    round_takes = sum(time_once(work).wall for work in sides) / 1e3
+    rounds = max(MIN_ROUNDS, min(MAX_ROUNDS, int(seconds / round_takes)))
+    samples: list[list[TimingSample]] = [[] for _ in sides]
     for number in range(rounds):
         for step in range(len(sides)):
             side = (number + step) % len(sides)
-            samples[side].append(timed_once(sides[side]))
+            samples[side].append(time_once(sides[side]))
     return samples
 
 
-def ratio(above: list[Sample], below: list[Sample], which: str, scale: float = 1.0) -> Quartiles:
+def ratio(above: list[TimingSample], below: list[TimingSample], which: str, scale: float = 1.0) -> Quartiles:
     """Quartiles of the ratio within rounds, of "wall" or "events" times."""
     return quartiles(
         [scale * getattr(a, which) / getattr(b, which) for a, b in zip(above, below, strict=True)]
     )
 
 
-def paired(
+def summarise_pair(
     part: str,
     what: str,
-    first: tuple[str, list[Sample]],
-    second: tuple[str, list[Sample]],
+    first: tuple[str, list[TimingSample]],
+    second: tuple[str, list[TimingSample]],
     *,
     found: float,
     at_most: float | None = None,
     at_least: float | None = None,
     scale: float = 1.0,
-    module: list[Sample] | None = None,
-) -> Paired:
+    module: list[TimingSample] | None = None,
+) -> PairedTiming:
     """What samples of two sides amount to.
 
     Args:
@@ -245,7 +255,7 @@ def paired(
         found: The difference of the results.
         at_most: Goal: neither median ratio passes this.
         at_least: Goal: both median ratios reach this.
-        scale: Factor that makes amounts of work equal (pictures in second / pictures in first).
+        scale: Factor that makes amounts of work equal (images in second / images in first).
         module: The bare module's samples.
     """
     wall, events = (ratio(first[1], second[1], which, scale) for which in ("wall", "events"))
@@ -254,7 +264,7 @@ def paired(
     met &= all(at_least is None or one >= at_least for one in middles)
     goal = f"≤ {at_most:g}×" if at_most is not None else f"≥ {at_least:g}×" if at_least is not None else ""
     milliseconds = tuple(quartiles([one.wall for one in side[1]])[1] for side in (first, second))
-    return Paired(
+    return PairedTiming(
         part,
         what,
         (first[0], second[0]),
@@ -270,7 +280,7 @@ def paired(
     )
 
 
-class Pace:
+class TimeBudget:
     """Shares out what is left of the time.
 
     Args:

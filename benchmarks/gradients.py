@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import typer
 from cpu import check
-from measure import Comparison, compare, printed, summarise, table, write
-from networks import Network, network, pictures
+from measure import Comparison, compare, run_python, summarise, table, write
+from networks import Network, build_network, random_images
 
 import camrt
-from camrt.export.adjoint import GRADIENT, WEIGHTING, adjoint_model
-from camrt.export.cutting import head_model
-from camrt.export.interface import LOGITS
+from camrt.export.adjoint import GRADIENT, WEIGHTING, build_adjoint_model
+from camrt.export.heads.cut import build_head_model
+from camrt.export.rewrites.interface import LOGITS
 
 BATCHES = (1, 32)
 FAMILY = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam")
@@ -36,7 +36,7 @@ def overhead(net: Network, name: str, at_most: float, pairs: int) -> list[Compar
     engine = camrt.load(net.path)
     results = []
     for count in BATCHES:
-        batch = pictures(count)
+        batch = random_images(count)
         for method in FAMILY:
             results.append(
                 compare(
@@ -63,7 +63,7 @@ def against_grad_cam(net: Network, name: str, pairs: int) -> list[Comparison]:
         cam: Any = made(model=net.module, target_layers=[net.layer])
         options = {"definition": "grad-cam"} if method == "gradcam++" else {}
         for count in BATCHES:
-            batch = pictures(count)
+            batch = random_images(count)
             targets = engine.predict(batch).argmax(axis=1)
             wanted = [ClassifierOutputTarget(int(target)) for target in targets]
             ours = partial(engine.explain, batch, method, targets=targets, postprocess="library", **options)
@@ -84,14 +84,14 @@ def against_grad_cam(net: Network, name: str, pairs: int) -> list[Comparison]:
 
 
 def against_torchcam_and_captum(net: Network, name: str, pairs: int) -> list[Comparison]:
-    """Grad-CAM's raw map against torchcam's and captum's, which do not bring it to the picture's size."""
+    """Grad-CAM's raw map against torchcam's and captum's, which do not bring it to the image's size."""
     from captum.attr import LayerGradCam
     from torchcam.methods import GradCAM
 
     engine = camrt.load(net.path)
     results = []
     for count in BATCHES:
-        batch = pictures(count)
+        batch = random_images(count)
         tensor = torch.from_numpy(batch)
         targets = engine.predict(batch).argmax(axis=1)
         ours = partial(engine.explain, batch, "gradcam", targets=targets, size="map")
@@ -107,7 +107,7 @@ def against_torchcam_and_captum(net: Network, name: str, pairs: int) -> list[Com
         raw = np.maximum(ours().raw, 0)
         peers: list[tuple[str, Callable[[], Any], Any, Any]] = [
             ("captum", captum, raw, captum().detach().numpy()[:, 0]),
-            ("torchcam", torchcam, stretched(raw), torchcam().detach().numpy()),
+            ("torchcam", torchcam, stretch_maps(raw), torchcam().detach().numpy()),
         ]
         for peer, theirs, mine, expected in peers:
             note = check(f"{peer}, Grad-CAM on {name}, batch {count}", mine, expected, SAME_MAP)
@@ -124,7 +124,7 @@ def against_torchcam_and_captum(net: Network, name: str, pairs: int) -> list[Com
     return results
 
 
-def stretched(maps: np.ndarray) -> np.ndarray:
+def stretch_maps(maps: np.ndarray) -> np.ndarray:
     """Each map brought to [0, 1] by its own smallest and largest value."""
     low, high = (reduce(axis=(1, 2), keepdims=True) for reduce in (maps.min, maps.max))
     return np.asarray((maps - low) / (high - low))
@@ -132,22 +132,22 @@ def stretched(maps: np.ndarray) -> np.ndarray:
 
 def mid_network(net: Network, pairs: int) -> list[Comparison]:
     """The adjoint of the half of ResNet-18 behind its second stage, against that half's forward pass."""
-    from camrt.engine.backends import onnx_runtime
-    from camrt.engine.batch_axis import settle_batch
-    from camrt.engine.observing import observer
-    from camrt.export.interface import standardise
-    from camrt.export.reading import read_model
+    from camrt.engine.batch_axis import resolve_batch_axis
+    from camrt.engine.runtime import make_onnx_runtime
+    from camrt.engine.shape_probe import make_shape_observer
+    from camrt.export.io.model_file import read_model
+    from camrt.export.rewrites.interface import standardise
 
-    runtime = onnx_runtime(threads=None)
+    runtime = make_onnx_runtime(threads=None)
     model = read_model(net.path).model
     interface = standardise(model)
-    interface, graph, _ = settle_batch(model, interface, runtime, None, observer(runtime))
+    interface, graph, _ = resolve_batch_axis(model, interface, runtime, None, make_shape_observer(runtime))
     target = next(t for t in reversed(camrt.load(net.path).targets()) if t.clean and t.shape[0] == 128)
-    forward = runtime.runner(
-        head_model(model, graph, target.name, LOGITS, input_name="map", batch=None), label="head"
+    forward = runtime.make_runner(
+        build_head_model(model, graph, target.name, LOGITS, input_name="map", batch=None), label="head"
     )
-    back = runtime.runner(
-        adjoint_model(model, graph, target.name, input_name="map", batch=None), label="adjoint"
+    back = runtime.make_runner(
+        build_adjoint_model(model, graph, target.name, input_name="map", batch=None), label="adjoint"
     )
     results = []
     for count in BATCHES:
@@ -181,7 +181,7 @@ def first_map(net: Network, name: str, pairs: int) -> list[Comparison]:
     samples: tuple[list[float], list[float]] = ([], [])
     for _ in range(max(3, pairs // 3)):
         for side, code in enumerate((ours, plain)):
-            samples[side].append(float(printed(code)))
+            samples[side].append(float(run_python(code)))
     sides = ("camrt.load to the first Grad-CAM map", "onnxruntime to the first prediction")
     return [summarise(f"a new process, {name}", sides, samples)]
 
@@ -197,7 +197,7 @@ def main(
     parts = only or ["overhead", "peers", "middle", "first"]
     results: list[Comparison] = []
     for name, shape, at_most in (("ResNet-18", "resnet18", 1.10), ("VGG-16", "vgg16", 1.25)):
-        net = network(shape)
+        net = build_network(shape)
         if "overhead" in parts:
             results += overhead(net, name, at_most, pairs)
         if "peers" in parts:

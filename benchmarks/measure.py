@@ -20,7 +20,7 @@ from typing import Any
 
 import camrt
 
-__all__ = ["Comparison", "compare", "environment", "peak_memory", "printed", "summarise", "table", "write"]
+__all__ = ["Comparison", "compare", "environment", "peak_memory", "run_python", "summarise", "table", "write"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
 
-def once(work: Callable[[], Any]) -> tuple[float, float]:
+def time_once(work: Callable[[], Any]) -> tuple[float, float]:
     """Seconds, and processor seconds of all threads, that one run takes."""
     started, spent = time.perf_counter(), time.process_time()
     work()
@@ -80,7 +80,7 @@ def compare(
         at_least: Goal: the median ratio reaches this.
         pairs: Counted pairs.
         warm: Uncounted pairs before.
-        scale: Factor that makes amounts of work equal (pictures in second / pictures in first).
+        scale: Factor that makes amounts of work equal (images in second / images in first).
         notes: Carried into the result.
     """
     samples: tuple[list[float], list[float]] = ([], [])
@@ -90,7 +90,7 @@ def compare(
         order = (0, 1) if index % 2 == 0 else (1, 0)
         times = [(0.0, 0.0), (0.0, 0.0)]
         for side in order:
-            times[side] = once((first, second)[side][1])
+            times[side] = time_once((first, second)[side][1])
         if index >= warm:
             samples[0].append(times[0][0])
             samples[1].append(times[1][0])
@@ -137,7 +137,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def printed(code: str) -> str:
+def run_python(code: str) -> str:
     """The last line that a fresh Python process prints when it runs `code`."""
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.splitlines()[-1]
@@ -149,7 +149,7 @@ def peak_memory(code: str) -> int:
     Read from /proc: what `getrusage` says of a process counts its parent's size before it started.
     """
     ending = "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    return int(printed(f"{code}\n{ending}")) * 1024
+    return int(run_python(f"{code}\n{ending}")) * 1024
 
 
 def environment() -> dict[str, str]:

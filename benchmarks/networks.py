@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Network", "network", "torchvision_models"]
+__all__ = ["Network", "build_network", "torchvision_models"]
 
 _KEPT: list[Any] = []  # torch keeps definitions of operators as long as the object that made them
 
@@ -47,7 +47,7 @@ class Network:
     path: Path
 
 
-def network(name: str, folder: Path | None = None) -> Network:
+def build_network(name: str, folder: Path | None = None) -> Network:
     """ResNet-18 or VGG-16 with seeded weights whose activations keep a natural scale."""
     torch.manual_seed(0)
     module: Any = getattr(torchvision_models(), name)(weights=None)
@@ -86,7 +86,7 @@ def calibrate(module: torch.nn.Module) -> None:
     module.eval()
 
 
-def pictures(count: int) -> np.ndarray:
-    """Smooth random pictures in a model's input space, (count, 3, 224, 224) float32."""
+def random_images(count: int) -> np.ndarray:
+    """Smooth random images in a model's input space, (count, 3, 224, 224) float32."""
     coarse = torch.randn(count, 3, 14, 14, generator=torch.Generator().manual_seed(2))
     return torch.nn.functional.interpolate(coarse, (224, 224), mode="bicubic").numpy()

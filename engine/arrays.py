@@ -1,6 +1,6 @@
 """The library that arrays belong to: arithmetic is written once, for arrays of NumPy and of torch.
 
-On an accelerator nothing here but `host` waits for the device or copies anything between it and the host.
+On an accelerator nothing here but `to_numpy` waits for the device or copies anything between it and the host.
 Constants are copied there once.
 """
 
@@ -17,26 +17,28 @@ from camrt.export.budget import reserve_array
 from camrt.kernels.caches import ByteCache
 
 __all__ = [
-    "at_least",
-    "change_of",
-    "constant_over_cells",
-    "every_pair",
-    "filled",
-    "host",
-    "joined",
+    "all_index_pairs",
+    "arange_like",
+    "clip_min",
+    "concat",
+    "constant_like",
+    "is_constant_over_cells",
     "library",
-    "like",
-    "numbered",
-    "quietly_divided",
-    "repeated",
-    "room_for",
-    "sent",
-    "single",
+    "pad_rows",
+    "repeat",
+    "reserve_for",
+    "safe_divide",
+    "score_change",
+    "to_device_async",
+    "to_float32",
+    "to_numpy",
     "zeros",
 ]
 
 _CONSTANTS: ByteCache[Any] = ByteCache()
-SAME = 2.0**-21  # of a score: four units in the last place of float32, by which two ways to one number part
+SCORE_TOLERANCE = (
+    2.0**-21
+)  # of a score: four units in the last place of float32, by which two ways to one number part
 
 
 def library(*arrays: Any) -> Any:
@@ -48,7 +50,7 @@ def library(*arrays: Any) -> Any:
     return array_namespace(*arrays)
 
 
-def like(values: npt.NDArray[Any], array: Any) -> Any:
+def constant_like(values: npt.NDArray[Any], array: Any) -> Any:
     """Constants of NumPy, brought to the library and the place of an array; not to be written to.
 
     Those that are used again are not copied again.
@@ -60,20 +62,20 @@ def like(values: npt.NDArray[Any], array: Any) -> Any:
     return _CONSTANTS.get(key, lambda: library(array).asarray(values.copy(), device=place))
 
 
-def numbered(count: int, array: Any) -> Any:
+def arange_like(count: int, array: Any) -> Any:
     """0 to count − 1, int64, where an array lies."""
     xp = library(array)
     return xp.arange(count, dtype=xp.int64, device=device(array))
 
 
-def every_pair(rows: int, columns: int, array: Any) -> tuple[Any, Any]:
+def all_index_pairs(rows: int, columns: int, array: Any) -> tuple[Any, Any]:
     """Row and column indices of all entries of a table, row by row, where an array lies."""
-    room_for((3, rows, columns), array, "pairs of a picture and what is altered in it")
-    every = numbered(rows * columns, array)
+    reserve_for((3, rows, columns), array, "pairs of an image and what is altered in it")
+    every = arange_like(rows * columns, array)
     return every // columns, every % columns
 
 
-def filled(rows: Any, size: int) -> Any:
+def pad_rows(rows: Any, size: int) -> Any:
     """Rows up to a fixed number, the last one repeated.
 
     Raises:
@@ -82,12 +84,12 @@ def filled(rows: Any, size: int) -> Any:
     missing = size - len(rows)
     if not missing:
         return rows
-    room_for((size, *rows.shape[1:]), rows, "a batch of fixed size", itemsize=rows.dtype.itemsize)
+    reserve_for((size, *rows.shape[1:]), rows, "a batch of fixed size", itemsize=rows.dtype.itemsize)
     xp = library(rows)
     return xp.concat([rows, xp.broadcast_to(rows[-1:], (missing, *rows.shape[1:]))])
 
 
-def joined(parts: Sequence[Any]) -> Any:
+def concat(parts: Sequence[Any]) -> Any:
     """Blocks of rows as one array; a single one as it is."""
     return parts[0] if len(parts) == 1 else library(*parts).concat(list(parts))
 
@@ -98,22 +100,22 @@ def zeros(shape: tuple[int, ...], array: Any, kind: str = "float32") -> Any:
     Raises:
         MemoryLimitError: They would lie in the host's memory, and the call at hand may not take so much.
     """
-    room_for(shape, array, "numbers", itemsize=8 if kind.endswith("64") else 4)
+    reserve_for(shape, array, "numbers", itemsize=8 if kind.endswith("64") else 4)
     xp = library(array)
     return xp.zeros(shape, dtype=getattr(xp, kind), device=device(array))
 
 
-def repeated(array: Any, count: int, axis: int) -> Any:
+def repeat(array: Any, count: int, axis: int) -> Any:
     """An array of which each slice along an axis follows itself so many times.
 
     Raises:
         MemoryLimitError: See `zeros`.
     """
-    room_for((count, *array.shape), array, "numbers", itemsize=array.dtype.itemsize)
+    reserve_for((count, *array.shape), array, "numbers", itemsize=array.dtype.itemsize)
     return library(array).repeat(array, count, axis=axis)
 
 
-def room_for(shape: Sequence[int], array: Any, what: str, *, itemsize: int = 8) -> None:
+def reserve_for(shape: Sequence[int], array: Any, what: str, *, itemsize: int = 8) -> None:
     """Asks for memory where an array lies, if that is the host's; a device's is found by running.
 
     Args:
@@ -129,13 +131,13 @@ def room_for(shape: Sequence[int], array: Any, what: str, *, itemsize: int = 8) 
         reserve_array(shape, what, itemsize=itemsize)
 
 
-def single(values: Any) -> Any:
+def to_float32(values: Any) -> Any:
     """In float32."""
     xp = library(values)
     return xp.astype(values, xp.float32)
 
 
-def sent(values: npt.NDArray[Any], array: Any) -> Any:
+def to_device_async(values: npt.NDArray[Any], array: Any) -> Any:
     """Numbers of NumPy, copied to the library and the place of an array; on a GPU nothing waits for that."""
     if is_numpy_array(array):
         return values
@@ -143,7 +145,7 @@ def sent(values: npt.NDArray[Any], array: Any) -> Any:
     return tensor.pin_memory().to(place, non_blocking=True) if place.type == "cuda" else tensor.to(place)
 
 
-def host(values: Any) -> npt.NDArray[Any]:
+def to_numpy(values: Any) -> npt.NDArray[Any]:
     """An array of NumPy; a copy where the numbers lie on a device, for which it waits."""
     if is_numpy_array(values):
         return np.asarray(values)
@@ -151,36 +153,38 @@ def host(values: Any) -> npt.NDArray[Any]:
     return np.asarray(moved)
 
 
-def change_of(scores: Any, since: Any) -> Any:
+def score_change(scores: Any, baseline: Any) -> Any:
     """What scores changed by, zero where the two are one number in float32 but for rounding.
 
     The score of a saturated probability does not change by what is altered; what is left of the difference is
     how its last bit was rounded, and a map of that would look like any other.
     """
     xp = library(scores)
-    change = scores - since
-    return xp.where(abs(change) <= SAME * abs(since), xp.zeros_like(change), change)  # NaN stays
+    change = scores - baseline
+    return xp.where(
+        abs(change) <= SCORE_TOLERANCE * abs(baseline), xp.zeros_like(change), change
+    )  # NaN stays
 
 
-def at_least(array: Any, least: float) -> Any:
+def clip_min(array: Any, least: float) -> Any:
     """The greater of each number and `least`; NaN stays."""
     return array.clip(min=least)
 
 
-def quietly_divided(above: Any, below: Any, where: Any) -> Any:
+def safe_divide(numerator: Any, denominator: Any, where: Any) -> Any:
     """The quotient of two arrays, and 0 where `where` is false; nothing is divided there.
 
     Args:
-        above: Numbers.
-        below: Numbers of the same shape.
+        numerator: Numbers.
+        denominator: Numbers of the same shape.
         where: Truth values of the same shape.
     """
-    xp = library(above, below)
-    one, nothing = xp.ones_like(below), xp.zeros_like(below)
-    return xp.where(where, above / xp.where(where, below, one), nothing)
+    xp = library(numerator, denominator)
+    one, nothing = xp.ones_like(denominator), xp.zeros_like(denominator)
+    return xp.where(where, numerator / xp.where(where, denominator, one), nothing)
 
 
-def constant_over_cells(gradient: Any) -> bool:
+def is_constant_over_cells(gradient: Any) -> bool:
     """Whether a gradient (N, K, h, w) is one number a channel, repeated by strides of zero.
 
     That is how the gradient of a linear layer behind global pooling is handed on.

@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from camrt.engine.backends import Backend, Runner
-from camrt.engine.backends.shaped import ShapedRunner
 from camrt.engine.heads import FactoredHead, GenericHead, Head
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Asked
-from camrt.engine.heads.calm import CalmHead, agrees
-from camrt.engine.heads.comparison import Reference
+from camrt.engine.heads.base import QueryContext
+from camrt.engine.heads.calm import CalmHead, agrees_with_graph
+from camrt.engine.heads.comparison import ReferenceHead
 from camrt.engine.heads.contributions import Contributions
-from camrt.engine.heads.dense_start import DenseStart
-from camrt.engine.lazy import LazyRunner
-from camrt.engine.noise import noise
-from camrt.engine.passes import PassCounter
+from camrt.engine.heads.dense_start import DensePhiAblation
+from camrt.engine.noise import normal_noise
+from camrt.engine.passes import PassCounts
+from camrt.engine.runtime import Backend, Runner
+from camrt.engine.runtime.lazy_runner import LazyRunner
+from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
 from camrt.engine.scores import ScoreReader
 from camrt.errors import BackendError
-from camrt.export.adjoint import GRADIENT, ReluRule, adjoint_model, vectors_of
-from camrt.export.cutting import (
+from camrt.export.adjoint import GRADIENT, ReluRule, build_adjoint_model, find_feature_vectors
+from camrt.export.graph.index import Graph
+from camrt.export.graph.size_tensors import is_size_tensor
+from camrt.export.heads.calm_ratio import is_ratio_of_cells
+from camrt.export.heads.cut import (
     ACTIVATION,
     CELLS,
     FIRST_LAYER,
@@ -32,25 +35,22 @@ from camrt.export.cutting import (
     PHI,
     TargetTensor,
     add_taps,
-    beside_name,
-    crossing,
-    head_model,
-    tapped_model,
+    build_head_model,
+    build_tapped_model,
+    extra_input_name,
+    find_crossing_tensors,
 )
-from camrt.export.factoring import MAP, Factors, Unfactored, cell_layer, factor, tap_cells
-from camrt.export.graph import Graph
-from camrt.export.input_form import PICTURES
-from camrt.export.interface import LOGITS, Interface
-from camrt.export.ratio import is_ratio_of_cells
-from camrt.export.sizes import is_size
+from camrt.export.heads.factoring import MAP, Factors, Unfactored, cell_layer, factor_head, tap_cells
+from camrt.export.rewrites.input_form import IMAGES
+from camrt.export.rewrites.interface import LOGITS, Interface
 
 if TYPE_CHECKING:
     from camrt.engine.methods import Method
 
-__all__ = ["Cut", "make_cuts", "picture_adjoints"]
+__all__ = ["Cut", "make_cuts", "make_image_adjoints"]
 
 # Vectors run at once through what follows a head's first layer: more gain nothing.
-MOST_VECTORS = 1024
+MAX_VECTORS = 1024
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,19 @@ class Cut:
         target: The tensor.
         head: What follows the cut.
         taps: Outputs of the trunk pass by what they are: `ACTIVATION`, and where the head reads them `PHI`,
-            `CELLS` and the tensors that go around the cut (`beside_name`).
-        residuals: What they are of taps that only gradients read.
+            `CELLS` and the tensors that go around the cut (`extra_input_name`).
+        gradient_roles: What they are of taps that only gradients read.
     """
 
     target: TargetTensor
     head: Head
     taps: Mapping[str, str]
-    residuals: frozenset[str] = frozenset()
+    gradient_roles: frozenset[str] = frozenset()
 
-    def fetched(self, method: Method) -> dict[str, str]:
+    def required_taps(self, method: Method) -> dict[str, str]:
         """The taps a method needs."""
-        left = set() if method.asks_gradients else set(self.residuals)
-        left |= set() if method.asks_boxes else {CELLS}
+        left = set() if method.needs_gradients else set(self.gradient_roles)
+        left |= set() if method.needs_boxes else {CELLS}
         return {role: name for role, name in self.taps.items() if role not in left}
 
 
@@ -88,7 +88,7 @@ def make_cuts(
     threads: int | None,
     unfactored: Mapping[int, str] | None = None,
     analyst: Backend | None = None,
-) -> tuple[onnx.ModelProto, tuple[Cut, ...], tuple[Reference, ...]]:
+) -> tuple[onnx.ModelProto, tuple[Cut, ...], tuple[ReferenceHead, ...]]:
     """Cuts a model at every target, and gives its trunk the outputs the heads read.
 
     Args:
@@ -109,8 +109,8 @@ def make_cuts(
     cuts, references, outputs = [], [], {}
     pooled: Factors | None = None
     for number, (target, tensor) in enumerate(zip(targets, tensors, strict=True)):
-        around = crossing(graph, tensor)
-        clean = all(map(is_size, around))
+        around = find_crossing_tensors(graph, tensor)
+        clean = all(map(is_size_tensor, around))
         factors: Factors | Unfactored
         if not clean:
             factors = Unfactored(
@@ -119,11 +119,11 @@ def make_cuts(
         elif unfactored is not None and number in unfactored:
             factors = Unfactored(unfactored[number])
         else:
-            factors = factor(graph, tensor, interface.batch)
-        start = start_of_adjoint(tensor, factors)
-        vectors = () if not clean or start is None else vectors_of(graph, start)
+            factors = factor_head(graph, tensor, interface.batch)
+        start = find_adjoint_start(tensor, factors)
+        vectors = () if not clean or start is None else find_feature_vectors(graph, start)
         beside = (*around, *vectors)
-        shown = {ACTIVATION: tensor} | {beside_name(i): name for i, name in enumerate(beside)}
+        shown = {ACTIVATION: tensor} | {extra_input_name(i): name for i, name in enumerate(beside)}
         if start is not None and start != tensor:
             shown[FIRST_LAYER] = start
         if isinstance(factors, Factors):
@@ -148,16 +148,18 @@ def make_cuts(
         head.has_joint = interface.joint is not None
         inner = {role: name for role, name in shown.items() if name not in (tensor, *around)}
         references.append(
-            reference(
+            make_reference(
                 model, graph, tensor, around, inner, head, interface, analyst or runtime, batch_size, threads
             )
         )
-        residuals = frozenset({FIRST_LAYER, *(beside_name(len(around) + i) for i in range(len(vectors)))})
+        residuals = frozenset(
+            {FIRST_LAYER, *(extra_input_name(len(around) + i) for i in range(len(vectors)))}
+        )
         cuts.append(Cut(target, head, taps, residuals))
     if interface.joint is not None:
         outputs[JOINT] = interface.joint
-    tapped = tapped_model(model, graph, outputs, interface.batch)
-    if runtime.taps_cells and len(cuts) == 1 and pooled is not None and interface.fixed_size:
+    tapped = build_tapped_model(model, graph, outputs, interface.batch)
+    if runtime.taps_cell_contributions and len(cuts) == 1 and pooled is not None and interface.fixed_size:
         shape = graph.shape(tensors[0])
         assert shape is not None
         if tap_cells(tapped, pooled, (shape[2], shape[3])):
@@ -165,7 +167,7 @@ def make_cuts(
     return tapped, tuple(cuts), tuple(references)
 
 
-def reference(
+def make_reference(
     model: onnx.ModelProto,
     graph: Graph,
     target: str,
@@ -176,7 +178,7 @@ def reference(
     runtime: Backend,
     batch_size: int,
     threads: int | None,
-) -> Reference:
+) -> ReferenceHead:
     """A head's graph to compare its answers with, made ready when it is first run.
 
     Args:
@@ -193,25 +195,29 @@ def reference(
     """
     whole = head.generic if isinstance(head, CalmHead) else head
     if isinstance(whole, GenericHead):
-        return Reference(whole, whole.show, own_gradient=False)
+        return ReferenceHead(whole, whole.run_graph, has_own_gradient=False)
 
     def make() -> Runner:
-        part = head_model(model, graph, target, LOGITS, input_name=MAP, batch=interface.batch, beside=around)
+        part = build_head_model(
+            model, graph, target, LOGITS, input_name=MAP, batch=interface.batch, extra_inputs=around
+        )
         add_taps(part, graph, shown)
-        return logits_runner(part, "head", interface, runtime)
+        return make_logits_runner(part, "head", interface, runtime)
 
     def back() -> Runner:
-        part = adjoint_model(model, graph, target, input_name=MAP, batch=interface.batch, beside=around)
-        return adjoint_runner(part, "head's adjoint", interface, runtime)
+        part = build_adjoint_model(
+            model, graph, target, input_name=MAP, batch=interface.batch, extra_inputs=around
+        )
+        return make_adjoint_runner(part, "head's adjoint", interface, runtime)
 
-    beside = tuple(beside_name(i) for i in range(len(around)))
+    beside = tuple(extra_input_name(i) for i in range(len(around)))
     adjoint = HeadAdjoint(LazyRunner(back), beside)
     graphs = GenericHead(LazyRunner(make), adjoint, batch_size, "to compare with", threads, beside)
     known = isinstance(head, FactoredHead) and head.first_layer_is_known
-    return Reference(graphs, graphs.show, own_gradient=known)
+    return ReferenceHead(graphs, graphs.run_graph, has_own_gradient=known)
 
 
-def logits_runner(part: onnx.ModelProto, label: str, interface: Interface, runtime: Backend) -> Runner:
+def make_logits_runner(part: onnx.ModelProto, label: str, interface: Interface, runtime: Backend) -> Runner:
     """A graph that ends in the logits, made ready; it is held to as many classes as the model has.
 
     Args:
@@ -221,11 +227,11 @@ def logits_runner(part: onnx.ModelProto, label: str, interface: Interface, runti
         runtime: What makes graphs ready to run.
     """
     logits = part.graph.output[0].name
-    runner = runtime.runner(part, label=label, batch=interface.batch)
-    return ShapedRunner(runner, {logits: (interface.num_classes,)})
+    runner = runtime.make_runner(part, label=label, batch=interface.batch)
+    return ShapeCheckedRunner(runner, {logits: (interface.num_classes,)})
 
 
-def adjoint_runner(part: onnx.ModelProto, label: str, interface: Interface, runtime: Backend) -> Runner:
+def make_adjoint_runner(part: onnx.ModelProto, label: str, interface: Interface, runtime: Backend) -> Runner:
     """A gradient's graph, made ready; a gradient is held to the shape of what it is taken at.
 
     Args:
@@ -234,11 +240,11 @@ def adjoint_runner(part: onnx.ModelProto, label: str, interface: Interface, runt
         interface: The model's interface.
         runtime: What makes graphs ready to run.
     """
-    runner = runtime.runner(part, label=label, batch=interface.batch)
-    return ShapedRunner(runner, {LOGITS: (interface.num_classes,), GRADIENT: None})
+    runner = runtime.make_runner(part, label=label, batch=interface.batch)
+    return ShapeCheckedRunner(runner, {LOGITS: (interface.num_classes,), GRADIENT: None})
 
 
-def start_of_adjoint(target: str, factors: Factors | Unfactored) -> str | None:
+def find_adjoint_start(target: str, factors: Factors | Unfactored) -> str | None:
     """The tensor that gradients are followed back to: from there on the way is a weight, when not the target.
 
     None for a head of one linear layer, which has no graph run for it.
@@ -267,42 +273,42 @@ def make_head(
     def lazy(part: onnx.ModelProto | None, label: str) -> Runner | None:
         if part is None:
             return None
-        return LazyRunner(lambda: runtime.runner(part, label=label, batch=interface.batch))
+        return LazyRunner(lambda: runtime.make_runner(part, label=label, batch=interface.batch))
 
     def back() -> Runner:
         assert start is not None
-        part = adjoint_model(
+        part = build_adjoint_model(
             model,
             graph,
             start,
             input_name=MAP,
             batch=interface.batch,
-            beside=around,
-            given=vectors,
-            scatters=runtime.scatters,
+            extra_inputs=around,
+            known_tensors=vectors,
+            supports_scatter_add=runtime.supports_scatter_add,
         )
-        return adjoint_runner(part, "head's adjoint", interface, runtime)
+        return make_adjoint_runner(part, "head's adjoint", interface, runtime)
 
-    beside = tuple(beside_name(i) for i in range(len(around)))
-    given = tuple(beside_name(len(around) + i) for i in range(len(vectors)))
+    beside = tuple(extra_input_name(i) for i in range(len(around)))
+    given = tuple(extra_input_name(len(around) + i) for i in range(len(vectors)))
     adjoint = HeadAdjoint(
         LazyRunner(back), beside + given, FIRST_LAYER if start not in (None, target) else None
     )
 
     def generic(reason: str) -> GenericHead:
         def make() -> Runner:
-            part = head_model(
-                model, graph, target, LOGITS, input_name=MAP, batch=interface.batch, beside=around
+            part = build_head_model(
+                model, graph, target, LOGITS, input_name=MAP, batch=interface.batch, extra_inputs=around
             )
-            return logits_runner(part, "head", interface, runtime)
+            return make_logits_runner(part, "head", interface, runtime)
 
         return GenericHead(LazyRunner(make), adjoint, batch_size, reason, threads, beside)
 
     if interface.joint is not None:
-        return calm_head(model, graph, target, around, interface, runtime, generic, threads)
+        return make_calm_head(model, graph, target, around, interface, runtime, generic, threads)
     if isinstance(factors, Unfactored):
         return generic(factors.reason)
-    channels: DenseStart | GenericHead | None = None
+    channels: DensePhiAblation | GenericHead | None = None
     if factors.phi == "dense":
         opening = factors.phi_start
         if opening is None:
@@ -312,20 +318,22 @@ def make_head(
             rest = lazy(opening.rest, "head behind its first layer")
             assert layer is not None
             assert rest is not None
-            channels = DenseStart(opening.weight, layer, rest, batch_size, threads, runtime.place)
+            channels = DensePhiAblation(opening.weight, layer, rest, batch_size, threads, runtime.device)
     mix: Runner | None = None
     if factors.reduction != "flatten" and factors.weight is not None:
         layer_of_cells = cell_layer(factors.weight)
-        mix = LazyRunner(lambda: runtime.runner(layer_of_cells, label="first layer of the head, by cell"))
+        mix = LazyRunner(
+            lambda: runtime.make_runner(layer_of_cells, label="first layer of the head, by cell")
+        )
     phi = lazy(factors.phi_model, "cellwise part of the head")
-    contributions = Contributions(factors, phi, mix, threads, runtime.place)
+    contributions = Contributions(factors, phi, mix, threads, runtime.device)
     pixels = int(np.prod(graph.input_shape[1:]))
-    rows = vectors_at_once(batch_size, pixels, contributions.features)
+    rows = vector_batch_size(batch_size, pixels, contributions.features)
     rest_runner = lazy(factors.rest, "head behind its first layer")
     return FactoredHead(contributions, rest_runner, channels, adjoint, rows)
 
 
-def calm_head(
+def make_calm_head(
     model: onnx.ModelProto,
     graph: Graph,
     target: str,
@@ -345,44 +353,46 @@ def calm_head(
     )
     if not is_ratio_of_cells(graph, target, end):
         return whole
-    part = head_model(model, graph, target, end, input_name=MAP, batch=interface.batch)
+    part = build_head_model(model, graph, target, end, input_name=MAP, batch=interface.batch)
     head = CalmHead(
-        whole, LazyRunner(lambda: runtime.runner(part, label="head's joint", batch=interface.batch)), threads
+        whole,
+        LazyRunner(lambda: runtime.make_runner(part, label="head's joint", batch=interface.batch)),
+        threads,
     )
-    put = runtime.place.put
-    activations = put(noise((2, *shape[1:])))
+    put = runtime.device.put
+    activations = put(normal_noise((2, *shape[1:])))
     nothing = put(np.zeros((2, interface.num_classes), np.float32))
     every = put(np.tile(np.arange(interface.num_classes), (2, 1)))
     reader = ScoreReader(every, "probability", "softmax")
-    asked = Asked(activations, nothing, reader, PassCounter(), {})
+    asked = QueryContext(activations, nothing, reader, PassCounts(), {})
     try:
-        return head if agrees(head, whole, asked) else whole
+        return head if agrees_with_graph(head, whole, asked) else whole
     except BackendError:  # a head of one size takes no further row of cells
         return whole
 
 
-def vectors_at_once(batch_size: int, pixels: int, features: int) -> int:
-    """Rows of `features` numbers that fit where a batch of pictures does, so that weights are read seldom."""
-    return max(batch_size, min(batch_size * pixels // features, MOST_VECTORS))
+def vector_batch_size(batch_size: int, pixels: int, features: int) -> int:
+    """Rows of `features` numbers that fit where a batch of images does, so that weights are read seldom."""
+    return max(batch_size, min(batch_size * pixels // features, MAX_VECTORS))
 
 
-def picture_adjoints(
+def make_image_adjoints(
     model: onnx.ModelProto, graph: Graph, interface: Interface, runtime: Backend
 ) -> dict[ReluRule, Runner]:
-    """Graphs of the gradient with respect to the picture, by ReLU rule; made ready when first needed."""
+    """Graphs of the gradient with respect to the image, by ReLU rule; made ready when first needed."""
 
     def lazy(relu: ReluRule) -> Runner:
         def make() -> Runner:
-            part = adjoint_model(
+            part = build_adjoint_model(
                 model,
                 graph,
-                PICTURES,
+                IMAGES,
                 input_name="camrt_altered",
                 batch=interface.batch,
                 relu=relu,
-                scatters=runtime.scatters,
+                supports_scatter_add=runtime.supports_scatter_add,
             )
-            return adjoint_runner(part, "model's adjoint", interface, runtime)
+            return make_adjoint_runner(part, "model's adjoint", interface, runtime)
 
         return LazyRunner(make)
 

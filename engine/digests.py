@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["content_digest", "joint_digest"]
+__all__ = ["combined_digest", "file_digest"]
 
 _PART = 1 << 20
 
 
-def content_digest(path: Path) -> str | None:
+def file_digest(path: Path) -> str | None:
     """A hash of a file's bytes, read part by part; None of what is no file that can be read."""
     digest = hashlib.blake2b(digest_size=20)
     try:
@@ -25,7 +25,7 @@ def content_digest(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def joint_digest(parts: Iterable[object]) -> str:
+def combined_digest(parts: Iterable[object]) -> str:
     """One hash of many, in their order."""
     digest = hashlib.blake2b(digest_size=20)
     for part in parts:

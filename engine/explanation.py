@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -13,55 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from camrt.engine.arrays import host
-from camrt.engine.framing import Framing, laid
-from camrt.engine.naming import Naming, overlay_name
-from camrt.engine.overlay import contact_sheet, overlay
-from camrt.engine.pictures import PictureSource, read_picture
-from camrt.engine.saving import check_file_name, one_a_picture, result_folder, stem_of
-from camrt.errors import InputError, NoSuchPictureError
-from camrt.export.files import whole_file
-from camrt.export.regions import Region
+from camrt.engine.arrays import to_numpy
+from camrt.engine.file_names import FileNames, overlay_name
+from camrt.engine.images.framing import Framing, uncrop_maps
+from camrt.engine.images.overlay import contact_sheet, overlay
+from camrt.engine.images.read import ImageSource, read_image
+from camrt.engine.passes import PassCounts
+from camrt.engine.save_arguments import check_file_name, check_result_folder, one_per_image, stem_of
+from camrt.errors import InputError, NoSuchImageError
+from camrt.export.geometry.region import Region
+from camrt.export.io.atomic_files import open_atomic
 
-__all__ = ["FLAG_NAMES", "Explanation", "Passes"]
+__all__ = ["FLAG_NAMES", "Explanation"]
 
 FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 """What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
-ARRAYS = ("maps", "raw", "targets", "scores", "logits", "probabilities", "flags")
-
-
-@dataclass(frozen=True)
-class Passes:
-    """How much of the model was run: pictures, or altered activations, counted one by one.
-
-    Args:
-        trunk: Through the part up to the target tensor.
-        head: Through the part behind it.
-        full: Through the whole model.
-        head_adjoint: Through the part behind the target tensor and back, for a gradient.
-        full_adjoint: Through the whole model and back, for a gradient.
-    """
-
-    trunk: int = 0
-    head: int = 0
-    full: int = 0
-    head_adjoint: int = 0
-    full_adjoint: int = 0
-
-    def __add__(self, other: Passes) -> Passes:
-        return Passes(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
-
-    def __str__(self) -> str:
-        parts = [f"{self.trunk} trunk", f"{self.head} head", f"{self.full} full"]
-        back = (("head and back", self.head_adjoint), ("full and back", self.full_adjoint))
-        return ", ".join([*parts, *(f"{count} {name}" for name, count in back if count)])
+ARRAY_FIELDS = ("maps", "raw", "targets", "scores", "logits", "probabilities", "flags")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
-    """The saliency of N pictures, for one target class each or for T.
+    """The saliency of N images, for one target class each or for T.
 
     Arrays are of the kind that was explained: of NumPy, or tensors where the batch was. `numpy()` brings them
     all to NumPy.
@@ -78,9 +52,9 @@ class Explanation:
         passes: What was run for it.
         seconds: Wall-clock time of the whole call; on a GPU perhaps only until its work was queued.
         labels: The names of the C classes, if known.
-        views: The N pictures as the model saw them, if pictures were given.
-        framings: Which part of each picture that is, if pictures were given.
-        shown: Which part of the model's input the maps show; None for all of it.
+        views: The N images as the model saw them, if images were given.
+        framings: Which part of each image that is, if images were given.
+        map_framing: Which part of the model's input the maps show; None for all of it.
 
     Raises:
         ValueError: Arrays whose shapes do not go together.
@@ -94,12 +68,12 @@ class Explanation:
     logits: Array
     probabilities: Array
     flags: Array
-    passes: Passes
+    passes: PassCounts
     seconds: float
     labels: tuple[str, ...] | None = None
     views: tuple[Image.Image, ...] | None = None
     framings: tuple[Framing, ...] | None = None
-    shown: Framing | None = None
+    map_framing: Framing | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.targets.shape)
@@ -115,27 +89,27 @@ class Explanation:
                 raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, the targets {shape}")
         for name, each in (("views", self.views), ("framings", self.framings)):
             if each is not None and len(each) != len(self):
-                raise ValueError(f"{len(each)} {name} of {len(self)} pictures")
+                raise ValueError(f"{len(each)} {name} of {len(self)} images")
 
     def __len__(self) -> int:
         return int(self.targets.shape[0])
 
     @property
-    def targets_each(self) -> int:
-        """T, the number of targets explained for each picture; 1 when `targets` is (N,)."""
+    def targets_per_image(self) -> int:
+        """T, the number of targets explained for each image; 1 when `targets` is (N,)."""
         return int(self.targets.shape[1]) if self.targets.ndim == 2 else 1
 
     def __repr__(self) -> str:
         height, width = self.maps.shape[-2:]
-        degenerate = int(np.count_nonzero(host(self.flags)))
+        degenerate = int(np.count_nonzero(to_numpy(self.flags)))
         parts = [
             self.method,
-            f"{len(self)} picture{'s' * (len(self) != 1)}",
-            f"{self.targets_each} target{'s' * (self.targets_each != 1)} each",
+            f"{len(self)} image{'s' * (len(self) != 1)}",
+            f"{self.targets_per_image} target{'s' * (self.targets_per_image != 1)} each",
             f"maps {height}x{width}",
             *([f"{degenerate} degenerate"] if degenerate else []),
             f"passes: {self.passes}",
-            f"{1000 * self.seconds / max(len(self), 1):.1f} ms a picture",
+            f"{1000 * self.seconds / max(len(self), 1):.1f} ms an image",
         ]
         return f"<Explanation {'; '.join(parts)}>"
 
@@ -144,27 +118,27 @@ class Explanation:
         return replace(self, **self._on_host())
 
     def _on_host(self) -> dict[str, Any]:
-        return {name: host(getattr(self, name)) for name in ARRAYS}
+        return {name: to_numpy(getattr(self, name)) for name in ARRAY_FIELDS}
 
     def _at(self, i: int, t: int | None) -> tuple[int, ...]:
-        """The index of picture i's target t in every array of the targets' shape.
+        """The index of image i's target t in every array of the targets' shape.
 
         Raises:
-            NoSuchPictureError: There is no such picture or target.
+            NoSuchImageError: There is no such image or target.
         """
-        picture = _place(i, len(self), "picture")
-        target = _place(0 if t is None else t, self.targets_each, "target of a picture")
-        return (picture, target) if self.targets.ndim == 2 else (picture,)
+        image = _check_index(i, len(self), "image")
+        target = _check_index(0 if t is None else t, self.targets_per_image, "target of an image")
+        return (image, target) if self.targets.ndim == 2 else (image,)
 
     def label(self, i: int, t: int | None = None) -> str:
         """The name of a target class: its label, or "class 281" where labels are not known.
 
         Args:
-            i: Which picture.
+            i: Which image.
             t: Which of its targets; the first when left out.
 
         Raises:
-            NoSuchPictureError: No such picture or target.
+            NoSuchImageError: No such image or target.
         """
         target = int(self.targets[self._at(i, t)])
         if self.labels is None or not 0 <= target < len(self.labels):
@@ -175,11 +149,11 @@ class Explanation:
         """What the model says of a target class, in digits: its probability, or its value where it has none.
 
         Args:
-            i: Which picture.
+            i: Which image.
             t: Which of its targets; the first when left out.
 
         Raises:
-            NoSuchPictureError: No such picture or target.
+            NoSuchImageError: No such image or target.
         """
         at = self._at(i, t)
         target, i = self.targets[at], at[0]
@@ -187,98 +161,98 @@ class Explanation:
         return f"{chance:.3f}" if chance == chance else f"{float(self.logits[i, target]):.4g}"
 
     def on_original(self, i: int, t: int = 0) -> NDArray[np.float32]:
-        """One of the maps on the picture as it was given: zero where the preprocessing cut it off.
+        """One of the maps on the image as it was given: zero where the preprocessing cut it off.
 
         Args:
-            i: Which picture.
+            i: Which image.
             t: Which of its targets.
 
         Returns:
-            (H, W) float32 in [0, 1], of the picture's size, upright.
+            (H, W) float32 in [0, 1], of the image's size, upright.
 
         Raises:
             InputError: The batch was given as numbers.
-            NoSuchPictureError: No such picture or target.
+            NoSuchImageError: No such image or target.
         """
         if self.framings is None:
-            raise InputError("the batch was given as numbers: which part of a picture they are is not known")
+            raise InputError("the batch was given as numbers: which part of an image they are is not known")
         at = self._at(i, t)
-        values = np.asarray(host(self.maps[at]), np.float32)
-        return np.asarray(laid(values, self._within(self.framings[at[0]]))).clip(0, 1)
+        values = np.asarray(to_numpy(self.maps[at]), np.float32)
+        return np.asarray(uncrop_maps(values, self._within(self.framings[at[0]]))).clip(0, 1)
 
     def _within(self, framing: Framing) -> Framing:
-        """The part of a picture that the maps show, given that which the model's input shows."""
-        return framing if self.shown is None else framing.of(self.shown)
+        """The part of an image that the maps show, given that which the model's input shows."""
+        return framing if self.map_framing is None else framing.compose(self.map_framing)
 
-    def _placed(self, i: int, picture: Image.Image) -> Region | None:
-        """The part of a picture that the maps show: of the original in any size, or of its view."""
-        size = (picture.height, picture.width)
+    def _placed(self, i: int, image: Image.Image) -> Region | None:
+        """The part of an image that the maps show: of the original in any size, or of its view."""
+        size = (image.height, image.width)
         view = None if self.views is None else (self.views[i].height, self.views[i].width)
         if self.framings is None:
-            return None if self.shown is None else self.shown.at(size).region
+            return None if self.map_framing is None else self.map_framing.resized_to(size).region
         framing = self.framings[i]
         (height, width), scale = framing.size, size[0] / framing.size[0]
         if size == view != framing.size:
             return self._within(Framing.whole(size)).region
         if abs(width * scale - size[1]) <= max(scale, 1):  # a side was rounded to a pixel
-            return self._within(framing).at(size).region
+            return self._within(framing).resized_to(size).region
         raise InputError(
-            f"a picture of {size[0]}×{size[1]} is neither that of {height}×{width} which was explained, in "
+            f"an image of {size[0]}×{size[1]} is neither that of {height}×{width} which was explained, in "
             f"any size, nor what the model saw of it{'' if view is None else f', of {view[0]}×{view[1]}'}"
         )
 
     def overlay(
-        self, i: int, t: int = 0, opacity: float = 0.5, *, picture: PictureSource | None = None
+        self, i: int, t: int = 0, opacity: float = 0.5, *, image: ImageSource | None = None
     ) -> Image.Image:
-        """A picture with one of its maps in colours over it.
+        """An image with one of its maps in colours over it.
 
         Args:
-            i: Which picture.
+            i: Which image.
             t: Which of its targets.
             opacity: Of the most salient pixels, in [0, 1].
-            picture: What to draw on instead of what the model saw: the picture that was explained, in any
+            image: What to draw on instead of what the model saw: the image that was explained, in any
                 size but that (a file, Pillow image or uint8 array), and nothing is drawn where preprocessing
                 cut it off; or, where the batch was given as numbers, any, over which the map is stretched.
 
         Returns:
-            An RGB picture, of the size of what the model saw or of `picture`.
+            An RGB image, of the size of what the model saw or of `image`.
 
         Raises:
-            InputError: There is no picture to draw on, it has other proportions, or the opacity is outside
+            InputError: There is no image to draw on, it has other proportions, or the opacity is outside
                 [0, 1].
-            PictureError: The picture cannot be read.
-            NoSuchPictureError: No such picture or target.
+            ImageError: The image cannot be read.
+            NoSuchImageError: No such image or target.
         """
         at = self._at(i, t)
-        saliency, i = host(self.maps[at]), at[0]
-        if picture is None:
+        saliency, i = to_numpy(self.maps[at]), at[0]
+        if image is None:
             if self.views is None:
                 raise InputError(
-                    "there is no picture to draw on, since the batch was given as numbers: "
-                    "explain pictures instead, or give overlay(picture=...)"
+                    "there is no image to draw on, since the batch was given as numbers: "
+                    "explain images instead, or give overlay(image=...)"
                 )
             seen = self.views[i]
             whole = Framing.whole((seen.height, seen.width))
             return overlay(seen, saliency, opacity=opacity, region=self._within(whole).region)
-        read = read_picture(picture)
+        read = read_image(image)
         return overlay(read, saliency, opacity=opacity, region=self._placed(i, read))
 
     def sheet(self, i: int, columns: int = 4) -> Image.Image:
-        """A picture and the overlays of all its targets on one sheet, each with its probability or value.
+        """An image and the overlays of all its targets on one sheet, each with its probability or value.
 
         Args:
-            i: Which picture.
-            columns: Pictures a row.
+            i: Which image.
+            columns: Images a row.
 
         Raises:
-            InputError: There is no picture to draw on (see `overlay`), or columns below 1.
-            NoSuchPictureError: No such picture.
+            InputError: There is no image to draw on (see `overlay`), or columns below 1.
+            NoSuchImageError: No such image.
         """
-        (i, *_), each = self._at(i, None), range(self.targets_each)
+        (i, *_), each = self._at(i, None), range(self.targets_per_image)
         overlays = [self.overlay(i, t) for t in each]
         captions = [f"{self.answer(i, t)} {self.label(i, t)}" for t in each]
         views = [] if self.views is None else [self.views[i]]
-        return contact_sheet([*views, *overlays], ["picture"] * len(views) + captions, columns)
+        return contact_sheet([*views, *overlays], ["image"] * len(views) + captions, columns)
 
     def save(
         self,
@@ -287,48 +261,48 @@ class Explanation:
         *,
         name: str = "explanation",
         opacity: float = 0.5,
-        pictures: Iterable[PictureSource] | None = None,
+        images: Iterable[ImageSource] | None = None,
     ) -> list[Path]:
         """Write the overlays as PNG, if there is anything to draw on, and all arrays as one NumPy archive.
 
-        An overlay is called STEM_RANK_CLASS-LABEL.png, RANK counting the picture's targets from 1. The
+        An overlay is called STEM_RANK_CLASS-LABEL.png, RANK counting the image's targets from 1. The
         archive holds the fields of this class as arrays (`labels` only where known) and `stems`; where
-        pictures were given also `framings` (N, 6): height and width of each, and the left, upper, right and
+        images were given also `framings` (N, 6): height and width of each, and the left, upper, right and
         lower edge of what the model saw of it. It is read by `numpy.load(path, allow_pickle=False)`. Each
         file appears complete or not at all.
 
         Args:
             folder: Made if missing.
-            stem: How the pictures' files begin: one a picture, or one text for a single picture; made
-                safe and unique (see `camrt.engine.naming.Naming`). Of a path its name without the suffix.
-                Their indices, when left out.
+            stem: How the images' files begin: one an image, or one text for a single image; made
+                safe and unique (see `camrt.engine.file_names.FileNames`). Of a path its name without the
+                suffix. Their indices, when left out.
             name: The archive's name, without ".npz".
             opacity: Of the overlays.
-            pictures: What to draw on instead of what the model saw, one a picture; see `overlay`.
+            images: What to draw on instead of what the model saw, one an image; see `overlay`.
 
         Returns:
-            What was written: the overlays, picture by picture and target by target, then the archive.
+            What was written: the overlays, image by image and target by target, then the archive.
 
         Raises:
-            InputError: Another number of stems, or of pictures to draw on, than of pictures; or a folder or a
+            InputError: Another number of stems, or of images to draw on, than of images; or a folder or a
                 name that is none.
-            PictureError: A picture to draw on cannot be read.
+            ImageError: An image to draw on cannot be read.
             StorageError: The folder or a file cannot be written.
         """
-        place = result_folder(folder)
+        place = check_result_folder(folder)
         check_file_name("name", name)
         given = (f"{i:04d}" for i in range(len(self))) if stem is None else stem
-        naming = Naming()
-        stems = [naming.stem(stem_of(one)) for one in one_a_picture("stems", given, len(self))]
-        sources = None if pictures is None else one_a_picture("pictures to draw on", pictures, len(self))
+        naming = FileNames()
+        stems = [naming.unique_stem(stem_of(one)) for one in one_per_image("stems", given, len(self))]
+        sources = None if images is None else one_per_image("images to draw on", images, len(self))
         names = self.file_names(stems, name, drawn=self.views is not None or sources is not None)
-        places = [(i, t) for i in range(len(self)) for t in range(self.targets_each)]
-        for (i, t), file_name in zip(places, names[:-1], strict=False):  # no overlays without pictures
-            drawing = self.overlay(i, t, opacity, picture=None if sources is None else sources[i])
-            with whole_file(place / file_name) as file:
+        places = [(i, t) for i in range(len(self)) for t in range(self.targets_per_image)]
+        for (i, t), file_name in zip(places, names[:-1], strict=False):  # no overlays without images
+            drawing = self.overlay(i, t, opacity, image=None if sources is None else sources[i])
+            with open_atomic(place / file_name) as file:
                 drawing.save(file, format="PNG")
         arrays = self._arrays(stems)
-        with whole_file(place / names[-1]) as file:
+        with open_atomic(place / names[-1]) as file:
             np.savez(file, **arrays)
         return [place / file_name for file_name in names]
 
@@ -336,7 +310,7 @@ class Explanation:
         """What `save` calls its files, given beginnings that are safe and differ, and the archive's name.
 
         Args:
-            stems: One a picture.
+            stems: One an image.
             name: The archive's, without ".npz".
             drawn: Whether there are overlays.
         """
@@ -348,7 +322,7 @@ class Explanation:
                 None if self.labels is None else self.label(i, t),
             )
             for i, stem in enumerate(stems)
-            for t in range(self.targets_each)
+            for t in range(self.targets_per_image)
         ]
         return [*(overlays if drawn else []), f"{name}.npz"]
 
@@ -369,18 +343,18 @@ class Explanation:
         return arrays
 
 
-def _place(number: int, count: int, what: str) -> int:
+def _check_index(number: int, count: int, what: str) -> int:
     """A number of something, from 0; negative ones count from the end.
 
     Raises:
-        NoSuchPictureError: There is none of that number.
+        NoSuchImageError: There is none of that number.
     """
     try:
         found = None if isinstance(number, (bool, np.bool_)) else index(number)
     except TypeError:
         found = None
     if found is None:
-        raise NoSuchPictureError(f"{number!r:.80} is no number of a {what}: give a whole number")
+        raise NoSuchImageError(f"{number!r:.80} is no number of a {what}: give a whole number")
     if not -count <= found < count:
-        raise NoSuchPictureError(f"there is no {what} {found}: the explanation has {count}, counted from 0")
+        raise NoSuchImageError(f"there is no {what} {found}: the explanation has {count}, counted from 0")
     return found % count

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import camrt
 
 if TYPE_CHECKING:
-    from camrt.engine.preprocessing import Preprocessing
-    from camrt.engine.session import Engine
+    from camrt.engine.engine import Engine
+    from camrt.engine.images.preprocess import Preprocessing
 
-__all__ = ["model_identity", "versions"]
+__all__ = ["model_identity", "package_versions"]
 
 
 def model_identity(engine: Engine, preprocessing: Preprocessing | None) -> dict[str, Any]:
@@ -29,11 +29,11 @@ def model_identity(engine: Engine, preprocessing: Preprocessing | None) -> dict[
         "reading": interface.reading,
         "layout": interface.layout,
         "runtime": engine.runtime,
-        "place": str(engine.place),
+        "place": str(engine.device),
     }
 
 
-def versions(packages: Iterable[str] = ("numpy", "onnxruntime")) -> dict[str, str | None]:
+def package_versions(packages: Iterable[str] = ("numpy", "onnxruntime")) -> dict[str, str | None]:
     """The version of camrt and of the packages that it computes with; None of one that is missing."""
     found: dict[str, str | None] = {"camrt": camrt.__version__}
     for name in packages:

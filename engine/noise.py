@@ -1,4 +1,4 @@
-"""Pictures of noise that a model is tried on while it is loaded."""
+"""Images of noise that a model is tried on while it is loaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from camrt.export.budget import reserve_array
 
-__all__ = ["noise"]
+__all__ = ["normal_noise"]
 
 Array = npt.NDArray[Any]
 
 
-def noise(
+def normal_noise(
     shape: Sequence[int],
     *,
     seed: int = 0,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from camrt.engine.arrays import library, numbered, single
-from camrt.export.endings import InverseLink
+from camrt.engine.arrays import arange_like, library, to_float32
+from camrt.export.outputs.output_form import InverseLink
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["ScoreKind", "ScoreReader", "probabilities"]
@@ -20,7 +20,7 @@ def probabilities(logits: Array, activation: InverseLink) -> Array:
     """Class probabilities of logits (..., C), float32; NaN where a logit is NaN, and of plain numbers."""
     xp = library(logits)
     if activation == "none":
-        nothing: Array = single(xp.full_like(logits, float("nan")))
+        nothing: Array = to_float32(xp.full_like(logits, float("nan")))
         return nothing
     wide = xp.astype(logits, xp.float64)
     if activation == "sigmoid":
@@ -32,7 +32,7 @@ def probabilities(logits: Array, activation: InverseLink) -> Array:
     else:
         exponentials = xp.exp(wide - xp.max(wide, axis=-1, keepdims=True))
         shares = exponentials / xp.sum(exponentials, axis=-1, keepdims=True)
-    result: Array = single(shares)
+    result: Array = to_float32(shares)
     return result
 
 
@@ -50,21 +50,21 @@ class ScoreReader:
     kind: ScoreKind
     activation: InverseLink
 
-    def read(self, logits: Array, image: Any) -> Array:
-        """Scores (B, T) of logits (B, C), row b belonging to picture `image[b]`."""
+    def read(self, logits: Array, batch_index: Any) -> Array:
+        """Scores (B, T) of logits (B, C), row b belonging to image `batch_index[b]`."""
         values: Any = probabilities(logits, self.activation) if self.needs_softmax else logits
-        chosen: Array = library(values).take_along_axis(values, self.targets[image], axis=1)
-        return self.finish(chosen)
+        chosen: Array = library(values).take_along_axis(values, self.targets[batch_index], axis=1)
+        return self.scores_of_target_logits(chosen)
 
-    def weighting(self, logits: Any, image: Any, target: int) -> Any:
-        """∂score/∂logits (B, C) of target number `target` of picture `image[b]`, at logits (B, C).
+    def weighting(self, logits: Any, batch_index: Any, target: int) -> Any:
+        """∂score/∂logits (B, C) of target number `target` of image `batch_index[b]`, at logits (B, C).
 
         A logit c has the unit vector e_c. A softmax's p_c has p_c·(e_c − p), a sigmoid's p_c·(1 − p_c)·e_c,
         and an exponential's p_c·e_c.
         """
         xp = library(logits)
-        classes = self.targets[image, target][:, None]
-        own = numbered(logits.shape[1], logits)[None] == classes
+        classes = self.targets[batch_index, target][:, None]
+        own = arange_like(logits.shape[1], logits)[None] == classes
         nothing = xp.zeros_like(logits)
         if self.kind == "logit":
             return xp.where(own, xp.ones_like(logits), nothing)
@@ -85,7 +85,7 @@ class ScoreReader:
         """Whether a target's score depends on the logits of all classes."""
         return self.kind == "probability" and self.activation == "softmax"
 
-    def finish(self, target_logits: Array) -> Array:
+    def scores_of_target_logits(self, target_logits: Array) -> Array:
         """Scores of the targets' own logits, when they depend on nothing else."""
         if self.kind == "probability" and not self.needs_softmax:
             return probabilities(target_logits, self.activation)

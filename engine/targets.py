@@ -1,4 +1,4 @@
-"""The classes that a caller asks for: indices or names, for all pictures or each, or the most probable."""
+"""The classes that a caller asks for: indices or names, for all images or each, or the most probable."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import host, library
-from camrt.engine.places import Place
+from camrt.engine.arrays import library, to_numpy
+from camrt.engine.device import Device
 from camrt.errors import TargetError
 
-__all__ = ["Chooser", "chooser", "find_class", "target_classes"]
+__all__ = ["TargetChooser", "find_class", "make_target_chooser", "parse_targets"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
-def target_classes(
+def parse_targets(
     targets: Any, count: int, classes: int, labels: Sequence[str] | None = None
 ) -> tuple[npt.NDArray[np.int64], bool]:
     """Target classes as (N, T), and whether the caller thinks of them as (N, T) rather than (N,).
 
     Args:
         targets: One class, (N,) or (N, T), of any library; classes are indices or names.
-        count: Pictures.
+        count: Images.
         classes: How many classes there are.
         labels: Their names, where known.
 
@@ -35,7 +35,7 @@ def target_classes(
     if isinstance(targets, np.ma.MaskedArray):
         raise TargetError("targets are a masked array, whose mask would be lost: give a plain array")
     try:
-        array = host(indices(targets, labels))
+        array = to_numpy(names_to_indices(targets, labels))
     except ValueError as error:
         if isinstance(error, TargetError):
             raise
@@ -58,25 +58,25 @@ def target_classes(
     return np.ascontiguousarray(array if several else array[:, None], dtype=np.int64), several
 
 
-Chooser = Callable[[slice, Array], tuple[Array, bool]]
+TargetChooser = Callable[[slice, Array], tuple[Array, bool]]
 
 
-def chooser(
+def make_target_chooser(
     targets: Any,
     count: int,
     classes: int,
-    place: Place,
+    device: Device,
     give: Callable[[Array], Any],
     labels: Sequence[str] | None = None,
     top_k: int | None = None,
-) -> Chooser:
-    """What chooses the target classes of some pictures of a batch, given their logits.
+) -> TargetChooser:
+    """What chooses the target classes of some images of a batch, given their logits.
 
     Args:
         targets: What the caller asked for; see `camrt.Engine.explain`.
-        count: Pictures in the batch.
+        count: Images in the batch.
         classes: How many classes there are.
-        place: Where the engine computes.
+        device: Where the engine computes.
         give: Makes logits the caller's, for a function that chooses.
         labels: The classes' names, where known.
         top_k: How many of the most probable classes to take instead.
@@ -105,8 +105,8 @@ def chooser(
         chosen = targets(give(logits))
         if chosen is None:
             return predicted(some, logits)
-        found, several = target_classes(chosen, len(logits), classes, labels)
-        return place.put(found), several
+        found, several = parse_targets(chosen, len(logits), classes, labels)
+        return device.put(found), several
 
     def best(_: slice, logits: Array) -> tuple[Array, bool]:
         xp = library(logits)
@@ -119,12 +119,12 @@ def chooser(
         return predicted
     if callable(targets):
         return asked
-    given, several = target_classes(targets, count, classes, labels)
-    held = place.put(given)
+    given, several = parse_targets(targets, count, classes, labels)
+    held = device.put(given)
     return lambda some, _: (held[some], several)
 
 
-def indices(targets: Any, labels: Sequence[str] | None) -> Any:
+def names_to_indices(targets: Any, labels: Sequence[str] | None) -> Any:
     """Targets with every name in them replaced by its class's index; all else stays as it is.
 
     Args:
@@ -137,9 +137,9 @@ def indices(targets: Any, labels: Sequence[str] | None) -> Any:
     if isinstance(targets, str):
         return index_of(str(targets), labels)
     if isinstance(targets, np.ndarray) and targets.dtype.kind in "UO":
-        return indices(targets.tolist(), labels)
+        return names_to_indices(targets.tolist(), labels)
     if isinstance(targets, (list, tuple)):
-        return [indices(target, labels) for target in targets]
+        return [names_to_indices(target, labels) for target in targets]
     return targets
 
 

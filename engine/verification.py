@@ -1,10 +1,10 @@
 """The engine checks itself when it is loaded: what it would answer is compared with what the model answers.
 
-A graph read wrongly gives maps that look right. So the model is run on pictures of noise, one alone and the
+A graph read wrongly gives maps that look right. So the model is run on images of noise, one alone and the
 same one twice among three:
 
-1. both answers for that picture must be the same, or the model tells the rows of a batch apart, mixes its
-   pictures, or draws random numbers;
+1. both answers for that image must be the same, or the model tells the rows of a batch apart, mixes its
+   images, or draws random numbers;
 2. behind each cut, the head's graph must give the model's logits, and a factored head must answer what that
    graph answers on altered activations (`camrt.engine.heads.comparison`).
 """
@@ -19,71 +19,71 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from camrt.engine.arrays import host
-from camrt.engine.backends import Backend, Runner
-from camrt.engine.backends.shaped import ShapedRunner
-from camrt.engine.cuts import Cut, make_cuts, picture_adjoints
-from camrt.engine.heads import Asked, GenericHead
+from camrt.engine.arrays import to_numpy
+from camrt.engine.cuts import Cut, make_cuts, make_image_adjoints
+from camrt.engine.device import Device
+from camrt.engine.heads import GenericHead, QueryContext
 from camrt.engine.heads.comparison import (
     Comparison,
-    Precision,
-    Reference,
-    along_picture_gradients,
-    asked_of,
-    compare,
+    ReferenceHead,
+    Tolerance,
     compare_head,
+    compare_pairs,
+    image_slope_pairs,
+    make_query_context,
     relative_error,
 )
-from camrt.engine.noise import noise
-from camrt.engine.places import Place
+from camrt.engine.noise import normal_noise
+from camrt.engine.runtime import Backend, Runner
+from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
 from camrt.engine.scores import ScoreKind
 from camrt.errors import BackendError, CutError, UnsupportedModelError
-from camrt.export.adjoint import GRADIENT, WEIGHTING, passed_roundings
-from camrt.export.batch_effects import across_batch, drawing
-from camrt.export.cutting import ACTIVATION, TargetTensor
-from camrt.export.endings import InverseLink
-from camrt.export.graph import Graph
-from camrt.export.input_form import INTEGER_RANGES
-from camrt.export.interface import LOGITS, Interface
-from camrt.export.operators import ROUNDING
+from camrt.export.adjoint import GRADIENT, WEIGHTING, find_straight_through
+from camrt.export.graph.batch_effects import find_cross_batch_nodes, find_random_nodes
+from camrt.export.graph.index import Graph
+from camrt.export.graph.operators import ROUNDING
+from camrt.export.heads.cut import ACTIVATION, TargetTensor
+from camrt.export.outputs.output_form import InverseLink
+from camrt.export.rewrites.input_form import INTEGER_RANGES
+from camrt.export.rewrites.interface import LOGITS, Interface
 
-__all__ = ["Report", "VerifiedCuts", "Verify", "verified_cuts", "verify"]
+__all__ = ["VerificationReport", "VerifiedCuts", "Verify", "make_verified_cuts", "verify"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Verify = bool | Literal["thorough"]
 
-# Largest error of a picture's gradient along itself: a whole network bends more on the way than a head does.
-BENDS = 0.15
-# Of the three pictures, the one that is run alone as well. It comes once more behind, since in the middle it
+# Largest error of an image's gradient along itself: a whole network bends more on the way than a head does.
+GRADIENT_TOLERANCE = 0.15
+# Of the three images, the one that is run alone as well. It comes once more behind, since in the middle it
 # stays where it is when a model turns the batch around.
-ROW = 1
-SPREADS = (1.0, 0.25, 4.0)  # of the noise that a thorough check looks at
+REPEATED_ROW = 1
+NOISE_SPREADS = (1.0, 0.25, 4.0)  # of the noise that a thorough check looks at
 
 
 @dataclass(frozen=True)
-class Report:
+class VerificationReport:
     """What a check found.
 
     Attributes:
-        rows: Whether a picture is answered alike alone and among others.
-        again: Whether it is answered alike twice; asked only where there is reason to.
+        rows: Whether an image is answered alike alone and among others.
+        repeated: Whether it is answered alike twice; asked only where there is reason to.
         cuts: For each cut what was compared.
-        unseen: Why nothing could be compared, in a sentence; None where something was.
+        not_compared_reason: Why nothing could be compared, in a sentence; None where something was.
     """
 
     rows: tuple[Comparison, ...] = ()
-    again: Comparison | None = None
+    repeated: Comparison | None = None
     cuts: tuple[tuple[Comparison, ...], ...] = ()
-    unseen: str | None = None
+    not_compared_reason: str | None = None
 
     @property
     def is_random(self) -> bool:
         """Whether equal calls get different answers."""
-        return self.again is not None and not self.again.agrees
+        return self.repeated is not None and not self.repeated.agrees
 
     @property
     def mixes_rows(self) -> bool:
-        """Whether what a picture gets depends on the batch around it."""
+        """Whether what an image gets depends on the batch around it."""
         return not all(one.agrees for one in self.rows)
 
     def disagreement(self, cut: int) -> Comparison | None:
@@ -94,49 +94,49 @@ class Report:
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
         """Everything that was compared."""
-        again = () if self.again is None else (self.again,)
+        again = () if self.repeated is None else (self.repeated,)
         return (*self.rows, *again, *(one for cut in self.cuts for one in cut))
 
 
 def verify(
     runner: Runner,
     cuts: Sequence[Cut],
-    references: Sequence[Reference],
+    references: Sequence[ReferenceHead],
     shape: tuple[int, ...],
     activation: InverseLink,
-    place: Place,
-    precision: Precision,
+    device: Device,
+    precision: Tolerance,
     *,
     kind: ScoreKind,
     draws: bool,
     levels: tuple[float, float] | None = None,
     thorough: bool = False,
-) -> Report:
+) -> VerificationReport:
     """Compares what a model's cuts answer with what the model answers, on noise.
 
     Args:
         runner: The whole model with the cuts' further outputs.
         cuts: The cuts.
         references: For each of them its head's graph.
-        shape: Of a batch of three pictures.
+        shape: Of a batch of three images.
         activation: How logits become probabilities.
-        place: Where the engine computes.
+        device: Where the engine computes.
         precision: How closely answers must agree.
         kind: Which scores are compared.
         draws: Whether the graph has operators that draw random numbers.
         levels: The lowest and highest number that the model is made for, where that is known.
         thorough: Whether more noise and every question are tried.
     """
-    report = Report()
-    for number, spread in enumerate(SPREADS if thorough else SPREADS[:1]):
-        pictures = noise(shape, seed=number, spread=spread, levels=levels)
-        pictures[ROW:] = pictures[ROW]
+    report = VerificationReport()
+    for number, spread in enumerate(NOISE_SPREADS if thorough else NOISE_SPREADS[:1]):
+        images = normal_noise(shape, seed=number, spread=spread, levels=levels)
+        images[REPEATED_ROW:] = images[REPEATED_ROW]
         try:
-            found = examine(
+            found = verify_batch(
                 runner,
                 cuts,
                 references,
-                place.put(pictures),
+                device.put(images),
                 activation,
                 precision,
                 kind=kind,
@@ -144,47 +144,55 @@ def verify(
                 thorough=thorough,
             )
         except BackendError as error:
-            return Report(unseen=f"it could not be run on noise of shape {pictures.shape}: {error}")
-        report = joint(report, found)
+            return VerificationReport(
+                not_compared_reason=f"it could not be run on noise of shape {images.shape}: {error}"
+            )
+        report = merge_reports(report, found)
     return report
 
 
-def joint(one: Report, other: Report) -> Report:
+def merge_reports(one: VerificationReport, other: VerificationReport) -> VerificationReport:
     """Two reports as one."""
     cuts = [(*(one.cuts[i] if i < len(one.cuts) else ()), *compared) for i, compared in enumerate(other.cuts)]
-    again = one.again if one.again is not None and not one.again.agrees else other.again or one.again
-    return Report((*one.rows, *other.rows), again, tuple(cuts), one.unseen or other.unseen)
+    again = (
+        one.repeated
+        if one.repeated is not None and not one.repeated.agrees
+        else other.repeated or one.repeated
+    )
+    return VerificationReport(
+        (*one.rows, *other.rows), again, tuple(cuts), one.not_compared_reason or other.not_compared_reason
+    )
 
 
-def examine(
+def verify_batch(
     runner: Runner,
     cuts: Sequence[Cut],
-    references: Sequence[Reference],
-    pictures: Array,
+    references: Sequence[ReferenceHead],
+    images: Array,
     activation: InverseLink,
-    precision: Precision,
+    precision: Tolerance,
     *,
     kind: ScoreKind,
     draws: bool,
     thorough: bool,
-) -> Report:
-    """One batch of three pictures, and one of them alone; see `verify`."""
+) -> VerificationReport:
+    """One batch of three images, and one of them alone; see `verify`."""
     names = list(dict.fromkeys([LOGITS, *(name for cut in cuts for name in cut.taps.values())]))
 
     def run(batch: Array) -> dict[str, Array]:
         return dict(zip(names, runner(batch, names), strict=True))
 
-    among, single = run(pictures), pictures[ROW : ROW + 1]
+    among, single = run(images), images[REPEATED_ROW : REPEATED_ROW + 1]
     alone = run(single)
-    if not np.isfinite(host(among[LOGITS])).all():
-        return Report(unseen="its logits for noise are not finite")
+    if not np.isfinite(to_numpy(among[LOGITS])).all():
+        return VerificationReport(not_compared_reason="its logits for noise are not finite")
     shown = [LOGITS, *(cut.taps[ACTIVATION] for cut in cuts)]
     rows = Comparison(
-        "a picture alone and among others",
+        "an image alone and among others",
         max(
-            relative_error(row, host(alone[name])[0], precision, host(among[name]).mean(axis=0))
+            relative_error(row, to_numpy(alone[name])[0], precision, to_numpy(among[name]).mean(axis=0))
             for name in shown
-            for row in host(among[name])[ROW:]
+            for row in to_numpy(among[name])[REPEATED_ROW:]
         ),
         precision.relative,
     )
@@ -192,23 +200,25 @@ def examine(
     if draws or not rows.agrees:
         twice = run(single)
         again = Comparison(
-            "a picture twice",
+            "an image twice",
             max(relative_error(twice[name], alone[name], precision) for name in shown),
             precision.relative / 10,
         )
         if not again.agrees or not rows.agrees:
-            return Report((rows,), again)
+            return VerificationReport((rows,), again)
     compared = []
     for cut, reference in zip(cuts, references, strict=True):
-        natural = [natural_of(cut, outputs, activation, kind) for outputs in (alone, among)]
+        natural = [cut_query_context(cut, outputs, activation, kind) for outputs in (alone, among)]
         compared.append(tuple(compare_head(cut.head, reference, natural, precision, thorough=thorough)))
-    return Report((rows,), again, tuple(compared))
+    return VerificationReport((rows,), again, tuple(compared))
 
 
-def natural_of(cut: Cut, outputs: Mapping[str, Array], activation: InverseLink, kind: ScoreKind) -> Asked:
-    """The circumstances of questions at a cut about pictures that were run."""
+def cut_query_context(
+    cut: Cut, outputs: Mapping[str, Array], activation: InverseLink, kind: ScoreKind
+) -> QueryContext:
+    """The circumstances of questions at a cut about images that were run."""
     extras = {role: outputs[name] for role, name in cut.taps.items()}
-    return asked_of(extras.pop(ACTIVATION), outputs[LOGITS], extras, activation, kind=kind)
+    return make_query_context(extras.pop(ACTIVATION), outputs[LOGITS], extras, activation, kind=kind)
 
 
 @dataclass(frozen=True)
@@ -216,7 +226,7 @@ class VerifiedCuts:
     """A model's cuts, after they were compared with the model.
 
     Attributes:
-        interface: The model's interface; its batch is one where pictures must be run alone.
+        interface: The model's interface; its batch is one where images must be run alone.
         tapped: The whole model with the cuts' further outputs.
         runner: It, made ready.
         cuts: The cuts.
@@ -232,7 +242,7 @@ class VerifiedCuts:
     comparisons: tuple[Comparison, ...]
 
 
-def verified_cuts(
+def make_verified_cuts(
     model: onnx.ModelProto,
     graph: Graph,
     targets: list[TargetTensor],
@@ -249,7 +259,7 @@ def verified_cuts(
     """Cuts a model, compares the cuts with the model, and takes what agrees.
 
     A head whose factored form does not answer what its graph answers is run as that graph. A model that does
-    not answer a picture alike alone and among others is run one picture at a time.
+    not answer an image alike alone and among others is run one image at a time.
 
     Args:
         model: See `camrt.engine.cuts.make_cuts`, as the arguments up to `interface`.
@@ -271,17 +281,19 @@ def verified_cuts(
     """
     notes: list[str] = []
     unfactored: dict[int, str] = {}
-    if together := across_batch(graph):
-        interface = one_at_a_time(interface, f"takes all pictures of a batch together ({together[0]})")
-        notes.append(f"{together[0]} takes all pictures of a batch together: they are run one at a time")
+    if together := find_cross_batch_nodes(graph):
+        interface = limit_batch_to_one(interface, f"takes all images of a batch together ({together[0]})")
+        notes.append(f"{together[0]} takes all images of a batch together: they are run one at a time")
     runner: Runner
     here = runtime if level is False or type(runtime) is type(analyst) else analyst
-    precision = precision_of(graph)
+    precision = tolerance_of(graph)
     while True:
         tapped, cuts, references = make_cuts(
             model, graph, targets, tensors, interface, here, batch_size, threads, unfactored, analyst
         )
-        runner = shaped(here.runner(tapped, label="model", batch=interface.batch), interface, cuts)
+        runner = check_output_shapes(
+            here.make_runner(tapped, label="model", batch=interface.batch), interface, cuts
+        )
         if level is False:
             return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), ())
         report = verify(
@@ -290,24 +302,25 @@ def verified_cuts(
             references,
             interface.probe_shape(3, size),
             interface.inverse_link,
-            here.place,
+            here.device,
             precision,
             kind="logit" if interface.joint is None else "probability",
-            draws=bool(drawing(graph)),
+            draws=bool(find_random_nodes(graph)),
             levels=levels,
             thorough=level == "thorough",
         )
         if report.is_random:
+            random_nodes = (find_random_nodes(graph) or find_cross_batch_nodes(graph))[:3]
             raise UnsupportedModelError(
-                f"the model answers the same picture differently each time ({report.again}): "
-                f"{', '.join((drawing(graph) or across_batch(graph))[:3]) or 'something in it'} draws random "
+                f"the model answers the same image differently each time ({report.repeated}): "
+                f"{', '.join(random_nodes) or 'something in it'} draws random "
                 "numbers, or changes from call to call; export it in evaluation mode"
             )
         if report.mixes_rows and interface.batch != 1:
-            interface = one_at_a_time(
-                interface, f"answers a picture otherwise among others ({report.rows[0]})"
+            interface = limit_batch_to_one(
+                interface, f"answers an image otherwise among others ({report.rows[0]})"
             )
-            notes.append("the model answers a picture otherwise among others: pictures are run one at a time")
+            notes.append("the model answers an image otherwise among others: images are run one at a time")
             continue
         wrong = {number: report.disagreement(number) for number in range(len(cuts))}
         if broken := {number: one for number, one in wrong.items() if one is not None}:
@@ -324,62 +337,71 @@ def verified_cuts(
                     f"the {kind} form of the head was not used, since it gives other answers ({one})"
                 )
             continue
-        if report.unseen is not None:
-            notes.append(f"the engine's answers were not compared with the model's: {report.unseen}")
+        if report.not_compared_reason is not None:
+            notes.append(
+                f"the engine's answers were not compared with the model's: {report.not_compared_reason}"
+            )
         break
     comparisons = report.comparisons
     # Whole numbers are rounded in front, where gradients pass straight through: differences do not.
     whole = interface.element in INTEGER_RANGES
-    if level == "thorough" and report.unseen is None and precision.slopes is not None and not whole:
-        back = picture_adjoints(model, graph, interface, here)["plain"]
-        pictures = here.place.put(noise(interface.probe_shape(2, size), levels=levels))
-        comparisons += compare_pictures(runner, back, pictures, interface.num_classes, precision)
+    if (
+        level == "thorough"
+        and report.not_compared_reason is None
+        and precision.slopes is not None
+        and not whole
+    ):
+        back = make_image_adjoints(model, graph, interface, here)["plain"]
+        images = here.device.put(normal_noise(interface.probe_shape(2, size), levels=levels))
+        comparisons += compare_image_gradients(runner, back, images, interface.num_classes, precision)
     if here is not runtime:
         tapped, cuts, _ = make_cuts(
             model, graph, targets, tensors, interface, runtime, batch_size, threads, unfactored
         )
-        runner = shaped(runtime.runner(tapped, label="model", batch=interface.batch), interface, cuts)
+        runner = check_output_shapes(
+            runtime.make_runner(tapped, label="model", batch=interface.batch), interface, cuts
+        )
     return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), comparisons)
 
 
-def shaped(runner: Runner, interface: Interface, cuts: Sequence[Cut]) -> Runner:
+def check_output_shapes(runner: Runner, interface: Interface, cuts: Sequence[Cut]) -> Runner:
     """The model's runner, whose logits and activations are held to the shapes they were found to have."""
     shapes: dict[str, tuple[int | None, ...]] = {LOGITS: (interface.num_classes,)}
     for cut in cuts:
         channels, height, width = cut.target.shape
         sizes = (height, width) if interface.fixed_size else (None, None)
         shapes[cut.taps[ACTIVATION]] = (channels, *sizes)
-    return ShapedRunner(runner, shapes)
+    return ShapeCheckedRunner(runner, shapes)
 
 
-def compare_pictures(
-    runner: Runner, back: Runner, pictures: Array, classes: int, precision: Precision
+def compare_image_gradients(
+    runner: Runner, back: Runner, images: Array, classes: int, precision: Tolerance
 ) -> tuple[Comparison, ...]:
-    """The gradient with respect to the picture, compared with differences of the model's logits."""
+    """The gradient with respect to the image, compared with differences of the model's logits."""
 
     def gradients(batch: Array, weighting: Array) -> tuple[Array, Array]:
         logits, gradient = back(batch, [LOGITS, GRADIENT], {WEIGHTING: weighting})
         return logits, gradient
 
     chosen = sorted({0, classes - 1})
-    pairs = along_picture_gradients(pictures, gradients, lambda rows: runner(rows, [LOGITS])[0], chosen)
-    return tuple(compare("gradient of the picture", pairs, precision, BENDS))
+    pairs = image_slope_pairs(images, gradients, lambda rows: runner(rows, [LOGITS])[0], chosen)
+    return tuple(compare_pairs("gradient of the image", pairs, precision, GRADIENT_TOLERANCE))
 
 
-def one_at_a_time(interface: Interface, why: str) -> Interface:
-    """The interface of a model that is run one picture at a time."""
+def limit_batch_to_one(interface: Interface, why: str) -> Interface:
+    """The interface of a model that is run one image at a time."""
     if interface.batch is not None and interface.batch > 1:
         raise UnsupportedModelError(
             f"the model {why}, and its batch size is fixed at {interface.batch}: export it with an open "
-            "batch axis, or for one picture"
+            "batch axis, or for one image"
         )
     return replace(interface, batch=1)
 
 
-def precision_of(graph: Graph) -> Precision:
+def tolerance_of(graph: Graph) -> Tolerance:
     """How closely answers agree, by the numbers that a graph computes with."""
     half = any(kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for kind in graph.types.values())
     rounding = [node for node in graph.nodes if node.op_type in ROUNDING]
-    # What is put in front to make whole numbers of pictures rounds nothing that is compared.
+    # What is put in front to make whole numbers of images rounds nothing that is compared.
     quantised = not all(node.output[0].startswith("camrt_") for node in rounding)
-    return Precision.of(half=half, quantised=quantised or bool(passed_roundings(graph)))
+    return Tolerance.of(half=half, quantised=quantised or bool(find_straight_through(graph)))

@@ -2,7 +2,7 @@
 
     camrt.evaluation.max_box_accuracy(maps, boxes, deltas=(0.3, 0.5, 0.7)).value
     camrt.evaluation.pxap(maps, masks).value
-    engine.evaluate("pictures", ["pixab", "gradcam"]).figures
+    engine.evaluate("images", ["pixab", "gradcam"]).figures
 
 Importing this package imports nothing heavy.
 """
@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from camrt.evaluation.box_accuracy import max_box_accuracy
-    from camrt.evaluation.pixel_precision import pxap
+    from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
+    from camrt.evaluation.metrics.pixel_precision import pxap
     from camrt.evaluation.suite import evaluate
 
 __all__ = ["evaluate", "max_box_accuracy", "pxap"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    {"datasets", "report", "reproduce", "walls"},
-    {"box_accuracy": ["max_box_accuracy"], "pixel_precision": ["pxap"], "suite": ["evaluate"]},
+    {"adversarial_patches", "datasets", "dead_zone", "metrics", "papers"},
+    {
+        "metrics.box_accuracy": ["max_box_accuracy"],
+        "metrics.pixel_precision": ["pxap"],
+        "suite": ["evaluate"],
+    },
 )

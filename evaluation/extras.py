@@ -7,14 +7,14 @@ from typing import Any
 
 from camrt.errors import CamrtError
 
-__all__ = ["MissingExtraError", "needed"]
+__all__ = ["MissingExtraError", "import_extra"]
 
 
 class MissingExtraError(CamrtError, ImportError):
     """A library of an extra is not installed."""
 
 
-def needed(module: str, extra: str = "evaluate") -> Any:
+def import_extra(module: str, extra: str = "evaluate") -> Any:
     """A module of a library that an extra installs.
 
     Raises:

@@ -31,22 +31,22 @@ __all__ = [
     "allowed_memory",
     "check_deadline",
     "default_max_memory",
-    "late_if_late",
-    "limited",
-    "memory_short",
+    "memory_limit_error",
+    "prefer_deadline_error",
     "reserve",
     "reserve_array",
     "seconds_left",
-    "timed",
+    "with_deadline",
+    "within_budget",
 ]
 
 T = TypeVar("T")
 
 # So many things are gone through between two looks at the clock: a look costs about as much as one.
-STRIDE = 32
+CHECK_EVERY = 32
 
 DEFAULT_MAX_MEMORY = 8 << 30
-LEAST_DEFAULT = 512 << 20
+MIN_DEFAULT_MEMORY = 512 << 20
 
 
 def default_max_memory() -> int:
@@ -56,7 +56,7 @@ def default_max_memory() -> int:
     less than 512 MiB, since what is free changes all the time.
     """
     free = free_memory()
-    return DEFAULT_MAX_MEMORY if free is None else max(min(DEFAULT_MAX_MEMORY, free // 2), LEAST_DEFAULT)
+    return DEFAULT_MAX_MEMORY if free is None else max(min(DEFAULT_MAX_MEMORY, free // 2), MIN_DEFAULT_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,17 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def ends(self) -> float:
+    def end_time(self) -> float:
         """When the call must have ended, by `time.monotonic`."""
         return self.started + self.seconds
 
-    def late(self) -> DeadlineError:
+    def deadline_error(self) -> DeadlineError:
         """The error that says that the call has taken too long."""
         return DeadlineError(
             f"{self.call} was stopped after its deadline of {self.seconds:g} s; {self.option}= sets another"
         )
 
-    def short(self, needed: str) -> MemoryLimitError:
+    def memory_error(self, needed: str) -> MemoryLimitError:
         """The error that says that the call may not allocate what it needs."""
         return MemoryLimitError(
             f"{self.call} needs {needed}; max_memory={self.max_memory} allows "
@@ -100,7 +100,7 @@ _CURRENT: ContextVar[tuple[Budget, ...]] = ContextVar("camrt_budget", default=()
 
 
 @contextmanager
-def limited(budget: Budget) -> Iterator[None]:
+def within_budget(budget: Budget) -> Iterator[None]:
     """Works within a budget; one inside another holds beside it.
 
     Raises:
@@ -139,17 +139,17 @@ def reserve(count: float, what: str) -> None:
     """
     for budget in memory_budgets():
         if count > budget.max_memory:
-            raise budget.short(f"{human_bytes(int(count))} at once for {what}")
+            raise budget.memory_error(f"{human_bytes(int(count))} at once for {what}")
 
 
-def memory_short(purpose: str) -> MemoryLimitError:
+def memory_limit_error(purpose: str) -> MemoryLimitError:
     """The error that says that the call at hand may not allocate enough.
 
     Args:
         purpose: What more was needed for: "for a run of the model".
     """
     tightest = min(memory_budgets(), key=lambda budget: budget.max_memory)
-    return tightest.short(f"more memory than it may take {purpose}")
+    return tightest.memory_error(f"more memory than it may take {purpose}")
 
 
 def reserve_array(shape: Sequence[int], what: str, *, itemsize: int = 4) -> None:
@@ -174,7 +174,7 @@ def seconds_left() -> float:
     """
     check_deadline()
     now = time.monotonic()
-    return min((budget.ends - now for budget in _CURRENT.get()), default=math.inf)
+    return min((budget.end_time - now for budget in _CURRENT.get()), default=math.inf)
 
 
 def check_deadline() -> None:
@@ -185,12 +185,12 @@ def check_deadline() -> None:
     """
     now = time.monotonic()
     for budget in _CURRENT.get():
-        if now >= budget.ends:
-            raise budget.late()
+        if now >= budget.end_time:
+            raise budget.deadline_error()
 
 
 @contextmanager
-def late_if_late() -> Iterator[None]:
+def prefer_deadline_error() -> Iterator[None]:
     """What the block fails with after the deadline becomes the error that says so.
 
     Raises:
@@ -206,13 +206,13 @@ def late_if_late() -> Iterator[None]:
         raise
 
 
-def timed(things: Iterable[T]) -> Iterator[T]:
+def with_deadline(items: Iterable[T]) -> Iterator[T]:
     """Goes through things of a file, which may be many, and looks at the clock on the way.
 
     Raises:
         DeadlineError: The call at hand has taken too long.
     """
-    left = iter(things)
-    while some := tuple(islice(left, STRIDE)):
+    left = iter(items)
+    while some := tuple(islice(left, CHECK_EVERY)):
         check_deadline()
         yield from some

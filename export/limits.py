@@ -21,7 +21,7 @@ __all__ = [
     "element_bits",
     "human_bytes",
     "human_count",
-    "quoted",
+    "quote_name",
 ]
 
 _GIB = 1 << 30
@@ -94,7 +94,7 @@ _FIELD_OF: dict[int, str] = {
 }
 
 
-def quoted(name: str) -> str:
+def quote_name(name: str) -> str:
     """A name from a file, escaped and short enough for a message."""
     return repr(name if len(name) <= 120 else f"{name[:117]}...")
 

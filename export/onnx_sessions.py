@@ -5,7 +5,7 @@ tries everything a second time on the CPU.
 
 A session with threads of its own cannot be freed in a child that was forked: it waits for them, or ends the
 process. So such a session of the parent's is kept in its children, and not run: see
-`camrt.engine.backends.onnxruntime`.
+`camrt.engine.runtime.ort_cpu`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from camrt.kernels.forks import keep_for_ever, renewed_in_children
+from camrt.kernels.fork_safety import never_free, renew_after_fork
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["CPU_ONLY", "session_of"]
+__all__ = ["CPU_ONLY", "open_session"]
 
 CPU_ONLY = ("CPUExecutionProvider",)
 
@@ -31,19 +31,19 @@ class _Threaded:
 
     def __init__(self) -> None:
         self.sessions: WeakSet[onnxruntime.InferenceSession] = WeakSet()
-        renewed_in_children(self)
+        renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.forks`."""
+        """See `camrt.kernels.fork_safety`."""
         for session in list(self.sessions):
-            keep_for_ever(session)
+            never_free(session)
         self.sessions = WeakSet()
 
 
 _THREADED = _Threaded()
 
 
-def session_of(
+def open_session(
     model: bytes | str | os.PathLike[str],
     options: onnxruntime.SessionOptions,
     providers: Sequence[Any] = CPU_ONLY,

@@ -1,7 +1,7 @@
 """A VGG of torchvision's, as an ONNX model made of its weights alone.
 
 The names of a state dict say what the network is: `features.N` are convolutions with or without batch
-normalisation, and a gap in N a max-pool; `classifier.N` are dense layers. The side of its pictures follows
+normalisation, and a gap in N a max-pool; `classifier.N` are dense layers. The side of its images follows
 from the inputs of the first of them. Nothing of the network is run, and torch is not needed.
 
 "Very Deep Convolutional Networks for Large-Scale Image Recognition" (Simonyan and Zisserman, 2014).
@@ -21,7 +21,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError
 
-__all__ = ["vgg_of_weights"]
+__all__ = ["build_vgg"]
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
@@ -29,8 +29,8 @@ EPSILON: Final = 1e-5  # torch's, of batch normalisation
 OPSET: Final = 17
 
 
-def vgg_of_weights(weights: Weights) -> tuple[onnx.ModelProto, int]:
-    """The network that a state dict is of, and the side of the pictures it takes.
+def build_vgg(weights: Weights) -> tuple[onnx.ModelProto, int]:
+    """The network that a state dict is of, and the side of the images it takes.
 
     Args:
         weights: Arrays by the names of torchvision's VGG, which need not be ImageNet's: fewer or narrower
@@ -39,16 +39,16 @@ def vgg_of_weights(weights: Weights) -> tuple[onnx.ModelProto, int]:
     Raises:
         ModelFileError: The names or shapes are not those of a VGG.
     """
-    convolutions = numbered(weights, "features", 4)
-    dense = numbered(weights, "classifier", 2)
+    convolutions = layer_numbers(weights, "features", 4)
+    dense = layer_numbers(weights, "classifier", 2)
     if not convolutions or not dense:
         shown = ", ".join(list(weights)[:3])
         raise ModelFileError(
             "these are no weights of torchvision's VGG, which has features.0.weight and classifier.0.weight: "
             f"there are {shown or 'none'}"
         )
-    build = Builder(weights)
-    name, normalised = "pictures", f"features.{convolutions[0] + 1}.running_mean" in weights
+    build = VggBuilder(weights)
+    name, normalised = "images", f"features.{convolutions[0] + 1}.running_mean" in weights
     every = 3 if normalised else 2
     pools = 0
     for place, index in enumerate(convolutions):
@@ -79,7 +79,7 @@ def vgg_of_weights(weights: Weights) -> tuple[onnx.ModelProto, int]:
     graph = helper.make_graph(
         build.nodes,
         "vgg",
-        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["N", build.colours, size, size])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", build.colours, size, size])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])],
         build.tensors,
     )
@@ -87,7 +87,7 @@ def vgg_of_weights(weights: Weights) -> tuple[onnx.ModelProto, int]:
     return model, size
 
 
-class Builder:
+class VggBuilder:
     """Nodes and tensors of a network in the making."""
 
     def __init__(self, weights: Weights) -> None:
@@ -144,7 +144,7 @@ class Builder:
         return self.node("Gemm", [name, *weights], output, transB=1)
 
 
-def numbered(weights: Weights, part: str, dimensions: int) -> list[int]:
+def layer_numbers(weights: Weights, part: str, dimensions: int) -> list[int]:
     """The numbers of a part's layers whose weights have so many dimensions, in order."""
     found = (re.fullmatch(rf"{part}\.(\d{{1,4}})\.weight", name) for name in weights)
     return sorted(int(each[1]) for each in found if each and weights[each[0]].ndim == dimensions)

@@ -20,7 +20,7 @@ def average_precision(
 def best_overlaps(
     maps: NDArray[np.uint8], boxes: _Ints, starts: _Ints, best: _Floats, threads: int
 ) -> None: ...
-def blur(pictures: _Floats, weights: _Floats, mirror: bool, out: _Floats, threads: int) -> None: ...
+def blur(images: _Floats, weights: _Floats, mirror: bool, out: _Floats, threads: int) -> None: ...
 def box_probabilities(
     contributions: _Floats,
     logits: _Floats,
@@ -43,7 +43,7 @@ def box_probabilities_pair(
 def box_sums(cells: _Floats, boxes: _Ints, out: _Floats, threads: int) -> None: ...
 def masked_batch(
     activations: _Floats,
-    pictures: _Floats,
+    images: _Floats,
     image: _Ints,
     channel: _Ints,
     out: _Floats,

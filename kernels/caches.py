@@ -10,15 +10,15 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from camrt.kernels.forks import renewed_in_children
+from camrt.kernels.fork_safety import renew_after_fork
 
-__all__ = ["ByteCache", "bytes_of", "remembered"]
+__all__ = ["ByteCache", "bytes_of", "cache_by_bytes"]
 
 T = TypeVar("T")
 Given = ParamSpec("Given")
 
-MOST_BYTES = 64 << 20
-BESIDE = 256  # bytes of Python's own objects for an entry, about
+MAX_BYTES = 64 << 20
+ENTRY_OVERHEAD = 256  # bytes of Python's own objects for an entry, about
 
 
 class ByteCache(Generic[T]):
@@ -27,18 +27,18 @@ class ByteCache(Generic[T]):
     Something larger than all that the cache may hold is made, and not kept.
 
     Args:
-        most: Bytes that it holds at most.
+        max_bytes: Bytes that it holds at most.
     """
 
-    def __init__(self, most: int = MOST_BYTES) -> None:
-        self.most = most
-        self.held = 0
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
         self._found: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
         self.renew()
-        renewed_in_children(self)
+        renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.forks`."""
+        """See `camrt.kernels.fork_safety`."""
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T], size: int | None = None) -> T:
@@ -54,23 +54,23 @@ class ByteCache(Generic[T]):
                 self._found.move_to_end(key)
                 return self._found[key][0]
         made = make()
-        taken = bytes_of(key) + bytes_of(made) + BESIDE if size is None else size
-        if taken > self.most:
+        taken = bytes_of(key) + bytes_of(made) + ENTRY_OVERHEAD if size is None else size
+        if taken > self.max_bytes:
             return made
         with self._lock:
             if key in self._found:  # another thread was quicker
                 return self._found[key][0]
             self._found[key] = made, taken
-            self.held += taken
-            while self.held > self.most:
-                self.held -= self._found.popitem(last=False)[1][1]
+            self.used_bytes += taken
+            while self.used_bytes > self.max_bytes:
+                self.used_bytes -= self._found.popitem(last=False)[1][1]
         return made
 
     def clear(self) -> None:
         """Lets go of everything."""
         with self._lock:
             self._found.clear()
-            self.held = 0
+            self.used_bytes = 0
 
     def __len__(self) -> int:
         """How many entries there are."""
@@ -92,15 +92,15 @@ def bytes_of(value: Any) -> int:
     return sys.getsizeof(value)
 
 
-def remembered(most: int = MOST_BYTES) -> Callable[[Callable[Given, T]], Callable[Given, T]]:
+def cache_by_bytes(max_bytes: int = MAX_BYTES) -> Callable[[Callable[Given, T]], Callable[Given, T]]:
     """Decorates a function whose answers are kept, as many as fit in so many bytes.
 
     Args:
-        most: Bytes.
+        max_bytes: Bytes.
     """
 
     def decorate(function: Callable[Given, T]) -> Callable[Given, T]:
-        cache: ByteCache[T] = ByteCache(most)
+        cache: ByteCache[T] = ByteCache(max_bytes)
 
         @functools.wraps(function)
         def run(*given: Given.args, **named: Given.kwargs) -> T:

@@ -9,7 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from camrt.kernels.processors import usable_processors
 
-__all__ = ["Floats", "Ints", "boxes_within", "floats", "indices", "map_size", "output", "thread_count"]
+__all__ = [
+    "Floats",
+    "Ints",
+    "check_boxes",
+    "check_floats",
+    "check_indices",
+    "check_map_size",
+    "check_output",
+    "thread_count",
+]
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Ints: TypeAlias = NDArray[np.int64]
@@ -17,7 +26,7 @@ Ints: TypeAlias = NDArray[np.int64]
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def floats(name: str, array: Floats, axes: str, dtype: np.dtype[Any] | None = None) -> Floats:
+def check_floats(name: str, array: Floats, axes: str, dtype: np.dtype[Any] | None = None) -> Floats:
     """Check an array of numbers and make it C-contiguous.
 
     Args:
@@ -42,7 +51,7 @@ def floats(name: str, array: Floats, axes: str, dtype: np.dtype[Any] | None = No
     return np.ascontiguousarray(array)
 
 
-def indices(name: str, values: ArrayLike, limit: int, shape: tuple[int, ...]) -> Ints:
+def check_indices(name: str, values: ArrayLike, limit: int, shape: tuple[int, ...]) -> Ints:
     """Check an array of indices.
 
     Args:
@@ -69,7 +78,7 @@ def indices(name: str, values: ArrayLike, limit: int, shape: tuple[int, ...]) ->
     return array
 
 
-def boxes_within(values: ArrayLike, h: int, w: int) -> Ints:
+def check_boxes(values: ArrayLike, h: int, w: int) -> Ints:
     """Check half-open boxes (r0, c0, r1, c1) on an h × w map.
 
     Args:
@@ -97,7 +106,9 @@ def boxes_within(values: ArrayLike, h: int, w: int) -> Ints:
     return array
 
 
-def output(name: str, out: Floats, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Floats) -> Floats:
+def check_output(
+    name: str, out: Floats, shape: tuple[int, ...], dtype: np.dtype[Any], *inputs: Floats
+) -> Floats:
     """Check an array that a kernel is to write into.
 
     Args:
@@ -128,7 +139,7 @@ def output(name: str, out: Floats, shape: tuple[int, ...], dtype: np.dtype[Any],
     return out
 
 
-def map_size(name: str, h: int, w: int) -> None:
+def check_map_size(name: str, h: int, w: int) -> None:
     """Refuse a map without cells.
 
     Args:

@@ -12,9 +12,9 @@ import ctypes
 import os
 from pathlib import Path
 
-from camrt.kernels.processors import CGROUPS, OWN_GROUP, groups_of, text_of
+from camrt.kernels.processors import CGROUPS, OWN_GROUP, control_groups, read_text
 
-__all__ = ["free_memory", "give_back_freed", "group_memory", "resident_memory"]
+__all__ = ["cgroup_free_memory", "free_memory", "resident_memory", "trim_memory"]
 
 MEMINFO, OWN_SIZE = Path("/proc/meminfo"), "/proc/self/statm"
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's alone
@@ -34,7 +34,7 @@ def resident_memory() -> int:
         os.close(found)
 
 
-def give_back_freed() -> None:
+def trim_memory() -> None:
     """Has the C library give back what was freed: it keeps that for each thread that has allocated it."""
     if _TRIM is not None:
         _TRIM(0)
@@ -46,11 +46,11 @@ def free_memory() -> int | None:
     Returns:
         None where the system says neither.
     """
-    found = [group_memory(CGROUPS, OWN_GROUP), machine_memory(MEMINFO)]
+    found = [cgroup_free_memory(CGROUPS, OWN_GROUP), machine_free_memory(MEMINFO)]
     return min((one for one in found if one is not None), default=None)
 
 
-def group_memory(cgroups: Path, own_group: Path) -> int | None:
+def cgroup_free_memory(cgroups: Path, own_group: Path) -> int | None:
     """Bytes that control groups still grant, the least of a group's and its parents'.
 
     Args:
@@ -61,22 +61,22 @@ def group_memory(cgroups: Path, own_group: Path) -> int | None:
         None where nothing limits it, or there are no control groups.
     """
     found = []
-    for group in groups_of("memory", cgroups, own_group):
+    for group in control_groups("memory", cgroups, own_group):
         for most, held, cached in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            limit, taken = text_of(group / most).strip(), text_of(group / held).strip()
+            limit, taken = read_text(group / most).strip(), read_text(group / held).strip()
             if limit.isdecimal() and taken.isdecimal():
-                lines = map(str.split, text_of(group / "memory.stat").splitlines())
+                lines = map(str.split, read_text(group / "memory.stat").splitlines())
                 spare = sum(int(line[1]) for line in lines if line[:1] == [cached])
                 found.append(max(int(limit) - max(int(taken) - spare, 0), 0))
     return min(found, default=None)
 
 
-def machine_memory(meminfo: Path) -> int | None:
+def machine_free_memory(meminfo: Path) -> int | None:
     """Bytes that the machine has left, by its /proc/meminfo; None where there is none."""
-    for line in text_of(meminfo).splitlines():
+    for line in read_text(meminfo).splitlines():
         name, _, rest = line.partition(":")
         number = rest.split()[:1]
         if name == "MemAvailable" and number and number[0].isdecimal():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cpu_quota", "groups_of", "text_of", "usable_processors"]
+__all__ = ["control_groups", "cpu_quota", "read_text", "usable_processors"]
 
 CGROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -34,16 +34,16 @@ def cpu_quota(cgroups: Path, own_group: Path) -> float | None:
     https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us, -1 for no limit; cpu.cfs_period_us).
     """
     found = []
-    for group in groups_of("cpu", cgroups, own_group):
-        quota, period = [*text_of(group / "cpu.max").split(), "", ""][:2]
+    for group in control_groups("cpu", cgroups, own_group):
+        quota, period = [*read_text(group / "cpu.max").split(), "", ""][:2]
         if not quota:
-            quota, period = text_of(group / "cpu.cfs_quota_us"), text_of(group / "cpu.cfs_period_us")
+            quota, period = read_text(group / "cpu.cfs_quota_us"), read_text(group / "cpu.cfs_period_us")
         if quota.strip().isdecimal() and period.strip().isdecimal() and int(period) > 0:
             found.append(int(quota) / int(period))
     return min(found, default=None)
 
 
-def groups_of(controller: str, cgroups: Path, own_group: Path) -> Iterator[Path]:
+def control_groups(controller: str, cgroups: Path, own_group: Path) -> Iterator[Path]:
     """The folders of a process's control groups, of either version, and of their parents.
 
     Args:
@@ -51,7 +51,7 @@ def groups_of(controller: str, cgroups: Path, own_group: Path) -> Iterator[Path]
         cgroups: Where the file system of control groups is mounted.
         own_group: The file that names the process's groups.
     """
-    for line in text_of(own_group).splitlines():
+    for line in read_text(own_group).splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0":
@@ -72,7 +72,7 @@ def _own_quota() -> float | None:
     return cpu_quota(CGROUPS, OWN_GROUP)
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """What a file holds; nothing where there is none, as on other systems, or no right to read it."""
     try:
         return path.read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from camrt.kernels.checks import Floats, map_size
+from camrt.kernels.checks import Floats, check_map_size
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["axis_table", "bilinear"]
@@ -60,8 +60,8 @@ def bilinear(x: Floats, size: tuple[int, int], align_corners: bool = False) -> F
     Raises:
         ValueError: One of the sizes is less than 1.
     """
-    map_size("x", *x.shape[-2:])
-    map_size("size", *size)
+    check_map_size("x", *x.shape[-2:])
+    check_map_size("size", *size)
     left, right, t = axis_table(x.shape[-1], size[1], align_corners)
     above, below, s = axis_table(x.shape[-2], size[0], align_corners)
     rows = x[..., left] + t.astype(x.dtype) * (x[..., right] - x[..., left])

@@ -7,14 +7,14 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.caches import remembered
+from camrt.kernels.caches import cache_by_bytes
 from camrt.kernels.resampling import axis_table
 
-__all__ = ["extremes", "place", "sample", "scales"]
+__all__ = ["cell_steps", "extreme_pixels", "locate_cells", "sample"]
 
 
-@remembered()
-def extremes(cells: int, pixels: int, align_corners: bool, device: torch.device) -> torch.Tensor:
+@cache_by_bytes()
+def extreme_pixels(cells: int, pixels: int, align_corners: bool, device: torch.device) -> torch.Tensor:
     """The pixels of an axis among which every upsampled map has its extremes: see masked_batch/README.md.
 
     Returns:
@@ -26,7 +26,7 @@ def extremes(cells: int, pixels: int, align_corners: bool, device: torch.device)
     return torch.from_numpy(chosen.astype(np.int32)).to(device)
 
 
-def scales(cells: tuple[int, int], size: tuple[int, int], align_corners: bool) -> tuple[float, float]:
+def cell_steps(cells: tuple[int, int], size: tuple[int, int], align_corners: bool) -> tuple[float, float]:
     """How many cells a pixel's step is worth, down and across."""
     if align_corners:
         steps = [(n - 1) / (out - 1) if out > 1 else 0.0 for n, out in zip(cells, size, strict=True)]
@@ -46,8 +46,8 @@ def sample(
     ALIGN: tl.constexpr,
 ):  # fmt: skip
     """The map at pixels, in float32; a constant stays exactly constant."""
-    top, bottom, s = place(y, h, scale_h, ALIGN)
-    left, right, t = place(x, w, scale_w, ALIGN)
+    top, bottom, s = locate_cells(y, h, scale_h, ALIGN)
+    left, right, t = locate_cells(x, w, scale_w, ALIGN)
     above, below = p_map + top * stride_h, p_map + bottom * stride_h
     a = tl.load(above + left * stride_w, inside, other=0).to(tl.float32)
     b = tl.load(above + right * stride_w, inside, other=0).to(tl.float32)
@@ -58,7 +58,7 @@ def sample(
 
 
 @triton.jit
-def place(i, n, scale, ALIGN: tl.constexpr):
+def locate_cells(i, n, scale, ALIGN: tl.constexpr):
     """The cells before and after pixels of one axis, and how far they are from the first."""
     if ALIGN:  # noqa: SIM108 (a compile-time branch)
         source = i.to(tl.float32) * scale

@@ -3,7 +3,7 @@
     python scripts/soak.py --calls 100000 --out docs/results/soak
     python scripts/soak.py --calls 60000 --concurrent
 
-Some engines live as long as the run, others are loaded, called and dropped all the time; models, pictures,
+Some engines live as long as the run, others are loaded, called and dropped all the time; models, images,
 batches, methods, targets and the number of calling threads change, all drawn from a seed. Memory, threads,
 open files and Python objects go to a CSV file and a plot. The run fails when what is allocated, or resident
 memory, grows over its second half by more than `--bound` allows, when threads or open files increase, or when
@@ -32,17 +32,17 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from workload import Answer, answer, drawn, pictures, real_models, zoo_models
+from workload import Answer, draw_call, make_images, real_models, run_call, write_zoo_models
 
 import camrt
 from camrt.default import model_path
 
 ROUND = 100  # calls between which engines are loaded and dropped
-HELD = 12  # engines that live as long as the run, besides the embedded classifier's
+LONG_LIVED_ENGINES = 12  # engines that live as long as the run, besides the embedded classifier's
 
 
 @dataclass(frozen=True)
-class Sample:
+class ProcessSample:
     """The process after some calls, when garbage has been collected and freed memory given back.
 
     Attributes:
@@ -68,7 +68,7 @@ class Sample:
     refused: int
 
 
-def resident() -> float:
+def resident_mib() -> float:
     """Resident memory in MiB, after what can be given back has been."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -98,7 +98,7 @@ class Mallinfo(ctypes.Structure):
     )
 
 
-def allocated() -> float:
+def allocated_mib() -> float:
     """MiB that glibc has handed out, of its heaps and by mapping."""
     ask = ctypes.CDLL(None).mallinfo2
     ask.restype = Mallinfo
@@ -110,7 +110,7 @@ class Soak:
     """A run in progress.
 
     Args:
-        folder: For its models and pictures.
+        folder: For its models and images.
         seed: What everything is drawn from.
         data: Folder of real models, or None.
         threads: Callers at once in every other round.
@@ -119,11 +119,11 @@ class Soak:
 
     def __init__(self, folder: Path, seed: int, data: Path | None, threads: int, concurrent: bool) -> None:
         self.seed, self.threads, self.concurrent = seed, threads, concurrent
-        self.zoo = zoo_models(folder, seed)
-        self.shown = pictures(folder)
+        self.zoo = write_zoo_models(folder, seed)
+        self.shown = make_images(folder)
         self.trained = [model_path(), *(real_models(data) if data is not None else [])]
         rng = np.random.default_rng(seed)
-        chosen = rng.choice(len(self.zoo), HELD, replace=False)
+        chosen = rng.choice(len(self.zoo), LONG_LIVED_ENGINES, replace=False)
         self.held = [camrt.load("default"), *(camrt.load(self.zoo[i], threads=1) for i in chosen)]
         self.loads, self.refused, self.compared = len(self.held), 0, 0
         self.different: list[str] = []
@@ -139,14 +139,17 @@ class Soak:
             threads=int(rng.choice([1, 1, 1, 1, 1, 1, 1, 2])),  # a second one spins for as long as it may
         )
         self.loads += 1
-        engines = [*self.held, *([passing] * (1 if passing.path in self.trained else HELD // 3))]
+        engines = [
+            *self.held,
+            *([passing] * (1 if passing.path in self.trained else LONG_LIVED_ENGINES // 3)),
+        ]
 
         def one(index: int) -> Answer:
             # The embedded classifier, a hundred times as slow as the zoo's, is asked every hundredth time.
             first = index % 100 != 0
             place = np.random.default_rng([self.seed, index]).integers(first, len(engines) if first else 1)
             engine = engines[int(place)]
-            return answer(engine, drawn(engine, [self.seed, index, 1], self.shown))
+            return run_call(engine, draw_call(engine, [self.seed, index, 1], self.shown))
 
         indices = range(number * ROUND, number * ROUND + count)
         if self.concurrent or number % 2:
@@ -161,13 +164,13 @@ class Soak:
                 if one(index) != found:
                     self.different.append(f"call {index} of round {number} ({passing.path.name} was loaded)")
 
-    def sample(self, calls: int, started: float) -> Sample:
+    def sample(self, calls: int, started: float) -> ProcessSample:
         """What the process takes now."""
-        kept = resident()
-        return Sample(
+        kept = resident_mib()
+        return ProcessSample(
             calls,
             round(time.monotonic() - started, 1),
-            round(allocated(), 3),
+            round(allocated_mib(), 3),
             round(kept, 3),
             len(os.listdir("/proc/self/task")),  # noqa: PTH208  # names are all that is wanted
             len(os.listdir("/proc/self/fd")),  # noqa: PTH208
@@ -177,7 +180,7 @@ class Soak:
         )
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+def fit_slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Slope of a line by least squares, and half the width of its interval of 95 % confidence.
 
     Neighbouring samples are alike: as many are counted as would be independent with the same correlation of
@@ -194,15 +197,15 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return rise, 1.96 * float(np.sqrt(spread / (count * (centred @ centred) / len(a))))
 
 
-def write(samples: Sequence[Sample], path: Path) -> None:
+def write_csv(samples: Sequence[ProcessSample], path: Path) -> None:
     """Writes samples as CSV."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Sample)])
+        writer.writerow([field.name for field in fields(ProcessSample)])
         writer.writerows(astuple(sample) for sample in samples)
 
 
-def draw(samples: Sequence[Sample], rises: Mapping[str, float], path: Path) -> None:
+def plot_samples(samples: Sequence[ProcessSample], rises: Mapping[str, float], path: Path) -> None:
     """Plots memory, threads and open files over the calls."""
     import matplotlib
 
@@ -231,7 +234,7 @@ def draw(samples: Sequence[Sample], rises: Mapping[str, float], path: Path) -> N
     figure.savefig(path, metadata={"Date": None})
 
 
-def verdict(samples: Sequence[Sample], bound: float) -> tuple[list[str], dict[str, float]]:
+def verdict(samples: Sequence[ProcessSample], bound: float) -> tuple[list[str], dict[str, float]]:
     """What a run shows, each sentence beginning with FAILED where it does not hold; and the slopes of memory.
 
     Memory grows when its slope is above the bound by more than its uncertainty.
@@ -241,13 +244,13 @@ def verdict(samples: Sequence[Sample], bound: float) -> tuple[list[str], dict[st
     lines, rises = [], {}
     for name in ("allocated", "resident"):
         memory = [getattr(sample, name) for sample in later]
-        rises[name], half = slope([sample.calls / 1e4 for sample in later], memory)
+        rises[name], half = fit_slope([sample.calls / 1e4 for sample in later], memory)
         lines.append(
             f"{'FAILED: ' if rises[name] - half > bound else ''}{name} memory over the second half: "
             f"{rises[name]:+.3f} ± {half:.3f} MiB per 10,000 calls (95 %; {bound:g} is allowed), from "
             f"{memory[0]:.1f} to {memory[-1]:.1f} MiB"
         )
-    measures: dict[str, Callable[[Sample], Any]] = {
+    measures: dict[str, Callable[[ProcessSample], Any]] = {
         "threads": lambda sample: sample.threads,
         "open files": lambda sample: sample.files,
     }
@@ -256,7 +259,9 @@ def verdict(samples: Sequence[Sample], bound: float) -> tuple[list[str], dict[st
         lines.append(
             f"{'FAILED: ' if after > before else ''}most {name}: {before} in the first half, {after} after"
         )
-    rise_of_objects, _ = slope([sample.calls / 1e4 for sample in later], [sample.objects for sample in later])
+    rise_of_objects, _ = fit_slope(
+        [sample.calls / 1e4 for sample in later], [sample.objects for sample in later]
+    )
     lines.append(f"Python objects: {rise_of_objects:+.0f} per 10,000 calls, {later[-1].objects} at the end")
     return lines, rises
 
@@ -287,7 +292,7 @@ def main(
                 if sys.stderr.isatty() or len(samples) % 10 == 0:
                     print(samples[-1], file=sys.stderr, flush=True)
                 if out is not None:
-                    write(samples, out.with_suffix(".csv"))
+                    write_csv(samples, out.with_suffix(".csv"))
     last = samples[-1]
     print(
         f"{done} calls of {last.loads} engines in {last.seconds:.0f} s, seed {seed}, {threads} callers at "
@@ -302,7 +307,7 @@ def main(
         lines.extend(soak.different[:20])
     print("\n".join(lines))
     if out is not None and len(samples) >= 8:
-        draw(samples, rises, out.with_suffix(".svg"))
+        plot_samples(samples, rises, out.with_suffix(".svg"))
     if any(line.startswith("FAILED") for line in lines):
         raise SystemExit(1)
 

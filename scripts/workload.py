@@ -19,9 +19,18 @@ import camrt
 from camrt.default import scene_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import zoo
+from helpers import zoo
 
-__all__ = ["METHODS", "Answer", "Call", "answer", "drawn", "pictures", "real_models", "zoo_models"]
+__all__ = [
+    "METHODS",
+    "Answer",
+    "Call",
+    "draw_call",
+    "make_images",
+    "real_models",
+    "run_call",
+    "write_zoo_models",
+]
 
 METHODS: dict[str, dict[str, Any]] = {
     "pixab": {},
@@ -49,8 +58,8 @@ SHAPES = [(6, 5, 4, 3), (8, 7, 7, 10), (16, 4, 6, 40), (5, 3, 3, 2), (12, 8, 5, 
 """(K, h, w, C) of the zoo's models."""
 
 
-def zoo_models(folder: Path, seed: int = 0) -> list[Path]:
-    """Writes a classifier with each head of the tests' zoo; of those that allow it, pictures of any size.
+def write_zoo_models(folder: Path, seed: int = 0) -> list[Path]:
+    """Writes a classifier with each head of the tests' zoo; of those that allow it, images of any size.
 
     Args:
         folder: Where the files go.
@@ -71,8 +80,8 @@ def real_models(data: Path) -> list[Path]:
     return sorted((data / "models").glob("*.onnx"))
 
 
-def pictures(folder: Path) -> list[Any]:
-    """Pictures as people give them: files of several formats, Pillow's own and arrays."""
+def make_images(folder: Path) -> list[Any]:
+    """Images as people give them: files of several formats, Pillow's own and arrays."""
     with Image.open(scene_path()) as scene:
         small = scene.convert("RGB").resize((190, 130))
     made: list[Any] = [scene_path(), small, np.asarray(small), np.asarray(small)[..., 0].copy()]
@@ -97,15 +106,15 @@ class Call:
     options: dict[str, Any]
 
 
-def drawn(
+def draw_call(
     engine: camrt.Engine, seed: Sequence[int], shown: Sequence[Any], methods: Sequence[str] = tuple(METHODS)
 ) -> Call:
-    """Draws a call: pictures, their number and size, method, targets and size of the maps.
+    """Draws a call: images, their number and size, method, targets and size of the maps.
 
     Args:
         engine: Whom it is put to.
         seed: What it is drawn from.
-        shown: Pictures for engines that know their preprocessing.
+        shown: Images for engines that know their preprocessing.
         methods: Names of `METHODS` to choose from.
     """
     rng = np.random.default_rng(list(seed))
@@ -151,7 +160,7 @@ class Answer:
     refused: bool
 
 
-def answer(engine: camrt.Engine, call: Call) -> Answer:
+def run_call(engine: camrt.Engine, call: Call) -> Answer:
     """Makes a call.
 
     Raises:

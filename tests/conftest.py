@@ -6,7 +6,9 @@ import os
 
 import pytest
 
-os.environ.setdefault("CAMRT_INTERNAL_ERRORS", "raise")  # ours are to be seen, see camrt.export.understanding
+os.environ.setdefault(
+    "CAMRT_INTERNAL_ERRORS", "raise"
+)  # ours are to be seen, see camrt.export.internal_errors
 
 MOST_WORKERS = 4
 """Each may hold torch and a network or two, about 2 GB."""

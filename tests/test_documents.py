@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from annotated import COLOURS, square
-from calm_models import calm_model
 from markdown_it import MarkdownIt
 from onnx import TensorProto, helper, numpy_helper
 from onnx import save as save_model
-from peer_libraries import mend_torchvision
 from PIL import Image
 from typer.testing import CliRunner
 
 import camrt
-from camrt.cli import app
+from camrt.cli.main import app
+from helpers.annotated_images import COLOURS, draw_square
+from helpers.calm_models import calm_model
+from helpers.peer_libraries import mend_torchvision
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -78,7 +78,7 @@ PYTHON = blocks("python")
 
 
 def pooled_model(path: Path, classes: int, side: int | str) -> None:
-    """A classifier of pictures: a convolution that sees colours, ReLU, mean, one linear layer."""
+    """A classifier of images: a convolution that sees colours, ReLU, mean, one linear layer."""
     rng = np.random.default_rng(5)
     trunk = rng.standard_normal((8, 3, 32, 32)) * 0.002
     weights = {"trunk": trunk, "shift": np.full(8, 0.1), "weight": rng.standard_normal((classes, 8))}
@@ -109,10 +109,10 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, colour in enumerate(COLOURS):
         (folder / "photos" / colour).mkdir(parents=True)
         for copy in range(3):
-            picture = Image.fromarray(square(rng, number)[0])
-            picture.save(folder / "photos" / colour / f"{copy}.png")
+            image = Image.fromarray(draw_square(rng, number)[0])
+            image.save(folder / "photos" / colour / f"{copy}.png")
     for name in ("cat.jpg", "dog.jpg"):
-        Image.fromarray(square(rng, 0)[0]).save(folder / name)
+        Image.fromarray(draw_square(rng, 0)[0]).save(folder / name)
     return folder
 
 
@@ -161,7 +161,7 @@ def evaluated_engine() -> dict[str, Any]:
 
 
 BEFORE = {
-    "camrt.export.to_onnx(module": module_and_example,
+    "camrt.to_onnx(module": module_and_example,
     'kind="counterfactual"': calm_engine,
     "engine.evaluate(": evaluated_engine,
 }

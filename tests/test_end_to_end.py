@@ -1,4 +1,4 @@
-"""As a user would: the embedded classifier, the command line, and real models on real pictures."""
+"""As a user would: the embedded classifier, the command line, and real models on real images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from real_pictures import box_share, validation_pictures
 from typer.testing import CliRunner
 
 import camrt
+from camrt.cli.explain import app
 from camrt.default import model_path, scene_path
-from camrt.engine.cli import app
-from camrt.evaluation.localisation import pointing_game
+from camrt.evaluation.metrics.localisation import pointing_game
+from helpers.real_images import box_share, find_validation_images
 
 METHODS = ("calm", "activation", "eigen", "score", "ablation", "pixab")
 
@@ -52,9 +52,9 @@ def test_every_method_explains_the_bundled_scene(engine, method):
 def test_explain_without_arguments_writes_an_overlay(tmp_path: Path):
     result = CliRunner().invoke(app, ["explain", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    pictures = list(tmp_path.glob("*.png"))
-    assert len(pictures) == 1
-    with Image.open(pictures[0]) as overlay:
+    images = list(tmp_path.glob("*.png"))
+    assert len(images) == 1
+    with Image.open(images[0]) as overlay:
         assert overlay.size[0] > 64
     assert "passes" in result.output
 
@@ -63,7 +63,7 @@ def test_explain_without_arguments_writes_an_overlay(tmp_path: Path):
 def data() -> Path:
     folder = os.environ.get("CAMRT_DATA")
     if not folder:
-        pytest.skip("CAMRT_DATA names no folder of real models and pictures")
+        pytest.skip("CAMRT_DATA names no folder of real models and images")
     return Path(folder)
 
 
@@ -78,12 +78,12 @@ REAL = [
 @pytest.mark.parametrize(("name", "preprocessing", "accuracy"), REAL, ids=lambda value: str(value)[:16])
 def test_real_models_see_and_point_at_real_objects(data, name, preprocessing, accuracy):
     engine = camrt.load(data / "models" / name, preprocessing=preprocessing)
-    pictures, labels, boxes = validation_pictures(data, 48)
-    logits = engine.predict(pictures)
+    images, labels, boxes = find_validation_images(data, 48)
+    logits = engine.predict(images)
     assert (logits.argmax(axis=1) == labels).mean() >= accuracy
     height = engine.interface.height
     scaled = [np.round(np.asarray(each) * height / 227).astype(int) for each in boxes]
     chance = np.mean([box_share(each, height) for each in scaled])
     for method in ("pixab", "ablation"):
-        explanation = engine.explain(pictures, method, targets=labels)
+        explanation = engine.explain(images, method, targets=labels)
         assert pointing_game(explanation.maps, scaled).mean() > chance + 0.15

@@ -43,7 +43,8 @@ CALLS = {
 START = """
 import pathlib, sys
 sys.path.insert(0, {tests!r})
-import camrt, hostile, numpy as np
+import camrt, numpy as np
+from helpers import hostile_models as hostile
 folder = pathlib.Path({folder!r})
 """
 
@@ -95,12 +96,12 @@ def test_a_call_ends_at_ctrl_c(call: str, tmp_path: Path) -> None:
 
 
 def test_a_command_ends_at_ctrl_c_and_says_how_to_go_on(tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for number in range(300):
         pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(pictures / f"{number:03}.png")
-    line = [sys.executable, "-m", "camrt", "explain", "default", pictures, "-m", "score", "--batch-size", "4"]
+        Image.fromarray(pixels).save(images / f"{number:03}.png")
+    line = [sys.executable, "-m", "camrt", "explain", "default", images, "-m", "score", "--batch-size", "4"]
     process = subprocess.Popen(
         [*map(str, line), "-o", str(tmp_path / "out")],
         stdout=subprocess.PIPE,

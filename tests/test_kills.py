@@ -1,6 +1,6 @@
 """Commands that are killed or interrupted, or whose disk fills, end as they would have ended undisturbed.
 
-`python tests/killing.py` does it a hundred times each.
+`python tests/helpers/fault_injection.py` does it a hundred times each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("killing.py")
+SCRIPT = Path(__file__).parent / "helpers" / "fault_injection.py"
 
 
 @pytest.mark.timeout(900)

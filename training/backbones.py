@@ -11,22 +11,22 @@ from torch import nn
 
 from camrt.errors import InputError, TrainingError
 from camrt.training import paper_trunks
-from camrt.training.classifier import Classifier, new_head
+from camrt.training.classifier import Classifier, build_head
 from camrt.training.heads import HeadKind
 from camrt.training.small_network import SmallNetwork, TinyNetwork
 from camrt.training.strides import set_map_stride
 from camrt.training.tensor_files import read_tensors
-from camrt.training.trunks import TimmTrunk, map_of, trunk_of
+from camrt.training.trunks import TimmTrunk, extract_trunk, map_shape
 
-__all__ = ["OWN", "PAPER", "classifier_of", "load_trunk"]
+__all__ = ["PAPER_NETWORKS", "SMALL_NETWORKS", "build_classifier", "load_trunk_weights"]
 
-OWN: Final[dict[str, Callable[[int], nn.Module]]] = {"small": SmallNetwork, "tiny": TinyNetwork}
+SMALL_NETWORKS: Final[dict[str, Callable[[int], nn.Module]]] = {"small": SmallNetwork, "tiny": TinyNetwork}
 """Networks for a machine without a GPU, from scratch."""
-PAPER: Final = ("resnet50", "vgg16", "vgg16_bn", "inception_v3")
+PAPER_NETWORKS: Final = ("resnet50", "vgg16", "vgg16_bn", "inception_v3")
 """The networks of "Keep CALM and Improve Visual Feature Attribution", from torchvision."""
 
 
-def classifier_of(
+def build_classifier(
     backbone: str,
     head: HeadKind,
     num_classes: int,
@@ -43,7 +43,7 @@ def classifier_of(
         head: "cam" or "calm".
         num_classes: C.
         map_stride: Pixels that a cell of the map stands for; None leaves the backbone's own.
-        size: (H, W) of the pictures.
+        size: (H, W) of the images.
         pretrained: "none"; "imagenet"; or a .safetensors file of the trunk's weights, or a run's folder.
         reference: For CALM, see `CALMHead`.
 
@@ -51,25 +51,25 @@ def classifier_of(
         InputError: An unknown backbone, or one that cannot have such a head or such maps.
         TrainingError: Weights that cannot be read or do not fit, or a library that is missing.
     """
-    trunk, new_layers = trunk_named(backbone, map_stride, size, pretrained == "imagenet")
-    head_module = new_head(head, map_of(trunk, size)[0], num_classes, reference=reference)
+    trunk, new_layers = build_trunk(backbone, map_stride, size, pretrained == "imagenet")
+    head_module = build_head(head, map_shape(trunk, size)[0], num_classes, reference=reference)
     if pretrained not in ("none", "imagenet"):
-        load_trunk(trunk, Path(pretrained))
+        load_trunk_weights(trunk, Path(pretrained))
         new_layers = ()
     return Classifier(trunk, head_module, new_layers)
 
 
-def trunk_named(
+def build_trunk(
     backbone: str, map_stride: int | None, size: tuple[int, int], imagenet: bool
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A trunk, and the names of those of its layers that nobody has trained."""
-    if backbone in OWN:
+    if backbone in SMALL_NETWORKS:
         if imagenet:
             raise InputError(
                 f"there are no ImageNet weights for {backbone!r}: pretrained must be 'none' or a file"
             )
-        trunk = trunk_of(OWN[backbone](1), size)
-    elif backbone in PAPER:
+        trunk = extract_trunk(SMALL_NETWORKS[backbone](1), size)
+    elif backbone in PAPER_NETWORKS:
         network = torchvision_model(backbone, imagenet)
         stride = 8 if map_stride is None else map_stride
         if backbone == "resnet50":
@@ -78,12 +78,13 @@ def trunk_named(
         trunk = make(network, stride)
         return trunk, paper_trunks.new_layers(trunk)
     elif backbone.startswith("torchvision:"):
-        trunk = trunk_of(torchvision_model(backbone.removeprefix("torchvision:"), imagenet), size)
+        trunk = extract_trunk(torchvision_model(backbone.removeprefix("torchvision:"), imagenet), size)
     elif backbone.startswith("timm:"):
-        trunk = trunk_of(timm_model(backbone.removeprefix("timm:"), imagenet), size)
+        trunk = extract_trunk(timm_model(backbone.removeprefix("timm:"), imagenet), size)
     else:
         raise InputError(
-            f"backbone {backbone!r} is not known; there are {', '.join((*OWN, *PAPER))}, torchvision:NAME "
+            f"backbone {backbone!r} is not known; there are "
+            f"{', '.join((*SMALL_NETWORKS, *PAPER_NETWORKS))}, torchvision:NAME "
             "and timm:NAME"
         )
     if map_stride is not None:
@@ -93,7 +94,7 @@ def trunk_named(
 
 def torchvision_model(name: str, imagenet: bool) -> nn.Module:
     """One of torchvision's classifiers."""
-    models = library("torchvision.models", "torchvision")
+    models = import_library("torchvision.models", "torchvision")
     options: dict[str, Any] = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
     if name not in models.list_models(module=models):
         raise InputError(
@@ -107,14 +108,14 @@ def torchvision_model(name: str, imagenet: bool) -> nn.Module:
 
 def timm_model(name: str, imagenet: bool) -> nn.Module:
     """One of timm's classifiers."""
-    timm = library("timm", "timm")
+    timm = import_library("timm", "timm")
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}; timm.list_models() names them")
     model: nn.Module = timm.create_model(name, pretrained=imagenet)
     return model
 
 
-def library(module: str, package: str) -> Any:
+def import_library(module: str, package: str) -> Any:
     """An optional library.
 
     Raises:
@@ -128,7 +129,7 @@ def library(module: str, package: str) -> Any:
         raise TrainingError(f"this backbone needs {package}: pip install 'camrt[backbones]'") from error
 
 
-def load_trunk(trunk: nn.Module, source: Path) -> None:
+def load_trunk_weights(trunk: nn.Module, source: Path) -> None:
     """Gives a trunk the weights of a file, or of another run's trunk; the head there is dropped.
 
     Args:
@@ -150,10 +151,10 @@ def load_trunk(trunk: nn.Module, source: Path) -> None:
         found = {
             name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
         }
-        if learnt(wanted) <= set(found):
+        if weight_names(wanted) <= set(found):
             tensors = found
             break
-    if missing := sorted(learnt(wanted) - set(tensors)):
+    if missing := sorted(weight_names(wanted) - set(tensors)):
         raise TrainingError(f"{path} has no weights for {', '.join(missing[:3])}{' …' * (len(missing) > 3)}")
     for name, value in wanted.items():
         if name in tensors and tensors[name].shape != value.shape:
@@ -166,6 +167,6 @@ def load_trunk(trunk: nn.Module, source: Path) -> None:
                 value.copy_(tensors[name])
 
 
-def learnt(state: Mapping[str, torch.Tensor]) -> set[str]:
+def weight_names(state: Mapping[str, torch.Tensor]) -> set[str]:
     """The names of a state that weights must be given for; counters of batches may be missing."""
     return {name for name in state if not name.endswith("num_batches_tracked")}

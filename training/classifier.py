@@ -12,7 +12,7 @@ from torch import nn
 from camrt.errors import InputError
 from camrt.training.heads import CALMHead, CAMHead, HeadKind, class_scores
 from camrt.training.strides import set_map_stride
-from camrt.training.trunks import map_of, trunk_of
+from camrt.training.trunks import extract_trunk, map_shape
 
 __all__ = ["Classifier", "ParameterGroups", "with_head"]
 
@@ -21,7 +21,7 @@ class Classifier(nn.Module):
     """A trunk and a head.
 
     Args:
-        trunk: Pictures (N, 3, H, W) to features (N, K, h, w).
+        trunk: Images (N, 3, H, W) to features (N, K, h, w).
         head: On features of K channels.
         new_layers: Names of the trunk's layers that were not trained before, as the head never was.
     """
@@ -32,21 +32,21 @@ class Classifier(nn.Module):
         self.head = head
         self.new_layers = new_layers
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, 3, H, W) to logits (N, C).
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) to logits (N, C).
 
         A CALM classifier's are log p(y|x): their softmax is p(y|x), as with any logits.
         """
-        return self.head.scores(self.trunk(pictures))
+        return self.head.scores(self.trunk(images))
 
-    def maps(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures to what the head gives, (N, C, h, w): class maps of CAM, log p(y,z|x) of CALM."""
-        maps: torch.Tensor = self.head(self.trunk(pictures))
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Images to what the head gives, (N, C, h, w): class maps of CAM, log p(y,z|x) of CALM."""
+        maps: torch.Tensor = self.head(self.trunk(images))
         return maps
 
-    def exported_outputs(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What an exported file gives, by name, see `camrt.export.to_onnx`."""
-        features = self.trunk(pictures)
+    def exported_outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What an exported file gives, by name, see `camrt.to_onnx`."""
+        features = self.trunk(images)
         if isinstance(self.head, CAMHead):
             return {"logits": self.head.scores(features), "class_maps": self.head(features)}
         log_place = self.head.log_place(features)
@@ -78,7 +78,7 @@ class ParameterGroups:
     new: tuple[nn.Parameter, ...]
 
     @classmethod
-    def of(
+    def from_classifier(
         cls, classifier: Classifier, rule: Literal["pretrained", "reference"] = "pretrained"
     ) -> ParameterGroups:
         """Splits a classifier's parameters (specification A6).
@@ -91,10 +91,10 @@ class ParameterGroups:
         """
         base: list[nn.Parameter] = []
         new: list[nn.Parameter] = []
-        for name, parameter in named(classifier):
-            fresh = name.startswith("head.") or within(name, classifier.new_layers)
+        for name, parameter in iter_parameters(classifier):
+            fresh = name.startswith("head.") or belongs_to(name, classifier.new_layers)
             if rule == "reference" and not fresh:
-                fresh = new_by_name(name)
+                fresh = is_new_in_reference(name)
             (new if fresh else base).append(parameter)
         return cls(tuple(base), tuple(new))
 
@@ -115,9 +115,9 @@ def with_head(
             flattens its last map. It is taken apart, not copied.
         head: "cam" or "calm".
         num_classes: C.
-        map_stride: Pixels of the picture that one cell of the map shall stand for; None leaves the trunk's.
+        map_stride: Pixels of the image that one cell of the map shall stand for; None leaves the trunk's.
         reference: For CALM, see `CALMHead`.
-        size: (H, W) of pictures that the backbone takes.
+        size: (H, W) of images that the backbone takes.
 
     Returns:
         The classifier; its head is new: Xavier-uniform weights, biases zero.
@@ -125,13 +125,13 @@ def with_head(
     Raises:
         InputError: The backbone has another kind of head, or cannot have maps of this stride.
     """
-    trunk = trunk_of(backbone, size)
+    trunk = extract_trunk(backbone, size)
     if map_stride is not None:
         set_map_stride(trunk, map_stride, size)
-    return Classifier(trunk, new_head(head, map_of(trunk, size)[0], num_classes, reference=reference))
+    return Classifier(trunk, build_head(head, map_shape(trunk, size)[0], num_classes, reference=reference))
 
 
-def new_head(
+def build_head(
     kind: HeadKind, channels: int, num_classes: int, *, reference: bool = False
 ) -> CAMHead | CALMHead:
     """An untrained head of a kind."""
@@ -152,18 +152,18 @@ def new_head(
     return head
 
 
-def named(classifier: Classifier) -> Iterator[tuple[str, nn.Parameter]]:
+def iter_parameters(classifier: Classifier) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters with their names, the trunk's without its prefixes."""
     for name, parameter in classifier.named_parameters():
         yield name.removeprefix("trunk.").removeprefix("model."), parameter
 
 
-def within(name: str, layers: tuple[str, ...]) -> bool:
+def belongs_to(name: str, layers: tuple[str, ...]) -> bool:
     """Whether a parameter belongs to one of the layers."""
     return any(name == layer or name.startswith(f"{layer}.") for layer in layers)
 
 
-def new_by_name(name: str) -> bool:
+def is_new_in_reference(name: str) -> bool:
     """What the released code of CALM calls new in a ResNet, by substrings of the parameter's name."""
     old = ("conv1", "layer1", "layer2", "layer3")
     return name.startswith(("layer4.", "bn1.")) and not any(part in name for part in old)

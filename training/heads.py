@@ -84,7 +84,7 @@ class CALMHead(nn.Module):
         self.reference = reference
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (N, K, h, w) to log p(y,z|x), (N, C, h, w); exp of them sums to 1 for each picture."""
+        """Features (N, K, h, w) to log p(y,z|x), (N, C, h, w); exp of them sums to 1 for each image."""
         return self.log_class_at_place(features) + self.log_place(features)
 
     def log_class_at_place(self, features: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ def calm_ml_loss(log_joint: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: Shapes that do not fit, or labels out of range.
     """
-    return -_of_labels(log_joint, labels).logsumexp(1).mean()
+    return -_select_labels(log_joint, labels).logsumexp(1).mean()
 
 
 def calm_em_loss(
@@ -53,7 +53,7 @@ def calm_em_loss(
     Raises:
         InputError: Shapes that do not fit, or labels out of range.
     """
-    chosen = _of_labels(log_joint, labels)
+    chosen = _select_labels(log_joint, labels)
     if teacher_log_joint is None:
         teacher = chosen
     elif teacher_log_joint.shape != log_joint.shape:
@@ -62,25 +62,25 @@ def calm_em_loss(
             f"{tuple(log_joint.shape)}: they must be the same"
         )
     else:
-        teacher = _of_labels(teacher_log_joint, labels)
+        teacher = _select_labels(teacher_log_joint, labels)
     posterior = teacher.detach().softmax(1)
     return -(posterior * chosen).sum(1).mean()
 
 
 def posterior_entropy(log_joint: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """H(q), (N,) in nats, of q[z] = p(z|x,y): what L_EM has over L_ML."""
-    log_q = _of_labels(log_joint, labels).log_softmax(1)
+    log_q = _select_labels(log_joint, labels).log_softmax(1)
     return -(log_q.exp() * log_q).sum(1)
 
 
-def _of_labels(log_joint: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _select_labels(log_joint: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log p(y,z|x) at the true y: (N, h·w)."""
     if log_joint.ndim != 4:
         raise InputError(f"log_joint has shape {tuple(log_joint.shape)}; it must be (N, C, h, w)")
     if labels.shape != log_joint.shape[:1] or labels.is_floating_point():
         raise InputError(
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; they must be {len(log_joint)} "
-            "whole numbers, one a picture"
+            "whole numbers, one an image"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < log_joint.shape[1]:
         raise InputError(

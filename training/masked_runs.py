@@ -1,10 +1,10 @@
-"""Runs of `camrt train masked-vgg`: from pictures to a file of a masked VGG, in a folder that is taken up.
+"""Runs of `camrt train masked-vgg`: from images to a file of a masked VGG, in a folder that is taken up.
 
 Each file takes its place when it is whole:
 
     last.safetensors    the state to go on from, until the run is finished
     losses.csv          the mean loss of each epoch
-    model.onnx          the network, with its accuracy on the held-out pictures
+    model.onnx          the network, with its accuracy on the held-out images
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any, Final, Literal
 
 import torch
 
-from camrt.engine.run_folders import DESCRIPTION, RunFolder, held
+from camrt.engine.run_folder import RUN_FILE, RunFolder, lock_folder
 from camrt.errors import InputError, TrainingError
-from camrt.export.files import storage_errors, write_whole
-from camrt.training.masked_training import Settings, accuracy, publish, train
+from camrt.export.io.atomic_files import storage_errors, write_atomic
+from camrt.training.masked_training import MaskedTrainingSettings, export_network, measure_accuracy, train
 from camrt.training.masked_vgg import MaskedVGG, MaskedVGG16, small_masked_vgg
-from camrt.training.splits import Split, summary
+from camrt.training.splits import Split, summarise_splits
 
-__all__ = ["MODEL", "MaskedRun", "train_masked"]
+__all__ = ["MODEL", "MaskedRunConfig", "train_masked"]
 
 STATE: Final = "last.safetensors"
 LOSSES: Final = "losses.csv"
 MODEL: Final = "model.onnx"
-FREE: Final = ("workers", "checkpoint_steps", "device")
+CHANGEABLE_SETTINGS: Final = ("workers", "checkpoint_steps", "device")
 """Settings that a run may be taken up with others of."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedRun:
+class MaskedRunConfig:
     """What is trained, and how.
 
     Attributes:
@@ -50,7 +50,7 @@ class MaskedRun:
     network: Literal["small", "vgg16"] = "small"
     kept_rows: int | None = None
     masked: bool = True
-    settings: Settings = field(default_factory=Settings)
+    settings: MaskedTrainingSettings = field(default_factory=MaskedTrainingSettings)
 
     def __post_init__(self) -> None:
         if self.network not in ("small", "vgg16"):
@@ -71,49 +71,49 @@ class MaskedRun:
 
 
 def train_masked(
-    asked: MaskedRun,
+    config: MaskedRunConfig,
     network: MaskedVGG,
-    pictures: Split,
+    images: Split,
     held_out: Split,
     folder: Path,
     *,
     resume: bool = False,
     overwrite: bool = False,
-    report: Callable[[int, float], None] = lambda epoch, loss: None,
-    advance: Callable[[float], None] = lambda epochs: None,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+    on_step: Callable[[float], None] = lambda epochs: None,
 ) -> dict[str, float]:
     """Trains a network, measures it, and writes it as an ONNX file.
 
     Args:
-        asked: What is trained, and how.
-        network: What `asked.build` gave.
-        pictures: What to train on.
+        config: What is trained, and how.
+        network: What `config.build` gave.
+        images: What to train on.
         held_out: What to measure on, of the same classes.
         folder: The run's folder.
         resume: Go on with the run that is in the folder.
         overwrite: Replace the run that is in the folder, if one is.
-        report: Called after every epoch with its number, from 0, and its mean loss.
-        advance: Called after every step with the epochs that are done, as a fraction.
+        on_epoch: Called after every epoch with its number, from 0, and its mean loss.
+        on_step: Called after every step with the epochs that are done, as a fraction.
 
     Returns:
-        `top1` and `top5` on the held-out pictures.
+        `top1` and `top5` on the held-out images.
 
     Raises:
         TrainingError: There is nothing to go on with, or it is damaged; or the loss is not finite.
-        InputError: The folder holds something else, or a run of other settings or pictures.
-        PictureError: A picture cannot be read.
+        InputError: The folder holds something else, or a run of other settings or images.
+        ImageError: An image cannot be read.
         BackendError: The file does not give the network's answers.
         StorageError: The folder cannot be written; what was saved before is kept.
     """
-    if resume and not overwrite and not (folder / DESCRIPTION).exists():
+    if resume and not overwrite and not (folder / RUN_FILE).exists():
         raise TrainingError(f"{folder} holds no run to go on with")
-    settings = {k: v for k, v in dataclasses.asdict(asked.settings).items() if k not in FREE}
-    with held(folder), storage_errors(folder):
+    settings = {k: v for k, v in dataclasses.asdict(config.settings).items() if k not in CHANGEABLE_SETTINGS}
+    with lock_folder(folder), storage_errors(folder):
         identity: dict[str, Any] = {
-            "network": asked.network,
+            "network": config.network,
             "kept rows": network.kept_rows,
             **settings,
-            **summary((pictures, held_out)),
+            **summarise_splits((images, held_out)),
         }
         noted = RunFolder(folder, "masked training", identity, resume=resume, overwrite=overwrite)
         noted.check([STATE, LOSSES, MODEL])
@@ -126,13 +126,13 @@ def train_masked(
             noted.remove([STATE])
             return {name: float(noted.finished[-1][name]) for name in ("top1", "top5")}
         noted.claim([STATE, LOSSES, MODEL])
-        means = train(network, pictures, asked.settings, report, state=folder / STATE, advance=advance)
+        means = train(network, images, config.settings, on_epoch, state=folder / STATE, on_step=on_step)
         rows = ["epoch,loss", *(f"{number},{mean:.6f}" for number, mean in enumerate(means, start=1))]
-        write_whole(folder / LOSSES, ("\n".join(rows) + "\n").encode())
-        top1, top5 = accuracy(network, held_out, asked.settings)
+        write_atomic(folder / LOSSES, ("\n".join(rows) + "\n").encode())
+        top1, top5 = measure_accuracy(network, held_out, config.settings)
         figures = {"top1": top1, "top5": top5}
-        facts = {"network": asked.network, **figures}
-        publish(network.cpu(), held_out, asked.settings, facts, folder / MODEL)
+        facts = {"network": config.network, **figures}
+        export_network(network.cpu(), held_out, config.settings, facts, folder / MODEL)
         noted.finish(figures)
         noted.remove([STATE])
     return figures

@@ -1,4 +1,4 @@
-"""Training a masked VGG on pictures, as "CAM-Based Methods Can See through Walls" does (specification D3).
+"""Training a masked VGG on images, as "CAM-Based Methods Can See through Walls" does (specification D3).
 
 Random resized parts, SGD with momentum, a learning rate that falls to a tenth after each third of the epochs,
 and the mask after every step. The command is `camrt train masked-vgg`.
@@ -18,68 +18,75 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from camrt.engine.preprocessing import Preprocessing
-from camrt.engine.torch_models.subject import device_of
-from camrt.errors import DivergenceError, InputError, PictureError, TrainingError
-from camrt.export.from_torch import to_onnx
+from camrt.engine.images.preprocess import Preprocessing
+from camrt.engine.torch_models.model import parse_device
+from camrt.engine.torch_models.to_onnx import to_onnx
+from camrt.errors import DivergenceError, ImageError, InputError, TrainingError
+from camrt.training.dataset import EpochBatchSampler, ImageDataset, collate
 from camrt.training.masked_vgg import MaskedVGG
-from camrt.training.masking import hold_after_steps
 from camrt.training.splits import Split
-from camrt.training.states import read_state, write_state
-from camrt.training.views import PictureViews, ShuffledBatches, collate
+from camrt.training.state_files import read_state, write_state
+from camrt.training.weight_masks import register_mask_hook
 
-__all__ = ["ResizedCrops", "Settings", "accuracy", "publish", "train"]
+__all__ = [
+    "MaskedTrainingSettings",
+    "RandomResizedCropDataset",
+    "export_network",
+    "measure_accuracy",
+    "train",
+]
 
-AREA = (0.1, 1.0)
-ASPECT = (0.8, 1.25)
-"""Share of the picture, and width by height, of the parts that are shown in training."""
+CROP_AREA = (0.1, 1.0)
+CROP_ASPECT = (0.8, 1.25)
+"""Share of the image, and width by height, of the parts that are shown in training."""
 BATCH = 256
 LR = 0.03
 """The paper's batch, and its learning rate for it."""
 
 
 @dataclass(frozen=True)
-class ResizedCrops(PictureViews):
-    """Pictures in training: a random part of random area and proportions, resized, in half of cases mirrored.
+class RandomResizedCropDataset(ImageDataset):
+    """Images in training: a random part of random area and proportions, resized, in half of cases mirrored.
 
-    The part's area is uniform in `AREA` of the picture's, its width by height log-uniform in `ASPECT`; what
-    does not fit in is drawn again, and after ten times the largest part in the middle is taken. The canvas is
-    not used: pictures are not squashed before.
+    The part's area is uniform in `CROP_AREA` of the image's, its width by height log-uniform in
+    `CROP_ASPECT`; what does not fit in is drawn again, and after ten times the largest part in the middle is
+    taken. The canvas is
+    not used: images are not squashed before.
     """
 
-    def _varied(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def _augment(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = self.preprocessing.size
-        left, top, wide, tall = part(*picture.size, rng)
+        left, top, wide, tall = sample_crop_box(*image.size, rng)
         box = (left, top, left + wide, top + tall)
-        view = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        view = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
         return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else view
 
 
-def part(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a random part of a picture, see `ResizedCrops`."""
+def sample_crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of a random part of an image, see `RandomResizedCropDataset`."""
     for _ in range(10):
-        area = rng.uniform(*AREA) * width * height
-        aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+        area = rng.uniform(*CROP_AREA) * width * height
+        aspect = math.exp(rng.uniform(math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])))
         wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 1 <= wide <= width and 1 <= tall <= height:
             return int(rng.integers(width - wide + 1)), int(rng.integers(height - tall + 1)), wide, tall
-    aspect = min(max(width / height, ASPECT[0]), ASPECT[1])
+    aspect = min(max(width / height, CROP_ASPECT[0]), CROP_ASPECT[1])
     wide, tall = max(1, min(width, round(height * aspect))), max(1, min(height, round(width / aspect)))
     return (width - wide) // 2, (height - tall) // 2, wide, tall
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class MaskedTrainingSettings:
     """How a network is trained; the defaults are the paper's.
 
     Attributes:
-        epochs: How many times each picture is shown; the learning rate falls to a tenth after each third.
-        batch_size: Pictures a step.
-        lr: Learning rate of SGD; None takes the paper's 0.03 for 256 pictures, in proportion to the batch.
+        epochs: How many times each image is shown; the learning rate falls to a tenth after each third.
+        batch_size: Images a step.
+        lr: Learning rate of SGD; None takes the paper's 0.03 for 256 images, in proportion to the batch.
         momentum: SGD's.
         weight_decay: SGD's.
         seed: Of weights, order, views and dropout.
-        workers: Processes that read pictures.
+        workers: Processes that read images.
         device: torch's: "cpu" or "cuda".
         mixed: Whether to compute in bfloat16 where torch finds it safe; weights stay float32.
         checkpoint_steps: Steps between checkpoints, beside that after each epoch; 0 for none.
@@ -101,7 +108,7 @@ class Settings:
     checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
-        device_of(self.device)
+        parse_device(self.device)
         if self.lr is None:
             object.__setattr__(self, "lr", LR * self.batch_size / BATCH)
         least = {"epochs": 1, "batch_size": 1, "workers": 0, "seed": 0, "checkpoint_steps": 0}
@@ -120,13 +127,13 @@ class Settings:
         assert self.lr is not None
         return self.lr
 
-    def rate_in(self, epoch: int) -> float:
+    def lr_in_epoch(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 0."""
         return self.rate * 0.1 ** (3 * epoch // self.epochs)
 
 
 @dataclass
-class Place:
+class TrainingProgress:
     """How far a training has come.
 
     Attributes:
@@ -144,12 +151,12 @@ class Place:
 
 def train(
     network: MaskedVGG,
-    pictures: Split,
-    settings: Settings,
-    report: Callable[[int, float], None] = lambda epoch, loss: None,
+    images: Split,
+    settings: MaskedTrainingSettings,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
     *,
     state: Path | None = None,
-    advance: Callable[[float], None] = lambda epochs: None,
+    on_step: Callable[[float], None] = lambda epochs: None,
 ) -> list[float]:
     """Trains a network in place by cross-entropy, its masks applied after every step; on `settings.device`.
 
@@ -158,12 +165,12 @@ def train(
 
     Args:
         network: The network; left in training mode.
-        pictures: What to train on.
+        images: What to train on.
         settings: How.
-        report: Called after every epoch with its number, from 0, and its mean loss.
+        on_epoch: Called after every epoch with its number, from 0, and its mean loss.
         state: Where the state is written after each epoch, and every `settings.checkpoint_steps` steps; if it
             is there, training goes on from it. None keeps none.
-        advance: Called after every step with the epochs that are done, as a fraction.
+        on_step: Called after every step with the epochs that are done, as a fraction.
 
     Returns:
         The mean loss of each epoch.
@@ -171,13 +178,13 @@ def train(
     Raises:
         DivergenceError: The loss is not finite.
         TrainingError: The state is damaged, or another network's.
-        PictureError: A picture cannot be read.
+        ImageError: An image cannot be read.
         StorageError: The state cannot be written.
     """
     preprocessing = preprocessing_of(network)
-    views = ResizedCrops(pictures, preprocessing, preprocessing.size, settings.seed)
-    batches = ShuffledBatches(len(pictures), settings.batch_size, settings.seed, shuffled=True)
-    loader = loader_of(views, batches, settings)
+    views = RandomResizedCropDataset(images, preprocessing, preprocessing.size, settings.seed)
+    batches = EpochBatchSampler(len(images), settings.batch_size, settings.seed, shuffled=True)
+    loader = build_loader(views, batches, settings)
     network.to(settings.device).train()
     optimizer = torch.optim.SGD(
         network.parameters(),
@@ -185,48 +192,54 @@ def train(
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
-    held = hold_after_steps(optimizer, network.masks)
-    place = Place() if state is None or not state.exists() else taken_up(state, network, optimizer)
+    held = register_mask_hook(optimizer, network.masks)
+    place = (
+        TrainingProgress() if state is None or not state.exists() else load_state(state, network, optimizer)
+    )
     while place.epoch < settings.epochs:
         batches.epoch, batches.done = place.epoch, place.step
         for group in optimizer.param_groups:
-            group["lr"] = settings.rate_in(place.epoch)
+            group["lr"] = settings.lr_in_epoch(place.epoch)
         for batch in loader:
-            if isinstance(batch, PictureError):
+            if isinstance(batch, ImageError):
                 raise batch
-            place.losses.append(step_loss(network, optimizer, batch, settings, place))
+            place.losses.append(train_step(network, optimizer, batch, settings, place))
             place.step += 1
-            advance(place.epoch + place.step / len(batches))
+            on_step(place.epoch + place.step / len(batches))
             if (
                 settings.checkpoint_steps
                 and place.step % settings.checkpoint_steps == 0
                 and place.step < len(batches)
             ):
-                keep(state, network, optimizer, place)
+                save_state(state, network, optimizer, place)
         means = [*place.means, float(np.mean(place.losses))]
-        place = Place(place.epoch + 1, 0, [], means)
-        keep(state, network, optimizer, place)
-        report(place.epoch - 1, means[-1])
+        place = TrainingProgress(place.epoch + 1, 0, [], means)
+        save_state(state, network, optimizer, place)
+        on_epoch(place.epoch - 1, means[-1])
     held.remove()
     return place.means
 
 
-def step_loss(
-    network: MaskedVGG, optimizer: torch.optim.Optimizer, batch: Any, settings: Settings, place: Place
+def train_step(
+    network: MaskedVGG,
+    optimizer: torch.optim.Optimizer,
+    batch: Any,
+    settings: MaskedTrainingSettings,
+    progress: TrainingProgress,
 ) -> float:
     """Takes one step, and gives the loss before it.
 
     Raises:
         DivergenceError: The loss is not finite.
     """
-    torch.manual_seed((settings.seed * 1009 + place.epoch) * 1_000_003 + place.step)  # dropout
+    torch.manual_seed((settings.seed * 1009 + progress.epoch) * 1_000_003 + progress.step)  # dropout
     shown, labels = (tensor.to(settings.device) for tensor in batch)
     with torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.mixed):
         loss = functional.cross_entropy(network(shown), labels)
     found: float = loss.item()
     if not math.isfinite(found):
         raise DivergenceError(
-            f"the loss is {found} in step {place.step + 1} of epoch {place.epoch + 1}: try a smaller lr"
+            f"the loss is {found} in step {progress.step + 1} of epoch {progress.epoch + 1}: try a smaller lr"
         )
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
@@ -234,18 +247,20 @@ def step_loss(
     return found
 
 
-def keep(state: Path | None, network: MaskedVGG, optimizer: torch.optim.Optimizer, place: Place) -> None:
+def save_state(
+    state: Path | None, network: MaskedVGG, optimizer: torch.optim.Optimizer, progress: TrainingProgress
+) -> None:
     """Writes the state."""
     if state is not None:
         content = {
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "place": asdict(place),
+            "place": asdict(progress),
         }
         write_state(state, content)
 
 
-def taken_up(state: Path, network: MaskedVGG, optimizer: torch.optim.Optimizer) -> Place:
+def load_state(state: Path, network: MaskedVGG, optimizer: torch.optim.Optimizer) -> TrainingProgress:
     """Brings a network and its optimiser to a state that was written.
 
     Raises:
@@ -255,39 +270,43 @@ def taken_up(state: Path, network: MaskedVGG, optimizer: torch.optim.Optimizer) 
     try:
         network.load_state_dict(content["network"])
         optimizer.load_state_dict(content["optimizer"])
-        return Place(**content["place"])
+        return TrainingProgress(**content["place"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise TrainingError(f"{state} is no state of this network: {error!r:.200}") from error
 
 
-def accuracy(network: MaskedVGG, pictures: Split, settings: Settings) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy on whole pictures: the short side to the network's, then the centre.
+def measure_accuracy(
+    network: MaskedVGG, images: Split, settings: MaskedTrainingSettings
+) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy on whole images: the short side to the network's, then the centre.
 
     Args:
         network: The network, on `settings.device`; put into evaluation mode.
-        pictures: What to measure on.
+        images: What to measure on.
         settings: Batches, workers and device.
 
     Raises:
-        PictureError: A picture cannot be read.
+        ImageError: An image cannot be read.
     """
-    views = PictureViews(pictures, preprocessing_of(network), None, settings.seed)
-    batches = ShuffledBatches(len(pictures), settings.batch_size, settings.seed, shuffled=False)
+    views = ImageDataset(images, preprocessing_of(network), None, settings.seed)
+    batches = EpochBatchSampler(len(images), settings.batch_size, settings.seed, shuffled=False)
     network.eval()
     right = np.zeros(2, np.int64)
     with torch.no_grad():
-        for batch in loader_of(views, batches, settings):
-            if isinstance(batch, PictureError):
+        for batch in build_loader(views, batches, settings):
+            if isinstance(batch, ImageError):
                 raise batch
             shown, labels = (tensor.to(settings.device) for tensor in batch)
             order = torch.argsort(network(shown), dim=1, descending=True, stable=True)
             found = order[:, :5] == labels[:, None]
             right += np.array([int(found[:, 0].sum()), int(found.sum())])
-    return float(right[0] / len(pictures)), float(right[1] / len(pictures))
+    return float(right[0] / len(images)), float(right[1] / len(images))
 
 
-def loader_of(views: PictureViews, batches: ShuffledBatches, settings: Settings) -> DataLoader[Any]:
-    """Batches of pictures, read by other processes where settings say so."""
+def build_loader(
+    views: ImageDataset, batches: EpochBatchSampler, settings: MaskedTrainingSettings
+) -> DataLoader[Any]:
+    """Batches of images, read by other processes where settings say so."""
     workers = settings.workers
     return DataLoader(
         views,
@@ -300,7 +319,7 @@ def loader_of(views: PictureViews, batches: ShuffledBatches, settings: Settings)
 
 
 def preprocessing_of(network: MaskedVGG) -> Preprocessing:
-    """How whole pictures become a network's input: the short side to its side, then the centre."""
+    """How whole images become a network's input: the short side to its side, then the centre."""
     return Preprocessing(
         (network.size, network.size),
         (0.485, 0.456, 0.406),
@@ -310,12 +329,14 @@ def preprocessing_of(network: MaskedVGG) -> Preprocessing:
     )
 
 
-def publish(network: MaskedVGG, held: Split, settings: Settings, figures: dict[str, Any], out: Path) -> None:
-    """Writes a network as an ONNX file that says how it was made, and is compared with it on a few pictures.
+def export_network(
+    network: MaskedVGG, held: Split, settings: MaskedTrainingSettings, figures: dict[str, Any], out: Path
+) -> None:
+    """Writes a network as an ONNX file that says how it was made, and is compared with it on a few images.
 
     Args:
         network: The network, on the CPU.
-        held: Pictures it was not trained on.
+        held: Images it was not trained on.
         settings: What it was trained with.
         figures: What was measured.
         out: Where the file goes.
@@ -324,9 +345,9 @@ def publish(network: MaskedVGG, held: Split, settings: Settings, figures: dict[s
         BackendError: The file gives other logits.
     """
     preprocessing = preprocessing_of(network)
-    views = PictureViews(held, preprocessing, None, settings.seed)
+    views = ImageDataset(held, preprocessing, None, settings.seed)
     batch = collate([views[0, index] for index in range(min(4, len(held)))])
-    if isinstance(batch, PictureError):
+    if isinstance(batch, ImageError):
         raise batch
     provenance = {
         "command": "camrt train masked-vgg",

@@ -2,7 +2,7 @@
 
 "CAM-Based Methods Can See through Walls" (ECML-PKDD 2024), section 4 (specification D3). The weights of the
 first dense layer for the lower rows of the map are zero, and `camrt.training.masked_training` keeps them so.
-What lies so low in a picture that no row above reaches it is out of sight for the whole network, and an
+What lies so low in an image that no row above reaches it is out of sight for the whole network, and an
 explanation that marks it is wrong.
 
 `camrt train masked-vgg` trains one.
@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from camrt.errors import InputError
-from camrt.training.masking import ZeroMask
+from camrt.training.weight_masks import ZeroMask
 
-__all__ = ["VGG16", "MaskedVGG", "MaskedVGG16", "dead_rows", "seen_rows", "small_masked_vgg"]
+__all__ = ["VGG16_BLOCKS", "MaskedVGG", "MaskedVGG16", "dead_rows", "seen_rows", "small_masked_vgg"]
 
 Blocks = tuple[tuple[int, ...], ...]
 """Channels of the 3×3 convolutions of each block; a 2×2 max-pool lies between two blocks."""
 
-VGG16: Final[Blocks] = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 256))
+VGG16_BLOCKS: Final[Blocks] = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 256))
 """torchvision's VGG16, but for the last convolution's 256 channels in place of 512."""
 
 DENSE_INPUTS = (50176, 4096, 4096)
@@ -40,21 +40,21 @@ class MaskedVGG(nn.Module):
 
     Args:
         blocks: Channels of the convolutions.
-        size: Side of the pictures, in pixels.
+        size: Side of the images, in pixels.
         hidden: Units of the two hidden dense layers.
         num_classes: C.
         kept_rows: Rows of the last map, from the top, that the dense layers see.
         masked: False leaves all of them, for comparison.
 
     Attributes:
-        features: Pictures to the last map (N, K, h, w), rectified: the layer that CAM methods explain.
+        features: Images to the last map (N, K, h, w), rectified: the layer that CAM methods explain.
         classifier: The flattened map to logits.
         kept_rows: Rows that are seen; h where `masked` is False.
-        dead_rows: Rows of the picture, at the bottom, that no output depends on.
+        dead_rows: Rows of the image, at the bottom, that no output depends on.
         masks: What is held at zero; nothing where `masked` is False.
 
     Raises:
-        InputError: Pictures too small for the pools, or `kept_rows` not between 1 and h.
+        InputError: Images too small for the pools, or `kept_rows` not between 1 and h.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class MaskedVGG(nn.Module):
     ) -> None:
         super().__init__()
         self.size = size
-        self.features = convolutions(blocks)
-        height = heights(self.features, size)[-1]
+        self.features = build_convolutions(blocks)
+        height = output_heights(self.features, size)[-1]
         if not 1 <= kept_rows <= height:
             raise InputError(f"kept_rows={kept_rows} must be between 1 and the map's {height} rows")
         self.kept_rows = kept_rows if masked else height
@@ -102,9 +102,9 @@ class MaskedVGG(nn.Module):
         hooks: Any = self  # torch gives the next call no types
         hooks.register_load_state_dict_post_hook(lambda module, _: module.apply_masks())
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, 3, size, size) to logits (N, C)."""
-        logits: torch.Tensor = self.classifier(self.features(pictures).flatten(1))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, size, size) to logits (N, C)."""
+        logits: torch.Tensor = self.classifier(self.features(images).flatten(1))
         return logits
 
     def apply_masks(self) -> None:
@@ -118,7 +118,7 @@ class MaskedVGG16(MaskedVGG):
 
     Args:
         num_classes: C.
-        kept_rows: Rows of the 14 that are seen; with 5 the last 54 rows of a picture are out of sight.
+        kept_rows: Rows of the 14 that are seen; with 5 the last 54 rows of an image are out of sight.
         masked: False leaves all of them.
         hidden: Units of the two hidden dense layers.
     """
@@ -126,7 +126,7 @@ class MaskedVGG16(MaskedVGG):
     def __init__(
         self, num_classes: int = 1000, kept_rows: int = 5, masked: bool = True, *, hidden: int = 4096
     ) -> None:
-        super().__init__(VGG16, 224, hidden, num_classes, kept_rows=kept_rows, masked=masked)
+        super().__init__(VGG16_BLOCKS, 224, hidden, num_classes, kept_rows=kept_rows, masked=masked)
 
 
 def small_masked_vgg(
@@ -140,14 +140,14 @@ def small_masked_vgg(
 ) -> MaskedVGG:
     """The same construction for a machine without a GPU: seven convolutions, a map of an eighth of the side.
 
-    With 64×64 pictures and 3 of the 8 rows kept (38 %; in the paper 36 %), the last 18 rows of a picture are
+    With 64×64 images and 3 of the 8 rows kept (38 %; in the paper 36 %), the last 18 rows of an image are
     out of sight (28 %; in the paper 24 %).
 
     Args:
         num_classes: C.
         kept_rows: Rows of the last map that are seen.
         masked: False leaves all of them.
-        size: Side of the pictures.
+        size: Side of the images.
         width: Channels of the first block.
         hidden: Units of the two hidden dense layers.
 
@@ -158,7 +158,7 @@ def small_masked_vgg(
     return MaskedVGG(blocks, size, hidden, num_classes, kept_rows=kept_rows, masked=masked)
 
 
-def convolutions(blocks: Blocks) -> nn.Sequential:
+def build_convolutions(blocks: Blocks) -> nn.Sequential:
     """3×3 convolutions of padding 1, each rectified, with a 2×2 max-pool between every two blocks."""
     layers: list[nn.Module] = []
     inputs = 3
@@ -171,7 +171,7 @@ def convolutions(blocks: Blocks) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def window(layer: nn.Module) -> tuple[int, int, int]:
+def window_of(layer: nn.Module) -> tuple[int, int, int]:
     """(rows a layer's window spans, stride, padding at the top).
 
     Raises:
@@ -188,23 +188,23 @@ def window(layer: nn.Module) -> tuple[int, int, int]:
     raise InputError(f"{layer} is neither a convolution, a max-pool nor a rectifier")
 
 
-def heights(layers: nn.Sequential, size: int) -> list[int]:
-    """Rows of the picture and of each layer's output.
+def output_heights(layers: nn.Sequential, size: int) -> list[int]:
+    """Rows of the image and of each layer's output.
 
     Raises:
-        InputError: Nothing is left of a picture so small.
+        InputError: Nothing is left of an image so small.
     """
     found = [size]
     for layer in layers:
-        span, stride, padding = window(layer)
+        span, stride, padding = window_of(layer)
         found.append((found[-1] + 2 * padding - span) // stride + 1)
         if found[-1] < 1:
-            raise InputError(f"pictures of side {size} are too small for the network's layers")
+            raise InputError(f"images of side {size} are too small for the network's layers")
     return found
 
 
 def seen_rows(layers: nn.Sequential, rows: int, size: int) -> int:
-    """How many rows of the picture, from the top, the first `rows` rows of the output depend on.
+    """How many rows of the image, from the top, the first `rows` rows of the output depend on.
 
     Back through each layer, the last of n rows spans up to row (n − 1) · stride + window − padding of its
     input, or to the input's end.
@@ -212,33 +212,33 @@ def seen_rows(layers: nn.Sequential, rows: int, size: int) -> int:
     Args:
         layers: Convolutions, max-pools and rectifiers.
         rows: Rows of the output, at least 1.
-        size: Side of the picture.
+        size: Side of the image.
 
     Raises:
         InputError: More rows than the output has, none, or a layer of another kind.
     """
-    found = heights(layers, size)
+    found = output_heights(layers, size)
     if not 1 <= rows <= found[-1]:
         raise InputError(f"rows={rows} must be between 1 and the map's {found[-1]}")
     for layer, height in zip(reversed(list(layers)), reversed(found[:-1]), strict=True):
-        span, stride, padding = window(layer)
+        span, stride, padding = window_of(layer)
         rows = min((rows - 1) * stride + span - padding, height)
     return rows
 
 
-def dead_rows(kept_rows: int, size: int = 224, blocks: Blocks = VGG16) -> int:
-    """How many rows at the bottom of a picture are out of sight when only the upper rows of the map are seen.
+def dead_rows(kept_rows: int, size: int = 224, blocks: Blocks = VGG16_BLOCKS) -> int:
+    """How many rows at the bottom of an image are out of sight when only the upper rows of the map are seen.
 
     Of VGG16 at 224 pixels, by its receptive fields, 118 − 16 (kept_rows − 1), and none from 9 on.
 
     Args:
         kept_rows: Rows of the last map that are seen.
-        size: Side of the picture.
+        size: Side of the image.
         blocks: The convolutions.
 
     Raises:
         InputError: `kept_rows` is not between 1 and the map's rows.
     """
     with torch.device("meta"):
-        layers = convolutions(blocks)
+        layers = build_convolutions(blocks)
     return size - seen_rows(layers, kept_rows, size)

@@ -1,6 +1,6 @@
 """The three trunks of "Keep CALM and Improve Visual Feature Attribution" (specification A5).
 
-They are for pictures of 224×224. All are torchvision's networks with torchvision's names and weights, and
+They are for images of 224×224. All are torchvision's networks with torchvision's names and weights, and
 finer maps than theirs: 14×14 (stride 16) or 28×28 (stride 8). torchvision is imported when one is made.
 """
 
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from camrt.errors import InputError
 from camrt.training.strides import set_map_stride
-from camrt.training.trunks import trunk_of
+from camrt.training.trunks import extract_trunk
 
 __all__ = ["SIZE", "inception_v3", "resnet50", "vgg16"]
 
@@ -34,7 +34,7 @@ def resnet50(network: nn.Module, stride: int = 8) -> nn.Module:
         stride: 16 or 8.
     """
     _check_stride(stride)
-    trunk = trunk_of(network, SIZE)
+    trunk = extract_trunk(network, SIZE)
     set_map_stride(trunk, stride, SIZE)
     return trunk
 
@@ -51,13 +51,13 @@ def vgg16(network: nn.Module, stride: int = 8) -> nn.Module:
     features: Any = network.features
     set_map_stride(features, stride, SIZE)
     normalised = any(isinstance(layer, nn.BatchNorm2d) for layer in features)
-    return nn.Sequential(OrderedDict(features=features, **_convolution(6, 512, normalised, "kaiming")))
+    return nn.Sequential(OrderedDict(features=features, **_build_convolution(6, 512, normalised, "kaiming")))
 
 
 class Inception(nn.Module):
     """Inception-v3 up to Mixed_6e, its pooling padded, and two new convolutions of 1024 channels.
 
-    224×224 pictures pass maps of 112, 110, 110, 56, 56, 54, 28 and, at stride 16, 14 cells a side.
+    224×224 images pass maps of 112, 110, 110, 56, 56, 54, 28 and, at stride 16, 14 cells a side.
 
     Args:
         network: `torchvision.models.inception_v3`; its layers are taken.
@@ -84,14 +84,14 @@ class Inception(nn.Module):
         first: Any = self.Conv2d_1a_3x3
         first.conv.padding = (1, 1)
         for name, new_layer in {
-            **_convolution(7, 768, normalised, "xavier"),
-            **_convolution(8, WIDTH, normalised, "xavier"),
+            **_build_convolution(7, 768, normalised, "xavier"),
+            **_build_convolution(8, WIDTH, normalised, "xavier"),
         }.items():
             self.add_module(name, new_layer)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, 3, H, W) to features (N, 1024, h, w)."""
-        x = pictures
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) to features (N, 1024, h, w)."""
+        x = images
         for layer in self.children():
             x = layer(x)
         return x
@@ -137,7 +137,7 @@ def _check_stride(stride: int) -> None:
         raise InputError(f"map_stride={stride!r}: the paper's trunks have 16 (14×14 maps) or 8 (28×28 maps)")
 
 
-def _convolution(
+def _build_convolution(
     number: int, channels: int, normalised: bool, weights: Literal["xavier", "kaiming"]
 ) -> dict[str, nn.Module]:
     convolution = nn.Conv2d(channels, WIDTH, 3, padding=1)

@@ -11,14 +11,14 @@ from types import NoneType
 from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
 from camrt.errors import InputError
-from camrt.export.files import write_whole
-from camrt.export.text_files import text_of
+from camrt.export.io.atomic_files import write_atomic
+from camrt.export.io.text_files import read_text_file
 
 __all__ = ["RECIPES", "Recipe"]
 
 RunHead = Literal["cam", "calm-ml", "calm-em"]
 
-MOST_BYTES: Final = 1 << 20  # of a file of settings
+MAX_BYTES: Final = 1 << 20  # of a file of settings
 
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "paper-cub": {"lr": 3e-5},
@@ -64,11 +64,11 @@ class Recipe:
             "vgg16_bn" or "inception_v3" as in the paper; "torchvision:NAME" or "timm:NAME".
         pretrained: "none"; "imagenet", torchvision's or timm's own weights; or a file of weights for the
             trunk: .safetensors, or another run, whose head is dropped.
-        map_stride: Pixels of the picture that a cell of the map stands for; None leaves the backbone's own.
-        size: Side of the pictures the network takes.
-        canvas: Side that pictures are squashed to before a part of `size` is cut out.
-        epochs: How many times each picture is shown.
-        batch_size: Pictures a step, of one process.
+        map_stride: Pixels of the image that a cell of the map stands for; None leaves the backbone's own.
+        size: Side of the images the network takes.
+        canvas: Side that images are squashed to before a part of `size` is cut out.
+        epochs: How many times each image is shown.
+        batch_size: Images a step, of one process.
         lr: Base learning rate of SGD, for what was trained before.
         new_layer_factor: What new layers' learning rate is of the base.
         groups: How new layers are told, see `camrt.training.ParameterGroups`.
@@ -89,7 +89,7 @@ class Recipe:
         keep: Which epoch's weights the run leaves: "best", that with the smallest validation loss, or "last".
         seed: Of weights, order, views and dropout.
         precision: Lightning's, such as "32-true", "16-mixed", "bf16-mixed".
-        workers: Processes that read pictures.
+        workers: Processes that read images.
         checkpoint_steps: Steps between checkpoints, beside that after each epoch; 0 for none.
     """
 
@@ -125,7 +125,7 @@ class Recipe:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value = checked(field.name, getattr(self, field.name), hints[field.name])
+            value = check_setting(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
         least = {"size": 1, "canvas": self.size, "epochs": 1, "batch_size": 1, "step_every": 1}
         for name, low in least.items():
@@ -148,7 +148,7 @@ class Recipe:
             raise InputError("reference_calm is for CALM heads, not for 'cam'")
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """A recipe from settings by name; `recipe` may name one of `RECIPES`, which the others change.
 
         Without it, a network without pretrained weights gets "scratch", any other "paper-imagenet".
@@ -179,20 +179,20 @@ class Recipe:
         import yaml
 
         try:
-            content = yaml.safe_load(text_of(path, MOST_BYTES))
+            content = yaml.safe_load(read_text_file(path, MAX_BYTES))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise InputError(f"{path} cannot be read as YAML: {error}") from error
         if not isinstance(content, dict):
             raise InputError(f"{path} must hold settings by name, 'lr: 0.01' and so on")
-        return cls.of({**content, **changes})
+        return cls.from_settings({**content, **changes})
 
     def write(self, path: Path) -> None:
         """Writes the settings, all of them, as YAML that `read` takes."""
         import yaml
 
-        write_whole(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False).encode())
+        write_atomic(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False).encode())
 
-    def factor(self, step: int, steps: int) -> float:
+    def lr_factor(self, step: int, steps: int) -> float:
         """What the learning rate is of its base in a step.
 
         Args:
@@ -209,7 +209,7 @@ class Recipe:
         return 1.0
 
 
-def checked(name: str, value: Any, hint: Any) -> Any:
+def check_setting(name: str, value: Any, hint: Any) -> Any:
     """A setting's value, if it is of its type; whole numbers stand for real ones.
 
     Raises:

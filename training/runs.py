@@ -3,7 +3,7 @@
 Each file takes its place when it is whole:
 
     recipe.yaml         every setting
-    data.json           the classes, and which pictures there were
+    data.json           the classes, and which images there were
     model.safetensors   the weights, those of the epoch with the best validation loss
     model.json          what they are: head, backbone, classes, preprocessing, provenance
     last.safetensors    the whole state after the last checkpoint, to go on from
@@ -21,17 +21,17 @@ from typing import Any, Final, Literal
 import torch
 
 import camrt
-from camrt.engine.preprocessing import Preprocessing
+from camrt.engine.images.preprocess import Preprocessing
 from camrt.errors import TrainingError
-from camrt.export.files import write_whole
-from camrt.export.text_files import text_of
-from camrt.training.backbones import classifier_of
+from camrt.export.io.atomic_files import write_atomic
+from camrt.export.io.text_files import read_text_file
+from camrt.training.backbones import build_classifier
 from camrt.training.classifier import Classifier
 from camrt.training.heads import HeadKind
 from camrt.training.recipe import Recipe
 from camrt.training.tensor_files import read_tensors, write_tensors
 
-__all__ = ["Description", "build", "load_run", "save_run"]
+__all__ = ["RunDescription", "build_from_recipe", "load_run", "save_run"]
 
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "model.json"
@@ -44,7 +44,7 @@ FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
-class Description:
+class RunDescription:
     """What a run's weights are.
 
     Attributes:
@@ -53,7 +53,7 @@ class Description:
         map_stride: As the recipe has it.
         reference_calm: As the recipe has it.
         labels: Name of each class, in order.
-        preprocessing: How pictures become the network's input.
+        preprocessing: How images become the network's input.
         provenance: Where the weights come from: recipe, data, figures, versions.
     """
 
@@ -72,11 +72,11 @@ def head_kind(recipe: Recipe) -> HeadKind:
     return kind
 
 
-def build(recipe: Recipe, num_classes: int) -> Classifier:
+def build_from_recipe(recipe: Recipe, num_classes: int) -> Classifier:
     """The classifier that a recipe begins with; its new weights follow from the recipe's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return classifier_of(
+        return build_classifier(
             recipe.backbone,
             head_kind(recipe),
             num_classes,
@@ -87,15 +87,15 @@ def build(recipe: Recipe, num_classes: int) -> Classifier:
         )
 
 
-def save_run(folder: Path, weights: Mapping[str, torch.Tensor], description: Description) -> None:
+def save_run(folder: Path, weights: Mapping[str, torch.Tensor], description: RunDescription) -> None:
     """Writes a run's weights and their description; each file takes its place when it is whole."""
     write_tensors(folder / WEIGHTS, weights, {"format": "pt"})
     content = {"camrt": camrt.__version__, "format": FORMAT, **asdict(description)}
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / DESCRIPTION, text.encode())
+    write_atomic(folder / DESCRIPTION, text.encode())
 
 
-def load_run(folder: Path) -> tuple[Classifier, Description]:
+def load_run(folder: Path) -> tuple[Classifier, RunDescription]:
     """The classifier of a run, in evaluation mode.
 
     Raises:
@@ -103,7 +103,7 @@ def load_run(folder: Path) -> tuple[Classifier, Description]:
     """
     description = read_description(folder)
     height, width = description.preprocessing.size
-    classifier = classifier_of(
+    classifier = build_classifier(
         description.backbone,
         description.head,
         len(description.labels),
@@ -119,7 +119,7 @@ def load_run(folder: Path) -> tuple[Classifier, Description]:
     return classifier.eval(), description
 
 
-def read_description(folder: Path) -> Description:
+def read_description(folder: Path) -> RunDescription:
     """What a run's `model.json` says.
 
     Raises:
@@ -127,10 +127,10 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / DESCRIPTION
     try:
-        content = json.loads(text_of(path))
+        content = json.loads(read_text_file(path))
         if content["format"] != FORMAT:
             raise TrainingError(f"{path} has format {content['format']!r}; this camrt reads {FORMAT}")
-        return Description(
+        return RunDescription(
             head=content["head"],
             backbone=content["backbone"],
             map_stride=content["map_stride"],

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from camrt.errors import TrainingError
-from camrt.export.files import write_whole
+from camrt.export.io.atomic_files import write_atomic
 
 __all__ = ["read_tensors", "write_tensors"]
 
@@ -18,7 +18,7 @@ __all__ = ["read_tensors", "write_tensors"]
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
     """Writes tensors and notes as one safetensors file, which takes its place when it is whole."""
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, safetensors.torch.save(own, dict(notes)))
+    write_atomic(path, safetensors.torch.save(own, dict(notes)))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -17,7 +17,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from camrt.errors import InputError
 
-__all__ = ["TimmTrunk", "evaluating", "map_of", "pictures_of", "trunk_of"]
+__all__ = ["TimmTrunk", "blank_images", "eval_mode", "extract_trunk", "map_shape"]
 
 AVERAGING = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 AVERAGING_CALLS = ("avg_pool2d", "adaptive_avg_pool2d", "dropout", "dropout2d")
@@ -47,36 +47,36 @@ class TimmTrunk(nn.Module):
         self.model = model
         self.channels_last = channels_last
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, 3, H, W) to features (N, K, h, w)."""
-        features: torch.Tensor = cast(Any, self.model).forward_features(pictures)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) to features (N, K, h, w)."""
+        features: torch.Tensor = cast(Any, self.model).forward_features(images)
         return features.permute(0, 3, 1, 2) if self.channels_last else features
 
 
-def trunk_of(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
+def extract_trunk(backbone: nn.Module, size: tuple[int, int]) -> nn.Module:
     """The part of a classifier that gives its last map, in the mode the classifier is in.
 
     Args:
-        backbone: A classifier of pictures (N, 3, H, W). Its parameters become the trunk's own: it is taken
+        backbone: A classifier of images (N, 3, H, W). Its parameters become the trunk's own: it is taken
             apart, not copied.
-        size: (H, W) of pictures that it takes.
+        size: (H, W) of images that it takes.
 
     Raises:
         InputError: It has no map, cannot be traced, or does more with its last map than pool it, flatten it
             and run a network on the result.
     """
     training = backbone.training
-    with evaluating(backbone):
+    with eval_mode(backbone):
         if hasattr(backbone, "forward_features") and hasattr(backbone, "reset_classifier"):
             trunk: nn.Module = timm_trunk(backbone, size)
         else:
             trunk = traced_trunk(backbone, size)
-        drop_unused(trunk, size)
+        replace_unused_modules(trunk, size)
     return trunk.train(training)
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for as long as the block runs, and then the mode the module was in."""
     training = module.training
     module.eval()
@@ -86,17 +86,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-def map_of(trunk: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
-    """(K, h, w) of what a trunk gives for pictures of a size."""
-    with evaluating(trunk), torch.no_grad():
-        features = trunk(pictures_of(trunk, size))
+def map_shape(trunk: nn.Module, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(K, h, w) of what a trunk gives for images of a size."""
+    with eval_mode(trunk), torch.no_grad():
+        features = trunk(blank_images(trunk, size))
     if not isinstance(features, torch.Tensor) or features.ndim != 4:
         raise InputError("the trunk must give one map (N, K, h, w)")
     return features.shape[1], features.shape[2], features.shape[3]
 
 
-def pictures_of(module: nn.Module, size: tuple[int, int]) -> torch.Tensor:
-    """A batch of two empty pictures, on the device and of the type of a module's parameters."""
+def blank_images(module: nn.Module, size: tuple[int, int]) -> torch.Tensor:
+    """A batch of two empty images, on the device and of the type of a module's parameters."""
     parameter = next(module.parameters(), torch.zeros(0))
     return torch.zeros(2, 3, *size, device=parameter.device, dtype=parameter.dtype)
 
@@ -106,7 +106,7 @@ def timm_trunk(model: nn.Module, size: tuple[int, int]) -> TimmTrunk:
     interface = cast(Any, model)
     interface.reset_classifier(0)
     with torch.no_grad():
-        features = interface.forward_features(pictures_of(model, size))
+        features = interface.forward_features(blank_images(model, size))
     channels = interface.num_features
     if not isinstance(features, torch.Tensor) or features.ndim != 4:
         shape = tuple(getattr(features, "shape", ()))
@@ -134,23 +134,23 @@ def traced_trunk(model: nn.Module, size: tuple[int, int]) -> fx.GraphModule:
         graph = _Tracer().trace(model)
         trunk = fx.GraphModule(model, graph)
         with torch.no_grad():
-            ShapeProp(trunk).propagate(pictures_of(model, size))
+            ShapeProp(trunk).propagate(blank_images(model, size))
     except Exception as error:
         raise InputError(
             f"{name} cannot be taken apart, because torch.fx cannot trace it ({error}): pass its trunk and "
             "head to camrt.training.Classifier yourself"
         ) from error
     output = next(node for node in graph.nodes if node.op == "output")
-    maps = [node for node in on_every_path(graph) if spatial(node)]
+    maps = [node for node in find_common_nodes(graph) if is_spatial(node)]
     if not maps:
         raise InputError(f"{name} has no map (N, K, h, w) that its logits come from")
     chosen = maps[-1]
-    while does_one_of(trunk, chosen, AVERAGING, AVERAGING_CALLS):
+    while calls_any(trunk, chosen, AVERAGING, AVERAGING_CALLS):
         chosen = chosen.all_input_nodes[0]
-    if not any(has_weights(trunk, node) for node in after(graph, chosen)):
-        chosen = before_class_convolution(trunk, chosen, name)
+    if not any(has_weights(trunk, node) for node in find_dependents(graph, chosen)):
+        chosen = find_class_convolution_input(trunk, chosen, name)
     else:
-        for node in after(graph, chosen):
+        for node in find_dependents(graph, chosen):
             if not fits_head(trunk, node):
                 raise InputError(
                     f"{name} does not end in a pooled-linear or flattened head: {node.target} comes after "
@@ -164,8 +164,8 @@ def traced_trunk(model: nn.Module, size: tuple[int, int]) -> fx.GraphModule:
     return trunk
 
 
-def on_every_path(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that every way from the pictures to the output leads through, in order."""
+def find_common_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that every way from the images to the output leads through, in order."""
     nodes = list(graph.nodes)
     to = {node: int(node.op == "placeholder") for node in nodes}
     for node in nodes:
@@ -179,13 +179,13 @@ def on_every_path(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in nodes if to[node] * back[node] == every]
 
 
-def spatial(node: fx.Node) -> bool:
+def is_spatial(node: fx.Node) -> bool:
     """Whether a node gives a map of more than one cell."""
     shape: tuple[int, ...] = getattr(node.meta.get("tensor_meta"), "shape", ())
     return node.op not in ("placeholder", "output") and len(shape) == 4 and shape[2] * shape[3] > 1
 
 
-def after(graph: fx.Graph, chosen: fx.Node) -> list[fx.Node]:
+def find_dependents(graph: fx.Graph, chosen: fx.Node) -> list[fx.Node]:
     """The nodes that depend on one."""
     reached = {chosen}
     for node in graph.nodes:
@@ -194,7 +194,7 @@ def after(graph: fx.Graph, chosen: fx.Node) -> list[fx.Node]:
     return [node for node in graph.nodes if node in reached - {chosen}]
 
 
-def does_one_of(
+def calls_any(
     model: fx.GraphModule, node: fx.Node, modules: tuple[type[nn.Module], ...], calls: tuple[str, ...]
 ) -> bool:
     """Whether a node calls a module or a function of the given kinds."""
@@ -206,7 +206,7 @@ def does_one_of(
 
 def fits_head(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node is something that heads which pool or flatten are made of."""
-    if does_one_of(model, node, HEAD_MODULES, HEAD_CALLS):
+    if calls_any(model, node, HEAD_MODULES, HEAD_CALLS):
         return True
     module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
@@ -220,7 +220,7 @@ def has_weights(model: fx.GraphModule, node: fx.Node) -> bool:
     )
 
 
-def before_class_convolution(model: fx.GraphModule, chosen: fx.Node, name: str) -> fx.Node:
+def find_class_convolution_input(model: fx.GraphModule, chosen: fx.Node, name: str) -> fx.Node:
     """What the last 1×1 convolution reads, where the map is one a class already (SqueezeNet)."""
     node = chosen
     while not isinstance(
@@ -234,18 +234,18 @@ def before_class_convolution(model: fx.GraphModule, chosen: fx.Node, name: str) 
     if convolution.kernel_size != (1, 1):
         raise InputError(f"{name} ends in a convolution of {convolution.kernel_size}, not 1×1")
     source = node.all_input_nodes[0]
-    while does_one_of(model, source, AVERAGING, AVERAGING_CALLS):
+    while calls_any(model, source, AVERAGING, AVERAGING_CALLS):
         source = source.all_input_nodes[0]
     return source
 
 
-def drop_unused(trunk: nn.Module, size: tuple[int, int]) -> None:
+def replace_unused_modules(trunk: nn.Module, size: tuple[int, int]) -> None:
     """Replaces the modules whose parameters the map does not depend on, such as auxiliary classifiers."""
     parameters = dict(trunk.named_parameters())
     wanted = {name: parameter.requires_grad for name, parameter in parameters.items()}
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    features = trunk(pictures_of(trunk, size))
+    features = trunk(blank_images(trunk, size))
     answers = torch.autograd.grad(features.sum(), list(parameters.values()), allow_unused=True)
     unused = {name for name, answer in zip(parameters, answers, strict=True) if answer is None}
     for name, parameter in parameters.items():

@@ -42,7 +42,7 @@ def class_sets(name: str, num_classes: int) -> npt.NDArray[np.int64]:
     if name not in SUPERSETS:
         raise TargetError(f"there is no set of classes {name!r}; there are {', '.join(map(repr, SUPERSETS))}")
     supersets = imagenet_supersets("deepest" if name == "imagenet" else "outermost")
-    total = len(table()["wnids"].split())
+    total = len(load_table()["wnids"].split())
     if num_classes != total:
         raise TargetError(
             f"the sets {name!r} are for ImageNet's {total} classes; this model has {num_classes}"
@@ -59,7 +59,7 @@ def imagenet_nodes() -> dict[str, tuple[int, int]]:
 
     Classes that lie under two nodes count for both, as they do in the paper.
     """
-    return {row["name"]: (int(row["printed"]), len(row["classes"])) for row in table()["supersets"]}
+    return {row["name"]: (int(row["printed"]), len(row["classes"])) for row in load_table()["supersets"]}
 
 
 @cache
@@ -71,10 +71,10 @@ def imagenet_supersets(rule: Rule = "deepest") -> dict[str, tuple[int, ...]]:
             deeper one (bison to bovid, not to ungulate), "outermost" to the other, which leaves the deeper
             one out (bison to ungulate). The minivan, a car and a truck, is a car.
     """
-    rows = table()["supersets"]
+    rows = load_table()["supersets"]
     members = {row["name"]: set(row["classes"]) for row in rows}
     members["truck"] -= members["car"]
-    for inner, outer in NESTED:
+    for inner, outer in NESTED_SUPERSETS:
         if rule == "deepest":
             members[outer] -= members[inner]
         else:
@@ -82,7 +82,7 @@ def imagenet_supersets(rule: Rule = "deepest") -> dict[str, tuple[int, ...]]:
     return {name: tuple(sorted(classes)) for name, classes in members.items()}
 
 
-NESTED = (
+NESTED_SUPERSETS = (
     ("bovid", "ungulate"),
     ("swine", "ungulate"),
     ("piano", "stringed instrument"),
@@ -92,7 +92,7 @@ NESTED = (
 
 
 @cache
-def table() -> dict[str, Any]:
+def load_table() -> dict[str, Any]:
     """What `imagenet.json` holds."""
     content: dict[str, Any] = json.loads(
         files(__package__).joinpath("imagenet.json").read_text(encoding="utf-8")

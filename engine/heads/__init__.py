@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from camrt.engine.heads.base import Asked, Head
+from camrt.engine.heads.base import Head, QueryContext
 from camrt.engine.heads.factored import FactoredHead
 from camrt.engine.heads.generic import GenericHead
 
-__all__ = ["Asked", "FactoredHead", "GenericHead", "Head"]
+__all__ = ["FactoredHead", "GenericHead", "Head", "QueryContext"]

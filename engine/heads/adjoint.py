@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from camrt.engine.arrays import numbered
-from camrt.engine.backends import Runner
-from camrt.engine.heads.base import Asked
+from camrt.engine.arrays import arange_like
+from camrt.engine.heads.base import QueryContext
+from camrt.engine.runtime import Runner
 from camrt.export.adjoint import GRADIENT, WEIGHTING
 
 __all__ = ["HeadAdjoint"]
@@ -20,21 +20,21 @@ class HeadAdjoint:
 
     Args:
         runner: Graph A (N, K, h, w), weighting (N, C) -> gradient (N, K, h, w).
-        beside: Names of the tensors that go around the cut, which the graph takes too.
+        extra_inputs: Names of the tensors that go around the cut, which the graph takes too.
         start: Name of the tensor of the trunk pass that stands for A; None for the activation.
     """
 
-    def __init__(self, runner: Runner, beside: tuple[str, ...] = (), start: str | None = None) -> None:
+    def __init__(self, runner: Runner, extra_inputs: tuple[str, ...] = (), start: str | None = None) -> None:
         self._runner = runner
-        self._beside = beside
+        self._beside = extra_inputs
         self._start = start
 
-    def gradients(self, asked: Asked) -> Iterator[Array]:
+    def gradients(self, context: QueryContext) -> Iterator[Array]:
         """For each target in turn the gradient of its score, of the shape of what the graph takes."""
-        start = asked.activations if self._start is None else asked.extras[self._start]
-        images = numbered(len(asked.activations), asked.activations)
-        for target in range(asked.reader.targets.shape[1]):
-            asked.passes.head_adjoint += len(images)
-            feeds = {name: asked.extras[name] for name in self._beside}
-            feeds[WEIGHTING] = asked.reader.weighting(asked.logits, images, target)
+        start = context.activations if self._start is None else context.extras[self._start]
+        images = arange_like(len(context.activations), context.activations)
+        for target in range(context.reader.targets.shape[1]):
+            context.passes.head_adjoint += len(images)
+            feeds = {name: context.extras[name] for name in self._beside}
+            feeds[WEIGHTING] = context.reader.weighting(context.logits, images, target)
             yield self._runner(start, [GRADIENT], feeds)[0]

@@ -10,25 +10,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import every_pair, library, numbered
-from camrt.engine.backends.halving import buffer_of
+from camrt.engine.arrays import all_index_pairs, arange_like, library
 from camrt.engine.operations import operations
-from camrt.engine.passes import PassCounter
+from camrt.engine.passes import PassCounts
+from camrt.engine.runtime.batch_splitting import allocate_buffer
 from camrt.engine.scores import ScoreReader
 
-__all__ = ["Asked", "Head", "channels_where", "fill_and_run", "pairs_where", "sample_boxes"]
+__all__ = [
+    "Head",
+    "QueryContext",
+    "find_changed_pairs",
+    "find_nonzero_channels",
+    "run_altered_rows",
+    "sample_boxes",
+]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Boxes = npt.NDArray[np.int64]  # known to the host
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryContext:
     """One question's circumstances.
 
     Attributes:
         activations: (N, K, h, w) float32.
-        logits: (N, C) float32, of the unaltered pictures.
+        logits: (N, C) float32, of the unaltered images.
         reader: Which classes' which scores are wanted.
         passes: Where passes are counted.
         extras: Further tensors the trunk pass gave, by name.
@@ -37,13 +44,13 @@ class Asked:
     activations: Array
     logits: Array
     reader: ScoreReader
-    passes: PassCounter
+    passes: PassCounts
     extras: dict[str, Array]
 
     @property
     def scores(self) -> Array:
-        """(N, T): the scores of the unaltered pictures."""
-        return self.reader.read(self.logits, numbered(len(self.logits), self.logits))
+        """(N, T): the scores of the unaltered images."""
+        return self.reader.read(self.logits, arange_like(len(self.logits), self.logits))
 
 
 class Head(ABC):
@@ -57,17 +64,17 @@ class Head(ABC):
     """Whether the model holds p(y,z|x), as CALM models do."""
 
     @abstractmethod
-    def without_channels(self, asked: Asked) -> Array:
+    def scores_without_channels(self, context: QueryContext) -> Array:
         """(N, K, T): the scores with channel k set to zero."""
 
     @abstractmethod
-    def with_boxes(
-        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
+    def scores_with_boxes(
+        self, context: QueryContext, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         """The scores with each box of cells set to zero, and with only that box kept.
 
         Args:
-            asked: The circumstances.
+            context: The circumstances.
             boxes: (P, 4) half-open (r0, c0, r1, c1).
             delete: Whether the first is wanted.
             keep: Whether the second is wanted.
@@ -77,7 +84,7 @@ class Head(ABC):
         """
 
     @abstractmethod
-    def gradients(self, asked: Asked) -> Iterator[Array]:
+    def gradients(self, context: QueryContext) -> Iterator[Array]:
         """For each target in turn (N, K, h, w): the gradient of its score with respect to the activation.
 
         It may be a read-only view that repeats one value over all cells.
@@ -88,14 +95,14 @@ class Head(ABC):
 
     @abstractmethod
     def gradient_passes(self) -> tuple[int, str]:
-        """How many passes through the head and back a picture and target `gradients` costs, and why."""
+        """How many passes through the head and back an image and target `gradients` costs, and why."""
 
     @abstractmethod
-    def empty(self, asked: Asked) -> Array:
+    def scores_of_zero_activation(self, context: QueryContext) -> Array:
         """(N, T): the scores of an all-zero activation.
 
-        Its logits are the same for every picture: a constant of the model, found once and not counted as a
-        pass. Only where tensors go around the cut is a pass a picture needed.
+        Its logits are the same for every image: a constant of the model, found once and not counted as a
+        pass. Only where tensors go around the cut is a pass an image needed.
         """
 
     @property
@@ -104,11 +111,11 @@ class Head(ABC):
         return False
 
     @abstractmethod
-    def class_maps(self, asked: Asked) -> Array | None:
+    def class_maps(self, context: QueryContext) -> Array | None:
         """(N, T, h, w): the targets' class maps, whose mean is the logit; None when the head has none."""
 
     def class_map_passes(self) -> tuple[int, str]:
-        """How many passes through the head a picture `class_maps` costs, and why."""
+        """How many passes through the head an image `class_maps` costs, and why."""
         return 0, "one matrix product"
 
     @abstractmethod
@@ -117,11 +124,11 @@ class Head(ABC):
 
     @abstractmethod
     def channel_passes(self, channels: int) -> tuple[int, str]:
-        """How many passes a picture `without_channels` costs at most, and why."""
+        """How many passes an image `scores_without_channels` costs at most, and why."""
 
     @abstractmethod
     def box_passes(self, boxes: int) -> tuple[int, str]:
-        """How many passes a picture `with_boxes` costs at most, both perspectives, and why."""
+        """How many passes an image `scores_with_boxes` costs at most, both perspectives, and why."""
 
 
 def sample_boxes(height: int, width: int, most: int) -> Boxes:
@@ -146,7 +153,9 @@ def sample_boxes(height: int, width: int, most: int) -> Boxes:
     return np.array(list(chosen)[:most], np.int64)
 
 
-def pairs_where(rows: int, columns: int, array: Array, changed: Callable[[], Array]) -> tuple[Array, Array]:
+def find_changed_pairs(
+    rows: int, columns: int, array: Array, changed: Callable[[], Array]
+) -> tuple[Array, Array]:
     """Row and column indices of the entries of a table that alterations change.
 
     All entries' where they lie on a device: to find out which they are would be to wait for it.
@@ -157,22 +166,22 @@ def pairs_where(rows: int, columns: int, array: Array, changed: Callable[[], Arr
         array: Any that lies where it does.
         changed: Gives a mask (rows, columns), not zero where something changes; asked only where it is seen.
     """
-    if operations(array).sees_values:
+    if operations(array).host_readable:
         mask = changed()
         found: tuple[Array, Array] = library(mask).nonzero(mask)
         return found
-    return every_pair(rows, columns, array)
+    return all_index_pairs(rows, columns, array)
 
 
-def channels_where(activations: Array) -> tuple[Array, Array]:
-    """Picture and channel of every map that is not all zero, see `pairs_where`."""
+def find_nonzero_channels(activations: Array) -> tuple[Array, Array]:
+    """Image and channel of every map that is not all zero, see `find_changed_pairs`."""
     count, channels = activations.shape[:2]
-    return pairs_where(
+    return find_changed_pairs(
         count, channels, activations, lambda: library(activations).any(activations != 0, axis=(2, 3))
     )
 
 
-def fill_and_run(
+def run_altered_rows(
     pairs: tuple[Array, Array],
     row_shape: tuple[int, ...],
     batch_size: int,
@@ -180,23 +189,23 @@ def fill_and_run(
     run: Callable[[Array, Array], Array],
     rows: Callable[[tuple[int, ...]], Array],
 ) -> Iterator[tuple[Array, Array, Array]]:
-    """Runs altered rows in full batches through one reused buffer, whichever pictures they come from.
+    """Runs altered rows in full batches through one reused buffer, whichever images they come from.
 
     Args:
-        pairs: Picture index and alteration index of every row.
+        pairs: Image index and alteration index of every row.
         row_shape: Shape of one row.
         batch_size: Rows a batch.
-        fill: Writes the rows of given pictures and alterations into an array.
-        run: Logits (B, C) of filled rows, given the rows and the picture each belongs to.
+        fill: Writes the rows of given images and alterations into an array.
+        run: Logits (B, C) of filled rows, given the rows and the image each belongs to.
         rows: Makes the buffer, given its shape.
 
     Yields:
-        Picture indices, alteration indices and logits of each batch.
+        Image indices, alteration indices and logits of each batch.
     """
     batch_index, index = pairs
     if not len(batch_index):
         return
-    buffer = buffer_of(rows, min(batch_size, len(batch_index)), row_shape, operations(batch_index))
+    buffer = allocate_buffer(rows, min(batch_size, len(batch_index)), row_shape, operations(batch_index))
     size = len(buffer)
     for start in range(0, len(batch_index), size):
         batch_rows, indices = batch_index[start : start + size], index[start : start + size]

@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import host, library, like, room_for, zeros
-from camrt.engine.heads.base import Asked, Boxes, Head, sample_boxes
+from camrt.engine.arrays import constant_like, library, reserve_for, to_numpy, zeros
+from camrt.engine.heads.base import Boxes, Head, QueryContext, sample_boxes
 from camrt.engine.heads.generic import GenericHead
-from camrt.engine.passes import PassCounter
+from camrt.engine.passes import PassCounts
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import AdjointError, BackendError
-from camrt.export.endings import InverseLink
+from camrt.export.outputs.output_form import InverseLink
 
 __all__ = [
     "Comparison",
-    "Precision",
-    "Reference",
-    "along_picture_gradients",
-    "asked_of",
-    "compare",
+    "ReferenceHead",
+    "Tolerance",
     "compare_head",
+    "compare_pairs",
+    "image_slope_pairs",
+    "make_query_context",
     "relative_error",
 ]
 
@@ -39,20 +39,20 @@ Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Pairs = Iterator[tuple[Array, Array, Array | float]]  # an answer, what it should be, and of nothing altered
 
 # Classes whose scores are compared, spread over all of them, and whose gradients are.
-CLASSES, GRADIENTS = 8, 2
+MAX_CLASSES, MAX_GRADIENTS = 8, 2
 # Channels that are left of an activation whose channels are removed one by one.
-CHANNELS = 2
+KEPT_CHANNELS = 2
 # Largest error of a gradient along itself: bends and rounding cost a few hundredths.
-SLOPE = 5e-2
+SLOPE_TOLERANCE = 5e-2
 # A score that changes by less than this share of itself is too flat for differences in float32.
-FLAT = 1e-2
+FLAT_SCORE = 1e-2
 # Changes that differences are taken over, as shares of the score's whole change: a large one where rounding
 # hides a small one, a small one where a large one crosses a bend.
 STEPS = (1e-2, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
-class Precision:
+class Tolerance:
     """How closely two ways to the same answer agree.
 
     Attributes:
@@ -66,7 +66,7 @@ class Precision:
     slopes: float | None
 
     @classmethod
-    def of(cls, *, half: bool, quantised: bool) -> Precision:
+    def of(cls, *, half: bool, quantised: bool) -> Tolerance:
         """That of a model by the numbers it computes with.
 
         Sums of thousands of float32 taken in another order differ by 1e-5; a misread head is off by 1e-2 and
@@ -75,7 +75,7 @@ class Precision:
         """
         if quantised:
             return cls(8e-2, 2e-2, None)
-        return cls(3e-2, 8e-3, None) if half else cls(1e-3, 2e-5, SLOPE)
+        return cls(3e-2, 8e-3, None) if half else cls(1e-3, 2e-5, SLOPE_TOLERANCE)
 
 
 @dataclass(frozen=True)
@@ -108,43 +108,43 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceHead:
     """A head's own graph, run as it is.
 
     Attributes:
         head: Answers by running altered activations through it.
-        show: Logits (N, C) and further tensors of the trunk pass, of activations (N, K, h, w) and the
+        run_graph: Logits (N, C) and further tensors of the trunk pass, of activations (N, K, h, w) and the
             tensors that go around the cut.
-        own_gradient: Whether the head that is compared finds gradients in another way.
+        has_own_gradient: Whether the head that is compared finds gradients in another way.
     """
 
     head: GenericHead
-    show: Callable[[Array, Mapping[str, Array]], tuple[Array, dict[str, Array]]]
-    own_gradient: bool
+    run_graph: Callable[[Array, Mapping[str, Array]], tuple[Array, dict[str, Array]]]
+    has_own_gradient: bool
 
 
-def asked_of(
+def make_query_context(
     activations: Array,
     logits: Array,
     extras: Mapping[str, Array],
     activation: InverseLink,
     *,
     kind: ScoreKind = "logit",
-    most: int = CLASSES,
-) -> Asked:
+    most: int = MAX_CLASSES,
+) -> QueryContext:
     """The circumstances of questions about at most `most` classes, spread over all."""
     count, classes = logits.shape
     chosen = np.unique(np.linspace(0, classes - 1, min(classes, most)).astype(np.int64))
-    targets = like(np.tile(chosen, (count, 1)), logits)
+    targets = constant_like(np.tile(chosen, (count, 1)), logits)
     reader = ScoreReader(targets, kind, activation)
-    return Asked(activations, logits, reader, PassCounter(), dict(extras))
+    return QueryContext(activations, logits, reader, PassCounts(), dict(extras))
 
 
-def relative_error(found: Array, expected: Array, precision: Precision, base: Array | float = 0.0) -> float:
+def relative_error(found: Array, expected: Array, precision: Tolerance, base: Array | float = 0.0) -> float:
     """The largest error as a share of the largest change; what is not finite in both agrees.
 
     To the change is added what rounding may leave of a large answer, so that an error is at most
-    `Precision.relative` where it is at most that share of the change and `Precision.absolute` of the answer.
+    `Tolerance.relative` where it is at most that share of the change and `Tolerance.absolute` of the answer.
 
     Args:
         found: Some answers.
@@ -153,7 +153,7 @@ def relative_error(found: Array, expected: Array, precision: Precision, base: Ar
         base: The answers when nothing is altered.
     """
     mine, theirs, still = (
-        np.asarray(values if np.isscalar(values) else host(values), np.float64)
+        np.asarray(values if np.isscalar(values) else to_numpy(values), np.float64)
         for values in (found, expected, base)
     )
     seen = np.isfinite(theirs)
@@ -169,9 +169,9 @@ def relative_error(found: Array, expected: Array, precision: Precision, base: Ar
 
 def compare_head(
     head: Head,
-    reference: Reference,
-    natural: Sequence[Asked],
-    precision: Precision,
+    reference: ReferenceHead,
+    natural: Sequence[QueryContext],
+    precision: Tolerance,
     *,
     thorough: bool = False,
 ) -> list[Comparison]:
@@ -186,26 +186,26 @@ def compare_head(
     """
     found: list[Comparison] = []
     for number, asked in enumerate(natural):
-        found += compare("logits", shown(reference, asked), precision)
+        found += compare_pairs("logits", logit_pairs(reference, asked), precision)
         if head is not reference.head:
             height, width = asked.activations.shape[2:]
             boxes = sample_boxes(height, width, most=32)
             some = boxes if thorough else boxes[number % len(boxes)][None]
-            found += compare("boxes", with_boxes(head, reference, asked, some), precision)
+            found += compare_pairs("boxes", box_pairs(head, reference, asked, some), precision)
     last = natural[-1]
-    if precision.slopes is not None and (thorough or reference.own_gradient):
-        found += compare("gradient", along_gradients(head, reference, last), precision, precision.slopes)
-    if thorough and reference.own_gradient:
-        found += compare("gradient by the graph", both_gradients(head, reference, last), precision)
+    if precision.slopes is not None and (thorough or reference.has_own_gradient):
+        found += compare_pairs("gradient", slope_pairs(head, reference, last), precision, precision.slopes)
+    if thorough and reference.has_own_gradient:
+        found += compare_pairs("gradient by the graph", gradient_pairs(head, reference, last), precision)
     if head is not reference.head:
-        found += compare("empty activation", emptied(head, reference, last), precision)
-        removed = without_channels(head, reference, last, None if thorough else CHANNELS)
-        found += compare("removed channels", removed, precision)
+        found += compare_pairs("empty activation", zero_activation_pairs(head, reference, last), precision)
+        removed = channel_pairs(head, reference, last, None if thorough else KEPT_CHANNELS)
+        found += compare_pairs("removed channels", removed, precision)
     return found
 
 
-def compare(
-    question: str, pairs: Pairs, precision: Precision, allowed: float | None = None
+def compare_pairs(
+    question: str, pairs: Pairs, precision: Tolerance, allowed: float | None = None
 ) -> list[Comparison]:
     """The comparison of some answers.
 
@@ -225,107 +225,125 @@ def compare(
     return [Comparison(question, max(errors), most)] if errors else []
 
 
-def shown(reference: Reference, asked: Asked) -> Pairs:
+def logit_pairs(reference: ReferenceHead, context: QueryContext) -> Pairs:
     """The logits that the head's graph gives for the activation, and the model's."""
-    logits, _ = reference.show(asked.activations, asked.extras)
+    logits, _ = reference.run_graph(context.activations, context.extras)
     base = (
-        library(asked.logits).mean(asked.logits, axis=1, keepdims=True) if asked.logits.shape[1] > 1 else 0.0
+        library(context.logits).mean(context.logits, axis=1, keepdims=True)
+        if context.logits.shape[1] > 1
+        else 0.0
     )
-    yield logits, asked.logits, base
+    yield logits, context.logits, base
 
 
-def with_boxes(head: Head, reference: Reference, asked: Asked, boxes: Boxes) -> Pairs:
+def box_pairs(head: Head, reference: ReferenceHead, context: QueryContext, boxes: Boxes) -> Pairs:
     """Scores with boxes deleted, and with them kept."""
-    mine = head.with_boxes(asked, boxes, delete=True, keep=True)
-    theirs = reference.head.with_boxes(asked, boxes, delete=True, keep=True)
+    mine = head.scores_with_boxes(context, boxes, delete=True, keep=True)
+    theirs = reference.head.scores_with_boxes(context, boxes, delete=True, keep=True)
     for some, other in zip(mine, theirs, strict=True):
         if some is not None and other is not None:
-            yield some, other, asked.scores[:, None]
+            yield some, other, context.scores[:, None]
 
 
-def emptied(head: Head, reference: Reference, asked: Asked) -> Pairs:
+def zero_activation_pairs(head: Head, reference: ReferenceHead, context: QueryContext) -> Pairs:
     """Scores of an all-zero activation."""
-    yield head.empty(asked), reference.head.empty(asked), asked.scores
-
-
-def without_channels(head: Head, reference: Reference, asked: Asked, most: int | None) -> Pairs:
-    """Scores without each channel; where `most` is said, of one activation with so many channels left."""
-    if most is not None:
-        asked = first_of(asked)
-    if most is not None and asked.activations.shape[1] > most:
-        strength = host(library(asked.activations).abs(asked.activations)).mean(axis=(0, 2, 3))
-        left = np.isin(np.arange(len(strength)), np.argsort(-strength)[:most])
-        kept = asked.activations * like(left.astype(np.float32)[:, None, None], asked.activations)
-        logits, extras = reference.show(kept, asked.extras)
-        asked = replace(asked, activations=kept, logits=logits, extras={**asked.extras, **extras})
-    yield head.without_channels(asked), reference.head.without_channels(asked), asked.scores[:, None]
-
-
-def first_of(asked: Asked) -> Asked:
-    """The same about the first picture alone."""
-    return replace(
-        asked,
-        activations=asked.activations[:1],
-        logits=asked.logits[:1],
-        reader=replace(asked.reader, targets=asked.reader.targets[:1]),
-        extras={name: values[:1] for name, values in asked.extras.items()},
+    yield (
+        head.scores_of_zero_activation(context),
+        reference.head.scores_of_zero_activation(context),
+        context.scores,
     )
 
 
-def both_gradients(head: Head, reference: Reference, asked: Asked) -> Pairs:
+def channel_pairs(head: Head, reference: ReferenceHead, context: QueryContext, most: int | None) -> Pairs:
+    """Scores without each channel; where `most` is said, of one activation with so many channels left."""
+    if most is not None:
+        context = take_first(context)
+    if most is not None and context.activations.shape[1] > most:
+        strength = to_numpy(library(context.activations).abs(context.activations)).mean(axis=(0, 2, 3))
+        left = np.isin(np.arange(len(strength)), np.argsort(-strength)[:most])
+        kept = context.activations * constant_like(
+            left.astype(np.float32)[:, None, None], context.activations
+        )
+        logits, extras = reference.run_graph(kept, context.extras)
+        context = replace(context, activations=kept, logits=logits, extras={**context.extras, **extras})
+    yield (
+        head.scores_without_channels(context),
+        reference.head.scores_without_channels(context),
+        context.scores[:, None],
+    )
+
+
+def take_first(context: QueryContext) -> QueryContext:
+    """The same about the first image alone."""
+    return replace(
+        context,
+        activations=context.activations[:1],
+        logits=context.logits[:1],
+        reader=replace(context.reader, targets=context.reader.targets[:1]),
+        extras={name: values[:1] for name, values in context.extras.items()},
+    )
+
+
+def gradient_pairs(head: Head, reference: ReferenceHead, context: QueryContext) -> Pairs:
     """Gradients by the head, and by the adjoint of its graph."""
-    first = replace(asked, reader=replace(asked.reader, targets=asked.reader.targets[:, :GRADIENTS]))
+    first = replace(
+        context, reader=replace(context.reader, targets=context.reader.targets[:, :MAX_GRADIENTS])
+    )
     for mine, theirs in zip(head.gradients(first), reference.head.gradients(first), strict=True):
         yield mine, theirs, 0.0
 
 
-def along_gradients(head: Head, reference: Reference, asked: Asked) -> Pairs:
+def slope_pairs(head: Head, reference: ReferenceHead, context: QueryContext) -> Pairs:
     """How much scores change along their gradient, by the head's graph, as a share of what it says."""
-    first = replace(asked, reader=replace(asked.reader, targets=asked.reader.targets[:, :GRADIENTS]))
-    full = host(first.scores)
-    change = np.abs(full - host(reference.head.empty(first)))
-    change = np.where(change > FLAT * np.abs(full), change, 0.0)
-    xp = library(asked.activations)
-    repeated = {name: xp.concat([values] * 4) for name, values in asked.extras.items()}
+    first = replace(
+        context, reader=replace(context.reader, targets=context.reader.targets[:, :MAX_GRADIENTS])
+    )
+    full = to_numpy(first.scores)
+    change = np.abs(full - to_numpy(reference.head.scores_of_zero_activation(first)))
+    change = np.where(change > FLAT_SCORE * np.abs(full), change, 0.0)
+    xp = library(context.activations)
+    repeated = {name: xp.concat([values] * 4) for name, values in context.extras.items()}
 
     def scores(rows: Array, owners: Array, target: int) -> npt.NDArray[np.float64]:
-        logits, _ = reference.show(rows, repeated)
-        return host(first.reader.read(logits, owners))[:, target].astype(np.float64)
+        logits, _ = reference.run_graph(rows, repeated)
+        return to_numpy(first.reader.read(logits, owners))[:, target].astype(np.float64)
 
     for target, gradient in enumerate(head.gradients(first)):
-        measured = slopes(asked.activations, gradient, change[:, target], partial(scores, target=target))
+        measured = slope_errors(
+            context.activations, gradient, change[:, target], partial(scores, target=target)
+        )
         yield 1.0 + measured, np.ones(len(measured)), 0.0
 
 
-def along_picture_gradients(
-    pictures: Array,
+def image_slope_pairs(
+    images: Array,
     gradients: Callable[[Array, Array], tuple[Array, Array]],
     logits: Callable[[Array], Array],
     classes: Sequence[int],
 ) -> Pairs:
-    """How much logits change along their gradient with respect to the picture.
+    """How much logits change along their gradient with respect to the image.
 
     Args:
-        pictures: (N, C, H, W).
-        gradients: Logits and gradient of pictures and a weighting of the logits (N, classes).
-        logits: Logits of pictures.
+        images: (N, C, H, W).
+        gradients: Logits and gradient of images and a weighting of the logits (N, classes).
+        logits: Logits of images.
         classes: Whose logits.
     """
-    xp, whole = library(pictures), logits(pictures)
-    change = np.abs(host(whole) - host(logits(xp.zeros_like(pictures))))
+    xp, whole = library(images), logits(images)
+    change = np.abs(to_numpy(whole) - to_numpy(logits(xp.zeros_like(images))))
     for one in classes:
         weighting = np.zeros(whole.shape, np.float32)
         weighting[:, one] = 1.0
-        _, gradient = gradients(pictures, like(weighting, whole))
+        _, gradient = gradients(images, constant_like(weighting, whole))
 
         def scores(rows: Array, owners: Array, one: int = one) -> npt.NDArray[np.float64]:
-            return host(logits(rows))[:, one].astype(np.float64)
+            return to_numpy(logits(rows))[:, one].astype(np.float64)
 
-        measured = slopes(pictures, gradient, change[:, one], scores)
+        measured = slope_errors(images, gradient, change[:, one], scores)
         yield 1.0 + measured, np.ones(len(measured)), 0.0
 
 
-def slopes(
+def slope_errors(
     start: Array,
     gradient: Array,
     change: npt.NDArray[Any],
@@ -349,31 +367,31 @@ def slopes(
     """
     xp = library(start)
     count, channels, height, width = start.shape
-    room_for((12, *start.shape), start, "what gradients are checked by", itemsize=4)
+    reserve_for((12, *start.shape), start, "what gradients are checked by", itemsize=4)
     odd = [(np.arange(size) % 2).astype(np.bool_) for size in (channels, height, width)]
-    even = like((odd[0][:, None, None] ^ odd[1][:, None] ^ odd[2]).astype(np.float32), start)
+    even = constant_like((odd[0][:, None, None] ^ odd[1][:, None] ^ odd[2]).astype(np.float32), start)
     parts = xp.concat([gradient * even, gradient * (1.0 - even)])
     squared, size = (
-        np.asarray(host(xp.sum(values * values, axis=(1, 2, 3), dtype=xp.float64)), np.float64)
+        np.asarray(to_numpy(xp.sum(values * values, axis=(1, 2, 3), dtype=xp.float64)), np.float64)
         for values in (parts, start)
     )
     wanted, size = np.tile(change, 2).astype(np.float64), np.tile(size, 2)
     steep = np.isfinite(squared) & (squared > 0) & (wanted > 0)
     measured = np.where(steep, np.inf, 0.0)
     for share in STEPS:
-        if (np.abs(measured) <= SLOPE).all():
+        if (np.abs(measured) <= SLOPE_TOLERANCE).all():
             break
         lengths = share * np.minimum(
             np.divide(wanted, squared, out=np.zeros(len(wanted)), where=steep),
             np.sqrt(np.divide(size, squared, out=np.zeros(len(wanted)), where=steep)),
         )
         rows = zeros((2, *parts.shape), start)  # there, and back
-        rows[0] = parts * like(lengths.astype(np.float32)[:, None, None, None], parts)
+        rows[0] = parts * constant_like(lengths.astype(np.float32)[:, None, None, None], parts)
         rows[1] = rows[0]
         rows[1] *= -1
         rows = xp.reshape(rows, (4, *start.shape))
         rows += start
-        owners = like(np.tile(np.arange(count), 4), start)
+        owners = constant_like(np.tile(np.arange(count), 4), start)
         found = scores(xp.reshape(rows, (4 * count, *start.shape[1:])), owners)
         risen: Any = (found[: 2 * count] - found[2 * count :]) / 2
         error = np.divide(risen - lengths * squared, share * wanted, out=np.zeros(len(wanted)), where=steep)

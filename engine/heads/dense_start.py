@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import repeated, zeros
-from camrt.engine.backends import Runner
-from camrt.engine.heads.base import Asked, channels_where, fill_and_run
+from camrt.engine.arrays import repeat, zeros
+from camrt.engine.device import NUMPY_DEVICE, Device
+from camrt.engine.heads.base import QueryContext, find_nonzero_channels, run_altered_rows
 from camrt.engine.operations import operations
-from camrt.engine.places import HOST, Place
+from camrt.engine.runtime import Runner
 
-__all__ = ["DenseStart"]
+__all__ = ["DensePhiAblation"]
 
 Array = Any
 
 
-class DenseStart:
+class DensePhiAblation:
     """Takes weight[:, k] · A_k out of the first layer's answer, cell by cell; only what follows it is run.
 
     Args:
@@ -27,7 +27,7 @@ class DenseStart:
         rest: Graph s -> logits.
         batch_size: Rows a batch.
         threads: Threads of the native kernel; None lets it choose.
-        place: Where the head's arrays lie.
+        device: Where the head's arrays lie.
     """
 
     def __init__(
@@ -37,30 +37,30 @@ class DenseStart:
         rest: Runner,
         batch_size: int,
         threads: int | None,
-        place: Place = HOST,
+        device: Device = NUMPY_DEVICE,
     ) -> None:
-        self._columns = place.put(np.ascontiguousarray(weight.T))
+        self._columns = device.put(np.ascontiguousarray(weight.T))
         self._layer = layer
         self._rest = rest
         self._batch_size = batch_size
         self._threads = threads
 
-    def without_channels(self, asked: Asked) -> Array:
+    def scores_without_channels(self, context: QueryContext) -> Array:
         """(N, K, T): the scores with channel k set to zero."""
-        activations = asked.activations
+        activations = context.activations
         count, channels = activations.shape[:2]
-        answers = repeated(asked.scores[:, None], channels, axis=1)
+        answers = repeat(context.scores[:, None], channels, axis=1)
         for start in range(0, count, self._batch_size):
             block = slice(start, min(start + self._batch_size, count))
-            self._answer(asked, block, answers)
+            self._answer(context, block, answers)
         return answers
 
-    def _answer(self, asked: Asked, block: slice, answers: Array) -> None:
-        activations = asked.activations[block]
+    def _answer(self, context: QueryContext, block: slice, answers: Array) -> None:
+        activations = context.activations[block]
         first = self._layer(activations)[0]
         compute = operations(activations)
         rows_shape = tuple(first.shape[1:])
-        padded = surrounded(activations, (rows_shape[1], rows_shape[2]))
+        padded = pad_border(activations, (rows_shape[1], rows_shape[2]))
         flat = padded.reshape(*padded.shape[:2], -1)
         base = first.reshape(*first.shape[:2], -1)
 
@@ -69,22 +69,22 @@ class DenseStart:
             compute.rank_one(base, self._columns, flat, batch_index, channel, out, self._threads)
 
         def run(rows: Array, batch_index: Array) -> Array:
-            asked.passes.head += len(rows)
+            context.passes.head += len(rows)
             return self._rest(rows)[0]
 
-        changed = channels_where(activations)
-        for batch_index, channel, logits in fill_and_run(
-            changed, rows_shape, self._batch_size, fill, run, self._rest.rows
+        changed = find_nonzero_channels(activations)
+        for batch_index, channel, logits in run_altered_rows(
+            changed, rows_shape, self._batch_size, fill, run, self._rest.allocate_rows
         ):
             whole = batch_index + block.start
-            answers[whole, channel] = asked.reader.read(logits, whole)
+            answers[whole, channel] = context.reader.read(logits, whole)
 
     def channel_passes(self, channels: int) -> tuple[int, str]:
-        """How many passes a picture costs at most, and why."""
+        """How many passes an image costs at most, and why."""
         return channels, "one a channel that is not all zero, through what follows φ's first layer"
 
 
-def surrounded(maps: Array, size: tuple[int, int]) -> Array:
+def pad_border(maps: Array, size: tuple[int, int]) -> Array:
     """Maps (N, K, h, w) with zeros around them, up to (h', w')."""
     count, channels, height, width = maps.shape
     if (height, width) == size:

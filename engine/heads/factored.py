@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from camrt.engine.arrays import joined, library, numbered, repeated, room_for, single, zeros
-from camrt.engine.backends import Runner
+from camrt.engine.arrays import arange_like, concat, library, repeat, reserve_for, to_float32, zeros
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Asked, Boxes, Head, fill_and_run, pairs_where
-from camrt.engine.heads.contributions import Contributions, interior, of_classes
-from camrt.engine.heads.dense_start import DenseStart
+from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
+from camrt.engine.heads.contributions import Contributions, interior, take_classes
+from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.operations import operations
-from camrt.export.cutting import CELLS, PHI
+from camrt.engine.runtime import Runner
+from camrt.export.heads.cut import CELLS, PHI
 from camrt.kernels.caches import ByteCache
 
 __all__ = ["FactoredHead"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
-# Working memory of a block of pictures' contributions, in bytes: large enough to read flattened weights
+# Working memory of a block of images' contributions, in bytes: large enough to read flattened weights
 # seldom, small enough to stay a fraction of what a forward pass holds.
 BLOCK_BYTES = 64 << 20
 
@@ -40,7 +40,7 @@ class FactoredHead(Head):
         self,
         contributions: Contributions,
         rest: Runner | None,
-        channels: DenseStart | GenericHead | None,
+        channels: DensePhiAblation | GenericHead | None,
         adjoint: HeadAdjoint,
         batch_size: int,
     ) -> None:
@@ -50,158 +50,165 @@ class FactoredHead(Head):
         self._adjoint = adjoint
         self._batch_size = batch_size
         self._empty: ByteCache[Array] = ByteCache()
-        shape = "pooled" if contributions.pooled else "flattened"
+        shape = "pooled" if contributions.is_pooled else "flattened"
         self.kind = f"{shape}-{'linear' if rest is None else 'network'}"
 
     # ---------------------------------------------------------------- boxes
 
-    def with_boxes(
-        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
+    def scores_with_boxes(
+        self, context: QueryContext, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
-        if self._rest is None and not asked.reader.needs_softmax:
-            return self._linear_boxes(asked, boxes, delete, keep)
-        if self._rest is None and self._contributions.fuses(asked.activations):
-            return self._contributions.box_scores(asked, boxes)
+        if self._rest is None and not context.reader.needs_softmax:
+            return self._linear_boxes(context, boxes, delete, keep)
+        if self._rest is None and self._contributions.has_fused_box_scores(context.activations):
+            return self._contributions.box_scores(context, boxes)
         deleted: list[Array] = []
         kept: list[Array] = []
-        height, width = asked.activations.shape[2:]
+        height, width = context.activations.shape[2:]
         rows = height * width if self._rest is None else height * width + len(boxes)
-        for block, difference in self._blocks(asked, rows):
+        for block, difference in self._blocks(context, rows):
             cells = (
-                asked.extras[CELLS][block]
-                if CELLS in asked.extras
-                else self._contributions.of_cells(difference, (height, width))
+                context.extras[CELLS][block]
+                if CELLS in context.extras
+                else self._contributions.cell_contributions(difference, (height, width))
             )
             pair = (
-                self._softmax_boxes(asked, block, cells, boxes)
+                self._softmax_boxes(context, block, cells, boxes)
                 if self._rest is None
-                else self._network_boxes(asked, block, cells, boxes, delete, keep)
+                else self._network_boxes(context, block, cells, boxes, delete, keep)
             )
             for parts, answers in zip((deleted, kept), pair, strict=True):
                 if answers is not None:
                     parts.append(answers)
-        return joined(deleted) if delete else None, joined(kept) if keep else None
+        return concat(deleted) if delete else None, concat(kept) if keep else None
 
     def _linear_boxes(
-        self, asked: Asked, boxes: Boxes, delete: bool, keep: bool
+        self, context: QueryContext, boxes: Boxes, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
-        targets = asked.reader.targets
-        shape = asked.activations.shape
-        if CELLS in asked.extras:
-            cells = of_classes(asked.extras[CELLS], targets)
+        targets = context.reader.targets
+        shape = context.activations.shape
+        if CELLS in context.extras:
+            cells = take_classes(context.extras[CELLS], targets)
         else:
-            difference = self._contributions.difference(asked)
-            cells = self._contributions.of_targets(difference, (shape[2], shape[3]), targets)
+            difference = self._contributions.phi_difference(context)
+            cells = self._contributions.target_contributions(difference, (shape[2], shape[3]), targets)
         sums = operations(cells).box_sums(cells, boxes, self._contributions.threads)
-        full = library(sums).take_along_axis(asked.logits, targets, axis=1)[:, None]
-        empty = self._contributions.empty(shape[1:])[targets][:, None]
-        finish = asked.reader.finish
+        full = library(sums).take_along_axis(context.logits, targets, axis=1)[:, None]
+        empty = self._contributions.first_layer_of_zero(shape[1:])[targets][:, None]
+        finish = context.reader.scores_of_target_logits
         return finish(full - sums) if delete else None, finish(empty + sums) if keep else None
 
-    def _softmax_boxes(self, asked: Asked, block: slice, cells: Array, boxes: Boxes) -> tuple[Array, Array]:
-        empty = self._contributions.empty(asked.activations.shape[1:])
-        nothing = repeated(empty[None], len(cells), axis=0)
-        targets, threads = asked.reader.targets[block], self._contributions.threads
+    def _softmax_boxes(
+        self, context: QueryContext, block: slice, cells: Array, boxes: Boxes
+    ) -> tuple[Array, Array]:
+        empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
+        nothing = repeat(empty[None], len(cells), axis=0)
+        targets, threads = context.reader.targets[block], self._contributions.threads
         compute = operations(cells)
-        return compute.box_probabilities(cells, asked.logits[block], nothing, boxes, targets, threads)
+        return compute.box_probabilities(cells, context.logits[block], nothing, boxes, targets, threads)
 
     def _network_boxes(
-        self, asked: Asked, block: slice, cells: Array, boxes: Boxes, delete: bool, keep: bool
+        self, context: QueryContext, block: slice, cells: Array, boxes: Boxes, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         xp = library(cells)
-        boxed = operations(cells).box_rows(cells, boxes, self._contributions.threads)
-        empty = self._contributions.empty(asked.activations.shape[1:])
+        boxed = operations(cells).first_layer_boxes(cells, boxes, self._contributions.threads)
+        empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
         first, features = block.start, cells.shape[3]
-        full = empty + single(xp.sum(cells, axis=(1, 2), dtype=xp.float64))
-        changed = boxed.changed()
+        full = empty + to_float32(xp.sum(cells, axis=(1, 2), dtype=xp.float64))
+        changed = boxed.changed_pairs()
         result: list[Array | None] = []
         for wanted, start, keeping, unchanged in (
-            (delete, full, False, asked.scores[block]),
-            (keep, repeated(empty[None], len(cells), axis=0), True, self.empty(asked)[block]),
+            (delete, full, False, context.scores[block]),
+            (
+                keep,
+                repeat(empty[None], len(cells), axis=0),
+                True,
+                self.scores_of_zero_activation(context)[block],
+            ),
         ):
             if not wanted:
                 result.append(None)
                 continue
-            answers = repeated(unchanged[:, None], len(boxes), axis=1)
+            answers = repeat(unchanged[:, None], len(boxes), axis=1)
 
             def fill(
                 batch_index: Array, box: Array, rows: Array, start: Array = start, keeping: bool = keeping
             ) -> None:
                 boxed.fill(start, batch_index, box, rows, keep=keeping)
 
-            for batch_index, box, logits in self._run(asked, changed, features, fill):
-                answers[batch_index, box] = asked.reader.read(logits, batch_index + first)
+            for batch_index, box, logits in self._run(context, changed, features, fill):
+                answers[batch_index, box] = context.reader.read(logits, batch_index + first)
             result.append(answers)
         return result[0], result[1]
 
     # ---------------------------------------------------------------- channels
 
-    def without_channels(self, asked: Asked) -> Array:
+    def scores_without_channels(self, context: QueryContext) -> Array:
         if self._channels is not None:
-            return self._channels.without_channels(asked)
-        if self._contributions.pooled:
-            return self._pooled_channels(asked)
-        answers = repeated(asked.scores[:, None], asked.activations.shape[1], axis=1)
-        for block, difference in self._blocks(asked, asked.activations.shape[1]):
-            products = self._contributions.of_channels(difference)
-            self._answer_channels(asked, block, products, answers)
+            return self._channels.scores_without_channels(context)
+        if self._contributions.is_pooled:
+            return self._pooled_channels(context)
+        answers = repeat(context.scores[:, None], context.activations.shape[1], axis=1)
+        for block, difference in self._blocks(context, context.activations.shape[1]):
+            products = self._contributions.channel_contributions(difference)
+            self._answer_channels(context, block, products, answers)
         return answers
 
-    def _pooled_channels(self, asked: Asked) -> Array:
+    def _pooled_channels(self, context: QueryContext) -> Array:
         """Channel k takes W[:, k] · (its pooled φ(A) − φ(0)) out of the first layer's answer."""
         factors = self._contributions.factors
-        height, width = asked.activations.shape[2:]
-        difference = self._contributions.difference(asked)
-        pooled = self._contributions.pooled_channels(difference, (height, width))
+        height, width = context.activations.shape[2:]
+        difference = self._contributions.phi_difference(context)
+        pooled = self._contributions.pooled_difference(difference, (height, width))
         channels = pooled.shape[1]
         xp = library(pooled)
-        if self._rest is None and not asked.reader.needs_softmax:
-            targets = asked.reader.targets
-            full = xp.take_along_axis(asked.logits, targets, axis=1)
+        if self._rest is None and not context.reader.needs_softmax:
+            targets = context.reader.targets
+            full = xp.take_along_axis(context.logits, targets, axis=1)
             if factors.weight is None:
-                own = numbered(channels, pooled)[None, None] == targets[:, :, None]
+                own = arange_like(channels, pooled)[None, None] == targets[:, :, None]
                 rows = xp.astype(own, pooled.dtype)
             else:
                 rows = factors.weight[targets]
             without = full[:, None] - xp.permute_dims(rows * pooled[:, None], (0, 2, 1))
-            return asked.reader.finish(without)
+            return context.reader.scores_of_target_logits(without)
         if factors.weight is None:
-            room_for((channels, channels), pooled, "unit matrix of the channels", itemsize=8)
-            every = numbered(channels, pooled)
+            reserve_for((channels, channels), pooled, "unit matrix of the channels", itemsize=8)
+            every = arange_like(channels, pooled)
             columns = xp.astype(every[:, None] == every[None], pooled.dtype)
         else:
             columns = factors.weight.T
-        empty = self._contributions.empty(asked.activations.shape[1:])
+        empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
         everything = pooled @ columns
-        full = asked.logits if self._rest is None else empty + everything
-        answers = repeated(asked.scores[:, None], channels, axis=1)
+        full = context.logits if self._rest is None else empty + everything
+        answers = repeat(context.scores[:, None], channels, axis=1)
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
             taken = columns[channel]
             taken *= pooled[batch_index, channel][:, None]
             rows[...] = full[batch_index] - taken
 
-        changed = pairs_where(len(pooled), channels, pooled, lambda: pooled)
-        for batch_index, channel, logits in self._run(asked, changed, columns.shape[1], fill):
-            answers[batch_index, channel] = asked.reader.read(logits, batch_index)
+        changed = find_changed_pairs(len(pooled), channels, pooled, lambda: pooled)
+        for batch_index, channel, logits in self._run(context, changed, columns.shape[1], fill):
+            answers[batch_index, channel] = context.reader.read(logits, batch_index)
         return answers
 
-    def _answer_channels(self, asked: Asked, block: slice, products: Array, answers: Array) -> None:
-        empty = self._contributions.empty(asked.activations.shape[1:])
+    def _answer_channels(self, context: QueryContext, block: slice, products: Array, answers: Array) -> None:
+        empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
         first = block.start
         xp, compute = library(products), operations(products)
         if self._rest is None:
-            full = asked.logits[block]
+            full = context.logits[block]
         else:
-            full = empty + single(xp.sum(products, axis=1, dtype=xp.float64))
+            full = empty + to_float32(xp.sum(products, axis=1, dtype=xp.float64))
         count, channels, features = products.shape
-        changed = pairs_where(count, channels, products, lambda: xp.any(products != 0, axis=2))
+        changed = find_changed_pairs(count, channels, products, lambda: xp.any(products != 0, axis=2))
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
-            compute.channel_rows(full, products, batch_index, channel, rows)
+            compute.first_layer_channels(full, products, batch_index, channel, rows)
 
-        for batch_index, channel, logits in self._run(asked, changed, features, fill):
-            answers[batch_index + first, channel] = asked.reader.read(logits, batch_index + first)
+        for batch_index, channel, logits in self._run(context, changed, features, fill):
+            answers[batch_index + first, channel] = context.reader.read(logits, batch_index + first)
 
     # ---------------------------------------------------------------- gradients
 
@@ -210,34 +217,34 @@ class FactoredHead(Head):
         """Whether ψ's first layer reads the activation itself, so that its weight is the last step back."""
         return self._contributions.factors.phi == "identity"
 
-    def gradients(self, asked: Asked) -> Iterator[Array]:
+    def gradients(self, context: QueryContext) -> Iterator[Array]:
         if not self.first_layer_is_known:
-            yield from self._adjoint.gradients(asked)
+            yield from self._adjoint.gradients(context)
         elif self._rest is not None:
-            for rows in self._adjoint.gradients(asked):
-                yield self._before_first_layer(rows.reshape(len(rows), -1), asked)
+            for rows in self._adjoint.gradients(context):
+                yield self._before_first_layer(rows.reshape(len(rows), -1), context)
         else:
             weight = self._contributions.factors.weight
-            images = numbered(len(asked.activations), asked.activations)
-            for target in range(asked.reader.targets.shape[1]):
-                if asked.reader.kind == "logit" and weight is not None:
-                    chosen = weight[asked.reader.targets[:, target]]
-                    yield self._over_cells(chosen.reshape(len(images), -1), asked)
+            images = arange_like(len(context.activations), context.activations)
+            for target in range(context.reader.targets.shape[1]):
+                if context.reader.kind == "logit" and weight is not None:
+                    chosen = weight[context.reader.targets[:, target]]
+                    yield self._over_cells(chosen.reshape(len(images), -1), context)
                 else:
-                    rows = asked.reader.weighting(asked.logits, images, target)
-                    yield self._before_first_layer(rows, asked)
+                    rows = context.reader.weighting(context.logits, images, target)
+                    yield self._before_first_layer(rows, context)
 
-    def _before_first_layer(self, rows: Array, asked: Asked) -> Array:
+    def _before_first_layer(self, rows: Array, context: QueryContext) -> Array:
         """The gradient at A, from that at the first layer's answer: ∂z/∂A is W."""
         weight = self._contributions.factors.weight
         if weight is not None:
             flat = weight.reshape(*weight.shape[:2], -1)
-            rows = operations(weight).behind(rows, flat)
-        return self._over_cells(rows, asked)
+            rows = operations(weight).matmul_packed(rows, flat)
+        return self._over_cells(rows, context)
 
-    def _over_cells(self, rows: Array, asked: Asked) -> Array:
+    def _over_cells(self, rows: Array, context: QueryContext) -> Array:
         """The gradient at A, from that at P(A): the same in every cell, or a flattened map's own."""
-        factors, shape = self._contributions.factors, asked.activations.shape
+        factors, shape = self._contributions.factors, context.activations.shape
         if factors.reduction == "flatten":
             return rows.reshape(shape)
         scaled = rows.reshape(*shape[:2], 1, 1) * factors.scale((shape[2], shape[3]))
@@ -252,29 +259,29 @@ class FactoredHead(Head):
 
     # ---------------------------------------------------------------- the rest
 
-    def empty(self, asked: Asked) -> Array:
-        shape = asked.activations.shape[1:]
+    def scores_of_zero_activation(self, context: QueryContext) -> Array:
+        shape = context.activations.shape[1:]
 
         def find() -> Array:
-            first = self._contributions.empty(shape)[None]
+            first = self._contributions.first_layer_of_zero(shape)[None]
             return first if self._rest is None else self._rest(first)[0]
 
-        count, empty = len(asked.activations), self._empty.get(shape, find)
-        return asked.reader.read(repeated(empty, count, axis=0), numbered(count, empty))
+        count, empty = len(context.activations), self._empty.get(shape, find)
+        return context.reader.read(repeat(empty, count, axis=0), arange_like(count, empty))
 
     @property
     def has_class_maps(self) -> bool:
-        return self._rest is None and self._contributions.pooled
+        return self._rest is None and self._contributions.is_pooled
 
-    def class_maps(self, asked: Asked) -> Array | None:
+    def class_maps(self, context: QueryContext) -> Array | None:
         if not self.has_class_maps:
             return None
         factors = self._contributions.factors
-        height, width = asked.activations.shape[2:]
-        source = asked.activations if factors.phi_model is None else asked.extras[PHI]
+        height, width = context.activations.shape[2:]
+        source = context.activations if factors.phi_model is None else context.extras[PHI]
         inner = interior(source, (height, width))
-        targets = asked.reader.targets
-        maps = self._contributions.mixed(inner.reshape(*inner.shape[:2], -1), targets)
+        targets = context.reader.targets
+        maps = self._contributions.apply_target_weights(inner.reshape(*inner.shape[:2], -1), targets)
         bias = factors.bias
         if factors.reduction == "sum":
             bias = bias / factors.cells((height, width))
@@ -283,9 +290,9 @@ class FactoredHead(Head):
         shifted = maps + bias[targets][:, :, None]
         return shifted.reshape(*maps.shape[:2], height, width)
 
-    def _blocks(self, asked: Asked, rows: int) -> Iterator[tuple[slice, Array]]:
-        """Blocks of pictures whose `rows` vectors of F features each fit the working memory."""
-        difference = self._contributions.difference(asked)
+    def _blocks(self, context: QueryContext, rows: int) -> Iterator[tuple[slice, Array]]:
+        """Blocks of images whose `rows` vectors of F features each fit the working memory."""
+        difference = self._contributions.phi_difference(context)
         size = max(1, BLOCK_BYTES // (4 * rows * self._contributions.features))
         for start in range(0, len(difference), size):
             block = slice(start, min(start + size, len(difference)))
@@ -293,25 +300,25 @@ class FactoredHead(Head):
 
     def _run(
         self,
-        asked: Asked,
+        context: QueryContext,
         pairs: tuple[Array, Array],
         features: int,
         fill: Callable[[Array, Array, Array], None],
     ) -> Iterator[tuple[Array, Array, Array]]:
-        """Runs first layers' altered answers through the rest, if there is any; see `fill_and_run`."""
-        rest, logits = self._rest, asked.logits
+        """Runs first layers' altered answers through the rest, if there is any; see `run_altered_rows`."""
+        rest, logits = self._rest, context.logits
 
         def run(rows: Array, batch_index: Array) -> Array:
             if rest is None:
                 return rows
-            asked.passes.head += len(rows)
+            context.passes.head += len(rows)
             return rest(rows)[0]
 
         def plain(shape: tuple[int, ...]) -> Array:
             return zeros(shape, logits)
 
-        rows = plain if rest is None else rest.rows
-        return fill_and_run(pairs, (features,), self._batch_size, fill, run, rows)
+        rows = plain if rest is None else rest.allocate_rows
+        return run_altered_rows(pairs, (features,), self._batch_size, fill, run, rows)
 
     # ---------------------------------------------------------------- description
 

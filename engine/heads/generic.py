@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from camrt.engine.arrays import library, like, numbered, repeated
-from camrt.engine.backends import Runner
+from camrt.engine.arrays import arange_like, constant_like, library, repeat
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Asked, Boxes, Head, channels_where, fill_and_run, pairs_where
+from camrt.engine.heads.base import (
+    Boxes,
+    Head,
+    QueryContext,
+    find_changed_pairs,
+    find_nonzero_channels,
+    run_altered_rows,
+)
 from camrt.engine.operations import operations
+from camrt.engine.runtime import Runner
 from camrt.kernels.caches import ByteCache
 
 __all__ = ["GenericHead"]
@@ -18,7 +25,7 @@ Array = Any
 
 
 class GenericHead(Head):
-    """Runs the head's graph on batches of altered activations, across alterations and pictures.
+    """Runs the head's graph on batches of altered activations, across alterations and images.
 
     Alterations that change nothing (a channel or a box that is zero already) are answered without a pass.
 
@@ -28,8 +35,8 @@ class GenericHead(Head):
         batch_size: Rows a batch.
         reason: Why the head could not be factored, in a sentence.
         threads: Threads of the native kernels; None lets them choose.
-        beside: Names of the tensors that go around the cut, which the graph takes too: those of the picture
-            that the altered activation comes from.
+        extra_inputs: Names of the tensors that go around the cut, which the graph takes too: those of the
+            image that the altered activation comes from.
     """
 
     kind = "generic"
@@ -41,38 +48,40 @@ class GenericHead(Head):
         batch_size: int,
         reason: str,
         threads: int | None = None,
-        beside: tuple[str, ...] = (),
+        extra_inputs: tuple[str, ...] = (),
     ) -> None:
         self._runner = runner
         self._adjoint = adjoint
-        self._beside = beside
+        self._beside = extra_inputs
         self._batch_size = batch_size
         self._reason = reason
         self._threads = threads
         self._empty: ByteCache[Array] = ByteCache()
 
-    def without_channels(self, asked: Asked) -> Array:
-        activations = asked.activations
+    def scores_without_channels(self, context: QueryContext) -> Array:
+        activations = context.activations
         compute = operations(activations)
-        answers = repeated(asked.scores[:, None], activations.shape[1], axis=1)
-        changed = channels_where(activations)
+        answers = repeat(context.scores[:, None], activations.shape[1], axis=1)
+        changed = find_nonzero_channels(activations)
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
             compute.ablate_channels(activations, batch_index, channel, rows, self._threads)
 
-        for batch_index, channel, logits in self._run(asked, changed, fill):
-            answers[batch_index, channel] = asked.reader.read(logits, batch_index)
+        for batch_index, channel, logits in self._run(context, changed, fill):
+            answers[batch_index, channel] = context.reader.read(logits, batch_index)
         return answers
 
-    def with_boxes(
-        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
+    def scores_with_boxes(
+        self, context: QueryContext, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
-        activations = asked.activations
+        activations = context.activations
         compute = operations(activations)
-        listed, count = like(boxes, activations), len(boxes)
-        changed = pairs_where(len(activations), count, activations, lambda: occupied(activations, boxes))
-        deleted = repeated(asked.scores[:, None], count, axis=1) if delete else None
-        kept = repeated(self.empty(asked)[:, None], count, axis=1) if keep else None
+        listed, count = constant_like(boxes, activations), len(boxes)
+        changed = find_changed_pairs(
+            len(activations), count, activations, lambda: find_nonzero_boxes(activations, boxes)
+        )
+        deleted = repeat(context.scores[:, None], count, axis=1) if delete else None
+        kept = repeat(self.scores_of_zero_activation(context)[:, None], count, axis=1) if keep else None
         for answers, keeping in ((deleted, False), (kept, True)):
             if answers is None:
                 continue
@@ -82,38 +91,40 @@ class GenericHead(Head):
                     activations, batch_index, listed[box], rows, keep=keeping, threads=self._threads
                 )
 
-            for batch_index, box, logits in self._run(asked, changed, fill):
-                answers[batch_index, box] = asked.reader.read(logits, batch_index)
+            for batch_index, box, logits in self._run(context, changed, fill):
+                answers[batch_index, box] = context.reader.read(logits, batch_index)
         return deleted, kept
 
-    def empty(self, asked: Asked) -> Array:
-        activations = asked.activations
+    def scores_of_zero_activation(self, context: QueryContext) -> Array:
+        activations = context.activations
         xp, count = library(activations), len(activations)
-        images = numbered(count, activations)
+        images = arange_like(count, activations)
         if self._beside:
-            return asked.reader.read(self._counted(asked)(xp.zeros_like(activations), images), images)
+            return context.reader.read(self._counted(context)(xp.zeros_like(activations), images), images)
         key = tuple(activations.shape[1:])
         empty = self._empty.get(key, lambda: self._runner(xp.zeros_like(activations[:1]))[0])
-        return asked.reader.read(repeated(empty, count, axis=0), images)
+        return context.reader.read(repeat(empty, count, axis=0), images)
 
-    def show(self, activations: Array, beside: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    def run_graph(
+        self, activations: Array, extra_inputs: Mapping[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
         """Logits (N, C) of activations, and whatever else the head's graph shows of them, by name.
 
         Args:
             activations: (N, K, h, w).
-            beside: The tensors that go around the cut, by name; others are left out.
+            extra_inputs: The tensors that go around the cut, by name; others are left out.
         """
-        feeds = {name: beside[name] for name in self._beside}
+        feeds = {name: extra_inputs[name] for name in self._beside}
         logits, *further = self._runner(activations, None, feeds)
         return logits, dict(zip(self._runner.outputs[1:], further, strict=True))
 
-    def gradients(self, asked: Asked) -> Iterator[Array]:
-        return self._adjoint.gradients(asked)
+    def gradients(self, context: QueryContext) -> Iterator[Array]:
+        return self._adjoint.gradients(context)
 
     def gradient_passes(self) -> tuple[int, str]:
         return 1, "the head's adjoint, forth and back"
 
-    def class_maps(self, asked: Asked) -> Array | None:
+    def class_maps(self, context: QueryContext) -> Array | None:
         return None
 
     def describe(self) -> str:
@@ -126,22 +137,22 @@ class GenericHead(Head):
         return 2 * boxes, "one a distinct box and perspective, through the head alone"
 
     def _run(
-        self, asked: Asked, pairs: tuple[Array, Array], fill: Callable[[Array, Array, Array], None]
+        self, context: QueryContext, pairs: tuple[Array, Array], fill: Callable[[Array, Array, Array], None]
     ) -> Iterator[tuple[Array, Array, Array]]:
-        """Runs altered activations through the head; see `fill_and_run`."""
-        shape, run = asked.activations.shape[1:], self._counted(asked)
-        return fill_and_run(pairs, shape, self._batch_size, fill, run, self._runner.rows)
+        """Runs altered activations through the head; see `run_altered_rows`."""
+        shape, run = context.activations.shape[1:], self._counted(context)
+        return run_altered_rows(pairs, shape, self._batch_size, fill, run, self._runner.allocate_rows)
 
-    def _counted(self, asked: Asked) -> Callable[[Array, Array], Array]:
+    def _counted(self, context: QueryContext) -> Callable[[Array, Array], Array]:
         def run(rows: Array, batch_index: Array) -> Array:
-            asked.passes.head += len(rows)
-            feeds = {name: asked.extras[name][batch_index] for name in self._beside}
+            context.passes.head += len(rows)
+            feeds = {name: context.extras[name][batch_index] for name in self._beside}
             return self._runner(rows, None, feeds)[0]
 
         return run
 
 
-def occupied(activations: Array, boxes: Boxes) -> Array:
+def find_nonzero_boxes(activations: Array, boxes: Boxes) -> Array:
     """(N, P): whether a box of cells holds anything but zeros."""
     xp = library(activations)
     cells = xp.any(activations != 0, axis=1)

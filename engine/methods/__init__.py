@@ -36,7 +36,7 @@ from camrt.engine.methods.pixels import (
 from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
 
-__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "build", "meant", "methods"]
+__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "make_method", "methods", "suggest_options"]
 
 METHODS: tuple[type[Method], ...] = (
     CAM,
@@ -68,13 +68,13 @@ METHODS: tuple[type[Method], ...] = (
 )
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """A method's name without case, hyphens and "cam": "Score-CAM" -> "score", "Grad-CAM++" -> "grad++"."""
     plain = re.sub(r"[\s_-]", "", name.lower())
     return re.sub(r"cam(\+*)$", r"\1", plain) or plain
 
 
-REGISTRY: dict[str, type[Method]] = {canonical(method.name): method for method in METHODS}
+METHODS_BY_NAME: dict[str, type[Method]] = {canonical_name(method.name): method for method in METHODS}
 
 
 def methods() -> dict[str, type[Method]]:
@@ -82,7 +82,7 @@ def methods() -> dict[str, type[Method]]:
     return {method.name: method for method in METHODS}
 
 
-def build(method: str | Method, options: dict[str, Any]) -> Method:
+def make_method(method: str | Method, options: dict[str, Any]) -> Method:
     """The method of that name with those options, or the method itself.
 
     Raises:
@@ -95,29 +95,34 @@ def build(method: str | Method, options: dict[str, Any]) -> Method:
                 f"{type(method).__name__}({', '.join(f'{name}=...' for name in options)})"
             )
         return method
-    if not isinstance(method, str) or canonical(method) not in REGISTRY:
+    if not isinstance(method, str) or canonical_name(method) not in METHODS_BY_NAME:
         listing = ", ".join(methods())
-        close = difflib.get_close_matches(canonical(str(method)), REGISTRY, 1)
-        hint = f"; did you mean {REGISTRY[close[0]].name!r}?" if close else ""
+        close = difflib.get_close_matches(canonical_name(str(method)), METHODS_BY_NAME, 1)
+        hint = f"; did you mean {METHODS_BY_NAME[close[0]].name!r}?" if close else ""
         raise MethodError(f"unknown method {method!r}{hint} (methods: {listing})")
-    found = REGISTRY[canonical(method)]
+    found = METHODS_BY_NAME[canonical_name(method)]
     known = {field.name for field in fields(found)}
     unknown = sorted(set(options) - known)
     if unknown:
         raise MethodError(
-            f"{found.name} has no option {', '.join(map(repr, unknown))}{meant(unknown, known)}; its options "
+            f"{found.name} has no option "
+            f"{', '.join(map(repr, unknown))}{suggest_options(unknown, known)}; its options "
             f"are {', '.join(sorted(known))}"
         )
     return found(**options)
 
 
-ARGUMENTS = ("targets", "top_k", "size", "fuse")
+EXPLAIN_ARGUMENTS = ("targets", "top_k", "size", "fuse")
 """Of `Engine.explain`, which are no options of a method."""
 
 
-def meant(unknown: Sequence[str], known: Iterable[str]) -> str:
+def suggest_options(unknown: Sequence[str], known: Iterable[str]) -> str:
     """What options that there are not may have been meant to be."""
-    close = [match for name in unknown for match in difflib.get_close_matches(name, [*known, *ARGUMENTS], 1)]
+    close = [
+        match
+        for name in unknown
+        for match in difflib.get_close_matches(name, [*known, *EXPLAIN_ARGUMENTS], 1)
+    ]
     if close:
         return f"; did you mean {' and '.join(f'{name}=' for name in dict.fromkeys(close))}?"
     if any("layer" in name for name in unknown):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from camrt.engine.arrays import at_least, change_of, library
+from camrt.engine.arrays import clip_min, library, score_change
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 
 __all__ = ["AblationCAM"]
 
 Array = Any
-SMALLEST_SCORE = 1e-8
+MIN_SCORE = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,12 @@ class AblationCAM(ChannelMethod):
 
     score: ScoreKind = "logit"
 
-    def weights(self, ask: Questions) -> tuple[Array, Array]:
-        scores = ask.scores(self.score)
-        without = ask.scores_without_channels(self.score)
+    def weights(self, queries: HeadQueries) -> tuple[Array, Array]:
+        scores = queries.scores(self.score)
+        without = queries.scores_without_channels(self.score)
         xp = library(scores)
-        floor = at_least(xp.abs(scores), SMALLEST_SCORE)
-        weights = -change_of(without, scores[:, None]) / floor[:, None]
+        floor = clip_min(xp.abs(scores), MIN_SCORE)
+        weights = -score_change(without, scores[:, None]) / floor[:, None]
         return xp.permute_dims(weights, (0, 2, 1)), scores
 
     def cost(self, head: Head, shape: MapShape) -> Cost:

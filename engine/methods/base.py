@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
 
 __all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "weighted_sum"]
@@ -29,7 +29,7 @@ class MapShape:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a map costs beside the one trunk pass a picture.
+    """What a map costs beside the one trunk pass an image.
 
     Attributes:
         head: Passes through the head, or a part of it, at most.
@@ -67,7 +67,7 @@ class Method(ABC):
         hints = type_hints(type(self))
         for field in fields(self):
             hint, value = hints[field.name], getattr(self, field.name)
-            choices = choices_of(hint)
+            choices = literal_choices(hint)
             if choices and not (isinstance(value, (str, NoneType)) and value in choices):
                 raise MethodError(
                     f"{self.name}: {field.name}={value!r} is not understood; choose from "
@@ -76,39 +76,39 @@ class Method(ABC):
             if hint is bool and not isinstance(value, bool):
                 raise MethodError(f"{self.name}: {field.name}={value!r} must be True or False")
 
-    def require_whole(self, option: str, least: int) -> None:
+    def require_integer(self, option: str, least: int) -> None:
         """Refuses an option that is not a whole number of at least `least`."""
         value = getattr(self, option)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise MethodError(f"{self.name}: {option}={value!r} must be a whole number >= {least}")
 
     @property
-    def rectified(self) -> bool:
+    def applies_relu(self) -> bool:
         """Whether negative values are cut off before normalisation."""
         return True
 
     @property
     def explains_pixels(self) -> bool:
-        """Whether the raw maps lie on the picture's own grid of H×W pixels, wherever the model is cut."""
+        """Whether the raw maps lie on the image's own grid of H×W pixels, wherever the model is cut."""
         return False
 
     @property
-    def asks_joint(self) -> bool:
+    def needs_joint(self) -> bool:
         """Whether the method asks for p(y,z|x) of a CALM model, which has a grid of its own."""
         return False
 
     @property
-    def asks_gradients(self) -> bool:
+    def needs_gradients(self) -> bool:
         """Whether the method asks for the score's gradient with respect to the activation."""
         return False
 
     @property
-    def asks_boxes(self) -> bool:
+    def needs_boxes(self) -> bool:
         """Whether the method asks for scores with boxes of cells altered."""
         return False
 
     @abstractmethod
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         """Raw maps (N, T, h, w), before ReLU and normalisation, and the scores (N, T) they explain."""
 
     @abstractmethod
@@ -120,13 +120,13 @@ class ChannelMethod(Method):
     """A method whose map is a weighted sum of the activation's channels, Σ_k α_k · A_k."""
 
     @abstractmethod
-    def weights(self, ask: Questions) -> tuple[Array, Array]:
+    def weights(self, queries: HeadQueries) -> tuple[Array, Array]:
         """The channels' weights α (N, T, K), and the scores (N, T) they explain."""
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         """See `Method`."""
-        weights, scores = self.weights(ask)
-        return weighted_sum(weights, ask.activations), scores
+        weights, scores = self.weights(queries)
+        return weighted_sum(weights, queries.activations), scores
 
 
 @cache
@@ -135,7 +135,7 @@ def type_hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def choices_of(hint: Any) -> tuple[str | None, ...]:
+def literal_choices(hint: Any) -> tuple[str | None, ...]:
     """The values that a `Literal`, or an optional one, allows; none for any other type."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if not any(get_origin(part) is Literal for part in parts):

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import like
+from camrt.engine.arrays import constant_like
 from camrt.export.budget import check_deadline, reserve
-from camrt.kernels.caches import remembered
+from camrt.kernels.caches import cache_by_bytes
 
-__all__ = ["Assignment", "Grid", "Placements", "count_boxes", "place_boxes"]
+__all__ = ["Assignment", "PlacementGrid", "Placements", "count_boxes", "place_boxes"]
 
 Array = Any
-BYTES_A_PLACEMENT = 96  # of what lists them, and finds those that coincide
+BYTES_PER_PLACEMENT = 96  # of what lists them, and finds those that coincide
 
 
 Assignment = Literal["coverage", "same", "anchor"]
@@ -23,7 +23,7 @@ Assignment = Literal["coverage", "same", "anchor"]
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class PlacementGrid:
     """All placements of one box shape (m, n).
 
     Attributes:
@@ -38,16 +38,16 @@ class Grid:
     index: npt.NDArray[np.int64]
     assignment: Assignment
 
-    def per_cell(self, values: Array) -> Array:
+    def mean_per_cell(self, values: Array) -> Array:
         """Means over the placements that speak for each cell: (N, P, T) -> (N, h, w, T)."""
-        placed = values[:, like(self.index, values)]
+        placed = values[:, constant_like(self.index, values)]
         if self.assignment == "anchor":
             return placed
         counts: Any = self.shape[0] * self.shape[1]
         if self.assignment == "same":
             exists = (self.index >= 0).astype(np.float64)[None, :, :, None]
-            placed = placed * like(exists, values)
-            counts = like(self._covering(exists), values)
+            placed = placed * constant_like(exists, values)
+            counts = constant_like(self._covering(exists), values)
         return self._covering(placed) / counts
 
     def _covering(self, placed: Array) -> Array:
@@ -72,10 +72,10 @@ class Placements:
     """
 
     distinct: npt.NDArray[np.int64]
-    grids: tuple[Grid, ...]
+    grids: tuple[PlacementGrid, ...]
 
 
-@remembered()
+@cache_by_bytes()
 def place_boxes(
     shapes: tuple[tuple[int, int], ...], cells: tuple[int, int], assignment: Assignment
 ) -> Placements:
@@ -86,10 +86,10 @@ def place_boxes(
     """
     height, width = cells
     count = sum((height + tall) * (width + wide) for tall, wide in shapes)
-    reserve(BYTES_A_PLACEMENT * count, f"{count} placements of boxes")
-    down = [sides(tall, height, assignment) for tall, _ in shapes]
-    across = [sides(wide, width, assignment) for _, wide in shapes]
-    rows, columns = numbered_once(down), numbered_once(across)
+    reserve(BYTES_PER_PLACEMENT * count, f"{count} placements of boxes")
+    down = [axis_spans(tall, height, assignment) for tall, _ in shapes]
+    across = [axis_spans(wide, width, assignment) for _, wide in shapes]
+    rows, columns = unique_pairs(down), unique_pairs(across)
     # A box is a pair of what it covers along each axis: all placements in one line, -1 where there is none.
     numbers = [
         np.where(
@@ -114,7 +114,7 @@ def place_boxes(
     distinct.flags.writeable = False
     ends = np.cumsum([one.size for one in numbers])[:-1]
     grids = [
-        Grid(shape, part.reshape(one.shape), assignment)
+        PlacementGrid(shape, part.reshape(one.shape), assignment)
         for shape, part, one in zip(shapes, np.split(line, ends), numbers, strict=True)
     ]
     return Placements(distinct, tuple(grids))
@@ -127,10 +127,11 @@ def count_boxes(shapes: tuple[tuple[int, int], ...], cells: tuple[int, int], ass
     cover it: with it come all that any of these shapes covers along the other axis.
     """
     down, across = (
-        numbered_once([sides(shape[axis], cells[axis], assignment) for shape in shapes]) for axis in (0, 1)
+        unique_pairs([axis_spans(shape[axis], cells[axis], assignment) for shape in shapes])
+        for axis in (0, 1)
     )
-    kinds, counts = np.unique(covered_by(down), axis=1, return_counts=True)
-    columns = covered_by(across)
+    kinds, counts = np.unique(covered_pairs(down), axis=1, return_counts=True)
+    columns = covered_pairs(across)
     return sum(
         count * int(columns[kind].any(axis=0).sum())
         for kind, count in zip(kinds.T, counts.tolist(), strict=True)
@@ -138,7 +139,7 @@ def count_boxes(shapes: tuple[tuple[int, int], ...], cells: tuple[int, int], ass
 
 
 @dataclass(frozen=True, eq=False)
-class _Numbered:
+class _UniquePairs:
     """Different pairs of numbers.
 
     Attributes:
@@ -150,16 +151,16 @@ class _Numbered:
     numbers: list[npt.NDArray[np.int64]]
 
 
-def numbered_once(pairs: list[npt.NDArray[np.int64]]) -> _Numbered:
+def unique_pairs(pairs: list[npt.NDArray[np.int64]]) -> _UniquePairs:
     """Numbers the pairs in several arrays (n, 2) of whole numbers from -1 on."""
     line = np.concatenate(pairs) + 1
     base = int(line.max()) + 1
     listed, numbers = np.unique(line[:, 0] * base + line[:, 1], return_inverse=True)
     ends = np.cumsum([len(one) for one in pairs])[:-1]
-    return _Numbered(np.stack(np.divmod(listed, base), axis=1) - 1, np.split(numbers.reshape(-1), ends))
+    return _UniquePairs(np.stack(np.divmod(listed, base), axis=1) - 1, np.split(numbers.reshape(-1), ends))
 
 
-def covered_by(sides: _Numbered) -> npt.NDArray[np.bool_]:
+def covered_pairs(sides: _UniquePairs) -> npt.NDArray[np.bool_]:
     """(S, D): whether a placement of each of S box shapes covers each of D listed pairs."""
     found = np.zeros((len(sides.numbers), len(sides.listed)), np.bool_)
     for number, placed in enumerate(sides.numbers):
@@ -167,8 +168,8 @@ def covered_by(sides: _Numbered) -> npt.NDArray[np.bool_]:
     return found & (sides.listed[:, 0] >= 0)
 
 
-def sides(side: int, cells: int, assignment: Assignment) -> npt.NDArray[np.int64]:
-    """What the placements of `Grid.index` cover along an axis, half-open (n, 2); -1 where there is none."""
+def axis_spans(side: int, cells: int, assignment: Assignment) -> npt.NDArray[np.int64]:
+    """What the placements of `PlacementGrid.index` cover along an axis, half-open (n, 2); -1 for none."""
     if assignment == "anchor":
         start = np.arange(cells)
         exists = np.ones(cells, np.bool_)

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from camrt.engine.arrays import library, like, numbered, repeated, single
+from camrt.engine.arrays import arange_like, constant_like, library, repeat, to_float32
 from camrt.engine.class_sets import class_sets
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.questions import NO_JOINT, Questions
+from camrt.engine.queries import NO_JOINT, HeadQueries
 from camrt.errors import MethodError, TargetError
 
 __all__ = ["CALM"]
@@ -73,31 +73,31 @@ class CALM(Method):
             raise MethodError(f"calm: against={self.against!r} must be a class index")
 
     @property
-    def asks_joint(self) -> bool:
+    def needs_joint(self) -> bool:
         return True
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
-        log_joint, targets = ask.log_joint(), ask.targets
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
+        log_joint, targets = queries.log_joint(), queries.targets
         xp = library(log_joint)
         log_joint = xp.astype(log_joint, xp.float64)
         if self.kind in ("joint", "conditional", "posterior"):
             maps = xp.take_along_axis(log_joint, targets[:, :, None, None], axis=1)
             scores = xp.sum(xp.exp(maps), axis=(2, 3))
             if self.kind == "conditional":
-                maps = maps - log_sum(log_joint, 1)
+                maps = maps - log_sum_exp(log_joint, 1)
             elif self.kind == "posterior":
-                maps = maps - log_sum(log_sum(maps, 3), 2)
-            return single(xp.exp(maps)), single(scores)
+                maps = maps - log_sum_exp(log_sum_exp(maps, 3), 2)
+            return to_float32(xp.exp(maps)), to_float32(scores)
         joint = xp.exp(log_joint)
         if self.kind == "saliency":
-            maps = repeated(xp.sum(joint, axis=1, keepdims=True), targets.shape[1], axis=1)
+            maps = repeat(xp.sum(joint, axis=1, keepdims=True), targets.shape[1], axis=1)
         elif self.kind == "subset":
-            maps = subsets(joint, self._members(targets, joint.shape[1]), average=self.average)
+            maps = sum_over_classes(joint, self._members(targets, joint.shape[1]), average=self.average)
         else:
-            other = self._others(ask, targets, joint.shape[1])
+            other = self._others(queries, targets, joint.shape[1])
             maps = xp.take_along_axis(joint, targets[:, :, None, None], axis=1)
             maps = maps - xp.take_along_axis(joint, other[:, :, None, None], axis=1)
-        return single(maps), single(xp.sum(maps, axis=(2, 3)))
+        return to_float32(maps), to_float32(xp.sum(maps, axis=(2, 3)))
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         if not head.has_joint:
@@ -107,19 +107,19 @@ class CALM(Method):
     def _members(self, targets: Array, count: int) -> Array:
         """(N, T, C): which classes are taken together for each target."""
         if isinstance(self.classes, str):
-            sets = like(class_sets(self.classes, count), targets)
+            sets = constant_like(class_sets(self.classes, count), targets)
             return sets[targets][:, :, None] == sets
         if self.classes is None:
-            return targets[:, :, None] == numbered(count, targets)
+            return targets[:, :, None] == arange_like(count, targets)
         outside = [c for c in self.classes if not 0 <= c < count]
         if outside:
             raise TargetError(
                 f"calm: class {outside[0]} in classes= is out of range; the model has {count} classes"
             )
-        marked = like(np.isin(np.arange(count), self.classes), targets)
+        marked = constant_like(np.isin(np.arange(count), self.classes), targets)
         return library(targets).broadcast_to(marked, (*targets.shape, count))
 
-    def _others(self, ask: Questions, targets: Array, count: int) -> Array:
+    def _others(self, queries: HeadQueries, targets: Array, count: int) -> Array:
         """(N, T): the class that each target is held against."""
         xp = library(targets)
         if self.against is not None:
@@ -130,19 +130,19 @@ class CALM(Method):
             return xp.full_like(targets, self.against)
         if count < 2:
             raise TargetError("calm: a model of one class has none to hold against it")
-        order = xp.argsort(-ask.logits, axis=1, stable=True)
+        order = xp.argsort(-queries.logits, axis=1, stable=True)
         first, second = order[:, :1], order[:, 1:2]
         return xp.where(targets == first, second, first)
 
 
-def log_sum(values: Array, axis: int) -> Array:
+def log_sum_exp(values: Array, axis: int) -> Array:
     """Log Σ exp over an axis, which is kept."""
     xp = library(values)
     top = xp.max(values, axis=axis, keepdims=True)
     return top + xp.log(xp.sum(xp.exp(values - top), axis=axis, keepdims=True))
 
 
-def subsets(joint: Array, members: Array, *, average: bool) -> Array:
+def sum_over_classes(joint: Array, members: Array, *, average: bool) -> Array:
     """Sums (N, T, h, w) of p(y,z|x) (N, C, h, w) over the classes that `members` (N, T, C) marks."""
     xp = library(joint, members)
     weights = xp.astype(members, joint.dtype)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from camrt.engine.arrays import library, repeated
+from camrt.engine.arrays import library, repeat
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
 
 __all__ = ["CAM", "ActivationCAM"]
@@ -33,11 +33,11 @@ class CAM(Method):
     name: ClassVar[str] = "cam"
 
     @property
-    def rectified(self) -> bool:
+    def applies_relu(self) -> bool:
         return self.postprocess == "library" or self.normalisation == "max"
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
-        return ask.class_maps(), ask.scores("logit")
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
+        return queries.class_maps(), queries.scores("logit")
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         if not head.has_class_maps:
@@ -55,10 +55,10 @@ class ActivationCAM(Method):
 
     name: ClassVar[str] = "activation"
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
-        xp = library(ask.activations)
-        summed = xp.sum(ask.activations, axis=1)
-        return repeated(summed[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
+        xp = library(queries.activations)
+        summed = xp.sum(queries.activations, axis=1)
+        return repeat(summed[:, None], queries.targets.shape[1], axis=1), queries.scores("logit")
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, 0, "a sum over channels")

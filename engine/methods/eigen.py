@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from camrt.engine.arrays import at_least, library, repeated, room_for
+from camrt.engine.arrays import clip_min, library, repeat, reserve_for
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 
 __all__ = ["EigenCAM"]
 
 Array = Any
-SAME_MAGNITUDE = 1e-9  # entries this close, relatively, differ by rounding only
+MAGNITUDE_TOLERANCE = 1e-9  # entries this close, relatively, differ by rounding only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +33,16 @@ class EigenCAM(Method):
 
     centred: bool = True
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
-        maps = self._leading(ask.activations)
-        return repeated(maps[:, None], ask.targets.shape[1], axis=1), ask.scores("logit")
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
+        maps = self._leading(queries.activations)
+        return repeat(maps[:, None], queries.targets.shape[1], axis=1), queries.scores("logit")
 
     def _leading(self, activations: Array) -> Array:
         """s₁·u₁ of each activation, oriented: (N, K, h, w) -> (N, h, w)."""
         xp = library(activations)
         count, channels, height, width = activations.shape
         side = min(channels, height * width)
-        room_for((count, 4 * channels * height * width + 3 * side * side), activations, "activations")
+        reserve_for((count, 4 * channels * height * width + 3 * side * side), activations, "activations")
         flat = xp.reshape(xp.astype(activations, xp.float64), (count, channels, height * width))
         cells = xp.permute_dims(flat, (0, 2, 1))
         broken = ~xp.all(xp.isfinite(cells), axis=(1, 2))[:, None]
@@ -54,13 +54,13 @@ class EigenCAM(Method):
         # The smaller Gram matrix holds the same leading direction.
         if height * width <= channels:
             values, vectors = xp.linalg.eigh(xp.matmul(cells, turned))
-            projected = vectors[:, :, -1] * xp.sqrt(at_least(values[:, -1:], 0.0))
+            projected = vectors[:, :, -1] * xp.sqrt(clip_min(values[:, -1:], 0.0))
         else:
             vectors = xp.linalg.eigh(xp.matmul(turned, cells))[1]
             projected = xp.matmul(cells, vectors[:, :, -1:])[:, :, 0]
         if self.centred:
             magnitudes = xp.abs(projected)
-            equal = magnitudes >= xp.max(magnitudes, axis=1, keepdims=True) * (1 - SAME_MAGNITUDE)
+            equal = magnitudes >= xp.max(magnitudes, axis=1, keepdims=True) * (1 - MAGNITUDE_TOLERANCE)
             largest = xp.argmax(xp.astype(equal, xp.int8), axis=1, keepdims=True)
             leading = xp.take_along_axis(projected, largest, axis=1)
         else:

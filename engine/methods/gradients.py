@@ -9,10 +9,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from camrt.engine.arrays import at_least, constant_over_cells, library, quietly_divided
+from camrt.engine.arrays import clip_min, is_constant_over_cells, library, safe_divide
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method, weighted_sum
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 
 __all__ = ["GradCAM", "GradCAMPlusPlus", "HiResCAM", "LayerCAM", "XGradCAM"]
@@ -31,12 +31,12 @@ class GradientMethod(Method):
     score: ScoreKind = "logit"
 
     @property
-    def asks_gradients(self) -> bool:
+    def needs_gradients(self) -> bool:
         return True
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
-        maps = [self.map(gradient, ask.activations) for gradient in ask.gradients(self.score)]
-        return library(*maps).stack(maps, axis=1), ask.scores(self.score)
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
+        maps = [self.map(gradient, queries.activations) for gradient in queries.gradients(self.score)]
+        return library(*maps).stack(maps, axis=1), queries.scores(self.score)
 
     @abstractmethod
     def map(self, gradient: Array, activations: Array) -> Array:
@@ -48,28 +48,30 @@ class GradientMethod(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientWeights(GradientMethod, ChannelMethod):
+class GradientChannelMethod(GradientMethod, ChannelMethod):
     """A method that makes one weight a channel of its gradient."""
 
-    def weights(self, ask: Questions) -> tuple[Array, Array]:
-        found = [self.channel_weights(gradient, ask.activations) for gradient in ask.gradients(self.score)]
-        return library(*found).stack(found, axis=1), ask.scores(self.score)
+    def weights(self, queries: HeadQueries) -> tuple[Array, Array]:
+        found = [
+            self.channel_weights(gradient, queries.activations) for gradient in queries.gradients(self.score)
+        ]
+        return library(*found).stack(found, axis=1), queries.scores(self.score)
 
     def map(self, gradient: Array, activations: Array) -> Array:
-        return weighted(self.channel_weights(gradient, activations), activations)
+        return weighted_map(self.channel_weights(gradient, activations), activations)
 
     @abstractmethod
     def channel_weights(self, gradient: Array, activations: Array) -> Array:
         """α (N, K) of a gradient and an activation (N, K, h, w)."""
 
 
-def weighted(weights: Array, activations: Array) -> Array:
+def weighted_map(weights: Array, activations: Array) -> Array:
     """Σ_k weights[n, k] · activations[n, k]: (N, h, w)."""
     return weighted_sum(weights[:, None], activations)[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradCAM(GradientWeights):
+class GradCAM(GradientChannelMethod):
     """Grad-CAM: channels weighted by their mean gradient.
 
     "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (Selvaraju et al., ICCV
@@ -79,13 +81,13 @@ class GradCAM(GradientWeights):
     name: ClassVar[str] = "gradcam"
 
     def channel_weights(self, gradient: Array, activations: Array) -> Array:
-        if constant_over_cells(gradient):
+        if is_constant_over_cells(gradient):
             return gradient[:, :, 0, 0]
         return library(gradient).mean(gradient, axis=(2, 3))
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradCAMPlusPlus(GradientWeights):
+class GradCAMPlusPlus(GradientChannelMethod):
     """Grad-CAM++: channels weighted by their positive gradients, each by what it explains.
 
     "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional Networks" (Chattopadhay
@@ -106,7 +108,7 @@ class GradCAMPlusPlus(GradientWeights):
     normalise_alpha: bool = False
 
     def channel_weights(self, gradient: Array, activations: Array) -> Array:
-        if constant_over_cells(gradient):
+        if is_constant_over_cells(gradient):
             cells = gradient.shape[2] * gradient.shape[3]
             positions = gradient[:, :, :1, :1]
         else:
@@ -115,7 +117,7 @@ class GradCAMPlusPlus(GradientWeights):
         g = xp.astype(positions, xp.float64)
         total = xp.sum(activations, axis=(2, 3), dtype=xp.float64)[:, :, None, None]
         shares = self._shares(g, total)
-        rising = at_least(g, 0.0)
+        rising = clip_min(g, 0.0)
         if self.normalise_alpha:
             risen = xp.where(g > 0, shares, xp.zeros_like(shares))
             whole = xp.sum(risen, axis=(2, 3), keepdims=True) * cells
@@ -129,12 +131,12 @@ class GradCAMPlusPlus(GradientWeights):
             return square / (2.0 * square + total * square * g + 1e-6)
         xp = library(g, total)
         below = 2.0 + total * g  # the fraction with G² divided out, so that small gradients stay exact
-        shares = quietly_divided(xp.ones_like(below), below, (below != 0) & (g != 0))
+        shares = safe_divide(xp.ones_like(below), below, (below != 0) & (g != 0))
         return xp.where(below == 0, g * g, shares) if self.normalise_alpha else shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class XGradCAM(GradientWeights):
+class XGradCAM(GradientChannelMethod):
     """XGrad-CAM: channels weighted by their gradients, averaged with the activation as weight.
 
     "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs" (Fu et al., BMVC 2020,
@@ -146,11 +148,11 @@ class XGradCAM(GradientWeights):
     def channel_weights(self, gradient: Array, activations: Array) -> Array:
         xp = library(gradient, activations)
         total = xp.sum(activations, axis=(2, 3))
-        if constant_over_cells(gradient):
+        if is_constant_over_cells(gradient):
             each = gradient[:, :, 0, 0]
             return xp.where(total != 0, each, xp.zeros_like(each))
         weights = xp.einsum("nkij,nkij->nk", gradient, activations)
-        return quietly_divided(weights, total, total != 0)
+        return safe_divide(weights, total, total != 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ class HiResCAM(GradientMethod):
     name: ClassVar[str] = "hirescam"
 
     def map(self, gradient: Array, activations: Array) -> Array:
-        return products(gradient, activations)
+        return gradient_product_map(gradient, activations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,13 +180,13 @@ class LayerCAM(GradientMethod):
     name: ClassVar[str] = "layercam"
 
     def map(self, gradient: Array, activations: Array) -> Array:
-        if constant_over_cells(gradient):
-            return weighted(at_least(gradient[:, :, 0, 0], 0.0), activations)
-        return products(at_least(gradient, 0.0), activations)
+        if is_constant_over_cells(gradient):
+            return weighted_map(clip_min(gradient[:, :, 0, 0], 0.0), activations)
+        return gradient_product_map(clip_min(gradient, 0.0), activations)
 
 
-def products(gradient: Array, activations: Array) -> Array:
+def gradient_product_map(gradient: Array, activations: Array) -> Array:
     """Σ_k G_k ∘ A_k: (N, h, w)."""
-    if constant_over_cells(gradient):
-        return weighted(gradient[:, :, 0, 0], activations)
+    if is_constant_over_cells(gradient):
+        return weighted_map(gradient[:, :, 0, 0], activations)
     return library(gradient, activations).einsum("nkij,nkij->nij", gradient, activations)

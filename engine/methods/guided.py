@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from camrt.engine.arrays import library
-from camrt.engine.framing import placed_saliency
 from camrt.engine.heads import Head
+from camrt.engine.images.framing import uncropped_saliency
 from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.cam import ActivationCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, GradientMethod, XGradCAM
 from camrt.engine.methods.pixab import PixabCAM
-from camrt.engine.methods.pixels import Array, Gradient, blurred
+from camrt.engine.methods.pixels import Array, Gradient, gaussian_blur
 from camrt.engine.methods.score import ScoreCAM
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.export.adjoint import ReluRule
 
 __all__ = [
@@ -47,8 +47,8 @@ class GuidedBackpropagation(Gradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedMap(GuidedBackpropagation):
-    """Guided back-propagation times a class-activation map at the picture's size.
+class GuidedMethod(GuidedBackpropagation):
+    """Guided back-propagation times a class-activation map at the image's size.
 
     "Pixab-CAM: Attend Pixel, not Channel" (ICLR 2022 submission), Figure 9, for seven maps; for Grad-CAM
     already in "Grad-CAM" (Selvaraju et al., ICCV 2017, section 3.3).
@@ -65,30 +65,30 @@ class GuidedMap(GuidedBackpropagation):
         return self.map_class()
 
     @property
-    def asks_gradients(self) -> bool:
-        return self.map_method.asks_gradients
+    def needs_gradients(self) -> bool:
+        return self.map_method.needs_gradients
 
     @property
-    def asks_boxes(self) -> bool:
-        return self.map_method.asks_boxes
+    def needs_boxes(self) -> bool:
+        return self.map_method.needs_boxes
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         method = self.map_method
-        found, _ = method.raw(ask)
-        size = (ask.pictures.shape[2], ask.pictures.shape[3])
+        found, _ = method.raw(queries)
+        size = (queries.images.shape[2], queries.images.shape[3])
         xp = library(found)
         flat = xp.reshape(xp.astype(found, xp.float32, copy=False), (-1, *found.shape[2:]), copy=True)
-        where, _ = placed_saliency(
+        where, _ = uncropped_saliency(
             flat,
-            ask.framing,
+            queries.framing,
             mode="native",
             normalisation=method.normalisation,
             relu=True,
-            threads=ask.threads,
+            threads=queries.threads,
         )
-        fine = [self.maps(ask, target) for target in range(ask.targets.shape[1])]
+        fine = [self.maps(queries, target) for target in range(queries.targets.shape[1])]
         both = xp.stack(fine, axis=1) * xp.reshape(where, (*found.shape[:2], *size))
-        return blurred(both, self.blur), ask.scores(self.score)
+        return gaussian_blur(both, self.blur), queries.scores(self.score)
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         coarse, fine = self.map_method.cost(head, shape), super().cost(head, shape)
@@ -102,56 +102,56 @@ class GuidedMap(GuidedBackpropagation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedGradCAM(GuidedMap):
-    """Guided Grad-CAM: guided back-propagation times the Grad-CAM map at the picture's size."""
+class GuidedGradCAM(GuidedMethod):
+    """Guided Grad-CAM: guided back-propagation times the Grad-CAM map at the image's size."""
 
     name: ClassVar[str] = "guided-gradcam"
     map_class: ClassVar[type[Method]] = GradCAM
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedGradCAMPlusPlus(GuidedMap):
-    """Guided back-propagation times the Grad-CAM++ map at the picture's size."""
+class GuidedGradCAMPlusPlus(GuidedMethod):
+    """Guided back-propagation times the Grad-CAM++ map at the image's size."""
 
     name: ClassVar[str] = "guided-gradcam++"
     map_class: ClassVar[type[Method]] = GradCAMPlusPlus
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedXGradCAM(GuidedMap):
-    """Guided back-propagation times the XGrad-CAM map at the picture's size."""
+class GuidedXGradCAM(GuidedMethod):
+    """Guided back-propagation times the XGrad-CAM map at the image's size."""
 
     name: ClassVar[str] = "guided-xgradcam"
     map_class: ClassVar[type[Method]] = XGradCAM
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedActivationCAM(GuidedMap):
-    """Guided back-propagation times the Activation-CAM map at the picture's size."""
+class GuidedActivationCAM(GuidedMethod):
+    """Guided back-propagation times the Activation-CAM map at the image's size."""
 
     name: ClassVar[str] = "guided-activation"
     map_class: ClassVar[type[Method]] = ActivationCAM
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedScoreCAM(GuidedMap):
-    """Guided back-propagation times the Score-CAM map at the picture's size."""
+class GuidedScoreCAM(GuidedMethod):
+    """Guided back-propagation times the Score-CAM map at the image's size."""
 
     name: ClassVar[str] = "guided-score"
     map_class: ClassVar[type[Method]] = ScoreCAM
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedAblationCAM(GuidedMap):
-    """Guided back-propagation times the Ablation-CAM map at the picture's size."""
+class GuidedAblationCAM(GuidedMethod):
+    """Guided back-propagation times the Ablation-CAM map at the image's size."""
 
     name: ClassVar[str] = "guided-ablation"
     map_class: ClassVar[type[Method]] = AblationCAM
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedPixabCAM(GuidedMap):
-    """Guided-CAM: guided back-propagation times the Pixab-CAM map at the picture's size."""
+class GuidedPixabCAM(GuidedMethod):
+    """Guided-CAM: guided back-propagation times the Pixab-CAM map at the image's size."""
 
     name: ClassVar[str] = "guided-pixab"
     map_class: ClassVar[type[Method]] = PixabCAM

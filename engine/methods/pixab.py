@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, ClassVar, Literal
 
-from camrt.engine.arrays import at_least, change_of, library, room_for
+from camrt.engine.arrays import clip_min, library, reserve_for, score_change
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.boxes import Assignment, Placements, count_boxes, place_boxes
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
 
 __all__ = ["PixabCAM"]
 
 Array = Any
-SMALLEST_SCORE = 1e-12
-LONGEST_SIDE = 64  # of a box, in cells: more than any map this is used on has
+MIN_SCORE = 1e-12
+MAX_BOX_SIDE = 64  # of a box, in cells: more than any map this is used on has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class PixabCAM(Method):
             for a logit, which may be zero or negative.
         assignment: Where boxes are placed, and which placements a cell's value is the mean of. "coverage":
             all that cover the cell, of a map padded on all sides, clipped at the border. "same": of as many
-            placements as there are cells, as a convolution with padding `same` has them (boxes of two cells
-            stick out at the lower and the right border only), those that cover the cell. "anchor": the one
-            placement whose top left cell it is.
+            placements as there are cells, as a convolution with padding `is_same` has them (boxes of two
+            cells stick out at the lower and the right border only), those that cover the cell. "anchor": the
+            one placement whose top left cell it is.
         boxes: Box shapes, (height, width) in cells.
         perspectives: "both", "deletion" or "preservation".
     """
@@ -70,53 +70,53 @@ class PixabCAM(Method):
             shapes = tuple((index(height), index(width)) for height, width in self.boxes)
         except (TypeError, ValueError):
             shapes = ()
-        if not shapes or any(not 1 <= side <= LONGEST_SIDE for shape in shapes for side in shape):
+        if not shapes or any(not 1 <= side <= MAX_BOX_SIDE for shape in shapes for side in shape):
             raise MethodError(
                 f"pixab: boxes={self.boxes!r} must be one or more (height, width) pairs of whole numbers "
-                f"from 1 to {LONGEST_SIDE}"
+                f"from 1 to {MAX_BOX_SIDE}"
             )
         object.__setattr__(self, "boxes", shapes)
 
     @property
-    def asks_boxes(self) -> bool:
+    def needs_boxes(self) -> bool:
         return True
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
-        height, width = ask.activations.shape[2:]
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
+        height, width = queries.activations.shape[2:]
         placements = place_boxes(self.boxes, (height, width), self.assignment)
         delete, keep = self.perspectives != "preservation", self.perspectives != "deletion"
-        several = (8, *ask.targets.shape, len(placements.distinct))
-        room_for(several, ask.targets, "what boxes' scores are compared by")
-        kind = self.score or ask.preferred("probability")
-        scores, nothing = ask.scores(kind), ask.scores_of_nothing(kind)
+        several = (8, *queries.targets.shape, len(placements.distinct))
+        reserve_for(several, queries.targets, "what boxes' scores are compared by")
+        kind = self.score or queries.supported_kind("probability")
+        scores, nothing = queries.scores(kind), queries.scores_of_zero_activation(kind)
         xp = library(scores)
         scores, nothing = xp.astype(scores, xp.float64), xp.astype(nothing, xp.float64)
-        deleted, kept = ask.scores_with_boxes(placements.distinct, kind, delete=delete, keep=keep)
+        deleted, kept = queries.scores_with_boxes(placements.distinct, kind, delete=delete, keep=keep)
         falls, gains = self._denominators(kind, scores, nothing)
         parts = []
         if deleted is not None:
-            parts.append(-change_of(deleted, scores[:, None]) / falls[:, None])
+            parts.append(-score_change(deleted, scores[:, None]) / falls[:, None])
         if kept is not None:
-            parts.append(change_of(kept, nothing[:, None]) / gains[:, None])
+            parts.append(score_change(kept, nothing[:, None]) / gains[:, None])
         total = self._mean(placements, sum(parts[1:], start=parts[0]))  # the sum of means, which is linear
         if kind == "probability":
             # A probability this small cannot be divided by: the map says nothing.
-            small = (scores < SMALLEST_SCORE)[:, :, None, None]
+            small = (scores < MIN_SCORE)[:, :, None, None]
             total = xp.where(small, xp.zeros_like(total), total)
         return xp.astype(total, xp.float32), xp.astype(scores, xp.float32)
 
     def _denominators(self, kind: ScoreKind, scores: Array, nothing: Array) -> tuple[Array, Array]:
         reading = self.denominators or ("N2" if kind == "probability" else "N3")
         if reading == "N3":
-            between = at_least(abs(scores - nothing), SMALLEST_SCORE)
+            between = clip_min(abs(scores - nothing), MIN_SCORE)
             return between, between
-        falls = at_least(abs(scores), SMALLEST_SCORE)
-        gains = at_least(abs(nothing), SMALLEST_SCORE) if reading == "N2" else falls
+        falls = clip_min(abs(scores), MIN_SCORE)
+        gains = clip_min(abs(nothing), MIN_SCORE) if reading == "N2" else falls
         return falls, gains
 
     def _mean(self, placements: Placements, values: Array) -> Array:
         """Per-cell mean over placements, then over box shapes: (N, P, T) -> (N, T, h, w)."""
-        grids = [grid.per_cell(values) for grid in placements.grids]
+        grids = [grid.mean_per_cell(values) for grid in placements.grids]
         mean = sum(grids[1:], start=grids[0]) / len(grids)
         return library(mean).permute_dims(mean, (0, 3, 1, 2))
 

@@ -1,4 +1,4 @@
-"""Gradients with respect to the picture itself, on its own grid of pixels.
+"""Gradients with respect to the image itself, on its own grid of pixels.
 
 The base of them all is V(x) = max over colours of |∂score/∂x|, (H, W). Definitions and constants are those of
 "Keep CALM and Improve Visual Feature Attribution" (ICCV 2021) and its code, where these are the baselines.
@@ -14,16 +14,25 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import at_least, library, like, numbered, room_for, sent, single, zeros
+from camrt.engine.arrays import (
+    arange_like,
+    clip_min,
+    constant_like,
+    library,
+    reserve_for,
+    to_device_async,
+    to_float32,
+    zeros,
+)
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
-from camrt.export import allocating
+from camrt.export import allocation
 from camrt.export.adjoint import ReluRule
 from camrt.export.budget import reserve
-from camrt.kernels.caches import remembered
+from camrt.kernels.caches import cache_by_bytes
 
 __all__ = [
     "Gradient",
@@ -32,13 +41,13 @@ __all__ = [
     "SmoothGrad",
     "TextbookIntegratedGradients",
     "VarGrad",
-    "strongest",
+    "max_magnitude",
 ]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
-def strongest(gradients: Array) -> Array:
+def max_magnitude(gradients: Array) -> Array:
     """The largest magnitude over colours: (B, C, H, W) -> (B, H, W)."""
     xp = library(gradients)
     return xp.max(xp.abs(gradients), axis=1)
@@ -46,7 +55,7 @@ def strongest(gradients: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelMethod(Method):
-    """What methods on the picture's own pixels share.
+    """What methods on the image's own pixels share.
 
     Attributes:
         score: What is differentiated: the logit, or the probability.
@@ -62,7 +71,7 @@ class PixelMethod(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_whole("blur", 1)
+        self.require_integer("blur", 1)
         if self.blur % 2 == 0:
             raise MethodError(f"{self.name}: blur={self.blur} must be odd: the kernel has a middle")
 
@@ -70,33 +79,33 @@ class PixelMethod(Method):
     def explains_pixels(self) -> bool:
         return True
 
-    def raw(self, ask: Questions) -> tuple[Array, Array]:
-        maps = [self.maps(ask, target) for target in range(ask.targets.shape[1])]
-        return blurred(library(*maps).stack(maps, axis=1), self.blur), ask.scores(self.score)
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
+        maps = [self.maps(queries, target) for target in range(queries.targets.shape[1])]
+        return gaussian_blur(library(*maps).stack(maps, axis=1), self.blur), queries.scores(self.score)
 
     @abstractmethod
-    def maps(self, ask: Questions, target: int) -> Array:
+    def maps(self, queries: HeadQueries, target: int) -> Array:
         """Maps (N, H, W) of target number `target`, before the blur."""
 
-    def gradients(
-        self, ask: Questions, target: int, count: int, alter: Callable[[int], Array]
+    def altered_gradients(
+        self, queries: HeadQueries, target: int, count: int, alter: Callable[[int], Array]
     ) -> Iterator[tuple[int, slice, Array]]:
-        """Gradients of altered pictures, run in full batches across alterations and pictures.
+        """Gradients of altered images, run in full batches across alterations and images.
 
         Args:
-            ask: The batch.
+            queries: The batch.
             target: Column of its targets.
-            count: Number of alterations of each picture.
-            alter: All pictures (N, C, H, W), altered in way number i.
+            count: Number of alterations of each image.
+            alter: All images (N, C, H, W), altered in way number i.
 
         Yields:
-            The number of an alteration, the pictures, and their gradients (B, C, H, W).
+            The number of an alteration, the images, and their gradients (B, C, H, W).
         """
-        xp, size = library(ask.pictures), len(ask.pictures)
-        every = numbered(size, ask.pictures)
-        current, altered = -1, ask.pictures
-        for start in range(0, count * size, ask.batch_size):
-            stop = min(start + ask.batch_size, count * size)
+        xp, size = library(queries.images), len(queries.images)
+        every = arange_like(size, queries.images)
+        current, altered = -1, queries.images
+        for start in range(0, count * size, queries.batch_size):
+            stop = min(start + queries.batch_size, count * size)
             parts, rows = [], []
             for way in range(start // size, -(-stop // size)):
                 if way != current:
@@ -105,7 +114,7 @@ class PixelMethod(Method):
                 parts.append((way, batch_rows))
                 rows.append(altered[batch_rows])
             owners = xp.concat([every[batch_rows] for _, batch_rows in parts])
-            found = ask.picture_gradients(xp.concat(rows), owners, target, self.score, relu=self.relu)
+            found = queries.image_gradients(xp.concat(rows), owners, target, self.score, relu=self.relu)
             done = 0
             for way, batch_rows in parts:
                 following = done + batch_rows.stop - batch_rows.start
@@ -113,24 +122,24 @@ class PixelMethod(Method):
                 done = following
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
-        runs, why = self.runs()
+        runs, why = self.count_runs()
         return Cost(0, runs if self.score == "probability" else 0, why, full_adjoint=runs)
 
     @abstractmethod
-    def runs(self) -> tuple[int, str]:
-        """How many pictures are run there and back for a map, and why."""
+    def count_runs(self) -> tuple[int, str]:
+        """How many images are run there and back for a map, and why."""
 
 
-def blurred(maps: Array, kernel: int) -> Array:
+def gaussian_blur(maps: Array, kernel: int) -> Array:
     """Maps (..., H, W) smoothed by a Gaussian kernel of that many pixels a side, reflected at the border."""
     if kernel == 1:
         return maps
     xp = library(maps)
-    rows, columns = (like(blur_matrix(size, kernel), maps) for size in maps.shape[-2:])
-    return single(rows @ xp.astype(maps, xp.float64) @ columns.T)
+    rows, columns = (constant_like(blur_matrix(size, kernel), maps) for size in maps.shape[-2:])
+    return to_float32(rows @ xp.astype(maps, xp.float64) @ columns.T)
 
 
-@remembered()
+@cache_by_bytes()
 def blur_matrix(size: int, kernel: int) -> npt.NDArray[np.float64]:
     """(size, size): what one axis of the blur makes of each of its pixels."""
     reserve(64 * (kernel + size), f"a blur over {kernel} pixels")
@@ -138,7 +147,7 @@ def blur_matrix(size: int, kernel: int) -> npt.NDArray[np.float64]:
     sigma = 0.3 * (reach - 1) + 0.8
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     sources = np.pad(np.arange(size), reach, mode="reflect") if size > 1 else np.zeros(2 * reach + 1, int)
-    matrix = allocating.zeros((size, size), "blur of an axis")
+    matrix = allocation.zeros((size, size), "blur of an axis")
     for row in range(size):
         np.add.at(matrix[row], sources[row : row + kernel], bell / bell.sum())
     matrix.flags.writeable = False
@@ -154,11 +163,13 @@ class Gradient(PixelMethod):
 
     name: ClassVar[str] = "gradient"
 
-    def maps(self, ask: Questions, target: int) -> Array:
-        batch_rows = numbered(len(ask.pictures), ask.pictures)
-        return strongest(ask.picture_gradients(ask.pictures, batch_rows, target, self.score, relu=self.relu))
+    def maps(self, queries: HeadQueries, target: int) -> Array:
+        batch_rows = arange_like(len(queries.images), queries.images)
+        return max_magnitude(
+            queries.image_gradients(queries.images, batch_rows, target, self.score, relu=self.relu)
+        )
 
-    def runs(self) -> tuple[int, str]:
+    def count_runs(self) -> tuple[int, str]:
         return 1, "the model's adjoint, there and back"
 
 
@@ -166,7 +177,7 @@ class Gradient(PixelMethod):
 class IntegratedGradients(PixelMethod):
     """Integrated gradients as CALM's code computes them: (1/N)·Σ_{t=0..N} V(x·t/N).
 
-    Beside the textbook's form (`integrated-textbook`) there is no product with the picture, magnitudes are
+    Beside the textbook's form (`integrated-textbook`) there is no product with the image, magnitudes are
     taken before the sum, and the N + 1 points are divided by N.
 
     Attributes:
@@ -179,22 +190,24 @@ class IntegratedGradients(PixelMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_whole("steps", 1)
+        self.require_integer("steps", 1)
 
-    def maps(self, ask: Questions, target: int) -> Array:
-        total = zeros((len(ask.pictures), *ask.pictures.shape[2:]), ask.pictures, "float64")
-        ways = self.gradients(ask, target, self.steps + 1, lambda t: ask.pictures * (t / self.steps))
+    def maps(self, queries: HeadQueries, target: int) -> Array:
+        total = zeros((len(queries.images), *queries.images.shape[2:]), queries.images, "float64")
+        ways = self.altered_gradients(
+            queries, target, self.steps + 1, lambda t: queries.images * (t / self.steps)
+        )
         for _, batch_rows, found in ways:
-            total[batch_rows] += strongest(found)
-        return single(total / self.steps)
+            total[batch_rows] += max_magnitude(found)
+        return to_float32(total / self.steps)
 
-    def runs(self) -> tuple[int, str]:
-        return self.steps + 1, "one a point between the empty picture and the picture"
+    def count_runs(self) -> tuple[int, str]:
+        return self.steps + 1, "one a point between the empty image and the image"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextbookIntegratedGradients(PixelMethod):
-    """Integrated gradients: max over colours of |x · ∫ ∂score/∂x(t·x) dt|, from a picture of zeros.
+    """Integrated gradients: max over colours of |x · ∫ ∂score/∂x(t·x) dt|, from an image of zeros.
 
     "Axiomatic Attribution for Deep Networks" (Sundararajan et al., ICML 2017, equation 1); the integral by
     the trapezoid rule on N + 1 points. Before the magnitudes it sums to score(x) − score(0).
@@ -209,29 +222,31 @@ class TextbookIntegratedGradients(PixelMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_whole("steps", 1)
+        self.require_integer("steps", 1)
 
-    def maps(self, ask: Questions, target: int) -> Array:
-        return strongest(self.attributions(ask, target))
+    def maps(self, queries: HeadQueries, target: int) -> Array:
+        return max_magnitude(self.attributions(queries, target))
 
-    def attributions(self, ask: Questions, target: int) -> Array:
-        """Pictures times the integral of their gradients, (N, C, H, W)."""
-        total = zeros(ask.pictures.shape, ask.pictures, "float64")
-        ways = self.gradients(ask, target, self.steps + 1, lambda t: ask.pictures * (t / self.steps))
+    def attributions(self, queries: HeadQueries, target: int) -> Array:
+        """Images times the integral of their gradients, (N, C, H, W)."""
+        total = zeros(queries.images.shape, queries.images, "float64")
+        ways = self.altered_gradients(
+            queries, target, self.steps + 1, lambda t: queries.images * (t / self.steps)
+        )
         for way, batch_rows, found in ways:
             total[batch_rows] += found * (0.5 if way in (0, self.steps) else 1.0)
-        return single(ask.pictures * total / self.steps)
+        return to_float32(queries.images * total / self.steps)
 
-    def runs(self) -> tuple[int, str]:
-        return self.steps + 1, "one a point between the empty picture and the picture"
+    def count_runs(self) -> tuple[int, str]:
+        return self.steps + 1, "one a point between the empty image and the image"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyGradients(PixelMethod):
-    """Gradients of noisy copies of a picture.
+    """Gradients of noisy copies of an image.
 
-    Draw i of the noise depends on the seed, on i and on the picture's size, and on nothing else: every
-    picture gets the same pattern, in its own strength, on every device.
+    Draw i of the noise depends on the seed, on i and on the image's size, and on nothing else: every
+    image gets the same pattern, in its own strength, on every device.
 
     Attributes:
         draws: Noisy copies.
@@ -245,8 +260,8 @@ class NoisyGradients(PixelMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_whole("draws", 1)
-        self.require_whole("seed", 0)
+        self.require_integer("draws", 1)
+        self.require_integer("seed", 0)
         if (
             isinstance(self.noise, bool)
             or not isinstance(self.noise, (int, float))
@@ -254,23 +269,23 @@ class NoisyGradients(PixelMethod):
         ):
             raise MethodError(f"{self.name}: noise={self.noise!r} must be a number >= 0")
 
-    def noisy(self, ask: Questions, target: int) -> Iterator[tuple[int, slice, Array]]:
-        """V of every noisy copy: the draw's number, the pictures, maps (B, H, W)."""
-        pictures = ask.pictures
-        xp = library(pictures)
-        spread = xp.max(pictures, axis=(1, 2, 3)) - xp.min(pictures, axis=(1, 2, 3))
+    def noisy_gradient_maps(self, queries: HeadQueries, target: int) -> Iterator[tuple[int, slice, Array]]:
+        """V of every noisy copy: the draw's number, the images, maps (B, H, W)."""
+        images = queries.images
+        xp = library(images)
+        spread = xp.max(images, axis=(1, 2, 3)) - xp.min(images, axis=(1, 2, 3))
         strength = np.float32(self.noise) * spread[:, None, None, None]
 
-        room_for((3, *pictures.shape), pictures, "noisy pictures", itemsize=4)
+        reserve_for((3, *images.shape), images, "noisy images", itemsize=4)
 
         def alter(draw: int) -> Array:
-            pattern = np.random.default_rng([self.seed, draw]).standard_normal(pictures.shape[1:], np.float32)
-            return pictures + strength * sent(pattern, pictures)
+            pattern = np.random.default_rng([self.seed, draw]).standard_normal(images.shape[1:], np.float32)
+            return images + strength * to_device_async(pattern, images)
 
-        for draw, batch_rows, found in self.gradients(ask, target, self.draws, alter):
-            yield draw, batch_rows, strongest(found)
+        for draw, batch_rows, found in self.altered_gradients(queries, target, self.draws, alter):
+            yield draw, batch_rows, max_magnitude(found)
 
-    def runs(self) -> tuple[int, str]:
+    def count_runs(self) -> tuple[int, str]:
         return self.draws, "one a noisy copy"
 
 
@@ -283,11 +298,11 @@ class SmoothGrad(NoisyGradients):
 
     name: ClassVar[str] = "smoothgrad"
 
-    def maps(self, ask: Questions, target: int) -> Array:
-        total = zeros((len(ask.pictures), *ask.pictures.shape[2:]), ask.pictures, "float64")
-        for _, batch_rows, found in self.noisy(ask, target):
+    def maps(self, queries: HeadQueries, target: int) -> Array:
+        total = zeros((len(queries.images), *queries.images.shape[2:]), queries.images, "float64")
+        for _, batch_rows, found in self.noisy_gradient_maps(queries, target):
             total[batch_rows] += found
-        return single(total / self.draws)
+        return to_float32(total / self.draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,14 +315,14 @@ class VarGrad(NoisyGradients):
 
     name: ClassVar[str] = "vargrad"
 
-    def maps(self, ask: Questions, target: int) -> Array:
-        shape = (len(ask.pictures), *ask.pictures.shape[2:])
-        first, moved, squared = (zeros(shape, ask.pictures, "float64") for _ in range(3))
-        for draw, batch_rows, found in self.noisy(ask, target):
+    def maps(self, queries: HeadQueries, target: int) -> Array:
+        shape = (len(queries.images), *queries.images.shape[2:])
+        first, moved, squared = (zeros(shape, queries.images, "float64") for _ in range(3))
+        for draw, batch_rows, found in self.noisy_gradient_maps(queries, target):
             if draw == 0:
                 first[batch_rows] = found
             away = found - first[batch_rows]  # from a value near the mean, so that the squares do not cancel
             moved[batch_rows] += away
             squared[batch_rows] += away * away
         variance = squared / self.draws - (moved / self.draws) ** 2
-        return single(at_least(variance, 0.0))
+        return to_float32(clip_min(variance, 0.0))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
-from camrt.engine.questions import Questions
+from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 
 __all__ = ["ScoreCAM"]
@@ -18,14 +18,14 @@ Array = Any
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreCAM(ChannelMethod):
-    """Score-CAM: channels weighted by the score of the picture seen through them.
+    """Score-CAM: channels weighted by the score of the image seen through them.
 
     "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks" (Wang et al., CVPR
-    Workshops 2020): m_k is channel k of the activation A upsampled to the picture and scaled to [0, 1],
+    Workshops 2020): m_k is channel k of the activation A upsampled to the image and scaled to [0, 1],
 
         L = Σ_k α_k · A_k
 
-    * `definition="paper"`: α_k = f(x ∘ m_k) − f(x_b), f the probability, x_b a picture of zeros in the
+    * `definition="paper"`: α_k = f(x ∘ m_k) − f(x_b), f the probability, x_b an image of zeros in the
       model's input space.
     * `definition="grad-cam"` (the pytorch-grad-cam package): upsampling with aligned corners, then scaling;
       α = softmax over channels of the logits of x ∘ m_k.
@@ -33,7 +33,7 @@ class ScoreCAM(ChannelMethod):
       same softmax of logits.
 
     A constant channel masks nothing and has weight zero (in the softmax it takes part with the logit of
-    the black picture that its mask of zeros gives, as in those packages, and is then given weight zero).
+    the black image that its mask of zeros gives, as in those packages, and is then given weight zero).
 
     Attributes:
         definition: Which of the three.
@@ -46,16 +46,16 @@ class ScoreCAM(ChannelMethod):
     definition: Literal["paper", "grad-cam", "torchcam"] = "paper"
     score: ScoreKind | None = None
 
-    def weights(self, ask: Questions) -> tuple[Array, Array]:
+    def weights(self, queries: HeadQueries) -> tuple[Array, Array]:
         paper = self.definition == "paper"
-        kind = self.score or (ask.preferred("probability") if paper else "logit")
-        masked, constant = ask.scores_of_masked(
+        kind = self.score or (queries.supported_kind("probability") if paper else "logit")
+        masked, constant = queries.scores_of_masked_images(
             kind,
             order="normalise-first" if self.definition == "torchcam" else "upsample-first",
             align_corners=self.definition == "grad-cam",
             epsilon=0.0 if paper else 1e-8,
         )
-        baseline = ask.scores_of_empty_picture(kind)
+        baseline = queries.scores_of_zero_image(kind)
         xp = library(masked)
         if paper:
             weights = masked - baseline[:, None]
@@ -64,7 +64,7 @@ class ScoreCAM(ChannelMethod):
             raised = xp.exp(masked - xp.max(masked, axis=1, keepdims=True))
             weights = raised / xp.sum(raised, axis=1, keepdims=True)
         weights = xp.where(constant[:, :, None], xp.zeros_like(weights), weights)
-        return xp.permute_dims(weights, (0, 2, 1)), ask.scores(kind)
+        return xp.permute_dims(weights, (0, 2, 1)), queries.scores(kind)
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
-        return Cost(0, shape.channels + 1, "one a channel that is not constant, and one of the empty picture")
+        return Cost(0, shape.channels + 1, "one a channel that is not constant, and one of the empty image")

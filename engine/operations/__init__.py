@@ -9,10 +9,10 @@ from typing import Any
 
 from array_api_compat import is_torch_array
 
-from camrt.engine.operations.base import BoxRows, Operations
+from camrt.engine.operations.base import FirstLayerBoxes, Operations
 from camrt.engine.operations.native import Native
 
-__all__ = ["BoxRows", "Operations", "operations"]
+__all__ = ["FirstLayerBoxes", "Operations", "operations"]
 
 NATIVE = Native()
 

@@ -7,17 +7,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BoxRows", "Operations"]
+__all__ = ["FirstLayerBoxes", "Operations"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Boxes = npt.NDArray[np.int64]  # (P, 4), known to the host
 
 
-class BoxRows(Protocol):
+class FirstLayerBoxes(Protocol):
     """Answers of a linear layer with each of some boxes of its input deleted, or kept alone."""
 
-    def changed(self) -> tuple[Array, Array]:
-        """Picture and box of all answers that differ from those without a box, and perhaps of others."""
+    def changed_pairs(self) -> tuple[Array, Array]:
+        """Image and box of all answers that differ from those without a box, and perhaps of others."""
         ...
 
     def fill(self, start: Array, batch_index: Array, box: Array, out: Array, *, keep: bool) -> None:
@@ -29,16 +29,16 @@ class Operations(Protocol):
     """Kernels for arrays of one kind; see `camrt.kernels` for what each computes.
 
     Attributes:
-        sees_values: Whether values can be looked at without waiting for a device.
-        fuses: Whether `box_scores` is one kernel that stores no contributions.
-        short_of_memory: What is raised where memory is short, and may not be when less is asked for.
+        host_readable: Whether values can be looked at without waiting for a device.
+        has_fused_box_scores: Whether `box_scores` is one kernel that stores no contributions.
+        out_of_memory_errors: What is raised where memory is short, and may not be when less is asked for.
     """
 
-    sees_values: bool
-    fuses: bool
-    short_of_memory: tuple[type[Exception], ...]
+    host_readable: bool
+    has_fused_box_scores: bool
+    out_of_memory_errors: tuple[type[Exception], ...]
 
-    def free(self) -> None:
+    def release_memory(self) -> None:
         """Gives back memory that is held for later."""
         ...
 
@@ -64,7 +64,7 @@ class Operations(Protocol):
     def masked_batch(
         self,
         activations: Array,
-        pictures: Array,
+        images: Array,
         batch_index: Array,
         channel: Array,
         out: Array,
@@ -74,7 +74,7 @@ class Operations(Protocol):
         epsilon: float,
         threads: int | None,
     ) -> None:
-        """Pictures under their channels; see `camrt.kernels.masked_batch`."""
+        """Images under their channels; see `camrt.kernels.masked_batch`."""
         ...
 
     def rank_one(
@@ -96,11 +96,11 @@ class Operations(Protocol):
         """What each cell or channel adds to a layer's answer; see `camrt.kernels.partial_products`."""
         ...
 
-    def laid_out(self, weight: Array) -> Array:
+    def pack_weight(self, weight: Array) -> Array:
         """A weight (F, K, L) as `partial_products` reads it fastest; the same numbers."""
         ...
 
-    def behind(self, rows: Array, weight: Array) -> Array:
+    def matmul_packed(self, rows: Array, weight: Array) -> Array:
         """Σ_f rows[n, f] · weight[f, k, l], (N, K, L), of a weight that is laid out."""
         ...
 
@@ -108,11 +108,11 @@ class Operations(Protocol):
         """Sums (N, P, F) of cells (N, h, w, F) over boxes."""
         ...
 
-    def box_rows(self, cells: Array, boxes: Boxes, threads: int | None) -> BoxRows:
+    def first_layer_boxes(self, cells: Array, boxes: Boxes, threads: int | None) -> FirstLayerBoxes:
         """The answers of a layer that each cell adds (N, h, w, F) to."""
         ...
 
-    def channel_rows(
+    def first_layer_channels(
         self, start: Array, products: Array, batch_index: Array, channel: Array, out: Array
     ) -> None:
         """Writes out[b] = start[n] − products[n, channel[b]], n = batch_index[b], of (N, F) and (N, K, F)."""

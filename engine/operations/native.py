@@ -18,13 +18,13 @@ from camrt.kernels.partial_products import partial_products
 from camrt.kernels.rank_one import rank_one
 from camrt.kernels.saliency import saliency
 
-__all__ = ["Native", "NativeBoxRows"]
+__all__ = ["Native", "NativeFirstLayerBoxes"]
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 
 
-class NativeBoxRows:
+class NativeFirstLayerBoxes:
     """See `camrt.engine.operations.BoxRows`; all boxes are summed once.
 
     Args:
@@ -34,7 +34,7 @@ class NativeBoxRows:
     def __init__(self, sums: Array) -> None:
         self._sums = sums
 
-    def changed(self) -> tuple[Indices, Indices]:
+    def changed_pairs(self) -> tuple[Indices, Indices]:
         """See `BoxRows`."""
         batch_index, box = np.nonzero((self._sums != 0).any(axis=2))
         return batch_index, box
@@ -48,11 +48,11 @@ class NativeBoxRows:
 class Native:
     """See `camrt.engine.operations.Operations`."""
 
-    sees_values = True
-    fuses = False
-    short_of_memory: tuple[type[Exception], ...] = (MemoryLimitError,)
+    host_readable = True
+    has_fused_box_scores = False
+    out_of_memory_errors: tuple[type[Exception], ...] = (MemoryLimitError,)
 
-    def free(self) -> None:
+    def release_memory(self) -> None:
         """See `Operations`: none is held."""
 
     def ablate_channels(
@@ -77,7 +77,7 @@ class Native:
     def masked_batch(
         self,
         activations: Array,
-        pictures: Array,
+        images: Array,
         batch_index: Indices,
         channel: Indices,
         out: Array,
@@ -90,7 +90,7 @@ class Native:
         """See `Operations`."""
         masked_batch(
             activations,
-            pictures,
+            images,
             batch_index,
             channel,
             out,
@@ -121,11 +121,11 @@ class Native:
         reserve_array((len(u), kept, len(weight)), "contributions", itemsize=weight.itemsize)
         return partial_products(weight, u, by=by, threads=threads)
 
-    def laid_out(self, weight: Array) -> Array:
+    def pack_weight(self, weight: Array) -> Array:
         """See `Operations`."""
         return weight
 
-    def behind(self, rows: Array, weight: Array) -> Array:
+    def matmul_packed(self, rows: Array, weight: Array) -> Array:
         """See `Operations`."""
         found: Array = rows @ weight.reshape(len(weight), -1)
         return found.reshape(len(rows), *weight.shape[1:])
@@ -135,11 +135,11 @@ class Native:
         reserve_array((len(cells), len(boxes), cells.shape[3]), "sums over boxes", itemsize=cells.itemsize)
         return box_sums(cells, boxes, threads=threads)
 
-    def box_rows(self, cells: Array, boxes: Indices, threads: int | None) -> NativeBoxRows:
+    def first_layer_boxes(self, cells: Array, boxes: Indices, threads: int | None) -> NativeFirstLayerBoxes:
         """See `Operations`."""
-        return NativeBoxRows(self.box_sums(cells, boxes, threads))
+        return NativeFirstLayerBoxes(self.box_sums(cells, boxes, threads))
 
-    def channel_rows(
+    def first_layer_channels(
         self, start: Array, products: Array, batch_index: Indices, channel: Indices, out: Array
     ) -> None:
         """See `Operations`."""

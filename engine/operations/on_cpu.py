@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from camrt.engine.operations.native import Native, NativeBoxRows
+from camrt.engine.operations.native import Native, NativeFirstLayerBoxes
 from camrt.errors import MemoryLimitError
-from camrt.kernels.tensors import HALVES
+from camrt.kernels.tensor_checks import HALVES
 
 __all__ = ["ON_CPU"]
 
@@ -21,7 +21,7 @@ Boxes = npt.NDArray[np.int64]
 NATIVE = Native()
 
 
-def seen(tensor: Tensor) -> npt.NDArray[Any]:
+def to_numpy_view(tensor: Tensor) -> npt.NDArray[Any]:
     """A tensor as an array on the same memory; a copy in float32 where NumPy has no such type."""
     plain = tensor.detach()
     array: npt.NDArray[Any] = (plain.float() if plain.dtype in HALVES else plain).numpy()
@@ -29,53 +29,57 @@ def seen(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 @contextmanager
-def written(out: Tensor) -> Iterator[npt.NDArray[Any]]:
+def numpy_output(out: Tensor) -> Iterator[npt.NDArray[Any]]:
     """An array for a kernel to write in the place of a tensor."""
     if out.dtype == torch.float32 and out.is_contiguous():
-        yield seen(out)
+        yield to_numpy_view(out)
         return
     rows = np.empty(tuple(out.shape), np.float32)
     yield rows
     out.copy_(torch.from_numpy(rows))
 
 
-class CpuBoxRows:
+class CpuFirstLayerBoxes:
     """See `camrt.engine.operations.BoxRows`.
 
     Args:
         rows: What does it for arrays.
     """
 
-    def __init__(self, rows: NativeBoxRows) -> None:
+    def __init__(self, rows: NativeFirstLayerBoxes) -> None:
         self._rows = rows
 
-    def changed(self) -> tuple[Tensor, Tensor]:
+    def changed_pairs(self) -> tuple[Tensor, Tensor]:
         """See `BoxRows`."""
-        batch_index, box = self._rows.changed()
+        batch_index, box = self._rows.changed_pairs()
         return torch.from_numpy(batch_index), torch.from_numpy(box)
 
     def fill(self, start: Tensor, batch_index: Tensor, box: Tensor, out: Tensor, *, keep: bool) -> None:
         """See `BoxRows`."""
-        with written(out) as rows:
-            self._rows.fill(seen(start), seen(batch_index), seen(box), rows, keep=keep)
+        with numpy_output(out) as rows:
+            self._rows.fill(
+                to_numpy_view(start), to_numpy_view(batch_index), to_numpy_view(box), rows, keep=keep
+            )
 
 
 class OnCpu:
     """See `camrt.engine.operations.Operations`."""
 
-    sees_values = True
-    fuses = False
-    short_of_memory: tuple[type[Exception], ...] = (MemoryLimitError, torch.OutOfMemoryError)
+    host_readable = True
+    has_fused_box_scores = False
+    out_of_memory_errors: tuple[type[Exception], ...] = (MemoryLimitError, torch.OutOfMemoryError)
 
-    def free(self) -> None:
+    def release_memory(self) -> None:
         """See `Operations`: none is held."""
 
     def ablate_channels(
         self, activations: Tensor, batch_index: Tensor, channel: Tensor, out: Tensor, threads: int | None
     ) -> None:
         """See `Operations`."""
-        with written(out) as rows:
-            NATIVE.ablate_channels(seen(activations), seen(batch_index), seen(channel), rows, threads)
+        with numpy_output(out) as rows:
+            NATIVE.ablate_channels(
+                to_numpy_view(activations), to_numpy_view(batch_index), to_numpy_view(channel), rows, threads
+            )
 
     def ablate_boxes(
         self,
@@ -88,24 +92,34 @@ class OnCpu:
         threads: int | None,
     ) -> None:
         """See `Operations`."""
-        with written(out) as rows:
+        with numpy_output(out) as rows:
             NATIVE.ablate_boxes(
-                seen(activations), seen(batch_index), seen(boxes), rows, keep=keep, threads=threads
+                to_numpy_view(activations),
+                to_numpy_view(batch_index),
+                to_numpy_view(boxes),
+                rows,
+                keep=keep,
+                threads=threads,
             )
 
     def masked_batch(
         self,
         activations: Tensor,
-        pictures: Tensor,
+        images: Tensor,
         batch_index: Tensor,
         channel: Tensor,
         out: Tensor,
         **how: Any,
     ) -> None:
         """See `Operations`."""
-        with written(out) as rows:
+        with numpy_output(out) as rows:
             NATIVE.masked_batch(
-                seen(activations), seen(pictures), seen(batch_index), seen(channel), rows, **how
+                to_numpy_view(activations),
+                to_numpy_view(images),
+                to_numpy_view(batch_index),
+                to_numpy_view(channel),
+                rows,
+                **how,
             )
 
     def rank_one(
@@ -119,39 +133,53 @@ class OnCpu:
         threads: int | None,
     ) -> None:
         """See `Operations`."""
-        with written(out) as rows:
+        with numpy_output(out) as rows:
             NATIVE.rank_one(
-                seen(base), seen(weight), seen(activations), seen(batch_index), seen(channel), rows, threads
+                to_numpy_view(base),
+                to_numpy_view(weight),
+                to_numpy_view(activations),
+                to_numpy_view(batch_index),
+                to_numpy_view(channel),
+                rows,
+                threads,
             )
 
     def partial_products(
         self, weight: Tensor, u: Tensor, *, by: Literal["cell", "channel"], threads: int | None
     ) -> Tensor:
         """See `Operations`."""
-        return torch.from_numpy(NATIVE.partial_products(seen(weight), seen(u), by=by, threads=threads))
+        return torch.from_numpy(
+            NATIVE.partial_products(to_numpy_view(weight), to_numpy_view(u), by=by, threads=threads)
+        )
 
-    def laid_out(self, weight: Tensor) -> Tensor:
+    def pack_weight(self, weight: Tensor) -> Tensor:
         """See `Operations`."""
         return weight
 
-    def behind(self, rows: Tensor, weight: Tensor) -> Tensor:
+    def matmul_packed(self, rows: Tensor, weight: Tensor) -> Tensor:
         """See `Operations`."""
         return (rows @ weight.reshape(len(weight), -1)).reshape(len(rows), *weight.shape[1:])
 
     def box_sums(self, cells: Tensor, boxes: Boxes, threads: int | None) -> Tensor:
         """See `Operations`."""
-        return torch.from_numpy(NATIVE.box_sums(seen(cells), boxes, threads))
+        return torch.from_numpy(NATIVE.box_sums(to_numpy_view(cells), boxes, threads))
 
-    def box_rows(self, cells: Tensor, boxes: Boxes, threads: int | None) -> CpuBoxRows:
+    def first_layer_boxes(self, cells: Tensor, boxes: Boxes, threads: int | None) -> CpuFirstLayerBoxes:
         """See `Operations`."""
-        return CpuBoxRows(NATIVE.box_rows(seen(cells), boxes, threads))
+        return CpuFirstLayerBoxes(NATIVE.first_layer_boxes(to_numpy_view(cells), boxes, threads))
 
-    def channel_rows(
+    def first_layer_channels(
         self, start: Tensor, products: Tensor, batch_index: Tensor, channel: Tensor, out: Tensor
     ) -> None:
         """See `Operations`."""
-        with written(out) as rows:
-            NATIVE.channel_rows(seen(start), seen(products), seen(batch_index), seen(channel), rows)
+        with numpy_output(out) as rows:
+            NATIVE.first_layer_channels(
+                to_numpy_view(start),
+                to_numpy_view(products),
+                to_numpy_view(batch_index),
+                to_numpy_view(channel),
+                rows,
+            )
 
     def box_probabilities(
         self,
@@ -164,7 +192,12 @@ class OnCpu:
     ) -> tuple[Tensor, Tensor]:
         """See `Operations`."""
         deleted, kept = NATIVE.box_probabilities(
-            seen(cells), seen(logits), seen(nothing), boxes, seen(targets), threads
+            to_numpy_view(cells),
+            to_numpy_view(logits),
+            to_numpy_view(nothing),
+            boxes,
+            to_numpy_view(targets),
+            threads,
         )
         return torch.from_numpy(deleted), torch.from_numpy(kept)
 
@@ -181,13 +214,20 @@ class OnCpu:
         threads: int | None,
     ) -> tuple[Tensor, Tensor]:
         """See `Operations`."""
-        given = (seen(features), seen(weight), seen(logits), seen(nothing), boxes, seen(targets))
+        given = (
+            to_numpy_view(features),
+            to_numpy_view(weight),
+            to_numpy_view(logits),
+            to_numpy_view(nothing),
+            boxes,
+            to_numpy_view(targets),
+        )
         deleted, kept = NATIVE.box_scores(*given, scale=scale, threads=threads)
         return torch.from_numpy(deleted), torch.from_numpy(kept)
 
     def saliency(self, raw: Tensor, size: tuple[int, int], **how: Any) -> tuple[Tensor, Tensor]:
         """See `Operations`."""
-        maps, flags = NATIVE.saliency(seen(raw), size, **how)
+        maps, flags = NATIVE.saliency(to_numpy_view(raw), size, **how)
         return torch.from_numpy(maps), torch.from_numpy(flags)
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from camrt.engine.arrays import every_pair, like
+from camrt.engine.arrays import all_index_pairs, constant_like
 from camrt.errors import MemoryLimitError
 from camrt.kernels.ablate.gpu import ablate_boxes, ablate_channels
 from camrt.kernels.box_probabilities.gpu import box_probabilities_pair
 from camrt.kernels.box_scores.gpu import box_scores
-from camrt.kernels.caches import remembered
+from camrt.kernels.caches import cache_by_bytes
 from camrt.kernels.first_layer_difference.gpu import first_layer_boxes, first_layer_channels
 from camrt.kernels.masked_batch.gpu import masked_batch
-from camrt.kernels.partial_products.gpu import partial_products, prepared
+from camrt.kernels.partial_products.gpu import pack_weight, partial_products
 from camrt.kernels.rank_one.gpu import rank_one
 from camrt.kernels.saliency.gpu import saliency
 
@@ -26,8 +26,8 @@ Tensor = torch.Tensor
 Boxes = npt.NDArray[np.int64]
 
 
-@remembered()
-def membership(boxes: bytes, cells: tuple[int, int], device: torch.device) -> Tensor:
+@cache_by_bytes()
+def box_masks(boxes: bytes, cells: tuple[int, int], device: torch.device) -> Tensor:
     """(P, h·w) float64: one for each cell of a box, else zero."""
     listed = np.frombuffer(boxes, np.int64).reshape(-1, 4)
     inside = np.zeros((len(listed), *cells))
@@ -36,7 +36,7 @@ def membership(boxes: bytes, cells: tuple[int, int], device: torch.device) -> Te
     return torch.from_numpy(inside.reshape(len(listed), -1)).to(device)
 
 
-class GpuBoxRows:
+class GpuFirstLayerBoxes:
     """See `camrt.engine.operations.BoxRows`; which answers differ is not looked at.
 
     Args:
@@ -46,11 +46,11 @@ class GpuBoxRows:
 
     def __init__(self, cells: Tensor, boxes: Boxes) -> None:
         self._cells = cells
-        self._boxes = like(boxes, cells)
+        self._boxes = constant_like(boxes, cells)
 
-    def changed(self) -> tuple[Tensor, Tensor]:
+    def changed_pairs(self) -> tuple[Tensor, Tensor]:
         """See `BoxRows`."""
-        return every_pair(len(self._cells), len(self._boxes), self._cells)
+        return all_index_pairs(len(self._cells), len(self._boxes), self._cells)
 
     def fill(self, start: Tensor, batch_index: Tensor, box: Tensor, out: Tensor, *, keep: bool) -> None:
         """See `BoxRows`."""
@@ -60,11 +60,11 @@ class GpuBoxRows:
 class OnGpu:
     """See `camrt.engine.operations.Operations`."""
 
-    sees_values = False
-    fuses = True
-    short_of_memory: tuple[type[Exception], ...] = (MemoryLimitError, torch.OutOfMemoryError)
+    host_readable = False
+    has_fused_box_scores = True
+    out_of_memory_errors: tuple[type[Exception], ...] = (MemoryLimitError, torch.OutOfMemoryError)
 
-    def free(self) -> None:
+    def release_memory(self) -> None:
         """See `Operations`."""
         torch.cuda.empty_cache()
 
@@ -90,7 +90,7 @@ class OnGpu:
     def masked_batch(
         self,
         activations: Tensor,
-        pictures: Tensor,
+        images: Tensor,
         batch_index: Tensor,
         channel: Tensor,
         out: Tensor,
@@ -103,7 +103,7 @@ class OnGpu:
         """See `Operations`."""
         masked_batch(
             activations,
-            pictures,
+            images,
             batch_index,
             channel,
             out,
@@ -131,11 +131,11 @@ class OnGpu:
         """See `Operations`."""
         return partial_products(weight, u, by=by)
 
-    def laid_out(self, weight: Tensor) -> Tensor:
+    def pack_weight(self, weight: Tensor) -> Tensor:
         """See `Operations`."""
-        return prepared(weight)
+        return pack_weight(weight)
 
-    def behind(self, rows: Tensor, weight: Tensor) -> Tensor:
+    def matmul_packed(self, rows: Tensor, weight: Tensor) -> Tensor:
         """See `Operations`; the weight, which lies (L, K, F), is read as it lies."""
         features, channels, cells = weight.shape
         found = rows @ weight.permute(0, 2, 1).reshape(features, cells * channels)
@@ -144,15 +144,15 @@ class OnGpu:
     def box_sums(self, cells: Tensor, boxes: Boxes, threads: int | None) -> Tensor:
         """See `Operations`; few features are expected, those of targets."""
         count, height, width, features = cells.shape
-        inside = membership(boxes.tobytes(), (height, width), cells.device)
+        inside = box_masks(boxes.tobytes(), (height, width), cells.device)
         sums = torch.matmul(inside, cells.reshape(count, height * width, features).double())
         return sums.to(cells.dtype)
 
-    def box_rows(self, cells: Tensor, boxes: Boxes, threads: int | None) -> GpuBoxRows:
+    def first_layer_boxes(self, cells: Tensor, boxes: Boxes, threads: int | None) -> GpuFirstLayerBoxes:
         """See `Operations`."""
-        return GpuBoxRows(cells, boxes)
+        return GpuFirstLayerBoxes(cells, boxes)
 
-    def channel_rows(
+    def first_layer_channels(
         self, start: Tensor, products: Tensor, batch_index: Tensor, channel: Tensor, out: Tensor
     ) -> None:
         """See `Operations`."""
@@ -168,7 +168,7 @@ class OnGpu:
         threads: int | None,
     ) -> tuple[Tensor, Tensor]:
         """See `Operations`."""
-        return box_probabilities_pair(cells, logits, nothing, like(boxes, cells), targets)
+        return box_probabilities_pair(cells, logits, nothing, constant_like(boxes, cells), targets)
 
     def box_scores(
         self,
@@ -183,7 +183,9 @@ class OnGpu:
         threads: int | None,
     ) -> tuple[Tensor, Tensor]:
         """See `Operations`."""
-        return box_scores(features, weight, logits, nothing, like(boxes, features), targets, scale=scale)
+        return box_scores(
+            features, weight, logits, nothing, constant_like(boxes, features), targets, scale=scale
+        )
 
     def saliency(
         self, raw: Tensor, size: tuple[int, int], *, threads: int | None, **how: Any

@@ -1,7 +1,7 @@
 """Which axes of a module's tensors run over the cells of a map, by following what autograd recorded.
 
-The rules are those of `camrt.export.axis_parts`. A tensor's *place* is the node of the autograd graph that
-made it, and the number of that node's output.
+The rules are those of `camrt.export.geometry.axis_parts`. A tensor's *place* is the node of the autograd
+graph that made it, and the number of that node's output.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 
 import torch
 
-from camrt.export.axis_parts import (
+from camrt.export.geometry.axis_parts import (
     Axes,
     Shape,
-    broadcast,
-    cut,
-    joined,
-    length,
-    multiplied,
-    over,
-    reduced,
-    regrouped,
-    resized,
-    role,
-    slid,
-    unknown,
-    windowed,
+    axis_length,
+    axis_role,
+    broadcast_axes,
+    concat_axes,
+    matmul_axes,
+    reduce_axes,
+    reshape_axes,
+    resize_axis,
+    slice_axes,
+    sliding_axes,
+    unknown_axis,
+    whole_axis,
+    window_axis,
 )
 
-__all__ = ["NOT_KEPT", "Place", "axes_of", "gone_axes", "operation", "shapes_of"]
+__all__ = ["SAVED_VALUE_ERRORS", "GradientEdge", "axes_of", "operation_name", "reduced_axes", "shapes_of"]
 
-Place = tuple[Any, int]
+GradientEdge = tuple[Any, int]
 
 REGROUPING = frozenset({"ReshapeAlias", "Squeeze", "UnsafeView", "Unsqueeze", "View"})
 SLIDING = frozenset(
@@ -56,10 +56,10 @@ REORDERING = frozenset({"Diagonal", "Gather", "GridSampler2D", "Sort", "Topk", "
 ATTENTION = "ScaledDotProduct"
 # What asking a node for what it kept ends in: another version of torch keeps it under another name, or it is
 # a tensor that was written over since.
-NOT_KEPT = (AttributeError, RuntimeError)
+SAVED_VALUE_ERRORS = (AttributeError, RuntimeError)
 
 
-def operation(node: Any) -> str:
+def operation_name(node: Any) -> str:
     """The operation a node of the autograd graph stands for, such as "Addmm"."""
     return re.sub(r"Backward\d*$", "", str(node.name()))
 
@@ -70,46 +70,46 @@ def shapes_of(node: Any) -> list[Shape]:
     return [tuple(int(size) for size in each.shape) for each in known]
 
 
-def axes_of(node: Any, position: int, shape: Shape, found: Mapping[Place, Axes], batch: int) -> Axes:
+def axes_of(node: Any, position: int, shape: Shape, found: Mapping[GradientEdge, Axes], batch: int) -> Axes:
     """What the axes of one of a node's outputs are, from those of what it read."""
-    name = operation(node)
+    name = operation_name(node)
     given = [
         None if before is None else found.get((before, number)) for before, number in node.next_functions
     ]
     read = [axes for axes in given if axes is not None]
     first = given[0] if given else None
-    nothing = tuple(unknown(size) for size in shape)
+    nothing = tuple(unknown_axis(size) for size in shape)
     if name in REORDERING or not read:
         return nothing
     if name in PRODUCTS or name.startswith(ATTENTION):
-        return product(name, given, shape)
+        return matmul_rule(name, given, shape)
     if name in ("Cat", "Stack"):
-        return put_together(node, name, given, shape)
+        return concat_rule(node, name, given, shape)
     if first is None:
-        return broadcast(read, shape)
+        return broadcast_axes(read, shape)
     if name in SLIDING and len(shape) == len(first) > 2:
-        return slid(first, shape, batch)
+        return sliding_axes(first, shape, batch)
     if name.startswith(STRETCHING) and len(shape) == len(first):
-        return tuple(resized(axis, size) for axis, size in zip(first, shape, strict=True))
+        return tuple(resize_axis(axis, size) for axis, size in zip(first, shape, strict=True))
     if name in REGROUPING:
-        return regrouped(first, shape)
+        return reshape_axes(first, shape)
     if name in REDUCING and len(shape) < len(first):
-        kept = reduced(first, gone_axes(node, len(first)))
+        kept = reduce_axes(first, reduced_axes(node, len(first)))
         return kept if len(kept) == len(shape) else nothing
     rule = RULES.get(name)
     try:
-        made = broadcast(read, shape) if rule is None else rule(node, position, first, shape)
-    except NOT_KEPT:
+        made = broadcast_axes(read, shape) if rule is None else rule(node, position, first, shape)
+    except SAVED_VALUE_ERRORS:
         return nothing
     return made if len(made) == len(shape) else nothing
 
 
-def gone_axes(node: Any, rank: int) -> Sequence[int]:
+def reduced_axes(node: Any, rank: int) -> Sequence[int]:
     """The axes over which a reduction goes."""
-    return [axis % rank for axis in whole_numbers(getattr(node, "_saved_dim", None))] or range(rank)
+    return [axis % rank for axis in to_signed_ints(getattr(node, "_saved_dim", None))] or range(rank)
 
 
-def whole_numbers(value: Any) -> list[int]:
+def to_signed_ints(value: Any) -> list[int]:
     """An axis, or several; autograd keeps negative ones as numbers just below 2^64."""
     values = [] if value is None else [value] if isinstance(value, int) else list(value)
     return [each - (1 << 64) if each >= 1 << 63 else each for each in values]
@@ -119,7 +119,7 @@ PRODUCTS = {"Addmm": 1, "Mm": 0, "Bmm": 0, "Baddbmm": 1, "Linear": 0}
 """Which of what an operation reads is the first matrix; the second comes next."""
 
 
-def product(name: str, given: Sequence[Axes | None], shape: Shape) -> Axes:
+def matmul_rule(name: str, given: Sequence[Axes | None], shape: Shape) -> Axes:
     """A product of matrices; attention gives a row of its third to each row of its first."""
     if name.startswith(ATTENTION):
         first, second = given[0], given[2]
@@ -128,68 +128,68 @@ def product(name: str, given: Sequence[Axes | None], shape: Shape) -> Axes:
     else:
         at = PRODUCTS[name]
         first, second = given[at], given[at + 1]
-    return multiplied(first, second, shape)
+    return matmul_axes(first, second, shape)
 
 
-def put_together(node: Any, name: str, given: Sequence[Axes | None], shape: Shape) -> Axes:
+def concat_rule(node: Any, name: str, given: Sequence[Axes | None], shape: Shape) -> Axes:
     """Tensors joined along one of their axes, or along a new one."""
-    (axis,) = whole_numbers(node._saved_dim)
+    (axis,) = to_signed_ints(node._saved_dim)
     axis %= len(shape)
     if name == "Cat":
-        return joined(given, axis, shape)
+        return concat_axes(given, axis, shape)
     rest = (*shape[:axis], *shape[axis + 1 :])
-    kept = broadcast([axes for axes in given if axes is not None], rest)
-    return (*kept[:axis], unknown(shape[axis]), *kept[axis:])
+    kept = broadcast_axes([axes for axes in given if axes is not None], rest)
+    return (*kept[:axis], unknown_axis(shape[axis]), *kept[axis:])
 
 
-def permuted(node: Any, _: int, first: Axes, __: Shape) -> Axes:
-    return tuple(first[axis] for axis in whole_numbers(node._saved_dims))
+def permute_rule(node: Any, _: int, first: Axes, __: Shape) -> Axes:
+    return tuple(first[axis] for axis in to_signed_ints(node._saved_dims))
 
 
-def transposed(node: Any, _: int, first: Axes, __: Shape) -> Axes:
+def transpose_rule(node: Any, _: int, first: Axes, __: Shape) -> Axes:
     order = list(first)
-    one, two = whole_numbers((node._saved_dim0, node._saved_dim1))
+    one, two = to_signed_ints((node._saved_dim0, node._saved_dim1))
     order[one], order[two] = order[two], order[one]
     return tuple(order)
 
 
-def turned(_: Any, __: int, first: Axes, ___: Shape) -> Axes:
+def reverse_rule(_: Any, __: int, first: Axes, ___: Shape) -> Axes:
     return first[::-1]
 
 
-def sliced(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
-    (axis,) = whole_numbers(node._saved_dim)
-    (start,) = whole_numbers(node._saved_start)
-    size = length(first[axis])
-    return cut(first, {axis % len(first): min(max(0, start + size * (start < 0)), size)}, shape)
+def slice_rule(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+    (axis,) = to_signed_ints(node._saved_dim)
+    (start,) = to_signed_ints(node._saved_start)
+    size = axis_length(first[axis])
+    return slice_axes(first, {axis % len(first): min(max(0, start + size * (start < 0)), size)}, shape)
 
 
-def selected(node: Any, _: int, first: Axes, __: Shape) -> Axes:
-    return reduced(first, whole_numbers(node._saved_dim))
+def select_rule(node: Any, _: int, first: Axes, __: Shape) -> Axes:
+    return reduce_axes(first, to_signed_ints(node._saved_dim))
 
 
-def split(node: Any, position: int, first: Axes, shape: Shape) -> Axes:
-    (axis,) = whole_numbers(node._saved_dim)
+def split_rule(node: Any, position: int, first: Axes, shape: Shape) -> Axes:
+    (axis,) = to_signed_ints(node._saved_dim)
     start = sum(made[axis] for made in shapes_of(node)[:position])
-    return cut(first, {axis % len(first): start}, shape)
+    return slice_axes(first, {axis % len(first): start}, shape)
 
 
-def strided(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+def as_strided_rule(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
     """What autograd makes of a view once its tensor was written into: the whole, or a block of it."""
-    sizes = [length(axis) for axis in first]
+    sizes = [axis_length(axis) for axis in first]
     steps = tuple(accumulate(reversed(sizes[1:]), mul, initial=1))[::-1]
     given, rest = tuple(node._saved_stride), node._saved_storage_offset or 0
-    if shape == tuple(sizes) and not rest and given == channels_last_steps(sizes):
+    if shape == tuple(sizes) and not rest and given == channels_last_strides(sizes):
         return first
     if given != steps:
-        return tuple(unknown(size) for size in shape)
+        return tuple(unknown_axis(size) for size in shape)
     starts = {}
     for axis, step in enumerate(steps):
         starts[axis], rest = divmod(rest, step)
-    return cut(first, starts, shape)
+    return slice_axes(first, starts, shape)
 
 
-def channels_last_steps(sizes: Sequence[int]) -> Shape | None:
+def channels_last_strides(sizes: Sequence[int]) -> Shape | None:
     """The strides of a tensor (N, C, H, W) whose channels lie side by side."""
     if len(sizes) != 4:
         return None
@@ -197,24 +197,26 @@ def channels_last_steps(sizes: Sequence[int]) -> Shape | None:
     return (channels * height * width, 1, channels * width, channels)
 
 
-def indexed(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+def index_rule(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
     """The axis an index takes numbers from is lost; of several such axes nothing is known."""
     indices = list(node._saved_indices)
     used = [axis for axis, index in enumerate(indices) if isinstance(index, torch.Tensor)]
     if len(used) != 1:
-        return tuple(unknown(size) for size in shape)
+        return tuple(unknown_axis(size) for size in shape)
     (axis,) = used
-    return (*first[:axis], *map(unknown, shape[axis : axis + indices[axis].ndim]), *first[axis + 1 :])
+    return (*first[:axis], *map(unknown_axis, shape[axis : axis + indices[axis].ndim]), *first[axis + 1 :])
 
 
-def lost(node: Any, _: int, first: Axes, __: Shape) -> Axes:
+def reorder_rule(node: Any, _: int, first: Axes, __: Shape) -> Axes:
     """Rows, columns and cells along some axes are put into another order."""
     given = node._saved_dims if hasattr(node, "_saved_dims") else node._saved_dim
-    changed = {axis % len(first) for axis in whole_numbers(given)}
-    return tuple(unknown(length(axis)) if index in changed else axis for index, axis in enumerate(first))
+    changed = {axis % len(first) for axis in to_signed_ints(given)}
+    return tuple(
+        unknown_axis(axis_length(axis)) if index in changed else axis for index, axis in enumerate(first)
+    )
 
 
-def laid_out(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+def im2col_rule(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
     """`torch.nn.functional.unfold`: (N, K·k, L), one window after the other, row by row."""
     sides = (node._saved_self_sym_argsize_minus_2, node._saved_self_sym_argsize_minus_1)
     options = zip(
@@ -229,48 +231,49 @@ def laid_out(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
         (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         for side, kernel, stride, padding, dilation in options
     ]
-    cells = [windowed(axis, 1, count)[1] for axis, count in zip(first[-2:], counts, strict=True)]
-    return (*first[:-3], unknown(shape[-2]), (*cells[0], *cells[1]))
+    cells = [window_axis(axis, 1, count)[1] for axis, count in zip(first[-2:], counts, strict=True)]
+    return (*first[:-3], unknown_axis(shape[-2]), (*cells[0], *cells[1]))
 
 
-def put_back(_: Any, __: int, first: Axes, shape: Shape) -> Axes:
+def col2im_rule(_: Any, __: int, first: Axes, shape: Shape) -> Axes:
     """`torch.nn.functional.fold`: windows of a map are a map again."""
-    cells = role(first[-1])
+    cells = axis_role(first[-1])
     named = ("", "") if isinstance(cells, str) else ("h", "w")
     sides = [
-        over(name, size) if name else unknown(size) for name, size in zip(named, shape[-2:], strict=True)
+        whole_axis(name, size) if name else unknown_axis(size)
+        for name, size in zip(named, shape[-2:], strict=True)
     ]
-    return (*first[:-2], unknown(shape[-3]), *sides)
+    return (*first[:-2], unknown_axis(shape[-3]), *sides)
 
 
-def unfolded(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
+def unfold_rule(node: Any, _: int, first: Axes, shape: Shape) -> Axes:
     """`Tensor.unfold`: windows over one axis, what is in each of them in a new last axis."""
-    (axis,) = whole_numbers(node._saved_dimension)
+    (axis,) = to_signed_ints(node._saved_dimension)
     axis %= len(first)
     size, step = node._saved_size, node._saved_step
-    if size == step and length(first[axis]) == size * shape[axis]:
-        windows, inside = regrouped((first[axis],), (shape[axis], size))
+    if size == step and axis_length(first[axis]) == size * shape[axis]:
+        windows, inside = reshape_axes((first[axis],), (shape[axis], size))
     else:
-        inside, windows = windowed(first[axis], shape[-1], shape[axis])
+        inside, windows = window_axis(first[axis], shape[-1], shape[axis])
     return (*first[:axis], windows, *first[axis + 1 :], inside)
 
 
 RULES: dict[str, Callable[[Any, int, Axes, Shape], Axes]] = {
-    "AsStrided": strided,
-    "Flip": lost,
-    "Im2Col": laid_out,
-    "Col2Im": put_back,
-    "Index": indexed,
-    "IndexSelect": lost,
-    "Permute": permuted,
-    "Roll": lost,
-    "Select": selected,
-    "Slice": sliced,
-    "Split": split,
-    "SplitWithSizes": split,
-    "T": turned,
-    "Transpose": transposed,
-    "Unbind": selected,
-    "Unfold": unfolded,
-    "UnsafeSplit": split,
+    "AsStrided": as_strided_rule,
+    "Flip": reorder_rule,
+    "Im2Col": im2col_rule,
+    "Col2Im": col2im_rule,
+    "Index": index_rule,
+    "IndexSelect": reorder_rule,
+    "Permute": permute_rule,
+    "Roll": reorder_rule,
+    "Select": select_rule,
+    "Slice": slice_rule,
+    "Split": split_rule,
+    "SplitWithSizes": split_rule,
+    "T": reverse_rule,
+    "Transpose": transpose_rule,
+    "Unbind": select_rule,
+    "Unfold": unfold_rule,
+    "UnsafeSplit": split_rule,
 }

@@ -9,11 +9,19 @@ from typing import Any
 
 import torch
 
-__all__ = ["Call", "Spec", "UnknownStructure", "kind_of", "main_tensor", "recording", "with_main"]
+__all__ = [
+    "Call",
+    "TensorSpec",
+    "UnknownStructure",
+    "class_name",
+    "main_tensor",
+    "record_calls",
+    "replace_main_tensor",
+]
 
 
 @dataclass(frozen=True)
-class Spec:
+class TensorSpec:
     """A floating-point tensor, without its values."""
 
     shape: tuple[int, ...]
@@ -35,9 +43,9 @@ class Call:
         parent: The call it happened in; None for those the outermost module makes itself.
         start: When it began, counted in events.
         end: When it ended.
-        output: What it gave: `Spec` for tensors, in tuples, lists and dicts; or `UnknownStructure`.
+        output: What it gave: `TensorSpec` for tensors, in tuples, lists and dicts; or `UnknownStructure`.
         shape: Of its main tensor, if it has one.
-        grad: That tensor's place in the autograd graph when it left the module: node and output number.
+        edge: That tensor's place in the autograd graph when it left the module: node and output number.
     """
 
     path: str
@@ -47,11 +55,11 @@ class Call:
     end: int = -1
     output: Any = None
     shape: tuple[int, ...] | None = None
-    grad: tuple[Any, int] | None = None
+    edge: tuple[Any, int] | None = None
 
 
 @contextmanager
-def recording(module: torch.nn.Module) -> Iterator[list[Call]]:
+def record_calls(module: torch.nn.Module) -> Iterator[list[Call]]:
     """Hooks every submodule; the calls are listed in the order they began.
 
     A user's hooks run inside: what they change is part of what a module gives.
@@ -71,11 +79,11 @@ def recording(module: torch.nn.Module) -> Iterator[list[Call]]:
     def ended(_: torch.nn.Module, __: Any, output: Any) -> None:
         call = running.pop()
         call.end = next(events)
-        call.output = structure(output)
+        call.output = to_specs(output)
         tensor = main_tensor(output)
         if tensor is not None and tensor.is_floating_point():
             call.shape = tuple(tensor.shape)
-            call.grad = (tensor.grad_fn, tensor.output_nr)
+            call.edge = (tensor.grad_fn, tensor.output_nr)
 
     with ExitStack() as stack:
         for path, part in module.named_modules():
@@ -85,22 +93,22 @@ def recording(module: torch.nn.Module) -> Iterator[list[Call]]:
         yield calls
 
 
-def structure(output: Any) -> Any:
+def to_specs(output: Any) -> Any:
     """An output with its tensors' shapes in their place."""
     if isinstance(output, torch.Tensor) and output.is_floating_point():
-        return Spec(tuple(output.shape), output.dtype, output.device)
+        return TensorSpec(tuple(output.shape), output.dtype, output.device)
     if output is None:
         return None
     if type(output) in (tuple, list):
-        parts = [structure(part) for part in output]
-        return UnknownStructure() if any_unknown(parts) else type(output)(parts)
+        parts = [to_specs(part) for part in output]
+        return UnknownStructure() if has_unknown(parts) else type(output)(parts)
     if type(output) is dict:
-        entries = {key: structure(part) for key, part in output.items()}
-        return UnknownStructure() if any_unknown(entries.values()) else entries
+        entries = {key: to_specs(part) for key, part in output.items()}
+        return UnknownStructure() if has_unknown(entries.values()) else entries
     return UnknownStructure()
 
 
-def any_unknown(parts: Any) -> bool:
+def has_unknown(parts: Any) -> bool:
     return any(isinstance(part, UnknownStructure) for part in parts)
 
 
@@ -111,14 +119,14 @@ def main_tensor(output: Any) -> torch.Tensor | None:
     return output if isinstance(output, torch.Tensor) else None
 
 
-def with_main(output: Any, tensor: torch.Tensor) -> Any:
+def replace_main_tensor(output: Any, tensor: torch.Tensor) -> Any:
     """An output with another main tensor."""
     if isinstance(output, torch.Tensor):
         return tensor
     return type(output)([tensor, *output[1:]])
 
 
-def kind_of(module: torch.nn.Module) -> str:
+def class_name(module: torch.nn.Module) -> str:
     """The module's class; the original one of a module that came out of `torch.export.unflatten`."""
     exported = getattr(module, "type_name", None)
     name = exported() if callable(exported) else None

@@ -6,7 +6,7 @@ Each tensor behind the target is one of three things:
 2. *pooled* (N, ...): the mean, over its cells, of a *twin* (N·h'·w', ...);
 3. anything else, and then there are no class maps.
 
-Taking the mean of cells gives a tensor whose twin are those cells. What is affine picture by picture commutes
+Taking the mean of cells gives a tensor whose twin are those cells. What is affine image by image commutes
 with the mean: it is done to the twin as it is to the tensor. The twin of the logits holds the class maps.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Following"]
+__all__ = ["ClassMapTracer"]
 
 aten = torch.ops.aten
 
@@ -48,7 +48,7 @@ MATRICES = frozenset({aten.addmm, aten.mm, aten.linear})
 
 
 @dataclass
-class Known:
+class TracedTensor:
     """What is known of a tensor.
 
     Attributes:
@@ -62,7 +62,7 @@ class Known:
     cells: tuple[int, int]
 
 
-class Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class ClassMapTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Follows an activation (N, K, h, w) through what is computed while the block runs.
 
     Args:
@@ -71,7 +71,7 @@ class Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 
     def __init__(self, maps: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
-        self._known: dict[int, Known] = {}
+        self._known: dict[int, TracedTensor] = {}
         self._behind: dict[int, torch.Tensor] = {}
         self._size = (maps.shape[2], maps.shape[3])
         self._keep(maps, None, self._size)
@@ -92,26 +92,26 @@ class Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        behind = [one for one in tensors_in([*args, *kwargs.values()]) if id(one) in self._behind]
+        behind = [one for one in find_tensors([*args, *kwargs.values()]) if id(one) in self._behind]
         if not behind:
             return result
         given = [self._known.get(id(one)) for one in behind]
-        for made in tensors_in(result if isinstance(result, (tuple, list)) else [result]):
+        for made in find_tensors(result if isinstance(result, (tuple, list)) else [result]):
             self._forget(made, written=func._schema.is_mutable)
         first = result[0] if isinstance(result, (tuple, list)) else result
         if not isinstance(first, torch.Tensor) or None in given:
             return result
         of = [one for one in given if one is not None]
-        followed = cells_kept(func, args, of, first) or averaged(func, args, of, first)
+        followed = trace_cellwise(func, args, of, first) or trace_mean(func, args, of, first)
         if followed is not None:
             self._keep(first, *followed)
-        elif (twin := twin_of(func, args, kwargs, of, first)) is not None:
+        elif (twin := trace_affine(func, args, kwargs, of, first)) is not None:
             self._keep(first, twin, of[0].cells)
         return result
 
     def _keep(self, tensor: torch.Tensor, twin: torch.Tensor | None, cells: tuple[int, int]) -> None:
         self._behind[id(tensor)] = tensor
-        self._known[id(tensor)] = Known(tensor, twin, cells)
+        self._known[id(tensor)] = TracedTensor(tensor, twin, cells)
 
     def _forget(self, tensor: torch.Tensor, *, written: bool) -> None:
         """Of a tensor behind the target nothing is known, until it is; nor of those it was written over."""
@@ -124,20 +124,20 @@ class Following(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
                     del self._known[name]
 
 
-Followed = tuple[torch.Tensor | None, tuple[int, int]]
+TwinAndCells = tuple[torch.Tensor | None, tuple[int, int]]
 
 
-def cells_kept(func: Any, args: Any, of: list[Known], result: torch.Tensor) -> Followed | None:
+def trace_cellwise(func: Any, args: Any, of: list[TracedTensor], result: torch.Tensor) -> TwinAndCells | None:
     """Of an operation that acts on every cell by itself; None for others."""
     if any(one.twin is not None for one in of) or result.ndim != 4:
         return None
     operator, cells = func.overloadpacket, of[0].cells
     if operator in ELEMENTWISE:
-        constants = [one for one in tensors_in(args) if all(one is not known.tensor for known in of)]
+        constants = [one for one in find_tensors(args) if all(one is not known.tensor for known in of)]
         alike = all(one.cells == cells for one in of)
-        return (None, cells) if alike and all(spatially_constant(one) for one in constants) else None
+        return (None, cells) if alike and all(is_spatially_constant(one) for one in constants) else None
     if operator in BATCH_NORMS:
-        return (None, cells) if not trains(func, args) else None
+        return (None, cells) if not uses_batch_statistics(func, args) else None
     if operator is aten.convolution and args[0] is of[0].tensor and len(of) == 1:
         weight, stride, padding = args[1], args[3], args[4]
         if tuple(weight.shape[2:]) == (1, 1) and set(stride) == {1} and not args[6]:
@@ -145,7 +145,7 @@ def cells_kept(func: Any, args: Any, of: list[Known], result: torch.Tensor) -> F
     return None
 
 
-def averaged(func: Any, args: Any, of: list[Known], result: torch.Tensor) -> Followed | None:
+def trace_mean(func: Any, args: Any, of: list[TracedTensor], result: torch.Tensor) -> TwinAndCells | None:
     """Of a mean over all cells; None for others."""
     source = of[0]
     if len(of) > 1 or source.twin is not None:
@@ -154,7 +154,7 @@ def averaged(func: Any, args: Any, of: list[Known], result: torch.Tensor) -> Fol
     if operator is aten.mean:
         whole = len(args) > 1 and sorted(axis % 4 for axis in args[1] or ()) == [2, 3]
     elif operator is aten.avg_pool2d:
-        said = arguments(func, args)
+        said = name_arguments(func, args)
         kernel, padding = said["kernel_size"], said.get("padding", 0)
         whole = (kernel[0], kernel[-1]) == source.cells and padding in (0, [0], [0, 0])
         whole = whole and said.get("divisor_override") is None
@@ -166,7 +166,9 @@ def averaged(func: Any, args: Any, of: list[Known], result: torch.Tensor) -> Fol
     return twin, source.cells
 
 
-def twin_of(func: Any, args: Any, kwargs: Any, of: list[Known], result: torch.Tensor) -> torch.Tensor | None:
+def trace_affine(
+    func: Any, args: Any, kwargs: Any, of: list[TracedTensor], result: torch.Tensor
+) -> torch.Tensor | None:
     """The twin of what an affine operation gives; None for other operations."""
     source = of[0]
     if len(of) > 1 or source.twin is None:
@@ -176,7 +178,7 @@ def twin_of(func: Any, args: Any, kwargs: Any, of: list[Known], result: torch.Te
     if operator in RESHAPING:
         kept = result.ndim > 1 and len(result) == count
         return source.twin.reshape(count * cells, *result.shape[1:]) if kept else None
-    rest = [one for one in tensors_in(args) if one is not source.tensor]
+    rest = [one for one in find_tensors(args) if one is not source.tensor]
     if operator in COPYING:
         affine = True
     elif operator in SCALING:
@@ -190,34 +192,34 @@ def twin_of(func: Any, args: Any, kwargs: Any, of: list[Known], result: torch.Te
     elif operator is aten.convolution:
         affine = args[0] is source.tensor and not any(args[4]) and not args[6]
     else:
-        affine = operator in BATCH_NORMS and not trains(func, args)
+        affine = operator in BATCH_NORMS and not uses_batch_statistics(func, args)
     if not affine:
         return None
-    made = func(*swapped(args, source.tensor, source.twin.clone()), **kwargs)
+    made = func(*replace_argument(args, source.tensor, source.twin.clone()), **kwargs)
     answer: torch.Tensor = made[0] if isinstance(made, (tuple, list)) else made
     return answer
 
 
-def swapped(args: Any, one: torch.Tensor, other: torch.Tensor) -> list[Any]:
+def replace_argument(args: Any, one: torch.Tensor, other: torch.Tensor) -> list[Any]:
     return [other if value is one else value for value in args]
 
 
-def arguments(func: Any, args: Any) -> dict[str, Any]:
+def name_arguments(func: Any, args: Any) -> dict[str, Any]:
     """Values given by position, by name."""
     names = [argument.name for argument in func._schema.arguments]
     return dict(zip(names, args, strict=False))
 
 
-def trains(func: Any, args: Any) -> bool:
+def uses_batch_statistics(func: Any, args: Any) -> bool:
     """Whether a batch norm looks at its batch."""
-    return bool(arguments(func, args).get("training", False))
+    return bool(name_arguments(func, args).get("training", False))
 
 
-def spatially_constant(tensor: torch.Tensor) -> bool:
+def is_spatially_constant(tensor: torch.Tensor) -> bool:
     return all(side == 1 for side in tensor.shape[-2:])
 
 
-def tensors_in(values: Any) -> list[torch.Tensor]:
+def find_tensors(values: Any) -> list[torch.Tensor]:
     """The tensors among values, and in the lists among them."""
     found: list[torch.Tensor] = []
     for value in values:

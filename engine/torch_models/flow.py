@@ -1,4 +1,4 @@
-"""A pass of a torch module as the steps from the pictures to the logits, see `camrt.export.flow`."""
+"""A pass of a torch module as the steps from the images to the logits, see `camrt.export.heads.flow`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ from typing import Any, Literal
 import torch
 
 from camrt.engine.torch_models.axes import (
-    NOT_KEPT,
     REDUCING,
     REGROUPING,
-    Place,
+    SAVED_VALUE_ERRORS,
+    GradientEdge,
     axes_of,
-    gone_axes,
-    operation,
+    operation_name,
+    reduced_axes,
     shapes_of,
 )
-from camrt.export.axis_parts import Axes, Roles, Shape, length, over, roles_of, unknown
-from camrt.export.flow import Flow, Kind, Step
+from camrt.export.geometry.axis_parts import (
+    Axes,
+    Roles,
+    Shape,
+    axis_length,
+    roles_of,
+    unknown_axis,
+    whole_axis,
+)
+from camrt.export.heads.flow import Flow, Kind, Operation
 
-__all__ = ["Recorded", "recorded"]
+__all__ = ["AutogradTrace", "trace_autograd"]
 
 LEARNED = frozenset(
     {
@@ -44,32 +52,37 @@ MOVING = REGROUPING | {"Permute", "T", "Transpose"}
 
 
 @dataclass(frozen=True)
-class Recorded:
+class AutogradTrace:
     """What autograd recorded of a pass.
 
     Attributes:
         flow: The steps.
-        roles: What each axis is, of every tensor that depends on the pictures and whose shape is known.
+        roles: What each axis is, of every tensor that depends on the images and whose shape is known.
         shapes: The shapes of those tensors.
-        batch: Number of pictures.
+        batch: Number of images.
     """
 
-    flow: Flow[Place]
-    roles: Mapping[Place, Roles]
-    shapes: Mapping[Place, Shape]
+    flow: Flow[GradientEdge]
+    roles: Mapping[GradientEdge, Roles]
+    shapes: Mapping[GradientEdge, Shape]
     batch: int
 
 
-def recorded(logits: torch.Tensor, leaf: torch.Tensor) -> Recorded:
-    """The steps from a leaf, pictures (N, C, H, W), to logits; none where those have no gradient."""
+def trace_autograd(logits: torch.Tensor, leaf: torch.Tensor) -> AutogradTrace:
+    """The steps from a leaf, images (N, C, H, W), to logits; none where those have no gradient."""
     batch, channels, height, width = leaf.shape
-    nodes = [] if logits.grad_fn is None else backwards(logits.grad_fn)[::-1]
+    nodes = [] if logits.grad_fn is None else sort_nodes(logits.grad_fn)[::-1]
     start = next(((node, 0) for node in nodes if getattr(node, "variable", None) is leaf), (None, 0))
-    axes: dict[Place, Axes] = {
-        start: (over("n", batch), unknown(channels), over("h", height), over("w", width))
+    axes: dict[GradientEdge, Axes] = {
+        start: (
+            whole_axis("n", batch),
+            unknown_axis(channels),
+            whole_axis("h", height),
+            whole_axis("w", width),
+        )
     }
-    shapes: dict[Place, Shape] = {start: tuple(leaf.shape)}
-    roles: dict[Place, Roles] = {start: roles_of(axes[start])}
+    shapes: dict[GradientEdge, Shape] = {start: tuple(leaf.shape)}
+    roles: dict[GradientEdge, Roles] = {start: roles_of(axes[start])}
     depending = {start[0]}
     steps = []
     for node in nodes:
@@ -84,24 +97,24 @@ def recorded(logits: torch.Tensor, leaf: torch.Tensor) -> Recorded:
         for place, shape in zip(makes, made, strict=False):
             found = axes_of(node, place[1], shape, axes, batch)
             axes[place] = tuple(
-                axis if length(axis) == size else unknown(size)
+                axis if axis_length(axis) == size else unknown_axis(size)
                 for axis, size in zip(found, shape, strict=True)
             )
             shapes[place], roles[place] = shape, roles_of(axes[place])
         spread = tuple(read for read in reads if len(shapes.get(read, ())) > 2)
-        name = operation(node)
-        how = together(node, name, spread, shapes, roles)
-        steps.append(Step(reads, makes, kind_of(node, name), learned(name), spread, how))
+        name = operation_name(node)
+        how = cell_mixing(node, name, spread, shapes, roles)
+        steps.append(Operation(reads, makes, step_kind(node, name), has_weights(name), spread, how))
     end = (logits.grad_fn, logits.output_nr) if nodes else (logits, 0)
-    return Recorded(Flow(steps, start, end), roles, shapes, batch)
+    return AutogradTrace(Flow(steps, start, end), roles, shapes, batch)
 
 
-def learned(name: str) -> bool:
+def has_weights(name: str) -> bool:
     """Whether an operation multiplies by something."""
     return name in LEARNED or name.startswith("ScaledDotProduct")
 
 
-def kind_of(node: Any, name: str) -> Kind:
+def step_kind(node: Any, name: str) -> Kind:
     """What a node did to the first tensor it read."""
     if name in KEEPING:
         return "keeps"
@@ -114,19 +127,19 @@ def kind_of(node: Any, name: str) -> Kind:
     if name == "Convolution":
         try:
             return "pointwise" if tuple(node._saved_weight.shape[2:]) == (1, 1) else "other"
-        except NOT_KEPT:
+        except SAVED_VALUE_ERRORS:
             return "other"
     if name in ("Addmm", "Linear", "Mm"):
         return "linear"
     return "shifts" if name == "Add" else "other"
 
 
-def together(
+def cell_mixing(
     node: Any,
     name: str,
-    spread: Sequence[Place],
-    shapes: Mapping[Place, Shape],
-    roles: Mapping[Place, Roles],
+    spread: Sequence[GradientEdge],
+    shapes: Mapping[GradientEdge, Shape],
+    roles: Mapping[GradientEdge, Roles],
 ) -> Literal["", "always", "pairs"]:
     """Whether a node takes several cells together."""
     if name in ("Baddbmm", "Bmm") or name.startswith("ScaledDotProduct"):
@@ -138,14 +151,14 @@ def together(
     shape, after = shapes[spread[0]], shapes.get((node, 0), ())
     gone: Sequence[int] = ()
     if name in REDUCING:
-        gone = gone_axes(node, len(shape))
+        gone = reduced_axes(node, len(shape))
     elif name in REGROUPING and len(after) == 2 and after[0] == shape[0]:
         gone = range(1, len(shape))
     known = roles[spread[0]]
     return "always" if any(known[axis] not in ("", "n", "1") for axis in gone) else ""
 
 
-def backwards(end: Any) -> list[Any]:
+def sort_nodes(end: Any) -> list[Any]:
     """The nodes behind `end`, each before those it was computed from."""
     finished: list[Any] = []
     seen = {end}

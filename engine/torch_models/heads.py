@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from camrt.engine.arrays import numbered
+from camrt.engine.arrays import arange_like
+from camrt.engine.device import TorchDevice
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Asked, Boxes
+from camrt.engine.heads.base import Boxes, QueryContext
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.factored import FactoredHead
 from camrt.engine.heads.generic import GenericHead
-from camrt.engine.places import OnDevice
-from camrt.engine.torch_models.cutting import PICTURE, HookedCut
-from camrt.engine.torch_models.flattened import FlattenedLinear
-from camrt.engine.torch_models.linear import CellLayer, PooledLinear
-from camrt.engine.torch_models.runners import HeadBack, HeadForth, HeadMaps
+from camrt.engine.torch_models.cut import IMAGE, HookedCut
+from camrt.engine.torch_models.flattened_linear import FlattenedLinear
+from camrt.engine.torch_models.pooled_linear import CellwiseLinear, PooledLinear
+from camrt.engine.torch_models.runners import HeadBackward, HeadClassMaps, HeadForward
 
 __all__ = ["FlattenedHead", "HookedHead", "LinearHead"]
 
@@ -38,19 +38,19 @@ class HookedHead(GenericHead):
 
     def __init__(self, cut: HookedCut, batch_size: int, threads: int | None) -> None:
         self._cut = cut
-        self._maps = HeadMaps(cut)
-        adjoint = HeadAdjoint(HeadBack(cut), cut.beside)
-        super().__init__(HeadForth(cut), adjoint, batch_size, self._why(), threads, cut.beside)
+        self._maps = HeadClassMaps(cut)
+        adjoint = HeadAdjoint(HeadBackward(cut), cut.extra_inputs)
+        super().__init__(HeadForward(cut), adjoint, batch_size, self._why(), threads, cut.extra_inputs)
 
-    def empty(self, asked: Asked) -> Tensor:
+    def scores_of_zero_activation(self, asked: QueryContext) -> Tensor:
         """The scores of an all-zero activation; see `Head`."""
-        if self._cut.shortcut is None or self._cut.layout.prefix:
-            own: Tensor = super().empty(asked)  # differs from picture to picture
+        if self._cut.skipped_calls is None or self._cut.layout.prefix:
+            own: Tensor = super().scores_of_zero_activation(asked)  # differs from image to image
             return own
         feeds = {name: asked.extras[name][:1] for name in self._beside}
         logits = self._runner(torch.zeros_like(asked.activations[:1]), None, feeds)[0]
         count = len(asked.activations)
-        scores: Tensor = asked.reader.read(logits.expand(count, -1), numbered(count, logits))
+        scores: Tensor = asked.reader.read(logits.expand(count, -1), arange_like(count, logits))
         return scores
 
     @property
@@ -58,7 +58,7 @@ class HookedHead(GenericHead):
         """Whether the logits are means of maps; see `Head`."""
         return self._cut.has_class_maps
 
-    def class_maps(self, asked: Asked) -> Tensor | None:
+    def class_maps(self, asked: QueryContext) -> Tensor | None:
         """The targets' class maps, what is linear behind the mean done to every cell; see `Head`."""
         if not self.has_class_maps:
             return None
@@ -81,11 +81,11 @@ class HookedHead(GenericHead):
         return f"hooked: every alteration is run, in batches, through {self._why()}"
 
     def channel_passes(self, channels: int) -> tuple[int, str]:
-        """What `without_channels` costs; see `Head`."""
+        """What `scores_without_channels` costs; see `Head`."""
         return channels, f"one a channel that is not all zero, through {self._part()}"
 
     def box_passes(self, boxes: int) -> tuple[int, str]:
-        """What `with_boxes` costs; see `Head`."""
+        """What `scores_with_boxes` costs; see `Head`."""
         return 2 * boxes, f"one a distinct box and perspective, through {self._part()}"
 
     def gradient_passes(self) -> tuple[int, str]:
@@ -93,16 +93,16 @@ class HookedHead(GenericHead):
         return 1, f"{self._part()}, forth and back"
 
     def _part(self) -> str:
-        return "the whole module" if self._cut.shortcut is None else "the head alone"
+        return "the whole module" if self._cut.skipped_calls is None else "the head alone"
 
     def _why(self) -> str:
-        way = self._cut.shortcut
+        way = self._cut.skipped_calls
         if way is None:
             return f"the whole module, since something goes around {self._cut.path!r}"
-        return f"what follows {self._cut.path!r} ({way.skipped} calls of modules up to there are left out)"
+        return f"what follows {self._cut.path!r} ({way.count} calls of modules up to there are left out)"
 
-    def _counted(self, asked: Asked) -> Callable[[Tensor, Tensor], Tensor]:
-        if self._cut.shortcut is not None:
+    def _counted(self, asked: QueryContext) -> Callable[[Tensor, Tensor], Tensor]:
+        if self._cut.skipped_calls is not None:
             return super()._counted(asked)
 
         def run(rows: Tensor, image: Tensor) -> Tensor:
@@ -128,42 +128,42 @@ class LinearHead(HookedHead):
         super().__init__(cut, batch_size, threads)
         self._linear = linear
 
-    def _algebra(self) -> FactoredHead:
+    def _factored_head(self) -> FactoredHead:
         """The head with the layer's present numbers."""
         factors = self._linear.factors()
         contributions = Contributions(
             factors,
             None,
-            CellLayer(factors.weight),
+            CellwiseLinear(factors.weight),
             self._threads,
-            OnDevice(self._linear.device),
-            self._linear.narrow,
+            TorchDevice(self._linear.device),
+            self._linear.half_dtype,
         )
         return FactoredHead(contributions, None, None, self._adjoint, self._batch_size)
 
-    def without_channels(self, asked: Asked) -> Tensor:
+    def scores_without_channels(self, asked: QueryContext) -> Tensor:
         """The scores with channel k set to zero; see `Head`."""
-        found: Tensor = self._algebra().without_channels(asked)
+        found: Tensor = self._factored_head().scores_without_channels(asked)
         return found
 
-    def with_boxes(
-        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
+    def scores_with_boxes(
+        self, asked: QueryContext, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """The scores with boxes set to zero, and with nothing but them; see `Head`."""
-        return self._algebra().with_boxes(asked, boxes, delete=delete, keep=keep)
+        return self._factored_head().scores_with_boxes(asked, boxes, delete=delete, keep=keep)
 
-    def gradients(self, asked: Asked) -> Iterator[Tensor]:
+    def gradients(self, asked: QueryContext) -> Iterator[Tensor]:
         """The gradients of the scores; see `Head`."""
-        return self._algebra().gradients(asked)
+        return self._factored_head().gradients(asked)
 
-    def empty(self, asked: Asked) -> Tensor:
+    def scores_of_zero_activation(self, asked: QueryContext) -> Tensor:
         """The scores of an all-zero activation; see `Head`."""
-        found: Tensor = self._algebra().empty(asked)
+        found: Tensor = self._factored_head().scores_of_zero_activation(asked)
         return found
 
-    def class_maps(self, asked: Asked) -> Tensor | None:
+    def class_maps(self, asked: QueryContext) -> Tensor | None:
         """The targets' class maps; see `Head`."""
-        return self._algebra().class_maps(asked)
+        return self._factored_head().class_maps(asked)
 
     def class_map_passes(self) -> tuple[int, str]:
         """What `class_maps` costs; see `Head`."""
@@ -177,11 +177,11 @@ class LinearHead(HookedHead):
         )
 
     def channel_passes(self, channels: int) -> tuple[int, str]:
-        """What `without_channels` costs; see `Head`."""
+        """What `scores_without_channels` costs; see `Head`."""
         return 0, "the head is one linear layer: algebra"
 
     def box_passes(self, boxes: int) -> tuple[int, str]:
-        """What `with_boxes` costs; see `Head`."""
+        """What `scores_with_boxes` costs; see `Head`."""
         return 0, "every box is a sum of its cells' contributions"
 
     def gradient_passes(self) -> tuple[int, str]:
@@ -209,58 +209,60 @@ class FlattenedHead(HookedHead):
         self._flattened = flattened
         self._vectors = vectors
 
-    def _algebra(self, asked: Asked) -> FactoredHead | None:
+    def _factored_head(self, asked: QueryContext) -> FactoredHead | None:
         """The head with the layer's present numbers."""
         if tuple(asked.activations.shape[1:]) != self._flattened.shape:
             return None
-        height, width = asked.extras[PICTURE].shape[1:3]
-        place = OnDevice(asked.activations.device)
+        height, width = asked.extras[IMAGE].shape[1:3]
+        place = TorchDevice(asked.activations.device)
         contributions = Contributions(self._flattened.factors(), None, None, self._threads, place)
         rest = self._flattened.rest((height, width))
         return FactoredHead(contributions, rest, None, self._adjoint, self._vectors)
 
-    def without_channels(self, asked: Asked) -> Tensor:
+    def scores_without_channels(self, asked: QueryContext) -> Tensor:
         """The scores with channel k set to zero; see `Head`."""
-        algebra = self._algebra(asked)
+        algebra = self._factored_head(asked)
         found: Tensor = (
-            super().without_channels(asked) if algebra is None else algebra.without_channels(asked)
+            super().scores_without_channels(asked)
+            if algebra is None
+            else algebra.scores_without_channels(asked)
         )
         return found
 
-    def with_boxes(
-        self, asked: Asked, boxes: Boxes, *, delete: bool, keep: bool
+    def scores_with_boxes(
+        self, asked: QueryContext, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         """The scores with boxes set to zero, and with nothing but them; see `Head`."""
-        algebra = self._algebra(asked)
+        algebra = self._factored_head(asked)
         if algebra is None:
-            return super().with_boxes(asked, boxes, delete=delete, keep=keep)
-        return algebra.with_boxes(asked, boxes, delete=delete, keep=keep)
+            return super().scores_with_boxes(asked, boxes, delete=delete, keep=keep)
+        return algebra.scores_with_boxes(asked, boxes, delete=delete, keep=keep)
 
-    def gradients(self, asked: Asked) -> Iterator[Tensor]:
+    def gradients(self, asked: QueryContext) -> Iterator[Tensor]:
         """The gradients of the scores; see `Head`."""
-        algebra = self._algebra(asked) if self._flattened.last else None
+        algebra = self._factored_head(asked) if self._flattened.gives_logits else None
         return super().gradients(asked) if algebra is None else algebra.gradients(asked)
 
     def describe(self) -> str:
         """What the head is; see `Head`."""
-        what = "all is algebra" if self._flattened.last else "only what follows it is run"
+        what = "all is algebra" if self._flattened.gives_logits else "only what follows it is run"
         return f"hooked: {self._why()} begins with {self._flattened.path!r}, and {what}"
 
     def channel_passes(self, channels: int) -> tuple[int, str]:
-        """What `without_channels` costs; see `Head`."""
-        if self._flattened.last:
+        """What `scores_without_channels` costs; see `Head`."""
+        if self._flattened.gives_logits:
             return 0, "the head is one linear layer: algebra"
         return channels, f"one a channel that is not all zero, through what follows {self._flattened.path!r}"
 
     def box_passes(self, boxes: int) -> tuple[int, str]:
-        """What `with_boxes` costs; see `Head`."""
-        if self._flattened.last:
+        """What `scores_with_boxes` costs; see `Head`."""
+        if self._flattened.gives_logits:
             return 0, "every box is a sum of its cells' contributions"
         why = f"one a distinct box and perspective, through what follows {self._flattened.path!r}"
         return 2 * boxes, why
 
     def gradient_passes(self) -> tuple[int, str]:
         """What `gradients` costs; see `Head`."""
-        if self._flattened.last:
+        if self._flattened.gives_logits:
             return 0, "the head is one linear layer, whose gradient is its weight"
         return super().gradient_passes()

@@ -9,51 +9,54 @@ from typing import Any
 
 import torch
 
-from camrt.engine.arrays import filled, joined
-from camrt.engine.backends.halving import Halving
-from camrt.engine.torch_models.compiling import Traces
-from camrt.engine.torch_models.cutting import PICTURE, HookedCut
-from camrt.engine.torch_models.own_heads import joint_seen
-from camrt.engine.torch_models.subject import Subject, single
+from camrt.engine.arrays import concat, pad_rows
+from camrt.engine.runtime.batch_splitting import OomSplitter
+from camrt.engine.torch_models.calm_head import capture_joint
+from camrt.engine.torch_models.compilation import GraphCache
+from camrt.engine.torch_models.cut import IMAGE, HookedCut
+from camrt.engine.torch_models.model import TorchModel, to_float32
 from camrt.errors import AdjointError, BackendError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
-from camrt.export.cutting import JOINT
-from camrt.export.interface import LOGITS
+from camrt.export.heads.cut import JOINT
+from camrt.export.rewrites.interface import LOGITS
 
-__all__ = ["HeadBack", "HeadForth", "HeadMaps", "ModuleBack", "ModuleForth"]
+__all__ = ["HeadBackward", "HeadClassMaps", "HeadForward", "ModuleBackward", "ModuleForward"]
 
 Tensor = torch.Tensor
 
 CLASS_MAPS = "camrt_class_maps"
-FIRST = ""  # the batch among what is fed, which has no name
+BATCH_INPUT = ""  # the batch among what is fed, which has no name
 
 
 class HookedRunner(ABC):
-    """What all have in common; see `camrt.engine.backends.Runner`.
+    """What all have in common; see `camrt.engine.runtime.Runner`.
 
     Args:
-        subject: The module.
+        model: The module.
         outputs: Names of what it gives.
         gradients: Whether it needs a backward pass.
     """
 
-    def __init__(self, subject: Subject, outputs: tuple[str, ...], *, gradients: bool) -> None:
-        self.subject = subject
+    def __init__(self, model: TorchModel, outputs: tuple[str, ...], *, gradients: bool) -> None:
+        self.model = model
         self.outputs = outputs
         self._gradients = gradients
         self._traces = (
-            None if subject.compiler is None else Traces(subject, subject.compiler, gradients=gradients)
+            None if model.compiler is None else GraphCache(model, model.compiler, gradients=gradients)
         )
         # A module of a fixed batch size is always given as many rows: halving would change nothing.
-        halved = (torch.OutOfMemoryError,) if subject.batch is None else ()
-        self._halving = Halving(subject.name, halved, torch.cuda.empty_cache)
+        halved = (torch.OutOfMemoryError,) if model.batch is None else ()
+        self._halving = OomSplitter(model.name, halved, torch.cuda.empty_cache)
 
-    def rows(self, shape: tuple[int, ...]) -> Tensor:
-        """See `camrt.engine.backends.Runner`."""
-        return self.subject.rows(shape)
+    def allocate_rows(self, shape: tuple[int, ...]) -> Tensor:
+        """See `camrt.engine.runtime.Runner`."""
+        return self.model.allocate_rows(shape)
 
     def __call__(
-        self, batch: Tensor, fetch: Sequence[str] | None = None, beside: Mapping[str, Tensor] | None = None
+        self,
+        batch: Tensor,
+        fetch: Sequence[str] | None = None,
+        extra_inputs: Mapping[str, Tensor] | None = None,
     ) -> list[Tensor]:
         """Runs a batch; a module with a fixed batch size in pieces, the last one padded.
 
@@ -64,66 +67,66 @@ class HookedRunner(ABC):
             AdjointError: There is no way back through it.
         """
         names = self.outputs if fetch is None else tuple(fetch)
-        feeds = {FIRST: batch, **(beside or {})}
-        size = self.subject.batch
+        feeds = {BATCH_INPUT: batch, **(extra_inputs or {})}
+        size = self.model.batch
 
         def run(start: int, end: int) -> list[Tensor]:
             piece = {name: values[start:end] for name, values in feeds.items()}
             if size is not None:
-                piece = {name: filled(values, size) for name, values in piece.items()}
+                piece = {name: pad_rows(values, size) for name, values in piece.items()}
             if self._traces is not None:
                 found = self._traces(self.run, piece, names)
             else:
-                with self.subject.running(gradients=self._gradients):
+                with self.model.evaluation_mode(gradients=self._gradients):
                     found = self.run(piece, names)
             return [found[name][: end - start] for name in names]
 
-        pieces = self._halving.pieces(len(batch), run, most=size)
-        return [joined(parts) for parts in zip(*pieces, strict=True)]
+        pieces = self._halving.run_in_pieces(len(batch), run, most=size)
+        return [concat(parts) for parts in zip(*pieces, strict=True)]
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """Outputs by name, at least those in `names`."""
 
 
-class ModuleForth(HookedRunner):
-    """Pictures to logits, and to what each cut shows.
+class ModuleForward(HookedRunner):
+    """Images to logits, and to what each cut shows.
 
     Args:
-        subject: The module.
+        model: The module.
         cuts: Where it is cut, with the names their tensors leave under: role -> output.
         joint: Path of its CALM head; None when it has none.
     """
 
     def __init__(
-        self, subject: Subject, cuts: list[tuple[HookedCut, dict[str, str]]], joint: str | None = None
+        self, model: TorchModel, cuts: list[tuple[HookedCut, dict[str, str]]], joint: str | None = None
     ) -> None:
         own = (JOINT,) if joint is not None else ()
         outputs = (LOGITS, *own, *(name for _, taps in cuts for name in taps.values()))
-        super().__init__(subject, outputs, gradients=False)
+        super().__init__(model, outputs, gradients=False)
         self._cuts = cuts
         self._joint = joint
 
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
-        pictures = feeds[FIRST]
-        size = (pictures.shape[2], pictures.shape[3])
+        images = feeds[BATCH_INPUT]
+        size = (images.shape[2], images.shape[3])
         asked = [(cut, taps) for cut, taps in self._cuts if set(taps.values()) & set(names)]
         with ExitStack() as stack:
-            seen = [stack.enter_context(cut.captured()) for cut, _ in asked]
+            seen = [stack.enter_context(cut.capture_output()) for cut, _ in asked]
             joint: list[Tensor] = []
             if self._joint is not None and JOINT in names:
-                joint = stack.enter_context(joint_seen(self.subject, self._joint))
-            found = {LOGITS: single(self.subject.logits(self.subject.tensor(pictures)))}
+                joint = stack.enter_context(capture_joint(self.model, self._joint))
+            found = {LOGITS: to_float32(self.model.logits(self.model.to_tensor(images)))}
         if joint:
-            found[JOINT] = single(joint[-1])
+            found[JOINT] = to_float32(joint[-1])
         for (cut, taps), tensors in zip(asked, seen, strict=True):
-            shown = {PICTURE: pictures, **cut.shown(tensors[0], size)}
+            shown = {IMAGE: images, **cut.to_trunk_outputs(tensors[0], size)}
             found.update({name: shown[role] for role, name in taps.items()})
         return found
 
 
-class HeadForth(HookedRunner):
+class HeadForward(HookedRunner):
     """Altered activations to logits.
 
     Args:
@@ -131,15 +134,15 @@ class HeadForth(HookedRunner):
     """
 
     def __init__(self, cut: HookedCut) -> None:
-        super().__init__(cut.subject, (LOGITS,), gradients=False)
+        super().__init__(cut.model, (LOGITS,), gradients=False)
         self._cut = cut
 
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
-        return {LOGITS: single(self._cut.logits(self.subject.tensor(feeds[FIRST]), feeds))}
+        return {LOGITS: to_float32(self._cut.logits(self.model.to_tensor(feeds[BATCH_INPUT]), feeds))}
 
 
-class HeadBack(HookedRunner):
+class HeadBackward(HookedRunner):
     """Activations and a weighting of the logits to the logits and the gradient there.
 
     Args:
@@ -147,17 +150,17 @@ class HeadBack(HookedRunner):
     """
 
     def __init__(self, cut: HookedCut) -> None:
-        super().__init__(cut.subject, (LOGITS, GRADIENT), gradients=True)
+        super().__init__(cut.model, (LOGITS, GRADIENT), gradients=True)
         self._cut = cut
 
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
-        maps = self.subject.tensor(feeds[FIRST]).requires_grad_()
+        maps = self.model.to_tensor(feeds[BATCH_INPUT]).requires_grad_()
         logits = self._cut.logits(maps, feeds)
-        return back(self.subject, logits, maps, feeds[WEIGHTING], repr(self._cut.path))
+        return backpropagate(self.model, logits, maps, feeds[WEIGHTING], repr(self._cut.path))
 
 
-class HeadMaps(HookedRunner):
+class HeadClassMaps(HookedRunner):
     """Activations to the class maps whose mean the logits are.
 
     Args:
@@ -165,42 +168,44 @@ class HeadMaps(HookedRunner):
     """
 
     def __init__(self, cut: HookedCut) -> None:
-        super().__init__(cut.subject, (CLASS_MAPS,), gradients=False)
+        super().__init__(cut.model, (CLASS_MAPS,), gradients=False)
         self._cut = cut
 
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
-        maps = self._cut.class_maps(self.subject.tensor(feeds[FIRST]), feeds)
+        maps = self._cut.class_maps(self.model.to_tensor(feeds[BATCH_INPUT]), feeds)
         if maps is None:
             raise BackendError(
-                f"the logits of {self.subject.name} were the mean of class maps when it was loaded, and are "
+                f"the logits of {self.model.name} were the mean of class maps when it was loaded, and are "
                 "not any more: load it again"
             )
-        return {CLASS_MAPS: single(maps)}
+        return {CLASS_MAPS: to_float32(maps)}
 
 
-class ModuleBack(HookedRunner):
-    """Pictures and a weighting of the logits to the logits and the gradient with respect to the pictures.
+class ModuleBackward(HookedRunner):
+    """Images and a weighting of the logits to the logits and the gradient with respect to the images.
 
     Args:
-        subject: The module.
+        model: The module.
         relu: How ReLUs pass gradients on, see `camrt.export.adjoint`.
     """
 
-    def __init__(self, subject: Subject, relu: ReluRule) -> None:
-        super().__init__(subject, (LOGITS, GRADIENT), gradients=True)
+    def __init__(self, model: TorchModel, relu: ReluRule) -> None:
+        super().__init__(model, (LOGITS, GRADIENT), gradients=True)
         self._relu = relu
 
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         """See `HookedRunner`."""
-        pictures = self.subject.tensor(feeds[FIRST]).requires_grad_()
-        logits = self.subject.logits(pictures.clone())
+        images = self.model.to_tensor(feeds[BATCH_INPUT]).requires_grad_()
+        logits = self.model.logits(images.clone())
         if self._relu == "guided":
-            guide(logits)
-        return back(self.subject, logits, pictures, feeds[WEIGHTING], "the pictures")
+            hook_guided_relus(logits)
+        return backpropagate(self.model, logits, images, feeds[WEIGHTING], "the images")
 
 
-def back(subject: Subject, logits: Tensor, start: Tensor, weighting: Tensor, where: str) -> dict[str, Tensor]:
+def backpropagate(
+    model: TorchModel, logits: Tensor, start: Tensor, weighting: Tensor, where: str
+) -> dict[str, Tensor]:
     """∂(Σ_c weighting_c · logit_c)/∂start, by autograd; no parameter's `.grad` is touched."""
     lost = AdjointError(
         f"no gradient of the logits reaches {where}: something on the way has no derivative (a torch.no_grad "
@@ -212,15 +217,15 @@ def back(subject: Subject, logits: Tensor, start: Tensor, weighting: Tensor, whe
     try:
         (gradient,) = torch.autograd.grad(logits, start, weights, allow_unused=True)
     except torch.OutOfMemoryError:
-        raise  # fewer pictures may fit
+        raise  # fewer images may fit
     except RuntimeError as error:
-        raise AdjointError(f"no gradient can be followed through {subject.name}: {error}") from error
+        raise AdjointError(f"no gradient can be followed through {model.name}: {error}") from error
     if gradient is None:
         raise lost
-    return {LOGITS: single(logits), GRADIENT: single(gradient)}
+    return {LOGITS: to_float32(logits), GRADIENT: to_float32(gradient)}
 
 
-def guide(logits: Tensor) -> None:
+def hook_guided_relus(logits: Tensor) -> None:
     """Lets every ReLU behind the logits pass on only what is positive.
 
     The nodes of the autograd graph are hooked, so that modules, functions and in-place ReLUs are the same.
@@ -234,9 +239,9 @@ def guide(logits: Tensor) -> None:
         node = waiting.pop()
         if node is None:
             continue
-        if rectifies(node):
+        if is_relu(node):
             found += 1
-            node.register_hook(lambda gradients, _: tuple(positive(gradient) for gradient in gradients))
+            node.register_hook(lambda gradients, _: tuple(clamp_positive(gradient) for gradient in gradients))
         for before, _ in node.next_functions:
             if before not in seen:
                 seen.add(before)
@@ -248,11 +253,11 @@ def guide(logits: Tensor) -> None:
         )
 
 
-def positive(gradient: Tensor | None) -> Tensor | None:
+def clamp_positive(gradient: Tensor | None) -> Tensor | None:
     return None if gradient is None else gradient.clamp(min=0)
 
 
-def rectifies(node: Any) -> bool:
+def is_relu(node: Any) -> bool:
     """Whether a node of the autograd graph is a ReLU, or cuts off at zero like one (ReLU6)."""
     name = node.name()
     if name.startswith("ReluBackward"):

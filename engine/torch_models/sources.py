@@ -1,4 +1,4 @@
-"""A torch module or a file of `torch.export`, and what it or an example says of the pictures it takes.
+"""A torch module or a file of `torch.export`, and what it or an example says of the images it takes.
 
 The axis of the channels is the one that the caller names. Else it is read off the sizes of what is shown, an
 example or the file's own input: the second, where only that has 1, 3 or 4 channels; else the one of which the
@@ -15,14 +15,14 @@ from typing import Any, get_args
 import torch
 
 from camrt.errors import BackendError, InputError, ModelFileError, UnsupportedModelError
-from camrt.export.input_form import FEW, Layout
-from camrt.export.torch_archive import TorchArchive
+from camrt.export.io.torch_archive import TorchArchive
+from camrt.export.rewrites.input_form import CHANNEL_COUNTS, InputLayout
 
-__all__ = ["Source", "read_source", "shown_by"]
+__all__ = ["ModuleSource", "apply_example", "read_source"]
 
 
 @dataclass(frozen=True)
-class Source:
+class ModuleSource:
     """A module and what is known of its input.
 
     Attributes:
@@ -30,8 +30,8 @@ class Source:
         name: What messages call it.
         path: The file it came from; the name of its class when it came from none.
         sha256: Of the file; empty without one.
-        channels: Colours of its pictures, where known.
-        guessed: Whether that is what its first convolution takes, which need not be what is given pictures.
+        channels: Colours of its images, where known.
+        guessed: Whether that is what its first convolution takes, which need not be what is given images.
         layout: The order of the axes it takes.
         height: Their height, where it is fixed.
         width: Their width, where it is fixed.
@@ -44,35 +44,35 @@ class Source:
     sha256: str
     channels: int | None
     guessed: bool = False
-    layout: Layout = "NCHW"
+    layout: InputLayout = "NCHW"
     height: int | None = None
     width: int | None = None
     batch: int | None = None
 
 
-def read_source(source: torch.nn.Module | TorchArchive, layout: Layout | None = None) -> Source:
+def read_source(source: torch.nn.Module | TorchArchive, layout: InputLayout | None = None) -> ModuleSource:
     """The module, and what it or its file says of its input.
 
     Args:
-        source: See `camrt.engine.torch_models.loading.load_module`.
+        source: See `camrt.engine.torch_models.load.load_module`.
         layout: The order of its input's axes, where the caller knows it.
     """
-    if layout is not None and layout not in get_args(Layout):
+    if layout is not None and layout not in get_args(InputLayout):
         raise InputError(f"layout={layout!r} must be 'NCHW' (channels first) or 'NHWC' (channels last)")
     if not isinstance(source, torch.nn.Module):
-        return read_exported(source, layout)
+        return read_exported_program(source, layout)
     if isinstance(source, torch.jit.ScriptModule):
         raise BackendError(
             "a TorchScript module takes no hooks: pass the module it was made from, or export that with "
-            "torch.export or camrt.export.to_onnx"
+            "torch.export or camrt.to_onnx"
         )
     name = type(source).__name__
     first = next((part for part in source.modules() if isinstance(part, torch.nn.Conv2d)), None)
     channels = None if first is None else first.in_channels
-    return Source(source, name, Path(name), "", channels, first is not None, layout or "NCHW")
+    return ModuleSource(source, name, Path(name), "", channels, first is not None, layout or "NCHW")
 
 
-def read_exported(archive: TorchArchive, layout: Layout | None) -> Source:
+def read_exported_program(archive: TorchArchive, layout: InputLayout | None) -> ModuleSource:
     """A file of `torch.export.save`, with its submodules restored; what it holds that runs is run."""
     path, digest = archive.path, archive.sha256
     try:
@@ -83,7 +83,7 @@ def read_exported(archive: TorchArchive, layout: Layout | None) -> Source:
     except Exception as error:
         raise ModelFileError(f"{str(path)!r} is damaged, or of another torch: {error}") from error
     signature = program.graph_signature
-    trained = next((str(node.target) for node in program.graph.nodes if in_training(node)), None)
+    trained = next((str(node.target) for node in program.graph.nodes if is_training_op(node)), None)
     if trained is not None:
         raise UnsupportedModelError(
             f"{path.name} was exported in training mode ({trained}): call module.eval() before "
@@ -95,15 +95,15 @@ def read_exported(archive: TorchArchive, layout: Layout | None) -> Source:
         )
     value = next(node.meta["val"] for node in program.graph.nodes if node.name == signature.user_inputs[0])
     if not isinstance(value, torch.Tensor) or value.ndim != 4:
-        raise UnsupportedModelError(f"{path.name} takes no pictures (N, C, H, W) as its input")
+        raise UnsupportedModelError(f"{path.name} takes no images (N, C, H, W) as its input")
     sizes = tuple(axis if isinstance(axis, int) else None for axis in value.shape)
-    source = Source(module, path.name, path.resolve(), digest, None, batch=sizes[0])
-    layout = layout or layout_of(module, sizes)
-    channels, height, width = in_order(sizes, layout)
+    source = ModuleSource(module, path.name, path.resolve(), digest, None, batch=sizes[0])
+    layout = layout or infer_layout(module, sizes)
+    channels, height, width = to_channels_height_width(sizes, layout)
     return replace(source, layout=layout, channels=channels, height=height, width=width)
 
 
-def in_training(node: torch.fx.Node) -> bool:
+def is_training_op(node: torch.fx.Node) -> bool:
     """Whether a node of an exported graph is an operator told to train (batch norm, dropout)."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
@@ -112,22 +112,22 @@ def in_training(node: torch.fx.Node) -> bool:
     return any({**given, **node.kwargs}.get(name) is True for name in ("train", "training"))
 
 
-def shown_by(
-    example: Any, given: Source, layout: Layout | None, size: tuple[int, int] | None
-) -> tuple[Source, tuple[int, int] | None]:
+def apply_example(
+    example: Any, given: ModuleSource, layout: InputLayout | None, size: tuple[int, int] | None
+) -> tuple[ModuleSource, tuple[int, int] | None]:
     """The source with what a batch it takes says of it, and (H, W) where it is known.
 
     Raises:
-        InputError: It is no batch of pictures, or there is none and the number of colours is not known.
+        InputError: It is no batch of images, or there is none and the number of colours is not known.
     """
     if example is not None:
         shape = tuple(getattr(example, "shape", ()))
         if len(shape) != 4:
             raise InputError(f"example must be a batch (N, C, H, W), not {shape or type(example).__name__}")
         if not given.sha256:
-            layout = layout or layout_of(given.module, tuple(int(side) for side in shape))
+            layout = layout or infer_layout(given.module, tuple(int(side) for side in shape))
             given = replace(given, layout=layout)
-        channels, height, width = in_order(tuple(int(side) for side in shape), given.layout)
+        channels, height, width = to_channels_height_width(tuple(int(side) for side in shape), given.layout)
         given = replace(given, channels=channels, guessed=False)
         if size is None and height and width:
             size = (height, width)
@@ -139,16 +139,18 @@ def shown_by(
     return given, size
 
 
-def in_order(sizes: tuple[int | None, ...], layout: Layout) -> tuple[int | None, int | None, int | None]:
+def to_channels_height_width(
+    sizes: tuple[int | None, ...], layout: InputLayout
+) -> tuple[int | None, int | None, int | None]:
     """C, H and W of an input's sizes."""
     _, *rest = sizes
     return (rest[2], rest[0], rest[1]) if layout == "NHWC" else (rest[0], rest[1], rest[2])
 
 
-def layout_of(module: torch.nn.Module, sizes: tuple[int | None, ...]) -> Layout:
+def infer_layout(module: torch.nn.Module, sizes: tuple[int | None, ...]) -> InputLayout:
     """The order of the axes of an input of these sizes, see this file's description."""
     first, last = sizes[1], sizes[3]
-    if first == last or (first in FEW and last not in FEW):
+    if first == last or (first in CHANNEL_COUNTS and last not in CHANNEL_COUNTS):
         return "NCHW"
     kinds = (torch.nn.Conv2d, torch.nn.Linear)
     layers = [part for part in module.modules() if isinstance(part, kinds)]
@@ -157,4 +159,4 @@ def layout_of(module: torch.nn.Module, sizes: tuple[int | None, ...]) -> Layout:
         taken = layer.in_channels if isinstance(layer, torch.nn.Conv2d) else layer.in_features
         if taken in (first, last):
             return "NCHW" if taken == first else "NHWC"
-    return "NHWC" if last in FEW and first not in FEW else "NCHW"
+    return "NHWC" if last in CHANNEL_COUNTS and first not in CHANNEL_COUNTS else "NCHW"

@@ -1,13 +1,13 @@
-"""Annotated pictures: boxes and masks read from the usual formats, with every fault listed and none hidden.
+"""Annotated images: boxes and masks read from the usual formats, with every fault listed and none hidden.
 
 `read_dataset` recognises the format; each format has its own file.
 """
 
 from __future__ import annotations
 
-from camrt.evaluation.datasets.classes import ClassIndex
-from camrt.evaluation.datasets.reading import read_dataset
-from camrt.evaluation.datasets.recognising import KINDS
+from camrt.evaluation.datasets.class_index import ClassIndex
+from camrt.evaluation.datasets.format_detection import KINDS
+from camrt.evaluation.datasets.reader import read_dataset
 from camrt.evaluation.datasets.samples import Box, Dataset, Mask, Problem, Sample, union_pixels
 
 __all__ = [

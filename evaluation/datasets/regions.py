@@ -1,4 +1,4 @@
-"""Parts of a picture: a PNG file's marked pixels, COCO polygons, COCO run lengths."""
+"""Parts of an image: a PNG file's marked pixels, COCO polygons, COCO run lengths."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.errors import DataError, InputError
-from camrt.evaluation.datasets.opening import mask_values
+from camrt.evaluation.datasets.image_probe import read_mask
 
-__all__ = ["PngRegion", "PolygonRegion", "Region", "RunLengthRegion", "check_size", "uncompressed"]
+__all__ = ["PngRegion", "PolygonRegion", "Region", "RunLengthRegion", "check_size", "decode_run_lengths"]
 
 
 class Region(Protocol):
-    """Some of a picture's pixels."""
+    """Some of an image's pixels."""
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which pixels of the upright picture belong, bool (H, W).
+        """Which pixels of the upright image belong, bool (H, W).
 
         Args:
-            size: The picture's (height, width).
+            size: The image's (height, width).
 
         Raises:
-            DataError: The region cannot be read, or is of a picture of another size.
+            DataError: The region cannot be read, or is of an image of another size.
         """
         ...
 
@@ -38,7 +38,7 @@ class PngRegion:
 
     Attributes:
         path: The file.
-        scaled: Whether a file of another size than the picture is brought to the picture's, by the nearest
+        scaled: Whether a file of another size than the image is brought to the image's, by the nearest
             pixel; otherwise it is refused.
     """
 
@@ -48,7 +48,7 @@ class PngRegion:
     def pixels(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """See `Region`."""
         try:
-            marked = mask_values(self.path, None if self.scaled else size)
+            marked = read_mask(self.path, None if self.scaled else size)
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
         height, width = marked.shape
@@ -75,7 +75,7 @@ class PolygonRegion:
         """See `Region`."""
         inside = np.zeros(size, np.bool_)
         for ring in self.rings:
-            inside |= _inside(ring, size)
+            inside |= _fill_polygon(ring, size)
         return inside
 
 
@@ -99,7 +99,7 @@ class RunLengthRegion:
             raise DataError("run lengths must not be negative")
         wanted = self.size[0] * self.size[1]
         if sum(self.counts) != wanted:
-            raise DataError(f"the run lengths do not add up to the picture's {wanted} pixels")
+            raise DataError(f"the run lengths do not add up to the image's {wanted} pixels")
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """See `Region`."""
@@ -112,7 +112,7 @@ class RunLengthRegion:
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuses what is not a picture's height and width.
+    """Refuses what is not an image's height and width.
 
     Raises:
         InputError: Not two positive whole numbers.
@@ -121,7 +121,7 @@ def check_size(size: tuple[int, int]) -> None:
         raise InputError(f"size={size!r} must be (height, width), positive whole numbers")
 
 
-def uncompressed(text: str) -> list[int]:
+def decode_run_lengths(text: str) -> list[int]:
     """COCO's compressed run lengths as numbers.
 
     Each number is written in groups of five bits, lowest first, one character each from "0" on; a sixth bit
@@ -152,14 +152,14 @@ def uncompressed(text: str) -> list[int]:
     return counts
 
 
-def _inside(ring: Sequence[float], size: tuple[int, int]) -> NDArray[np.bool_]:
+def _fill_polygon(ring: Sequence[float], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels whose centre lies in one polygon, bool (H, W)."""
     height, width = size
-    top, bottom = _rows(min(ring[1::2]), max(ring[1::2]), height)
+    top, bottom = _row_range(min(ring[1::2]), max(ring[1::2]), height)
     corners = list(zip(ring[::2], ring[1::2], strict=True))
     turns = np.zeros((max(0, bottom - top), width + 1), np.bool_)  # an edge is passed on entering a pixel
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
-        first, last = _rows(min(y0, y1), max(y0, y1), height)
+        first, last = _row_range(min(y0, y1), max(y0, y1), height)
         if first < last:
             rows = np.arange(first, last)
             crossings = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
@@ -169,6 +169,6 @@ def _inside(ring: Sequence[float], size: tuple[int, int]) -> NDArray[np.bool_]:
     return inside
 
 
-def _rows(low: float, high: float, height: int) -> tuple[int, int]:
+def _row_range(low: float, high: float, height: int) -> tuple[int, int]:
     """The rows, from and up to, whose centres lie from `low` to below `high`."""
     return min(max(0, ceil(low - 0.5)), height), min(height, ceil(high - 0.5))

@@ -1,4 +1,4 @@
-"""What reading annotations gives: pictures with their boxes and masks, and what was wrong with the rest."""
+"""What reading annotations gives: images with their boxes and masks, and what was wrong with the rest."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Box:
-    """One object's box, in pixels of the upright picture.
+    """One object's box, in pixels of the upright image.
 
     Half-open, so x1 − x0 is the width; only a data set whose `inclusive_boxes` is true has x1 and y1 inside.
 
     Attributes:
         label: The class's index in the model; None where the annotation states no class, and so means the
-            class of the picture.
+            class of the image.
         x0: Left edge.
         y0: Upper edge.
         x1: Right edge.
@@ -76,10 +76,10 @@ class Mask:
             raise DataError("a mask needs a region or something to ignore")
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """The mask in the picture's own pixels.
+        """The mask in the image's own pixels.
 
         Args:
-            size: The upright picture's (height, width).
+            size: The upright image's (height, width).
 
         Returns:
             uint8 (H, W): 0 background, 1 object, 255 ignore. A pixel that is both is the object's.
@@ -94,11 +94,11 @@ class Mask:
 def union_pixels(masks: Sequence[Mask], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Several masks as one: object where any has the object, else ignore where any says so.
 
-    That is how the WSOL benchmark joins a picture's instances with its ignore regions (specification C4).
+    That is how the WSOL benchmark joins an image's instances with its ignore regions (specification C4).
 
     Args:
-        masks: Of one picture; may be empty.
-        size: The upright picture's (height, width).
+        masks: Of one image; may be empty.
+        size: The upright image's (height, width).
 
     Returns:
         uint8 (H, W): 0 background, 1 object, 255 ignore.
@@ -120,12 +120,12 @@ def union_pixels(masks: Sequence[Mask], size: tuple[int, int]) -> NDArray[np.uin
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its annotations.
+    """One image with its annotations.
 
     Attributes:
         name: Its path below the data set's root with "/" between folders; unique.
         path: The file; it exists and its header could be read.
-        label: The picture's class: as stated, or the one class that all its objects have; None if unknown
+        label: The image's class: as stated, or the one class that all its objects have; None if unknown
             or if its objects are of several classes.
         boxes: May be empty.
         masks: May be empty.
@@ -140,7 +140,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with the annotations or with a picture.
+    """Something wrong with the annotations or with an image.
 
     Attributes:
         file: Where it was found.
@@ -159,7 +159,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Annotated pictures, as they were read.
+    """Annotated images, as they were read.
 
     Attributes:
         kind: Which format: one of `camrt.evaluation.datasets.KINDS`.

@@ -7,12 +7,12 @@ from pathlib import Path
 from xml.parsers import expat
 
 from camrt.errors import DataError
-from camrt.export.text_files import bytes_of
+from camrt.export.io.text_files import read_file_bytes
 
 __all__ = ["Element", "XmlError", "read_xml"]
 
-_DEEPEST = 32
-_MOST_BYTES = 64 << 20
+_MAX_DEPTH = 32
+_MAX_BYTES = 64 << 20
 
 
 @dataclass
@@ -31,13 +31,13 @@ class Element:
     text: str = ""
     children: list[Element] = field(default_factory=list)
 
-    def all(self, tag: str) -> list[Element]:
+    def find_all(self, tag: str) -> list[Element]:
         """The children of a name."""
         return [child for child in self.children if child.tag == tag]
 
-    def one(self, tag: str) -> Element | None:
+    def find(self, tag: str) -> Element | None:
         """The first child of a name, if there is one."""
-        return next(iter(self.all(tag)), None)
+        return next(iter(self.find_all(tag)), None)
 
 
 class XmlError(DataError):
@@ -67,8 +67,8 @@ def read_xml(path: Path) -> Element:
     texts: list[list[str]] = []
 
     def start(tag: str, _: dict[str, str]) -> None:
-        if len(stack) >= _DEEPEST:
-            raise XmlError(f"elements nested more than {_DEEPEST} deep", parser.CurrentLineNumber)
+        if len(stack) >= _MAX_DEPTH:
+            raise XmlError(f"elements nested more than {_MAX_DEPTH} deep", parser.CurrentLineNumber)
         element = Element(tag, parser.CurrentLineNumber)
         (stack[-1].children if stack else root).append(element)
         stack.append(element)
@@ -88,7 +88,7 @@ def read_xml(path: Path) -> Element:
     parser.CharacterDataHandler = text
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(bytes_of(path, _MOST_BYTES), True)
+        parser.Parse(read_file_bytes(path, _MAX_BYTES), True)
     except expat.ExpatError as error:
         raise XmlError(f"not well-formed XML: {expat.ErrorString(error.code)}", error.lineno) from error
     except XmlError:

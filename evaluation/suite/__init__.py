@@ -1,8 +1,8 @@
-"""All metrics of all methods on a model and a folder of pictures, in one run that can be taken up again."""
+"""All metrics of all methods on a model and a folder of images, in one run that can be taken up again."""
 
 from __future__ import annotations
 
-from camrt.evaluation.suite.evaluating import Evaluation, evaluate
+from camrt.evaluation.suite.runner import Evaluation, evaluate
 from camrt.evaluation.suite.settings import METRICS, Settings
 
 __all__ = ["METRICS", "Evaluation", "Settings", "evaluate"]

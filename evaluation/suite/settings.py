@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from camrt.engine.methods import Method, build, canonical
+from camrt.engine.methods import Method, canonical_name, make_method
 from camrt.engine.methods import methods as registry
+from camrt.engine.methods.option_text import parse_options
 from camrt.errors import InputError, MethodError
-from camrt.evaluation.checks import check_whole
+from camrt.evaluation.checks import check_integer
 
-__all__ = ["METRICS", "Metric", "Settings", "named_methods", "wanted_metrics"]
+__all__ = ["METRICS", "Metric", "Settings", "parse_methods", "parse_metrics"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Metric:
 
     Attributes:
         title: As tables name it.
-        of: The class its maps are of: the "predicted" one, the picture's true "label", or each class that
+        of: The class its maps are of: the "predicted" one, the image's true "label", or each class that
             has "objects".
-        needs: What the pictures must have: "label", "boxes", "objects" (boxes or masks), "masks", or nothing.
+        needs: What the images must have: "label", "boxes", "objects" (boxes or masks), "masks", or nothing.
         better: "higher" or "lower".
         source: Where it is defined.
     """
@@ -60,13 +61,13 @@ class Settings:
         step: Pixels altered at each point of a deletion or insertion curve; None takes a row of pixels, as
             RISE does.
         shares: The shares of pixels that remove-and-classify erases.
-        base: What it puts in their place: the "blur"red picture, or "zero".
+        base: What it puts in their place: the "blur"red image, or "zero".
         pxap: "exact", or the benchmark's "reference" bins.
         postprocess: "library" has maps normalised as the pytorch-grad-cam package does, which μ was published
             with; None leaves it to each method.
         seed: Of everything that is drawn.
-        limit: Measure this many pictures, drawn with the seed; None takes all.
-        examples: How many pictures the report shows.
+        limit: Measure this many images, drawn with the seed; None takes all.
+        examples: How many images the report shows.
 
     Raises:
         InputError: A value out of range.
@@ -86,7 +87,7 @@ class Settings:
             value = getattr(self, name)
             if value is None and name in ("step", "limit"):
                 continue
-            check_whole(name, value, least)
+            check_integer(name, value, least)
         if not self.shares or not all(0 < share < 1 for share in self.shares):
             raise InputError(f"shares={self.shares} must lie between 0 and 1")
         for name, allowed in (
@@ -98,7 +99,7 @@ class Settings:
                 raise InputError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
 
 
-def wanted_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
+def parse_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
     """The names of metrics, in the order of tables; "all" means all.
 
     Raises:
@@ -117,7 +118,7 @@ def wanted_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in METRICS if name in names)
 
 
-def named_methods(
+def parse_methods(
     methods: str | Sequence[str | Method] | Mapping[str, str | Method], postprocess: str | None = None
 ) -> dict[str, Method]:
     """Methods by the name that tables give them.
@@ -138,7 +139,7 @@ def named_methods(
     else:
         listed = [methods] if isinstance(methods, str | Method) else list(methods)
         listed = list(registry()) if listed == ["all"] else listed
-        pairs = [(text if isinstance(text, str) else shortened(text), text) for text in listed]
+        pairs = [(text if isinstance(text, str) else format_method(text), text) for text in listed]
     if not pairs:
         raise InputError("no method was asked for")
     found: dict[str, Method] = {}
@@ -152,22 +153,20 @@ def named_methods(
 def _built(given: str | Method, postprocess: str | None) -> Method:
     if isinstance(given, Method):
         return given
-    from camrt.engine.arguments import parse_options
-
     name, *texts = re.split(r":(?=\w+=)", given)
     options: dict[str, Any] = parse_options(texts)
-    if canonical(name) not in {canonical(known) for known in registry()}:
-        build(name, {})  # raises, and offers what is alike
+    if canonical_name(name) not in {canonical_name(known) for known in registry()}:
+        make_method(name, {})  # raises, and offers what is alike
     if postprocess is not None:
         options = {"postprocess": postprocess} | options
     try:
-        return build(name, options)
+        return make_method(name, options)
     except MethodError as error:
         raise MethodError(f"{given}: {error}") from None
 
 
-def shortened(method: Method) -> str:
-    """A method's name with the options that are not its defaults, as `named_methods` reads them."""
+def format_method(method: Method) -> str:
+    """A method's name with the options that are not its defaults, as `parse_methods` reads them."""
     default = type(method)()
     names = [name for name in vars(method) if getattr(method, name) != getattr(default, name)]
     return ":".join([method.name, *(f"{name}={_text(getattr(method, name))}" for name in names)])

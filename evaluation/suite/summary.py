@@ -9,33 +9,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camrt.engine.fusing import finished
+from camrt.engine.fusion import layer_saliency
 from camrt.errors import InputError
-from camrt.evaluation.box_accuracy import THRESHOLDS, accuracy_of_rates
-from camrt.evaluation.pixel_precision import PixelCounts
-from camrt.evaluation.suite.measuring import CENTRE, Measured, Plan, Row, centred, normalised
+from camrt.evaluation.metrics.box_accuracy import THRESHOLDS, accuracy_of_rates
+from camrt.evaluation.metrics.pixel_precision import PixelCounts
+from camrt.evaluation.suite.measurement import (
+    CENTRE_BASELINE,
+    MeasurementPlan,
+    Measurements,
+    TableRow,
+    centre_gaussian,
+    min_max_normalise,
+)
 from camrt.evaluation.suite.settings import METRICS
 
-__all__ = ["Figure", "alike", "clearly_behind", "map_of", "summarise"]
+__all__ = ["MetricFigure", "find_equal_methods", "is_clearly_behind", "rebuild_map", "summarise"]
 
-SMALL = (14, 14)
+COMPARISON_SIZE = (14, 14)
 """The grid on which maps of different methods are compared."""
-SAME = 1e-4
+SAME_TOLERANCE = 1e-4
 """Up to this maps differ by rounding."""
 PAIRED = ("drop", "increase", "compactness", "deletion", "insertion", "pointing", "energy", "mu")
 """The metrics that each map has a value of."""
 
-Figure = dict[str, Any]
+MetricFigure = dict[str, Any]
 """A figure: its "value" or null, how many "counted", how many were "undefined", and what belongs to it."""
 
 
-def summarise(plan: Plan, measured: Measured) -> dict[str, dict[str, Figure]]:
-    """For each method the figure of each metric; the baseline's are under `CENTRE`."""
-    by_method: dict[str, list[Row]] = {name: [] for name in plan.methods}
+def summarise(plan: MeasurementPlan, measured: Measurements) -> dict[str, dict[str, MetricFigure]]:
+    """For each method the figure of each metric; the baseline's are under `CENTRE_BASELINE`."""
+    by_method: dict[str, list[TableRow]] = {name: [] for name in plan.methods}
     for row in measured.maps:
         by_method.setdefault(row["method"], []).append(row)
-    objects = {(row["picture"], row["class"]): row for row in measured.objects}
-    chance = [row["right_after_random_removal"] for row in measured.pictures]
+    objects = {(row["image"], row["class"]): row for row in measured.objects}
+    chance = [row["right_after_random_removal"] for row in measured.images]
     figures = {
         name: {
             metric: figure
@@ -45,19 +52,19 @@ def summarise(plan: Plan, measured: Measured) -> dict[str, dict[str, Figure]]:
         for name, rows in by_method.items()
     }
     for metric in plan.metrics:
-        _compare(plan, metric, figures, by_method)
+        _add_distances_to_best(plan, metric, figures, by_method)
     return figures
 
 
-def _compare(
-    plan: Plan,
+def _add_distances_to_best(
+    plan: MeasurementPlan,
     metric: str,
-    figures: Mapping[str, dict[str, Figure]],
-    by_method: Mapping[str, Sequence[Row]],
+    figures: Mapping[str, dict[str, MetricFigure]],
+    by_method: Mapping[str, Sequence[TableRow]],
 ) -> None:
-    """Enters how far each method is behind the best, map by map: both looked at the same pictures.
+    """Enters how far each method is behind the best, map by map: both looked at the same images.
 
-    A difference of less than two standard errors is one that other pictures may turn round.
+    A difference of less than two standard errors is one that other images may turn round.
     """
     if metric not in PAIRED:
         return
@@ -72,7 +79,7 @@ def _compare(
     best = max(rivals, key=lambda name: side * rivals[name]["value"])
     values = {
         name: {
-            (row["picture"], row["class"]): float(row[metric])
+            (row["image"], row["class"]): float(row[metric])
             for row in by_method[name]
             if row.get(metric) is not None
         }
@@ -85,14 +92,14 @@ def _compare(
         figure["behind"] = {"best": best} | _mean(gaps)
 
 
-def clearly_behind(figure: Mapping[str, Any]) -> bool:
+def is_clearly_behind(figure: Mapping[str, Any]) -> bool:
     """Whether a method is behind the best by more than two standard errors of the paired difference."""
     behind = figure.get("behind")
     return behind is None or (behind["error"] is not None and behind["value"] > 2 * behind["error"])
 
 
-def alike(plan: Plan, measured: Measured) -> list[list[str]]:
-    """Groups of methods whose maps were the same on all pictures, to within rounding.
+def find_equal_methods(plan: MeasurementPlan, measured: Measurements) -> list[list[str]]:
+    """Groups of methods whose maps were the same on all images, to within rounding.
 
     On a linear layer behind global pooling Grad-CAM, XGrad-CAM, HiResCAM and CAM are one formula
     (specification G5): what tables make of them then differs by rounding alone.
@@ -100,12 +107,12 @@ def alike(plan: Plan, measured: Measured) -> list[list[str]]:
     by_method: dict[str, list[NDArray[np.float32]]] = {name: [] for name in plan.methods}
     for row in measured.maps:
         if row["method"] in by_method:
-            by_method[row["method"]].append(map_of(row, plan, SMALL))
+            by_method[row["method"]].append(rebuild_map(row, plan, COMPARISON_SIZE))
     groups: list[list[str]] = []
     for name, maps in by_method.items():
         for group in groups:
             others = by_method[group[0]]
-            if all(np.abs(a - b).max() < SAME for a, b in zip(maps, others, strict=True)):
+            if all(np.abs(a - b).max() < SAME_TOLERANCE for a, b in zip(maps, others, strict=True)):
                 group.append(name)
                 break
         else:
@@ -114,27 +121,27 @@ def alike(plan: Plan, measured: Measured) -> list[list[str]]:
 
 
 def _figure(
-    plan: Plan,
+    plan: MeasurementPlan,
     name: str,
     metric: str,
-    rows: Sequence[Row],
-    objects: Mapping[tuple[str, int], Row],
+    rows: Sequence[TableRow],
+    objects: Mapping[tuple[str, int], TableRow],
     chance: Sequence[Sequence[bool] | None],
-) -> Figure | None:
+) -> MetricFigure | None:
     predicted = [row for row in rows if row["is_predicted"]]
     if metric in ("drop", "increase"):
         return _mean((row.get(metric) for row in predicted), 100) if predicted else None
     if metric == "compactness":
         return _compactness(predicted)
     if metric == "mu":
-        return with_deviation(_mean(row.get("mu") for row in predicted))
+        return add_deviation(_mean(row.get("mu") for row in predicted))
     if metric in ("deletion", "insertion"):
         curves = [row[f"{metric}_curve"] for row in predicted if row.get(f"{metric}_curve")]
         figure = _mean(row.get(metric) for row in predicted)
         return figure | {"curve": np.mean(curves, axis=0).tolist() if curves else None} if predicted else None
     if metric == "removal":
         return _removal(plan, [row for row in rows if row["is_label"]], chance)
-    located = [row for row in rows if (row["picture"], row["class"]) in objects]
+    located = [row for row in rows if (row["image"], row["class"]) in objects]
     if metric in ("pointing", "energy"):
         return _mean((row.get(metric) for row in located if row.get(metric) is not None), 100)
     if metric in ("maxboxacc", "maxboxaccv2"):
@@ -142,7 +149,7 @@ def _figure(
     return _pxap(plan, name, located, objects)
 
 
-def _mean(values: Iterable[float | bool | None], scale: float = 1.0) -> Figure:
+def _mean(values: Iterable[float | bool | None], scale: float = 1.0) -> MetricFigure:
     """A mean, its standard error, and how many values it is of."""
     listed = list(values)
     defined = np.array([float(value) for value in listed if value is not None]) * scale
@@ -155,13 +162,13 @@ def _mean(values: Iterable[float | bool | None], scale: float = 1.0) -> Figure:
     }
 
 
-def with_deviation(figure: Figure) -> Figure:
+def add_deviation(figure: MetricFigure) -> MetricFigure:
     """A mean with the standard deviation of its values, which μ's paper prints, beside the standard error."""
     error = figure["error"]
     return figure | {"deviation": None if error is None else error * math.sqrt(figure["counted"])}
 
 
-def _compactness(rows: Sequence[Row]) -> Figure | None:
+def _compactness(rows: Sequence[TableRow]) -> MetricFigure | None:
     if not rows:
         return None
     cells = [row.get("compactness") for row in rows]
@@ -171,11 +178,13 @@ def _compactness(rows: Sequence[Row]) -> Figure | None:
     return _mean(cells) | {"share": float(np.mean(shares)) if shares else None}
 
 
-def _removal(plan: Plan, rows: Sequence[Row], chance: Sequence[Sequence[bool] | None]) -> Figure | None:
+def _removal(
+    plan: MeasurementPlan, rows: Sequence[TableRow], chance: Sequence[Sequence[bool] | None]
+) -> MetricFigure | None:
     """R_k for each share, counts summed before they are divided.
 
     The value takes all shares together, Σ_k A_k / Σ_k Ar_k: a mean of the ratios would be ruled by the large
-    shares, at which next to nothing is right and a picture more doubles the ratio.
+    shares, at which next to nothing is right and an image more doubles the ratio.
     """
     right = [row["right_after_removal"] for row in rows if row.get("right_after_removal")]
     random = [flags for flags in chance if flags]
@@ -197,7 +206,7 @@ def _removal(plan: Plan, rows: Sequence[Row], chance: Sequence[Sequence[bool] | 
     }
 
 
-def _boxes(plan: Plan, metric: str, rows: Sequence[Row]) -> Figure:
+def _boxes(plan: MeasurementPlan, metric: str, rows: Sequence[TableRow]) -> MetricFigure:
     """The best threshold for the whole data set, for each overlap."""
     column = "box_hits" if metric == "maxboxaccv2" else "largest_box_hits"
     deltas = plan.deltas if metric == "maxboxaccv2" else (0.5,)
@@ -206,7 +215,7 @@ def _boxes(plan: Plan, metric: str, rows: Sequence[Row]) -> Figure:
         return {"value": None, "counted": 0, "undefined": 0}
     total = np.zeros((len(deltas), len(THRESHOLDS)), np.int64)
     for flags in packed:
-        total += unpacked(flags, (len(deltas), len(THRESHOLDS)))
+        total += unpack_bits(flags, (len(deltas), len(THRESHOLDS)))
     found = accuracy_of_rates(total / len(packed), deltas, len(packed))
     by_delta = [
         {"overlap": delta, "value": 100 * float(value), "threshold": float(THRESHOLDS[at])}
@@ -220,25 +229,27 @@ def _boxes(plan: Plan, metric: str, rows: Sequence[Row]) -> Figure:
     }
 
 
-def unpacked(flags: bytes, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def unpack_bits(flags: bytes, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Rows of bits, each row packed by itself."""
     rows = np.frombuffer(flags, np.uint8).reshape(shape[0], -1)
     return np.unpackbits(rows, axis=1, count=shape[1]).astype(np.bool_)
 
 
-def _pxap(plan: Plan, name: str, rows: Sequence[Row], objects: Mapping[tuple[str, int], Row]) -> Figure:
+def _pxap(
+    plan: MeasurementPlan, name: str, rows: Sequence[TableRow], objects: Mapping[tuple[str, int], TableRow]
+) -> MetricFigure:
     """Pooled over all pixels. The maps are made anew from their small form, one at a time."""
     counts, used, side = PixelCounts(plan.settings.pxap), 0, plan.size
     for row in rows:
-        annotation = objects[row["picture"], row["class"]]
+        annotation = objects[row["image"], row["class"]]
         if annotation["inside"] is None:
             continue
         mask = np.zeros(side, np.uint8)
         for column, mark in (("ignored", 255), ("inside", 1)):
             bits = np.unpackbits(np.frombuffer(annotation[column], np.uint8), count=mask.size)
             mask[bits.reshape(side).astype(np.bool_)] = mark
-        saliency = centred(side) if name == CENTRE else map_of(row, plan, side)
-        counts.add(normalised(saliency)[None], mask[None])
+        saliency = centre_gaussian(side) if name == CENTRE_BASELINE else rebuild_map(row, plan, side)
+        counts.add(min_max_normalise(saliency)[None], mask[None])
         used += 1
     try:
         found = counts.result() if used else None
@@ -255,10 +266,10 @@ def _pxap(plan: Plan, name: str, rows: Sequence[Row], objects: Mapping[tuple[str
     }
 
 
-def map_of(row: Row, plan: Plan, size: tuple[int, int]) -> NDArray[np.float32]:
+def rebuild_map(row: TableRow, plan: MeasurementPlan, size: tuple[int, int]) -> NDArray[np.float32]:
     """The saliency map (H, W) that a row is about, of the model's input, made from its raw form once more."""
     raw = np.frombuffer(row["raw"], np.float32).reshape(1, 1, *row["grid"])
     method = plan.methods[row["method"]]
-    framing = plan.engine.framing(plan.size, method).at(size)
-    maps, _ = finished(raw, method, framing, plan.engine.threads)
+    framing = plan.engine.framing(plan.size, method).resized_to(size)
+    maps, _ = layer_saliency(raw, method, framing, plan.engine.threads)
     return np.asarray(maps[0, 0], np.float32)

@@ -1,7 +1,14 @@
 """Gradients of an exported graph, as a second graph of plain operators."""
 
-from camrt.export.adjoint.building import GRADIENT, WEIGHTING, adjoint_model, vectors_of
-from camrt.export.adjoint.rounding import passed_roundings
-from camrt.export.adjoint.steps import ReluRule
+from camrt.export.adjoint.gradient_graph import GRADIENT, WEIGHTING, build_adjoint_model, find_feature_vectors
+from camrt.export.adjoint.registry import ReluRule
+from camrt.export.adjoint.step_functions import find_straight_through
 
-__all__ = ["GRADIENT", "WEIGHTING", "ReluRule", "adjoint_model", "passed_roundings", "vectors_of"]
+__all__ = [
+    "GRADIENT",
+    "WEIGHTING",
+    "ReluRule",
+    "build_adjoint_model",
+    "find_feature_vectors",
+    "find_straight_through",
+]

@@ -16,17 +16,17 @@ from collections.abc import Mapping
 import onnx
 from onnx import TypeProto
 
-from camrt.export.budget import timed
+from camrt.export.budget import with_deadline
 from camrt.export.expanding import fused, scalars, transformers  # noqa: F401  (registers them)
 from camrt.export.expanding.blocked import find_blocks, refuse_blocked
+from camrt.export.expanding.empty_inputs import CRASHING_ON_EMPTY, refuse_empty_inputs
 from camrt.export.expanding.modulo import refuse_modulo
-from camrt.export.expanding.nothing import NOT_OF_NOTHING, refuse_nothing
-from camrt.export.expanding.quantised import carry, note
-from camrt.export.expanding.steps import EXPANSIONS, Expansion, Rewritten, stored_tensors
-from camrt.export.graph import drop_unread_initializers
+from camrt.export.expanding.quantised import carry_quantised, note_quantised
+from camrt.export.expanding.registry import EXPANSIONS, Expansion, GraphRewrite, stored_tensors
+from camrt.export.graph.index import drop_unread_initializers
+from camrt.export.graph.result_sizes import ResultSizes
+from camrt.export.graph.traversal import normalise_domain, walk_nodes
 from camrt.export.limits import ReadingLimits
-from camrt.export.protos import domain_of, walk
-from camrt.export.result_sizes import ResultSizes
 
 __all__ = ["expand_operators"]
 
@@ -51,16 +51,16 @@ def expand_operators(
     """
     graph = model.graph
     sizes = ResultSizes(graph, versions, limits)
-    into = Rewritten(graph, versions[""], stored_tensors(graph), sizes.types, _names(graph, limits))
+    into = GraphRewrite(graph, versions[""], stored_tensors(graph), sizes.types, _names(graph, limits))
     into.block_size, into.channels = find_blocks(graph.node, into.constants)
     changed = False
-    for node in timed(graph.node):
+    for node in with_deadline(graph.node):
         step = Expansion(node, into)
         made, stored = len(into.nodes), len(graph.initializer)
-        if any(node.output) and (node.output[0] or node.op_type in NOT_OF_NOTHING):
-            EXPANSIONS.get((domain_of(node.domain), node.op_type), carry)(step)
+        if any(node.output) and (node.output[0] or node.op_type in CRASHING_ON_EMPTY):
+            EXPANSIONS.get((normalise_domain(node.domain), node.op_type), carry_quantised)(step)
         if len(into.nodes) == made:
-            note(step)
+            note_quantised(step)
             into.nodes.append(node)
         else:
             changed = True
@@ -68,9 +68,9 @@ def expand_operators(
             sizes.store(tensor)
         for new in into.nodes[made:]:
             sizes.add(new)
-    refuse_blocked(walk(into.nodes, limits.max_depth).nodes)
+    refuse_blocked(walk_nodes(into.nodes, limits.max_depth).nodes)
     refuse_modulo(into.nodes, into.constants)
-    refuse_nothing(into.nodes)
+    refuse_empty_inputs(into.nodes)
     if not changed:
         return sizes.types
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in into.nodes]
@@ -82,7 +82,7 @@ def expand_operators(
 
 def _names(graph: onnx.GraphProto, limits: ReadingLimits) -> set[str]:
     """Every name of a value, those in subgraphs included: a new one must hide none."""
-    found = walk(graph.node, limits.max_depth)
+    found = walk_nodes(graph.node, limits.max_depth)
     names = {name for node in found.nodes for name in (*node.input, *node.output)}
     names.update(item.name for item in [*graph.input, *graph.output, *graph.initializer])
     names.update(item.tensor.name for item in found.tensors)

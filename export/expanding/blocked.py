@@ -30,13 +30,13 @@ import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import UnsupportedModelError
-from camrt.export.expanding.fused import activated
-from camrt.export.expanding.steps import Expansion, expansion
-from camrt.export.graph import attribute
-from camrt.export.limits import quoted
-from camrt.export.onnx_sessions import session_of
-from camrt.export.operators import ELEMENTWISE_UNARY
-from camrt.export.protos import domain_of, node_label
+from camrt.export.expanding.fused import end_with_activation
+from camrt.export.expanding.registry import Expansion, expansion
+from camrt.export.graph.index import attribute
+from camrt.export.graph.operators import ELEMENTWISE_UNARY
+from camrt.export.graph.traversal import node_label, normalise_domain
+from camrt.export.limits import quote_name
+from camrt.export.onnx_sessions import open_session
 
 __all__ = ["BLOCKED", "Blocks", "find_blocks", "refuse_blocked"]
 
@@ -114,7 +114,7 @@ class Blocks:
             wrong = len(stated) > 1 or len(filled) > 1 or any(count > size for size in filled)
             if wrong or count < max(read, 1) or (stated and made > count):
                 raise UnsupportedModelError(
-                    f"the blocked channels of {quoted(names[0])} do not fit together: {_SAVE_AGAIN}"
+                    f"the blocked channels of {quote_name(names[0])} do not fit together: {_SAVE_AGAIN}"
                 )
             found.update(dict.fromkeys(names, count))
         return found
@@ -133,7 +133,7 @@ def find_blocks(
         UnsupportedModelError: A blocked tensor goes where no channels are known, or they do not fit together.
     """
     listed = list(nodes)
-    own = [node for node in listed if domain_of(node.domain) == BLOCKED]
+    own = [node for node in listed if normalise_domain(node.domain) == BLOCKED]
     if not own:
         return 0, {}
     for node in own:
@@ -165,7 +165,7 @@ def refuse_blocked(nodes: Iterable[NodeProto]) -> None:
         UnsupportedModelError: There is one.
     """
     for node in nodes:
-        if domain_of(node.domain) == BLOCKED:
+        if normalise_domain(node.domain) == BLOCKED:
             raise UnsupportedModelError(
                 f"{node_label(node)} is laid out for one processor, in a form that camrt does not turn back: "
                 f"{_SAVE_AGAIN}"
@@ -176,7 +176,7 @@ def _look(node: NodeProto, blocks: Blocks, constants: Mapping[str, TensorProto])
     """Takes what one node says of blocked tensors."""
     read = [name for name in node.input if name in blocks.filled]
     made = [name for name in node.output if name]
-    own = domain_of(node.domain) == BLOCKED
+    own = normalise_domain(node.domain) == BLOCKED
     if not own and not read:
         return
     if own and node.op_type == "ReorderInput":
@@ -201,7 +201,12 @@ def _look(node: NodeProto, blocks: Blocks, constants: Mapping[str, TensorProto])
     elif own and node.op_type in (*_POOLS, "Upsample") and read and len(made) == 1:
         blocks.add(made[0], blocks.filled[read[0]])
         blocks.join([made[0], read[0]])
-    elif not own and not domain_of(node.domain) and node.op_type == "Concat" and len(read) == len(node.input):
+    elif (
+        not own
+        and not normalise_domain(node.domain)
+        and node.op_type == "Concat"
+        and len(read) == len(node.input)
+    ):
         whole = 0
         for name in read:
             filled = blocks.filled[name]
@@ -252,7 +257,7 @@ def _sizes_by_dimensions(nodes: list[NodeProto], constants: Mapping[str, TensorP
     blocked: set[str] = set()
     filled: dict[str, int] = {}
     for node in nodes:
-        own = domain_of(node.domain) == BLOCKED
+        own = normalise_domain(node.domain) == BLOCKED
         if own and node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in constants:
             dims = constants[node.input[1]].dims
             plain = node.input[0] not in blocked
@@ -285,7 +290,7 @@ def _of_the_runtime() -> int | None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = session_of(probe.SerializeToString(), options)
+        session = open_session(probe.SerializeToString(), options)
         answer = session.run(None, {"x": np.zeros((1, 8, 1, 1), np.float32)})[0]
     except Exception:  # onnxruntime's exceptions have no public base
         return None
@@ -340,7 +345,7 @@ def _convolution(step: Expansion) -> None:
     made = step.add("Conv", *inputs, group=group, **step.attributes(*left_out))
     if step.input(3):
         made = step.add("Add", made, step.input(3))
-    activated(step, made, step.attribute("activation", ""), step.attribute("activation_params", ()))
+    end_with_activation(step, made, step.attribute("activation", ""), step.attribute("activation_params", ()))
 
 
 @expansion(*_POOLS, domain=BLOCKED)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from camrt.export.expanding.steps import Expansion, expansion
+from camrt.export.expanding.registry import Expansion, expansion
 
-__all__ = ["activated"]
+__all__ = ["end_with_activation"]
 
 # By activation, the attributes that its numbers stand for, in order.
 _NUMBERS = {
@@ -26,7 +26,7 @@ _NUMBERS = {
 }
 
 
-def activated(step: Expansion, source: str, operator: str, numbers: Sequence[float]) -> None:
+def end_with_activation(step: Expansion, source: str, operator: str, numbers: Sequence[float]) -> None:
     """Ends an expansion with an activation of its source; an empty name stands for none.
 
     Raises:
@@ -55,7 +55,7 @@ def _convolution(step: Expansion) -> None:
     made = step.add("Conv", *(step.input(i) for i in range(3)), **step.attributes(*left_out))
     if step.input(3):
         made = step.add("Add", made, step.input(3))
-    activated(step, made, step.attribute("activation", ""), step.attribute("activation_params", ()))
+    end_with_activation(step, made, step.attribute("activation", ""), step.attribute("activation_params", ()))
 
 
 @expansion("FusedGemm")
@@ -71,4 +71,4 @@ def _linear(step: Expansion) -> None:
         default if given[name] is None else given[name]
         for name, default in defaults.get(operator, {}).items()
     ]
-    activated(step, made, operator, numbers)
+    end_with_activation(step, made, operator, numbers)

@@ -13,9 +13,9 @@ import numpy as np
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from camrt.errors import UnsupportedModelError
-from camrt.export.expanding.steps import Expansion, expansion, stored_tensors
-from camrt.export.graph import attribute
-from camrt.export.protos import node_label, node_subgraphs
+from camrt.export.expanding.registry import Expansion, expansion, stored_tensors
+from camrt.export.graph.index import attribute
+from camrt.export.graph.traversal import node_label, node_subgraphs
 
 __all__ = ["refuse_modulo"]
 
@@ -26,7 +26,7 @@ TRAPPING: dict[int, type[np.signedinteger[Any]]] = {TensorProto.INT32: np.int32,
 def _modulo(step: Expansion) -> None:
     """A mod b with b = −1 made 1, unless b is stored and never −1, or the numbers are of another type."""
     divisor = step.input(1)
-    if step.attribute("fmod", 0) or harmless(step.into.constants.get(divisor)):
+    if step.attribute("fmod", 0) or is_never_minus_one(step.into.constants.get(divisor)):
         return
     stored, made = step.into.constants.get(divisor), step.into.types.get(divisor)
     element = made.tensor_type.elem_type if made is not None else 0
@@ -41,7 +41,7 @@ def _modulo(step: Expansion) -> None:
     step.add("Mod", step.input(0), safe, out=step.y, **step.attributes())
 
 
-def harmless(divisor: TensorProto | None) -> bool:
+def is_never_minus_one(divisor: TensorProto | None) -> bool:
     """Whether a stored divisor is nowhere −1."""
     return divisor is not None and not bool((numpy_helper.to_array(divisor) == -1).any())
 
@@ -62,7 +62,7 @@ def refuse_modulo(nodes: Iterable[NodeProto], constants: Mapping[str, TensorProt
             for inner in graph.node:
                 if inner.op_type != "Mod" or attribute(inner, "fmod", 0):
                     continue
-                if len(inner.input) < 2 or not harmless(known.get(inner.input[1])):
+                if len(inner.input) < 2 or not is_never_minus_one(known.get(inner.input[1])):
                     raise UnsupportedModelError(
                         f"{node_label(inner)} takes a remainder of whole numbers, inside another node, by a "
                         "number that is not stored: it may end the process"

@@ -11,9 +11,9 @@ products of floats, 2⁻²⁴ of their size: a result differs only where y / t l
 between two whole numbers, and then by one step of the scale. ONNX Runtime joins the three nodes again when
 it runs them.
 
-What only moves whole numbers about, or takes the largest (`carry`), is computed on the real numbers that they
-stand for, which changes none. Matrix products of whole numbers (`ConvInteger`, `MatMulInteger`) are those of
-floats as long as no sum exceeds 2²⁴, and from there on rounded to 24 bits.
+What only moves whole numbers about, or takes the largest (`carry_quantised`), is computed on the real numbers
+that they stand for, which changes none. Matrix products of whole numbers (`ConvInteger`, `MatMulInteger`) are
+those of floats as long as no sum exceeds 2²⁴, and from there on rounded to 24 bits.
 
 Definitions: "Operator Schemas" and "Contrib Operators" of ONNX and ONNX Runtime,
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
@@ -25,10 +25,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from camrt.export.expanding.steps import RUNTIME, Expansion, Quantised, expansion
-from camrt.export.protos import domain_of
+from camrt.export.expanding.registry import RUNTIME, Expansion, QuantisedTensor, expansion
+from camrt.export.graph.traversal import normalise_domain
 
-__all__ = ["carry", "note"]
+__all__ = ["carry_quantised", "note_quantised"]
 
 # Move elements, or choose among them: the numbers behind them are those in front.
 _MOVING = frozenset(
@@ -42,16 +42,16 @@ _MOVING = frozenset(
 _NIBBLES = (TensorProto.INT4, TensorProto.UINT4)
 
 
-def note(step: Expansion) -> None:
+def note_quantised(step: Expansion) -> None:
     """Remembers what a quantiser's output stands for, of a node that stays."""
-    if step.node.op_type == "QuantizeLinear" and domain_of(step.node.domain) in ("", RUNTIME):
-        step.into.quantised[step.y] = Quantised(step.input(1), step.input(2), "")
+    if step.node.op_type == "QuantizeLinear" and normalise_domain(step.node.domain) in ("", RUNTIME):
+        step.into.quantised[step.y] = QuantisedTensor(step.input(1), step.input(2), "")
 
 
-def carry(step: Expansion) -> None:
+def carry_quantised(step: Expansion) -> None:
     """Moves the real numbers that a quantised tensor stands for, where a node moves whole numbers about."""
     known = step.into.quantised.get(step.input(0))
-    if known is None or domain_of(step.node.domain) or step.node.op_type not in _MOVING:
+    if known is None or normalise_domain(step.node.domain) or step.node.op_type not in _MOVING:
         return
     node = step.node
     inputs = [_real(step, step.input(0), known.scale, known.zero), *node.input[1:]]
@@ -60,13 +60,13 @@ def carry(step: Expansion) -> None:
     named = [name for name in node.output if name]
     if node.op_type == "MaxPool" and len(named) > 1:
         raise step.refuse("gives the places of the largest of whole numbers, which camrt does not take")
-    outputs = [step.into.fresh(f"{name}_real") for name in named]
-    step.many(node.op_type, inputs, outputs, **step.attributes())
+    outputs = [step.into.new_name(f"{name}_real") for name in named]
+    step.add_many(node.op_type, inputs, outputs, **step.attributes())
     for made, name in zip(outputs, named, strict=True):
         _quantise(step, made, known.scale, known.zero, out=name)
 
 
-def _padded(step: Expansion, inputs: list[str], known: Quantised) -> list[str]:
+def _padded(step: Expansion, inputs: list[str], known: QuantisedTensor) -> list[str]:
     """Pad's inputs with its value, zero where it is left out, as the real number that it stands for."""
     if step.opset < 11:
         raise step.refuse("pads whole numbers in a form that came before opset 11")
@@ -110,7 +110,7 @@ def _real(step: Expansion, name: str, scale: str, zero: str, *, axis: int | None
     if key in step.into.dequantised:
         return step.into.dequantised[key]
     known = step.into.quantised.get(name)
-    wish = step.into.fresh(f"{name}_dequantised")
+    wish = step.into.new_name(f"{name}_dequantised")
     called = known.maker if known is not None else ""
     if not by_axis:
         made = step.add("DequantizeLinear", name, single, _single(step, zero), out=wish, name=called)
@@ -140,7 +140,7 @@ def _weights(step: Expansion, name: str, scale: str, zero: str, axis: int) -> st
 def _quantise(step: Expansion, name: str, scale: str, zero: str, *, out: str) -> None:
     """Ends an expansion with a quantiser."""
     step.add("QuantizeLinear", name, _single(step, scale), _single(step, zero), out=out, name="")
-    step.into.quantised[out] = Quantised(scale, zero, step.node.name)
+    step.into.quantised[out] = QuantisedTensor(scale, zero, step.node.name)
 
 
 def _read(step: Expansion, first: int, axis: int | None = None) -> str:
@@ -274,7 +274,7 @@ def _where(step: Expansion) -> None:
 # ---------------------------------------------------------------- scales found while running
 
 
-def _counted(step: Expansion, first: int, zero: int, axis: int | None) -> str:
+def _less_zero_point(step: Expansion, first: int, zero: int, axis: int | None) -> str:
     """Whole numbers less their zero point, as floats."""
     name, point = step.input(first), step.input(zero)
     shift = step.constant(point)
@@ -295,14 +295,14 @@ def _whole(step: Expansion, made: str) -> None:
 @expansion("ConvInteger", domain="")
 def _convolution_of_counts(step: Expansion) -> None:
     """Inputs x, w, z of x, z of w."""
-    inputs = [_counted(step, 0, 2, None), _counted(step, 1, 3, 0)]
+    inputs = [_less_zero_point(step, 0, 2, None), _less_zero_point(step, 1, 3, 0)]
     _whole(step, step.add("Conv", *inputs, **step.attributes()))
 
 
 @expansion("MatMulInteger", domain="")
 def _matrices_of_counts(step: Expansion) -> None:
     """Inputs a, b, z of a, z of b; that of b may be one for each column."""
-    _whole(step, step.add("MatMul", _counted(step, 0, 2, None), _counted(step, 1, 3, -1)))
+    _whole(step, step.add("MatMul", _less_zero_point(step, 0, 2, None), _less_zero_point(step, 1, 3, -1)))
 
 
 @expansion("Cast", domain="")
@@ -330,8 +330,8 @@ def _matrices_to_floats(step: Expansion) -> None:
 @expansion("DynamicQuantizeMatMul")
 def _matrices_by_range(step: Expansion) -> None:
     """Inputs a (floats, quantised by their range), b, s of b, z of b, bias."""
-    whole, scale, zero = (step.into.fresh(f"{step.y}_{part}") for part in ("whole", "scale", "zero"))
-    step.many("DynamicQuantizeLinear", [step.input(0)], [whole, scale, zero])
+    whole, scale, zero = (step.into.new_name(f"{step.y}_{part}") for part in ("whole", "scale", "zero"))
+    step.add_many("DynamicQuantizeLinear", [step.input(0)], [whole, scale, zero])
     right = _real(step, step.input(1), step.input(2), step.input(3), axis=-1)
     _biased(step, step.add("MatMul", _real(step, whole, scale, zero), right), step.input(4))
 
@@ -357,7 +357,7 @@ def _quantisers(step: Expansion) -> None:
     axis = step.attribute("axis")
     named = {"axis": axis} if axis is not None and step.opset >= 13 and zero.dims else {}
     if step.node.op_type == "QuantizeLinear":
-        note(step)
+        note_quantised(step)
     step.add(step.node.op_type, *step.node.input, out=step.y, **named)
 
 

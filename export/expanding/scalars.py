@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from camrt.export.expanding.steps import Expansion, expansion
+from camrt.export.expanding.registry import Expansion, expansion
 
 __all__: list[str] = []
 

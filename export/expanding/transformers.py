@@ -11,12 +11,12 @@ import math
 import numpy as np
 from onnx import TensorProto, helper
 
-from camrt.export.expanding.steps import RUNTIME, Expansion, expansion
+from camrt.export.expanding.registry import RUNTIME, Expansion, expansion
 
 __all__: list[str] = []
 
 
-def number(step: Expansion, value: float, like: str, wish: str) -> str:
+def make_number(step: Expansion, value: float, like: str, wish: str) -> str:
     """A number in the type of a tensor, single precision where that is not known."""
     constant = step.constant(like)
     if constant is not None:
@@ -35,7 +35,7 @@ def _bias_gelu(step: Expansion) -> None:
         step.add("Gelu", x, out=step.y)
         return
     root, one, half = (
-        number(step, value, step.input(1), wish)
+        make_number(step, value, step.input(1), wish)
         for value, wish in ((math.sqrt(2.0), "root"), (1.0, "one"), (0.5, "half"))
     )
     share = step.add("Add", step.add("Erf", step.add("Div", x, root)), one)
@@ -87,7 +87,7 @@ def _product(step: Expansion) -> None:
         step.add("MatMul", *operands, out=step.y)
         return
     product = step.add("MatMul", *operands)
-    step.add("Mul", product, number(step, alpha, step.input(0), "alpha"), out=step.y)
+    step.add("Mul", product, make_number(step, alpha, step.input(0), "alpha"), out=step.y)
 
 
 @expansion("Attention")
@@ -108,7 +108,7 @@ def _attention(step: Expansion) -> None:
         if bias is not None:
             part = step.add("Add", part, step.store(bias[begin:end], f"{step.y}_b{name}"))
         parts.append(part)
-    attend(step, parts, sizes[0], step.input(1), "")
+    add_attention(step, parts, sizes[0], step.input(1), "")
 
 
 @expansion("MultiHeadAttention")
@@ -130,10 +130,10 @@ def _heads(step: Expansion) -> None:
             step.add("Add", operand, step.store(bias[begin:end], f"{step.y}_b{name}"))
             for name, operand, begin, end in zip("qkv", operands, ends[:-1], ends[1:], strict=True)
         ]
-    attend(step, operands, size, step.input(3) or step.input(0), step.input(5))
+    add_attention(step, operands, size, step.input(3) or step.input(0), step.input(5))
 
 
-def attend(step: Expansion, operands: list[str], size: int, like: str, mask: str) -> None:
+def add_attention(step: Expansion, operands: list[str], size: int, like: str, mask: str) -> None:
     """Attention of operands (N, tokens, heads·size), a mask that is added or none."""
     heads = step.attribute("num_heads", 1)
     apart = step.store(np.array([0, 0, heads, -1]), f"{step.y}_heads")
@@ -144,7 +144,7 @@ def attend(step: Expansion, operands: list[str], size: int, like: str, mask: str
         for operand, order in zip(operands, orders, strict=True)
     )
     scale = step.attribute("scale", 0.0) or 1.0 / math.sqrt(size // heads)
-    scores = step.add("Mul", step.add("MatMul", q, k), number(step, scale, like, "scale"))
+    scores = step.add("Mul", step.add("MatMul", q, k), make_number(step, scale, like, "scale"))
     if mask:
         scores = step.add("Add", scores, mask)
     answer = step.add("MatMul", step.add("Softmax", scores, axis=-1), v)

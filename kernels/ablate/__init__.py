@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.ablate import reference
-from camrt.kernels.checks import Floats, boxes_within, floats, indices, output, thread_count
+from camrt.kernels.checks import Floats, check_boxes, check_floats, check_indices, check_output, thread_count
 from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
@@ -28,7 +28,7 @@ def ablate_channels(
 
     Args:
         activations: A, shape (N, K, h, w).
-        batch_index: Which picture, shape (B,), integers.
+        batch_index: Which image, shape (B,), integers.
         channel: Which channel to ablate, shape (B,), integers.
         out: Written, shape (B, K, h, w), C-contiguous, of the same type.
         threads: Number of threads; all of the machine's when None.
@@ -36,10 +36,10 @@ def ablate_channels(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or value.
     """
-    activations = floats("activations", activations, "N K h w")
-    batch_index = indices("batch_index", batch_index, activations.shape[0], (-1,))
-    channel = indices("channel", channel, activations.shape[1], batch_index.shape)
-    output("out", out, (len(batch_index), *activations.shape[1:]), activations.dtype, activations)
+    activations = check_floats("activations", activations, "N K h w")
+    batch_index = check_indices("batch_index", batch_index, activations.shape[0], (-1,))
+    channel = check_indices("channel", channel, activations.shape[1], batch_index.shape)
+    check_output("out", out, (len(batch_index), *activations.shape[1:]), activations.dtype, activations)
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
         _native.ablate_channels(activations, batch_index, channel, out, workers)
@@ -61,7 +61,7 @@ def ablate_boxes(
 
     Args:
         activations: A, shape (N, K, h, w).
-        batch_index: Which picture, shape (B,), integers.
+        batch_index: Which image, shape (B,), integers.
         boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), integers.
         out: Written, shape (B, K, h, w), C-contiguous, of the same type.
         keep: False to zero the cells of the box, True to zero the cells outside it; in all channels.
@@ -70,14 +70,14 @@ def ablate_boxes(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or value.
     """
-    activations = floats("activations", activations, "N K h w")
-    batch_index = indices("batch_index", batch_index, activations.shape[0], (-1,))
-    boxes = boxes_within(boxes, *activations.shape[2:])
+    activations = check_floats("activations", activations, "N K h w")
+    batch_index = check_indices("batch_index", batch_index, activations.shape[0], (-1,))
+    boxes = check_boxes(boxes, *activations.shape[2:])
     if len(boxes) != len(batch_index):
         raise ValueError(
             f"boxes must have shape ({len(batch_index)}, 4) to match batch_index, got {boxes.shape}"
         )
-    output("out", out, (len(batch_index), *activations.shape[1:]), activations.dtype, activations)
+    check_output("out", out, (len(batch_index), *activations.shape[1:]), activations.dtype, activations)
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
         _native.ablate_boxes(activations, batch_index, boxes, out, bool(keep), workers)

@@ -15,9 +15,9 @@ struct Batch {
     const std::int64_t* image;
 
     Index map_bytes() const { return rows * columns * item; }
-    Index picture_bytes() const { return channels * map_bytes(); }
-    const char* source(Index b) const { return from + image[b] * picture_bytes(); }
-    char* target(Index b) const { return to + b * picture_bytes(); }
+    Index image_bytes() const { return channels * map_bytes(); }
+    const char* source(Index b) const { return from + image[b] * image_bytes(); }
+    char* target(Index b) const { return to + b * image_bytes(); }
 };
 
 template <class T>
@@ -49,10 +49,10 @@ void ablate_channels(const Array<T>& activations, const Indices& image, const In
     const std::int64_t* chosen = channel.data();
     const py::gil_scoped_release release;
     const Index map = all.map_bytes();
-    parallel_for(all.batch, useful_threads(threads, all.batch * all.picture_bytes() / 4),
+    parallel_for(all.batch, useful_threads(threads, all.batch * all.image_bytes() / 4),
                  [&](Index begin, Index end) {
                      for (Index b = begin; b < end; ++b) {
-                         std::memcpy(all.target(b), all.source(b), bytes(all.picture_bytes()));
+                         std::memcpy(all.target(b), all.source(b), bytes(all.image_bytes()));
                          std::memset(all.target(b) + chosen[b] * map, 0, bytes(map));
                      }
                  });
@@ -60,9 +60,9 @@ void ablate_channels(const Array<T>& activations, const Indices& image, const In
 
 void ablate_box(const Batch& all, Index b, const std::int64_t* box, bool keep) {
     if (keep) {
-        std::memset(all.target(b), 0, bytes(all.picture_bytes()));
+        std::memset(all.target(b), 0, bytes(all.image_bytes()));
     } else {
-        std::memcpy(all.target(b), all.source(b), bytes(all.picture_bytes()));
+        std::memcpy(all.target(b), all.source(b), bytes(all.image_bytes()));
     }
     const Index length = (box[3] - box[1]) * all.item;
     for (Index k = 0; k < all.channels; ++k) {
@@ -84,7 +84,7 @@ void ablate_boxes(const Array<T>& activations, const Indices& image, const Indic
     require(boxes_within(boxes, all.rows, all.columns) && boxes.shape(0) == all.batch, "boxes out of range");
     const std::int64_t* box = boxes.data();
     const py::gil_scoped_release release;
-    parallel_for(all.batch, useful_threads(threads, all.batch * all.picture_bytes() / 4),
+    parallel_for(all.batch, useful_threads(threads, all.batch * all.image_bytes() / 4),
                  [&](Index begin, Index end) {
                      for (Index b = begin; b < end; ++b) ablate_box(all, b, box + 4 * b, keep);
                  });

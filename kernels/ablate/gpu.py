@@ -9,9 +9,9 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.tensors import floats, indices, layout_of, on_device, output
+from camrt.kernels.tensor_checks import check_floats, check_indices, check_output, memory_format_of, on_device
 
-__all__ = ["Tiles", "ablate_boxes", "ablate_channels", "locate", "split", "tiles_of"]
+__all__ = ["Tiles", "ablate_boxes", "ablate_channels", "locate", "maps_of_elements", "tiles_of"]
 
 TILE_BYTES = 2048
 """Bytes of a tile's row: 16 of each of 128 threads."""
@@ -29,16 +29,16 @@ def ablate_channels(
 
     Args:
         activations: A, shape (N, K, h, w), any strides.
-        batch_index: Which picture, shape (B,), in range.
+        batch_index: Which image, shape (B,), in range.
         channel: Which channel to ablate, shape (B,), in range.
         out: Written, shape (B, K, h, w), contiguous or channels-last.
 
     Raises:
         ValueError: An argument has a wrong type, shape, layout or device.
     """
-    floats("activations", activations, "N K h w")
-    batch_index = indices("batch_index", batch_index, (-1,), activations.device)
-    channel = indices("channel", channel, tuple(batch_index.shape), activations.device)
+    check_floats("activations", activations, "N K h w")
+    batch_index = check_indices("batch_index", batch_index, (-1,), activations.device)
+    channel = check_indices("channel", channel, tuple(batch_index.shape), activations.device)
     _launch(activations, batch_index, channel, out, boxes=False, keep=False)
 
 
@@ -57,7 +57,7 @@ def ablate_boxes(
 
     Args:
         activations: A, shape (N, K, h, w), any strides.
-        batch_index: Which picture, shape (B,), in range.
+        batch_index: Which image, shape (B,), in range.
         boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), within the map.
         out: Written, shape (B, K, h, w), contiguous or channels-last.
         keep: False to zero the cells of the box, True to zero the cells outside it; in all channels.
@@ -65,9 +65,9 @@ def ablate_boxes(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or device.
     """
-    floats("activations", activations, "N K h w")
-    batch_index = indices("batch_index", batch_index, (-1,), activations.device)
-    boxes = indices("boxes", boxes, (len(batch_index), 4), activations.device)
+    check_floats("activations", activations, "N K h w")
+    batch_index = check_indices("batch_index", batch_index, (-1,), activations.device)
+    boxes = check_indices("boxes", boxes, (len(batch_index), 4), activations.device)
     _launch(activations, batch_index, boxes, out, boxes=True, keep=bool(keep))
 
 
@@ -144,11 +144,11 @@ def _launch(
     keep: bool,
 ) -> None:
     shape = tuple(activations.shape[1:])
-    output("out", out, (len(batch_index), *shape), activations)
+    check_output("out", out, (len(batch_index), *shape), activations)
     if out.numel() == 0:
         return
     channels, h, w = shape
-    last = layout_of("out", out) == "NHWC"
+    last = memory_format_of("out", out) == "NHWC"
     tiles = tiles_of(channels, h * w, last=last, item=out.element_size())
     one = activations[0]
     dense = (one.permute(1, 2, 0) if last else one).is_contiguous()
@@ -172,7 +172,7 @@ def _ablate(
     p_out,  # (B, K, h, w) contiguous, or channels-last
     BOXES: tl.constexpr,
     KEEP: tl.constexpr,  # what is in the box, not what is outside it
-    DENSE: tl.constexpr,  # each picture's maps lie as a result does
+    DENSE: tl.constexpr,  # each image's maps lie as a result does
     LAST: tl.constexpr,
     VECTOR: tl.constexpr,
     ROWS: tl.constexpr,
@@ -182,7 +182,7 @@ def _ablate(
     if LAST:
         channel, cell = first, row
     else:
-        channel, later, cell = split(first, step, cells)
+        channel, later, cell = maps_of_elements(first, step, cells)
         channel += row * group + later.to(tl.int32)
     y, x = cell // w, cell % w
     p_from = p_maps + tl.load(p_batch + b).to(tl.int64) * stride_n
@@ -224,7 +224,7 @@ def locate(
 
 
 @triton.jit
-def split(first, step, cells):
+def maps_of_elements(first, step, cells):
     """Which maps of a row the elements of its vectors are of: at most two a vector.
 
     Returns: the map of the first element; whether an element is of the map after that; its cell.

@@ -57,16 +57,16 @@ CAMRT_CLONES void blur_plane(const double* plane, Index height, Index width, con
 }
 
 template <class T>
-void blur(const Array<T>& pictures, const Array<double>& weights, bool mirror, Array<T>& out, Index threads) {
-    require(pictures.ndim() == 4 && out.ndim() == 4 && weights.ndim() == 1, "wrong number of axes");
+void blur(const Array<T>& images, const Array<double>& weights, bool mirror, Array<T>& out, Index threads) {
+    require(images.ndim() == 4 && out.ndim() == 4 && weights.ndim() == 1, "wrong number of axes");
     for (int axis = 0; axis < 4; ++axis) {
-        require(out.shape(axis) == pictures.shape(axis), "out and pictures differ in shape");
+        require(out.shape(axis) == images.shape(axis), "out and images differ in shape");
     }
-    const Index planes = pictures.shape(0) * pictures.shape(1);
-    const Index height = pictures.shape(2), width = pictures.shape(3), taps = weights.size();
+    const Index planes = images.shape(0) * images.shape(1);
+    const Index height = images.shape(2), width = images.shape(3), taps = weights.size();
     require(taps % 2 == 1, "an even number of weights");
-    require(!mirror || (taps / 2 < height && taps / 2 < width), "weights reach beyond the pictures");
-    const T* from = pictures.data();
+    require(!mirror || (taps / 2 < height && taps / 2 < width), "weights reach beyond the images");
+    const T* from = images.data();
     const double* values = weights.data();
     T* to = out.mutable_data();
     const py::gil_scoped_release release;
@@ -82,7 +82,7 @@ void blur(const Array<T>& pictures, const Array<double>& weights, bool mirror, A
 
 template <class T>
 void define(py::module_& module) {
-    module.def("blur", &blur<T>, py::arg("pictures").noconvert(), py::arg("weights").noconvert(), py::arg("mirror"),
+    module.def("blur", &blur<T>, py::arg("images").noconvert(), py::arg("weights").noconvert(), py::arg("mirror"),
                py::arg("out").noconvert(), py::arg("threads"));
 }
 

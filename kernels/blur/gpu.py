@@ -11,8 +11,8 @@ import triton.language as tl
 from numpy.typing import ArrayLike
 
 from camrt.kernels import checks
-from camrt.kernels.caches import remembered
-from camrt.kernels.tensors import floats, on_device
+from camrt.kernels.caches import cache_by_bytes
+from camrt.kernels.tensor_checks import check_floats, on_device
 
 __all__ = ["blur"]
 
@@ -22,63 +22,63 @@ TILE = (8, 32)
 """Groups below one another, and columns, that a program of two warps computes."""
 
 
-def blur(pictures: torch.Tensor, weights: ArrayLike, border: Literal["mirror", "zero"]) -> torch.Tensor:
+def blur(images: torch.Tensor, weights: ArrayLike, border: Literal["mirror", "zero"]) -> torch.Tensor:
     """Weigh the neighbours in every column and then in every row by the same weights, in float32.
 
     As `camrt.kernels.blur.blur`, which computes in float64: here sums may differ from it in the last bits of
     float32, and what passes the range of float32 between the columns and the rows is infinite.
 
     Args:
-        pictures: Shape (N, C, H, W), float32, float16 or bfloat16, any strides.
+        images: Shape (N, C, H, W), float32, float16 or bfloat16, any strides.
         weights: An odd number of weights, on the host.
-        border: What lies beyond the border: "mirror", the picture mirrored at its outermost pixels, which are
+        border: What lies beyond the border: "mirror", the image mirrored at its outermost pixels, which are
             not repeated; or "zero".
 
     Returns:
-        The blurred pictures, of the shape and type of pictures; channels-last where the channels of a pixel
-        and the pixels of a row of pictures are neighbours, otherwise contiguous.
+        The blurred images, of the shape and type of images; channels-last where the channels of a pixel
+        and the pixels of a row of images are neighbours, otherwise contiguous.
 
     Raises:
-        ValueError: An argument has a wrong type or shape, or weights reach further than the mirrored picture.
+        ValueError: An argument has a wrong type or shape, or weights reach further than the mirrored image.
     """
-    floats("pictures", pictures, "N C H W")
-    weights = checks.floats("weights", np.asarray(weights, np.float64), "any")
+    check_floats("images", images, "N C H W")
+    weights = checks.check_floats("weights", np.asarray(weights, np.float64), "any")
     if len(weights) % 2 == 0:
         raise ValueError(f"weights must be odd in number, got {len(weights)}")
     if border not in ("mirror", "zero"):
         raise ValueError(f"border must be 'mirror' or 'zero', got {border!r}")
-    n, channels, height, width = pictures.shape
+    n, channels, height, width = images.shape
     if border == "mirror" and len(weights) // 2 >= min(height, width):
-        raise ValueError(f"{len(weights)} weights reach beyond pictures of {height} x {width}")
-    beside = channels if channels > 1 and pictures.stride(1) == 1 and pictures.stride(3) == channels else 1
+        raise ValueError(f"{len(weights)} weights reach beyond images of {height} x {width}")
+    beside = channels if channels > 1 and images.stride(1) == 1 and images.stride(3) == channels else 1
     out = torch.empty(
-        pictures.shape,
-        dtype=pictures.dtype,
-        device=pictures.device,
+        images.shape,
+        dtype=images.dtype,
+        device=images.device,
         memory_format=torch.channels_last if beside > 1 else torch.contiguous_format,
     )
     if out.numel() == 0:
         return out
     # Columns of what lies between lie along memory: each pass reads across its axis and writes along it.
-    between = torch.empty((n, channels, width, height), dtype=torch.float32, device=pictures.device)
+    between = torch.empty((n, channels, width, height), dtype=torch.float32, device=images.device)
     between = between.transpose(2, 3)
-    table = _table(weights.tobytes(), pictures.device)
-    with on_device(pictures.device):
-        _pass(pictures, between, table, border, beside)
+    table = _table(weights.tobytes(), images.device)
+    with on_device(images.device):
+        _pass(images, between, table, border, beside)
         _pass(between.transpose(2, 3), out.transpose(2, 3), table, border, 1)
     return out
 
 
-def _pass(pictures: torch.Tensor, out: torch.Tensor, table: torch.Tensor, border: str, beside: int) -> None:
-    """Blur along the third axis; `beside` channels are taken with the fourth, as they lie in pictures."""
-    n, channels, length, across = pictures.shape
+def _pass(images: torch.Tensor, out: torch.Tensor, table: torch.Tensor, border: str, beside: int) -> None:
+    """Blur along the third axis; `beside` channels are taken with the fourth, as they lie in images."""
+    n, channels, length, across = images.shape
     group = min(GROUP, 1 << (len(table).bit_length() - 1))
     rows, columns = TILE[0] * group, TILE[1]
-    stride_n, stride_c, stride_y, stride_x = pictures.stride()
+    stride_n, stride_c, stride_y, stride_x = images.stride()
     tiles_x = triton.cdiv(across * beside, columns)
     tiles = triton.cdiv(length, rows) * tiles_x
     _blur[(tiles * n * (channels // beside),)](
-        pictures, stride_n, stride_c, stride_y, stride_c if beside > 1 else stride_x,
+        images, stride_n, stride_c, stride_y, stride_c if beside > 1 else stride_x,
         channels // beside, length, across * beside, tiles, tiles_x,
         table, len(table), out, *out.stride(),
         MIRROR=border == "mirror", BESIDE=beside, GROUP=group, ROWS=rows, COLUMNS=columns,
@@ -86,7 +86,7 @@ def _pass(pictures: torch.Tensor, out: torch.Tensor, table: torch.Tensor, border
     )  # fmt: skip
 
 
-@remembered()
+@cache_by_bytes()
 def _table(weights: bytes, device: torch.device) -> torch.Tensor:
     """Weights, the bytes of float64, on a device as float32."""
     return torch.from_numpy(np.frombuffer(weights).astype(np.float32)).to(device)
@@ -96,7 +96,7 @@ def _table(weights: bytes, device: torch.device) -> torch.Tensor:
 def _blur(
     p_from,  # (N, C, length, columns); or (N, 1, length, W·C), of pixels whose channels are neighbours
     stride_n, stride_c, stride_y, stride_x,  # of what is read
-    planes, length, columns,  # planes: of a picture
+    planes, length, columns,  # planes: of an image
     tiles, across,  # tiles of a plane, and beside one another
     p_weights,  # (taps,) float32
     taps,

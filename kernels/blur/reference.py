@@ -11,10 +11,10 @@ __all__ = ["blur"]
 
 
 @ignore_float_errors
-def blur(pictures: Floats, weights: Floats, border: str, out: Floats) -> None:
+def blur(images: Floats, weights: Floats, border: str, out: Floats) -> None:
     """Compute what `camrt.kernels.blur.blur` documents, unchecked."""
     reach = len(weights) // 2
-    result = pictures.astype(np.float64)
+    result = images.astype(np.float64)
     for axis in (2, 3):
         padding = [(reach, reach) if place == axis else (0, 0) for place in range(4)]
         padded = np.pad(result, padding, mode="reflect" if border == "mirror" else "constant")

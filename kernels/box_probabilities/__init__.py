@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.box_probabilities import reference
-from camrt.kernels.checks import Floats, Ints, boxes_within, floats, indices, thread_count
+from camrt.kernels.checks import Floats, Ints, check_boxes, check_floats, check_indices, thread_count
 from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
@@ -101,15 +101,15 @@ def box_probabilities_pair(
 
 
 def _common(contributions: Floats, boxes: ArrayLike, targets: ArrayLike) -> tuple[Floats, Ints, Ints]:
-    contributions = floats("contributions", contributions, "N h w C")
+    contributions = check_floats("contributions", contributions, "N h w C")
     n, h, w, classes = contributions.shape
     if classes < 1:
         raise ValueError("contributions must have at least one class, got 0")
-    return contributions, boxes_within(boxes, h, w), indices("targets", targets, classes, (n, -1))
+    return contributions, check_boxes(boxes, h, w), check_indices("targets", targets, classes, (n, -1))
 
 
 def _logits(name: str, logits: Floats, contributions: Floats) -> Floats:
-    logits = floats(name, logits, "N C", contributions.dtype)
+    logits = check_floats(name, logits, "N C", contributions.dtype)
     wanted = (contributions.shape[0], contributions.shape[3])
     if logits.shape != wanted:
         raise ValueError(f"{name} must have shape {wanted} to match contributions, got {logits.shape}")

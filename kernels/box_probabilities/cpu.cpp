@@ -13,7 +13,7 @@ namespace {
 constexpr Index kProductArea = 9;       // boxes up to this area may take the route by products,
 constexpr double kProductBound = 30.0;  // when no class can change by more than this
 
-// Decides the route of boxes first..last-1 of picture n and prepares their shifts and totals.
+// Decides the route of boxes first..last-1 of image n and prepares their shifts and totals.
 template <class T>
 CAMRT_INLINE void choose_routes(const Problem<T>& p, Index n, Index first, Index last, Workspace<T>& space) {
     const T* cells = p.contributions + n * p.grid.cells() * p.classes;
@@ -179,14 +179,14 @@ CAMRT_CLONES void answer(const Problem<double>& p, Index n, Index first, Index l
     answer_body(p, n, first, last, space);
 }
 
-// Shares out the pictures, and the boxes of each when there are fewer pictures than threads.
+// Shares out the images, and the boxes of each when there are fewer images than threads.
 template <class T>
 void solve(const Problem<T>& p, Index threads) {
     if (p.boxes == 0 || p.targets == 0) return;
-    const Index work = p.pictures * p.classes * (4 * p.grid.cells() + 4 * p.boxes);
+    const Index work = p.images * p.classes * (4 * p.grid.cells() + 4 * p.boxes);
     threads = useful_threads(threads, work);
-    const Index parts = p.pictures >= threads ? 1 : std::min(p.boxes, threads);
-    parallel_for(p.pictures * parts, threads, [&](Index begin, Index end) {
+    const Index parts = p.images >= threads ? 1 : std::min(p.boxes, threads);
+    parallel_for(p.images * parts, threads, [&](Index begin, Index end) {
         Workspace<T> space(p);
         for (Index i = begin; i < end; ++i) {
             const Index part = i % parts;
@@ -210,9 +210,9 @@ Problem<T> problem_of(const Array<T>& contributions, const Indices& boxes, const
 
 template <class T>
 void add_direction(Problem<T>& p, double sign, const Array<T>& logits, Array<T>& out) {
-    require(logits.ndim() == 2 && logits.shape(0) == p.pictures && logits.shape(1) == p.classes,
+    require(logits.ndim() == 2 && logits.shape(0) == p.images && logits.shape(1) == p.classes,
             "logits have the wrong shape");
-    require(out.ndim() == 3 && out.shape(0) == p.pictures && out.shape(1) == p.boxes &&
+    require(out.ndim() == 3 && out.shape(0) == p.images && out.shape(1) == p.boxes &&
                 out.shape(2) == p.targets,
             "out has the wrong shape");
     p.direction[p.directions++] = {sign, logits.data(), out.mutable_data()};

@@ -11,9 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.tensors import floats, indices, on_device
+from camrt.kernels.tensor_checks import check_floats, check_indices, on_device
 
-__all__ = ["box_probabilities", "box_probabilities_pair", "find_probabilities", "merge", "record"]
+__all__ = ["box_probabilities", "box_probabilities_pair", "merge_parts", "merge_probabilities", "store_part"]
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)
 """The greatest logit of no classes: less than any, and finite, so that differences with it are not NaN."""
@@ -87,7 +87,7 @@ def box_probabilities_pair(
     return deleted, kept
 
 
-def find_probabilities(
+def merge_probabilities(
     parts: torch.Tensor, chosen: torch.Tensor, boxes: int, dtype: torch.dtype
 ) -> torch.Tensor:
     """Merge the parts of softmaxes over blocks of classes; to be called within `on_device`.
@@ -112,14 +112,14 @@ def find_probabilities(
 
 
 def _check(contributions: torch.Tensor, logits: dict[str, torch.Tensor]) -> None:
-    floats("contributions", contributions, "N h w C")
+    check_floats("contributions", contributions, "N h w C")
     n, h, w, classes = contributions.shape
     if min(h, w, classes) < 1:
         raise ValueError(
             f"contributions must have at least one cell and one class, got {h} x {w} cells, {classes} classes"
         )
     for name, one in logits.items():
-        floats(name, one, "N C", contributions.device)
+        check_floats(name, one, "N C", contributions.device)
         if one.shape != (n, classes):
             raise ValueError(
                 f"{name} must have shape {(n, classes)} to match contributions, got {tuple(one.shape)}"
@@ -136,8 +136,8 @@ def _solve(
     """(D, N, P, T) of one direction, or of deletion and preservation."""
     device, dtype = contributions.device, contributions.dtype
     n, _, _, classes = contributions.shape
-    boxes = indices("boxes", boxes, (-1, 4), device)
-    targets = indices("targets", targets, (n, -1), device)
+    boxes = check_indices("boxes", boxes, (-1, 4), device)
+    targets = check_indices("targets", targets, (n, -1), device)
     count, asked, directions = len(boxes), targets.shape[1], len(logits)
     if 0 in (n, count, asked):
         return torch.empty((directions, n, count, asked), dtype=dtype, device=device)
@@ -156,7 +156,7 @@ def _solve(
             boxes, count, span, targets, asked, parts, chosen,
             SIGN=sign, PAIR=directions == 2, UNIT=unit, BOXES=rows, CLASSES=columns,
         )  # fmt: skip
-        return find_probabilities(parts, chosen, count, dtype)
+        return merge_probabilities(parts, chosen, count, dtype)
 
 
 def _unit(contributions: torch.Tensor) -> int:
@@ -181,7 +181,7 @@ def _parts(
     span,  # boxes of a program
     p_targets,  # (N, T)
     targets,
-    p_parts,  # (N, D, J, 2, P) float32, see `record`
+    p_parts,  # (N, D, J, 2, P) float32, see `store_part`
     p_chosen,  # (N, D, T, P) float32
     SIGN: tl.constexpr,  # of the first direction
     PAIR: tl.constexpr,  # there is a second, of sign +1
@@ -224,19 +224,19 @@ def _parts(
                 cell = ((top + down) * stride_h + (left + right) * stride_w) * UNIT
                 inside = covered[:, None] & known[None, :]
                 total += tl.load(p_classes[None, :] + cell[:, None], inside, other=0).to(tl.float32)
-        record(
+        store_part(
             logits[None, :] + SIGN * total, column, start, box, boxes,
             p_part, p_found, p_targets, targets, CLASSES,
         )  # fmt: skip
         if PAIR:
-            record(
+            store_part(
                 others[None, :] + total, column, start, box, boxes,
                 p_other_part, p_other_found, p_targets, targets, CLASSES,
             )  # fmt: skip
 
 
 @triton.jit
-def record(
+def store_part(
     altered,  # (boxes of a tile, CLASSES) altered logits; -inf past the last class
     column,  # the classes
     start,  # the first of them
@@ -269,7 +269,7 @@ def record(
 
 
 @triton.jit
-def merge(
+def merge_parts(
     p_parts,  # (J, 2, Q) float32
     blocks,  # J
     every,  # Q
@@ -278,7 +278,7 @@ def merge(
     BLOCKS: tl.constexpr,
     BOXES: tl.constexpr,
 ):  # fmt: skip
-    """The greatest logit of all classes and the rest, see `record`, of each box.
+    """The greatest logit of all classes and the rest, see `store_part`, of each box.
 
     The rest is NaN where the greatest is infinite; where no class is possible it is -1, and 1 + r zero.
     """
@@ -315,7 +315,7 @@ def _probabilities(
     box = tl.program_id(0) * BOXES + tl.arange(0, BOXES)
     asked = box < boxes
     row = n * tl.num_programs(2) + d
-    greatest, rest = merge(p_parts + row * blocks * 2 * every, blocks, every, box, asked, BLOCKS, BOXES)
+    greatest, rest = merge_parts(p_parts + row * blocks * 2 * every, blocks, every, box, asked, BLOCKS, BOXES)
     p_chosen += row * targets * every
     p_out += (d * tl.num_programs(1) + n) * boxes * targets
     for t in range(targets):

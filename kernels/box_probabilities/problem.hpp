@@ -24,7 +24,7 @@ struct Direction {
 // In a pair the signs are opposite.
 template <class T>
 struct Problem {
-    Index pictures, classes, boxes, targets;
+    Index images, classes, boxes, targets;
     Grid grid;
     const T* contributions;      // (N, h, w, C)
     const std::int64_t* box;     // (P, 4)
@@ -34,7 +34,7 @@ struct Problem {
     bool table_pays;
 };
 
-// What one thread needs for one picture.
+// What one thread needs for one image.
 template <class T>
 struct Workspace {
     Scratch<T> powers[2];        // (cells, kBlock): exp(sign × contribution) in each direction

@@ -10,7 +10,15 @@ from numpy.typing import ArrayLike
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.box_probabilities import box_probabilities_pair
 from camrt.kernels.box_scores import reference
-from camrt.kernels.checks import Floats, Ints, boxes_within, floats, indices, map_size, thread_count
+from camrt.kernels.checks import (
+    Floats,
+    Ints,
+    check_boxes,
+    check_floats,
+    check_indices,
+    check_map_size,
+    thread_count,
+)
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["box_scores", "cell_scores"]
@@ -21,7 +29,7 @@ def box_scores(
     features: Floats,
     weight: Floats,
     logits: Floats,
-    nothing: Floats,
+    empty_logits: Floats,
     boxes: ArrayLike,
     targets: ArrayLike,
     *,
@@ -38,7 +46,7 @@ def box_scores(
         features: φ(A) − φ(0), what cells send to the pooling, shape (N, K, h, w).
         weight: Of the linear layer, shape (C, K), of the same type.
         logits: Of the whole map, shape (N, C), of the same type.
-        nothing: The logits of an empty map, shape (N, C), of the same type.
+        empty_logits: The logits of an empty map, shape (N, C), of the same type.
         boxes: Half-open boxes (r0, c0, r1, c1), shape (P, 4), integers.
         targets: Classes asked for, shape (N, T), integers.
         scale: What a cell's features are multiplied by: 1/hw for a mean over cells.
@@ -50,10 +58,10 @@ def box_scores(
     Raises:
         ValueError: An argument has a wrong type, shape or value, or a box is empty or leaves the map.
     """
-    features, weight, logits, nothing, boxes, targets = _check(
-        features, weight, logits, nothing, boxes, targets, scale
+    features, weight, logits, empty_logits, boxes, targets = _check(
+        features, weight, logits, empty_logits, boxes, targets, scale
     )
-    return _solve(features, weight, logits, nothing, boxes, targets, scale, thread_count(threads))
+    return _solve(features, weight, logits, empty_logits, boxes, targets, scale, thread_count(threads))
 
 
 @ignore_float_errors
@@ -61,7 +69,7 @@ def cell_scores(
     features: Floats,
     weight: Floats,
     logits: Floats,
-    nothing: Floats,
+    empty_logits: Floats,
     boxes: ArrayLike,
     shares: Floats,
     targets: ArrayLike,
@@ -83,7 +91,7 @@ def cell_scores(
         features: φ(A) − φ(0), what cells send to the pooling, shape (N, K, h, w).
         weight: Of the linear layer, shape (C, K), of the same type.
         logits: Of the whole map, shape (N, C), of the same type.
-        nothing: The logits of an empty map, shape (N, C), of the same type.
+        empty_logits: The logits of an empty map, shape (N, C), of the same type.
         boxes: Half-open boxes (r0, c0, r1, c1), shape (P, 4), integers.
         shares: How much each box counts in each cell's mean, shape (h, w, P), of the same type. A box that
             counts for nothing is left out, NaN or not.
@@ -100,10 +108,10 @@ def cell_scores(
     Raises:
         ValueError: An argument has a wrong type, shape or value, or a box is empty or leaves the map.
     """
-    features, weight, logits, nothing, boxes, targets = _check(
-        features, weight, logits, nothing, boxes, targets, scale
+    features, weight, logits, empty_logits, boxes, targets = _check(
+        features, weight, logits, empty_logits, boxes, targets, scale
     )
-    shares = floats("shares", shares, "h w P", features.dtype)
+    shares = check_floats("shares", shares, "h w P", features.dtype)
     if shares.shape != (*features.shape[2:], len(boxes)):
         raise ValueError(
             f"shares must have shape {(*features.shape[2:], len(boxes))}, got {tuple(shares.shape)}"
@@ -112,8 +120,10 @@ def cell_scores(
         raise ValueError(f"reading must be 'N1', 'N2' or 'N3', got {reading!r}")
     if perspectives not in ("both", "deletion", "preservation"):
         raise ValueError(f"perspectives must be 'both', 'deletion' or 'preservation', got {perspectives!r}")
-    deleted, kept = _solve(features, weight, logits, nothing, boxes, targets, scale, thread_count(threads))
-    scores, base = reference.softmax_at(logits, targets), reference.softmax_at(nothing, targets)
+    deleted, kept = _solve(
+        features, weight, logits, empty_logits, boxes, targets, scale, thread_count(threads)
+    )
+    scores, base = reference.softmax_at(logits, targets), reference.softmax_at(empty_logits, targets)
     values = reference.cell_values(
         scores, base, deleted, kept, shares, reading=reading, perspectives=perspectives
     )
@@ -124,7 +134,7 @@ def _solve(
     features: Floats,
     weight: Floats,
     logits: Floats,
-    nothing: Floats,
+    empty_logits: Floats,
     boxes: Ints,
     targets: Ints,
     scale: float,
@@ -135,8 +145,8 @@ def _solve(
         flat = features.reshape(n, channels, h * w).transpose(0, 2, 1)
         cells = (flat * features.dtype.type(scale)) @ weight.T
         contributions = cells.reshape(n, h, w, len(weight))
-        return box_probabilities_pair(contributions, logits, nothing, boxes, targets, threads=threads)
-    deleted, kept = reference.box_scores(features, weight, logits, nothing, boxes, targets, scale=scale)
+        return box_probabilities_pair(contributions, logits, empty_logits, boxes, targets, threads=threads)
+    deleted, kept = reference.box_scores(features, weight, logits, empty_logits, boxes, targets, scale=scale)
     return deleted.astype(features.dtype), kept.astype(features.dtype)
 
 
@@ -144,28 +154,28 @@ def _check(
     features: Floats,
     weight: Floats,
     logits: Floats,
-    nothing: Floats,
+    empty_logits: Floats,
     boxes: ArrayLike,
     targets: ArrayLike,
     scale: float,
 ) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints]:
-    features = floats("features", features, "N K h w")
+    features = check_floats("features", features, "N K h w")
     n, channels, h, w = features.shape
-    map_size("features", h, w)
-    weight = floats("weight", weight, "C K", features.dtype)
+    check_map_size("features", h, w)
+    weight = check_floats("weight", weight, "C K", features.dtype)
     classes = len(weight)
     if classes < 1 or weight.shape[1] != channels:
         raise ValueError(
             f"weight must have at least one class and {channels} channels like features, got {weight.shape}"
         )
-    logits = floats("logits", logits, "N C", features.dtype)
-    nothing = floats("nothing", nothing, "N C", features.dtype)
-    for name, one in (("logits", logits), ("nothing", nothing)):
+    logits = check_floats("logits", logits, "N C", features.dtype)
+    empty_logits = check_floats("nothing", empty_logits, "N C", features.dtype)
+    for name, one in (("logits", logits), ("nothing", empty_logits)):
         if one.shape != (n, classes):
             raise ValueError(f"{name} must have shape {(n, classes)}, got {one.shape}")
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
     return (
-        features, weight, logits, nothing,
-        boxes_within(boxes, h, w), indices("targets", targets, classes, (n, -1)),
+        features, weight, logits, empty_logits,
+        check_boxes(boxes, h, w), check_indices("targets", targets, classes, (n, -1)),
     )  # fmt: skip

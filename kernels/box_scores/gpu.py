@@ -9,9 +9,9 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.box_probabilities.gpu import find_probabilities, merge, record
+from camrt.kernels.box_probabilities.gpu import merge_parts, merge_probabilities, store_part
 from camrt.kernels.box_scores.reference import SMALLEST
-from camrt.kernels.tensors import floats, indices, on_device
+from camrt.kernels.tensor_checks import check_floats, check_indices, on_device
 
 __all__ = ["box_scores", "cell_scores"]
 
@@ -40,7 +40,7 @@ def box_scores(
     features: torch.Tensor,
     weight: torch.Tensor,
     logits: torch.Tensor,
-    nothing: torch.Tensor,
+    empty_logits: torch.Tensor,
     boxes: torch.Tensor,
     targets: torch.Tensor,
     *,
@@ -56,7 +56,7 @@ def box_scores(
         features: φ(A) − φ(0), shape (N, K, h, w), any strides.
         weight: Shape (C, K), any strides.
         logits: Of the whole map, shape (N, C), any strides.
-        nothing: The logits of an empty map, shape (N, C), any strides.
+        empty_logits: The logits of an empty map, shape (N, C), any strides.
         boxes: Half-open boxes (r0, c0, r1, c1), shape (P, 4), within the map.
         targets: Classes asked for, shape (N, T), in range.
         scale: What a cell's features are multiplied by: 1/hw for a mean over cells.
@@ -67,14 +67,14 @@ def box_scores(
     Raises:
         ValueError: An argument has a wrong type, shape, device or value.
     """
-    boxes, targets = _check(features, weight, logits, nothing, boxes, targets, scale)
+    boxes, targets = _check(features, weight, logits, empty_logits, boxes, targets, scale)
     shape = (len(features), len(boxes), targets.shape[1])
     if 0 in shape:
         deleted, kept = torch.empty((2, *shape), dtype=torch.float32, device=features.device)
         return deleted, kept
     with on_device(features.device):
-        parts, chosen = _find_parts(features, weight, logits, nothing, boxes, targets, scale)
-        deleted, kept = find_probabilities(parts, chosen, len(boxes), torch.float32)
+        parts, chosen = _find_parts(features, weight, logits, empty_logits, boxes, targets, scale)
+        deleted, kept = merge_probabilities(parts, chosen, len(boxes), torch.float32)
     return deleted, kept
 
 
@@ -82,7 +82,7 @@ def cell_scores(
     features: torch.Tensor,
     weight: torch.Tensor,
     logits: torch.Tensor,
-    nothing: torch.Tensor,
+    empty_logits: torch.Tensor,
     boxes: torch.Tensor,
     shares: torch.Tensor,
     targets: torch.Tensor,
@@ -100,7 +100,7 @@ def cell_scores(
         features: φ(A) − φ(0), shape (N, K, h, w), any strides.
         weight: Shape (C, K), any strides.
         logits: Of the whole map, shape (N, C), any strides.
-        nothing: The logits of an empty map, shape (N, C), any strides.
+        empty_logits: The logits of an empty map, shape (N, C), any strides.
         boxes: Half-open boxes (r0, c0, r1, c1), shape (P, 4), within the map.
         shares: How much each box counts in each cell's mean, shape (h, w, P), any strides.
         targets: Classes asked for, shape (N, T), in range.
@@ -114,9 +114,9 @@ def cell_scores(
     Raises:
         ValueError: An argument has a wrong type, shape, device or value.
     """
-    boxes, targets = _check(features, weight, logits, nothing, boxes, targets, scale)
+    boxes, targets = _check(features, weight, logits, empty_logits, boxes, targets, scale)
     n, _, h, w = features.shape
-    floats("shares", shares, "h w P", features.device)
+    check_floats("shares", shares, "h w P", features.device)
     if shares.shape != (h, w, len(boxes)):
         raise ValueError(f"shares must have shape {(h, w, len(boxes))}, got {tuple(shares.shape)}")
     if reading not in READINGS:
@@ -128,7 +128,7 @@ def cell_scores(
     scores = torch.empty((n, asked), dtype=torch.float32, device=features.device)
     if values.numel():
         with on_device(features.device):
-            parts, chosen = _find_parts(features, weight, logits, nothing, boxes, targets, scale)
+            parts, chosen = _find_parts(features, weight, logits, empty_logits, boxes, targets, scale)
             _cells[(triton.cdiv(h * w, CELLS), asked, n)](
                 parts, parts.shape[2], len(boxes), chosen, shares, *shares.stride(), h, w, values, scores,
                 READING=int(reading[1]), DELETE=perspectives != "preservation",
@@ -141,37 +141,37 @@ def _check(
     features: torch.Tensor,
     weight: torch.Tensor,
     logits: torch.Tensor,
-    nothing: torch.Tensor,
+    empty_logits: torch.Tensor,
     boxes: torch.Tensor,
     targets: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    floats("features", features, "N K h w")
+    check_floats("features", features, "N K h w")
     device = features.device
     n, channels, h, w = features.shape
     if min(h, w) < 1:
         raise ValueError(f"features must have at least one cell, got {h} x {w}")
-    floats("weight", weight, "C K", device)
+    check_floats("weight", weight, "C K", device)
     classes = weight.shape[0]
     if classes < 1 or weight.shape[1] != channels:
         raise ValueError(
             f"weight must have at least one class and {channels} channels like features, "
             f"got {tuple(weight.shape)}"
         )
-    for name, one in (("logits", logits), ("nothing", nothing)):
-        floats(name, one, "N C", device)
+    for name, one in (("logits", logits), ("nothing", empty_logits)):
+        check_floats(name, one, "N C", device)
         if one.shape != (n, classes):
             raise ValueError(f"{name} must have shape {(n, classes)}, got {tuple(one.shape)}")
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}")
-    return indices("boxes", boxes, (-1, 4), device), indices("targets", targets, (n, -1), device)
+    return check_indices("boxes", boxes, (-1, 4), device), check_indices("targets", targets, (n, -1), device)
 
 
 def _find_parts(
     features: torch.Tensor,
     weight: torch.Tensor,
     logits: torch.Tensor,
-    nothing: torch.Tensor,
+    empty_logits: torch.Tensor,
     boxes: torch.Tensor,
     targets: torch.Tensor,
     scale: float,
@@ -196,7 +196,7 @@ def _find_parts(
     _parts[(blocks, groups, n)](
         features, stride_n // unit, stride_k // unit, stride_h, stride_w, channels, h, w, cells // unit,
         weight, *weight.stride(), len(weight), float(scale),
-        logits, *logits.stride(), nothing, *nothing.stride(),
+        logits, *logits.stride(), empty_logits, *empty_logits.stride(),
         boxes, len(boxes), span, targets, asked, parts, chosen,
         UNIT=unit, FLAT=flat, ONCE=once, HALF=half, INTERPRETED=device.type == "cpu",
         CELLS=held, DEPTH=64 if half else 32, CLASSES=classes, BOXES=BOXES,
@@ -225,11 +225,11 @@ def _parts(
     span,  # boxes of a program
     p_targets,  # (N, T)
     targets,
-    p_parts,  # (N, 2, J, 2, P + 1) float32, see `record`; the last box is empty
+    p_parts,  # (N, 2, J, 2, P + 1) float32, see `store_part`; the last box is empty
     p_chosen,  # (N, 2, T, P + 1) float32
     UNIT: tl.constexpr,
     FLAT: tl.constexpr,  # cells follow each other by stride_w, rows included
-    ONCE: tl.constexpr,  # CELLS holds all cells of a picture
+    ONCE: tl.constexpr,  # CELLS holds all cells of an image
     HALF: tl.constexpr,  # features and weights are multiplied in their own type
     INTERPRETED: tl.constexpr,
     CELLS: tl.constexpr,
@@ -246,7 +246,7 @@ def _parts(
     logits = logits.to(tl.float32)
     others = tl.load(p_nothing + n * stride_on + wide_column * stride_oc, known, other=float("-inf"))
     others = others.to(tl.float32)
-    p_picture = p_features + n * stride_n * UNIT
+    p_image = p_features + n * stride_n * UNIT
     p_rows = p_weight + wide_column * stride_wc
     every = boxes + 1
     blocks = tl.num_programs(0)
@@ -258,7 +258,7 @@ def _parts(
     cell = tl.arange(0, CELLS)
     if ONCE:
         high, middle, low, odd, broken = _contributions(
-            p_picture, stride_k, stride_h, stride_w, channels, w, cells, cell,
+            p_image, stride_k, stride_h, stride_w, channels, w, cells, cell,
             p_rows, stride_wk, known, scale, UNIT, FLAT, HALF, INTERPRETED, CELLS, DEPTH, CLASSES,
         )  # fmt: skip
     begin = tl.program_id(1) * span
@@ -278,16 +278,16 @@ def _parts(
             farthest = tl.max(tl.where(asked, (bottom - 1) * w + right, 0))
             for origin in range(nearest, farthest, CELLS):
                 high, middle, low, odd, broken = _contributions(
-                    p_picture, stride_k, stride_h, stride_w, channels, w, cells, origin + cell,
+                    p_image, stride_k, stride_h, stride_w, channels, w, cells, origin + cell,
                     p_rows, stride_wk, known, scale, UNIT, FLAT, HALF, INTERPRETED, CELLS, DEPTH, CLASSES,
                 )  # fmt: skip
                 covered = _covered(origin + cell, w, top, left, bottom, right)
                 total += _box_sums(covered, high, middle, low, odd, broken, INTERPRETED)
-        record(
+        store_part(
             logits[None, :] - total, column, start, box, every,
             p_deleted, p_logit_deleted, p_targets, targets, CLASSES,
         )  # fmt: skip
-        record(
+        store_part(
             others[None, :] + total, column, start, box, every,
             p_kept, p_logit_kept, p_targets, targets, CLASSES,
         )  # fmt: skip
@@ -295,7 +295,7 @@ def _parts(
 
 @triton.jit
 def _contributions(
-    p_picture,  # (K, h, w)
+    p_image,  # (K, h, w)
     stride_k,  # in units of UNIT
     stride_h, stride_w,
     channels, w,
@@ -320,9 +320,9 @@ def _contributions(
     """
     here = cell < cells * UNIT
     if FLAT:
-        p_cells = p_picture + cell.to(tl.int64) * stride_w
+        p_cells = p_image + cell.to(tl.int64) * stride_w
     else:
-        p_cells = p_picture + (cell // w).to(tl.int64) * stride_h + (cell % w).to(tl.int64) * stride_w
+        p_cells = p_image + (cell // w).to(tl.int64) * stride_h + (cell % w).to(tl.int64) * stride_w
     x = tl.zeros((CELLS, CLASSES), tl.float32)
     for start in range(0, channels, DEPTH):
         k = start + tl.arange(0, DEPTH)
@@ -407,8 +407,8 @@ def _cells(
     p_logit_deleted = p_chosen + (n * 2 * targets + t) * every
     p_logit_kept = p_chosen + ((n * 2 + 1) * targets + t) * every
     last = boxes + tl.arange(0, 1)  # the empty box
-    whole, whole_rest = merge(p_deleted, blocks, every, last, last == boxes, BLOCKS, 1)
-    empty, empty_rest = merge(p_kept, blocks, every, last, last == boxes, BLOCKS, 1)
+    whole, whole_rest = merge_parts(p_deleted, blocks, every, last, last == boxes, BLOCKS, 1)
+    empty, empty_rest = merge_parts(p_kept, blocks, every, last, last == boxes, BLOCKS, 1)
     whole = tl.exp(tl.load(p_logit_deleted + last) - whole)
     empty = tl.exp(tl.load(p_logit_kept + last) - empty)
     score, base = whole / (1 + whole_rest), empty / (1 + empty_rest)
@@ -424,11 +424,11 @@ def _cells(
         asked = box < boxes
         change = tl.zeros((BOXES,), tl.float32)
         if DELETE:
-            greatest, rest = merge(p_deleted, blocks, every, box, asked, BLOCKS, BOXES)
+            greatest, rest = merge_parts(p_deleted, blocks, every, box, asked, BLOCKS, BOXES)
             altered = tl.exp(tl.load(p_logit_deleted + box, asked, other=0) - greatest)
             change += _change(whole, whole_rest, altered, rest) / falls
         if KEEP:
-            greatest, rest = merge(p_kept, blocks, every, box, asked, BLOCKS, BOXES)
+            greatest, rest = merge_parts(p_kept, blocks, every, box, asked, BLOCKS, BOXES)
             altered = tl.exp(tl.load(p_logit_kept + box, asked, other=0) - greatest)
             change += _change(altered, rest, empty, empty_rest) / gains
         p_share = p_cells[:, None] + box[None, :].to(tl.int64) * stride_p

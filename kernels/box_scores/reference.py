@@ -21,7 +21,7 @@ def box_scores(
     features: Floats,
     weight: Floats,
     logits: Floats,
-    nothing: Floats,
+    empty_logits: Floats,
     boxes: Ints,
     targets: Ints,
     *,
@@ -32,7 +32,7 @@ def box_scores(
     contributions = cells @ weight.T.astype(np.float64)
     return (
         reference.box_probabilities(contributions, logits, boxes, targets, sign=-1),
-        reference.box_probabilities(contributions, nothing, boxes, targets, sign=+1),
+        reference.box_probabilities(contributions, empty_logits, boxes, targets, sign=+1),
     )
 
 
@@ -41,7 +41,7 @@ def cell_scores(
     features: Floats,
     weight: Floats,
     logits: Floats,
-    nothing: Floats,
+    empty_logits: Floats,
     boxes: Ints,
     shares: Floats,
     targets: Ints,
@@ -51,8 +51,8 @@ def cell_scores(
     perspectives: Literal["both", "deletion", "preservation"],
 ) -> tuple[Floats, Floats]:
     """Compute what `camrt.kernels.box_scores.cell_scores` documents, unchecked and in float64."""
-    deleted, kept = box_scores(features, weight, logits, nothing, boxes, targets, scale=scale)
-    scores, base = softmax_at(logits, targets), softmax_at(nothing, targets)
+    deleted, kept = box_scores(features, weight, logits, empty_logits, boxes, targets, scale=scale)
+    scores, base = softmax_at(logits, targets), softmax_at(empty_logits, targets)
     values = cell_values(scores, base, deleted, kept, shares, reading=reading, perspectives=perspectives)
     return values, scores
 

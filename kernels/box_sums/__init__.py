@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.box_sums import reference
-from camrt.kernels.checks import Floats, boxes_within, floats, output, thread_count
+from camrt.kernels.checks import Floats, check_boxes, check_floats, check_output, thread_count
 from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
@@ -34,10 +34,10 @@ def box_sums(
     Raises:
         ValueError: An argument has a wrong type, shape or layout, or a box is empty or leaves the map.
     """
-    cells = floats("cells", cells, "N h w F")
-    boxes = boxes_within(boxes, *cells.shape[1:3])
+    cells = check_floats("cells", cells, "N h w F")
+    boxes = check_boxes(boxes, *cells.shape[1:3])
     shape = (cells.shape[0], len(boxes), cells.shape[3])
-    out = np.empty(shape, cells.dtype) if out is None else output("out", out, shape, cells.dtype, cells)
+    out = np.empty(shape, cells.dtype) if out is None else check_output("out", out, shape, cells.dtype, cells)
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
         _native.box_sums(cells, boxes, out, workers)

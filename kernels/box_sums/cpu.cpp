@@ -7,7 +7,7 @@
 namespace camrt {
 namespace {
 
-// One block of `width` features of one picture: cells (h, w, F) from its first feature on, out (P, F) likewise.
+// One block of `width` features of one image: cells (h, w, F) from its first feature on, out (P, F) likewise.
 template <class T>
 CAMRT_INLINE void block_body(Grid grid, const T* cells, Index features, Index width, const std::int64_t* boxes,
                              Index count, bool table_wanted, double* block, double* table, T* out) {
@@ -39,8 +39,8 @@ template <class T>
 void box_sums(const Array<T>& cells, const Indices& boxes, Array<T>& out, Index threads) {
     require(cells.ndim() == 4 && out.ndim() == 3, "wrong number of axes");
     const Grid grid{cells.shape(1), cells.shape(2)};
-    const Index pictures = cells.shape(0), features = cells.shape(3), count = out.shape(1);
-    require(out.shape(0) == pictures && out.shape(2) == features, "out and cells differ in shape");
+    const Index images = cells.shape(0), features = cells.shape(3), count = out.shape(1);
+    require(out.shape(0) == images && out.shape(2) == features, "out and cells differ in shape");
     require(boxes_within(boxes, grid.rows, grid.columns) && boxes.shape(0) == count, "boxes out of range");
     const T* from = cells.data();
     T* to = out.mutable_data();
@@ -48,8 +48,8 @@ void box_sums(const Array<T>& cells, const Indices& boxes, Array<T>& out, Index 
     const py::gil_scoped_release release;
     const bool table_wanted = table_pays(grid, box, count);
     const Index blocks = (features + kBlock - 1) / kBlock;
-    const Index work = pictures * features * (2 * grid.cells() + 4 * count);
-    parallel_for(pictures * blocks, useful_threads(threads, work), [&](Index begin, Index end) {
+    const Index work = images * features * (2 * grid.cells() + 4 * count);
+    parallel_for(images * blocks, useful_threads(threads, work), [&](Index begin, Index end) {
         const Scratch<double> block(grid.cells() * kBlock);
         const Scratch<double> table(grid.corners() * kBlock);
         for (Index i = begin; i < end; ++i) {

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.tensors import floats, indices, on_device, output
+from camrt.kernels.tensor_checks import check_floats, check_indices, check_output, on_device
 
 __all__ = ["first_layer_boxes", "first_layer_channels"]
 
@@ -36,10 +36,10 @@ def first_layer_boxes(
     that overlap follow each other.
 
     Args:
-        start: The layer's answers, shape (N, F), or one for all pictures (F,), any strides: to the whole
+        start: The layer's answers, shape (N, F), or one for all images (F,), any strides: to the whole
             input without keep, to an input of zeros (the bias) with it.
         partial: What each cell adds to the answer, shape (N, h, w, F), any strides.
-        batch_index: Which picture, shape (B,), in range.
+        batch_index: Which image, shape (B,), in range.
         boxes: Half-open boxes (r0, c0, r1, c1), one a result, shape (B, 4), within the map.
         out: Written, shape (B, F), contiguous.
         keep: Whether the box is what is kept.
@@ -47,13 +47,13 @@ def first_layer_boxes(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or device.
     """
-    floats("partial", partial, "N h w F")
+    check_floats("partial", partial, "N h w F")
     device = partial.device
     start = _start(start, partial)
-    batch_index = indices("batch_index", batch_index, (-1,), device)
-    boxes = indices("boxes", boxes, (len(batch_index), 4), device)
+    batch_index = check_indices("batch_index", batch_index, (-1,), device)
+    boxes = check_indices("boxes", boxes, (len(batch_index), 4), device)
     features = partial.shape[3]
-    output("out", out, (len(batch_index), features), start, partial)
+    check_output("out", out, (len(batch_index), features), start, partial)
     if out.numel() == 0:
         return
     columns = min(max(triton.next_power_of_2(features), FEATURES[0]), FEATURES[1])
@@ -82,20 +82,20 @@ def first_layer_channels(
     Args:
         start: The layer's answers to the whole input, shape (N, F), or one for all (F,), any strides.
         partial: What each channel adds to the answer, shape (N, K, F), any strides.
-        batch_index: Which picture, shape (B,), in range.
+        batch_index: Which image, shape (B,), in range.
         channel: Which channel to take away, shape (B,), in range.
         out: Written, shape (B, F), contiguous.
 
     Raises:
         ValueError: An argument has a wrong type, shape, layout or device.
     """
-    floats("partial", partial, "N K F")
+    check_floats("partial", partial, "N K F")
     device = partial.device
     start = _start(start, partial)
-    batch_index = indices("batch_index", batch_index, (-1,), device)
-    channel = indices("channel", channel, tuple(batch_index.shape), device)
+    batch_index = check_indices("batch_index", batch_index, (-1,), device)
+    channel = check_indices("channel", channel, tuple(batch_index.shape), device)
     features = partial.shape[2]
-    output("out", out, (len(batch_index), features), start, partial)
+    check_output("out", out, (len(batch_index), features), start, partial)
     if out.numel() == 0:
         return
     rows, columns = CHANNELS
@@ -110,7 +110,7 @@ def first_layer_channels(
 def _start(start: torch.Tensor, partial: torch.Tensor) -> torch.Tensor:
     """The answers to begin with, (N, F), as a view where there is one for all."""
     single = isinstance(start, torch.Tensor) and start.ndim == 1
-    floats("start", start, "F" if single else "N F", partial.device)
+    check_floats("start", start, "F" if single else "N F", partial.device)
     n, features = len(partial), partial.shape[-1]
     if tuple(start.shape) not in ((n, features), (features,)):
         raise ValueError(

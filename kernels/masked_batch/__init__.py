@@ -1,4 +1,4 @@
-"""Pictures under masks made of upsampled, normalised activations: the inputs of Score-CAM."""
+"""Images under masks made of upsampled, normalised activations: the inputs of Score-CAM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camrt.kernels import IMPLEMENTATION
-from camrt.kernels.checks import Floats, floats, indices, map_size, output, thread_count
+from camrt.kernels.checks import (
+    Floats,
+    check_floats,
+    check_indices,
+    check_map_size,
+    check_output,
+    thread_count,
+)
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.masked_batch import reference
 
@@ -22,7 +29,7 @@ __all__ = ["masked_batch"]
 @ignore_float_errors
 def masked_batch(
     activations: Floats,
-    pictures: Floats,
+    images: Floats,
     batch_index: ArrayLike,
     channel: ArrayLike,
     out: Floats,
@@ -32,7 +39,7 @@ def masked_batch(
     epsilon: float = 0.0,
     threads: int | None = None,
 ) -> NDArray[np.bool_]:
-    """Write out[b] = pictures[batch_index[b]] × m_b, where m_b is a mask made of one activation map.
+    """Write out[b] = images[batch_index[b]] × m_b, where m_b is a mask made of one activation map.
 
     With a = activations[batch_index[b], channel[b]] and up() bilinear upsampling to H × W, the mask is
 
@@ -43,8 +50,8 @@ def masked_batch(
 
     Args:
         activations: A, shape (N, K, h, w).
-        pictures: Shape (N, C, H, W), of the same type.
-        batch_index: Which picture, shape (B,), integers.
+        images: Shape (N, C, H, W), of the same type.
+        batch_index: Which image, shape (B,), integers.
         channel: Which channel of its activations, shape (B,), integers.
         out: Written, shape (B, C, H, W), C-contiguous, of the same type.
         order: Which of the two masks.
@@ -58,16 +65,16 @@ def masked_batch(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or value.
     """
-    activations = floats("activations", activations, "N K h w")
-    pictures = floats("pictures", pictures, "N C H W", activations.dtype)
+    activations = check_floats("activations", activations, "N K h w")
+    images = check_floats("images", images, "N C H W", activations.dtype)
     n, k, h, w = activations.shape
-    if pictures.shape[0] != n:
-        raise ValueError(f"pictures must hold {n} pictures like activations, got {pictures.shape[0]}")
-    map_size("activations", h, w)
-    map_size("pictures", *pictures.shape[2:])
-    batch_index = indices("batch_index", batch_index, n, (-1,))
-    channel = indices("channel", channel, k, batch_index.shape)
-    output("out", out, (len(batch_index), *pictures.shape[1:]), activations.dtype, activations, pictures)
+    if images.shape[0] != n:
+        raise ValueError(f"images must hold {n} images like activations, got {images.shape[0]}")
+    check_map_size("activations", h, w)
+    check_map_size("images", *images.shape[2:])
+    batch_index = check_indices("batch_index", batch_index, n, (-1,))
+    channel = check_indices("channel", channel, k, batch_index.shape)
+    check_output("out", out, (len(batch_index), *images.shape[1:]), activations.dtype, activations, images)
     if order not in ("upsample-first", "normalise-first"):
         raise ValueError(f"order must be 'upsample-first' or 'normalise-first', got {order!r}")
     if not (math.isfinite(epsilon) and epsilon >= 0):
@@ -75,12 +82,12 @@ def masked_batch(
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
         return _native.masked_batch(
-            activations, pictures, batch_index, channel, out,
+            activations, images, batch_index, channel, out,
             order == "normalise-first", align_corners, epsilon, workers,
         )  # fmt: skip
     return reference.masked_batch(
         activations,
-        pictures,
+        images,
         batch_index,
         channel,
         out,

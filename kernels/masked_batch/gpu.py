@@ -9,8 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.resampling_gpu import extremes, sample, scales
-from camrt.kernels.tensors import floats, indices, layout_of, on_device, output
+from camrt.kernels.resampling_gpu import cell_steps, extreme_pixels, sample
+from camrt.kernels.tensor_checks import check_floats, check_indices, check_output, memory_format_of, on_device
 
 __all__ = ["masked_batch"]
 
@@ -22,7 +22,7 @@ TILE = (32, 32)
 
 def masked_batch(
     activations: torch.Tensor,
-    pictures: torch.Tensor,
+    images: torch.Tensor,
     batch_index: torch.Tensor,
     channel: torch.Tensor,
     out: torch.Tensor,
@@ -31,15 +31,15 @@ def masked_batch(
     align_corners: bool = False,
     epsilon: float = 0.0,
 ) -> torch.Tensor:
-    """Write out[b] = pictures[batch_index[b]] × m_b, where m_b is a mask made of one activation map.
+    """Write out[b] = images[batch_index[b]] × m_b, where m_b is a mask made of one activation map.
 
     The masks are those of `camrt.kernels.masked_batch.masked_batch`. Tensors may be float32, float16 or
     bfloat16, each its own; everything is computed in float32.
 
     Args:
         activations: A, shape (N, K, h, w), any strides.
-        pictures: Shape (N, C, H, W), any strides.
-        batch_index: Which picture, shape (B,), in range.
+        images: Shape (N, C, H, W), any strides.
+        batch_index: Which image, shape (B,), in range.
         channel: Which channel of its activations, shape (B,), in range.
         out: Written, shape (B, C, H, W), contiguous or channels-last.
         order: Which of the two masks.
@@ -52,18 +52,18 @@ def masked_batch(
     Raises:
         ValueError: An argument has a wrong type, shape, layout, device or value.
     """
-    floats("activations", activations, "N K h w")
+    check_floats("activations", activations, "N K h w")
     device = activations.device
-    floats("pictures", pictures, "N C H W", device)
+    check_floats("images", images, "N C H W", device)
     n, _, h, w = activations.shape
-    if pictures.shape[0] != n:
-        raise ValueError(f"pictures must hold {n} pictures like activations, got {pictures.shape[0]}")
-    channels, height, width = pictures.shape[1:]
+    if images.shape[0] != n:
+        raise ValueError(f"images must hold {n} images like activations, got {images.shape[0]}")
+    channels, height, width = images.shape[1:]
     if min(h, w, height, width) < 1:
-        raise ValueError(f"maps {h} x {w} and pictures {height} x {width} must not be empty")
-    batch_index = indices("batch_index", batch_index, (-1,), device)
-    channel = indices("channel", channel, tuple(batch_index.shape), device)
-    output("out", out, (len(batch_index), channels, height, width), activations, pictures)
+        raise ValueError(f"maps {h} x {w} and images {height} x {width} must not be empty")
+    batch_index = check_indices("batch_index", batch_index, (-1,), device)
+    channel = check_indices("channel", channel, tuple(batch_index.shape), device)
+    check_output("out", out, (len(batch_index), channels, height, width), activations, images)
     if order not in ("upsample-first", "normalise-first"):
         raise ValueError(f"order must be 'upsample-first' or 'normalise-first', got {order!r}")
     if not (math.isfinite(epsilon) and epsilon >= 0):
@@ -73,20 +73,20 @@ def masked_batch(
     ranges = torch.empty((len(batch_index), 2), dtype=torch.float32, device=device)
     samples = order == "upsample-first"
     rows, columns = (
-        extremes(cells, pixels, align_corners, device) for cells, pixels in ((h, height), (w, width))
+        extreme_pixels(cells, pixels, align_corners, device) for cells, pixels in ((h, height), (w, width))
     )
-    scale_h, scale_w = scales((h, w), (height, width), align_corners)
+    scale_h, scale_w = cell_steps((h, w), (height, width), align_corners)
     maps: tuple[Any, ...] = (activations, batch_index, channel, *activations.stride(), h, w)
     with on_device(device):
         _ranges[(len(batch_index),)](
             *maps, rows, len(rows), columns, len(columns), scale_h, scale_w, epsilon, ranges,
             SAMPLES=samples, ALIGN=align_corners, BLOCK=RANGE_BLOCK,
         )  # fmt: skip
-        last = layout_of("out", out) == "NHWC"
+        last = memory_format_of("out", out) == "NHWC"
         across = triton.cdiv(width * channels if last else width, TILE[1])
         tiles = triton.cdiv(height, TILE[0]) * across
         _write[(tiles * len(batch_index),)](
-            *maps, ranges, scale_h, scale_w, pictures, *pictures.stride(), height, width, tiles, across, out,
+            *maps, ranges, scale_h, scale_w, images, *images.stride(), height, width, tiles, across, out,
             CHANNELS=channels, LAST=last, ALIGN=align_corners, ROWS=TILE[0], COLUMNS=TILE[1],
         )  # fmt: skip
     return ranges[:, 1] == 0
@@ -151,10 +151,10 @@ def _write(
     h, w,
     p_ranges,  # (B, 2)
     scale_h, scale_w,
-    p_pictures,  # (N, C, H, W)
-    stride_pn, stride_pc, stride_ph, stride_pw,  # of the pictures
+    p_images,  # (N, C, H, W)
+    stride_pn, stride_pc, stride_ph, stride_pw,  # of the images
     height, width,
-    tiles, across,  # of a picture, and of a row of it
+    tiles, across,  # of an image, and of a row of it
     p_out,  # (B, C, H, W) contiguous, or channels-last
     CHANNELS: tl.constexpr,
     LAST: tl.constexpr,
@@ -166,7 +166,7 @@ def _write(
     tile = tl.program_id(0) % tiles
     n = tl.load(p_batch + b).to(tl.int64)
     p_map = p_maps + n * stride_n + tl.load(p_channel + b).to(tl.int64) * stride_k
-    p_picture = p_pictures + n * stride_pn
+    p_image = p_images + n * stride_pn
     p_to = p_out + b * CHANNELS * height * width
     low, spread = tl.load(p_ranges + 2 * b), tl.load(p_ranges + 2 * b + 1)
     dead = spread == 0
@@ -180,7 +180,7 @@ def _write(
     value = sample(p_map, y, x, inside, h, w, stride_h, stride_w, scale_h, scale_w, ALIGN)
     mask = tl.div_rn(value - low, tl.where(dead, 1.0, spread))
     mask = tl.minimum(tl.maximum(mask, 0.0), 1.0)
-    p_from = p_picture + y * stride_ph + x * stride_pw
+    p_from = p_image + y * stride_ph + x * stride_pw
     if LAST:
         seen = tl.load(p_from + c * stride_pc, inside, other=0).to(tl.float32)
         result = tl.where(dead, 0.0, seen * mask).to(p_out.dtype.element_ty)

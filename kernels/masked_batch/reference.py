@@ -15,7 +15,7 @@ __all__ = ["masked_batch"]
 @ignore_float_errors
 def masked_batch(
     activations: Floats,
-    pictures: Floats,
+    images: Floats,
     batch_index: Ints,
     channel: Ints,
     out: Floats,
@@ -25,12 +25,12 @@ def masked_batch(
     epsilon: float,
 ) -> NDArray[np.bool_]:
     """Compute what `camrt.kernels.masked_batch.masked_batch` documents, unchecked."""
-    size = (pictures.shape[2], pictures.shape[3])
+    size = (images.shape[2], images.shape[3])
     constant = np.zeros(len(batch_index), dtype=np.bool_)
     for b, (n, k) in enumerate(zip(batch_index, channel, strict=True)):
         mask = _mask(activations[n, k], size, order, align_corners, epsilon)
         constant[b] = mask is None
-        out[b] = 0 if mask is None else pictures[n] * mask
+        out[b] = 0 if mask is None else images[n] * mask
     return constant
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from camrt.kernels import IMPLEMENTATION
-from camrt.kernels.checks import Floats, floats, thread_count
+from camrt.kernels.checks import Floats, check_floats, thread_count
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.partial_products import reference
 
@@ -41,10 +41,10 @@ def partial_products(
     Raises:
         ValueError: An argument has a wrong type, shape or value.
     """
-    weight = floats("weight", weight, "F K L")
+    weight = check_floats("weight", weight, "F K L")
     if weight.size == 0:
         raise ValueError(f"weight must not be empty, got shape {weight.shape}")
-    u = floats("u", u, "N K L", weight.dtype)
+    u = check_floats("u", u, "N K L", weight.dtype)
     if u.shape[1:] != weight.shape[1:]:
         raise ValueError(f"u must have shape (N, {weight.shape[1]}, {weight.shape[2]}), got {u.shape}")
     if by not in ("cell", "channel"):

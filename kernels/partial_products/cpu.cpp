@@ -28,11 +28,11 @@ CAMRT_INLINE void prefetch(const T* from, Index count) {
 }
 
 struct Shape {
-    Index pictures, features, channels, cells;
+    Index images, features, channels, cells;
 
     Index plane() const { return channels * cells; }
     Index channel_block() const {
-        const Index fitting = kResident / std::max<Index>(1, pictures * cells);
+        const Index fitting = kResident / std::max<Index>(1, images * cells);
         return std::max<Index>(1, std::min({fitting, channels, kChannels}));
     }
 };
@@ -74,7 +74,7 @@ CAMRT_INLINE void by_channel_body(Shape s, const T* weight, const T* u, Index co
             Index k = 0;
             for (; k + kLanes <= size; k += kLanes) {
                 prefetch(rows + k * s.cells, kLanes * s.cells);
-                for (Index n = 0; n < s.pictures; ++n) {
+                for (Index n = 0; n < s.images; ++n) {
                     T sum[kLanes];
                     inner_products(rows + k * s.cells, maps + n * s.plane() + k * s.cells, s.cells, sum);
                     T* to = partial + (n * block + k) * kFeatures + f;
@@ -82,13 +82,13 @@ CAMRT_INLINE void by_channel_body(Shape s, const T* weight, const T* u, Index co
                 }
             }
             for (; k < size; ++k) {
-                for (Index n = 0; n < s.pictures; ++n) {
+                for (Index n = 0; n < s.images; ++n) {
                     partial[(n * block + k) * kFeatures + f] =
                         inner_product(rows + k * s.cells, maps + n * s.plane() + k * s.cells, s.cells);
                 }
             }
         }
-        for (Index n = 0; n < s.pictures; ++n) {
+        for (Index n = 0; n < s.images; ++n) {
             for (Index k = 0; k < size; ++k) {
                 T* to = out + (n * s.channels + first + k) * s.features;
                 const T* from = partial + (n * block + k) * kFeatures;
@@ -105,13 +105,13 @@ CAMRT_INLINE void by_cell_body(Shape s, const T* weight, const T* u, Index count
     const Index block = s.channel_block();
     const Index cells = s.cells;
     const Index row = kLanes * cells;
-    T* CAMRT_RESTRICT sum = partial + s.pictures * kFeatures * cells;
-    for (Index i = 0; i < s.pictures * kFeatures * cells; ++i) partial[i] = 0;
+    T* CAMRT_RESTRICT sum = partial + s.images * kFeatures * cells;
+    for (Index i = 0; i < s.images * kFeatures * cells; ++i) partial[i] = 0;
     for (Index first = 0; first < s.channels; first += block) {
         const Index size = std::min(block, s.channels - first) * cells;
         for (Index f = 0; f < count; ++f) {
             const T* CAMRT_RESTRICT from = weight + f * s.plane() + first * cells;
-            for (Index n = 0; n < s.pictures; ++n) {
+            for (Index n = 0; n < s.images; ++n) {
                 const T* CAMRT_RESTRICT maps = u + n * s.plane() + first * cells;
                 const Index head = std::min(row, size);
                 for (Index i = 0; i < head; ++i) sum[i] = from[i] * maps[i];
@@ -129,7 +129,7 @@ CAMRT_INLINE void by_cell_body(Shape s, const T* weight, const T* u, Index count
             }
         }
     }
-    for (Index n = 0; n < s.pictures; ++n) {
+    for (Index n = 0; n < s.images; ++n) {
         for (Index l = 0; l < cells; ++l) {
             for (Index f = 0; f < count; ++f) {
                 out[(n * cells + l) * s.features + f] = partial[(n * kFeatures + f) * cells + l];
@@ -161,7 +161,7 @@ void partial_products(const Array<T>& weight, const Array<T>& u, bool by_channel
     require(weight.ndim() == 3 && u.ndim() == 3 && out.ndim() == 3, "wrong number of axes");
     Shape s{u.shape(0), weight.shape(0), weight.shape(1), weight.shape(2)};
     require(u.shape(1) == s.channels && u.shape(2) == s.cells, "u and weight differ in shape");
-    require(out.shape(0) == s.pictures && out.shape(1) == (by_channel ? s.channels : s.cells) &&
+    require(out.shape(0) == s.images && out.shape(1) == (by_channel ? s.channels : s.cells) &&
                 out.shape(2) == s.features,
             "out has the wrong shape");
     const T* weights = weight.data();
@@ -173,9 +173,9 @@ void partial_products(const Array<T>& weight, const Array<T>& u, bool by_channel
         by_channel = !by_channel;
     }
     const Index blocks = (s.features + kFeatures - 1) / kFeatures;
-    const Index work = s.pictures * s.features * s.plane() / 4;
+    const Index work = s.images * s.features * s.plane() / 4;
     parallel_for(blocks, useful_threads(threads, work), [&](Index begin, Index end) {
-        const Index rows = by_channel ? s.pictures * s.channel_block() : s.pictures * s.cells;
+        const Index rows = by_channel ? s.images * s.channel_block() : s.images * s.cells;
         const Scratch<T> partial(rows * kFeatures + kLanes * s.cells);
         for (Index i = begin; i < end; ++i) {
             const Index first = i * kFeatures;

@@ -8,9 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.tensors import floats, on_device, output
+from camrt.kernels.tensor_checks import check_floats, check_output, on_device
 
-__all__ = ["partial_products", "prepared"]
+__all__ = ["pack_weight", "partial_products"]
 
 FEATURES = 128
 """Features of a tile of the weight."""
@@ -20,7 +20,7 @@ STAGES = 4
 """Of the pipeline: one tile of the weight is used while STAGES - 2 others are on their way."""
 
 
-def prepared(weight: torch.Tensor) -> torch.Tensor:
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     """Lay out a weight as `partial_products` reads it best: features next to each other.
 
     It is a copy, of as many bytes as the weight: for a while there are both. To be made once, when a model is
@@ -48,8 +48,8 @@ def partial_products(
     - by "channel": out[n, k, f] = Σ_l weight[f, k, l] u[n, k, l]
 
     The sum of either over its second axis is the layer's output without bias. Tensors may be float32, float16
-    or bfloat16, each its own; sums are float32. A weight that is `prepared` is read from memory once for up
-    to 32 pictures; for more, it is read from there or from cache once for each 32.
+    or bfloat16, each its own; sums are float32. A weight that is `pack_weight` is read from memory once for
+    up to 32 images; for more, it is read from there or from cache once for each 32.
 
     Args:
         weight: Shape (F, K, L), any strides.
@@ -64,46 +64,46 @@ def partial_products(
     Raises:
         ValueError: An argument has a wrong type, shape, layout, device or value.
     """
-    floats("weight", weight, "F K L")
+    check_floats("weight", weight, "F K L")
     device = weight.device
     features, channels, cells = weight.shape
     if weight.numel() == 0:
         raise ValueError(f"weight must not be empty, got shape {tuple(weight.shape)}")
-    floats("u", u, "N K L", device)
+    check_floats("u", u, "N K L", device)
     if tuple(u.shape[1:]) != (channels, cells):
         raise ValueError(f"u must have shape (N, {channels}, {cells}), got {tuple(u.shape)}")
     if by not in ("cell", "channel"):
         raise ValueError(f"by must be 'cell' or 'channel', got {by!r}")
-    pictures, kept = len(u), cells if by == "cell" else channels
-    shape = (pictures, kept, features)
+    images, kept = len(u), cells if by == "cell" else channels
+    shape = (images, kept, features)
     if out is None:
         out = torch.empty(shape, dtype=torch.float32, device=device)
     else:
-        output("out", out, shape, weight, u)
+        check_output("out", out, shape, weight, u)
     if out.numel() == 0:
         return out
     if by == "cell":  # from here on the last axis is the one that is summed over
         weight, u = weight.mT, u.mT.contiguous()
-    rows, depth = blocks(pictures, weight.element_size())
-    groups, across = triton.cdiv(pictures, rows), triton.cdiv(features, FEATURES)
+    rows, depth = block_sizes(images, weight.element_size())
+    groups, across = triton.cdiv(images, rows), triton.cdiv(features, FEATURES)
     with on_device(device):
         _multiply[(groups * across * kept,)](
             weight, *weight.stride(), u, *u.stride(),
-            pictures, features, kept, u.shape[2], groups, across, out,
+            images, features, kept, u.shape[2], groups, across, out,
             AS_THEY_ARE=weight.dtype == u.dtype and device.type != "cpu",
             ROWS=rows, DEPTH=depth, FEATURES=FEATURES, num_stages=STAGES,
         )  # fmt: skip
     return out
 
 
-def blocks(pictures: int, item: int) -> tuple[int, int]:
-    """How many pictures a program takes, and how many terms of a sum it adds at once.
+def block_sizes(images: int, item: int) -> tuple[int, int]:
+    """How many images a program takes, and how many terms of a sum it adds at once.
 
     Args:
-        pictures: At least 1.
+        images: At least 1.
         item: Bytes of a number of the weight.
     """
-    return 16 if pictures <= 16 else 32, DEPTH_BYTES // item
+    return 16 if images <= 16 else 32, DEPTH_BYTES // item
 
 
 @triton.jit
@@ -112,12 +112,12 @@ def _multiply(
     stride_f, stride_i, stride_r,  # of the weight
     p_u,  # (N, I, R)
     stride_un, stride_ui, stride_ur,  # of u
-    pictures, features, kept, terms,
-    groups,  # of ROWS pictures
+    images, features, kept, terms,
+    groups,  # of ROWS images
     across,  # tiles of features
     p_out,  # (N, I, F)
     AS_THEY_ARE: tl.constexpr,  # weight and u are of one type; the interpreter cannot multiply bfloat16s
-    ROWS: tl.constexpr,  # pictures
+    ROWS: tl.constexpr,  # images
     DEPTH: tl.constexpr,  # terms added at once
     FEATURES: tl.constexpr,
 ):  # fmt: skip
@@ -133,11 +133,11 @@ def _multiply(
     for start in range(0, terms, DEPTH):
         left = terms - start
         w = tl.load(p_tile, (r < left)[:, None] & (f < features), other=0)
-        v = tl.load(p_rows, (r < left)[None, :] & (n < pictures), other=0)
+        v = tl.load(p_rows, (r < left)[None, :] & (n < images), other=0)
         if not AS_THEY_ARE:
             w, v = w.to(tl.float32), v.to(tl.float32)
         total = tl.dot(v, w, total, input_precision="tf32x3")
         p_tile += depth * stride_r
         p_rows += depth * stride_ur
     p_to = p_out + (n * kept + i) * features + f
-    tl.store(p_to, total.to(p_out.dtype.element_ty), (n < pictures) & (f < features))
+    tl.store(p_to, total.to(p_out.dtype.element_ty), (n < images) & (f < features))

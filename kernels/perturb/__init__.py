@@ -1,11 +1,11 @@
-"""Pictures put together from two: the first pixels of a ranking from one, the rest from the other."""
+"""Images put together from two: the first pixels of a ranking from one, the rest from the other."""
 
 from __future__ import annotations
 
 from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
-from camrt.kernels.checks import Floats, Ints, floats, indices, output, thread_count
+from camrt.kernels.checks import Floats, Ints, check_floats, check_indices, check_output, thread_count
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.perturb import reference
 
@@ -29,10 +29,10 @@ def perturb(
     """Write out[b] = sheets[first[b]] where ranks[ranking[b]] < count[b], and sheets[rest[b]] elsewhere.
 
     Deletion, insertion and remove-and-classify are all of this kind: they differ in which sheet is the
-    picture and which its replacement.
+    image and which its replacement.
 
     Args:
-        sheets: Pictures and what replaces their pixels, shape (S, C, H, W).
+        sheets: Images and what replaces their pixels, shape (S, C, H, W).
         ranks: The place of each pixel in a ranking, 0 first, shape (R, H·W), integers.
         ranking: Which ranking, shape (B,), integers.
         count: How many of its pixels are taken from `first`, 0 to H·W, shape (B,), integers.
@@ -44,14 +44,14 @@ def perturb(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or value.
     """
-    sheets = floats("sheets", sheets, "S C H W")
+    sheets = check_floats("sheets", sheets, "S C H W")
     pixels = sheets.shape[2] * sheets.shape[3]
-    ranks = indices("ranks", ranks, max(pixels, 1), (-1, pixels))
-    ranking = indices("ranking", ranking, len(ranks), (-1,))
-    count = indices("count", count, pixels + 1, ranking.shape)
-    first = indices("first", first, len(sheets), ranking.shape)
-    rest = indices("rest", rest, len(sheets), ranking.shape)
-    output("out", out, (len(ranking), *sheets.shape[1:]), sheets.dtype, sheets)
+    ranks = check_indices("ranks", ranks, max(pixels, 1), (-1, pixels))
+    ranking = check_indices("ranking", ranking, len(ranks), (-1,))
+    count = check_indices("count", count, pixels + 1, ranking.shape)
+    first = check_indices("first", first, len(sheets), ranking.shape)
+    rest = check_indices("rest", rest, len(sheets), ranking.shape)
+    check_output("out", out, (len(ranking), *sheets.shape[1:]), sheets.dtype, sheets)
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
         _native.perturb(sheets, ranks, ranking, count, first, rest, out, workers)

@@ -6,16 +6,16 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.tensors import floats, indices, layout_of, on_device, output
+from camrt.kernels.tensor_checks import check_floats, check_indices, check_output, memory_format_of, on_device
 
 __all__ = ["perturb", "ranks_of"]
 
 TILE = (32, 32)
 """Rows, and pixels of a row (or pixels times channels of a channels-last output), that a program writes."""
 STEPS = 8
-"""How many pictures one program writes its tile of, at most."""
+"""How many images one program writes its tile of, at most."""
 PROGRAMS = 2048
-"""Programs write fewer pictures each where there would be fewer programs than these."""
+"""Programs write fewer images each where there would be fewer programs than these."""
 
 
 def perturb(
@@ -34,7 +34,7 @@ def perturb(
     int32 ranks are half the bytes.
 
     Args:
-        sheets: Pictures and what replaces their pixels, shape (S, C, H, W), any strides.
+        sheets: Images and what replaces their pixels, shape (S, C, H, W), any strides.
         ranks: The place of each pixel in a ranking, 0 first, shape (R, H·W).
         ranking: Which ranking, shape (B,), in range.
         count: How many of its pixels are taken from `first`, shape (B,).
@@ -45,20 +45,20 @@ def perturb(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or device.
     """
-    floats("sheets", sheets, "S C H W")
+    check_floats("sheets", sheets, "S C H W")
     device = sheets.device
     channels, height, width = sheets.shape[1:]
-    ranks = indices("ranks", ranks, (-1, height * width), device)
-    ranking = indices("ranking", ranking, (-1,), device)
-    count = indices("count", count, tuple(ranking.shape), device)
-    first = indices("first", first, tuple(ranking.shape), device)
-    rest = indices("rest", rest, tuple(ranking.shape), device)
-    output("out", out, (len(ranking), channels, height, width), sheets)
+    ranks = check_indices("ranks", ranks, (-1, height * width), device)
+    ranking = check_indices("ranking", ranking, (-1,), device)
+    count = check_indices("count", count, tuple(ranking.shape), device)
+    first = check_indices("first", first, tuple(ranking.shape), device)
+    rest = check_indices("rest", rest, tuple(ranking.shape), device)
+    check_output("out", out, (len(ranking), channels, height, width), sheets)
     if out.numel() == 0:
         return
     if min(len(sheets), len(ranks)) < 1:
-        raise ValueError(f"{len(sheets)} sheets and {len(ranks)} rankings for {len(out)} pictures")
-    last = layout_of("out", out) == "NHWC"
+        raise ValueError(f"{len(sheets)} sheets and {len(ranks)} rankings for {len(out)} images")
+    last = memory_format_of("out", out) == "NHWC"
     alike = last and sheets.stride(1) == 1 and sheets.stride(3) == channels
     across = triton.cdiv(width * channels if last else width, TILE[1])
     tiles = triton.cdiv(height, TILE[0]) * across
@@ -86,7 +86,7 @@ def ranks_of(saliency: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: saliency has a wrong type or shape.
     """
-    floats("saliency", saliency, "R H W")
+    check_floats("saliency", saliency, "R H W")
     flat = saliency.reshape(len(saliency), saliency.shape[1] * saliency.shape[2])
     # Subtracted rather than negated: both zeros become the same one, for a sort that compares bits.
     order = torch.argsort(0 - flat, dim=1, stable=True)
@@ -105,8 +105,8 @@ def _mix(
     p_count,  # (B,)
     p_first,  # (B,)
     p_rest,  # (B,)
-    batch, steps,  # pictures, and how many of them a program writes its tile of
-    tiles, across,  # tiles of a picture, and of a row
+    batch, steps,  # images, and how many of them a program writes its tile of
+    tiles, across,  # tiles of an image, and of a row
     p_out,  # (B, C, H, W) contiguous, or channels-last
     CHANNELS: tl.constexpr,
     LAST: tl.constexpr,

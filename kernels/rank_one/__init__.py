@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
-from camrt.kernels.checks import Floats, floats, indices, output, thread_count
+from camrt.kernels.checks import Floats, check_floats, check_indices, check_output, thread_count
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.rank_one import reference
 
@@ -32,7 +32,7 @@ def rank_one(
         base: The layer's output for the whole input, shape (N, F, L).
         weight: The layer's weight, transposed, shape (K, F), of the same type.
         activations: The layer's input, shape (N, K, L), of the same type.
-        batch_index: Which picture, shape (B,), integers.
+        batch_index: Which image, shape (B,), integers.
         channel: Which channel to take away, shape (B,), integers.
         out: Written, shape (B, F, L), C-contiguous, of the same type.
         threads: Number of threads; all of the machine's when None.
@@ -40,9 +40,9 @@ def rank_one(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or value.
     """
-    base = floats("base", base, "N F L")
-    weight = floats("weight", weight, "K F", base.dtype)
-    activations = floats("activations", activations, "N K L", base.dtype)
+    base = check_floats("base", base, "N F L")
+    weight = check_floats("weight", weight, "K F", base.dtype)
+    activations = check_floats("activations", activations, "N K L", base.dtype)
     n, f, length = base.shape
     if weight.shape[1] != f:
         raise ValueError(f"weight must have shape (K, {f}) to match base, got {weight.shape}")
@@ -50,9 +50,9 @@ def rank_one(
         raise ValueError(
             f"activations must have shape {(n, weight.shape[0], length)}, got {activations.shape}"
         )
-    batch_index = indices("batch_index", batch_index, n, (-1,))
-    channel = indices("channel", channel, weight.shape[0], batch_index.shape)
-    output("out", out, (len(batch_index), f, length), base.dtype, base, weight, activations)
+    batch_index = check_indices("batch_index", batch_index, n, (-1,))
+    channel = check_indices("channel", channel, weight.shape[0], batch_index.shape)
+    check_output("out", out, (len(batch_index), f, length), base.dtype, base, weight, activations)
     workers = thread_count(threads)
     if IMPLEMENTATION == "native":
         _native.rank_one(base, weight, activations, batch_index, channel, out, workers)

@@ -36,15 +36,15 @@ void rank_one(const Array<T>& base, const Array<T>& weight, const Array<T>& acti
               const Indices& channel, Array<T>& out, Index threads) {
     require(base.ndim() == 3 && weight.ndim() == 2 && activations.ndim() == 3 && out.ndim() == 3,
             "wrong number of axes");
-    const Index pictures = base.shape(0), features = base.shape(1), length = base.shape(2);
+    const Index images = base.shape(0), features = base.shape(1), length = base.shape(2);
     const Index channels = weight.shape(0), batch = out.shape(0);
     require(weight.shape(1) == features, "weight and base differ in features");
-    require(activations.shape(0) == pictures && activations.shape(1) == channels &&
+    require(activations.shape(0) == images && activations.shape(1) == channels &&
                 activations.shape(2) == length,
             "activations do not match base and weight");
     require(out.shape(1) == features && out.shape(2) == length, "out and base differ in shape");
     require(image.size() == batch && channel.size() == batch, "image and channel must be as long as out");
-    require(within(image, pictures) && within(channel, channels), "index out of range");
+    require(within(image, images) && within(channel, channels), "index out of range");
     const T* whole = base.data();
     const T* weights = weight.data();
     const T* maps = activations.data();

@@ -6,8 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.ablate.gpu import locate, split, tiles_of
-from camrt.kernels.tensors import floats, indices, on_device, output
+from camrt.kernels.ablate.gpu import locate, maps_of_elements, tiles_of
+from camrt.kernels.tensor_checks import check_floats, check_indices, check_output, on_device
 
 __all__ = ["rank_one"]
 
@@ -29,7 +29,7 @@ def rank_one(
         base: The layer's output for the whole input, shape (N, F, L), any strides.
         weight: The layer's weight, transposed, shape (K, F), any strides.
         activations: The layer's input, shape (N, K, L), any strides.
-        batch_index: Which picture, shape (B,), in range.
+        batch_index: Which image, shape (B,), in range.
         channel: Which channel to take away, shape (B,), in range.
         out: Written, shape (B, F, L), contiguous, or with its last two axes the other way round in memory, as
             those of a channels-last tensor are.
@@ -37,10 +37,10 @@ def rank_one(
     Raises:
         ValueError: An argument has a wrong type, shape, layout or device.
     """
-    floats("base", base, "N F L")
+    check_floats("base", base, "N F L")
     device = base.device
-    floats("weight", weight, "K F", device)
-    floats("activations", activations, "N K L", device)
+    check_floats("weight", weight, "K F", device)
+    check_floats("activations", activations, "N K L", device)
     n, features, cells = base.shape
     if weight.shape[1] != features:
         raise ValueError(f"weight must have shape (K, {features}) to match base, got {tuple(weight.shape)}")
@@ -48,15 +48,15 @@ def rank_one(
         raise ValueError(
             f"activations must have shape {(n, weight.shape[0], cells)}, got {tuple(activations.shape)}"
         )
-    batch_index = indices("batch_index", batch_index, (-1,), device)
-    channel = indices("channel", channel, tuple(batch_index.shape), device)
+    batch_index = check_indices("batch_index", batch_index, (-1,), device)
+    channel = check_indices("channel", channel, tuple(batch_index.shape), device)
     shape = (len(batch_index), features, cells)
-    floats("out", out, "B F L", device)
+    check_floats("out", out, "B F L", device)
     last = tuple(out.shape) == shape and out.mT.is_contiguous() and (cells == 1 or not out.is_contiguous())
     if last:
-        output("out", out.mT, (len(batch_index), cells, features), base, weight, activations)
+        check_output("out", out.mT, (len(batch_index), cells, features), base, weight, activations)
     else:
-        output("out", out, shape, base, weight, activations)
+        check_output("out", out, shape, base, weight, activations)
     if out.numel() == 0:
         return
     tiles = tiles_of(features, cells, last=last, item=out.element_size())
@@ -83,7 +83,7 @@ def _rank_one(
     features, cells,
     group, units, size, across, count,  # see Tiles
     p_out,  # (B, F, L) contiguous, or features last
-    DENSE: tl.constexpr,  # each picture's base lies as a result does
+    DENSE: tl.constexpr,  # each image's base lies as a result does
     LAST: tl.constexpr,
     VECTOR: tl.constexpr,
     ROWS: tl.constexpr,
@@ -98,7 +98,7 @@ def _rank_one(
         factor = tl.load(p_column + feature * stride_wf, feature < features, other=0).to(tl.float32)
         value = tl.load(p_map + cell * stride_ml, cell < cells, other=0).to(tl.float32)
     else:
-        before, later, cell = split(first, step, cells)
+        before, later, cell = maps_of_elements(first, step, cells)
         before += row * group
         p_before = p_column + before.to(tl.int64) * stride_wf
         factor = tl.load(p_before, before < features, other=0).to(tl.float32)

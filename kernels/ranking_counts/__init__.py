@@ -54,7 +54,7 @@ def histogram(scores: Floats, marks: ArrayLike, edges: ArrayLike, threads: int |
     Raises:
         ValueError: An argument has a wrong type, shape or value.
     """
-    flat, own = checked(scores, marks)
+    flat, own = check_scores(scores, marks)
     borders = np.ascontiguousarray(edges, dtype=np.float64)
     if borders.ndim != 1 or len(borders) < 2 or not (np.diff(borders) > 0).all():
         raise ValueError("edges must rise, and be at least two")
@@ -62,9 +62,9 @@ def histogram(scores: Floats, marks: ArrayLike, edges: ArrayLike, threads: int |
     if IMPLEMENTATION == "native" and flat.dtype == np.float32:
         counts = np.zeros((2, len(borders) - 1), np.int64)
         finite, marked, low, high, ignored = _native.score_histogram(flat, own, borders, counts, workers)
-        refuse(finite, marked)
+        raise_if_invalid(finite, marked)
         return Histogram(counts, low, high, ignored)
-    refuse(bool(np.isfinite(flat).all()), bool(((own <= 1) | (own == IGNORED)).all()))
+    raise_if_invalid(bool(np.isfinite(flat).all()), bool(((own <= 1) | (own == IGNORED)).all()))
     low, high = float(flat.min(initial=0)), float(flat.max(initial=0))
     return Histogram(reference.histogram(flat, own, borders), low, high, int((own == IGNORED).sum()))
 
@@ -87,7 +87,7 @@ def average_precision(scores: Floats, marks: ArrayLike, threads: int | None = No
     Raises:
         ValueError: An argument has a wrong type, shape or value, or nothing is marked 1.
     """
-    flat, own = checked(scores, marks)
+    flat, own = check_scores(scores, marks)
     workers = thread_count(threads)
     native = IMPLEMENTATION == "native" and flat.dtype == np.float32
     if native:
@@ -95,7 +95,7 @@ def average_precision(scores: Floats, marks: ArrayLike, threads: int | None = No
     else:
         finite, marked = bool(np.isfinite(flat).all()), bool(((own <= 1) | (own == IGNORED)).all())
         positive = bool((own == 1).any())
-    refuse(finite, marked)
+    raise_if_invalid(finite, marked)
     if not positive:
         raise ValueError("marks must hold a 1: without positives there is no recall")
     if native:
@@ -103,7 +103,7 @@ def average_precision(scores: Floats, marks: ArrayLike, threads: int | None = No
     return reference.average_precision(flat, own)
 
 
-def checked(scores: Floats, marks: ArrayLike) -> tuple[Floats, NDArray[np.uint8]]:
+def check_scores(scores: Floats, marks: ArrayLike) -> tuple[Floats, NDArray[np.uint8]]:
     """Scores and marks as flat arrays.
 
     Raises:
@@ -115,11 +115,11 @@ def checked(scores: Floats, marks: ArrayLike) -> tuple[Floats, NDArray[np.uint8]
     if own.shape != scores.shape or own.dtype.kind not in "biu":
         raise ValueError(f"marks must be whole numbers of shape {scores.shape}, got {own.dtype} {own.shape}")
     if own.dtype.kind != "b" and own.dtype != np.uint8 and own.size and not 0 <= own.min() <= own.max() < 256:
-        refuse(True, False)
+        raise_if_invalid(True, False)
     return np.ascontiguousarray(scores).reshape(-1), np.ascontiguousarray(own, dtype=np.uint8).reshape(-1)
 
 
-def refuse(finite: bool, marked: bool) -> None:
+def raise_if_invalid(finite: bool, marked: bool) -> None:
     """Refuse scores that are not finite, and marks that mean nothing.
 
     Raises:

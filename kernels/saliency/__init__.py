@@ -1,4 +1,4 @@
-"""From a raw class-activation map to a saliency map of the picture's size, with values in [0, 1]."""
+"""From a raw class-activation map to a saliency map of the image's size, with values in [0, 1]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels import IMPLEMENTATION
-from camrt.kernels.checks import Floats, floats, map_size, thread_count
+from camrt.kernels.checks import Floats, check_floats, check_map_size, thread_count
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import reference
 
@@ -53,7 +53,7 @@ def saliency(
 
     Args:
         raw: Raw maps, shape (M, h, w).
-        size: The size (H, W) of the pictures.
+        size: The size (H, W) of the images.
         mode: Which of the two procedures.
         normalisation: "max" or "minmax", in mode "native".
         relu: False to leave negative values in place before normalisation.
@@ -66,11 +66,11 @@ def saliency(
     Raises:
         ValueError: An argument has a wrong type, shape or value.
     """
-    raw = floats("raw", raw, "M h w")
-    map_size("raw", *raw.shape[1:])
+    raw = check_floats("raw", raw, "M h w")
+    check_map_size("raw", *raw.shape[1:])
     if len(size) != 2:
         raise ValueError(f"size must be (H, W), got {size}")
-    map_size("size", *size)
+    check_map_size("size", *size)
     if mode not in ("native", "library"):
         raise ValueError(f"mode must be 'native' or 'library', got {mode!r}")
     if normalisation not in ("max", "minmax"):

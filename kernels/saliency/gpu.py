@@ -8,19 +8,19 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.checks import map_size
-from camrt.kernels.resampling_gpu import extremes, place, scales
+from camrt.kernels.checks import check_map_size
+from camrt.kernels.resampling_gpu import cell_steps, extreme_pixels, locate_cells
 from camrt.kernels.saliency import MapFlag
-from camrt.kernels.tensors import floats, on_device
+from camrt.kernels.tensor_checks import check_floats, on_device
 
 __all__ = [
     "cell_offsets",
-    "choices",
-    "corners",
-    "judged",
-    "rows_together",
+    "check_options",
+    "judge_maps",
+    "rows_per_group",
     "saliency",
-    "widened",
+    "sampling_arguments",
+    "widen_range",
     "write_rows",
 ]
 
@@ -55,7 +55,7 @@ def saliency(
 
     Args:
         raw: Raw maps, shape (M, h, w), float32, float16 or bfloat16, any strides.
-        size: The size (H, W) of the pictures.
+        size: The size (H, W) of the images.
         mode: Which of the two procedures.
         normalisation: "max" or "minmax", in mode "native".
         relu: False to leave negative values in place before normalisation.
@@ -67,11 +67,11 @@ def saliency(
     Raises:
         ValueError: An argument has a wrong type, shape or value.
     """
-    floats("raw", raw, "M h w")
+    check_floats("raw", raw, "M h w")
     device = raw.device
     count, h, w = raw.shape
-    map_size("raw", h, w)
-    height, width = size = choices(size, mode, normalisation)
+    check_map_size("raw", h, w)
+    height, width = size = check_options(size, mode, normalisation)
     maps = torch.empty((count, height, width), dtype=torch.float32, device=device)
     flags = torch.empty(count, dtype=torch.uint8, device=device)
     if count == 0:
@@ -81,11 +81,11 @@ def saliency(
     large = h * w > CELLS
     cells = min(triton.next_power_of_2(h * w), 4 * CELLS if large else CELLS)
     together = 1 if large else min(CELLS // cells, MAPS)
-    group = rows_together(h, height, align_corners)
+    group = rows_per_group(h, height, align_corners)
     across = triton.cdiv(width, TILE[1])
     tiles = triton.cdiv(height, TILE[0] * group) * across
     dense = raw.stride(1) == w * raw.stride(2)
-    places = corners((h, w), size, align_corners, device)
+    places = sampling_arguments((h, w), size, align_corners, device)
     chunk = max(1, CACHED // (16 * h * w * raw.element_size())) * 16
     with on_device(device):
         for begin in range(0, count, chunk):
@@ -103,11 +103,11 @@ def saliency(
     return maps, flags
 
 
-def choices(size: tuple[int, int], mode: str, normalisation: str) -> tuple[int, int]:
+def check_options(size: tuple[int, int], mode: str, normalisation: str) -> tuple[int, int]:
     """Check how maps are to be made, and how large.
 
     Args:
-        size: The size (H, W) of the pictures.
+        size: The size (H, W) of the images.
         mode: "native" or "library".
         normalisation: "max" or "minmax".
 
@@ -119,7 +119,7 @@ def choices(size: tuple[int, int], mode: str, normalisation: str) -> tuple[int, 
     """
     if len(size) != 2:
         raise ValueError(f"size must be (H, W), got {size}")
-    map_size("size", *size)
+    check_map_size("size", *size)
     if mode not in ("native", "library"):
         raise ValueError(f"mode must be 'native' or 'library', got {mode!r}")
     if normalisation not in ("max", "minmax"):
@@ -127,7 +127,7 @@ def choices(size: tuple[int, int], mode: str, normalisation: str) -> tuple[int, 
     return int(size[0]), int(size[1])
 
 
-def corners(
+def sampling_arguments(
     cells: tuple[int, int], size: tuple[int, int], align_corners: bool, device: torch.device
 ) -> tuple[Any, ...]:
     """The arguments of kernels that say where samples lie and have their extremes.
@@ -135,13 +135,13 @@ def corners(
     Returns:
         The rows of pixels among which the extremes are, and how many; the columns likewise; the two scales.
     """
-    rows, columns = (extremes(cells[axis], size[axis], align_corners, device) for axis in (0, 1))
-    return rows, len(rows), columns, len(columns), *scales(cells, size, align_corners)
+    rows, columns = (extreme_pixels(cells[axis], size[axis], align_corners, device) for axis in (0, 1))
+    return rows, len(rows), columns, len(columns), *cell_steps(cells, size, align_corners)
 
 
-def rows_together(h: int, height: int, align_corners: bool) -> int:
+def rows_per_group(h: int, height: int, align_corners: bool) -> int:
     """How many rows of pixels to write at once: 1, 2, 4 or 8, which span no more than one step of cells."""
-    step, _ = scales((h, 1), (height, 1), align_corners)
+    step, _ = cell_steps((h, 1), (height, 1), align_corners)
     return max(group for group in (1, 2, 4, 8) if group == 1 or (group - 1) * step <= 1)
 
 
@@ -154,7 +154,7 @@ def _judge(
     p_columns, columns,
     scale_h, scale_w,
     p_flags,  # (M,) uint8
-    p_ranges,  # (M, 4) float32: what `judged` returns besides the flag
+    p_ranges,  # (M, 4) float32: what `judge_maps` returns besides the flag
     LIBRARY: tl.constexpr,
     MINMAX: tl.constexpr,
     RELU: tl.constexpr,
@@ -174,8 +174,8 @@ def _judge(
         inside = there[:, None] & (cell < cells)
         offset = cell_offsets(cell, w, stride_h, stride_w, DENSE)
         value = tl.load(p_maps[:, None] + offset, inside, other=0).to(tl.float32)
-        low, high, broken = widened(low, high, broken, value, inside)
-    flag, base, scale, floor, factor = judged(
+        low, high, broken = widen_range(low, high, broken, value, inside)
+    flag, base, scale, floor, factor = judge_maps(
         p_maps, there, low, high, broken, h, w, stride_h, stride_w,
         p_rows, rows, p_columns, columns, scale_h, scale_w, LIBRARY, MINMAX, RELU, ALIGN, MAPS,
     )  # fmt: skip
@@ -227,7 +227,7 @@ def cell_offsets(cell, w, stride_h, stride_w, DENSE: tl.constexpr):
 
 
 @triton.jit
-def widened(low, high, broken, value, inside):
+def widen_range(low, high, broken, value, inside):
     """The least and the greatest so far, lane by lane, and whether there was a value that is not finite."""
     low = tl.where(inside, tl.minimum(low, value), low)
     high = tl.where(inside, tl.maximum(high, value), high)
@@ -236,13 +236,13 @@ def widened(low, high, broken, value, inside):
 
 
 @triton.jit
-def judged(
+def judge_maps(
     p_maps,  # (B,) where raw maps begin
     there,  # (B,) which of them there are
-    low, high, broken,  # (B, .) what `widened` found
+    low, high, broken,  # (B, .) what `widen_range` found
     h, w,
     stride_h, stride_w,
-    p_rows, rows, p_columns, columns, scale_h, scale_w,  # see `corners`
+    p_rows, rows, p_columns, columns, scale_h, scale_w,  # see `sampling_arguments`
     LIBRARY: tl.constexpr,
     MINMAX: tl.constexpr,
     RELU: tl.constexpr,
@@ -301,7 +301,7 @@ def write_rows(
     h, w,
     stride_h, stride_w,
     scale_h, scale_w,
-    base, scale, floor, factor,  # see `judged`
+    base, scale, floor, factor,  # see `judge_maps`
     height, width,
     p_to,  # a map (H, W), or several
     LIBRARY: tl.constexpr,
@@ -323,8 +323,8 @@ def write_rows(
         value = tl.minimum(tl.maximum(value * factor, 0.0), 1.0)
         tl.store(p_to, value, (y < height) & (x < width) & there)
     else:
-        top, middle, _ = place(y, h, scale_h, ALIGN)
-        left, right, t = place(x, w, scale_w, ALIGN)
+        top, middle, _ = locate_cells(y, h, scale_h, ALIGN)
+        left, right, t = locate_cells(x, w, scale_w, ALIGN)
         bottom = tl.minimum(middle + 1, h - 1)
         a = _between(p_map, top, left, right, t, seen, stride_h, stride_w, base, scale, shift, RELU)
         b = _between(p_map, middle, left, right, t, seen, stride_h, stride_w, base, scale, shift, RELU)
@@ -334,7 +334,7 @@ def write_rows(
             a -= floor
         a *= factor
         for row in tl.static_range(GROUP):
-            lower, _, s = place(y + row, h, scale_h, ALIGN)
+            lower, _, s = locate_cells(y + row, h, scale_h, ALIGN)
             s += lower.to(tl.float32) - top.to(tl.float32)
             value = a + tl.minimum(s, 1.0) * step + tl.minimum(tl.maximum(s - 1, 0.0), 1.0) * next_step
             value = tl.minimum(tl.maximum(value, 0.0), 1.0)
@@ -355,8 +355,8 @@ def _samples(
     ALIGN: tl.constexpr,
 ):  # fmt: skip
     """What `camrt.kernels.resampling_gpu.sample` returns, of cells as `_cells` has them."""
-    top, bottom, s = place(y, h, scale_h, ALIGN)
-    left, right, t = place(x, w, scale_w, ALIGN)
+    top, bottom, s = locate_cells(y, h, scale_h, ALIGN)
+    left, right, t = locate_cells(x, w, scale_w, ALIGN)
     a = _between(p_map, top, left, right, t, seen, stride_h, stride_w, base, scale, SHIFT, RELU)
     b = _between(p_map, bottom, left, right, t, seen, stride_h, stride_w, base, scale, SHIFT, RELU)
     return a + s * (b - a)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camrt.kernels import IMPLEMENTATION
-from camrt.kernels.checks import Ints, indices, thread_count
+from camrt.kernels.checks import Ints, check_indices, thread_count
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.threshold_boxes import reference
 from camrt.kernels.threshold_boxes.reference import LEVELS
@@ -16,8 +16,8 @@ if IMPLEMENTATION == "native":
 
 __all__ = ["LEVELS", "best_overlaps", "largest_boxes"]
 
-LONGEST_SIDE = (1 << 15) - 1
-FARTHEST = 1 << 24  # a box's coordinate, so that areas fit into 64 bits with room to spare
+MAX_SIDE = (1 << 15) - 1
+MAX_COORDINATE = 1 << 24  # a box's coordinate, so that areas fit into 64 bits with room to spare
 
 
 @ignore_float_errors
@@ -44,16 +44,16 @@ def best_overlaps(
     Raises:
         ValueError: An argument has a wrong type, shape or value.
     """
-    maps = checked(maps)
+    maps = check_maps(maps)
     given = np.asarray(boxes)
     if given.size == 0:
         given = np.zeros((0, 4), np.int64)
     if given.ndim != 2 or given.shape[1] != 4 or given.dtype.kind not in "iu":
         raise ValueError(f"boxes must be whole numbers of shape (B, 4), got {given.dtype} {given.shape}")
     rows = np.ascontiguousarray(given, dtype=np.int64)
-    if (rows[:, :2] > rows[:, 2:]).any() or (np.abs(rows) > FARTHEST).any():
+    if (rows[:, :2] > rows[:, 2:]).any() or (np.abs(rows) > MAX_COORDINATE).any():
         raise ValueError("boxes must be (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, near the map")
-    owners = indices("owner", owner, len(maps), (len(rows),))
+    owners = check_indices("owner", owner, len(maps), (len(rows),))
     workers = thread_count(threads)
     if IMPLEMENTATION != "native":
         return reference.best_overlaps(maps, rows, owners)
@@ -81,7 +81,7 @@ def largest_boxes(maps: NDArray[np.uint8], threads: int | None = None) -> Ints:
     Raises:
         ValueError: An argument has a wrong type or shape.
     """
-    maps = checked(maps)
+    maps = check_maps(maps)
     workers = thread_count(threads)
     if IMPLEMENTATION != "native":
         return reference.largest_boxes(maps)
@@ -90,7 +90,7 @@ def largest_boxes(maps: NDArray[np.uint8], threads: int | None = None) -> Ints:
     return largest
 
 
-def checked(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def check_maps(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Contiguous maps.
 
     Raises:
@@ -101,6 +101,6 @@ def checked(maps: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"maps must be uint8 of shape (N, H, W), got "
             f"{getattr(maps, 'dtype', type(maps).__name__)} {getattr(maps, 'shape', '')}"
         )
-    if max(maps.shape[1:]) > LONGEST_SIDE:
+    if max(maps.shape[1:]) > MAX_SIDE:
         raise ValueError(f"maps of {maps.shape[1]} x {maps.shape[2]} pixels are too large")
     return np.ascontiguousarray(maps)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from camrt.kernels.checks import Floats, floats, map_size
+from camrt.kernels.checks import Floats, check_floats, check_map_size
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import saliency
 from camrt.kernels.weighted_map import reference
@@ -34,8 +34,8 @@ def weighted_map(
 
     Args:
         activations: A, shape (N, K, h, w).
-        weights: Shape (N, T, K), of the same type: T targets of each picture.
-        size: The size (H, W) of the pictures.
+        weights: Shape (N, T, K), of the same type: T targets of each image.
+        size: The size (H, W) of the images.
         mode: See `camrt.kernels.saliency.saliency`.
         normalisation: See there.
         relu: See there.
@@ -49,10 +49,10 @@ def weighted_map(
     Raises:
         ValueError: An argument has a wrong type, shape or value.
     """
-    activations = floats("activations", activations, "N K h w")
+    activations = check_floats("activations", activations, "N K h w")
     n, k, h, w = activations.shape
-    map_size("activations", h, w)
-    weights = floats("weights", weights, "N T K", activations.dtype)
+    check_map_size("activations", h, w)
+    weights = check_floats("weights", weights, "N T K", activations.dtype)
     if weights.shape[0] != n or weights.shape[2] != k:
         raise ValueError(f"weights must have shape ({n}, T, {k}) like activations, got {weights.shape}")
     raw = reference.weighted_sum(activations, weights)

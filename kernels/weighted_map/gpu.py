@@ -8,17 +8,17 @@ import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.checks import map_size
+from camrt.kernels.checks import check_map_size
 from camrt.kernels.saliency.gpu import (
     cell_offsets,
-    choices,
-    corners,
-    judged,
-    rows_together,
-    widened,
+    check_options,
+    judge_maps,
+    rows_per_group,
+    sampling_arguments,
+    widen_range,
     write_rows,
 )
-from camrt.kernels.tensors import floats, on_device
+from camrt.kernels.tensor_checks import check_floats, on_device
 
 __all__ = ["weighted_map"]
 
@@ -53,8 +53,8 @@ def weighted_map(
 
     Args:
         activations: A, shape (N, K, h, w).
-        weights: Shape (N, T, K): T targets of each picture.
-        size: The size (H, W) of the pictures.
+        weights: Shape (N, T, K): T targets of each image.
+        size: The size (H, W) of the images.
         mode: See `camrt.kernels.saliency.saliency`.
         normalisation: See there.
         relu: See there.
@@ -67,17 +67,17 @@ def weighted_map(
     Raises:
         ValueError: An argument has a wrong type, shape, device or value.
     """
-    floats("activations", activations, "N K h w")
+    check_floats("activations", activations, "N K h w")
     device = activations.device
     n, channels, h, w = activations.shape
-    map_size("activations", h, w)
-    floats("weights", weights, "N T K", device)
+    check_map_size("activations", h, w)
+    check_floats("weights", weights, "N T K", device)
     if weights.shape[0] != n or weights.shape[2] != channels:
         raise ValueError(
             f"weights must have shape ({n}, T, {channels}) like activations, got {tuple(weights.shape)}"
         )
     targets = weights.shape[1]
-    height, width = size = choices(size, mode, normalisation)
+    height, width = size = check_options(size, mode, normalisation)
     maps = torch.empty((n, targets, height, width), dtype=torch.float32, device=device)
     raw = torch.empty((n, targets, h, w), dtype=torch.float32, device=device)
     flags = torch.empty((n, targets), dtype=torch.uint8, device=device)
@@ -88,9 +88,9 @@ def weighted_map(
     with on_device(device):
         _weighted_map[(n * blocks,)](
             activations, *activations.stride(), channels, h, w, h * w, weights, *weights.stride(), targets,
-            blocks, raw, flags, *corners((h, w), size, align_corners, device), height, width, maps,
+            blocks, raw, flags, *sampling_arguments((h, w), size, align_corners, device), height, width, maps,
             LIBRARY=mode == "library", MINMAX=normalisation == "minmax", RELU=bool(relu), ALIGN=align_corners,
-            **block, GROUP=rows_together(h, height, align_corners),
+            **block, GROUP=rows_per_group(h, height, align_corners),
             ROWS=TILE[0] // block["TARGETS"], COLUMNS=TILE[1], num_warps=WARPS,
         )  # fmt: skip
     return maps, flags, raw
@@ -157,7 +157,7 @@ def _weighted_map(
     n = (tl.program_id(0) // blocks).to(tl.int64)
     t = (tl.program_id(0) % blocks).to(tl.int64) * TARGETS + tl.arange(0, TARGETS)
     there = t < targets
-    p_picture = p_activations + n * stride_n
+    p_image = p_activations + n * stride_n
     p_target = p_weights + n * stride_wn + tl.minimum(t, targets - 1) * stride_wt
     p_map = p_raw + (n * targets + t) * cells
     p_to = p_maps + (n * targets + t) * height * width
@@ -166,18 +166,18 @@ def _weighted_map(
     broken = tl.zeros((TARGETS, CELLS), tl.int32)
     if FLAT:
         sums = _flat_sums(
-            p_picture, p_target, p_to, there, channels, cells, stride_wk, TARGETS, CELLS, CHANNELS, STEPS, RUN
+            p_image, p_target, p_to, there, channels, cells, stride_wk, TARGETS, CELLS, CHANNELS, STEPS, RUN
         )
         low, high, broken = _kept(p_map, there, 0, cells, sums, low, high, broken, CELLS)
     else:
         for start in range(0, cells, CELLS):
             sums = _sums(
-                p_picture, p_target, start, channels, w, cells, stride_k, stride_h, stride_w, stride_wk,
+                p_image, p_target, start, channels, w, cells, stride_k, stride_h, stride_w, stride_wk,
                 DENSE, TARGETS, CELLS, CHANNELS, STEPS,
             )  # fmt: skip
             low, high, broken = _kept(p_map, there, start, cells, sums, low, high, broken, CELLS)
     tl.debug_barrier()  # what other threads have stored is sampled now
-    flag, base, scale, floor, factor = judged(
+    flag, base, scale, floor, factor = judge_maps(
         p_map, there, low, high, broken, h, w, w, 1,
         p_rows, rows, p_columns, columns, scale_h, scale_w, LIBRARY, MINMAX, RELU, ALIGN, TARGETS,
     )  # fmt: skip
@@ -201,12 +201,12 @@ def _kept(p_map, there, start, cells, sums, low, high, broken, CELLS: tl.constex
     cell = start + tl.arange(0, CELLS)[None, :]
     inside = there[:, None] & (cell < cells)
     tl.store(p_map[:, None] + cell, sums, inside)
-    return widened(low, high, broken, sums, inside)
+    return widen_range(low, high, broken, sums, inside)
 
 
 @triton.jit
 def _flat_sums(
-    p_picture,  # (K, h, w), contiguous
+    p_image,  # (K, h, w), contiguous
     p_target,  # (TARGETS,) where the weights of targets begin
     p_scratch,  # (TARGETS,) where CHANNELS × cells numbers of each may be put
     there,  # (TARGETS,)
@@ -234,7 +234,7 @@ def _flat_sums(
         for step in tl.static_range(STEPS):
             k = begin + step * CHANNELS
             inside = (row < cells) & (place < (channels - k) * cells)
-            value = tl.load(p_picture + k * cells + place, inside, other=0).to(tl.float32)
+            value = tl.load(p_image + k * cells + place, inside, other=0).to(tl.float32)
             p_channel = p_target + (k + channel).to(tl.int64) * stride_wk
             weight = tl.load(p_channel, k + channel < channels, other=0).to(tl.float32)
             next_weight = tl.load(p_channel + stride_wk, k + channel + 1 < channels, other=0).to(tl.float32)
@@ -248,7 +248,7 @@ def _flat_sums(
 
 @triton.jit
 def _sums(
-    p_picture,  # (K, h, w)
+    p_image,  # (K, h, w)
     p_target,  # (TARGETS,) where the weights of targets begin
     start,  # the first cell
     channels, w, cells,
@@ -265,7 +265,7 @@ def _sums(
     lane = tl.arange(0, CHANNELS)[None, None, :]
     far = lane.to(tl.int64)
     p_target = p_target[:, None, None]
-    p_cell = p_picture + cell_offsets(cell, w, stride_h, stride_w, DENSE)
+    p_cell = p_image + cell_offsets(cell, w, stride_h, stride_w, DENSE)
     total = tl.zeros((TARGETS, CELLS, CHANNELS), tl.float32)
     for begin in range(0, channels, CHANNELS * STEPS):
         for step in tl.static_range(STEPS):

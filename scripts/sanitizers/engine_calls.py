@@ -3,7 +3,7 @@
     CAMRT_WATCHED=FOLDER python scripts/sanitizers/engine_calls.py --calls 40
 
 Calls are put to one engine of the embedded classifier, to another of it, and to small classifiers, by mixed
-methods. While they run, one thread decodes pictures and another one loads a classifier and asks it. What each
+methods. While they run, one thread decodes images and another one loads a classifier and asks it. What each
 of them is answered may not differ by a bit from what the same call answers alone. The sanitizer that watches
 says what it has seen, and makes the process end with its exit code.
 """
@@ -20,32 +20,32 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from watched_kernels import NATIVE
+from sanitized_kernels import NATIVE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from workload import Answer, answer, drawn, pictures, zoo_models
+from workload import Answer, draw_call, make_images, run_call, write_zoo_models
 
 import camrt
 from camrt import kernels
-from camrt.engine.pictures import read_picture
+from camrt.engine.images.read import read_image
 
 CALLERS = 4
 SMALL = ("average-pool-of-the-whole-map", "convolution-relu-flatten-gemm", "relu-before-flatten")
 
 
 class Workload:
-    """Engines, pictures and calls, and what each call answers alone.
+    """Engines, images and calls, and what each call answers alone.
 
     Args:
-        folder: For models and pictures.
+        folder: For models and images.
         count: Of the calls.
         seed: What everything is drawn from.
     """
 
     def __init__(self, folder: Path, count: int, seed: int) -> None:
-        self.shown = pictures(folder)
-        self.decoded = [read_picture(picture).tobytes() for picture in self.shown]
-        models = {path.stem.split("-", 1)[1]: path for path in zoo_models(folder, seed)}
+        self.shown = make_images(folder)
+        self.decoded = [read_image(image).tobytes() for image in self.shown]
+        models = {path.stem.split("-", 1)[1]: path for path in write_zoo_models(folder, seed)}
         self.passing = models[SMALL[0]]
         engines = [
             camrt.load("default", threads=3),
@@ -54,11 +54,11 @@ class Workload:
         ]
         # Every second call is put to the first engine; classifiers of the zoo are quick.
         self.calls = [
-            (engine, drawn(engine, [seed, number], self.shown))
+            (engine, draw_call(engine, [seed, number], self.shown))
             for number in range(count)
             for engine in [engines[0] if number % 2 else engines[number // 2 % len(engines)]]
         ]
-        self.alone = [answer(engine, call) for engine, call in self.calls]
+        self.alone = [run_call(engine, call) for engine, call in self.calls]
         self.loaded = self.load_and_ask()
 
     def explain(self, numbers: Sequence[int]) -> int:
@@ -69,14 +69,14 @@ class Workload:
         """
         for number in numbers:
             engine, call = self.calls[number]
-            if answer(engine, call) != self.alone[number]:
+            if run_call(engine, call) != self.alone[number]:
                 raise SystemExit(f"{call.method} of {engine.path} answers otherwise than alone")
         return len(numbers)
 
     def load_and_ask(self) -> Answer:
         """What a classifier that has just been loaded answers."""
         engine = camrt.load(self.passing)
-        return answer(engine, drawn(engine, [0], self.shown))
+        return run_call(engine, draw_call(engine, [0], self.shown))
 
     def load(self) -> int:
         """Loads a classifier once."""
@@ -85,10 +85,10 @@ class Workload:
         return 1
 
     def decode(self) -> int:
-        """Decodes every picture once."""
-        for picture, alone in zip(self.shown, self.decoded, strict=True):
-            if read_picture(picture).tobytes() != alone:
-                raise SystemExit(f"a {type(picture).__name__} is decoded otherwise than alone")
+        """Decodes every image once."""
+        for image, alone in zip(self.shown, self.decoded, strict=True):
+            if read_image(image).tobytes() != alone:
+                raise SystemExit(f"a {type(image).__name__} is decoded otherwise than alone")
         return len(self.shown)
 
     def run_together(self) -> dict[str, int]:
@@ -104,7 +104,7 @@ class Workload:
         total = len(self.calls)
         with ThreadPoolExecutor(CALLERS + 2) as pool:
             others = {name: pool.submit(beside, work) for name, work in
-                      (("decoded pictures", self.decode), ("loaded engines", self.load))}  # fmt: skip
+                      (("decoded images", self.decode), ("loaded engines", self.load))}  # fmt: skip
             try:
                 # Each makes all the calls, and each begins elsewhere.
                 starts = [place * total // CALLERS for place in range(CALLERS)]

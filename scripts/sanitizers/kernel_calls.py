@@ -17,7 +17,7 @@ from threading import Barrier
 from typing import Any, TypeAlias
 
 import numpy as np
-from watched_kernels import NATIVE
+from sanitized_kernels import NATIVE
 
 from camrt import kernels
 from camrt.kernels.ablate import ablate_boxes, ablate_channels
@@ -37,7 +37,7 @@ CALLERS = 4
 Call: TypeAlias = Callable[[], Any]
 
 
-class Draw:
+class RandomInputs:
     """Sizes and numbers of one round.
 
     Args:
@@ -84,8 +84,8 @@ class Draw:
         return np.stack([r0, c0, r1 + 1, c1 + 1], axis=1)
 
 
-def written(
-    draw: Draw, kernel: Callable[..., Any], shape: tuple[int, ...], *given: Any, **options: Any
+def output_call(
+    draw: RandomInputs, kernel: Callable[..., Any], shape: tuple[int, ...], *given: Any, **options: Any
 ) -> Call:
     """A call of a kernel that writes its result into an argument."""
 
@@ -96,7 +96,7 @@ def written(
     return call
 
 
-def calls_of(draw: Draw) -> dict[str, list[Call]]:
+def calls_of(draw: RandomInputs) -> dict[str, list[Call]]:
     """The calls of one round, by the native kernel that they reach."""
     n, k, h, w = draw.size(3), draw.size(40, 64), draw.size(9, 14), draw.size(9, 14)
     batch, classes, targets = draw.size(12, 40, 0), draw.size(130, 1000), draw.size(70, 3, 0)
@@ -132,9 +132,9 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
     size = (height, width)
 
     return {
-        "ablate_channels": [written(draw, ablate_channels, (batch, k, h, w), maps, batch_index, channel)],
+        "ablate_channels": [output_call(draw, ablate_channels, (batch, k, h, w), maps, batch_index, channel)],
         "ablate_boxes": [
-            written(draw, ablate_boxes, (batch, k, h, w), maps, batch_index, few, keep=keep)
+            output_call(draw, ablate_boxes, (batch, k, h, w), maps, batch_index, few, keep=keep)
             for keep in (False, True)
         ],
         "blur": [lambda: blur(shown, taps, "mirror" if mirror else "zero", threads)],
@@ -147,9 +147,9 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
         ],
         "box_sums": [lambda: box_sums(contributions, boxes, threads=threads)],
         "masked_batch": [
-            written(draw, masked_batch, (batch, *shown.shape[1:]), maps, shown, batch_index, channel)
+            output_call(draw, masked_batch, (batch, *shown.shape[1:]), maps, shown, batch_index, channel)
             if order is None
-            else written(
+            else output_call(
                 draw,
                 masked_batch,
                 (batch, *shown.shape[1:]),
@@ -168,10 +168,12 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
             lambda: partial_products(weight, flat, by="channel", threads=threads),
         ],
         "perturb": [
-            written(draw, perturb, (batch, *shown.shape[1:]), shown, ranks, batch_index, counts, first, rest)
+            output_call(
+                draw, perturb, (batch, *shown.shape[1:]), shown, ranks, batch_index, counts, first, rest
+            )
         ],
         "rank_one": [
-            written(draw, rank_one, (batch, features, cells), base, columns, flat, batch_index, channel)
+            output_call(draw, rank_one, (batch, features, cells), base, columns, flat, batch_index, channel)
         ],
         "score_histogram": [lambda: histogram(scores, marks, edges, threads).counts],
         "average_precision": [lambda: average_precision(scores, marks, threads)],
@@ -187,12 +189,12 @@ def calls_of(draw: Draw) -> dict[str, list[Call]]:
     }
 
 
-def bits(value: Any) -> bytes:
+def to_bytes(value: Any) -> bytes:
     """Everything that an answer holds."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{value.shape}".encode() + value.tobytes()
     if isinstance(value, tuple):
-        return b"".join(map(bits, value))
+        return b"".join(map(to_bytes, value))
     return repr(value).encode()
 
 
@@ -202,17 +204,17 @@ def check_round(number: int, calls: list[tuple[str, Call]]) -> None:
     Raises:
         SystemExit: Answers differ.
     """
-    alone = [bits(call()) for _, call in calls]
+    alone = [to_bytes(call()) for _, call in calls]
     together = Barrier(CALLERS)
 
     def caller(place: int) -> str | None:
         for index, (name, call) in enumerate(calls):
             together.wait()
-            if bits(call()) != alone[index]:
+            if to_bytes(call()) != alone[index]:
                 return name
         turned = place * len(calls) // CALLERS
         for index in [*range(turned, len(calls)), *range(turned)]:
-            if bits(calls[index][1]()) != alone[index]:
+            if to_bytes(calls[index][1]()) != alone[index]:
                 return calls[index][0]
         return None
 
@@ -236,7 +238,7 @@ def main() -> None:
     assert sys.modules["camrt.kernels._native"] is NATIVE
     made = 0
     for number in range(chosen.rounds):
-        by_name = calls_of(Draw(chosen.seed, number))
+        by_name = calls_of(RandomInputs(chosen.seed, number))
         there = {name for name in dir(NATIVE) if not name.startswith("_")}
         if there != set(by_name):
             raise SystemExit(f"not called here, or not there: {', '.join(sorted(there ^ set(by_name)))}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from watched import extension
+from sanitized_extension import load_extension
 
 ARGUMENTS = {
     "thread": {"faulty": (10_000, True), "sound": (10_000, False)},
@@ -17,5 +17,5 @@ ARGUMENTS = {
 
 if __name__ == "__main__":
     kind, way = sys.argv[1:]
-    found = getattr(extension("_planted", "_planted"), kind)(*ARGUMENTS[kind][way])
+    found = getattr(load_extension("_planted", "_planted"), kind)(*ARGUMENTS[kind][way])
     print(f"{kind}, {way}: {found}")

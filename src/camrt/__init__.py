@@ -17,11 +17,12 @@ import lazy_loader
 from camrt import errors
 
 if TYPE_CHECKING:
+    from camrt.engine.engine import Engine
     from camrt.engine.explanation import Explanation
-    from camrt.engine.loading import load
+    from camrt.engine.images.preprocess import Preprocessing
+    from camrt.engine.load import load
     from camrt.engine.methods import methods
-    from camrt.engine.preprocessing import Preprocessing
-    from camrt.engine.session import Engine
+    from camrt.engine.torch_models.to_onnx import to_onnx
 
 # From 1.29 on ONNX Runtime tells Microsoft which models it is given, unless this is set when it is first
 # imported; and a child that was forked waits for ever, when it ends, for the thread that does.
@@ -29,16 +30,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
-__all__ = ["Engine", "Explanation", "Preprocessing", "__version__", "errors", "load", "methods"]
+__all__ = ["Engine", "Explanation", "Preprocessing", "__version__", "errors", "load", "methods", "to_onnx"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     {"default", "engine", "errors", "evaluation", "export", "kernels", "training"},
     {
         "engine.explanation": ["Explanation"],
-        "engine.loading": ["load"],
+        "engine.load": ["load"],
         "engine.methods": ["methods"],
-        "engine.preprocessing": ["Preprocessing"],
-        "engine.session": ["Engine"],
+        "engine.images.preprocess": ["Preprocessing"],
+        "engine.engine": ["Engine"],
+        "engine.torch_models.to_onnx": ["to_onnx"],
     },
 )

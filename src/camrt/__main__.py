@@ -1,6 +1,6 @@
 """`python -m camrt` is the command line."""
 
-from camrt.cli import app
+from camrt.cli.main import app
 
 if __name__ == "__main__":
     app(prog_name="camrt")

@@ -17,14 +17,14 @@ __all__ = [
     "DeadlineError",
     "DegenerateMapWarning",
     "DivergenceError",
+    "ImageError",
     "InputError",
     "InputRangeWarning",
     "MemoryLimitError",
     "MethodError",
     "ModelFileError",
-    "NoSuchPictureError",
+    "NoSuchImageError",
     "PickleError",
-    "PictureError",
     "ReferenceKernelWarning",
     "SmallerBatchWarning",
     "StorageError",
@@ -67,8 +67,8 @@ class InputError(CamrtError, ValueError):
     """A batch of the wrong shape, size or type, or with values that are not finite."""
 
 
-class NoSuchPictureError(InputError, IndexError):
-    """A picture, or a target of a picture, that an explanation does not have."""
+class NoSuchImageError(InputError, IndexError):
+    """An image, or a target of an image, that an explanation does not have."""
 
 
 class TargetError(CamrtError, ValueError):
@@ -79,12 +79,12 @@ class PickleError(CamrtError, TypeError):
     """An engine that cannot be pickled, or copied with all that it holds."""
 
 
-class PictureError(CamrtError, ValueError):
-    """A picture file that is missing or cannot be decoded."""
+class ImageError(CamrtError, ValueError):
+    """An image file that is missing or cannot be decoded."""
 
 
 class DataError(CamrtError, ValueError):
-    """A folder or list of labelled pictures that cannot be trained on or measured with."""
+    """A folder or list of labelled images that cannot be trained on or measured with."""
 
 
 class TrainingError(CamrtError, RuntimeError):
@@ -127,7 +127,7 @@ class DegenerateMapWarning(CamrtWarning):
 
 
 class InputRangeWarning(CamrtWarning):
-    """Numbers far outside the range that the model is made for, or a picture whose range was guessed."""
+    """Numbers far outside the range that the model is made for, or an image whose range was guessed."""
 
 
 class SmallerBatchWarning(CamrtWarning):

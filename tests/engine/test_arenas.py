@@ -1,4 +1,4 @@
-"""Runs on the CPU take no more memory than they may (`camrt.engine.backends.arenas`)."""
+"""Runs on the CPU take no more memory than they may (`camrt.engine.runtime.arenas`)."""
 
 import threading
 import time
@@ -6,15 +6,15 @@ import warnings
 
 import numpy as np
 import pytest
-from hostile import model_of, tensor
 from onnx import TensorProto, helper, numpy_helper
 
 import camrt
-from camrt.engine.backends import onnx_runtime
-from camrt.engine.backends.arenas import arena_registered
+from camrt.engine.runtime import make_onnx_runtime
+from camrt.engine.runtime.arenas import register_arena
 from camrt.errors import DeadlineError, MemoryLimitError, SmallerBatchWarning
-from camrt.export.budget import Budget, limited
+from camrt.export.budget import Budget, within_budget
 from camrt.kernels.memory import resident_memory
+from helpers.hostile_models import make_tensor, model_of
 
 MIB = 1 << 20
 FLOATS = TensorProto.FLOAT
@@ -25,7 +25,7 @@ def constant(name, value):
 
 
 def total(*nodes, initializers=()):
-    """A graph whose answer is its picture plus the sum of the tensor "large"."""
+    """A graph whose answer is its image plus the sum of the tensor "large"."""
     return model_of(
         [
             *nodes,
@@ -45,7 +45,7 @@ NUMBER = [
 
 
 def filled():
-    """As many ones as the picture's largest number."""
+    """As many ones as the image's largest number."""
     return total(
         *NUMBER,
         helper.make_node("Reshape", ["number", "one"], ["shape"]),
@@ -57,7 +57,7 @@ def filled():
 
 
 def looped(body, outputs, state=()):
-    """A Loop that runs as often as the picture's largest number says."""
+    """A Loop that runs as often as the image's largest number says."""
     graph = helper.make_graph(
         [helper.make_node("Identity", ["going"], ["go_on"]), body],
         "body",
@@ -94,8 +94,8 @@ def gathered():
     [(filled, 1000, 1e11), (filled, 1000, 1e8), (doubled, 3, 40), (gathered, 3, 1e6)],
 )
 def test_what_only_numbers_make_large_is_stopped_before_it_is_allocated(model, few, many):
-    with limited(Budget(128 * MIB, seconds=60, call="explaining")):
-        runner = onnx_runtime(threads=1).runner(model(), label="model")
+    with within_budget(Budget(128 * MIB, seconds=60, call="explaining")):
+        runner = make_onnx_runtime(threads=1).make_runner(model(), label="model")
         before = resident_memory()
         for _ in range(2):
             with pytest.raises(
@@ -107,16 +107,16 @@ def test_what_only_numbers_make_large_is_stopped_before_it_is_allocated(model, f
 
 
 def test_memory_that_a_large_run_took_is_given_back():
-    with limited(Budget(256 * MIB)):
-        runner = onnx_runtime(threads=1).runner(filled(), label="model")
+    with within_budget(Budget(256 * MIB)):
+        runner = make_onnx_runtime(threads=1).make_runner(filled(), label="model")
         before = resident_memory()
         runner(np.float32([[5e7]]))
         assert resident_memory() - before < 40 * MIB
 
 
 def test_every_size_is_run_however_many_came_before():
-    with limited(Budget(64 * MIB)):
-        runner = onnx_runtime(threads=1).runner(filled(), label="model")
+    with within_budget(Budget(64 * MIB)):
+        runner = make_onnx_runtime(threads=1).make_runner(filled(), label="model")
         for numbers in range(1, 13):
             runner(np.float32([[numbers * 1e6]]))
 
@@ -133,9 +133,9 @@ def test_constants_are_not_made_beforehand_in_any_amount():
     ]
     numbers = [constant(f"number{i}", np.float32([i])) for i in range(count)]
     model = total(*nodes, initializers=[constant("shape", [5_000_000]), *numbers])
-    with limited(Budget(100 * MIB)):
+    with within_budget(Budget(100 * MIB)):
         before = resident_memory()
-        onnx_runtime(threads=1).runner(model, label="model")
+        make_onnx_runtime(threads=1).make_runner(model, label="model")
         assert resident_memory() - before < 100 * MIB
 
 
@@ -150,28 +150,28 @@ def test_a_batch_that_does_not_fit_is_run_in_smaller_ones_and_answered_alike():
     ]
     model = model_of(
         nodes,
-        [tensor("weight", channels, 3, 3, 3), tensor("head", channels, 4)],
+        [make_tensor("weight", channels, 3, 3, 3), make_tensor("head", channels, 4)],
         inputs=[("image", ("N", 3, 64, 64))],
     )
     batch = np.random.default_rng(0).standard_normal((32, 3, 64, 64), np.float32)
-    expected = onnx_runtime(threads=1).runner(model, label="model")(batch)[0]
-    with limited(Budget(16 * MIB)):
-        runner = onnx_runtime(threads=1).runner(model, label="model")
+    expected = make_onnx_runtime(threads=1).make_runner(model, label="model")(batch)[0]
+    with within_budget(Budget(16 * MIB)):
+        runner = make_onnx_runtime(threads=1).make_runner(model, label="model")
         with pytest.warns(SmallerBatchWarning, match=r"max_memory= does not allow 32 rows of the model: 16 "):
             found = runner(batch)[0]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what fits is known now
             runner(batch)
-    with limited(Budget(MIB // 2)), pytest.warns(SmallerBatchWarning), pytest.raises(MemoryLimitError):
-        onnx_runtime(threads=1).runner(model, label="model")(batch)
+    with within_budget(Budget(MIB // 2)), pytest.warns(SmallerBatchWarning), pytest.raises(MemoryLimitError):
+        make_onnx_runtime(threads=1).make_runner(model, label="model")(batch)
 
 
 def test_sessions_of_two_bounds_are_not_made_at_the_same_time():
     within, leave = threading.Event(), threading.Event()
 
     def make():
-        with arena_registered(MIB):
+        with register_arena(MIB):
             within.set()
             leave.wait(30)
 
@@ -179,15 +179,15 @@ def test_sessions_of_two_bounds_are_not_made_at_the_same_time():
     other.start()
     try:
         assert within.wait(30)
-        with arena_registered(MIB) as shared:
+        with register_arena(MIB) as shared:
             assert shared.limit == MIB
-        with limited(Budget(seconds=0.3)), pytest.raises(DeadlineError), arena_registered(2 * MIB):
+        with within_budget(Budget(seconds=0.3)), pytest.raises(DeadlineError), register_arena(2 * MIB):
             pass
     finally:
         leave.set()
         other.join()
     began = time.monotonic()
-    with arena_registered(2 * MIB) as own:
+    with register_arena(2 * MIB) as own:
         assert own.limit == 2 * MIB
     assert time.monotonic() - began < 10
 

@@ -1,4 +1,4 @@
-"""What a call may take: bytes and seconds (`camrt.export.budget`, `camrt.engine.bounded`)."""
+"""What a call may take: bytes and seconds (`camrt.export.budget`, `camrt.engine.call_limits`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import camrt
 from camrt.errors import DeadlineError, InputError, MemoryLimitError
-from camrt.export.budget import Budget, check_deadline, limited, reserve, reserve_array, seconds_left
+from camrt.export.budget import Budget, check_deadline, reserve, reserve_array, seconds_left, within_budget
 
 
 def test_without_a_budget_time_is_not_bounded_and_memory_is():
@@ -23,14 +23,17 @@ def test_without_a_budget_time_is_not_bounded_and_memory_is():
 
 
 def test_more_than_the_budget_is_refused_with_the_option_that_allows_it():
-    with limited(Budget(max_memory=1000, call="loading")):
+    with within_budget(Budget(max_memory=1000, call="loading")):
         reserve_array((2, 100), "noise")
         with pytest.raises(MemoryLimitError, match=r"loading needs 1\.2 KiB .* for noise .*max_memory=1000"):
             reserve_array((3, 100), "noise")
 
 
 def test_of_two_budgets_the_tighter_one_holds_for_each_thing():
-    with limited(Budget(max_memory=100, seconds=1000)), limited(Budget(max_memory=1000, seconds=10)):
+    with (
+        within_budget(Budget(max_memory=100, seconds=1000)),
+        within_budget(Budget(max_memory=1000, seconds=10)),
+    ):
         assert 9 < seconds_left() <= 10
         with pytest.raises(MemoryLimitError):
             reserve(500, "it")
@@ -38,7 +41,7 @@ def test_of_two_budgets_the_tighter_one_holds_for_each_thing():
 
 
 def test_a_deadline_that_has_passed_says_whose_it_was():
-    with limited(Budget(seconds=0.01, call="explaining", option="call_deadline")):
+    with within_budget(Budget(seconds=0.01, call="explaining", option="call_deadline")):
         time.sleep(0.02)
         with pytest.raises(
             DeadlineError, match=r"explaining was stopped after its deadline of 0\.01 s; call_"
@@ -75,7 +78,7 @@ def test_an_engines_calls_take_what_it_says():
             call(batch)
 
 
-def test_a_late_call_says_how_many_pictures_were_done():
+def test_a_late_call_says_how_many_images_were_done():
     engine = camrt.load("default", threads=1, batch_size=1)
     batch = np.zeros((3, 3, engine.interface.height, engine.interface.width), np.float32)
     asked = []
@@ -88,7 +91,7 @@ def test_a_late_call_says_how_many_pictures_were_done():
 
     engine.explain(batch, targets=0)  # what is made ready once
     engine.call_deadline = 0.5
-    with pytest.raises(DeadlineError, match=r"call_deadline= sets another\. [01] of 3 pictures were done"):
+    with pytest.raises(DeadlineError, match=r"call_deadline= sets another\. [01] of 3 images were done"):
         engine.explain(batch, targets=slowly)
 
 

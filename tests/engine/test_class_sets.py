@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from camrt.engine.class_sets import NESTED, class_sets, imagenet_supersets, table
+from camrt.engine.class_sets import NESTED_SUPERSETS, class_sets, imagenet_supersets, load_table
 from camrt.errors import TargetError
 
 
 def test_the_table() -> None:
     """Specification C5: 118 nodes, 682 classes printed, 702 under the nodes, 17 under two of them."""
-    rows = table()["supersets"]
+    rows = load_table()["supersets"]
     assert len(rows) == 118
     assert len({row["wnid"] for row in rows}) == 118
     assert sum(row["printed"] for row in rows) == 682
@@ -19,7 +19,7 @@ def test_the_table() -> None:
     everything = [index for row in rows for index in row["classes"]]
     assert len(set(everything)) == 702
     assert len(everything) - 702 == 17
-    wnids = table()["wnids"].split()
+    wnids = load_table()["wnids"].split()
     assert len(wnids) == 1000
     assert wnids == sorted(wnids)
 
@@ -29,11 +29,11 @@ def test_supersets_partition_the_classes(rule: str) -> None:
     sets = imagenet_supersets(rule)  # type: ignore[arg-type]
     members = [index for classes in sets.values() for index in classes]
     assert len(members) == len(set(members)) == 702
-    assert len(sets) == (118 if rule == "deepest" else 118 - len(NESTED))
+    assert len(sets) == (118 if rule == "deepest" else 118 - len(NESTED_SUPERSETS))
 
 
 def test_classes_under_two_nodes() -> None:
-    wnids = table()["wnids"].split()
+    wnids = load_table()["wnids"].split()
     bison, minivan, submarine = (wnids.index(wnid) for wnid in ("n02410509", "n03770679", "n04347754"))
     deepest, outermost = imagenet_supersets("deepest"), imagenet_supersets("outermost")
     assert bison in deepest["bovid"]

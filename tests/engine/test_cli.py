@@ -16,10 +16,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import camrt
-from camrt.engine.cli import app
-from camrt.engine.explanation import Explanation, Passes
-from camrt.engine.preprocessing import Preprocessing
-from camrt.engine.run_folders import DESCRIPTION, WRITTEN
+from camrt.cli.explain import app
+from camrt.engine.explanation import Explanation
+from camrt.engine.images.preprocess import Preprocessing
+from camrt.engine.passes import PassCounts
+from camrt.engine.run_folder import JOURNAL_FILE, RUN_FILE
 from camrt.errors import DegenerateMapWarning, MethodError, ModelFileError
 
 LABELS = ("tench", "tabby, tabby cat", "crane", "crane")
@@ -48,7 +49,7 @@ class FakeTarget:
 
 
 class FakeEngine:
-    """Brighter pictures get higher logits for later classes; every call is noted."""
+    """Brighter images get higher logits for later classes; every call is noted."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -81,7 +82,7 @@ class FakeEngine:
         chosen = np.broadcast_to(chosen, (len(batch),)) if chosen.ndim == 0 else chosen
         if self.flag:
             warnings.warn("degenerate", DegenerateMapWarning, stacklevel=2)
-        each = Passes(trunk=len(batch), head=10 * len(batch))
+        each = PassCounts(trunk=len(batch), head=10 * len(batch))
         scores = np.take_along_axis(logits, chosen.reshape(len(batch), -1), 1).reshape(chosen.shape)
         return Explanation(
             method=f"FakeCAM({method})",
@@ -105,7 +106,7 @@ class FakeEngine:
 
 
 class Loader:
-    """Stands in for `camrt.engine.loading.load`."""
+    """Stands in for `camrt.engine.load.load`."""
 
     def __init__(self) -> None:
         self.engines: list[FakeEngine] = []
@@ -133,16 +134,16 @@ def loader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
         monkeypatch.setitem(sys.modules, name, fake)
 
     loader = Loader()
-    scene = picture(tmp_path / "bundled" / "scene.png")
-    module("camrt.engine.loading", load=loader)
+    scene = image(tmp_path / "bundled" / "scene.png")
+    module("camrt.engine.load", load=loader)
     module("camrt.engine.methods", methods=lambda: {"fake": FakeCAM})
     monkeypatch.setattr("camrt.default.model_path", lambda: tmp_path / "tiny.onnx")
-    monkeypatch.setattr("camrt.engine.arguments.scene_path", lambda: scene)
+    monkeypatch.setattr("camrt.cli.arguments.scene_path", lambda: scene)
     monkeypatch.chdir(tmp_path)
     return loader
 
 
-def picture(path: Path, level: int = 200) -> Path:
+def image(path: Path, level: int = 200) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 30), (level,) * 3).save(path)
     return path
@@ -154,7 +155,7 @@ def run(*arguments: object) -> Result:
 
 def names(folder: Path) -> list[str]:
     """What is in a folder of results, beside the notes of the run."""
-    return sorted({path.name for path in folder.iterdir()} - {DESCRIPTION, WRITTEN})
+    return sorted({path.name for path in folder.iterdir()} - {RUN_FILE, JOURNAL_FILE})
 
 
 def test_version() -> None:
@@ -164,7 +165,7 @@ def test_version() -> None:
 
 def test_the_command_line_alone_imports_nothing_heavy() -> None:
     code = (
-        "import sys, camrt.engine.cli; "
+        "import sys, camrt.cli.explain; "
         "print({'numpy', 'PIL', 'onnx', 'onnxruntime', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -186,14 +187,14 @@ def test_without_arguments_the_bundled_scene(loader: Loader, tmp_path: Path) -> 
     assert loader.calls[0]["method"] == "pixab"
 
 
-def test_one_picture(loader: Loader, tmp_path: Path) -> None:
-    cat = picture(tmp_path / "cat.jpg", 255)
+def test_one_image(loader: Loader, tmp_path: Path) -> None:
+    cat = image(tmp_path / "cat.jpg", 255)
     result = run("explain", "m.onnx", cat, "--out", "results")
     assert result.exit_code == 0, result.output
     overlay = Path("results/cat_1_3-crane.png")
     assert result.stdout.splitlines() == [
         f"{cat}: class 3 (crane), probability 0.644, score 3, {overlay}",
-        "pixab: 1 picture, 10.0 ms a picture, passes: 1 trunk, 10 head, 0 full",
+        "pixab: 1 image, 10.0 ms an image, passes: 1 trunk, 10 head, 0 full",
         "files in results",
     ]
     assert result.stderr == ""
@@ -221,7 +222,7 @@ def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
     ]
     options += ["--threads", "2", "-m", "gradcam", "--device", "cuda:1", "--backend", "tensorrt"]
     options += ["--plans", "built", "--precision", "bf16", "--layout", "NHWC"]
-    result = run("explain", "m.onnx", picture(tmp_path / "a.png"), *options)
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"), *options)
     assert result.exit_code == 0, result.output
     assert loader.engines[0].settings == {
         "path": Path("m.onnx"),
@@ -241,8 +242,8 @@ def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
     assert "class 3 (d)" in result.stdout
 
 
-def test_overlays_on_the_original_pictures(loader: Loader, tmp_path: Path) -> None:
-    given = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+def test_overlays_on_the_original_images(loader: Loader, tmp_path: Path) -> None:
+    given = [image(tmp_path / "a.png"), image(tmp_path / "b.png")]
     for out, options, size in (("seen", [], (5, 7)), ("whole", ["--original"], (20, 30))):
         result = run("explain", "m.onnx", *given, "--out", tmp_path / out, *options)
         assert result.exit_code == 0, result.output
@@ -256,7 +257,7 @@ def test_overlays_on_the_original_pictures(loader: Loader, tmp_path: Path) -> No
 def test_method_options_are_json_or_text(loader: Loader, tmp_path: Path) -> None:
     values = ["box=3", "boxes=[1, [2, 3]]", "definition=paper", "share=0.5", "on=true", "text=", "a-b=x=y"]
     options = [part for value in values for part in ("-O", value)]
-    assert run("explain", "m.onnx", picture(tmp_path / "a.png"), *options).exit_code == 0
+    assert run("explain", "m.onnx", image(tmp_path / "a.png"), *options).exit_code == 0
     assert loader.calls[0]["options"] == {
         "box": 3,
         "boxes": (1, (2, 3)),
@@ -269,7 +270,7 @@ def test_method_options_are_json_or_text(loader: Loader, tmp_path: Path) -> None
 
 
 def test_size_and_preprocessing(loader: Loader, tmp_path: Path) -> None:
-    cat = picture(tmp_path / "cat.png")
+    cat = image(tmp_path / "cat.png")
     (tmp_path / "p.json").write_text('{"colours": "BGR", "size": [3, 3]}')
     for arguments, size, colours in [
         (["--size", "9x4"], (9, 4), "RGB"),
@@ -284,7 +285,7 @@ def test_size_and_preprocessing(loader: Loader, tmp_path: Path) -> None:
 
 
 def test_targets_by_index_and_name(loader: Loader, tmp_path: Path) -> None:
-    files = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    files = [image(tmp_path / "a.png"), image(tmp_path / "b.png")]
     assert run("explain", "m.onnx", *files, "-t", "Tabby Cat").exit_code == 0
     assert loader.calls[0]["targets"] == 1
     result = run("explain", "m.onnx", *files, "-t", "tench", "-t", "2", "-o", "two")
@@ -304,7 +305,7 @@ def test_targets_by_index_and_name(loader: Loader, tmp_path: Path) -> None:
 
 
 def test_top_k(loader: Loader, tmp_path: Path) -> None:
-    result = run("explain", "m.onnx", picture(tmp_path / "a.png"), "--top-k", "3")
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"), "--top-k", "3")
     assert result.exit_code == 0, result.output
     assert loader.calls[0]["targets"].tolist() == [[3, 2, 1]]
     assert "passes: 1 trunk, 10 head, 1 full" in result.stdout  # the prediction counts
@@ -314,7 +315,7 @@ def test_top_k(loader: Loader, tmp_path: Path) -> None:
 
 def test_folders_stream_in_batches(loader: Loader, tmp_path: Path) -> None:
     for name in ("x/1.png", "x/2.png", "y/1.png", "y/deep/1.png", "y/3.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     result = run("explain", "m.onnx", "x", "y", "--batch-size", "2")
     assert result.exit_code == 0, result.output
     assert [len(call["batch"]) for call in loader.calls] == [2, 2, 1]
@@ -322,23 +323,23 @@ def test_folders_stream_in_batches(loader: Loader, tmp_path: Path) -> None:
         [f"{stem}_1_3-crane.png" for stem in ("1", "2", "1-2", "3", "1-3")]
         + ["explanation.npz", "explanation-0002.npz", "explanation-0003.npz"]
     )
-    assert "5 pictures, 10.0 ms a picture, passes: 5 trunk, 50 head, 0 full" in result.stdout
+    assert "5 images, 10.0 ms an image, passes: 5 trunk, 50 head, 0 full" in result.stdout
     with np.load("camrt-out/explanation-0002.npz", allow_pickle=False) as archive:
         assert archive["stems"].tolist() == ["1-2", "3"]
 
 
-def test_unreadable_pictures_are_skipped(loader: Loader, tmp_path: Path) -> None:
-    good, bad = picture(tmp_path / "a.png"), tmp_path / "b[red].png"
-    bad.write_text("no picture")
+def test_unreadable_images_are_skipped(loader: Loader, tmp_path: Path) -> None:
+    good, bad = image(tmp_path / "a.png"), tmp_path / "b[red].png"
+    bad.write_text("no image")
     (tmp_path / "none").mkdir()
     result = run("explain", "m.onnx", "gone.png", bad, "none", good)
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
         "skipped: gone.png: no such file or folder",
-        f"skipped: {bad}: not a picture that Pillow can read",
-        "skipped: none: no picture in this folder",
+        f"skipped: {bad}: not an image that Pillow can read",
+        "skipped: none: no image in this folder",
     ]
-    assert "1 picture, 3 skipped" in result.stdout
+    assert "1 image, 3 skipped" in result.stdout
     assert len(loader.calls) == 1
 
 
@@ -350,21 +351,21 @@ def test_nothing_readable(loader: Loader) -> None:
 
 def test_degenerate_maps_are_told(loader: Loader, tmp_path: Path) -> None:
     loader.changes = {"flag": 2}
-    result = run("explain", "m.onnx", picture(tmp_path / "a.png"))
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"))
     assert result.exit_code == 0, result.output
     assert ", no map: nothing positive, " in result.stdout
 
 
 def test_without_labels(loader: Loader, tmp_path: Path) -> None:
     loader.changes = {"labels": None}
-    result = run("explain", "default", picture(tmp_path / "a.png"))
+    result = run("explain", "default", image(tmp_path / "a.png"))
     assert "class 3, probability" in result.stdout
     assert names(tmp_path / "camrt-out") == ["a_1_3.png", "explanation.npz"]
 
 
 def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: Path) -> None:
     loader.changes = {"labels": ("\x1b[2J", "a", "b", "\x1b]0;title\x07")}
-    result = run("explain", "m.onnx", picture(tmp_path / "a.png"))
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"))
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output
     assert "class 3 (�]0;title�)" in result.stdout
@@ -373,9 +374,9 @@ def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["m.onnx"], "give the pictures to explain after the model: camrt explain m.onnx IMAGES..."),
-        (["cat.png"], "cat.png is a picture: first the model (a file, or default), then the pictures"),
-        (["cat.png", "m.onnx"], "cat.png is a picture: first the model"),
+        (["m.onnx"], "give the images to explain after the model: camrt explain m.onnx IMAGES..."),
+        (["cat.png"], "cat.png is an image: first the model (a file, or default), then the images"),
+        (["cat.png", "m.onnx"], "cat.png is an image: first the model"),
         (["broken.onnx", "cat.png"], "broken.onnx: not an [ONNX] file"),
         (["m.onnx", "cat.png", "-t", "1", "-k", "2"], "give --target or --top-k, not both"),
         (["m.onnx", "cat.png", "-k", "5"], "--top-k 5: the model has 4 classes"),
@@ -415,7 +416,7 @@ def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: 
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_errors(loader: Loader, tmp_path: Path, arguments: list[str], message: str) -> None:
-    picture(tmp_path / "cat.png")
+    image(tmp_path / "cat.png")
     (tmp_path / "bad.json").write_text("[")
     (tmp_path / "array.json").write_text("[1]")
     (tmp_path / "key.json").write_text(json.dumps({"sise": 1}))
@@ -429,14 +430,14 @@ def test_errors(loader: Loader, tmp_path: Path, arguments: list[str], message: s
 
 def test_names_without_labels(loader: Loader, tmp_path: Path) -> None:
     loader.changes = {"labels": None}
-    result = run("explain", "m.onnx", picture(tmp_path / "a.png"), "-t", "cat")
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"), "-t", "cat")
     assert result.exit_code == 2
     assert "the model has no class names; give an index, or --labels FILE" in result.stderr
 
 
 def test_unknown_preprocessing_names_the_choices(loader: Loader, tmp_path: Path) -> None:
     loader.changes = {"preprocessing": None}
-    result = run("explain", "m.onnx", picture(tmp_path / "a.png"))
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"))
     assert result.exit_code == 2
     assert "--preprocessing imagenet|imagenet-squash|tf|unit|raw, or a JSON file" in result.stderr
 
@@ -448,7 +449,7 @@ def test_usage_errors(loader: Loader, option: list[str]) -> None:
 
 def test_labels_as_json(loader: Loader, tmp_path: Path) -> None:
     (tmp_path / "l.json").write_text('["a", "b", "c", "d"]')
-    assert "(d)" in run("explain", "m.onnx", picture(tmp_path / "a.png"), "--labels", "l.json").stdout
+    assert "(d)" in run("explain", "m.onnx", image(tmp_path / "a.png"), "--labels", "l.json").stdout
 
 
 def test_inspect(loader: Loader, tmp_path: Path) -> None:

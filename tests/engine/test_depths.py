@@ -1,4 +1,4 @@
-"""Depths and bands of pictures, against files written byte by byte and arithmetic by hand."""
+"""Depths and bands of images, against files written byte by byte and arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camrt.engine.pictures import read_picture
-from camrt.errors import InputRangeWarning, PictureError
+from camrt.engine.images.read import read_image
+from camrt.errors import ImageError, InputRangeWarning
 
 TWELVE_BITS = (np.arange(64 * 64, dtype=np.uint16) % 4096).reshape(64, 64)
 SIXTEEN_BITS = (np.arange(64 * 64, dtype=np.uint16) * 16 + 15).reshape(64, 64)
@@ -24,9 +24,9 @@ def scaled(values: np.ndarray, most: int) -> np.ndarray:
     return np.floor(values.astype(np.float64) * 255 / most + 0.5).astype(np.uint8)
 
 
-def level(picture: Image.Image) -> np.ndarray:
-    """The grey levels of a picture that is grey in RGB."""
-    pixels = np.asarray(picture)
+def level(image: Image.Image) -> np.ndarray:
+    """The grey levels of an image that is grey in RGB."""
+    pixels = np.asarray(image)
     assert (pixels == pixels[..., :1]).all()
     return pixels[..., 0]
 
@@ -84,14 +84,14 @@ def test_fewer_bits_than_a_png_is_stored_in_are_found_and_told(bits: int, tmp_pa
     values = np.linspace(0, most, 64 * 64).astype(np.uint16).reshape(64, 64)
     path = write_png(tmp_path / "a.png", values, 0)
     with pytest.warns(InputRangeWarning, match=f"is taken to hold {bits} bits") as given:
-        found = read_picture(path)
+        found = read_image(path)
     assert [Path(warning.filename).name for warning in given] == [Path(__file__).name]
     assert np.array_equal(level(found), scaled(values, most))
     assert len(np.unique(level(found))) == 256
 
 
 def test_a_full_range_says_nothing(tmp_path: Path) -> None:
-    found = level(read_picture(write_png(tmp_path / "a.png", SIXTEEN_BITS, 0)))
+    found = level(read_image(write_png(tmp_path / "a.png", SIXTEEN_BITS, 0)))
     assert np.array_equal(found, scaled(SIXTEEN_BITS, 65535))
 
 
@@ -102,13 +102,13 @@ def test_a_tiff_declares_its_range(order: str, white: int, tmp_path: Path) -> No
     dark = TWELVE_BITS // 8
     path = write_tiff(tmp_path / "a.tif", dark, white, order, most=[4095])
     expected = scaled(dark, 4095)
-    assert np.array_equal(level(read_picture(path)), expected if white else 255 - expected)
+    assert np.array_equal(level(read_image(path)), expected if white else 255 - expected)
 
 
 def test_a_netpbm_file_declares_its_range(tmp_path: Path) -> None:
     dark = TWELVE_BITS // 8
     (tmp_path / "a.pgm").write_bytes(b"P5 64 64 4095\n" + dark.astype(">u2").tobytes())
-    found = level(read_picture(tmp_path / "a.pgm"))
+    found = level(read_image(tmp_path / "a.pgm"))
     assert np.abs(found.astype(int) - scaled(dark, 4095)).max() <= 1  # Pillow goes by way of 16 bits
 
 
@@ -116,12 +116,12 @@ def test_a_netpbm_file_declares_its_range(tmp_path: Path) -> None:
 def test_whole_numbers_of_32_bits_are_scaled(dtype: Any) -> None:
     values = np.array([[0, 1000, 70000, (1 << 24) - 1]], dtype)
     with pytest.warns(InputRangeWarning, match="hold 24 bits"):
-        found = level(read_picture(Image.fromarray(values)))
+        found = level(read_image(Image.fromarray(values)))
     assert np.array_equal(found, scaled(values, (1 << 24) - 1))
 
 
 def test_black_is_black_without_a_word() -> None:
-    assert not level(read_picture(Image.fromarray(np.zeros((3, 4), np.int32)))).any()
+    assert not level(read_image(Image.fromarray(np.zeros((3, 4), np.int32)))).any()
 
 
 def test_clear_grey_of_16_bits_is_over_white(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_clear_grey_of_16_bits_is_over_white(tmp_path: Path) -> None:
     path = write_png(tmp_path / "a.png", values, 0, (b"tRNS", struct.pack(">H", int(values[3, 5]))))
     expected = scaled(values, 65535)
     expected[3, 5] = 255
-    assert np.array_equal(level(read_picture(path)), expected)
+    assert np.array_equal(level(read_image(path)), expected)
 
 
 @pytest.mark.parametrize(("kind", "bands"), [(2, 3), (6, 4), (4, 2)], ids=["RGB", "RGBA", "LA"])
@@ -137,13 +137,13 @@ def test_colours_of_few_bits_in_sixteen_are_refused(kind: int, bands: int, tmp_p
     values = np.stack([TWELVE_BITS] * bands, axis=-1)
     if bands != 3:
         values[..., -1] = 65535
-    with pytest.raises(PictureError, match=r"only the upper 8 can be read.*pass an array"):
-        read_picture(write_png(tmp_path / "a.png", values, kind))
+    with pytest.raises(ImageError, match=r"only the upper 8 can be read.*pass an array"):
+        read_image(write_png(tmp_path / "a.png", values, kind))
 
 
 def test_colours_of_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
     values = np.stack([SIXTEEN_BITS, SIXTEEN_BITS[::-1], SIXTEEN_BITS.T], axis=-1)
-    found = np.asarray(read_picture(write_png(tmp_path / "a.png", values, 2)))
+    found = np.asarray(read_image(write_png(tmp_path / "a.png", values, 2)))
     assert np.array_equal(found, values >> 8)
 
 
@@ -154,13 +154,13 @@ def test_a_band_that_is_no_colour_is_refused(bands: int, extra: list[int] | None
     values = np.random.default_rng(0).integers(0, 256, (6, 7, bands), np.uint8)
     more = {} if extra is None else {"extra": extra}
     path = write_tiff(tmp_path / "a.tif", values, 2, **more)
-    with pytest.raises(PictureError, match=rf"a\.tif: has {bands} bands, of which 3 are colours.*an array"):
-        read_picture(path)
+    with pytest.raises(ImageError, match=rf"a\.tif: has {bands} bands, of which 3 are colours.*an array"):
+        read_image(path)
 
 
 def test_a_band_that_is_declared_transparent_is_over_white(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (6, 7, 4), np.uint8)
-    found = np.asarray(read_picture(write_tiff(tmp_path / "a.tif", values, 2, extra=[2])), np.float64)
+    found = np.asarray(read_image(write_tiff(tmp_path / "a.tif", values, 2, extra=[2])), np.float64)
     share = values[..., 3:] / 255.0
     assert np.abs(found - (values[..., :3] * share + 255 * (1 - share))).max() <= 1
 
@@ -168,22 +168,22 @@ def test_a_band_that_is_declared_transparent_is_over_white(tmp_path: Path) -> No
 def test_cmyk_of_a_jpeg_is_read_as_adobe_writes_it(tmp_path: Path) -> None:
     ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan: red
     ink.save(tmp_path / "a.jpg", quality=95)
-    red = np.asarray(read_picture(tmp_path / "a.jpg"), np.int64).mean(axis=(0, 1))
+    red = np.asarray(read_image(tmp_path / "a.jpg"), np.int64).mean(axis=(0, 1))
     assert np.abs(red - [255, 0, 0]).max() < 4
 
 
 def test_the_first_frame_and_one_bit(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (5, 4), colour) for colour in ((250, 0, 0), (0, 250, 0))]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert np.asarray(read_picture(tmp_path / "a.gif"))[0, 0].tolist() == [250, 0, 0]
+    assert np.asarray(read_image(tmp_path / "a.gif"))[0, 0].tolist() == [250, 0, 0]
     dots = np.array([[True, False, True]])
     Image.fromarray(dots).save(tmp_path / "a.png")
-    assert level(read_picture(tmp_path / "a.png")).tolist() == [[255, 0, 255]]
+    assert level(read_image(tmp_path / "a.png")).tolist() == [[255, 0, 255]]
 
 
 def test_a_warning_may_be_an_error() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", InputRangeWarning)
         with pytest.raises(InputRangeWarning):
-            read_picture(Image.fromarray(TWELVE_BITS.astype(np.int32)))
-    assert read_picture(Image.new("RGB", (2, 2))).size == (2, 2)  # the lock was given back
+            read_image(Image.fromarray(TWELVE_BITS.astype(np.int32)))
+    assert read_image(Image.new("RGB", (2, 2))).size == (2, 2)  # the lock was given back

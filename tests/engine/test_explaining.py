@@ -1,4 +1,4 @@
-"""`camrt explain` into folders: one file for each picture, and runs that go on or are replaced."""
+"""`camrt explain` into folders: one file for each image, and runs that go on or are replaced."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from annotated import COLOURS, STEPS, colour_model, square
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from typer.testing import CliRunner
 
 import camrt
-from camrt.cli import app
-from camrt.engine.run_folders import WRITTEN, held
-from camrt.engine.session import Engine
+from camrt.cli.main import app
+from camrt.engine.engine import Engine
+from camrt.engine.run_folder import JOURNAL_FILE, lock_folder
+from helpers.annotated_images import COLOURS, PREPROCESSING, colour_model, draw_square
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("model")
-    (folder / "steps.json").write_text(STEPS.to_json())
+    (folder / "steps.json").write_text(PREPROCESSING.to_json())
     (folder / "labels.txt").write_text("\n".join(COLOURS))
     model = colour_model(folder / "colours.onnx")
     return [
@@ -33,11 +33,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-def pictures(folder: Path, names: list[str]) -> Path:
+def images(folder: Path, names: list[str]) -> Path:
     rng = np.random.default_rng(3)
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(square(rng, number % 3)[0]).save(folder / name, format="PNG")
+        Image.fromarray(draw_square(rng, number % 3)[0]).save(folder / name, format="PNG")
     return folder
 
 
@@ -66,7 +66,7 @@ NAMES = ["a.png", "b/a.png", "b/c.png", "c/a.jpg", "d.png"]
 
 @pytest.fixture
 def explained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each call of the engine explains."""
+    """How many images each call of the engine explains."""
     counts: list[int] = []
     original = Engine.explain
 
@@ -80,7 +80,7 @@ def explained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_long_names_in_different_batches_keep_their_overlays(shared: list[str], tmp_path: Path) -> None:
     long = "x" * 150
-    data = pictures(tmp_path / "data", [f"{number}/{long}{number}.png" for number in range(5)])
+    data = images(tmp_path / "data", [f"{number}/{long}{number}.png" for number in range(5)])
     done = run(shared, data, tmp_path / "out")
     assert done.exit_code == 0, done.output
     overlays = sorted((tmp_path / "out").glob("*.png"))
@@ -102,10 +102,10 @@ ANY_NAME = st.text(
     ),
     st.integers(1, 4),
 )
-def test_each_picture_has_a_file_of_its_own(shared: list[str], names: list[str], size: int) -> None:
+def test_each_image_has_a_file_of_its_own(shared: list[str], names: list[str], size: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        files = pictures(folder / "data", [f"{i}/{name[:50]}.png" for i, name in enumerate(names)])
+        files = images(folder / "data", [f"{i}/{name[:50]}.png" for i, name in enumerate(names)])
         given = sorted(files.rglob("*.png")) if names else []
         if not given:
             return
@@ -124,7 +124,7 @@ def test_each_picture_has_a_file_of_its_own(shared: list[str], names: list[str],
 
 
 def test_a_folder_with_results_is_left_alone(shared: list[str], tmp_path: Path) -> None:
-    data = pictures(tmp_path / "data", NAMES)
+    data = images(tmp_path / "data", NAMES)
     assert run(shared, data, tmp_path / "out").exit_code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     again = run(shared, data, tmp_path / "out")
@@ -135,7 +135,7 @@ def test_a_folder_with_results_is_left_alone(shared: list[str], tmp_path: Path) 
 
 
 def test_replacing_takes_away_what_the_earlier_run_wrote(shared: list[str], tmp_path: Path) -> None:
-    data, out = pictures(tmp_path / "data", NAMES), tmp_path / "out"
+    data, out = images(tmp_path / "data", NAMES), tmp_path / "out"
     assert run(shared, data, out).exit_code == 0
     (out / "notes.txt").write_text("mine")
     (data / "d.png").unlink()
@@ -149,12 +149,12 @@ def test_replacing_takes_away_what_the_earlier_run_wrote(shared: list[str], tmp_
 def test_going_on_explains_only_what_is_not_done(
     shared: list[str], tmp_path: Path, explained: list[int]
 ) -> None:
-    data, out = pictures(tmp_path / "data", NAMES), tmp_path / "out"
-    (data / "b" / "bad.png").write_text("no picture")
+    data, out = images(tmp_path / "data", NAMES), tmp_path / "out"
+    (data / "b" / "bad.png").write_text("no image")
     assert run(shared, data, tmp_path / "whole").exit_code == 1
     assert run(shared, data, out).exit_code == 1
-    lines = (out / WRITTEN).read_text().splitlines(keepends=True)
-    (out / WRITTEN).write_text(
+    lines = (out / JOURNAL_FILE).read_text().splitlines(keepends=True)
+    (out / JOURNAL_FILE).write_text(
         "".join(lines[:3])
     )  # as if killed while the second of three batches was written
     (out / "explanation-0002.npz").write_bytes(b"torn")
@@ -178,36 +178,36 @@ def test_going_on_explains_only_what_is_not_done(
 def test_other_contents_under_the_same_names_are_explained_again(
     shared: list[str], tmp_path: Path, explained: list[int]
 ) -> None:
-    data, out = pictures(tmp_path / "data", NAMES), tmp_path / "out"
+    data, out = images(tmp_path / "data", NAMES), tmp_path / "out"
     assert run(shared, data, out).exit_code == 0
-    Image.fromarray(square(np.random.default_rng(9), 2)[0]).save(data / "b" / "c.png")
+    Image.fromarray(draw_square(np.random.default_rng(9), 2)[0]).save(data / "b" / "c.png")
     explained.clear()
     assert run(shared, data, out, "--resume").exit_code == 0
     assert explained == [2]
     assert run(shared, data, tmp_path / "whole").exit_code == 0
-    (out / WRITTEN).unlink()
-    (tmp_path / "whole" / WRITTEN).unlink()
+    (out / JOURNAL_FILE).unlink()
+    (tmp_path / "whole" / JOURNAL_FILE).unlink()
     assert same(out, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "readable"])
-def test_pictures_that_come_and_go(shared: list[str], tmp_path: Path, change: str) -> None:
-    """What is there in the end is what a run over those pictures would have written."""
-    data, out = pictures(tmp_path / "data", NAMES), tmp_path / "out"
+def test_images_that_come_and_go(shared: list[str], tmp_path: Path, change: str) -> None:
+    """What is there in the end is what a run over those images would have written."""
+    data, out = images(tmp_path / "data", NAMES), tmp_path / "out"
     if change == "readable":
         whole = (data / "a.png").read_bytes()
-        (data / "a.png").write_text("no picture")
+        (data / "a.png").write_text("no image")
     assert run(shared, data, out).exit_code == (change == "readable")
     if change == "added":
-        pictures(data, ["a.jpg", "b/b.png"])
+        images(data, ["a.jpg", "b/b.png"])
     elif change == "removed":
         (data / "a.png").unlink()
     else:
         (data / "a.png").write_bytes(whole)
     assert run(shared, data, out, "--resume").exit_code == 0
     assert run(shared, data, tmp_path / "whole").exit_code == 0
-    (out / WRITTEN).unlink()
-    (tmp_path / "whole" / WRITTEN).unlink()
+    (out / JOURNAL_FILE).unlink()
+    (tmp_path / "whole" / JOURNAL_FILE).unlink()
     assert same(out, tmp_path / "whole")
 
 
@@ -221,7 +221,7 @@ def test_pictures_that_come_and_go(shared: list[str], tmp_path: Path, change: st
     ],
 )
 def test_other_settings_do_not_mix(shared: list[str], tmp_path: Path, more: list[str], words: str) -> None:
-    data, out = pictures(tmp_path / "data", NAMES[:2]), tmp_path / "out"
+    data, out = images(tmp_path / "data", NAMES[:2]), tmp_path / "out"
     assert run(shared, data, out).exit_code == 0
     refused = run(shared, data, out, "--resume", *more)
     assert refused.exit_code == 2
@@ -229,22 +229,22 @@ def test_other_settings_do_not_mix(shared: list[str], tmp_path: Path, more: list
 
 
 def test_two_runs_do_not_share_a_folder(shared: list[str], tmp_path: Path) -> None:
-    data = pictures(tmp_path / "data", NAMES[:1])
-    with held(tmp_path / "out"):
+    data = images(tmp_path / "data", NAMES[:1])
+    with lock_folder(tmp_path / "out"):
         refused = run(shared, data, tmp_path / "out")
     assert refused.exit_code == 2
     assert "being written by another run" in refused.stderr
 
 
 def test_a_refused_method_leaves_no_folder(shared: list[str], tmp_path: Path) -> None:
-    data = pictures(tmp_path / "data", NAMES[:1])
+    data = images(tmp_path / "data", NAMES[:1])
     assert run(shared, data, tmp_path / "out", "-m", "calm").exit_code == 2
     assert not (tmp_path / "out").exists()
 
 
 def test_saving_batches_by_hand(tmp_path: Path, shared: list[str]) -> None:
     """Stems that are safe and differ are kept, whatever batch they are in."""
-    engine = camrt.load(shared[0], preprocessing=STEPS, labels=COLOURS)
+    engine = camrt.load(shared[0], preprocessing=PREPROCESSING, labels=COLOURS)
     found = engine.explain(np.zeros((1, 3, 32, 32), np.float32), "gradcam")
     stems = ["x" * 120, "x" * 118 + "-2"]
     for number, stem in enumerate(stems):

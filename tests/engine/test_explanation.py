@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camrt.engine.explanation import FLAG_NAMES, Explanation, Passes
+from camrt.engine.explanation import FLAG_NAMES, Explanation
+from camrt.engine.passes import PassCounts
 from camrt.engine.targets import find_class
 from camrt.errors import InputError, TargetError
 
 LABELS = ("tench, Tinca tinca", "crane", "tabby, tabby cat", "crane", "CON/..\\ été", "猫")
 
 
-def explanation(shape: tuple[int, ...] = (2, 3), pictures: bool = True, **changes: Any) -> Explanation:
+def explanation(shape: tuple[int, ...] = (2, 3), images: bool = True, **changes: Any) -> Explanation:
     rng = np.random.default_rng(0)
     fields: dict[str, Any] = {
         "method": "PixabCAM(box=1)",
@@ -26,31 +27,31 @@ def explanation(shape: tuple[int, ...] = (2, 3), pictures: bool = True, **change
         "logits": rng.random((shape[0], 6), np.float32),
         "probabilities": rng.random((shape[0], 6), np.float32),
         "flags": np.zeros(shape, np.uint8),
-        "passes": Passes(trunk=shape[0], head=49, full=1),
+        "passes": PassCounts(trunk=shape[0], head=49, full=1),
         "seconds": 0.25,
         "labels": LABELS,
-        "views": tuple(Image.new("RGB", (5, 7), "gray") for _ in range(shape[0])) if pictures else None,
+        "views": tuple(Image.new("RGB", (5, 7), "gray") for _ in range(shape[0])) if images else None,
     }
     return Explanation(**{**fields, **changes})
 
 
 def test_passes_add() -> None:
-    assert Passes(1, 2, 3) + Passes(head=5) == Passes(1, 7, 3)
+    assert PassCounts(1, 2, 3) + PassCounts(head=5) == PassCounts(1, 7, 3)
 
 
 def test_lengths() -> None:
-    assert (len(explanation((2, 3))), explanation((2, 3)).targets_each) == (2, 3)
-    assert (len(explanation((2,))), explanation((2,)).targets_each) == (2, 1)
+    assert (len(explanation((2, 3))), explanation((2, 3)).targets_per_image) == (2, 3)
+    assert (len(explanation((2,))), explanation((2,)).targets_per_image) == (2, 1)
     assert len(explanation((0, 3))) == 0
 
 
 def test_repr_says_what_it_is() -> None:
     assert repr(explanation()) == (
-        "<Explanation PixabCAM(box=1); 2 pictures; 3 targets each; maps 7x5; "
-        "passes: 2 trunk, 49 head, 1 full; 125.0 ms a picture>"
+        "<Explanation PixabCAM(box=1); 2 images; 3 targets each; maps 7x5; "
+        "passes: 2 trunk, 49 head, 1 full; 125.0 ms an image>"
     )
     one = explanation((1,), flags=np.uint8([1]))
-    assert "1 picture; 1 target each; maps 7x5; 1 degenerate; " in repr(one)
+    assert "1 image; 1 target each; maps 7x5; 1 degenerate; " in repr(one)
     assert "250.0 ms" in repr(explanation((0,)))
 
 
@@ -63,12 +64,12 @@ def test_labels() -> None:
     assert explanation(labels=("a",)).label(0, 2) == "class 2"
 
 
-def test_no_such_picture_or_target() -> None:
-    with pytest.raises(IndexError, match="there is no picture 2: the explanation has 2"):
+def test_no_such_image_or_target() -> None:
+    with pytest.raises(IndexError, match="there is no image 2: the explanation has 2"):
         explanation((2, 3)).label(2)
-    with pytest.raises(IndexError, match="there is no target of a picture 3: the explanation has 3"):
+    with pytest.raises(IndexError, match="there is no target of an image 3: the explanation has 3"):
         explanation((2, 3)).overlay(0, 3)
-    with pytest.raises(IndexError, match="there is no target of a picture 1: the explanation has 1"):
+    with pytest.raises(IndexError, match="there is no target of an image 1: the explanation has 1"):
         explanation((2,)).overlay(0, 1)
 
 
@@ -80,7 +81,7 @@ def test_no_such_picture_or_target() -> None:
         ({"raw": np.zeros((3, 2, 7, 5), np.float32)}, "raw has shape"),
         ({"scores": np.zeros(2)}, "scores has shape"),
         ({"flags": np.zeros((2, 4), np.uint8)}, "flags has shape"),
-        ({"views": (Image.new("RGB", (5, 7)),)}, "1 views of 2 pictures"),
+        ({"views": (Image.new("RGB", (5, 7)),)}, "1 views of 2 images"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -89,11 +90,11 @@ def test_shapes_that_do_not_go_together(changes: dict[str, Any], message: str) -
         explanation(**changes)
 
 
-def test_overlay_needs_a_picture() -> None:
-    numbers = explanation(pictures=False)
-    with pytest.raises(InputError, match=r"no picture to draw on.*explain pictures instead"):
+def test_overlay_needs_per_image() -> None:
+    numbers = explanation(images=False)
+    with pytest.raises(InputError, match=r"no image to draw on.*explain images instead"):
         numbers.overlay(0)
-    assert numbers.overlay(0, 1, picture=Image.new("RGB", (20, 30))).size == (20, 30)
+    assert numbers.overlay(0, 1, image=Image.new("RGB", (20, 30))).size == (20, 30)
     assert explanation().overlay(1, 2, 0.9).size == (5, 7)
     assert np.array_equal(np.asarray(explanation().overlay(0, opacity=0)), np.full((7, 5, 3), 128))
 
@@ -115,14 +116,14 @@ def test_save(tmp_path: Path) -> None:
         "a_b_1_0-tench-Tinca-tinca.png",
         "a_b_2_1-crane.png",
         "a_b_3_2-tabby-tabby-cat.png",
-        "picture_1_3-crane.png",
-        "picture_2_4-CON-ete.png",
-        "picture_3_5.png",
+        "image_1_3-crane.png",
+        "image_2_4-CON-ete.png",
+        "image_3_5.png",
         "explanation.npz",
     ]
     assert sorted(written) == sorted((tmp_path / "new" / "folder").iterdir())  # nothing unfinished is left
-    with Image.open(written[4]) as picture:
-        assert np.array_equal(np.asarray(picture), np.asarray(many.overlay(1, 1)))
+    with Image.open(written[4]) as image:
+        assert np.array_equal(np.asarray(image), np.asarray(many.overlay(1, 1)))
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2,), (1, 1), (0, 2)], ids=str)
@@ -130,7 +131,7 @@ def test_save(tmp_path: Path) -> None:
 def test_the_archive_holds_everything(
     tmp_path: Path, shape: tuple[int, ...], labels: tuple[str, ...] | None
 ) -> None:
-    saved = explanation(shape, pictures=False, labels=labels)
+    saved = explanation(shape, images=False, labels=labels)
     (path,) = saved.save(tmp_path, name="mine")
     with np.load(path, allow_pickle=False) as archive:
         arrays = dict(archive)
@@ -164,7 +165,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
 
 
 def test_save_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected 2 stems, one a picture, got 1"):
+    with pytest.raises(InputError, match="expected 2 stems, one an image, got 1"):
         explanation().save(tmp_path, "cat")
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):

@@ -1,4 +1,4 @@
-"""An engine, and what reads pictures, in processes that were forked from one that has used them."""
+"""An engine, and what reads images, in processes that were forked from one that has used them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from camrt.engine import pictures as reading
-from camrt.engine import places
-from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.pictures import read_picture
+from camrt.engine import device
+from camrt.engine.images import read as reading
+from camrt.engine.images.read import read_image
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import BackendError
-from camrt.kernels.forks import renewed_in_children
+from camrt.kernels.fork_safety import renew_after_fork
 
 WAITING = """
 import os, time
@@ -50,7 +50,7 @@ FORKED = """
 import sys, threading
 import numpy as np
 import camrt
-from camrt.engine.pictures import read_picture
+from camrt.engine.images.read import read_image
 
 folder = sys.argv[1]
 engine = camrt.load("default")
@@ -60,7 +60,7 @@ ending = threading.Event()
 
 def decode():
     while not ending.is_set():
-        read_picture(f"{folder}/large.png")
+        read_image(f"{folder}/large.png")
 
 threading.Thread(target=decode).start()
 time.sleep(0.2)
@@ -70,7 +70,7 @@ for _ in range(12):
     if child == 0:
         code = 1
         try:
-            read_picture(f"{folder}/small.png")
+            read_image(f"{folder}/small.png")
             code = 0 if np.allclose(engine.predict(batch), expected) else 2
         finally:
             os._exit(code)
@@ -235,8 +235,8 @@ def test_torch_is_refused_in_a_child_until_it_knows_that_its_threads_are_gone():
 @forking
 def test_an_engine_on_a_card_says_that_cuda_does_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch):
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(places, "find_spec", lambda _: object())
-    place = places.OnDevice(torch.device("cuda"))
+    monkeypatch.setattr(device, "find_spec", lambda _: object())
+    place = device.TorchDevice(torch.device("cuda"))
 
     def refused() -> bool:
         try:
@@ -260,7 +260,7 @@ def test_a_child_shares_sessions_without_threads_and_runs_no_others():
         opset_imports=[helper.make_opsetid("", 17)],
         ir_version=8,
     )
-    single, several = (OnnxRuntime(threads=count).runner(model, label="nothing") for count in (1, 2))
+    single, several = (OnnxRuntime(threads=count).make_runner(model, label="nothing") for count in (1, 2))
     before = single._ready(), several._ready()
 
     def right() -> bool:
@@ -286,7 +286,7 @@ def test_what_was_locked_elsewhere_is_not_in_a_child():
             self.lock = threading.Lock()
 
     thing = Thing()
-    renewed_in_children(thing)
+    renew_after_fork(thing)
     held, ending = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -303,25 +303,25 @@ def test_what_was_locked_elsewhere_is_not_in_a_child():
     assert not held_there
 
 
-def test_pictures_are_decoded_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_are_decoded_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One whose decoding does not end keeps no other waiting."""
     path = noisy(tmp_path / "small.png", 20)
     begun, ending = threading.Event(), threading.Event()
     decode = reading._rgb
 
-    def slow(picture: Image.Image) -> tuple[Image.Image, str | None]:
-        if picture.size == (7, 7):
+    def slow(image: Image.Image) -> tuple[Image.Image, str | None]:
+        if image.size == (7, 7):
             begun.set()
             ending.wait(60)
-        return decode(picture)
+        return decode(image)
 
     monkeypatch.setattr(reading, "_rgb", slow)
-    thread = threading.Thread(target=read_picture, args=(noisy(tmp_path / "slow.png", 7),))
+    thread = threading.Thread(target=read_image, args=(noisy(tmp_path / "slow.png", 7),))
     thread.start()
     try:
         assert begun.wait(60)
         started = time.monotonic()
-        read_picture(path)
+        read_image(path)
         assert time.monotonic() - started < 30
         assert not ending.is_set()
     finally:
@@ -336,10 +336,10 @@ def test_pillow_is_silent_and_nobody_else(tmp_path: Path):
     before = list(warnings.filters)
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
-        with Image.open(path) as picture:
-            picture.getexif()
+        with Image.open(path) as image:
+            image.getexif()
         assert len(given) == 1
-        read_picture(path)
+        read_image(path)
         assert len(given) == 1
         warnings.warn("mine", UserWarning, stacklevel=1)
         assert len(given) == 2

@@ -4,17 +4,16 @@ import warnings
 
 import numpy as np
 import pytest
-from tolerances import assert_close
 
 import camrt
-from camrt.engine.backends.halving import Halving, buffer_of
+from camrt.engine.runtime.batch_splitting import OomSplitter, allocate_buffer
 from camrt.errors import BackendError, SmallerBatchWarning
+from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 
-from torch_nets import Modular, made, pictures  # noqa: E402
-
 from camrt.engine.operations.on_cpu import OnCpu  # noqa: E402
+from helpers.torch_nets import Modular, build_net, random_images  # noqa: E402
 
 
 class Full(Exception):  # noqa: N818 (stands for another library's)
@@ -36,16 +35,16 @@ def holding(most):
 
 def test_what_fits_is_run_as_it_is():
     run, made = holding(9)
-    assert Halving("model", (Full,)).pieces(9, run) == [list(range(9))]
+    assert OomSplitter("model", (Full,)).run_in_pieces(9, run) == [list(range(9))]
     assert made == [(0, 9)]
 
 
 def test_pieces_are_halved_until_they_fit_and_every_row_is_run_once():
     run, made = holding(3)
     freed = []
-    halving = Halving("model", (Full,), lambda: freed.append(1))
+    halving = OomSplitter("model", (Full,), lambda: freed.append(1))
     with pytest.warns(SmallerBatchWarning, match="does not hold") as said:
-        found = halving.pieces(10, run)
+        found = halving.run_in_pieces(10, run)
     assert [row for piece in found for row in piece] == list(range(10))
     assert made == [(0, 3), (3, 6), (6, 9), (9, 10)]
     assert [str(one.message).split(":")[0] for one in said] == [
@@ -55,12 +54,12 @@ def test_pieces_are_halved_until_they_fit_and_every_row_is_run_once():
     assert len(freed) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the size is known now
-        assert [row for piece in halving.pieces(7, run) for row in piece] == list(range(7))
+        assert [row for piece in halving.run_in_pieces(7, run) for row in piece] == list(range(7))
 
 
 def test_a_bound_from_outside_is_kept():
     run, made = holding(9)
-    Halving("model", (Full,)).pieces(9, run, most=4)
+    OomSplitter("model", (Full,)).run_in_pieces(9, run, most=4)
     assert made == [(0, 4), (4, 8), (8, 9)]
 
 
@@ -70,7 +69,7 @@ def test_a_single_row_that_does_not_fit_is_an_error():
         pytest.warns(SmallerBatchWarning),
         pytest.raises(BackendError, match="does not hold a single row of the mod"),
     ):
-        Halving("model", (Full,)).pieces(2, run)
+        OomSplitter("model", (Full,)).run_in_pieces(2, run)
 
 
 def test_other_errors_pass():
@@ -78,11 +77,11 @@ def test_other_errors_pass():
         raise KeyError("other")
 
     with pytest.raises(KeyError):
-        Halving("model", (Full,)).pieces(2, run)
+        OomSplitter("model", (Full,)).run_in_pieces(2, run)
 
 
 class Narrow(torch.nn.Module):
-    """A classifier on a device that holds three pictures."""
+    """A classifier on a device that holds three images."""
 
     def __init__(self, most):
         super().__init__()
@@ -118,21 +117,21 @@ def test_a_module_that_holds_nothing_says_so():
 
 @pytest.fixture
 def short(monkeypatch):
-    """Native kernels on tensors that find too little memory for more than two pictures' boxes."""
+    """Native kernels on tensors that find too little memory for more than two images' boxes."""
     plain = OnCpu.box_probabilities
 
     def full(self, cells, *rest):
         if len(cells) > 2:
-            raise torch.OutOfMemoryError(f"{len(cells)} pictures")
+            raise torch.OutOfMemoryError(f"{len(cells)} images")
         return plain(self, cells, *rest)
 
     monkeypatch.setattr(OnCpu, "box_probabilities", full)
 
 
 def test_memory_that_a_head_lacks_halves_the_batch(short):
-    net = made(Modular)
+    net = build_net(Modular)
     engine = camrt.load(net, target="relu", size=(12, 16))
-    batch = pictures(7)
+    batch = random_images(7)
     with pytest.warns(SmallerBatchWarning) as said:
         found = engine.explain(batch, "pixab", targets=np.arange(7) % 5)
     assert ["7 rows of the batch: 4 are" in str(said[0].message), len(said)] == [True, 2]
@@ -148,14 +147,14 @@ def test_memory_that_a_head_lacks_halves_the_batch(short):
     np.testing.assert_array_equal(found.maps, np.concatenate([pair.maps for pair in pairs]))
 
 
-def test_a_picture_that_does_not_fit_is_an_error(monkeypatch):
+def test_per_image_that_does_not_fit_is_an_error(monkeypatch):
     def full(self, *_):
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(OnCpu, "box_probabilities", full)
-    engine = camrt.load(made(Modular), target="relu", size=(12, 16))
+    engine = camrt.load(build_net(Modular), target="relu", size=(12, 16))
     with pytest.warns(SmallerBatchWarning), pytest.raises(BackendError, match="a single row of the batch"):
-        engine.explain(pictures(2), "pixab")
+        engine.explain(random_images(2), "pixab")
 
 
 def test_room_for_altered_inputs_is_halved():
@@ -168,11 +167,11 @@ def test_room_for_altered_inputs_is_halved():
         return np.zeros(shape)
 
     with pytest.warns(SmallerBatchWarning) as said:
-        assert buffer_of(rows, 10, (4, 2), OnCpu()).shape == (3, 4, 2)
+        assert allocate_buffer(rows, 10, (4, 2), OnCpu()).shape == (3, 4, 2)
     assert "does not hold 10 rows of the altered model's input: 5 are" in str(said[0].message)
     assert sizes == [(10, 4, 2), (5, 4, 2), (3, 4, 2)]
     with (
         pytest.warns(SmallerBatchWarning),
         pytest.raises(BackendError, match="does not hold a single altered row"),
     ):
-        buffer_of(lambda shape: rows((9, *shape)), 2, (1,), OnCpu())
+        allocate_buffer(lambda shape: rows((9, *shape)), 2, (1,), OnCpu())

@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from tolerances import assert_close
-from zoo import HEADS, HeadCase, Part
 
-from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.cuts import make_head, start_of_adjoint, vectors_at_once
-from camrt.engine.heads import Asked, FactoredHead, GenericHead, Head
+from camrt.engine.cuts import find_adjoint_start, make_head, vector_batch_size
+from camrt.engine.device import NUMPY_DEVICE
+from camrt.engine.heads import FactoredHead, GenericHead, Head, QueryContext
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.passes import PassCounter
-from camrt.engine.places import HOST
+from camrt.engine.passes import PassCounts
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.engine.scores import ScoreReader, probabilities
-from camrt.export.adjoint import adjoint_model
-from camrt.export.cutting import ACTIVATION, FIRST_LAYER, PHI, head_model, tapped_model
-from camrt.export.factoring import MAP, Factors, Unfactored, factor
-from camrt.export.graph import Graph, set_shape
-from camrt.export.input_form import PICTURES
-from camrt.export.interface import LOGITS, Interface
-from camrt.export.upgrading import upgrade
+from camrt.export.adjoint import build_adjoint_model
+from camrt.export.graph.index import Graph, set_shape
+from camrt.export.heads.cut import ACTIVATION, FIRST_LAYER, PHI, build_head_model, build_tapped_model
+from camrt.export.heads.factoring import MAP, Factors, Unfactored, factor_head
+from camrt.export.rewrites.input_form import IMAGES
+from camrt.export.rewrites.interface import LOGITS, Interface
+from camrt.export.rewrites.opset_upgrade import upgrade_opset
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, HeadCase, HeadGraph
 
 Array = np.ndarray[Any, Any]
 
@@ -53,8 +53,8 @@ class Spy:
     def outputs(self) -> tuple[str, ...]:
         return self.runner.outputs
 
-    def rows(self, shape: tuple[int, ...]) -> Array:
-        return self.runner.rows(shape)
+    def allocate_rows(self, shape: tuple[int, ...]) -> Array:
+        return self.runner.allocate_rows(shape)
 
     def __call__(self, batch: Array, fetch: Any = None, beside: Any = None) -> list[Array]:
         self.sizes.append(len(batch))
@@ -67,12 +67,12 @@ class SpyRuntime:
 
     spies: list[Spy]
     name: str = "spy"
-    scatters: bool = True
-    taps_cells: bool = True
-    place: Any = HOST
+    supports_scatter_add: bool = True
+    taps_cell_contributions: bool = True
+    device: Any = NUMPY_DEVICE
 
-    def runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Spy:
-        self.spies.append(Spy(RUNTIME.runner(model, label=label, batch=batch)))
+    def make_runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Spy:
+        self.spies.append(Spy(RUNTIME.make_runner(model, label=label, batch=batch)))
         return self.spies[-1]
 
 
@@ -80,7 +80,7 @@ class SpyRuntime:
 class Cut:
     """A head of the zoo, cut and factored as `camrt.load` does it, beside the generic answer."""
 
-    part: Part
+    part: HeadGraph
     factors: Factors | Unfactored
     head: Head
     generic: GenericHead
@@ -95,71 +95,75 @@ class Cut:
         kind: str = "logit",
         activation: str = "softmax",
         logits: Array | None = None,
-    ) -> Asked:
+    ) -> QueryContext:
         wanted = [LOGITS, ACTIVATION, *({PHI, FIRST_LAYER} & set(self.whole.outputs))]
         outputs = dict(zip(wanted, self.whole(activations, wanted), strict=True))
         found = outputs.pop(LOGITS) if logits is None else logits
-        return Asked(
-            outputs.pop(ACTIVATION), found, ScoreReader(targets, kind, activation), PassCounter(), outputs
+        return QueryContext(
+            outputs.pop(ACTIVATION), found, ScoreReader(targets, kind, activation), PassCounts(), outputs
         )
 
 
-def whole_model(part: Part, *, open_size: bool = False) -> onnx.ModelProto:
-    """A standardised model whose pictures are the activation itself."""
+def whole_model(part: HeadGraph, *, open_size: bool = False) -> onnx.ModelProto:
+    """A standardised model whose images are the activation itself."""
     graph = helper.make_graph(
         [
-            helper.make_node("Identity", [PICTURES], ["A"]),
+            helper.make_node("Identity", [IMAGES], ["A"]),
             *part.nodes,
             helper.make_node("Identity", ["logits"], [LOGITS]),
         ],
         "whole",
-        [helper.make_tensor_value_info(PICTURES, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, None)],
         [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", part.classes])],
         part.initializers,
     )
     set_shape(graph.input[0], ["N", part.shape[0], *(("h", "w") if open_size else part.shape[1:])])
     imports = [helper.make_opsetid("", part.opset)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=8)
-    assert upgrade(model)
+    assert upgrade_opset(model)
     return model
 
 
-def cut(part: Part, batch_size: int = 4, *, open_size: bool = False) -> Cut:
+def cut(part: HeadGraph, batch_size: int = 4, *, open_size: bool = False) -> Cut:
     model = whole_model(part, open_size=open_size)
     channels, height, width = part.shape
     graph = Graph(model, (5, channels, height, width))
-    factors = factor(graph, "A", None)
+    factors = factor_head(graph, "A", None)
     interface = Interface(channels, height, width, None, part.classes, "softmax", None, "NCHW")
     runtime = SpyRuntime([])
-    start = start_of_adjoint("A", factors)
+    start = find_adjoint_start("A", factors)
     head = make_head(
         model, graph, "A", (), start, (), factors, interface, runtime, batch_size=batch_size, threads=1
     )
     taps = {ACTIVATION: "A"} | ({FIRST_LAYER: start} if start not in (None, "A") else {})
     if isinstance(factors, Factors) and factors.phi_tensor is not None:
         taps[PHI] = factors.phi_tensor
-    runner = RUNTIME.runner(head_model(model, graph, "A", LOGITS, input_name=MAP, batch=None), label="head")
-    back = adjoint_model(model, graph, "A", input_name=MAP, batch=None)
-    adjoint = HeadAdjoint(RUNTIME.runner(back, label="head's adjoint"))
+    runner = RUNTIME.make_runner(
+        build_head_model(model, graph, "A", LOGITS, input_name=MAP, batch=None), label="head"
+    )
+    back = build_adjoint_model(model, graph, "A", input_name=MAP, batch=None)
+    adjoint = HeadAdjoint(RUNTIME.make_runner(back, label="head's adjoint"))
     return Cut(
         part,
         factors,
         head,
         GenericHead(runner, adjoint, batch_size, "asked for"),
-        RUNTIME.runner(tapped_model(model, graph, taps), label="model"),
+        RUNTIME.make_runner(build_tapped_model(model, graph, taps), label="model"),
         runtime.spies,
         batch_size,
     )
 
 
-def make_part(case: HeadCase, seed: int, shape: tuple[int, int, int] = (6, 4, 3), classes: int = 4) -> Part:
+def make_part(
+    case: HeadCase, seed: int, shape: tuple[int, int, int] = (6, 4, 3), classes: int = 4
+) -> HeadGraph:
     return case.make(np.random.default_rng(seed), *shape, classes)
 
 
 def some_activations(
     rng: np.random.Generator, count: int, shape: tuple[int, int, int], *, holes: bool
 ) -> Array:
-    """Like a ReLU's output; with holes: a channel that is zero everywhere, a cell, and a picture."""
+    """Like a ReLU's output; with holes: a channel that is zero everywhere, a cell, and an image."""
     values = np.maximum(rng.standard_normal((count, *shape)) + 0.5, 0).astype(np.float32)
     if holes:
         values[:, rng.integers(shape[0])] = 0
@@ -176,7 +180,7 @@ def some_boxes(rng: np.random.Generator, cells: tuple[int, int], count: int = 6)
     return np.array(corners, np.int64)
 
 
-def scores64(part: Part, activations: Array, asked: Asked) -> Array:
+def scores64(part: HeadGraph, activations: Array, asked: QueryContext) -> Array:
     """Scores (N, ..., T) of altered activations (N, ..., K, h, w)."""
     rows = activations.reshape(-1, *activations.shape[-3:]).astype(np.float64)
     logits = part.logits64(rows).reshape(*activations.shape[:-3], -1)
@@ -255,19 +259,19 @@ def test_every_answer_is_that_of_the_definition_and_of_the_graph(
     agree(asked.scores, unaltered, unaltered)
 
     expected = scores64(part, without_channels64(activations), asked)
-    agree(both.head.without_channels(asked), expected, unaltered)
-    agree(both.generic.without_channels(asked), expected, unaltered)
+    agree(both.head.scores_without_channels(asked), expected, unaltered)
+    agree(both.generic.scores_without_channels(asked), expected, unaltered)
 
     boxes = some_boxes(rng, shape[1:])
     deleted, kept = (scores64(part, altered, asked) for altered in with_boxes64(activations, boxes))
     for head in (both.head, both.generic):
-        answers = head.with_boxes(asked, boxes, delete=True, keep=True)
+        answers = head.scores_with_boxes(asked, boxes, delete=True, keep=True)
         agree(answers[0], deleted, unaltered)
         agree(answers[1], kept, unaltered)
 
     nothing = scores64(part, np.zeros_like(activations), asked)
-    agree(both.head.empty(asked), nothing, nothing)
-    agree(both.generic.empty(asked), nothing, nothing)
+    agree(both.head.scores_of_zero_activation(asked), nothing, nothing)
+    agree(both.generic.scores_of_zero_activation(asked), nothing, nothing)
 
 
 @CASES
@@ -294,8 +298,10 @@ def test_one_perspective_alone_is_the_same_as_beside_the_other(name, perspective
     activations = some_activations(rng, 3, (6, 4, 3), holes=True)
     for kind in ("logit", "probability"):
         asked = both.asked(activations, rng.integers(4, size=(3, 2)), kind)
-        pair = both.head.with_boxes(asked, boxes, delete=True, keep=True)
-        alone = both.head.with_boxes(asked, boxes, delete=perspective == "delete", keep=perspective == "keep")
+        pair = both.head.scores_with_boxes(asked, boxes, delete=True, keep=True)
+        alone = both.head.scores_with_boxes(
+            asked, boxes, delete=perspective == "delete", keep=perspective == "keep"
+        )
         position = ("delete", "keep").index(perspective)
         np.testing.assert_array_equal(alone[position], pair[position])
         assert alone[1 - position] is None
@@ -311,22 +317,22 @@ def test_a_head_analysed_at_one_size_of_map_answers_at_another(name, cells):
     asked = both.asked(activations, rng.integers(both.part.classes, size=(2, 2)))
     unaltered = scores64(both.part, activations, asked)
     agree(
-        both.head.without_channels(asked),
+        both.head.scores_without_channels(asked),
         scores64(both.part, without_channels64(activations), asked),
         unaltered,
     )
     boxes = some_boxes(rng, cells)
     expected = [scores64(both.part, altered, asked) for altered in with_boxes64(activations, boxes)]
-    answers = both.head.with_boxes(asked, boxes, delete=True, keep=True)
+    answers = both.head.scores_with_boxes(asked, boxes, delete=True, keep=True)
     agree(answers[0], expected[0], unaltered)
     agree(answers[1], expected[1], unaltered)
     nothing = scores64(both.part, np.zeros_like(activations), asked)
-    agree(both.head.empty(asked), nothing, unaltered)
+    agree(both.head.scores_of_zero_activation(asked), nothing, unaltered)
     if case.kind == "pooled-linear":
         agree(both.head.class_maps(asked), class_maps64(case, both.part, asked), unaltered)
 
 
-def class_maps64(case: HeadCase, part: Part, asked: Asked) -> Array:
+def class_maps64(case: HeadCase, part: HeadGraph, asked: QueryContext) -> Array:
     """f = W·φ(A_ij) + b in each cell (b / cells for a sum), found by asking for maps of one vector.
 
     A map that is A_ij everywhere has logit(A_ij) = (hw · W·φ(A_ij) + border · W·φ(0)) / D + b, where cells
@@ -370,10 +376,10 @@ def test_other_heads_have_no_class_maps(name):
 # ---------------------------------------------------------------- passes
 
 
-def passes_of(head: Head, asked: Asked, boxes: Array) -> tuple[int, int]:
-    head.without_channels(asked)
+def passes_of(head: Head, asked: QueryContext, boxes: Array) -> tuple[int, int]:
+    head.scores_without_channels(asked)
     channels = asked.passes.head
-    head.with_boxes(asked, boxes, delete=True, keep=True)
+    head.scores_with_boxes(asked, boxes, delete=True, keep=True)
     return channels, asked.passes.head - channels
 
 
@@ -385,7 +391,7 @@ def test_passes_counted_are_rows_run_and_no_more_than_announced(case, kind):
     boxes = some_boxes(rng, (4, 3))
     one = both.asked(some_activations(rng, 1, (6, 4, 3), holes=False), np.zeros((1, 1), np.int64), kind)
     channels, boxed = passes_of(both.head, one, boxes)
-    both.head.empty(one)
+    both.head.scores_of_zero_activation(one)
     assert channels <= both.head.channel_passes(6)[0]
     assert one.passes.head - channels <= both.head.box_passes(len(boxes))[0]
     if case.kind.endswith("linear"):
@@ -404,7 +410,7 @@ def test_any_number_of_targets_costs_the_passes_of_one(case):
     found = set()
     for targets in (1, 5):
         asked = both.asked(activations, rng.integers(both.part.classes, size=(3, targets)), "probability")
-        both.head.empty(asked)  # a head may remember this one
+        both.head.scores_of_zero_activation(asked)  # a head may remember this one
         asked.passes.head = 0
         found.add(passes_of(both.head, asked, boxes))
     assert len(found) == 1
@@ -418,32 +424,32 @@ def test_zero_channels_and_zero_boxes_cost_no_pass(case):
     activations[:, 1:] = 0
     activations[:, :, 1:] = 0
     asked = both.asked(activations, np.zeros((2, 1), np.int64))
-    both.head.without_channels(asked)
-    assert asked.passes.head <= 2  # channel 0 of each picture
-    both.head.empty(asked)
+    both.head.scores_without_channels(asked)
+    assert asked.passes.head <= 2  # channel 0 of each image
+    both.head.scores_of_zero_activation(asked)
     asked.passes.head = 0
-    both.head.with_boxes(asked, np.array([[1, 0, 4, 3], [2, 1, 3, 2]]), delete=True, keep=True)
+    both.head.scores_with_boxes(asked, np.array([[1, 0, 4, 3], [2, 1, 3, 2]]), delete=True, keep=True)
     assert asked.passes.head <= 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
 @pytest.mark.parametrize("name", [name for name, case in HEADS.items() if not case.kind.endswith("linear")])
-def test_batches_are_filled_across_pictures(name, batch_size):
+def test_batches_are_filled_across_images(name, batch_size):
     both = cut(make_part(HEADS[name], 15), batch_size)
     limit = batch_size
     if isinstance(both.factors, Factors):
-        limit = vectors_at_once(batch_size, 6 * 4 * 3, len(both.factors.bias))
+        limit = vector_batch_size(batch_size, 6 * 4 * 3, len(both.factors.bias))
     rng = np.random.default_rng(16)
     count = min(3, batch_size)
     activations = some_activations(rng, count, (6, 4, 3), holes=False)
     activations[:, 2] = 0
     asked = both.asked(activations, np.zeros((count, 1), np.int64))
     boxes = some_boxes(rng, (4, 3), 5)
-    both.head.empty(asked)
+    both.head.scores_of_zero_activation(asked)
     for ask in (
-        lambda: both.head.without_channels(asked),
-        lambda: both.head.with_boxes(asked, boxes, delete=True, keep=False),
-        lambda: both.head.with_boxes(asked, boxes, delete=False, keep=True),
+        lambda: both.head.scores_without_channels(asked),
+        lambda: both.head.scores_with_boxes(asked, boxes, delete=True, keep=False),
+        lambda: both.head.scores_with_boxes(asked, boxes, delete=False, keep=True),
     ):
         for spy in both.spies:
             spy.sizes.clear()
@@ -455,19 +461,19 @@ def test_batches_are_filled_across_pictures(name, batch_size):
         assert 0 < batches[-1] <= (full if len(batches) > 1 else limit)
 
 
-def test_vectors_fill_the_memory_of_a_batch_of_pictures():
-    assert vectors_at_once(32, 3 * 224 * 224, 4096) == 1024  # 1176 would fit
-    assert vectors_at_once(4, 3 * 224 * 224, 4096) == 147
-    assert vectors_at_once(32, 3 * 8 * 8, 4096) == 32  # never fewer than pictures
+def test_vectors_fill_the_memory_of_a_batch_of_images():
+    assert vector_batch_size(32, 3 * 224 * 224, 4096) == 1024  # 1176 would fit
+    assert vector_batch_size(4, 3 * 224 * 224, 4096) == 147
+    assert vector_batch_size(32, 3 * 8 * 8, 4096) == 32  # never fewer than images
 
 
 @pytest.mark.parametrize("name", ["squeezenet", "squeezenet-padded", "network-in-network"])
-def test_batches_of_a_phi_that_mixes_channels_are_filled_across_pictures(name):
+def test_batches_of_a_phi_that_mixes_channels_are_filled_across_images(name):
     both = cut(make_part(HEADS[name], 17), 4)
     asked = both.asked(
         some_activations(np.random.default_rng(18), 3, (6, 4, 3), holes=False), np.zeros((3, 1), np.int64)
     )
-    both.head.without_channels(asked)
+    both.head.scores_without_channels(asked)
     batches = max((spy.sizes for spy in both.spies), key=sum)
     assert batches == [4, 4, 4, 4, 2]
     assert asked.passes.head == 18
@@ -480,7 +486,7 @@ def test_batches_of_a_phi_that_mixes_channels_are_filled_across_pictures(name):
 @pytest.mark.parametrize("bad", [np.nan, np.inf], ids=["nan", "infinity"])
 @pytest.mark.parametrize("kind", ["logit", "probability"])
 def test_what_is_not_finite_is_never_answered_with_something_plausible(case, bad, kind):
-    """Where the graph itself answers NaN so does the shortcut, and no other picture is touched."""
+    """Where the graph itself answers NaN so does the shortcut, and no other image is touched."""
     if bad == np.inf and case.kind.endswith("network"):
         pytest.skip("a saturating network makes finite numbers of infinity, one way or the other")
     both = cut(make_part(case, 19))
@@ -495,11 +501,11 @@ def test_what_is_not_finite_is_never_answered_with_something_plausible(case, bad
         answers = []
         for head in (both.head, both.generic):
             for asked in (good, ill):
-                pair = head.with_boxes(asked, boxes, delete=True, keep=True)
-                answers.append([head.without_channels(asked), *pair])
+                pair = head.scores_with_boxes(asked, boxes, delete=True, keep=True)
+                answers.append([head.scores_without_channels(asked), *pair])
     for ours, ours_ill, graphs_ill in zip(answers[0], answers[1], answers[3], strict=True):
         others = [0, 2]
-        # Batches are filled across pictures: an odd size of batch may round otherwise.
+        # Batches are filled across images: an odd size of batch may round otherwise.
         agree(ours_ill[others], ours[others], ours)
         silent = np.isfinite(ours_ill[1]) & ~np.isfinite(graphs_ill[1])
         assert not silent.any()

@@ -6,7 +6,6 @@ import threading
 import time
 from pathlib import Path
 
-import hostile
 import numpy as np
 import pytest
 
@@ -20,25 +19,26 @@ from camrt.errors import (
     UnsafeModelError,
     UnsupportedModelError,
 )
+from helpers import hostile_models
 
 REFUSED = [
-    (hostile.not_onnx_png, ModelFileError, "PNG"),
-    (hostile.truncated, ModelFileError, "cut short"),
-    (hostile.external_missing, ModelFileError, "weights.bin"),
-    (hostile.external_parent, UnsafeModelError, r"\.\."),
-    (hostile.external_absolute, UnsafeModelError, "absolute"),
-    (hostile.external_symlink, UnsafeModelError, "symbolic link"),
-    (hostile.external_symlinked_folder, UnsafeModelError, "symbolic link"),
-    (hostile.external_hardlink, UnsafeModelError, "hard link"),
-    (hostile.external_fifo, UnsafeModelError, "regular file"),
-    (hostile.nested_functions, UnsafeModelError, "function"),
-    (hostile.recursive_function, UnsafeModelError, "itself"),
-    (hostile.terabyte_constant, UnsafeModelError, "TiB|TB|bytes|GiB"),
-    (hostile.terabyte_initializer, UnsafeModelError, "TiB|TB|bytes|GiB"),
-    (hostile.several_inputs, UnsupportedModelError, "exactly one input"),
-    (hostile.bad_output_shape, UnsupportedModelError, r"output is \(N, C\)"),
-    (hostile.no_spatial_tensor, CutError, "two spatial axes"),
-    (hostile.custom_operator, UnsupportedModelError, "operator"),
+    (hostile_models.not_onnx_png, ModelFileError, "PNG"),
+    (hostile_models.truncated, ModelFileError, "cut short"),
+    (hostile_models.external_missing, ModelFileError, "weights.bin"),
+    (hostile_models.external_parent, UnsafeModelError, r"\.\."),
+    (hostile_models.external_absolute, UnsafeModelError, "absolute"),
+    (hostile_models.external_symlink, UnsafeModelError, "symbolic link"),
+    (hostile_models.external_symlinked_folder, UnsafeModelError, "symbolic link"),
+    (hostile_models.external_hardlink, UnsafeModelError, "hard link"),
+    (hostile_models.external_fifo, UnsafeModelError, "regular file"),
+    (hostile_models.nested_functions, UnsafeModelError, "function"),
+    (hostile_models.recursive_function, UnsafeModelError, "itself"),
+    (hostile_models.terabyte_constant, UnsafeModelError, "TiB|TB|bytes|GiB"),
+    (hostile_models.terabyte_initializer, UnsafeModelError, "TiB|TB|bytes|GiB"),
+    (hostile_models.several_inputs, UnsupportedModelError, "exactly one input"),
+    (hostile_models.bad_output_shape, UnsupportedModelError, r"output is \(N, C\)"),
+    (hostile_models.no_spatial_tensor, CutError, "two spatial axes"),
+    (hostile_models.custom_operator, UnsupportedModelError, "operator"),
 ]
 
 
@@ -57,44 +57,44 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 def test_external_data_beside_the_file_is_read(tmp_path: Path):
-    engine = camrt.load(hostile.external_valid(tmp_path / "model.onnx"))
-    assert engine.predict(pictures(engine, 2)).shape == (2, engine.num_classes)
+    engine = camrt.load(hostile_models.external_valid(tmp_path / "model.onnx"))
+    assert engine.predict(images(engine, 2)).shape == (2, engine.num_classes)
 
 
 def test_an_endless_loop_is_stopped_while_it_is_loaded(tmp_path: Path):
     started = time.perf_counter()
     with pytest.raises(DeadlineError, match="loading was stopped after its deadline of 1 s; load_deadline="):
-        camrt.load(hostile.endless_loop(tmp_path / "model.onnx"), load_deadline=1.0)
+        camrt.load(hostile_models.endless_loop(tmp_path / "model.onnx"), load_deadline=1.0)
     assert time.perf_counter() - started < 20
 
 
 def test_an_endless_loop_is_stopped_at_the_deadline_of_a_call_and_the_engine_lives_on(tmp_path: Path):
-    engine = camrt.load(hostile.endless_loop(tmp_path / "model.onnx", above=1e6), call_deadline=1.0)
-    batch = 1e7 * pictures(engine, 1)
+    engine = camrt.load(hostile_models.endless_loop(tmp_path / "model.onnx", above=1e6), call_deadline=1.0)
+    batch = 1e7 * images(engine, 1)
     for _ in range(2):
         started = time.perf_counter()
         with pytest.raises(DeadlineError, match="predicting was stopped after its deadline of 1 s; call_"):
             engine.predict(batch)
         assert time.perf_counter() - started < 20
-    healthy = camrt.load(hostile.classifier(tmp_path / "healthy.onnx"))
-    assert np.isfinite(healthy.predict(pictures(healthy, 1))).all()
+    healthy = camrt.load(hostile_models.classifier(tmp_path / "healthy.onnx"))
+    assert np.isfinite(healthy.predict(images(healthy, 1))).all()
 
 
 def test_an_operator_that_has_begun_is_left_at_the_deadline(tmp_path: Path):
     with pytest.raises(DeadlineError, match="loading was stopped"):
-        camrt.load(hostile.huge_padding(tmp_path / "model.onnx", pixels=10**8), load_deadline=0.3)
-    healthy = camrt.load(hostile.classifier(tmp_path / "healthy.onnx"))
-    assert np.isfinite(healthy.predict(pictures(healthy, 1))).all()
+        camrt.load(hostile_models.huge_padding(tmp_path / "model.onnx", pixels=10**8), load_deadline=0.3)
+    healthy = camrt.load(hostile_models.classifier(tmp_path / "healthy.onnx"))
+    assert np.isfinite(healthy.predict(images(healthy, 1))).all()
 
 
 def test_deadlines_of_two_threads_do_not_mix(tmp_path: Path):
-    endless = camrt.load(hostile.endless_loop(tmp_path / "endless.onnx", above=1e6), call_deadline=1.5)
-    healthy = camrt.load(hostile.classifier(tmp_path / "healthy.onnx"), call_deadline=60.0)
+    endless = camrt.load(hostile_models.endless_loop(tmp_path / "endless.onnx", above=1e6), call_deadline=1.5)
+    healthy = camrt.load(hostile_models.classifier(tmp_path / "healthy.onnx"), call_deadline=60.0)
     stopped: list[Exception] = []
 
     def run_endless() -> None:
         try:
-            endless.predict(1e7 * pictures(endless, 1))
+            endless.predict(1e7 * images(endless, 1))
         except DeadlineError as error:
             stopped.append(error)
 
@@ -102,7 +102,7 @@ def test_deadlines_of_two_threads_do_not_mix(tmp_path: Path):
     thread.start()
     count = 0
     while thread.is_alive() and count < 100_000:
-        healthy.predict(pictures(healthy, 1))
+        healthy.predict(images(healthy, 1))
         count += 1
     thread.join()
     assert len(stopped) == 1
@@ -111,7 +111,7 @@ def test_deadlines_of_two_threads_do_not_mix(tmp_path: Path):
 
 def test_loading_is_stopped_at_the_load_deadline(tmp_path: Path):
     with pytest.raises(DeadlineError, match="deadline of 1e-09 s"):
-        camrt.load(hostile.classifier(tmp_path / "model.onnx"), load_deadline=1e-9)
+        camrt.load(hostile_models.classifier(tmp_path / "model.onnx"), load_deadline=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +132,12 @@ def test_loading_is_stopped_at_the_load_deadline(tmp_path: Path):
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
 def test_a_wrong_option_is_named(options, error, text, tmp_path: Path):
-    path = hostile.classifier(tmp_path / "model.onnx")
+    path = hostile_models.classifier(tmp_path / "model.onnx")
     with pytest.raises(error, match=text):
         camrt.load(path, **options)
 
 
-def pictures(engine: camrt.Engine, count: int) -> np.ndarray:
+def images(engine: camrt.Engine, count: int) -> np.ndarray:
     interface = engine.interface
     shape = (count, interface.channels, interface.height or 8, interface.width or 8)
     return np.random.default_rng(0).standard_normal(shape, np.float32)

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles.classifiers import classifier
 from PIL import Image
 
 import camrt
-from camrt.engine.arrays import host
-from camrt.engine.inputs import map_size
-from camrt.engine.places import HOST
-from camrt.engine.targets import chooser, target_classes
+from camrt.engine.arrays import to_numpy
+from camrt.engine.batch import resolve_map_size
+from camrt.engine.device import NUMPY_DEVICE
+from camrt.engine.targets import make_target_chooser, parse_targets
 from camrt.errors import CamrtError, InputError, TargetError
+from helpers.oracles.classifiers import classifier
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> camrt.Engine:
 
 
 @pytest.fixture(scope="module")
-def pictured(tmp_path_factory: pytest.TempPathFactory) -> camrt.Engine:
+def imaged(tmp_path_factory: pytest.TempPathFactory) -> camrt.Engine:
     """The same, with a known preprocessing."""
     small = classifier("pooled-network", cells=(3, 5), trunk="convolve")
-    path = small.save(tmp_path_factory.mktemp("pictured"))
+    path = small.save(tmp_path_factory.mktemp("imaged"))
     return camrt.load(path, target="activation", threads=1, preprocessing="unit")
 
 
@@ -35,25 +35,25 @@ def good(count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, 3, 5, 9)).astype(np.float32)
 
 
-def with_value(value: float, *pictures: int, count: int = 3) -> np.ndarray:
+def with_value(value: float, *images: int, count: int = 3) -> np.ndarray:
     batch = good(count)
-    batch[list(pictures), 1, 2, 3] = value
+    batch[list(images), 1, 2, 3] = value
     return batch
 
 
-def with_infinities(picture: int) -> np.ndarray:
+def with_infinities(image: int) -> np.ndarray:
     """Both signs, which a sum would make NaN of."""
-    batch = with_value(np.inf, picture)
-    batch[picture, 0] = -np.inf
+    batch = with_value(np.inf, image)
+    batch[image, 0] = -np.inf
     return batch
 
 
 BATCHES: dict[str, tuple[Any, str]] = {
     "empty": (good()[:0], r"the batch is empty: its shape is \(0, 3, 5, 9\)"),
-    "no-pictures": ([], "the batch is empty: it has no pictures"),
-    "one-picture": (
+    "no-images": ([], "the batch is empty: it has no images"),
+    "one-image": (
         good()[0],
-        r"a batch has shape \(N, 3, 5, 9\), this one \(3, 5, 9\); one picture is a batch of one",
+        r"a batch has shape \(N, 3, 5, 9\), this one \(3, 5, 9\); one image is a batch of one",
     ),
     "five-axes": (good()[None], r"a batch has shape \(N, 3, 5, 9\), this one \(1, 2, 3, 5, 9\)$"),
     "a-number": (np.float32(1), r"a batch has shape \(N, 3, 5, 9\), this one \(1,\)$"),
@@ -65,32 +65,32 @@ BATCHES: dict[str, tuple[Any, str]] = {
     "last-axis-colours": (good().transpose(0, 2, 3, 1), "takes 3 colour channels, this batch has 5"),
     "height": (
         good()[:, :, :4],
-        r"takes pictures of height 5, this batch has 4: its shape \(2, 3, 4, 9\) should be \(N, 3, 5, 9\)",
+        r"takes images of height 5, this batch has 4: its shape \(2, 3, 4, 9\) should be \(N, 3, 5, 9\)",
     ),
-    "width": (good().repeat(2, axis=3), "takes pictures of width 9, this batch has 18"),
-    "no-height": (good()[:, :, :0], "takes pictures of height 5, this batch has 0"),
-    "nan": (with_value(np.nan, 1), "the batch holds NaN or infinity in picture 1$"),
-    "infinity": (with_value(np.inf, 0, 2), "the batch holds NaN or infinity in pictures 0, 2$"),
-    "both-infinities": (with_infinities(2), "the batch holds NaN or infinity in picture 2$"),
+    "width": (good().repeat(2, axis=3), "takes images of width 9, this batch has 18"),
+    "no-height": (good()[:, :, :0], "takes images of height 5, this batch has 0"),
+    "nan": (with_value(np.nan, 1), "the batch holds NaN or infinity in image 1$"),
+    "infinity": (with_value(np.inf, 0, 2), "the batch holds NaN or infinity in images 0, 2$"),
+    "both-infinities": (with_infinities(2), "the batch holds NaN or infinity in image 2$"),
     "many": (
         with_value(np.nan, *range(12), count=12),
-        "NaN or infinity in pictures 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …$",
+        "NaN or infinity in images 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …$",
     ),
-    "beyond-float32": (with_value(1, 0).astype(np.float64) * 1e300, "NaN or infinity in pictures 0, 1, 2$"),
+    "beyond-float32": (with_value(1, 0).astype(np.float64) * 1e300, "NaN or infinity in images 0, 1, 2$"),
     "integers": (
         np.ones((2, 3, 5, 9), np.uint8),
-        "holds float32 model inputs, this one uint8; for raw pixels pass a list of pictures",
+        "holds float32 model inputs, this one uint8; for raw pixels pass a list of images",
     ),
     "booleans": (np.ones((2, 3, 5, 9), bool), "holds float32 model inputs, this one bool"),
     "complex": (good().astype(np.complex64), "holds float32 model inputs, this one complex64"),
     "objects": (good().astype(object), "holds float32 model inputs, this one object"),
-    "nothing": (None, r"a float32 array \(N, C, H, W\) or a list of pictures, not NoneType"),
-    "iterator": (iter(good()), "or a list of pictures, not "),
-    "pictures": (
+    "nothing": (None, r"a float32 array \(N, C, H, W\) or a list of images, not NoneType"),
+    "iterator": (iter(good()), "or a list of images, not "),
+    "images": (
         [np.zeros((5, 9, 3), np.uint8)],
         r"preprocessing is not known.*pass preprocessing= to camrt.load.*or pass a float32 array",
     ),
-    "path": ("picture.png", "preprocessing is not known"),
+    "path": ("image.png", "preprocessing is not known"),
     "pillow": (Image.new("RGB", (9, 5)), "preprocessing is not known"),
 }
 
@@ -128,19 +128,19 @@ def test_the_caller_s_batch_is_left_alone(engine: camrt.Engine) -> None:
     assert np.array_equal(batch, good())
 
 
-def test_pictures(pictured: camrt.Engine, tmp_path: Path) -> None:
+def test_images(imaged: camrt.Engine, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 9, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     batch = (pixels.transpose(2, 0, 1)[None] / 255).astype(np.float32)
-    expected = pictured.predict(batch)
+    expected = imaged.predict(batch)
     for given in (str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(pixels), [pixels]):
-        assert np.abs(pictured.predict(given) - expected).max() < 1e-5
-    found = pictured.explain([pixels, tmp_path / "a.png"], "activation")
+        assert np.abs(imaged.predict(given) - expected).max() < 1e-5
+    found = imaged.explain([pixels, tmp_path / "a.png"], "activation")
     assert found.views is not None
     assert [view.size for view in found.views] == [(9, 5)] * 2
-    assert pictured.explain(batch, "activation").views is None
+    assert imaged.explain(batch, "activation").views is None
     with pytest.raises(CamrtError, match=r"missing\.png"):
-        pictured.predict([tmp_path / "missing.png"])
+        imaged.predict([tmp_path / "missing.png"])
 
 
 TARGETS: dict[str, tuple[Any, str]] = {
@@ -179,7 +179,7 @@ def test_ragged_targets(engine: camrt.Engine) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "uint64", ">i2"])
 def test_targets_of_any_width(dtype: str) -> None:
-    found, several = target_classes(np.array([3, 0], dtype), 2, 4)
+    found, several = parse_targets(np.array([3, 0], dtype), 2, 4)
     assert found.dtype == np.int64
     assert found.tolist() == [[3], [0]]
     assert not several
@@ -187,7 +187,7 @@ def test_targets_of_any_width(dtype: str) -> None:
 
 def test_forms_of_targets() -> None:
     logits = np.array([[0, 2, 2], [5, 1, 1]], np.float32)
-    found, are_several = chooser(None, 2, 3, HOST, host)(slice(None), logits)
+    found, are_several = make_target_chooser(None, 2, 3, NUMPY_DEVICE, to_numpy)(slice(None), logits)
     assert (found.tolist(), are_several) == ([[1], [0]], False)  # the first of equal ones
     for targets, expected, several in [
         (2, [[2], [2]], False),
@@ -197,7 +197,7 @@ def test_forms_of_targets() -> None:
         ([[2], [0]], [[2], [0]], True),
         ([[2, 2], [0, 1]], [[2, 2], [0, 1]], True),
     ]:
-        found, are_several = target_classes(targets, 2, 3)
+        found, are_several = parse_targets(targets, 2, 3)
         assert found.tolist() == expected
         assert are_several == several
 
@@ -231,9 +231,9 @@ def test_bad_sizes(engine: camrt.Engine, size: Any) -> None:
 
 @pytest.mark.parametrize("size", [(4, 6), [4, 6], np.array([4, 6]), (np.int32(4), np.uint8(6))], ids=repr)
 def test_sizes(size: Any) -> None:
-    assert map_size(size, (1, 2), (3, 4)) == (4, 6)
-    assert map_size("image", (1, 2), (3, 4)) == (1, 2)
-    assert map_size("map", (1, 2), (3, 4)) == (3, 4)
+    assert resolve_map_size(size, (1, 2), (3, 4)) == (4, 6)
+    assert resolve_map_size("image", (1, 2), (3, 4)) == (1, 2)
+    assert resolve_map_size("map", (1, 2), (3, 4)) == (3, 4)
 
 
 def test_nothing_is_run_for_a_wrong_question(engine: camrt.Engine, monkeypatch: pytest.MonkeyPatch) -> None:

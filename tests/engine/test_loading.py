@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
-from tolerances import assert_close
-from zoo import HEADS, classifier, save
 
 import camrt
 from camrt.engine import cuts
-from camrt.engine.backends.onnxruntime import OnnxRuntime
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import BackendError, InputError
-from camrt.export.factoring import Unfactored
+from camrt.export.heads.factoring import Unfactored
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, save
 
 SHAPE = (6, 4, 3)
 CLASSES = 5
@@ -39,7 +39,7 @@ def saved(tmp_path, name="gap-flatten-gemm", **metadata):
 
 def forced_generic(path, **options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuts, "factor", lambda *_: Unfactored("asked for"))
+        patch.setattr(cuts, "factor_head", lambda *_: Unfactored("asked for"))
         return camrt.load(path, **options)
 
 
@@ -77,7 +77,7 @@ def test_a_whole_model_predicts_and_explains_as_its_definition(name, tmp_path):
 @pytest.mark.parametrize(
     "name", ["gap-flatten-gemm", "squeezenet-padded", "gemm-relu-gemm", "global-max-pool"]
 )
-def test_pictures_beyond_one_batch_are_answered_alike(name, tmp_path):
+def test_images_beyond_one_batch_are_answered_alike(name, tmp_path):
     path = save(zoo_model(name).model, tmp_path / "model.onnx")
     batch = np.random.default_rng(5).standard_normal((7, *zoo_model(name).size), np.float32)
     whole = camrt.load(path, target="A", batch_size=32).explain(batch, "pixab", targets=1)
@@ -89,7 +89,7 @@ def test_pictures_beyond_one_batch_are_answered_alike(name, tmp_path):
 def test_graphs_behind_the_cut_are_made_ready_when_first_needed(tmp_path):
     path = save(zoo_model("gemm-relu-gemm").model, tmp_path / "model.onnx")
     batch = np.zeros((1, *zoo_model("gemm-relu-gemm").size), np.float32)
-    labels, make = [], OnnxRuntime.runner
+    labels, make = [], OnnxRuntime.make_runner
 
     def watched(self, model, **options):
         labels.append(options["label"])
@@ -142,7 +142,7 @@ def test_a_wrong_option_is_refused(options, message, tmp_path):
     ids=str,
 )
 def test_a_backend_that_is_not_there_is_never_replaced(options, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("camrt.engine.plans.cards.LIBRARY", "no-such-driver.so")
+    monkeypatch.setattr("camrt.engine.tensorrt_plans.cuda_devices.LIBRARY", "no-such-driver.so")
     with pytest.raises(BackendError, match=message):
         camrt.load(saved(tmp_path), **options)
 
@@ -227,9 +227,9 @@ def test_the_word_default_is_the_embedded_classifier(tmp_path, monkeypatch):
 def test_the_word_default_where_a_file_is_read_again():
     pytest.importorskip("skimage", reason="the structural similarity is scikit-image's")
     pytest.importorskip("scipy", reason="the rank correlation is scipy's")
-    from camrt.evaluation.axioms import axioms
-    from camrt.evaluation.randomisation import cascading_randomisation
+    from camrt.evaluation.metrics.axioms import measure_axioms
+    from camrt.evaluation.metrics.randomisation import cascading_randomisation
 
     scene = [camrt.default.scene_path()]
-    assert axioms("default", scene, "calm", constants=(1.0,)).pictures == 1
+    assert measure_axioms("default", scene, "calm", constants=(1.0,)).images == 1
     assert cascading_randomisation("default", scene, ["calm"], stages=(1,)).stages == (1,)

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from hostile import LARGE
+
+from helpers.hostile_models import LARGE
 
 LIMIT = 256 << 20
 # Beside the limit: what is freed and not given back, and libraries that are imported on the way.

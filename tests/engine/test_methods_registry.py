@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import camrt
-from camrt.engine.methods import Method, build, methods
+from camrt.engine.methods import Method, make_method, methods
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.eigen import EigenCAM
 from camrt.engine.methods.pixab import PixabCAM
@@ -36,7 +36,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize(("name", "method"), SPELLINGS.items())
 def test_spellings(name: str, method: type[Method]) -> None:
-    assert type(build(name, {})) is method
+    assert type(make_method(name, {})) is method
 
 
 UNKNOWN: dict[str, tuple[Any, str]] = {
@@ -52,7 +52,7 @@ UNKNOWN: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("name", "text"), UNKNOWN.values(), ids=UNKNOWN)
 def test_unknown_methods(name: Any, text: str) -> None:
     with pytest.raises(MethodError, match=text):
-        build(name, {})
+        make_method(name, {})
 
 
 OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -115,16 +115,16 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize(("name", "options", "text"), OPTIONS.values(), ids=OPTIONS)
 def test_bad_options(name: str, options: dict[str, Any], text: str) -> None:
     with pytest.raises(MethodError, match=text):
-        build(name, options)
+        make_method(name, options)
 
 
 def test_a_method_object_is_taken_as_it_is() -> None:
     method = PixabCAM(boxes=((3, 3),))
-    assert build(method, {}) is method
+    assert make_method(method, {}) is method
     with pytest.raises(
         MethodError, match=r"options \(score\) go into the method itself.*PixabCAM\(score=\.\.\.\)"
     ):
-        build(method, {"score": "logit"})
+        make_method(method, {"score": "logit"})
 
 
 @pytest.mark.parametrize("name", methods())
@@ -132,8 +132,8 @@ def test_methods_are_frozen_values(name: str) -> None:
     method = methods()[name]
     assert is_dataclass(method)
     assert method.name == name
-    assert method() == build(name, {})
-    assert hash(method()) == hash(build(name, {}))
+    assert method() == make_method(name, {})
+    assert hash(method()) == hash(make_method(name, {}))
     with pytest.raises(FrozenInstanceError):
         method().postprocess = "library"
     with pytest.raises(TypeError):

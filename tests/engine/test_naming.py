@@ -1,4 +1,4 @@
-"""Names of result files: safe everywhere, and one for each picture however pictures are batched."""
+"""Names of result files: safe everywhere, and one for each image however images are batched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from camrt.engine.naming import Naming, overlay_name, safe_stem
+from camrt.engine.file_names import FileNames, overlay_name, to_safe_stem
 
 ODD = [
     "a",
@@ -54,8 +54,8 @@ def on_some_disk(name: str) -> set[str]:
 
 @given(TEXTS)
 def test_no_two_stems_are_one_on_any_disk(texts: list[str]) -> None:
-    naming = Naming()
-    stems = [naming.stem(text) for text in texts]
+    naming = FileNames()
+    stems = [naming.unique_stem(text) for text in texts]
     seen: set[str] = set()
     for stem in stems:
         assert not on_some_disk(stem) & seen
@@ -69,17 +69,17 @@ def test_no_two_stems_are_one_on_any_disk(texts: list[str]) -> None:
 @given(TEXTS)
 def test_stems_stay_as_they_are_when_they_are_named_again(texts: list[str]) -> None:
     """In any batches: this is what went wrong with names of more than 120 bytes."""
-    naming = Naming()
-    stems = [naming.stem(text) for text in texts]
+    naming = FileNames()
+    stems = [naming.unique_stem(text) for text in texts]
     for start in range(len(stems)):
-        again = Naming()
-        assert [again.stem(stem) for stem in stems[start:]] == stems[start:]
+        again = FileNames()
+        assert [again.unique_stem(stem) for stem in stems[start:]] == stems[start:]
 
 
 @given(TEXTS, st.lists(st.tuples(st.integers(1, 3), st.integers(0, 99), st.text(max_size=50)), max_size=3))
 def test_no_two_overlays_share_a_name(texts: list[str], targets: list[tuple[int, int, str]]) -> None:
-    naming = Naming()
-    stems = [naming.stem(text) for text in texts]
+    naming = FileNames()
+    stems = [naming.unique_stem(text) for text in texts]
     ranked = {rank: (target, label) for rank, target, label in targets}
     names = [
         overlay_name(stem, rank, target, label) for stem in stems for rank, (target, label) in ranked.items()
@@ -100,16 +100,16 @@ def test_no_two_overlays_share_a_name(texts: list[str], targets: list[tuple[int,
         ("console", "console"),
         ("end...", "end"),
         ("x" * 119 + ".y", "x" * 119),
-        ("...", "picture"),
+        ("...", "image"),
     ],
 )
 def test_stems_of_odd_names(text: str, stem: str) -> None:
-    assert safe_stem(text) == stem
+    assert to_safe_stem(text) == stem
 
 
 def test_equal_names_are_numbered_in_their_order() -> None:
-    naming = Naming()
-    assert [naming.stem(text) for text in ("Cat", "cat", "cat-2", "CAT")] == [
+    naming = FileNames()
+    assert [naming.unique_stem(text) for text in ("Cat", "cat", "cat-2", "CAT")] == [
         "Cat",
         "cat-2",
         "cat-2-2",
@@ -118,5 +118,5 @@ def test_equal_names_are_numbered_in_their_order() -> None:
 
 
 def test_many_equal_names_are_quick() -> None:
-    naming = Naming()
-    assert len({naming.stem("image") for _ in range(20_000)}) == 20_000
+    naming = FileNames()
+    assert len({naming.unique_stem("image") for _ in range(20_000)}) == 20_000

@@ -7,23 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from calm_models import calm_model
-from interpreting import torch  # before what defines kernels
-from no_waiting import no_waiting
-from tolerances import assert_close
-from torch_nets import CLASSES, Modular, Residual, made, nn, pictures
-from zoo import HEADS, classifier, save
 
 import camrt
 import camrt.engine.operations as chosen
-from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.loading import assembled
-from camrt.engine.operations.on_cpu import NATIVE, OnCpu, seen
+from camrt.engine.device import TorchDevice
+from camrt.engine.load import build_engine
+from camrt.engine.operations.on_cpu import NATIVE, OnCpu, to_numpy_view
 from camrt.engine.operations.on_gpu import ON_GPU, OnGpu
-from camrt.engine.places import OnDevice
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import AdjointError, InputError, MethodError
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
 from camrt.kernels.saliency import MapFlag
+from helpers.calm_models import calm_model
+from helpers.gpu_sync_guard import forbid_gpu_sync
+from helpers.tolerances import assert_close
+from helpers.torch_nets import CLASSES, Modular, Residual, build_net, nn, random_images
+from helpers.triton_interpreter import torch  # before what defines kernels
+from helpers.zoo import HEADS, classifier, save
 
 METHODS = (
     "pixab",
@@ -47,11 +47,11 @@ FACTOR = 64
 class OnTensors(OnnxRuntime):
     """ONNX Runtime that takes and gives tensors in the host's memory."""
 
-    taps_cells = False
-    place = OnDevice(torch.device("cpu"))
+    taps_cell_contributions = False
+    device = TorchDevice(torch.device("cpu"))
 
-    def runner(self, model, *, label, batch=None):
-        return TensorRunner(super().runner(model, label=label, batch=batch))
+    def make_runner(self, model, *, label, batch=None):
+        return TensorRunner(super().make_runner(model, label=label, batch=batch))
 
 
 class TensorRunner:
@@ -59,7 +59,7 @@ class TensorRunner:
         self.runner = runner
         self.outputs = runner.outputs
 
-    def rows(self, shape):
+    def allocate_rows(self, shape):
         return torch.full(shape, torch.nan)
 
     def __call__(self, batch, fetch=None, beside=None):
@@ -70,14 +70,14 @@ class TensorRunner:
 class Blind(OnCpu):
     """The native kernels, for heads that may not look at values."""
 
-    sees_values = False
-    fuses = True
+    host_readable = False
+    has_fused_box_scores = True
 
-    def box_rows(self, cells, boxes, threads):
-        rows = ON_GPU.box_rows(cells, boxes, threads)
-        rows.fill = lambda start, image, box, out, *, keep: NATIVE.box_rows(seen(cells), boxes, threads).fill(
-            seen(start), seen(image), seen(box), seen(out), keep=keep
-        )
+    def first_layer_boxes(self, cells, boxes, threads):
+        rows = ON_GPU.first_layer_boxes(cells, boxes, threads)
+        rows.fill = lambda start, image, box, out, *, keep: NATIVE.first_layer_boxes(
+            to_numpy_view(cells), boxes, threads
+        ).fill(to_numpy_view(start), to_numpy_view(image), to_numpy_view(box), to_numpy_view(out), keep=keep)
         return rows
 
 
@@ -88,7 +88,7 @@ def blind(monkeypatch):
 
 @pytest.fixture
 def triton(monkeypatch):
-    assert not OnGpu.sees_values
+    assert not OnGpu.host_readable
     monkeypatch.setattr(chosen, "_of_tensors", lambda _: ON_GPU)
     with np.errstate(all="ignore"):  # the interpreter computes with NumPy
         yield
@@ -99,7 +99,9 @@ def engines(name, folder, batch_size=4):
     part = HEADS[name].make(np.random.default_rng(2), 6, 4, 3, 3)
     path = save(classifier(part, np.random.default_rng(1)).model, folder / "model.onnx")
     runtime = OnTensors(threads=1)
-    tensors = assembled(read_model(path), runtime, OnnxRuntime(threads=1), batch_size=batch_size, threads=1)
+    tensors = build_engine(
+        read_model(path), runtime, OnnxRuntime(threads=1), batch_size=batch_size, threads=1
+    )
     return camrt.load(path, batch_size=batch_size, threads=1), tensors
 
 
@@ -150,7 +152,7 @@ def test_nothing_is_looked_at_between_the_batch_and_the_map(name, tmp_path, blin
             tensors.explain(given, method, **options)  # copies constants
         except (AdjointError, MethodError):
             continue
-        with no_waiting(but=("aten._linalg_eigh.default",) if method == "eigen" else ()):
+        with forbid_gpu_sync(allowed=("aten._linalg_eigh.default",) if method == "eigen" else ()):
             predicted = tensors.explain(given, method, **options)
         assert predicted.targets.tolist() == arrays.predict(batch).argmax(axis=1).tolist()
         same(tensors.explain(given, method, targets=targets, **options), expected)
@@ -190,19 +192,19 @@ def test_tritons_kernels_give_the_same(name, tmp_path, triton):
 def test_calm_on_tensors(kind, tmp_path, blind):
     path = calm_model().save(tmp_path / "calm.onnx")
     arrays = camrt.load(path, threads=1)
-    tensors = assembled(read_model(path), OnTensors(threads=1), OnnxRuntime(threads=1), threads=1)
+    tensors = build_engine(read_model(path), OnTensors(threads=1), OnnxRuntime(threads=1), threads=1)
     batch = np.random.default_rng(3).standard_normal((3, 3, 8, 6)).astype(np.float32)
     given = torch.from_numpy(batch)
     for method, options in (("calm", {"kind": kind}), ("pixab", {}), ("ablation", {}), ("gradcam", {})):
         expected = arrays.explain(batch, method, targets=[2, 0, 3], **options)
         tensors.explain(given, method, **options)  # copies constants
-        with no_waiting():
+        with forbid_gpu_sync():
             tensors.explain(given, method, **options)
         same(tensors.explain(given, method, targets=[2, 0, 3], **options), expected)
 
 
 @pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm"])
-def test_pictures_that_are_not_finite_get_maps_of_zeros(name, tmp_path, blind):
+def test_images_that_are_not_finite_get_maps_of_zeros(name, tmp_path, blind):
     _, tensors = engines(name, tmp_path)
     batch = batch_for(tensors)
     batch[1, 0, 0, 0] = np.nan
@@ -218,7 +220,7 @@ def test_what_lies_in_the_hosts_memory_is_looked_at(tmp_path):
     _, tensors = engines("gap-flatten-gemm", tmp_path)
     batch = torch.from_numpy(batch_for(tensors))
     batch[1, 0, 0, 0] = torch.inf
-    with pytest.raises(InputError, match="NaN or infinity in picture 1"):
+    with pytest.raises(InputError, match="NaN or infinity in image 1"):
         tensors.explain(batch)
 
 
@@ -285,7 +287,7 @@ def test_what_is_given_back_is_of_the_kind_that_was_given(kind, on_tensors, tmp_
         logits, gradient = engine.input_gradients(given, np.eye(engine.num_classes, dtype=np.float32)[:3])
         assert all(isinstance(one, type_) for one in (weights, maps, logits, gradient))
         assert isinstance(found.numpy().maps, np.ndarray)
-        assert "3 pictures" in repr(found)
+        assert "3 images" in repr(found)
 
 
 @pytest.mark.parametrize("on_tensors", [False, True], ids=["on arrays", "on tensors"])
@@ -343,8 +345,8 @@ MODULES = [(Modular, "relu"), (Modular, "stem"), (Flattened, "features"), (Resid
 
 @pytest.mark.parametrize(("kind", "path"), MODULES, ids=lambda value: getattr(value, "__name__", value))
 def test_modules_by_tritons_kernels(kind, path, triton):
-    plain = camrt.load(made(kind), target=path, size=(12, 16))
-    batch, targets = pictures(2), [[0, 3], [4, 1]]
+    plain = camrt.load(build_net(kind), target=path, size=(12, 16))
+    batch, targets = random_images(2), [[0, 3], [4, 1]]
     for method, options in map(asked, METHODS[:-4]):
         if method == "cam" and not plain.head.has_class_maps:
             continue
@@ -357,11 +359,11 @@ def test_modules_by_tritons_kernels(kind, path, triton):
 
 @pytest.mark.parametrize(("kind", "path"), MODULES, ids=lambda value: getattr(value, "__name__", value))
 def test_modules_are_not_looked_at(kind, path, blind):
-    engine = camrt.load(made(kind), target=path, size=(12, 16))
-    given = torch.from_numpy(pictures())
+    engine = camrt.load(build_net(kind), target=path, size=(12, 16))
+    given = torch.from_numpy(random_images())
     for method, options in map(asked, METHODS):
         if method == "cam" and not engine.head.has_class_maps:
             continue
         engine.explain(given, method, **options)  # copies constants
-        with no_waiting(but=("aten._linalg_eigh.default",) if method == "eigen" else ()):
+        with forbid_gpu_sync(allowed=("aten._linalg_eigh.default",) if method == "eigen" else ()):
             engine.explain(given, method, **options)

@@ -7,38 +7,35 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import hostile
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, classifier, save
+
+from helpers import hostile_models
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, save
 
 pytest.importorskip("torch", reason="torch is missing: pip install 'camrt[torch]'")
 
 import onnxruntime as ort
 import torch
-from no_waiting import no_waiting
 
-from camrt.engine.backends import onnxruntime_device as module
-from camrt.engine.backends.counting import CPU, counting
-from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.backends.onnxruntime_device import (
-    SHORT_OF_MEMORY,
-    OnnxRuntimeDeviceRunner,
-    OnnxRuntimeOnDevice,
-)
-from camrt.engine.backends.onnxruntime_sessions import CUDA, RECORDING, TENSORRT, Sessions
-from camrt.engine.loading import assembled
-from camrt.engine.places import OnDevice
-from camrt.engine.plans import cards as cards_module
-from camrt.engine.plans.building import in_precision
-from camrt.engine.plans.recording import Recorder, exercise
+from camrt.engine.device import TorchDevice
+from camrt.engine.load import build_engine
+from camrt.engine.plan_recorder import GraphRecorder, run_every_graph
+from camrt.engine.runtime import ort_gpu as module
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
+from camrt.engine.runtime.ort_gpu import OUT_OF_MEMORY, OnnxRuntimeGpu, OnnxRuntimeGpuRunner
+from camrt.engine.runtime.ort_sessions import CUDA, RECORD_ASSIGNMENT, TENSORRT, StreamSessions
+from camrt.engine.runtime.shape_nodes import CPU, find_shape_nodes
+from camrt.engine.tensorrt_plans import cuda_devices as cards_module
+from camrt.engine.tensorrt_plans.build import cast_to_precision
 from camrt.errors import BackendError, DeadlineError, InputError, SmallerBatchWarning
 from camrt.export.adjoint import GRADIENT
-from camrt.export.budget import Budget, limited
-from camrt.export.reading import read_model
+from camrt.export.budget import Budget, within_budget
+from camrt.export.io.model_file import read_model
+from helpers.gpu_sync_guard import forbid_gpu_sync
 
 HOST = torch.device("cpu")
 CARD = torch.device("cuda", 0)
@@ -46,11 +43,11 @@ FLOAT = TensorProto.FLOAT
 
 
 def sessions(model, *, label="graph", providers=lambda stream: [(CPU, {})]):
-    return Sessions(model, label, providers)
+    return StreamSessions(model, label, providers)
 
 
 def on_tensors(model, batch=None):
-    return OnnxRuntimeDeviceRunner(sessions(model), "graph", batch, HOST)
+    return OnnxRuntimeGpuRunner(sessions(model), "graph", batch, HOST)
 
 
 def graph_of(nodes, inputs, outputs, constants=()):
@@ -73,29 +70,29 @@ def several_outputs(batch="N"):
     return model
 
 
-def pictures(count, seed=0):
+def images(count, seed=0):
     return np.random.default_rng(seed).standard_normal((count, 3, 10, 8), np.float32)
 
 
 def on_host(model, batch=None):
-    return OnnxRuntime(threads=1).runner(model, label="graph", batch=batch)
+    return OnnxRuntime(threads=1).make_runner(model, label="graph", batch=batch)
 
 
 # ---------------------------------------------------------------- runs
 
 
-class Scattering(Recorder):
+class Scattering(GraphRecorder):
     """It makes graphs as ONNX Runtime takes them."""
 
-    scatters = True
+    supports_scatter_add = True
 
 
 def graphs(name, folder):
     """Every graph that a model of the zoo is run by."""
     whole = classifier(HEADS[name].make(np.random.default_rng(0), 6, 5, 4, 3), np.random.default_rng(1))
     recorder = Scattering()
-    engine = assembled(read_model(save(whole.model, folder / "model.onnx")), recorder, OnnxRuntime())
-    exercise(engine, whole.size[1:], gradients=True)
+    engine = build_engine(read_model(save(whole.model, folder / "model.onnx")), recorder, OnnxRuntime())
+    run_every_graph(engine, whole.size[1:], gradients=True)
     return list(recorder.graphs)
 
 
@@ -107,7 +104,7 @@ def test_every_graph_of_a_model_gives_what_it_gives_on_the_host(name, tmp_path):
     for one in ran:
         feeds = {key: rng.standard_normal((3, *shape), np.float32) for key, shape in one.shapes.items()}
         first, *others = feeds
-        expected = OnnxRuntime(threads=1).runner(one.model, label=one.label, batch=one.batch)
+        expected = OnnxRuntime(threads=1).make_runner(one.model, label=one.label, batch=one.batch)
         ours = on_tensors(one.model, one.batch)
         assert ours.outputs == expected.outputs
         found = ours(
@@ -122,7 +119,7 @@ def test_every_graph_of_a_model_gives_what_it_gives_on_the_host(name, tmp_path):
 
 def test_outputs_are_those_asked_for_in_that_order():
     model = several_outputs()
-    batch = pictures(3)
+    batch = images(3)
     logits, activations = on_host(model)(batch)
     runner = on_tensors(model)
     for fetch, expected in [
@@ -137,19 +134,19 @@ def test_outputs_are_those_asked_for_in_that_order():
 @pytest.mark.parametrize("count", [1, 4, 9])
 def test_a_fixed_batch_is_run_in_pieces(count):
     model = several_outputs(batch=4)
-    batch = pictures(count)
+    batch = images(count)
     runner = on_tensors(model, 4)
     for here, there in zip(runner(torch.from_numpy(batch)), on_host(model, 4)(batch), strict=True):
         assert_close(here.numpy(), there)
 
 
 def test_no_rows_give_no_rows():
-    found = on_tensors(several_outputs())(torch.from_numpy(pictures(0)))
+    found = on_tensors(several_outputs())(torch.from_numpy(images(0)))
     assert [tuple(output.shape) for output in found] == [(0, 3), (0, 6, 5, 4)]
 
 
 def layouts():
-    values = torch.from_numpy(pictures(4))
+    values = torch.from_numpy(images(4))
     framed = torch.zeros(5, 3, 10, 8)
     framed[1:] = values
     odd = torch.zeros(values.numel() + 1)
@@ -167,7 +164,7 @@ def test_tensors_may_lie_as_they_like(values, name):
     model = several_outputs()
     given = values.detach().clone()
     found = on_tensors(model)(values)
-    for here, there in zip(found, on_host(model)(pictures(4)), strict=True):
+    for here, there in zip(found, on_host(model)(images(4)), strict=True):
         assert not here.requires_grad
         assert_close(here.numpy(), there)
     assert torch.equal(values.detach(), given)
@@ -184,10 +181,10 @@ def test_addresses_are_as_tensorrt_wants_them(monkeypatch):
 
 
 def test_half_precision():
-    model = in_precision(several_outputs(), "fp16")
-    batch = pictures(4)
+    model = cast_to_precision(several_outputs(), "fp16")
+    batch = images(4)
     runner = on_tensors(model)
-    rows = runner.rows(batch.shape)
+    rows = runner.allocate_rows(batch.shape)
     assert (rows.dtype, rows.device, tuple(rows.shape)) == (torch.float16, HOST, batch.shape)
     rows.copy_(torch.from_numpy(batch))
     expected = [found.astype(np.float32) for found in on_host(model)(batch.astype(np.float16))]
@@ -208,7 +205,7 @@ def test_types_of_outputs():
         [(name, kind, ["N"]) for name, kind in kinds.items()],
     )
     runner = on_tensors(model)
-    assert runner.rows((2,)).dtype == torch.bfloat16
+    assert runner.allocate_rows((2,)).dtype == torch.bfloat16
     found = dict(zip(kinds, runner(torch.tensor([0.0, 3.0])), strict=True))
     assert {name: values.dtype for name, values in found.items()} == {
         "half": torch.float32, "brain": torch.float32, "double": torch.float64, "long": torch.int64,
@@ -220,7 +217,7 @@ def test_types_of_outputs():
 
 
 def test_nan_passes_through():
-    batch = pictures(3)
+    batch = images(3)
     batch[1, 0, 2, 2] = np.nan
     model = several_outputs()
     found = on_tensors(model)(torch.from_numpy(batch))
@@ -235,7 +232,7 @@ def test_outputs_are_not_copied_and_outlive_their_session(monkeypatch):
     monkeypatch.setattr(
         module, "from_dlpack", lambda value: addresses.append(value.data_ptr()) or taken(value)
     )
-    model, batch = several_outputs(), pictures(64)
+    model, batch = several_outputs(), images(64)
     runner = on_tensors(model)
     found = runner(torch.from_numpy(batch))
     assert [output.data_ptr() for output in found] == addresses
@@ -252,15 +249,15 @@ def test_outputs_are_not_copied_and_outlive_their_session(monkeypatch):
 
 def test_nothing_is_looked_at():
     runner = on_tensors(several_outputs())
-    batch = torch.from_numpy(pictures(3)).double()
-    with no_waiting():
+    batch = torch.from_numpy(images(3)).double()
+    with forbid_gpu_sync():
         runner(batch)
 
 
 def test_two_threads_share_a_runner():
     model = several_outputs()
     runner = on_tensors(model)
-    batches = [pictures(5, seed) for seed in range(2)]
+    batches = [images(5, seed) for seed in range(2)]
     expected = [on_host(model)(batch) for batch in batches]
     wrong = []
 
@@ -284,7 +281,7 @@ def test_two_threads_share_a_runner():
 
 
 def test_a_tensor_that_lies_elsewhere_is_refused():
-    with pytest.raises(BackendError, match="'pictures' of the graph lies on meta, and it runs on cpu"):
+    with pytest.raises(BackendError, match="'images' of the graph lies on meta, and it runs on cpu"):
         on_tensors(several_outputs())(torch.empty((1, 3, 10, 8), device="meta"))
 
 
@@ -356,17 +353,17 @@ def test_what_memory_does_not_hold_at_all():
     ],
 )
 def test_what_says_that_memory_is_short(text, short):
-    assert bool(SHORT_OF_MEMORY.search(text)) == short
+    assert bool(OUT_OF_MEMORY.search(text)) == short
 
 
 def test_an_endless_run_is_stopped_at_its_deadline(tmp_path):
-    runner = on_tensors(onnx.load(hostile.endless_loop(tmp_path / "model.onnx")))
-    with pytest.raises(DeadlineError, match=r"its deadline of 0\.2 s"), limited(Budget(seconds=0.2)):
+    runner = on_tensors(onnx.load(hostile_models.endless_loop(tmp_path / "model.onnx")))
+    with pytest.raises(DeadlineError, match=r"its deadline of 0\.2 s"), within_budget(Budget(seconds=0.2)):
         runner(torch.zeros(1, 3, 8, 8))
 
 
 def test_loading_is_stopped_at_its_deadline():
-    with pytest.raises(DeadlineError, match="its deadline of 1e-09 s"), limited(Budget(seconds=1e-9)):
+    with pytest.raises(DeadlineError, match="its deadline of 1e-09 s"), within_budget(Budget(seconds=1e-9)):
         sessions(several_outputs()).of(0)
 
 
@@ -396,12 +393,12 @@ def test_the_default_stream_is_one_by_name(handle, given, monkeypatch):
 
 def test_a_run_takes_the_session_of_its_stream(monkeypatch):
     own = sessions(several_outputs())
-    runner = OnnxRuntimeDeviceRunner(own, "graph", None, HOST)
+    runner = OnnxRuntimeGpuRunner(own, "graph", None, HOST)
     seen = []
     of = own.of
     monkeypatch.setattr(own, "of", lambda stream: seen.append(stream) or of(stream))
     monkeypatch.setattr(module, "current_stream", lambda device: 5)
-    runner(torch.from_numpy(pictures(1)))
+    runner(torch.from_numpy(images(1)))
     assert seen == [5]
 
 
@@ -412,7 +409,7 @@ def test_nodes_that_count(tmp_path):
     adjoint = next(
         one.model for one in graphs("sum-over-rows-of-means", tmp_path) if one.label == "model's adjoint"
     )
-    kinds = {adjoint.graph.node[number].op_type for number in counting(adjoint.graph)}
+    kinds = {adjoint.graph.node[number].op_type for number in find_shape_nodes(adjoint.graph)}
     assert {"Shape", "Gather", "ReduceProd", "Cast", "Slice", "Add"} <= kinds
     assert not kinds & {"Conv", "ConvTranspose", "Gemm", "Expand", "Pad", "Where", "Div", "ReduceMean"}
 
@@ -434,7 +431,7 @@ def test_nodes_that_look_like_counting():
         [("zeros", FLOAT, None)],
         [("table", np.zeros((200, 2), np.int64))],
     )
-    assert counting(model.graph) == (0, 2)
+    assert find_shape_nodes(model.graph) == (0, 2)
 
 
 class Claiming(ort.InferenceSession):
@@ -450,7 +447,9 @@ class Claiming(ort.InferenceSession):
 
 
 def provided(name, cache=None):
-    return lambda stream: module.cuda("0", stream) if name == CUDA else module.tensorrt("0", stream, cache)
+    return lambda stream: (
+        module.cuda_provider("0", stream) if name == CUDA else module.tensorrt_provider("0", stream, cache)
+    )
 
 
 @pytest.mark.parametrize(
@@ -514,21 +513,21 @@ def test_operators_that_the_cpu_would_run_are_named(monkeypatch):
 @pytest.fixture
 def with_a_card(monkeypatch):
     """As if there were a card, and everything to use it."""
-    monkeypatch.setattr(module, "cards", tuple)
+    monkeypatch.setattr(module, "list_cuda_devices", tuple)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
-    monkeypatch.setattr(module, "numbered_card", lambda device: CARD)
+    monkeypatch.setattr(module, "numbered_cuda_device", lambda device: CARD)
 
 
 def test_backends(with_a_card):
-    cuda = OnnxRuntimeOnDevice("cuda", torch.device("cuda"))
-    assert (cuda.name, cuda.scatters, cuda.precision) == ("onnxruntime", True, None)
-    assert isinstance(cuda.place, OnDevice)
-    assert cuda.place.device == CARD
+    cuda = OnnxRuntimeGpu("cuda", torch.device("cuda"))
+    assert (cuda.name, cuda.supports_scatter_add, cuda.precision) == ("onnxruntime", True, None)
+    assert isinstance(cuda.device, TorchDevice)
+    assert cuda.device.device == CARD
     ((name, options),) = cuda._providers(1)
     assert name == CUDA
     assert {"device_id": "0", "user_compute_stream": "1", "use_tf32": "0"}.items() <= options.items()
-    tensorrt = OnnxRuntimeOnDevice("tensorrt", CARD, cache=Path("engines"))
-    assert (tensorrt.name, tensorrt.scatters) == ("onnxruntime-tensorrt", True)
+    tensorrt = OnnxRuntimeGpu("tensorrt", CARD, cache=Path("engines"))
+    assert (tensorrt.name, tensorrt.supports_scatter_add) == ("onnxruntime-tensorrt", True)
     first, behind = tensorrt._providers(7)
     assert first == (
         TENSORRT,
@@ -537,22 +536,22 @@ def test_backends(with_a_card):
             "trt_engine_cache_path": "engines",
         },
     )  # fmt: skip
-    assert behind == module.cuda("0", 7)[0]
-    assert "trt_engine_cache_enable" not in OnnxRuntimeOnDevice("tensorrt", CARD)._providers(7)[0][1]
+    assert behind == module.cuda_provider("0", 7)[0]
+    assert "trt_engine_cache_enable" not in OnnxRuntimeGpu("tensorrt", CARD)._providers(7)[0][1]
 
 
 @pytest.mark.parametrize("precision", [None, "fp32", "fp16", "bf16"])
 def test_the_precision_is_in_the_graph(precision, with_a_card, monkeypatch):
     made = []
-    monkeypatch.setattr(module, "Sessions", lambda model, *_: made.append(model))
-    monkeypatch.setattr(module, "OnnxRuntimeDeviceRunner", lambda *_: None)
-    backend = OnnxRuntimeOnDevice("cuda", CARD, precision=precision)
+    monkeypatch.setattr(module, "StreamSessions", lambda model, *_: made.append(model))
+    monkeypatch.setattr(module, "OnnxRuntimeGpuRunner", lambda *_: None)
+    backend = OnnxRuntimeGpu("cuda", CARD, precision=precision)
     plain = several_outputs()
     gradient = graph_of(
         [helper.make_node("Relu", ["x"], [GRADIENT])], [("x", FLOAT, ["N"])], [(GRADIENT, FLOAT, ["N"])]
     )
     for model in (plain, gradient):
-        backend.runner(model, label="graph")
+        backend.make_runner(model, label="graph")
     kinds = [model.graph.input[0].type.tensor_type.elem_type for model in made]
     half = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
     assert kinds == [half.get(precision, FLOAT), FLOAT]
@@ -570,13 +569,13 @@ def test_the_precision_is_in_the_graph(precision, with_a_card, monkeypatch):
 )
 def test_options_that_make_no_sense(options, message, with_a_card):
     with pytest.raises(InputError, match=message):
-        OnnxRuntimeOnDevice(**{"provider": "cuda", "device": CARD, **options})
+        OnnxRuntimeGpu(**{"provider": "cuda", "device": CARD, **options})
 
 
 def test_a_missing_driver_is_told_first(monkeypatch):
     monkeypatch.setattr(cards_module, "LIBRARY", "no such library")
     with pytest.raises(BackendError, match="its driver is not installed"):
-        OnnxRuntimeOnDevice("cuda", CARD)
+        OnnxRuntimeGpu("cuda", CARD)
 
 
 @pytest.mark.parametrize(
@@ -593,21 +592,21 @@ def test_a_missing_driver_is_told_first(monkeypatch):
 def test_a_provider_that_was_not_built_is_named(provider, built, message, with_a_card, monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: built)
     with pytest.raises(BackendError, match=message):
-        OnnxRuntimeOnDevice(provider, CARD)
+        OnnxRuntimeGpu(provider, CARD)
 
 
 def test_an_old_onnxruntime_is_refused(with_a_card, monkeypatch):
     monkeypatch.setattr(ort, "InferenceSession", object)
     with pytest.raises(BackendError, match=r"cannot say which operators.*'onnxruntime-gpu>=1\.24\.1'"):
-        OnnxRuntimeOnDevice("cuda", CARD)
+        OnnxRuntimeGpu("cuda", CARD)
 
 
 def test_a_torch_without_a_card_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "cards", tuple)
+    monkeypatch.setattr(module, "list_cuda_devices", tuple)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackendError, match="this torch sees no GPU"):
-        OnnxRuntimeOnDevice("cuda", CARD)
+        OnnxRuntimeGpu("cuda", CARD)
 
 
 # ---------------------------------------------------------------- names that onnxruntime knows
@@ -643,7 +642,7 @@ def test_onnxruntime_knows_the_names_of_its_settings():
     """It takes any, and does nothing for those that it does not know."""
     folder = Path(ort.__file__).parent / "capi"
     core = b"".join(file.read_bytes() for file in sorted(folder.iterdir()) if "pybind11_state" in file.name)
-    for name in (RECORDING, module.NOT_WAITING):
+    for name in (RECORD_ASSIGNMENT, module.NO_SYNCHRONIZE):
         assert name.encode() in core
 
 
@@ -653,14 +652,14 @@ def test_onnxruntime_knows_the_names_of_its_settings():
 @pytest.fixture(params=["cuda", "tensorrt"])
 def backend(request):
     try:
-        return OnnxRuntimeOnDevice(request.param, torch.device("cuda"))
+        return OnnxRuntimeGpu(request.param, torch.device("cuda"))
     except BackendError as error:
         pytest.skip(str(error))
 
 
 def ready(backend, model, batch=None):
     try:
-        return backend.runner(model, label="graph", batch=batch)
+        return backend.make_runner(model, label="graph", batch=batch)
     except BackendError as error:
         if "could not start" in str(error):
             pytest.skip(str(error))
@@ -679,17 +678,17 @@ def test_a_card_gives_what_the_cpu_gives(name, backend, tmp_path):
     for one in graphs(name, tmp_path):
         feeds = {key: rng.standard_normal((3, *shape), np.float32) for key, shape in one.shapes.items()}
         first, *others = feeds
-        expected = OnnxRuntime().runner(one.model, label=one.label, batch=one.batch)(
+        expected = OnnxRuntime().make_runner(one.model, label=one.label, batch=one.batch)(
             feeds[first], None, {key: feeds[key] for key in others}
         )
         runner = ready(backend, one.model, one.batch)
-        there = {key: backend.place.put(values) for key, values in feeds.items()}
+        there = {key: backend.device.put(values) for key, values in feeds.items()}
         for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 found = runner(there[first], None, {key: there[key] for key in others})
                 for here, values in zip(found, expected, strict=True):
-                    assert here.device == backend.place.device
+                    assert here.device == backend.device.device
                     assert_close(here.cpu().numpy(), values, **near(backend))
 
 
@@ -698,18 +697,18 @@ def test_a_card_gives_what_the_cpu_gives(name, backend, tmp_path):
 def test_a_card_is_not_waited_for_and_keeps_the_order(default, backend):
     if backend.name == "onnxruntime-tensorrt" and default:
         pytest.skip("TensorRT waits for the device when it runs on the default stream")
-    model, values = several_outputs(), pictures(4)
+    model, values = several_outputs(), images(4)
     expected = on_host(model)(values)
     runner = ready(backend, model)
     with torch.cuda.stream(torch.cuda.current_stream() if default else torch.cuda.Stream()):
-        given = backend.place.put(values)
+        given = backend.device.put(values)
         for _ in range(3):  # memory and algorithms are found
             runner(given)
         torch.cuda.synchronize()
         late = torch.zeros_like(given)
         torch.cuda._sleep(1_000_000_000)
         late.copy_(given)
-        with no_waiting():
+        with forbid_gpu_sync():
             found = runner(late)
         late.zero_()
         assert not torch.cuda.current_stream().query()
@@ -719,12 +718,12 @@ def test_a_card_is_not_waited_for_and_keeps_the_order(default, backend):
 
 @pytest.mark.gpu
 def test_outputs_on_a_card_outlive_their_session(backend):
-    model, values = several_outputs(), pictures(64)
+    model, values = several_outputs(), images(64)
     runner = ready(backend, model)
-    found = runner(backend.place.put(values))
+    found = runner(backend.device.put(values))
     del runner
     gc.collect()
-    torch.full((1 << 20,), 7.0, device=backend.place.device)
+    torch.full((1 << 20,), 7.0, device=backend.device.device)
     for here, there in zip(found, on_host(model)(values), strict=True):
         assert_close(here.cpu().numpy(), there, **near(backend))
 
@@ -734,7 +733,7 @@ def test_what_a_card_does_not_hold_is_run_in_halves(backend):
     if backend.name == "onnxruntime-tensorrt":
         pytest.skip("TensorRT does not take so large a graph at all")
     runner = ready(backend, hungry(2))
-    batch = torch.arange(5.0, device=backend.place.device)[:, None]
+    batch = torch.arange(5.0, device=backend.device.device)[:, None]
     with pytest.warns(SmallerBatchWarning):
         (found,) = runner(batch)
     assert torch.equal(found, batch)
@@ -743,18 +742,18 @@ def test_what_a_card_does_not_hold_is_run_in_halves(backend):
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_on_a_card(precision, backend):
-    half = OnnxRuntimeOnDevice(
+    half = OnnxRuntimeGpu(
         "tensorrt" if backend.name == "onnxruntime-tensorrt" else "cuda",
-        backend.place.device,
+        backend.device.device,
         precision=precision,
     )
-    model, values = several_outputs(), pictures(4)
+    model, values = several_outputs(), images(4)
     try:
         runner = ready(half, model)
     except BackendError as error:
         if precision == "bf16":
             pytest.skip(str(error))
         raise
-    for here, there in zip(runner(half.place.put(values)), on_host(model)(values), strict=True):
+    for here, there in zip(runner(half.device.put(values)), on_host(model)(values), strict=True):
         kind = "float16" if precision == "fp16" else "bfloat16"
         assert_close(here.cpu().numpy(), there, kind, factor=5)  # every layer rounds

@@ -16,8 +16,8 @@ from PIL import Image
 
 import camrt
 from camrt.default import model_path
-from camrt.engine.loading import load
-from camrt.engine.origins import loaded_again, state_of
+from camrt.engine.load import load
+from camrt.engine.origin import mutable_state, reload_engine
 from camrt.errors import ModelFileError, PickleError
 
 NAMES = [f"class number {number}" for number in range(33)]
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 def elsewhere(engine: camrt.Engine) -> camrt.Engine:
     """What a process that does not have the engine makes of its pickle."""
     assert engine.origin is not None
-    return loaded_again(replace(engine.origin, name="of no living engine"), state_of(engine))
+    return reload_engine(replace(engine.origin, name="of no living engine"), mutable_state(engine))
 
 
 ELSEWHERE = """
@@ -155,8 +155,8 @@ def test_an_engine_of_a_torch_module_is_told_how_to_go_elsewhere(tmp_path: Path)
 
 
 def test_explanations_are_pickled_and_copied():
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
-    explanation = camrt.load("default").explain([picture, picture], "pixab", top_k=2)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    explanation = camrt.load("default").explain([image, image], "pixab", top_k=2)
     for made in (pickle.loads(pickle.dumps(explanation)), copy.copy(explanation), copy.deepcopy(explanation)):
         assert repr(made) == repr(explanation)
         np.testing.assert_array_equal(made.maps, explanation.maps)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from camrt.engine.overlay import RAMP, contact_sheet, overlay
+from camrt.engine.images.overlay import COLOUR_MAP, contact_sheet, overlay
 from camrt.errors import InputError
 
 
@@ -22,35 +22,35 @@ def lightness(colours: np.ndarray) -> np.ndarray:
 
 
 def test_the_ramp_gets_lighter_throughout() -> None:
-    steps = np.diff(lightness(RAMP))
-    assert RAMP.shape == (256, 3)
+    steps = np.diff(lightness(COLOUR_MAP))
+    assert COLOUR_MAP.shape == (256, 3)
     assert (steps > 0).all()
     assert steps.max() < 4 * steps.mean()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (63, 63), (100, 3)])
-def test_zeros_leave_the_picture_as_it_is(shape: tuple[int, int]) -> None:
-    picture = noise(63, 47)
-    assert np.array_equal(np.asarray(overlay(picture, np.zeros(shape), opacity=1.0)), np.asarray(picture))
+def test_zeros_leave_the_image_as_it_is(shape: tuple[int, int]) -> None:
+    image = noise(63, 47)
+    assert np.array_equal(np.asarray(overlay(image, np.zeros(shape), opacity=1.0)), np.asarray(image))
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
 @settings(deadline=None)
-def test_every_pixel_lies_between_picture_and_colour(level: float, opacity: float) -> None:
-    picture = noise(4, 6)
-    base = np.asarray(picture, np.int16)
-    drawn = np.asarray(overlay(picture, np.full((4, 6), level), opacity=opacity), np.int16)
+def test_every_pixel_lies_between_image_and_colour(level: float, opacity: float) -> None:
+    image = noise(4, 6)
+    base = np.asarray(image, np.int16)
+    drawn = np.asarray(overlay(image, np.full((4, 6), level), opacity=opacity), np.int16)
     at = float(np.float32(level)) * 255
-    colours = RAMP[[math.floor(at), math.ceil(at)]].astype(np.int16)  # a half may be rounded either way
+    colours = COLOUR_MAP[[math.floor(at), math.ceil(at)]].astype(np.int16)  # a half may be rounded either way
     assert (drawn >= np.minimum(base, colours.min(axis=0))).all()
     assert (drawn <= np.maximum(base, colours.max(axis=0))).all()
 
 
 def test_the_most_salient_has_the_opacity_asked_for() -> None:
-    picture = Image.new("RGB", (2, 1), (0, 0, 0))
-    drawn = np.asarray(overlay(picture, np.array([[0.0, 1.0]]), opacity=0.5))
+    image = Image.new("RGB", (2, 1), (0, 0, 0))
+    drawn = np.asarray(overlay(image, np.array([[0.0, 1.0]]), opacity=0.5))
     assert drawn[0, 0].tolist() == [0, 0, 0]
-    assert drawn[0, 1].tolist() == np.rint(RAMP[-1] / 2).astype(int).tolist()
+    assert drawn[0, 1].tolist() == np.rint(COLOUR_MAP[-1] / 2).astype(int).tolist()
 
 
 def test_opacity_grows_with_the_saliency() -> None:
@@ -67,7 +67,7 @@ def test_resizing_is_bilinear() -> None:
     assert np.array_equal(near, exact)
 
 
-def test_grey_picture_and_float32_map() -> None:
+def test_grey_image_and_float32_map() -> None:
     assert overlay(Image.new("L", (3, 2)), np.ones((2, 3), np.float32)).mode == "RGB"
 
 
@@ -89,7 +89,7 @@ def test_errors(saliency: np.ndarray, opacity: float, message: str) -> None:
         overlay(Image.new("RGB", (2, 2)), saliency, opacity=opacity)
 
 
-def test_sheet_places_pictures_row_by_row() -> None:
+def test_sheet_places_images_row_by_row() -> None:
     colours = ["red", "green", "blue"]
     sheet = contact_sheet([Image.new("RGB", (40, 30), colour) for colour in colours], ["a", "b", "c"], 2)
     rows = contact_sheet([Image.new("RGB", (40, 30), "red")], ["a"], 9)
@@ -116,8 +116,8 @@ def test_sheet_of_different_sizes() -> None:
 @pytest.mark.parametrize(
     ("images", "captions", "columns", "message"),
     [
-        (0, 0, 1, "at least one picture"),
-        (2, 1, 1, "expected 2 captions, one a picture, got 1"),
+        (0, 0, 1, "at least one image"),
+        (2, 1, 1, "expected 2 captions, one an image, got 1"),
         (1, 1, 0, "columns must be a whole number, at least 1, got 0"),
     ],
 )

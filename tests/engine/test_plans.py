@@ -7,23 +7,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tolerances import assert_close
 from typer.testing import CliRunner
-from zoo import HEADS, classifier, save
 
 import camrt
-from camrt.cli import app
-from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.loading import assembled
-from camrt.engine.plans import bindings as bindings_module
-from camrt.engine.plans import cards as cards_module
-from camrt.engine.plans.bindings import bindings
-from camrt.engine.plans.building import Recipe
-from camrt.engine.plans.cards import Card, cards
-from camrt.engine.plans.exporting import export_plans
-from camrt.engine.plans.folder import PlanFolder
+from camrt.cli.main import app
+from camrt.engine.load import build_engine
+from camrt.engine.plan_export import export_plans
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
+from camrt.engine.tensorrt_plans import bindings as bindings_module
+from camrt.engine.tensorrt_plans import cuda_devices as cards_module
+from camrt.engine.tensorrt_plans.bindings import import_bindings
+from camrt.engine.tensorrt_plans.build import BuildOptions
+from camrt.engine.tensorrt_plans.cuda_devices import CudaDevice, list_cuda_devices
+from camrt.engine.tensorrt_plans.store import PlanStore
 from camrt.errors import BackendError, InputError
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, save
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is missing: pip install 'camrt[dev]'")
 
@@ -45,16 +45,16 @@ def model(folder, name="gap-flatten-gemm", seed=0):
 class Checking(OnnxRuntime):
     """ONNX Runtime, for graphs that a folder has a plan of."""
 
-    scatters = False
-    taps_cells = False
+    supports_scatter_add = False
+    taps_cell_contributions = False
 
     def __init__(self, folder):
         super().__init__()
         self.folder = folder
 
-    def runner(self, model, *, label, batch=None):
+    def make_runner(self, model, *, label, batch=None):
         assert self.folder.plan(model, label)
-        return super().runner(model, label=label, batch=batch)
+        return super().make_runner(model, label=label, batch=batch)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,9 +62,9 @@ def test_every_graph_that_is_run_has_a_plan(name, tmp_path):
     path = model(tmp_path, name)
     export_plans(path, tmp_path / "plans", to="tensorrt-rtx")
     file = read_model(path)
-    trt = bindings("tensorrt-rtx", running=False)
-    folder = PlanFolder.open(tmp_path / "plans", file.sha256, trt, "fp32")
-    engine = assembled(file, Checking(folder), OnnxRuntime())
+    trt = import_bindings("tensorrt-rtx", running=False)
+    folder = PlanStore.open(tmp_path / "plans", file.sha256, trt, "fp32")
+    engine = build_engine(file, Checking(folder), OnnxRuntime())
     expected = camrt.load(path)
     batch = np.random.default_rng(0).standard_normal((3, 3, 10, 8), np.float32)
     for method in METHODS:
@@ -84,7 +84,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def trt():
-    return bindings("tensorrt-rtx", running=False)
+    return import_bindings("tensorrt-rtx", running=False)
 
 
 def copied(exported, tmp_path):
@@ -94,10 +94,10 @@ def copied(exported, tmp_path):
 
 
 def test_what_is_written_says_what_it_is(exported, trt):
-    opened = PlanFolder.open(exported.folder.path, exported.folder.model, trt)
+    opened = PlanStore.open(exported.folder.path, exported.folder.model, trt)
     assert opened == exported.folder
     assert opened.model == camrt.load(exported.path).sha256
-    assert opened.built == {
+    assert opened.built_with == {
         "flavour": "tensorrt-rtx", "version": trt.version, "card": None, "camrt": camrt.__version__,
         "precision": "fp32", "batches": [2, 4, 16], "size": [10, 8],
     }  # fmt: skip
@@ -119,16 +119,16 @@ def test_an_unfinished_export_is_none(exported, tmp_path, monkeypatch, trt):
     def fail(self, *args, **kwargs):
         raise BackendError("out of memory")
 
-    monkeypatch.setattr("camrt.engine.plans.exporting.Builder.build", fail)
+    monkeypatch.setattr("camrt.engine.plan_export.Builder.build", fail)
     with pytest.raises(BackendError, match="out of memory"):
         export_plans(exported.path, tmp_path, to="tensorrt-rtx")
     with pytest.raises(BackendError, match="is no folder of plans"):
-        PlanFolder.open(tmp_path, exported.folder.model, trt)
+        PlanStore.open(tmp_path, exported.folder.model, trt)
 
 
 def test_a_graph_without_a_plan_is_named(exported):
     with pytest.raises(BackendError, match=r"has no plan of this model's adjoint, only of: .*model"):
-        assembled(read_model(exported.path), Checking(exported.folder), OnnxRuntime()).explain(
+        build_engine(read_model(exported.path), Checking(exported.folder), OnnxRuntime()).explain(
             np.zeros((1, 3, 10, 8), np.float32) + 0.5, "gradient"
         )
 
@@ -141,24 +141,27 @@ def test_a_graph_without_a_plan_is_named(exported):
             r"built for another TensorRT \(tensorrt-rtx, here tensorrt\): build the plans",
         ),
         ({"version": "9.9"}, r"built for another version of TensorRT \(.*, here 9\.9\)"),
-        ({"card": Card("Some GPU", (8, 0))}, r"built for another card \(None, here Some GPU \(sm_80\)\)"),
+        (
+            {"card": CudaDevice("Some GPU", (8, 0))},
+            r"built for another card \(None, here Some GPU \(sm_80\)\)",
+        ),
     ],
     ids=["flavour", "version", "card"],
 )
 def test_foreign_plans_are_refused(change, message, exported, trt):
     with pytest.raises(BackendError, match=message):
-        PlanFolder.open(exported.folder.path, exported.folder.model, replace(trt, **change))
+        PlanStore.open(exported.folder.path, exported.folder.model, replace(trt, **change))
 
 
 def test_stale_plans_are_refused(exported, trt, monkeypatch):
     path = exported.folder.path
     with pytest.raises(BackendError, match=r"are of another model \(SHA-256 .*, not 000000000000"):
-        PlanFolder.open(path, "0" * 64, trt)
+        PlanStore.open(path, "0" * 64, trt)
     with pytest.raises(BackendError, match="compute in fp32, not in bf16"):
-        PlanFolder.open(path, exported.folder.model, trt, "bf16")
+        PlanStore.open(path, exported.folder.model, trt, "bf16")
     monkeypatch.setattr(camrt, "__version__", "99.0")
     with pytest.raises(BackendError, match=r"another version of camrt \(.*, here 99\.0\)"):
-        PlanFolder.open(path, exported.folder.model, trt)
+        PlanStore.open(path, exported.folder.model, trt)
 
 
 @pytest.mark.parametrize(
@@ -179,30 +182,30 @@ def test_a_damaged_list_is_refused(spoil, message, exported, tmp_path, trt):
     file = copied(exported, tmp_path) / "plans.json"
     file.write_text(spoil(file.read_text()))
     with pytest.raises(BackendError, match=message):
-        PlanFolder.open(tmp_path, exported.folder.model, trt)
+        PlanStore.open(tmp_path, exported.folder.model, trt)
 
 
 def test_a_damaged_plan_is_refused(exported, tmp_path, trt):
     copied(exported, tmp_path)
-    folder = PlanFolder.open(tmp_path, exported.folder.model, trt)
+    folder = PlanStore.open(tmp_path, exported.folder.model, trt)
     first = next(iter(folder.plans.values()))
     file = tmp_path / first["file"]
     file.write_bytes(file.read_bytes()[:-1])
     for message in ("is damaged: it is not what camrt export wrote", "the plan of the model cannot be read"):
         with pytest.raises(BackendError, match=message):
-            assembled(read_model(exported.path), Checking(folder), OnnxRuntime())
+            build_engine(read_model(exported.path), Checking(folder), OnnxRuntime())
         file.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("batches", [(0, 1, 2), (4, 2, 8), (1, 2), (1, 2, 3.0), (1, True, 2)], ids=str)
 def test_batches_make_sense(batches):
     with pytest.raises(InputError, match="three whole numbers above zero that do not fall"):
-        Recipe("fp32", batches)
+        BuildOptions("fp32", batches)
 
 
 def test_a_precision_is_one_of_three():
     with pytest.raises(InputError, match="precision='int8' must be one of 'fp32', 'fp16', 'bf16'"):
-        Recipe("int8")
+        BuildOptions("int8")
 
 
 def test_a_size_is_needed_where_any_will_do(tmp_path):
@@ -211,7 +214,7 @@ def test_a_size_is_needed_where_any_will_do(tmp_path):
     with pytest.raises(InputError, match=r"pass size=\(height, width\)"):
         export_plans(path, tmp_path / "plans", to="tensorrt-rtx")
     found = export_plans(path, tmp_path / "plans", to="tensorrt-rtx", size=(12, 16))
-    assert found.folder.built["size"] == [12, 16]
+    assert found.folder.built_with["size"] == [12, 16]
 
 
 # ---------------------------------------------------------------- cards and bindings
@@ -259,8 +262,8 @@ def driver(monkeypatch, made):
 
 def test_cards_are_listed(monkeypatch):
     driver(monkeypatch, Driver((("Some GPU", 9, 0), ("Another", 8, 6))))
-    assert cards() == (Card("Some GPU", (9, 0)), Card("Another", (8, 6)))
-    assert str(cards()[1]) == "Another (sm_86)"
+    assert list_cuda_devices() == (CudaDevice("Some GPU", (9, 0)), CudaDevice("Another", (8, 6)))
+    assert str(list_cuda_devices()[1]) == "Another (sm_86)"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +279,7 @@ def test_cards_are_listed(monkeypatch):
 def test_a_driver_that_fails_is_said(made, message, monkeypatch):
     driver(monkeypatch, made)
     with pytest.raises(BackendError, match=message):
-        cards()
+        list_cuda_devices()
 
 
 def missing(name):
@@ -286,7 +289,7 @@ def missing(name):
 def test_no_driver_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(cards_module.ctypes, "CDLL", missing)
     with pytest.raises(BackendError, match="needs an NVIDIA GPU, and its driver is not installed"):
-        cards()
+        list_cuda_devices()
     path = model(tmp_path)
     with pytest.raises(BackendError, match="its driver is not installed"):
         camrt.load(path, backend="tensorrt", device="cuda", plans=tmp_path)
@@ -300,7 +303,7 @@ def test_the_card_is_asked_before_tensorrt_is_imported(monkeypatch):
     monkeypatch.setattr(bindings_module, "import_module", imported.append)
     for flavour in ("tensorrt", "tensorrt-rtx"):
         with pytest.raises(BackendError, match="driver"):
-            bindings(flavour, running=True)
+            import_bindings(flavour, running=True)
     assert not imported
 
 
@@ -311,21 +314,21 @@ def test_a_missing_tensorrt_is_named(monkeypatch):
     driver(monkeypatch, Driver())
     monkeypatch.setattr(bindings_module, "import_module", fail)
     with pytest.raises(BackendError, match=r"tensorrt is missing .*pip install 'camrt\[tensorrt\]'"):
-        bindings("tensorrt", running=True)
+        import_bindings("tensorrt", running=True)
 
 
 def test_plans_of_tensorrt_are_for_a_card_and_those_for_rtx_for_any(monkeypatch):
     driver(monkeypatch, Driver())
     monkeypatch.setattr(bindings_module, "import_module", lambda name: SimpleNamespace(__version__="11.0"))
-    assert bindings("tensorrt", running=False).card == Card("Some GPU", (9, 0))
-    assert bindings("tensorrt-rtx", running=True).card is None
+    assert import_bindings("tensorrt", running=False).cuda_device == CudaDevice("Some GPU", (9, 0))
+    assert import_bindings("tensorrt-rtx", running=True).cuda_device is None
 
 
 def test_there_are_two_kinds_of_tensorrt():
     with pytest.raises(
         InputError, match="'tensorrt-lean' is no TensorRT; choose from 'tensorrt', 'tensorrt-rtx'"
     ):
-        bindings("tensorrt-lean", running=False)
+        import_bindings("tensorrt-lean", running=False)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +395,7 @@ def test_the_command_says_what_is_wrong(words, message, tmp_path):
 
 def torch_on_a_card():
     try:
-        cards()
+        list_cuda_devices()
     except BackendError as error:
         pytest.skip(str(error))
     torch = pytest.importorskip("torch")
@@ -433,26 +436,26 @@ def test_plans_give_what_the_file_gives(name, tmp_path):
 )
 def test_plans_are_queued_behind_the_callers_stream(precision, allowed, count, tmp_path):
     torch = torch_on_a_card()
-    from camrt.engine.backends.tensorrt import TensorRT
+    from camrt.engine.runtime.trt import TensorRT
 
     path = model(tmp_path)
     export_plans(
         path, tmp_path / "plans", to=FLAVOUR, precision=precision, batches=(2, 4, 8), gradients=False
     )
-    file, trt = read_model(path), bindings(FLAVOUR, running=True)
+    file, trt = read_model(path), import_bindings(FLAVOUR, running=True)
     made = {}
 
     class Keeping(TensorRT):
-        def runner(self, model, *, label, batch=None):
-            made[label] = super().runner(model, label=label, batch=batch), model
+        def make_runner(self, model, *, label, batch=None):
+            made[label] = super().make_runner(model, label=label, batch=batch), model
             return made[label][0]
 
-    backend = Keeping(PlanFolder.open(tmp_path / "plans", file.sha256, trt), trt, "cuda")
-    assembled(file, backend, OnnxRuntime())
+    backend = Keeping(PlanStore.open(tmp_path / "plans", file.sha256, trt), trt, "cuda")
+    build_engine(file, backend, OnnxRuntime())
     runner, graph = made["model"]
     batch = np.random.default_rng(0).standard_normal((count, 3, 10, 8), np.float32)
-    expected = OnnxRuntime().runner(graph, label="model")(batch)
-    given = backend.place.put(batch)
+    expected = OnnxRuntime().make_runner(graph, label="model")(batch)
+    given = backend.device.put(batch)
     torch.cuda.synchronize()
     for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
         with torch.cuda.stream(stream):
@@ -464,7 +467,9 @@ def test_plans_are_queued_behind_the_callers_stream(precision, allowed, count, t
             found = runner(late)
             assert not stream.query(), "the runner waited for the card"
             del late
-            torch.full_like(given, torch.nan)  # takes the memory of `late`, if the run did not keep it
+            torch.full_like(
+                given, torch.nan
+            )  # takes the memory of `deadline_error`, if the run did not keep it
         torch.cuda.synchronize()
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.device == given.device

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from camrt.engine.preprocessing import NAMES, Preprocessing
+from camrt.engine.images.preprocess import NAMES, Preprocessing
 from camrt.errors import InputError
 
 
@@ -57,19 +57,19 @@ def test_view_has_the_size_and_array_the_shape(preprocessing: Preprocessing, hei
 
 @given(preprocessings())
 @settings(deadline=None)
-def test_picture_inverts_array(preprocessing: Preprocessing) -> None:
+def test_image_inverts_array(preprocessing: Preprocessing) -> None:
     view = preprocessing.view(noise(13, 9))
-    back = preprocessing.picture(preprocessing.array(view))
+    back = preprocessing.image(preprocessing.array(view))
     assert np.array_equal(np.asarray(back), np.asarray(view))
 
 
 def test_imagenet_is_torchvisions_evaluation_transform() -> None:
-    picture = noise(300, 451)
+    image = noise(300, 451)
     preprocessing = Preprocessing.named("imagenet", (224, 224))
-    resized = picture.resize((int(256 * 451 / 300), 256), Image.Resampling.BILINEAR)
+    resized = image.resize((int(256 * 451 / 300), 256), Image.Resampling.BILINEAR)
     left, upper = round((resized.width - 224) / 2), round((resized.height - 224) / 2)
     expected = np.asarray(resized.crop((left, upper, left + 224, upper + 224)), np.int16)
-    view = preprocessing.view(picture)
+    view = preprocessing.view(image)
     # One level of 255: the box is resized directly, and its corners are float32 inside Pillow.
     assert np.abs(np.asarray(view, np.int16) - expected).max() <= 1
     pixels = np.asarray(view, np.float64).transpose(2, 0, 1) / 255
@@ -89,17 +89,17 @@ def test_ranges_of_the_named(name: str, black: float, white: float) -> None:
     assert preprocessing.resize == "squash"
 
 
-def test_squash_takes_the_whole_picture_and_crop_its_centre() -> None:
+def test_squash_takes_the_whole_image_and_crop_its_centre() -> None:
     pixels = np.zeros((10, 40, 3), np.uint8)
     pixels[:, 15:25] = 255
-    picture = Image.fromarray(pixels)
-    squashed = np.asarray(Preprocessing((10, 10)).view(picture))
-    cropped = np.asarray(Preprocessing((10, 10), resize="crop", crop_fraction=1.0).view(picture))
+    image = Image.fromarray(pixels)
+    squashed = np.asarray(Preprocessing((10, 10)).view(image))
+    cropped = np.asarray(Preprocessing((10, 10), resize="crop", crop_fraction=1.0).view(image))
     assert squashed[:, 0].max() == 0
     assert cropped.min() == 255
 
 
-def test_crop_of_a_very_long_picture_stays_small() -> None:
+def test_crop_of_a_very_long_image_stays_small() -> None:
     preprocessing = Preprocessing.named("imagenet", (224, 224))
     assert preprocessing.view(Image.new("RGB", (60_000, 1), "red")).getpixel((0, 0)) == (255, 0, 0)
 
@@ -218,11 +218,11 @@ def test_arrays_and_views_of_another_shape() -> None:
     with pytest.raises(InputError, match=r"the view is 5x7 \(HxW\), expected 7x5"):
         preprocessing.array(Image.new("RGB", (7, 5)))
     with pytest.raises(InputError, match=r"expected \(3, H, W\), got \(1, 7, 5\)"):
-        preprocessing.picture(np.zeros((1, 7, 5), np.float32))
+        preprocessing.image(np.zeros((1, 7, 5), np.float32))
     with pytest.raises(InputError, match="not finite"):
-        preprocessing.picture(np.full((3, 7, 5), np.nan, np.float32))
+        preprocessing.image(np.full((3, 7, 5), np.nan, np.float32))
 
 
-def test_picture_clips() -> None:
-    picture = Preprocessing((1, 2)).picture(np.float32([[[-3, 7]]] * 3))
-    assert np.asarray(picture)[0, :, 0].tolist() == [0, 255]
+def test_image_clips() -> None:
+    image = Preprocessing((1, 2)).image(np.float32([[[-3, 7]]] * 3))
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 255]

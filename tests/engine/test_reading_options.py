@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from endings import BY_NUMBERS, Ending, built, same, step
 from onnx import TensorProto, helper
 from PIL import Image
 from typer.testing import CliRunner
-from zoo import save
 
 import camrt
-from camrt.cli import app
-from camrt.engine.arguments import parse_bytes
-from camrt.engine.reading_options import OPTIONS, read
+from camrt.cli.arguments import parse_bytes
+from camrt.cli.main import app
+from camrt.cli.model_options import OPTIONS, parse_model_options
 from camrt.errors import InputError
+from helpers.output_endings import BY_NUMBERS, Ending, build_model, identity, make_step
+from helpers.zoo import save
 
 LOADING = [
     ("explain",),
     ("inspect",),
     ("export",),
     ("reproduce",),
-    ("evaluate", "pictures"),
+    ("evaluate", "images"),
     ("evaluate", "walls"),
     ("evaluate", "sanity"),
     ("evaluate", "axioms"),
@@ -43,15 +43,15 @@ def test_every_command_that_loads_a_model_has_them(words):
 
 
 def written(tmp_path: Path, ending: Ending, **more: Any) -> tuple[Path, Path, list[str]]:
-    """A file, a picture for it, and the options that say how that is prepared."""
-    model, whole = built(ending)
+    """A file, an image for it, and the options that say how that is prepared."""
+    model, whole = build_model(ending)
     for name, shape in more.items():
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     height, width = whole.size[1:]
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
     options = ["--preprocessing", "unit", "--size", f"{height}x{width}", "--out", str(tmp_path / "out")]
-    return save(model, tmp_path / "model.onnx"), tmp_path / "picture.png", options
+    return save(model, tmp_path / "model.onnx"), tmp_path / "image.png", options
 
 
 def said(*words: Any) -> str:
@@ -60,16 +60,18 @@ def said(*words: Any) -> str:
     return " ".join(result.output.split())
 
 
-def value_of(path: Path, picture: Path) -> Any:
+def value_of(path: Path, image: Path) -> Any:
     engine = camrt.load(path, preprocessing="unit", activation="none")
-    return engine.predict(engine.preprocessing.array(Image.open(picture).convert("RGB"))[None])[0]
+    return engine.predict(engine.preprocessing.array(Image.open(image).convert("RGB"))[None])[0]
 
 
 def test_a_regression_prints_its_value(tmp_path):
-    ending = Ending([step("Add", "logits far")], same, same, {"far": np.float32(40)}, 1, ("N", 1))
-    path, picture, options = written(tmp_path, ending)
-    value = f"{value_of(path, picture)[0]:.4g}"
-    text = said("explain", path, picture, *options)
+    ending = Ending(
+        [make_step("Add", "logits far")], identity, identity, {"far": np.float32(40)}, 1, ("N", 1)
+    )
+    path, image, options = written(tmp_path, ending)
+    value = f"{value_of(path, image)[0]:.4g}"
+    text = said("explain", path, image, *options)
     assert f": class 0, value {value}, score {value}" in text
     assert "probability" not in text
     assert "no map" not in text
@@ -81,41 +83,41 @@ def test_a_regression_prints_its_value(tmp_path):
 def test_numbers_that_saturate_a_softmax_are_told_with_the_way_out(tmp_path):
     """Three numbers of a regression: which they are the file does not say, so their logit is printed."""
     far = np.array([[100, 0, -100]], np.float32)
-    ending = Ending([step("Add", "logits far")], same, same, {"far": far}, 3, ("N", 3))
-    path, picture, options = written(tmp_path, ending)
-    value = f"{value_of(path, picture)[0]:.4g}"
-    text = said("explain", path, picture, *options)
+    ending = Ending([make_step("Add", "logits far")], identity, identity, {"far": far}, 3, ("N", 3))
+    path, image, options = written(tmp_path, ending)
+    value = f"{value_of(path, image)[0]:.4g}"
+    text = said("explain", path, image, *options)
     assert f"class 0, probability 1.000 of logit {value}" in text
     assert "-O score=logit" in text
     assert "--activation none" in text
-    text = said("explain", path, picture, *options, "--activation", "none", "--overwrite")
+    text = said("explain", path, image, *options, "--activation", "none", "--overwrite")
     assert f"class 0, value {value}, score {value}" in text
     assert "no map" not in text
     assert "probability" not in text
 
 
 def test_the_output_that_is_meant(tmp_path):
-    path, picture, options = written(tmp_path, BY_NUMBERS["mean-of-two-softmaxes"], p=["N", 4])
-    result = CliRunner().invoke(app, ["explain", str(path), str(picture), *options])
+    path, image, options = written(tmp_path, BY_NUMBERS["mean-of-two-softmaxes"], p=["N", 4])
+    result = CliRunner().invoke(app, ["explain", str(path), str(image), *options])
     assert result.exit_code == 2
     assert "say which with" in " ".join(result.output.split())
     for output, ending in (("scores", "ends in probabilities p (Mul)"), ("p", "ends in Softmax")):
         assert ending in said("inspect", path, "--output", output)
-        said("explain", path, picture, *options, "--output", output, "--overwrite")
+        said("explain", path, image, *options, "--output", output, "--overwrite")
     assert "plain numbers" in said("inspect", path, "--output", "p", "--activation", "none")
     assert "probabilities by sigmoid" in said("inspect", path, "--output", "p", "--activation", "sigmoid")
 
 
 def test_evaluation_reads_models_alike(tmp_path):
-    path, picture, options = written(tmp_path, BY_NUMBERS["mean-of-two-softmaxes"], p=["N", 4])
+    path, image, options = written(tmp_path, BY_NUMBERS["mean-of-two-softmaxes"], p=["N", 4])
     folder = tmp_path / "classes" / "0"
     folder.mkdir(parents=True)
-    Image.open(picture).save(folder / "picture.png")
-    axioms = said("evaluate", "axioms", path, picture, *options[:4], "--output", "scores", "-m", "gradcam")
+    Image.open(image).save(folder / "image.png")
+    axioms = said("evaluate", "axioms", path, image, *options[:4], "--output", "scores", "-m", "gradcam")
     assert "gradcam" in axioms
     text = [
         "evaluate",
-        "pictures",
+        "images",
         path,
         folder.parent,
         *options,
@@ -149,17 +151,17 @@ def test_evaluation_reads_models_alike(tmp_path):
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_what_they_cannot_mean(option, message, tmp_path):
-    path, *_ = written(tmp_path, Ending([step("Softmax", "logits")], same, same))
+    path, *_ = written(tmp_path, Ending([make_step("Softmax", "logits")], identity, identity))
     result = CliRunner().invoke(app, ["inspect", str(path), *option])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
 
 
 def test_labels_in_json_still_work_beside_them(tmp_path):
-    path, picture, options = written(tmp_path, Ending([step("Softmax", "logits")], same, same))
+    path, image, options = written(tmp_path, Ending([make_step("Softmax", "logits")], identity, identity))
     names = tmp_path / "names.json"
     names.write_text(json.dumps(["a", "b", "c", "d"]))
-    text = said("explain", path, picture, *options, "--labels", names, "--activation", "softmax")
+    text = said("explain", path, image, *options, "--labels", names, "--activation", "softmax")
     assert "of logit" not in text
 
 
@@ -190,7 +192,7 @@ def test_what_is_no_number_of_bytes(text):
 def test_the_bounds_reach_the_engine():
     """What the words mean is what `camrt.load` is given."""
     texts = dict.fromkeys(OPTIONS) | {"max_memory": "1GiB", "load_deadline": "inf", "call_deadline": "2.5"}
-    given = read(texts)
+    given = parse_model_options(texts)
     assert given == {"max_memory": 1 << 30, "load_deadline": np.inf, "call_deadline": 2.5}
     engine = camrt.load("default", verify=False, **given)
     assert (engine.max_memory, engine.call_deadline) == (1 << 30, 2.5)

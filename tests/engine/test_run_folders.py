@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from camrt.engine.run_folders import DESCRIPTION, LOCK, WRITTEN, RunFolder, held
+from camrt.engine.run_folder import JOURNAL_FILE, LOCK_FILE, RUN_FILE, RunFolder, lock_folder
 from camrt.errors import InputError, StorageError
 
 
@@ -36,7 +36,7 @@ def left(path: Path) -> set[str]:
 
 
 def test_nothing_is_written_before_a_file_is_claimed(tmp_path: Path) -> None:
-    with held(tmp_path / "out"):
+    with lock_folder(tmp_path / "out"):
         folder(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -56,14 +56,14 @@ def test_a_run_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 def test_going_on(tmp_path: Path) -> None:
     written(tmp_path, "a")
-    notes = (tmp_path / WRITTEN).read_bytes()
-    with (tmp_path / WRITTEN).open("ab") as file:
+    notes = (tmp_path / JOURNAL_FILE).read_bytes()
+    with (tmp_path / JOURNAL_FILE).open("ab") as file:
         file.write(b'{"finished": {"number": 2')  # torn
     run = folder(tmp_path, resume=True)
     assert run.finished == [{"number": 1}]
-    assert (tmp_path / WRITTEN).read_bytes() == notes
+    assert (tmp_path / JOURNAL_FILE).read_bytes() == notes
     run.claim(["a"])  # again
-    assert (tmp_path / WRITTEN).read_bytes() == notes
+    assert (tmp_path / JOURNAL_FILE).read_bytes() == notes
 
 
 def test_drafts_of_killed_runs_are_removed_in_inner_folders_too(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_drafts_of_killed_runs_are_removed_in_inner_folders_too(tmp_path: Path) 
     draft = ".camrt-0123456789abcdef.part"
     for place in (tmp_path, tmp_path / "parts"):
         (place / draft).touch()
-    with held(tmp_path):
+    with lock_folder(tmp_path):
         folder(tmp_path, resume=True)
-    assert left(tmp_path) == {"a", "parts", DESCRIPTION, WRITTEN}
+    assert left(tmp_path) == {"a", "parts", RUN_FILE, JOURNAL_FILE}
     assert left(tmp_path / "parts") == {"b"}
 
 
@@ -85,9 +85,9 @@ def test_replacing_removes_what_was_noted_and_nothing_else(tmp_path: Path) -> No
     run = folder(tmp_path, "that", overwrite=True)
     assert (tmp_path / "a").exists()  # until the new run has something
     run.claim(["new"])
-    assert left(tmp_path) == {DESCRIPTION, WRITTEN, "mine", "other"}
+    assert left(tmp_path) == {RUN_FILE, JOURNAL_FILE, "mine", "other"}
     assert left(tmp_path / "other") == {"mine"}
-    assert json.loads((tmp_path / DESCRIPTION).read_text())["made of"] == {"data": "that"}
+    assert json.loads((tmp_path / RUN_FILE).read_text())["made of"] == {"data": "that"}
 
 
 def test_files_that_no_run_has_noted_are_not_written_over(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_notes_of_a_stranger_reach_nothing_outside(tmp_path: Path, name: object)
     outside.write_text("foreign")
     if hasattr(os, "symlink"):
         (inner / "link").symlink_to(tmp_path)
-    with (inner / WRITTEN).open("a") as file:
+    with (inner / JOURNAL_FILE).open("a") as file:
         file.write(json.dumps({"writes": [name]}) + "\n")
     try:
         folder(inner, overwrite=True).claim(["b"])
@@ -121,7 +121,7 @@ def test_notes_of_a_stranger_reach_nothing_outside(tmp_path: Path, name: object)
 )
 def test_damaged_descriptions_are_errors(tmp_path: Path, content: bytes) -> None:
     written(tmp_path, "a")
-    (tmp_path / DESCRIPTION).write_bytes(content)
+    (tmp_path / RUN_FILE).write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
         folder(tmp_path, resume=True)
 
@@ -129,7 +129,7 @@ def test_damaged_descriptions_are_errors(tmp_path: Path, content: bytes) -> None
 @pytest.mark.parametrize("content", [b"[\n", b"[]\n", b"\xff\n", b'{"writes": 3}\n', b'{"writes": [[]]}\n'])
 def test_damaged_notes_are_errors(tmp_path: Path, content: bytes) -> None:
     written(tmp_path, "a")
-    (tmp_path / WRITTEN).write_bytes(content)
+    (tmp_path / JOURNAL_FILE).write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
         folder(tmp_path, resume=True)
 
@@ -137,7 +137,7 @@ def test_damaged_notes_are_errors(tmp_path: Path, content: bytes) -> None:
 HOLDING = """
 import sys, time
 from pathlib import Path
-from camrt.engine.run_folders import held
+from camrt.engine.run_folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -149,13 +149,20 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     try:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == b"held"
-        with pytest.raises(InputError, match=f"another run.*{process.pid}|another run"), held(tmp_path):
+        with (
+            pytest.raises(InputError, match=f"another run.*{process.pid}|another run"),
+            lock_folder(tmp_path),
+        ):
             pass
     finally:
         process.kill()
         process.communicate()
-    assert (tmp_path / LOCK).exists()  # nobody holds it any more
-    with held(tmp_path), pytest.raises(InputError, match="being written by another run"), held(tmp_path):
+    assert (tmp_path / LOCK_FILE).exists()  # nobody holds it any more
+    with (
+        lock_folder(tmp_path),
+        pytest.raises(InputError, match="being written by another run"),
+        lock_folder(tmp_path),
+    ):
         pass
     assert not left(tmp_path)
 
@@ -165,7 +172,7 @@ import os, signal, sys, time
 from pathlib import Path
 if SLOWLY:  # before ours is registered, and so it comes first
     os.register_at_fork(after_in_child=lambda: time.sleep(1))
-from camrt.engine.run_folders import held
+from camrt.engine.run_folder import held
 with held(Path(sys.argv[1])):
     child = os.fork()
     if bool(child) == SLOWLY:  # the child says so when it has let go
@@ -185,7 +192,7 @@ def test_a_forked_child_does_not_hold_what_its_killed_parent_held(tmp_path: Path
     try:
         process.kill()
         process.wait()
-        with held(tmp_path):
+        with lock_folder(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tolerances import assert_close
 
 from camrt.engine.scores import ScoreReader
+from helpers.tolerances import assert_close
 
 
 @pytest.mark.parametrize("gap", [5.0, 12.0, 20.0, 60.0])

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles.classifiers import HEADS, SmallClassifier, classifier
-from tolerances import assert_close
 
 import camrt
-from camrt.engine.explanation import Explanation, Passes
+from camrt.engine.explanation import Explanation
 from camrt.engine.methods import methods
 from camrt.engine.methods.pixab import PixabCAM
+from camrt.engine.passes import PassCounts
 from camrt.errors import MethodError
+from helpers.oracles.classifiers import HEADS, SmallClassifier, classifier
+from helpers.tolerances import assert_close
 
 CELLS = (3, 5)
-PICTURE = (3, 5, 9)
+IMAGE = (3, 5, 9)
 # Every method that each head admits; one map per pair.
 PAIRS = [
     (head, name)
@@ -55,11 +56,11 @@ def small(head: str) -> SmallClassifier:
 
 
 def batch(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, *PICTURE)).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=(count, *IMAGE)).astype(np.float32)
 
 
 def close(found: Explanation, expected: Explanation) -> None:
-    """Agreement of everything a picture's neighbours must not change."""
+    """Agreement of everything an image's neighbours must not change."""
     assert np.array_equal(found.targets, expected.targets)
     assert np.array_equal(found.flags, expected.flags)
     for name in ("logits", "probabilities", "scores"):
@@ -84,7 +85,7 @@ def close(found: Explanation, expected: Explanation) -> None:
     ids=["predicted", "one-class", "N", "N-by-1", "N-by-5"],
 )
 @pytest.mark.parametrize(
-    ("size", "pixels"), [("image", PICTURE[1:]), ("map", CELLS), ((2, 13), (2, 13))], ids=str
+    ("size", "pixels"), [("image", IMAGE[1:]), ("map", CELLS), ((2, 13), (2, 13))], ids=str
 )
 def test_shapes(
     engine_of: EngineOf, targets: Any, shape: tuple[int, ...], size: Any, pixels: tuple[int, int]
@@ -148,7 +149,7 @@ def test_costs_are_upper_bounds(engine_of: EngineOf, head: str, name: str) -> No
     cost = methods()[name]().cost(engine.head, engine.map_shape)
     found = engine.explain(batch(3), name)
     assert found.passes.trunk == 3
-    # What is run for the empty activation, or the empty picture, is run once for the whole batch.
+    # What is run for the empty activation, or the empty image, is run once for the whole batch.
     assert found.passes.head <= 3 * cost.head
     assert found.passes.full <= 3 * cost.full
     assert (found.passes.head == 0) == (cost.head == 0)
@@ -160,19 +161,19 @@ def test_costs_are_upper_bounds(engine_of: EngineOf, head: str, name: str) -> No
 def test_linear_heads_cost_the_trunk_alone(engine_of: EngineOf) -> None:
     for head in ("pooled-linear", "flattened-linear"):
         for name in ("activation", "eigen", "ablation", "pixab", "gradcam", "hirescam"):
-            assert engine_of(head).explain(batch(2), name).passes == Passes(trunk=2)
+            assert engine_of(head).explain(batch(2), name).passes == PassCounts(trunk=2)
 
 
 # ---------------------------------------------------------------- batches
 
 
 @pytest.mark.parametrize(("head", "name"), PAIRS, ids=IDS)
-def test_a_batch_is_its_pictures(engine_of: EngineOf, head: str, name: str) -> None:
-    engine, pictures = engine_of(head), batch(4)
+def test_a_batch_is_its_images(engine_of: EngineOf, head: str, name: str) -> None:
+    engine, images = engine_of(head), batch(4)
     targets = np.array([[0, 1], [3, 2], [2, 2], [1, 0]])
-    together = engine.explain(pictures, name, targets=targets)
+    together = engine.explain(images, name, targets=targets)
     for i in range(4):
-        alone = engine.explain(pictures[i : i + 1], name, targets=targets[i : i + 1])
+        alone = engine.explain(images[i : i + 1], name, targets=targets[i : i + 1])
         assert_close(alone.logits[0], together.logits[i])
         assert_close(alone.scores[0], together.scores[i])
         assert_close(alone.raw[0], together.raw[i], factor=4)
@@ -182,13 +183,13 @@ def test_a_batch_is_its_pictures(engine_of: EngineOf, head: str, name: str) -> N
 
 @pytest.mark.parametrize(("head", "name"), PAIRS, ids=IDS)
 def test_batch_sizes(engine_of: EngineOf, head: str, name: str) -> None:
-    pictures = batch(7)
+    images = batch(7)
     targets = np.arange(14).reshape(7, 2) % 4
-    expected = engine_of(head).explain(pictures, name, targets=targets)
+    expected = engine_of(head).explain(images, name, targets=targets)
     for batch_size in (1, 3):
         engine = engine_of(head, batch_size=batch_size)
-        close(engine.explain(pictures, name, targets=targets), expected)
-        assert_close(engine.predict(pictures), expected.logits)
+        close(engine.explain(images, name, targets=targets), expected)
+        assert_close(engine.predict(images), expected.logits)
 
 
 @pytest.mark.parametrize(("head", "name"), PAIRS, ids=IDS)
@@ -200,12 +201,12 @@ def test_threads_do_not_disturb_each_other(folder: Path, head: str, name: str) -
 
     def explain(pair: int) -> list[np.ndarray]:
         start.wait()
-        return [engine.explain(pictures, name, targets=1).maps for pictures in batches[pair : pair + 2]]
+        return [engine.explain(images, name, targets=1).maps for images in batches[pair : pair + 2]]
 
     with ThreadPoolExecutor(2) as pool:
         found = [maps for both in pool.map(explain, (0, 2)) for maps in both]
-    for maps, pictures in zip(found, batches, strict=True):
-        assert np.array_equal(maps, engine.explain(pictures, name, targets=1).maps)
+    for maps, images in zip(found, batches, strict=True):
+        assert np.array_equal(maps, engine.explain(images, name, targets=1).maps)
 
 
 def test_the_same_question_has_the_same_answer(engine_of: EngineOf) -> None:
@@ -225,11 +226,11 @@ def test_logits_are_logits_and_probabilities_probabilities(
 ) -> None:
     made = classifier(head, cells=CELLS, scale=1.0, trunk="convolve", ending=ending)
     engine = camrt.load(made.save(tmp_path), target="activation", threads=1)
-    pictures = batch(3)
-    logits = np.array([made.logits(x) for x in pictures])
-    probabilities = np.array([made.scores_of_picture("probability")(x) for x in pictures])
-    assert_close(engine.predict(pictures), logits)
-    assert_close(engine.probabilities(engine.predict(pictures)), probabilities, factor=4)
+    images = batch(3)
+    logits = np.array([made.logits(x) for x in images])
+    probabilities = np.array([made.scores_of_image("probability")(x) for x in images])
+    assert_close(engine.predict(images), logits)
+    assert_close(engine.probabilities(engine.predict(images)), probabilities, factor=4)
     for name in methods():
         if name == "calm" or (name == "cam" and head != "pooled-linear"):
             continue
@@ -238,14 +239,14 @@ def test_logits_are_logits_and_probabilities_probabilities(
         )
         for kind in kinds:
             options = {} if kind is None else {"score": kind}
-            found = engine.explain(pictures, name, targets=2, **options)
+            found = engine.explain(images, name, targets=2, **options)
             assert_close(found.logits, logits)
             assert_close(found.probabilities, probabilities, factor=4)
             expected = (probabilities if kind == "probability" else logits)[:, 2]
             assert_close(found.scores, expected, factor=4)
     own = {"score": probabilities, "ablation": logits, "pixab": probabilities}
     for name, scores in own.items():
-        assert_close(engine.explain(pictures, name, targets=2).scores, scores[:, 2], factor=4)
+        assert_close(engine.explain(images, name, targets=2).scores, scores[:, 2], factor=4)
 
 
 def test_an_ending_changes_no_map_of_the_logit(tmp_path: Path) -> None:

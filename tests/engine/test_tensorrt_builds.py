@@ -6,36 +6,37 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from calm_models import calm_model
-from zoo import HEADS, Net, classifier, save
+
+from helpers.calm_models import calm_model
+from helpers.zoo import HEADS, Net, classifier, save
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is missing: pip install 'camrt[dev]'")
 
 from camrt.default import model_path
-from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.loading import assembled
-from camrt.engine.plans.bindings import bindings
-from camrt.engine.plans.building import Builder, Recipe, in_precision
-from camrt.engine.plans.recording import Recorder, exercise
-from camrt.export.reading import read_model
+from camrt.engine.load import build_engine
+from camrt.engine.plan_recorder import GraphRecorder, run_every_graph
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
+from camrt.engine.tensorrt_plans.bindings import import_bindings
+from camrt.engine.tensorrt_plans.build import BuildOptions, PlanBuilder, cast_to_precision
+from camrt.export.io.model_file import read_model
 
 
 @pytest.fixture(scope="module")
 def trt():
-    return bindings("tensorrt-rtx", running=False)
+    return import_bindings("tensorrt-rtx", running=False)
 
 
 def graphs_of(path, size=None):
     """Every graph that a model is run by, guided gradients too."""
-    recorder = Recorder()
-    engine = assembled(read_model(path), recorder, OnnxRuntime())
+    recorder = GraphRecorder()
+    engine = build_engine(read_model(path), recorder, OnnxRuntime())
     size = size or (engine.interface.height or 224, engine.interface.width or 224)
-    exercise(engine, size, gradients=True, guided=True)
+    run_every_graph(engine, size, gradients=True, guided=True)
     return list(recorder.graphs)
 
 
 def build(trt, ran, precision="fp32"):
-    return Builder(trt, Recipe(precision)).build(
+    return PlanBuilder(trt, BuildOptions(precision)).build(
         ran.model, label=ran.label, shapes=ran.shapes, batch=ran.batch
     )
 
@@ -46,7 +47,7 @@ def test_every_head_of_the_zoo(case, trt, tmp_path):
     whole = classifier(part, np.random.default_rng(1))
     path = save(whole.model, tmp_path / "model.onnx")
     made = graphs_of(path, whole.size[1:])
-    # An operator set as old as 9 has no adjoint of a picture model: its Slice takes no computed bounds.
+    # An operator set as old as 9 has no adjoint of an image model: its Slice takes no computed bounds.
     assert "model's adjoint" in {ran.label for ran in made} or part.opset < 10
     for ran in made:
         assert build(trt, ran)
@@ -71,7 +72,7 @@ def pooled(path):
     net = Net(np.random.default_rng(0))
     weight, dense = net.weight(4, 3, 3, 3)[0], net.weight(4, 3)[0]
     nodes = [
-        onnx.helper.make_node("Conv", ["pictures", weight], ["c"], pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Conv", ["images", weight], ["c"], pads=[1, 1, 1, 1]),
         onnx.helper.make_node(
             "MaxPool", ["c"], ["m"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]
         ),
@@ -81,7 +82,7 @@ def pooled(path):
         onnx.helper.make_node("Flatten", ["g"], ["f"]),
         onnx.helper.make_node("MatMul", ["f", dense], ["logits"]),
     ]
-    given = onnx.helper.make_tensor_value_info("pictures", onnx.TensorProto.FLOAT, ["N", 3, 24, 20])
+    given = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["N", 3, 24, 20])
     found = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 3])
     graph = onnx.helper.make_graph(nodes, "pooled", [given], [found], net.initializers)
     return save(
@@ -103,7 +104,7 @@ def test_half_precision_is_in_the_graph(precision, trt, tmp_path):
     wanted = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.BFLOAT16
     for ran in graphs_of(pooled(tmp_path / "pooled.onnx")):
         assert build(trt, ran, precision)
-        given = in_precision(ran.model, precision).graph.input[0].type.tensor_type.elem_type
+        given = cast_to_precision(ran.model, precision).graph.input[0].type.tensor_type.elem_type
         # Gradients leave the range of half precision long before logits do.
         assert given == (onnx.TensorProto.FLOAT if "adjoint" in ran.label else wanted)
         assert ran.model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT

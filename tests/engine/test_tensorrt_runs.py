@@ -12,23 +12,23 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, load_from_string
-from tolerances import assert_close
-from zoo import HEADS, classifier, save
 
 import camrt
-from camrt.engine.backends.onnxruntime import OnnxRuntime
-from camrt.engine.loading import assembled
+from camrt.engine.load import build_engine
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import BackendError, SmallerBatchWarning
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, save
 
 pytest.importorskip("torch")
 
 import torch
-from no_waiting import no_waiting
 
-from camrt.engine.backends.tensorrt import ALIGNMENT, TensorRT, numbered_card
-from camrt.engine.places import OnDevice
-from camrt.engine.plans.bindings import Bindings
+from camrt.engine.device import TorchDevice
+from camrt.engine.runtime.trt import ALIGNMENT, TensorRT, numbered_cuda_device
+from camrt.engine.tensorrt_plans.bindings import Bindings
+from helpers.gpu_sync_guard import forbid_gpu_sync
 
 DataType = Enum("DataType", "FLOAT HALF BF16 INT32")
 TensorIOMode = Enum("TensorIOMode", "NONE INPUT OUTPUT")
@@ -165,12 +165,12 @@ def card(monkeypatch):
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: Engine(plan, made)),
     )
     folder = SimpleNamespace(plan=lambda model, label: model.SerializeToString())
-    monkeypatch.setattr("camrt.engine.backends.tensorrt.numbered_card", lambda device: torch.device("cpu"))
+    monkeypatch.setattr("camrt.engine.runtime.trt.numbered_cuda_device", lambda device: torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "Stream", stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: made.current)
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     made.backend = TensorRT(folder, Bindings("tensorrt", module, "0", None), "cuda")
-    made.runner = lambda *options: made.backend.runner(graph(*options), label="graph")
+    made.make_runner = lambda *options: made.backend.make_runner(graph(*options), label="graph")
     torch.use_deterministic_algorithms(True)
     yield made
     torch.use_deterministic_algorithms(False)
@@ -221,8 +221,8 @@ def check(found, x, w, dtype="float32"):
 def test_any_number_of_rows(count, card):
     """Fewer than the plan takes, as many, more, and more with too few left over."""
     x, w = rows_of(count), rows_of(count, 1)
-    runner = card.runner()
-    with no_waiting():
+    runner = card.make_runner()
+    with forbid_gpu_sync():
         found = runner(x, beside={"w": w})
     check(found, x, w)
     assert sum(shapes["x"][0] for _, shapes, _ in card.contexts[0].ran) == max(count, 2) + (count == 9)
@@ -231,31 +231,31 @@ def test_any_number_of_rows(count, card):
 @pytest.mark.parametrize("count", [1, 4, 9])
 def test_a_plan_of_a_fixed_batch(count, card):
     x, w = rows_of(count), rows_of(count, 1)
-    check(card.runner(TensorProto.FLOAT, 4)(x, beside={"w": w}), x, w)
+    check(card.make_runner(TensorProto.FLOAT, 4)(x, beside={"w": w}), x, w)
     assert all(shapes["x"] == (4, 3) for _, shapes, _ in card.contexts[0].ran)
 
 
 def test_no_rows_give_none(card):
-    y, z = card.runner()(rows_of(0), beside={"w": rows_of(0)})
+    y, z = card.make_runner()(rows_of(0), beside={"w": rows_of(0)})
     assert (tuple(y.shape), tuple(z.shape)) == ((0, 3), (0,))
 
 
 @pytest.mark.parametrize("given", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("element", ELEMENTS, ids=TensorProto.DataType.Name)
 def test_types(element, given, card):
-    runner = card.runner(element)
+    runner = card.make_runner(element)
     kind = ELEMENTS[element][1]
     x, w = rows_of(5).to(kind).to(given), rows_of(5, 1).to(kind).to(given)
-    with no_waiting():
+    with forbid_gpu_sync():
         found = runner(x, beside={"w": w})
     check(found, x.to(kind), w.to(kind), str(kind).removeprefix("torch."))
-    made = runner.rows((4, 3))
+    made = runner.allocate_rows((4, 3))
     assert (made.dtype, made.device, tuple(made.shape)) == (kind, torch.device("cpu"), (4, 3))
 
 
 def test_only_what_is_asked_for_is_returned_in_that_order(card):
     x, w = rows_of(3), rows_of(3, 1)
-    runner = card.runner()
+    runner = card.make_runner()
     assert runner.outputs == ("y", "z")  # as in the graph, whatever the plan's order
     z, y = runner(x, ["z", "y"], {"w": w})
     check([y, z], x, w)
@@ -267,20 +267,20 @@ def test_any_strides_and_offsets(card):
     x, w = rows_of(6).T.contiguous().T, torch.cat([rows_of(1), rows_of(6, 1)])[1:]
     assert not x.is_contiguous()
     assert w.data_ptr() % ALIGNMENT
-    check(card.runner()(x, beside={"w": w}), x, w)
+    check(card.make_runner()(x, beside={"w": w}), x, w)
     (_, _, addresses) = card.contexts[0].ran[0]
     assert addresses["w"] != w.data_ptr()
 
 
 def test_what_can_be_taken_as_it_lies_is_not_copied(card):
     x, w = aligned(rows_of(6)), aligned(rows_of(6, 1))
-    check(card.runner()(x, beside={"w": w}), x, w)
+    check(card.make_runner()(x, beside={"w": w}), x, w)
     (_, _, addresses) = card.contexts[0].ran[0]
     assert (addresses["x"], addresses["w"]) == (x.data_ptr(), w.data_ptr())
 
 
 def test_runs_come_after_what_the_callers_stream_holds_and_one_after_another(card):
-    runner = card.runner()
+    runner = card.make_runner()
     w = aligned(rows_of(6, 1))
     for seed in range(3):
         card.current = torch.cuda.Stream()
@@ -296,13 +296,13 @@ def test_a_batch_that_memory_does_not_hold_is_halved(card):
     card.holds = 3
     x, w = rows_of(8), rows_of(8, 1)
     with pytest.warns(SmallerBatchWarning, match="does not hold"):
-        found = card.runner()(x, beside={"w": w})
+        found = card.make_runner()(x, beside={"w": w})
     check(found, x, w)
     assert [shapes["x"][0] for _, shapes, _ in card.contexts[0].ran] == [2, 2, 2, 2]
 
 
 def test_a_failure_is_said(card):
-    runner = card.runner()
+    runner = card.make_runner()
     with pytest.raises(BackendError, match="TensorRT failed while running the graph"):
         runner(torch.zeros(4, 5), beside={"w": rows_of(4)})
     card.works = False
@@ -313,7 +313,7 @@ def test_a_failure_is_said(card):
 
 def test_a_tensor_that_lies_elsewhere_is_refused(card):
     with pytest.raises(BackendError, match="'w' of the graph lies on meta, and its plan runs on cpu: put it"):
-        card.runner()(rows_of(3), beside={"w": rows_of(3).to("meta")})
+        card.make_runner()(rows_of(3), beside={"w": rows_of(3).to("meta")})
 
 
 METHODS = ("pixab", "ablation", "gradcam", "gradient", "score", "eigen")
@@ -323,7 +323,7 @@ METHODS = ("pixab", "ablation", "gradcam", "gradient", "score", "eigen")
 def test_a_model_is_explained_as_by_onnx_runtime(name, card, tmp_path):
     part = HEADS[name].make(np.random.default_rng(0), 6, 5, 4, 3)
     path = save(classifier(part, np.random.default_rng(1)).model, tmp_path / "model.onnx")
-    ours, theirs = assembled(read_model(path), card.backend, OnnxRuntime()), camrt.load(path)
+    ours, theirs = build_engine(read_model(path), card.backend, OnnxRuntime()), camrt.load(path)
     batch = np.random.default_rng(0).standard_normal((9, 3, 10, 8), np.float32)  # the last row by itself
     for method in METHODS:
         found, expected = (one.explain(batch, method) for one in (ours, theirs))
@@ -333,20 +333,20 @@ def test_a_model_is_explained_as_by_onnx_runtime(name, card, tmp_path):
 
 
 def test_the_place(card):
-    assert isinstance(card.backend.place, OnDevice)
-    assert card.backend.place.device == torch.device("cpu")
+    assert isinstance(card.backend.device, TorchDevice)
+    assert card.backend.device.device == torch.device("cpu")
 
 
 def test_cards_are_numbered(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackendError, match="this torch sees no GPU: install one that is built for CUDA"):
-        numbered_card("cuda")
+        numbered_cuda_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    assert numbered_card("cuda") == torch.device("cuda", 1)
-    assert numbered_card("cuda:0") == torch.device("cuda", 0)
+    assert numbered_cuda_device("cuda") == torch.device("cuda", 1)
+    assert numbered_cuda_device("cuda:0") == torch.device("cuda", 0)
     with pytest.raises(BackendError, match="there is no 'cuda:2': this torch sees 2 GPUs, numbered from 0"):
-        numbered_card("cuda:2")
+        numbered_cuda_device("cuda:2")
     with pytest.raises(BackendError, match="torch knows no device 'cuda:first': pass 'cuda' or 'cuda:N'"):
-        numbered_card("cuda:first")
+        numbered_cuda_device("cuda:first")

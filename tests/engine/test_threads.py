@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hostile
 import numpy as np
 import pytest
 
 import camrt
 from camrt.engine import cuts
 from camrt.engine.operations import native
-from camrt.export.factoring import Unfactored
+from camrt.export.heads.factoring import Unfactored
+from helpers import hostile_models
 
 BATCH = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
 
@@ -31,7 +31,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[in
     ("kernel", "score"), [("box_probabilities_pair", "probability"), ("box_sums", "logit")]
 )
 def test_a_factored_head_passes_them_on(kernel, score, tmp_path: Path, monkeypatch):
-    engine = camrt.load(hostile.classifier(tmp_path / "model.onnx"), threads=1)
+    engine = camrt.load(hostile_models.classifier(tmp_path / "model.onnx"), threads=1)
     seen = spied(monkeypatch, native, kernel)
     engine.explain(BATCH, "pixab", score=score)
     assert set(seen) == {1}
@@ -39,8 +39,8 @@ def test_a_factored_head_passes_them_on(kernel, score, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(("kernel", "method"), [("ablate_channels", "ablation"), ("ablate_boxes", "pixab")])
 def test_a_generic_head_passes_them_on(kernel, method, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(cuts, "factor", lambda *_: Unfactored("asked for by a test"))
-    engine = camrt.load(hostile.classifier(tmp_path / "model.onnx"), threads=1)
+    monkeypatch.setattr(cuts, "factor_head", lambda *_: Unfactored("asked for by a test"))
+    engine = camrt.load(hostile_models.classifier(tmp_path / "model.onnx"), threads=1)
     seen = spied(monkeypatch, native, kernel)
     engine.explain(BATCH, method)
     assert set(seen) == {1}

@@ -13,22 +13,22 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
-from oracles.ablation import ablation_cam
-from oracles.pixab import pixab_cam
-from tolerances import assert_close
 from typer.testing import CliRunner
-from zoo import HEADS, Net, classifier, model_of, save
 
 import camrt
-from camrt.cli import app
+from camrt.cli.main import app
 from camrt.engine import cuts
-from camrt.engine.backends.onnxruntime import OnnxRuntimeRunner
+from camrt.engine.runtime.ort_cpu import OnnxRuntimeRunner
 from camrt.errors import CutError, InputError, UnsupportedModelError
-from camrt.export.adjoint.steps import RULES
-from camrt.export.factoring import Factors, factor
+from camrt.export.adjoint.registry import RULES
+from camrt.export.heads.factoring import Factors, factor_head
+from helpers.oracles.ablation import ablation_cam
+from helpers.oracles.pixab import pixab_cam
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, Net, classifier, model_of, save
 
 K, H, W, C = 6, 5, 4, 3
-PICTURES = np.random.default_rng(3).standard_normal((4, 3, 2 * H, 2 * W), np.float32)
+IMAGES = np.random.default_rng(3).standard_normal((4, 3, 2 * H, 2 * W), np.float32)
 
 
 def zoo_model(name: str):
@@ -87,19 +87,19 @@ PLANTED = [
 def test_a_misread_head_is_not_used(tmp_path, monkeypatch, name, mistake: Callable[[Factors], Factors]):
     path = save(zoo_model(name).model, tmp_path / "m.onnx")
     right = camrt.load(path, target="A")
-    monkeypatch.setattr(cuts, "factor", lambda *given: mistake(factor(*given)))
+    monkeypatch.setattr(cuts, "factor_head", lambda *given: mistake(factor_head(*given)))
     engine = camrt.load(path, target="A")
     assert engine.head.kind == "generic"
     assert any(f"the {right.head.kind} form of the head was not used" in note for note in engine.notes)
     assert "does not answer what the graph answers" in engine.describe()
     for method in ("pixab", "ablation", "gradcam", "layercam"):
-        mine, theirs = (one.explain(PICTURES, method, targets=1).raw for one in (engine, right))
+        mine, theirs = (one.explain(IMAGES, method, targets=1).raw for one in (engine, right))
         assert_close(mine, theirs, factor=20)  # a graph against algebra: sums in another order
 
 
 def test_nothing_is_compared_where_that_is_not_wanted(tmp_path, monkeypatch):
     path = save(zoo_model("gap-flatten-gemm").model, tmp_path / "m.onnx")
-    monkeypatch.setattr(cuts, "factor", lambda *given: one_column(factor(*given)))
+    monkeypatch.setattr(cuts, "factor_head", lambda *given: one_column(factor_head(*given)))
     engine = camrt.load(path, verify=False)
     assert engine.head.kind == "pooled-linear"
     assert engine.verification == ()
@@ -118,7 +118,7 @@ def test_thorough_compares_more(tmp_path, name):
     quick, thorough = camrt.load(path), camrt.load(path, verify="thorough")
     assert len(thorough.verification) > len(quick.verification)
     assert all(one.agrees for one in thorough.verification)
-    assert {"gradient", "gradient of the picture"} <= {one.question for one in thorough.verification}
+    assert {"gradient", "gradient of the image"} <= {one.question for one in thorough.verification}
 
 
 @pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm"])
@@ -140,7 +140,7 @@ def test_a_gradient_that_leaves_out_a_channel_is_found(tmp_path, monkeypatch, na
 
 def test_a_head_whose_graph_is_wrong_is_refused(tmp_path, monkeypatch):
     path = save(zoo_model("convolution-3x3-behind-the-cut").model, tmp_path / "m.onnx")
-    own = cuts.head_model
+    own = cuts.build_head_model
 
     def other(*given, **more):
         made = own(*given, **more)
@@ -150,7 +150,7 @@ def test_a_head_whose_graph_is_wrong_is_refused(tmp_path, monkeypatch):
                 tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         return made
 
-    monkeypatch.setattr(cuts, "head_model", other)
+    monkeypatch.setattr(cuts, "build_head_model", other)
     with pytest.raises(
         CutError, match="behind target 'relu_1' the model does not answer what its parts answer"
     ):
@@ -158,7 +158,7 @@ def test_a_head_whose_graph_is_wrong_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm", "global-max-pool"])
-def test_four_pictures_are_run(tmp_path, monkeypatch, name):
+def test_four_images_are_run(tmp_path, monkeypatch, name):
     """The rest of the cost are rows of the head."""
     rows = []
     own = OnnxRuntimeRunner.__call__
@@ -181,14 +181,14 @@ def test_four_pictures_are_run(tmp_path, monkeypatch, name):
 def test_two_means_of_one_map(tmp_path, how, end):
     whole = zoo_model(f"two-means-{how}-{end}")
     engine = camrt.load(save(whole.model, tmp_path / "m.onnx"))
-    activations = whole.activations64(PICTURES)
+    activations = whole.activations64(IMAGES)
     part = HEADS[f"two-means-{how}-{end}"].make(np.random.default_rng(0), K, H, W, C)
     by_boxes = partial(pixab_cam, denominators="N3", probability=False)
     for method, oracle, options in (
         ("ablation", ablation_cam, {}),
         ("pixab", by_boxes, {"score": "logit", "denominators": "N3"}),
     ):
-        found = engine.explain(PICTURES, method, targets=2, **options).raw
+        found = engine.explain(IMAGES, method, targets=2, **options).raw
         for mine, one in zip(found, activations, strict=True):
             assert_close(mine, oracle(lambda A: part.logits64(A[None])[0], one, 2), "float32", factor=20)
 
@@ -200,11 +200,11 @@ def test_the_gradient_through_two_means(tmp_path):
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in whole.model.graph.initializer}
     shift, weight = tensors["constant_0"], tensors["constant_1"]
     assert weight.shape == (C, K)
-    A = whole.activations64(PICTURES)
+    A = whole.activations64(IMAGES)
     beyond = A - shift.astype(np.float64) > 0
     gradient = weight[2].astype(np.float64)[:, None, None] / (H * W) * (1.0 + beyond)
     expected = (gradient.mean(axis=(2, 3), keepdims=True) * A).sum(axis=1)
-    assert_close(engine.explain(PICTURES, "gradcam", targets=2).raw, expected, "float32", factor=20)
+    assert_close(engine.explain(IMAGES, "gradcam", targets=2).raw, expected, "float32", factor=20)
 
 
 # ---------------------------------------------------------------- rows, chance, whole batches
@@ -220,11 +220,11 @@ def pooled_twist(tmp_path: Path, twist: Callable[[Net, str], str], *, on_map: bo
     return save(classifier(part, np.random.default_rng(1)).model, tmp_path / "m.onnx")
 
 
-def one_by_one(path: Path, pictures: np.ndarray) -> np.ndarray:
-    """What plain onnxruntime answers to each picture alone."""
+def one_by_one(path: Path, images: np.ndarray) -> np.ndarray:
+    """What plain onnxruntime answers to each image alone."""
     session = ort.InferenceSession(path)
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: picture[None]})[0] for picture in pictures])
+    return np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
 
 
 RANDOM = {
@@ -291,14 +291,14 @@ ROW_TWISTS = [
 
 
 @pytest.mark.parametrize("twist", ROW_TWISTS)
-def test_pictures_that_are_answered_otherwise_among_others_are_run_alone(tmp_path, twist):
+def test_images_that_are_answered_otherwise_among_others_are_run_alone(tmp_path, twist):
     path = pooled_twist(tmp_path, twist)
     engine = camrt.load(path)
     assert any("one at a time" in note for note in engine.notes)
-    assert_close(engine.predict(PICTURES), one_by_one(path, PICTURES), factor=20)
+    assert_close(engine.predict(IMAGES), one_by_one(path, IMAGES), factor=20)
     for method in ("pixab", "ablation"):
-        together = engine.explain(PICTURES, method, targets=1).raw
-        alone = np.concatenate([engine.explain(one[None], method, targets=1).raw for one in PICTURES])
+        together = engine.explain(IMAGES, method, targets=1).raw
+        alone = np.concatenate([engine.explain(one[None], method, targets=1).raw for one in IMAGES])
         assert_close(together, alone, factor=20)
 
 
@@ -307,7 +307,7 @@ def test_altered_activations_are_run_alone_as_well(tmp_path):
     summing = camrt.load(pooled_twist(tmp_path, running_sum))
     plain = camrt.load(pooled_twist(tmp_path, lambda net, x: net.add("Identity", x)))
     for method in ("pixab", "ablation"):
-        mine, theirs = (one.explain(PICTURES, method, targets=1).raw for one in (summing, plain))
+        mine, theirs = (one.explain(IMAGES, method, targets=1).raw for one in (summing, plain))
         assert_close(mine, theirs, factor=20)
 
 
@@ -319,19 +319,19 @@ def test_a_batch_of_fixed_size_that_is_mixed_is_refused(tmp_path):
         camrt.load(save(model, tmp_path / "fixed.onnx"))
 
 
-def test_dynamically_quantised_files_are_run_one_picture_at_a_time(tmp_path):
+def test_dynamically_quantised_files_are_run_one_image_at_a_time(tmp_path):
     whole = zoo_model("gemm-relu-gemm")
     plain, path = save(whole.model, tmp_path / "plain.onnx"), tmp_path / "dynamic.onnx"
     quantize_dynamic(plain, path)
     assert any(node.op_type == "DynamicQuantizeLinear" for node in onnx.load(path).graph.node)
     engine = camrt.load(path)
-    assert any("takes all pictures of a batch together" in note for note in engine.notes)
-    loud = PICTURES * np.array([0.1, 1.0, 3.0, 10.0], np.float32)[:, None, None, None]
+    assert any("takes all images of a batch together" in note for note in engine.notes)
+    loud = IMAGES * np.array([0.1, 1.0, 3.0, 10.0], np.float32)[:, None, None, None]
     assert_close(engine.predict(loud), one_by_one(path, loud), factor=20)
 
 
 def test_noise_that_a_model_cannot_take_is_told(tmp_path):
-    """Logits of noise are NaN: there is nothing to compare, and pictures may do better."""
+    """Logits of noise are NaN: there is nothing to compare, and images may do better."""
     path = pooled_twist(tmp_path, lambda net, x: net.add("Log", net.add("Neg", net.add("Relu", x))))
     engine = camrt.load(path)
     assert any("logits for noise are not finite" in note for note in engine.notes)
@@ -341,7 +341,7 @@ def test_noise_that_a_model_cannot_take_is_told(tmp_path):
 def test_a_model_of_one_logit_and_of_two_targets(tmp_path):
     net = Net(np.random.default_rng(0))
     nodes = [
-        helper.make_node("Conv", ["pictures", "w"], ["early"], pads=[1] * 4),
+        helper.make_node("Conv", ["images", "w"], ["early"], pads=[1] * 4),
         helper.make_node("Relu", ["early"], ["A"]),
     ]
     kernel = numpy_helper.from_array(
@@ -359,7 +359,7 @@ def test_inspect_verify_says_which_question_has_no_answer(tmp_path, monkeypatch)
     monkeypatch.delitem(RULES, ("", "Relu"))
     result = CliRunner().invoke(app, ["inspect", str(path), "--verify"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    (row,) = [line for line in result.stdout.splitlines() if "gradient of the picture" in line]
+    (row,) = [line for line in result.stdout.splitlines() if "gradient of the image" in line]
     assert "none" in row
     assert "refused: no gradient can be followed through" in row
 
@@ -369,5 +369,5 @@ def test_inspect_verify_lists_what_was_compared(tmp_path):
     result = CliRunner().invoke(app, ["inspect", str(path), "--verify"])
     assert result.exit_code == 0, result.output
     assert "Compared on noise" in result.stdout
-    for question in ("boxes", "gradient", "removed channels", "gradient of the picture"):
+    for question in ("boxes", "gradient", "removed channels", "gradient of the image"):
         assert any(question in line and "yes" in line for line in result.stdout.splitlines()), question

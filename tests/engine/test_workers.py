@@ -25,16 +25,16 @@ SECONDS = 200
 class Maps:
     "A data set that holds an engine."
 
-    def __init__(self, engine, pictures):
-        self.engine, self.pictures = engine, pictures
+    def __init__(self, engine, images):
+        self.engine, self.images = engine, images
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, number):
-        picture = self.pictures[number : number + 1]
-        maps = [self.engine.explain(picture, method).maps[0] for method in ("pixab", "gradcam")]
-        return [self.engine.predict(picture)[0], *maps]
+        image = self.images[number : number + 1]
+        maps = [self.engine.explain(image, method).maps[0] for method in ("pixab", "gradcam")]
+        return [self.engine.predict(image)[0], *maps]
 
 
 def check(found, wanted):
@@ -47,8 +47,8 @@ if __name__ == "__main__":
     from torch.utils.data import DataLoader
 
     engine = camrt.load("default", threads=2)
-    pictures = np.random.default_rng(0).uniform(size=engine.interface.probe_shape(4, (32, 32)))
-    data = Maps(engine, pictures.astype(np.float32))
+    images = np.random.default_rng(0).uniform(size=engine.interface.probe_shape(4, (32, 32)))
+    data = Maps(engine, images.astype(np.float32))
     wanted = [data[number] for number in range(4)]
     for way in sys.argv[1:]:
         workers = {"fork": 2, "spawn": 1}[way]

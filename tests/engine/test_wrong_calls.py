@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 import camrt
-from camrt.engine import picture_streams
+from camrt.engine.images import streams
 from camrt.errors import (
     CamrtError,
+    ImageError,
     InputError,
     MethodError,
     ModelFileError,
-    NoSuchPictureError,
-    PictureError,
+    NoSuchImageError,
     StorageError,
     TargetError,
 )
@@ -38,13 +38,13 @@ class Given:
         shape = (2, 3, interface.height, interface.width)
         self.batch = np.random.default_rng(0).standard_normal(shape, np.float32)
         self.pixels = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
-        self.picture = Image.fromarray(self.pixels)
+        self.image = Image.fromarray(self.pixels)
         self.path = folder / "a.png"
-        self.picture.save(self.path)
+        self.image.save(self.path)
         self.bytes = self.path.read_bytes()
         self.weights = np.ones((2, self.classes), np.float32)
         self.numbers = self.engine.explain(self.batch, "gradcam")
-        self.drawn = self.engine.explain([self.picture] * 2, "gradcam", targets=[[0, 1], [1, 2]])
+        self.drawn = self.engine.explain([self.image] * 2, "gradcam", targets=[[0, 1], [1, 2]])
         assert self.engine.labels is not None
         self.labels = self.engine.labels
 
@@ -61,41 +61,41 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
 
 Call = Callable[[Given], Any]
 
-NO_PICTURE = "expected a file, its bytes, a Pillow picture or a uint8 array"
-NO_BATCH = r"a batch is a float32 array \(N, C, H, W\) or a list of pictures, not "
+NO_IMAGE = "expected a file, its bytes, a Pillow image or a uint8 array"
+NO_BATCH = r"a batch is a float32 array \(N, C, H, W\) or a list of images, not "
 
-NOT_PICTURES: dict[str, tuple[Callable[[Given], Any], str]] = {
-    "nothing": (lambda _: None, NO_PICTURE),
-    "number": (lambda _: 3, NO_PICTURE),
+NOT_IMAGES: dict[str, tuple[Callable[[Given], Any], str]] = {
+    "nothing": (lambda _: None, NO_IMAGE),
+    "number": (lambda _: 3, NO_IMAGE),
     "address": (lambda _: "https://a.org/cat.jpg", "is an address, and camrt downloads nothing: fetch"),
     "address of a file": (lambda _: "file:///cat.jpg", "give the path that follows file://"),
     "data address": (lambda _: "data:image/png;base64,AAAA", "is an address"),
-    "folder": (lambda g: g.folder, "is a folder, not a picture"),
+    "folder": (lambda g: g.folder, "is a folder, not an image"),
     "NUL": (lambda _: "a\0b", "no such file"),
-    "bytes that are none": (lambda _: b"none", "the picture: not a picture that Pillow can read"),
-    "no bytes": (lambda _: b"", "not a picture"),
+    "bytes that are none": (lambda _: b"none", "the image: not an image that Pillow can read"),
+    "no bytes": (lambda _: b"", "not an image"),
     "text file": (lambda _: io.StringIO("words"), "gives str, not bytes: open the file with 'rb'"),
     "closed file": (lambda g: g.closed(), "cannot be read: .*closed"),
     "memoryview": (lambda g: memoryview(g.bytes), "a memoryview: say bytes"),
     "masked array": (lambda g: np.ma.masked_array(g.pixels), r"masked array, .* fill it"),
-    "objects": (lambda g: np.array([g.picture, None], object), "must be uint8"),
+    "objects": (lambda g: np.array([g.image, None], object), "must be uint8"),
     "truth values": (lambda g: g.pixels > 9, "must be uint8"),
     "complex numbers": (lambda g: g.pixels.astype(complex), "must be uint8"),
     "dates": (lambda _: np.zeros((4, 4), "datetime64[s]"), "must be uint8"),
     "numbers for the model": (lambda g: g.batch[0], "numbers for the model go in one array"),
     "lists": (lambda _: [[1.0, 2.0], [3.0]], "got a list: numbers for the model go in one array"),
-    "generator": (lambda g: (one for one in [g.picture]), NO_PICTURE),
-    "set": (lambda g: {g.path}, NO_PICTURE),
-    "class": (lambda _: Image.Image, NO_PICTURE),
+    "generator": (lambda g: (one for one in [g.image]), NO_IMAGE),
+    "set": (lambda g: {g.path}, NO_IMAGE),
+    "class": (lambda _: Image.Image, NO_IMAGE),
 }
 
 NOT_BATCHES: dict[str, tuple[Callable[[Given], Any], str]] = {
-    **{name: NOT_PICTURES[name] for name in ("address", "folder", "bytes that are none", "text file")},
+    **{name: NOT_IMAGES[name] for name in ("address", "folder", "bytes that are none", "text file")},
     "nothing": (lambda _: None, f"{NO_BATCH}NoneType"),
     "number": (lambda _: 3, f"{NO_BATCH}int"),
     "dict": (lambda g: {"images": g.batch}, f"{NO_BATCH}dict; make a list"),
     "set": (lambda g: {str(g.path)}, f"{NO_BATCH}set; make a list"),
-    "generator": (lambda g: (one for one in [g.picture]), f"{NO_BATCH}generator; make a list"),
+    "generator": (lambda g: (one for one in [g.image]), f"{NO_BATCH}generator; make a list"),
     "map": (lambda g: map(str, [g.path]), f"{NO_BATCH}map; make a list"),
     "empty list": (lambda _: [], "the batch is empty"),
     "empty array": (lambda g: g.batch[:0], "the batch is empty"),
@@ -103,28 +103,28 @@ NOT_BATCHES: dict[str, tuple[Callable[[Given], Any], str]] = {
     "memoryview of numbers": (lambda g: memoryview(g.batch), "a memoryview; say numpy.asarray"),
     "masked array": (lambda g: np.ma.masked_array(g.batch), "a masked array, .* fill it"),
     "masked, of pixels": (lambda g: np.ma.masked_array(g.pixels), "a masked array, .* fill it"),
-    "objects": (lambda g: np.array([g.picture, None], object), r"this one object; pictures .* list\(batch\)"),
-    "array of paths": (lambda g: np.array([str(g.path)]), r"pictures and their paths go in a list"),
+    "objects": (lambda g: np.array([g.image, None], object), r"this one object; images .* list\(batch\)"),
+    "array of paths": (lambda g: np.array([str(g.path)]), r"images and their paths go in a list"),
     "complex numbers": (lambda g: g.batch.astype(complex), "float32 model inputs, this one complex128"),
     "dates": (lambda _: np.zeros(3, "datetime64[s]"), "float32 model inputs, this one datetime64"),
     "truth values": (lambda g: g.batch > 0, "float32 model inputs, this one bool"),
-    "pixels": (lambda g: g.pixels[None], "for raw pixels pass a list of pictures"),
+    "pixels": (lambda g: g.pixels[None], "for raw pixels pass a list of images"),
     "lists of numbers": (lambda _: [[1.0, 2.0], [3.0, 4.0]], "numbers for the model go in one array"),
     "ragged lists": (lambda _: [[1.0, 2.0], [3.0]], "numbers for the model go in one array"),
-    "one picture's numbers": (lambda g: g.batch[0], r"batch of one: picture\[None\]"),
+    "one image's numbers": (lambda g: g.batch[0], r"batch of one: image\[None\]"),
     "channels last": (lambda g: g.batch.transpose(0, 2, 3, 1), r"transpose\(0, 3, 1, 2\)"),
     "NaN": (lambda g: g.batch * np.nan, "NaN or infinity"),
 }
 
 
-@pytest.mark.parametrize("name", NOT_PICTURES)
-def test_what_is_no_picture(name: str, given: Given) -> None:
-    make, message = NOT_PICTURES[name]
-    with pytest.raises(PictureError, match=message):
+@pytest.mark.parametrize("name", NOT_IMAGES)
+def test_what_is_no_image(name: str, given: Given) -> None:
+    make, message = NOT_IMAGES[name]
+    with pytest.raises(ImageError, match=message):
         given.engine.predict([make(given)])
-    if name != "nothing":  # which stands for the picture that was explained
-        with pytest.raises(PictureError, match=message):
-            given.numbers.overlay(0, picture=make(given))
+    if name != "nothing":  # which stands for the image that was explained
+        with pytest.raises(ImageError, match=message):
+            given.numbers.overlay(0, image=make(given))
 
 
 @pytest.mark.parametrize("name", NOT_BATCHES)
@@ -138,7 +138,7 @@ def test_what_is_no_batch(name: str, given: Given) -> None:
         lambda batch: given.engine.input_gradients(batch, given.weights),
     ]
     for call in calls:
-        with pytest.raises((InputError, PictureError), match=message):
+        with pytest.raises((InputError, ImageError), match=message):
             call(make(given))
 
 
@@ -147,7 +147,7 @@ def test_what_is_no_batch(name: str, given: Given) -> None:
     [
         lambda g: str(g.path),
         lambda g: g.path,
-        lambda g: g.picture,
+        lambda g: g.image,
         lambda g: g.bytes,
         lambda g: bytearray(g.bytes),
         lambda g: io.BytesIO(g.bytes),
@@ -156,14 +156,14 @@ def test_what_is_no_batch(name: str, given: Given) -> None:
     ids=["text", "path", "Pillow", "bytes", "bytearray", "BytesIO", "file"],
 )
 @pytest.mark.filterwarnings("ignore:unclosed file")
-def test_a_picture_in_any_form(make: Call, given: Given) -> None:
+def test_per_image_in_any_form(make: Call, given: Given) -> None:
     """By itself or in a list; of an open file from its beginning, so that it can be given twice."""
     expected = given.engine.predict([given.pixels])
     one = make(given)
     for batch in (one, [one], (one,)):
         np.testing.assert_array_equal(given.engine.predict(batch), expected)
-    drawing = given.drawn.overlay(0, picture=given.path)
-    np.testing.assert_array_equal(given.drawn.overlay(0, picture=one), drawing)
+    drawing = given.drawn.overlay(0, image=given.path)
+    np.testing.assert_array_equal(given.drawn.overlay(0, image=one), drawing)
 
 
 def test_a_stream_that_cannot_go_back_is_read_once_and_no_further_than_allowed(given, monkeypatch):
@@ -177,12 +177,12 @@ def test_a_stream_that_cannot_go_back_is_read_once_and_no_further_than_allowed(g
             self.taken += size
             return bytes(size)
 
-    monkeypatch.setattr(picture_streams, "MOST_BYTES", 1000)
+    monkeypatch.setattr(streams, "MAX_FILE_BYTES", 1000)
     endless = Endless()
-    with pytest.raises(PictureError, match="more than 1000 bytes"):
+    with pytest.raises(ImageError, match="more than 1000 bytes"):
         given.engine.predict([endless])
     assert endless.taken == 1001
-    with pytest.raises(PictureError, match="more than 1000 bytes"):
+    with pytest.raises(ImageError, match="more than 1000 bytes"):
         given.engine.predict(bytes(1001))
 
 
@@ -343,7 +343,7 @@ CALLS: dict[str, tuple[Call, type[CamrtError], str]] = {
     ),
     "load a list": (lambda _: camrt.load(["a.onnx"]), InputError, "must be the path of a file"),
     "load a folder": (lambda g: camrt.load(g.folder), ModelFileError, "is a folder; give the .onnx file"),
-    "load a picture": (lambda g: camrt.load(g.path), ModelFileError, "looks like a PNG picture"),
+    "load an image": (lambda g: camrt.load(g.path), ModelFileError, "looks like a PNG image"),
     "load an address": (
         lambda _: camrt.load("https://a.org/net.onnx"),
         ModelFileError,
@@ -444,30 +444,30 @@ CALLS: dict[str, tuple[Call, type[CamrtError], str]] = {
     # an explanation
     "overlay beyond": (
         lambda g: g.drawn.overlay(3),
-        NoSuchPictureError,
-        "no picture 3: the explanation has 2",
+        NoSuchImageError,
+        "no image 3: the explanation has 2",
     ),
-    "overlay before": (lambda g: g.drawn.overlay(-3), NoSuchPictureError, "there is no picture -3"),
+    "overlay before": (lambda g: g.drawn.overlay(-3), NoSuchImageError, "there is no image -3"),
     "overlay of text": (
         lambda g: g.drawn.overlay("a.png"),
-        NoSuchPictureError,
-        "'a.png' is no number of a picture",
+        NoSuchImageError,
+        "'a.png' is no number of an image",
     ),
     "overlay of a fraction": (
         lambda g: g.drawn.overlay(1.0),
-        NoSuchPictureError,
-        "1.0 is no number of a picture",
+        NoSuchImageError,
+        "1.0 is no number of an image",
     ),
-    "overlay of nothing": (lambda g: g.drawn.overlay(None), NoSuchPictureError, "None is no number"),
+    "overlay of nothing": (lambda g: g.drawn.overlay(None), NoSuchImageError, "None is no number"),
     "overlay of all": (
         lambda g: g.drawn.overlay(slice(None)),
-        NoSuchPictureError,
-        "is no number of a picture",
+        NoSuchImageError,
+        "is no number of an image",
     ),
-    "overlay of true": (lambda g: g.drawn.overlay(True), NoSuchPictureError, "is no number of a picture"),
-    "overlay of no target": (lambda g: g.drawn.overlay(0, 5), NoSuchPictureError, "no target of a picture 5"),
-    "overlay of a class": (lambda g: g.drawn.overlay(0, "cat"), NoSuchPictureError, "no number of a target"),
-    "overlay without a picture": (lambda g: g.numbers.overlay(0), InputError, "give overlay"),
+    "overlay of true": (lambda g: g.drawn.overlay(True), NoSuchImageError, "is no number of an image"),
+    "overlay of no target": (lambda g: g.drawn.overlay(0, 5), NoSuchImageError, "no target of an image 5"),
+    "overlay of a class": (lambda g: g.drawn.overlay(0, "cat"), NoSuchImageError, "no number of a target"),
+    "overlay without an image": (lambda g: g.numbers.overlay(0), InputError, "give overlay"),
     "opacity in text": (
         lambda g: g.drawn.overlay(0, opacity="a"),
         InputError,
@@ -484,13 +484,13 @@ CALLS: dict[str, tuple[Call, type[CamrtError], str]] = {
         InputError,
         r"opacity must be in \[0, 1\]",
     ),
-    "label beyond": (lambda g: g.drawn.label(5), NoSuchPictureError, "there is no picture 5"),
-    "label of text": (lambda g: g.drawn.label("cat"), NoSuchPictureError, "is no number of a picture"),
-    "label of no target": (lambda g: g.numbers.label(0, 1), NoSuchPictureError, "no target of a picture 1"),
-    "answer beyond": (lambda g: g.drawn.answer(5), NoSuchPictureError, "there is no picture 5"),
-    "on_original beyond": (lambda g: g.drawn.on_original(5), NoSuchPictureError, "there is no picture 5"),
+    "label beyond": (lambda g: g.drawn.label(5), NoSuchImageError, "there is no image 5"),
+    "label of text": (lambda g: g.drawn.label("cat"), NoSuchImageError, "is no number of an image"),
+    "label of no target": (lambda g: g.numbers.label(0, 1), NoSuchImageError, "no target of an image 1"),
+    "answer beyond": (lambda g: g.drawn.answer(5), NoSuchImageError, "there is no image 5"),
+    "on_original beyond": (lambda g: g.drawn.on_original(5), NoSuchImageError, "there is no image 5"),
     "on_original of numbers": (lambda g: g.numbers.on_original(0), InputError, "given as numbers"),
-    "sheet beyond": (lambda g: g.drawn.sheet(5), NoSuchPictureError, "there is no picture 5"),
+    "sheet beyond": (lambda g: g.drawn.sheet(5), NoSuchImageError, "there is no image 5"),
     "no columns": (lambda g: g.drawn.sheet(0, 0), InputError, "columns must be a whole number, at least 1"),
     "columns in text": (lambda g: g.drawn.sheet(0, "2"), InputError, "columns must be a whole number"),
     "half a column": (lambda g: g.drawn.sheet(0, 1.5), InputError, "columns must be a whole number"),
@@ -560,15 +560,15 @@ SAVES: dict[str, tuple[Call, type[CamrtError], str]] = {
     "one stem": (lambda g: g.drawn.save(g.folder / "o", "a"), InputError, "expected 2 stems"),
     "a number for a stem": (lambda g: g.drawn.save(g.folder / "o", 3), InputError, "expected 2 stems"),
     "numbers for stems": (lambda g: g.drawn.save(g.folder / "o", [1, 2]), InputError, "a stem is text"),
-    "one picture": (
-        lambda g: g.drawn.save(g.folder / "o", pictures=g.picture),
+    "one image": (
+        lambda g: g.drawn.save(g.folder / "o", images=g.image),
         InputError,
-        "expected 2 pictures to draw on, one a picture, got 1",
+        "expected 2 images to draw on, one an image, got 1",
     ),
-    "a number for pictures": (
-        lambda g: g.drawn.save(g.folder / "o", pictures=3),
+    "a number for images": (
+        lambda g: g.drawn.save(g.folder / "o", images=3),
         InputError,
-        "expected 2 pictures",
+        "expected 2 images",
     ),
     "opacity": (lambda g: g.drawn.save(g.folder / "o", opacity=7), InputError, "opacity must be in"),
 }
@@ -582,9 +582,9 @@ def test_where_nothing_can_be_saved(name: str, given: Given) -> None:
     assert not (given.folder / "o").exists() or not list((given.folder / "o").iterdir())
 
 
-def test_stems_and_pictures_in_any_form(given: Given, tmp_path: Path) -> None:
+def test_stems_and_images_in_any_form(given: Given, tmp_path: Path) -> None:
     paths = [tmp_path / "cat.jpg", tmp_path / "dog.jpg"]
-    written = given.numbers.save(tmp_path / "out", (path for path in paths), pictures=iter([given.bytes] * 2))
+    written = given.numbers.save(tmp_path / "out", (path for path in paths), images=iter([given.bytes] * 2))
     names = [path.name for path in written]
     assert [name.partition("_")[0] for name in names[:2]] == ["cat", "dog"]
     assert names[2:] == ["explanation.npz"]

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from calm_models import calm_model
 from onnx import TensorProto, helper, numpy_helper
-from oracles import calm as oracle
 from PIL import Image
 from typer.testing import CliRunner
 
 import camrt
-from camrt.cli import app
+from camrt.cli.main import app
 from camrt.errors import InputError, MethodError, UnsupportedModelError
-from camrt.evaluation.axioms import axioms, with_constant
+from camrt.evaluation.metrics.axioms import measure_axioms, write_with_constant
+from helpers.calm_models import calm_model
+from helpers.oracles import calm as oracle
 
 CELLS = (4, 3)
 
 
-def pictures(count: int = 4) -> Any:
+def images(count: int = 4) -> Any:
     return np.random.default_rng(1).standard_normal((count, 3, 2 * CELLS[0], 2 * CELLS[1])).astype(np.float32)
 
 
@@ -69,7 +69,7 @@ def test_the_axioms_on_the_formulas() -> None:
         logits = maps.mean(axis=(2, 3))
         return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
-    # implementation invariance: the same function of the picture, written with a constant more
+    # implementation invariance: the same function of the image, written with a constant more
     np.testing.assert_allclose(p_of_cam(f), p_of_cam(f + 3))
     assert np.abs(cam(f[0, 0]) - cam(f[0, 0] + 3)).max() > 0.3
     np.testing.assert_allclose(oracle.joint(f, u), oracle.joint(f + 3, u), rtol=1e-12)
@@ -86,34 +86,34 @@ def test_the_axioms_on_the_formulas() -> None:
 
 def test_cam_breaks_all_three(tmp_path: Path) -> None:
     for ending in (None, "Softmax"):
-        found = axioms(cam_file(tmp_path / f"{ending}.onnx", ending), pictures())
+        found = measure_axioms(cam_file(tmp_path / f"{ending}.onnx", ending), images())
         assert found.method == "cam"
         assert found.invariance > 0.1
-        assert found.silent > 0.05
+        assert found.insensitivity > 0.05
         assert found.incompleteness > 0.5
         assert (found.invariant, found.sensitive, found.complete) == (False, False, False)
 
 
 def test_calm_keeps_all_three(tmp_path: Path) -> None:
-    found = axioms(calm_model().save(tmp_path / "calm.onnx"), pictures())
+    found = measure_axioms(calm_model().save(tmp_path / "calm.onnx"), images())
     assert found.method == "calm"
-    assert found.pictures == 4
+    assert found.images == 4
     assert found.invariance < 1e-5
-    assert found.silent == 0
+    assert found.insensitivity == 0
     assert found.incompleteness < 1e-5
     assert (found.invariant, found.sensitive, found.complete) == (True, True, True)
 
 
 def test_min_max_cam_is_invariant(tmp_path: Path) -> None:
     """Specification G4: taking the minimum off takes the constant off."""
-    found = axioms(cam_file(tmp_path / "cam.onnx"), pictures(), "cam", normalisation="minmax")
+    found = measure_axioms(cam_file(tmp_path / "cam.onnx"), images(), "cam", normalisation="minmax")
     assert found.invariance < 1e-5
     assert not found.complete
 
 
 def test_other_kinds_of_calm_are_not_complete(tmp_path: Path) -> None:
     path = calm_model().save(tmp_path / "calm.onnx")
-    found = axioms(path, pictures(), "calm", kind="conditional")
+    found = measure_axioms(path, images(), "calm", kind="conditional")
     assert found.invariant
     assert not found.complete
 
@@ -124,22 +124,22 @@ def test_the_constant_leaves_every_probability(tmp_path: Path, kind: str) -> Non
         path = calm_model().save(tmp_path / "model.onnx")
     else:
         path = cam_file(tmp_path / "model.onnx", "Softmax" if kind == "softmax" else None)
-    changed = with_constant(path, tmp_path / "changed.onnx", 7.5)
+    changed = write_with_constant(path, tmp_path / "changed.onnx", 7.5)
     before, after = camrt.load(path), camrt.load(changed)
     shift = 0.0 if kind == "calm" else 7.5
-    assert np.abs(after.predict(pictures()) - before.predict(pictures()) - shift).max() < 1e-5
-    one, other = (engine.probabilities(engine.predict(pictures())) for engine in (before, after))
+    assert np.abs(after.predict(images()) - before.predict(images()) - shift).max() < 1e-5
+    one, other = (engine.probabilities(engine.predict(images())) for engine in (before, after))
     assert np.abs(one - other).max() < 1e-6
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
     path = cam_file(tmp_path / "cam.onnx")
     with pytest.raises(InputError, match="gradient explains pixels"):
-        axioms(path, pictures(), "gradient")
+        measure_axioms(path, images(), "gradient")
     with pytest.raises(MethodError, match="needs a CALM model"):
-        axioms(path, pictures(), "calm")
+        measure_axioms(path, images(), "calm")
     with pytest.raises(UnsupportedModelError, match="of activation 'sigmoid'"):
-        axioms(cam_file(tmp_path / "sigmoid.onnx", "Sigmoid"), pictures())
+        measure_axioms(cam_file(tmp_path / "sigmoid.onnx", "Sigmoid"), images())
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from oracles.box_accuracy import accuracy, borders, enclosed, overlaps_at_thresholds
 
 from camrt.errors import InputError
 from camrt.evaluation import max_box_accuracy
-from camrt.evaluation.box_accuracy import (
+from camrt.evaluation.metrics.box_accuracy import (
     DELTAS,
     THRESHOLDS,
     box_accuracy,
     intersection_over_union,
-    levels_of,
     overlaps,
+    to_8bit,
 )
 from camrt.kernels.resampling import bilinear
+from helpers.oracles.box_accuracy import accuracy, borders, enclosed, overlaps_at_thresholds
 
 
 def contours(saliency: Any, boxes: Any, *, largest: bool = False) -> Any:
@@ -33,7 +33,7 @@ def contours(saliency: Any, boxes: Any, *, largest: bool = False) -> Any:
     known: dict[int, float] = {}
     for threshold in THRESHOLDS:
         limit = int(threshold * levels.max())
-        if limit in known:  # the same picture of black and white once more
+        if limit in known:  # the same image of black and white once more
             best.append(known[limit])
             continue
         _, above = cv2.threshold(levels, limit, 255, cv2.THRESH_BINARY)
@@ -118,7 +118,7 @@ def test_patterns_against_borders_followed_slowly(pattern: str, largest: bool) -
     boxes = [[1, 1, 8, 8], [3, 3, 6, 6], [4, 4, 5, 5], [2, 3, 3, 8], [0, 8, 1, 8]]
     for box in boxes:
         found = overlaps(saliency[None], [[box]], contours="largest" if largest else "all")[0]
-        assert found.tolist() == overlaps_at_thresholds(levels_of(saliency[None])[0].tolist(), [box], largest)
+        assert found.tolist() == overlaps_at_thresholds(to_8bit(saliency[None])[0].tolist(), [box], largest)
 
 
 @settings(max_examples=80, deadline=None)
@@ -129,7 +129,7 @@ def test_patterns_against_borders_followed_slowly(pattern: str, largest: bool) -
 )  # fmt: skip
 def test_small_maps_against_borders_followed_slowly(saliency: Any, corners: Any) -> None:
     boxes = np.sort(corners, axis=1).reshape(-1, 4)
-    levels = levels_of(saliency[None])[0].tolist()
+    levels = to_8bit(saliency[None])[0].tolist()
     for largest in (False, True):
         found = overlaps(saliency[None], [boxes], contours="largest" if largest else "all")
         assert found[0].tolist() == overlaps_at_thresholds(levels, boxes.tolist(), largest)
@@ -141,18 +141,18 @@ def test_a_data_set_against_the_definition() -> None:
     corner = rng.integers(0, 4, (7, 2, 2))
     boxes = [np.concatenate([c, c + rng.integers(0, 4, (2, 2))], axis=1) for c in corner]
     slow = [
-        overlaps_at_thresholds(levels_of(m[None])[0].tolist(), b.tolist())
+        overlaps_at_thresholds(to_8bit(m[None])[0].tolist(), b.tolist())
         for m, b in zip(maps, boxes, strict=True)
     ]
     for deltas in (DELTAS, (0.5,), (0.1, 0.9)):
         assert max_box_accuracy(maps, boxes, deltas).value == pytest.approx(accuracy(slow, deltas), abs=1e-15)
     first = [
-        overlaps_at_thresholds(levels_of(m[None])[0].tolist(), b.tolist(), True)
+        overlaps_at_thresholds(to_8bit(m[None])[0].tolist(), b.tolist(), True)
         for m, b in zip(maps, boxes, strict=True)
     ]
     found = max_box_accuracy(maps, boxes, (0.5,), contours="largest")
     assert found.value == pytest.approx(accuracy(first, (0.5,)), abs=1e-15)
-    assert found.pictures == 7
+    assert found.images == 7
 
 
 @pytest.mark.peers
@@ -228,10 +228,10 @@ def test_thresholds_may_be_chosen_on_other_maps() -> None:
     best[0, 10], best[1, 500:600] = 0.8, 0.6
     chosen = box_accuracy(best[:1])
     assert chosen.by_delta.tolist() == [1, 1, 1]
-    assert box_accuracy(best[1:], at=chosen).value == 0
+    assert box_accuracy(best[1:], validation=chosen).value == 0
     assert box_accuracy(best[1:]).by_delta.tolist() == [1, 1, 0]
     with pytest.raises(InputError, match="chosen for deltas"):
-        box_accuracy(best, (0.5,), at=chosen)
+        box_accuracy(best, (0.5,), validation=chosen)
 
 
 def test_thresholds_of_a_validation_split_never_do_better() -> None:
@@ -240,12 +240,12 @@ def test_thresholds_of_a_validation_split_never_do_better() -> None:
     corner = rng.integers(0, 6, (20, 1, 2))
     boxes = [np.concatenate([c, c + 3], axis=1) for c in corner]
     chosen = max_box_accuracy(maps[:10], boxes[:10])
-    held_out = max_box_accuracy(maps[10:], boxes[10:], at=chosen)
+    held_out = max_box_accuracy(maps[10:], boxes[10:], validation=chosen)
     own = max_box_accuracy(maps[10:], boxes[10:])
     assert held_out.chosen.tolist() == chosen.chosen.tolist()
     assert (held_out.by_delta <= own.by_delta).all()
     assert held_out.by_delta.tolist() == [own.rates[i, t] for i, t in enumerate(chosen.chosen)]
-    assert max_box_accuracy(maps[:10], boxes[:10], at=chosen).value == chosen.value
+    assert max_box_accuracy(maps[:10], boxes[:10], validation=chosen).value == chosen.value
 
 
 def test_a_higher_overlap_is_reached_less_often_and_more_boxes_help() -> None:
@@ -260,10 +260,10 @@ def test_a_higher_overlap_is_reached_less_often_and_more_boxes_help() -> None:
 
 
 def test_maps_are_cut_to_eight_bits() -> None:
-    assert levels_of(np.array([[[0, 0.5, 0.999, 1]]])).tolist() == [[[0, 127, 254, 255]]]
-    assert levels_of(np.array([[[True, False]]])).tolist() == [[[255, 0]]]
-    assert levels_of(np.array([[[0, 1]]])).tolist() == [[[0, 255]]]
-    assert levels_of(np.zeros((0, 3, 4))).shape == (0, 3, 4)
+    assert to_8bit(np.array([[[0, 0.5, 0.999, 1]]])).tolist() == [[[0, 127, 254, 255]]]
+    assert to_8bit(np.array([[[True, False]]])).tolist() == [[[255, 0]]]
+    assert to_8bit(np.array([[[0, 1]]])).tolist() == [[[0, 255]]]
+    assert to_8bit(np.zeros((0, 3, 4))).shape == (0, 3, 4)
 
 
 def test_a_constant_map_finds_the_corner_alone() -> None:

@@ -13,15 +13,16 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from camrt.cli import app
+from camrt.cli import record_results
+from camrt.cli.main import app
+from camrt.cli.paper_pages import NOT_MEASURED, PAGES, facts_of, render_page, side_by_side
 from camrt.engine.class_sets import imagenet_nodes
 from camrt.engine.methods import methods
 from camrt.errors import DataError, InputError
-from camrt.evaluation.reproduce import PUBLISHED, TABLES, measured, recording
-from camrt.evaluation.reproduce.catalogue import CATALOGUE, GROUPS, asked_tasks, find_entries, task_of
-from camrt.evaluation.reproduce.measured import Record, records
-from camrt.evaluation.reproduce.pages import NOTHING, PAGES, facts_of, page, side_by_side
-from camrt.evaluation.reproduce.tables import find_task
+from camrt.evaluation.papers import PUBLISHED, TABLE_TASKS, measured
+from camrt.evaluation.papers.catalogue import CATALOGUE, GROUPS, find_entries, find_tasks, task_of
+from camrt.evaluation.papers.measured import Record, read_records
+from camrt.evaluation.papers.reproduction import find_task
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ROOT / "docs" / "results"
@@ -45,8 +46,8 @@ def test_every_table_and_figure_of_the_papers_is_listed() -> None:
     pixab = [f"pixab-{number}" for number in range(1, 11)]
     figures = [f"pixab-figure-{number}" for number in (9, 11, 12)]
     assert list(CATALOGUE) == [*calm, "walls", "walls-theory", *pixab, *figures]
-    assert [name for name, entry in CATALOGUE.items() if entry.task is not None] == list(TABLES)
-    assert list(PUBLISHED) == list(TABLES)
+    assert [name for name, entry in CATALOGUE.items() if entry.task is not None] == list(TABLE_TASKS)
+    assert list(PUBLISHED) == list(TABLE_TASKS)
     for name, entry in CATALOGUE.items():
         assert entry.name == name
         assert entry.paper in PAGES.values()
@@ -91,16 +92,16 @@ def test_a_papers_name_means_all_of_it() -> None:
     assert [entry.name for entry in find_entries("pixab")] == [n for n in CATALOGUE if n.startswith("pixab")]
     assert set(GROUPS) == {"calm", "pixab"}
     assert "say which model" in command("pixab").stderr  # its figures are passed over, not refused
-    asked = asked_tasks(["pixab-3", "Pixab", "pixab-3", "walls"])
+    asked = find_tasks(["pixab-3", "Pixab", "pixab-3", "walls"])
     assert [task.published.name for task in asked] == [
         "pixab-3",
         "pixab-1",
         "pixab-2",
-        *list(TABLES)[10:],
+        *list(TABLE_TASKS)[10:],
         "walls",
     ]
     with pytest.raises(InputError, match="pixab-figure-9 is not measured by camrt reproduce"):
-        asked_tasks(["pixab", "pixab-figure-9"])
+        find_tasks(["pixab", "pixab-figure-9"])
     with pytest.raises(InputError, match="calm are several tables: calm-1, calm-2"):
         find_task("calm")
     with pytest.raises(InputError, match="not measured by camrt reproduce"):
@@ -142,7 +143,7 @@ def test_what_was_measured_is_shown_and_else_why_not(name: str) -> None:
     assert facts["ours"].startswith("not measured: ") == (not entry.records)
     titles, rows = side_by_side(entry)
     assert all(len(row) == len(titles) for row in rows)
-    shown = {title for title, *texts in rows if any(text != NOTHING for text in texts)}
+    shown = {title for title, *texts in rows if any(text != NOT_MEASURED for text in texts)}
     assert len(shown) == len(rows)
 
 
@@ -168,7 +169,7 @@ def test_records_fit_their_tables(name: str, record: Record) -> None:
 def test_no_file_is_of_no_table() -> None:
     place = Path(measured.__file__).parent
     assert {path.stem for path in place.glob("*.json")} == {name for name, _ in ALL}
-    assert records("tcav") == ()
+    assert read_records("tcav") == ()
 
 
 def written(value: float) -> str:
@@ -199,7 +200,7 @@ def test_calms_list_of_supersets() -> None:
     assert sum(printed for printed, _ in nodes.values()) == 682
     assert sum(printed == own for printed, own in nodes.values()) == 107
     assert (nodes["canine"], nodes["bird"], nodes["pot"]) == ((116, 130), (52, 59), (3, 3))
-    (record,) = records("calm-4")
+    (record,) = read_records("calm-4")
     assert {key: row["classes"][0] for key, row in record.figures.items()} == {
         name: own for name, (_, own) in nodes.items()
     }
@@ -211,17 +212,17 @@ def test_calms_list_of_supersets() -> None:
 @beside
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_up_to_date(name: str) -> None:
-    """python -m camrt.evaluation.reproduce.pages docs/results"""
-    assert (DOCUMENTS / name).read_text("utf-8") == page(PAGES[name])
+    """python -m camrt.cli.paper_pages docs/results"""
+    assert (DOCUMENTS / name).read_text("utf-8") == render_page(PAGES[name])
 
 
 def test_a_page_has_published_figures_beside_ours() -> None:
-    text = page(PAGES["pixab.md"])
+    text = render_page(PAGES["pixab.md"])
     assert "object localisation, % ↑, published | object localisation, % ↑, ours (MobileNetV2)" in text
     assert "| Pixab-CAM | 53.22 | 67.0 ± 1.9 | 73.4 ± 1.8 |" in text
     assert "## pixab-figure-12" in text
     assert "weights of VGG-16 are not at hand" in text
-    walls = page(PAGES["walls.md"])
+    walls = render_page(PAGES["walls.md"])
     assert "| 54 | 54 |" in walls
     assert r"| \> 0 |" in walls
 
@@ -247,8 +248,8 @@ BOXES = [
 
 def test_results_become_records(tmp_path: Path) -> None:
     main = typer.Typer()
-    main.command()(recording.main)
-    said = ["--pictures", "two", "--command", "camrt reproduce", "--into", str(tmp_path / "kept")]
+    main.command()(record_results.main)
+    said = ["--images", "two", "--command", "camrt reproduce", "--into", str(tmp_path / "kept")]
 
     def record(content: Any, model: str, *more: str) -> Any:
         given = [str(results(tmp_path, content)), "--model", model, *said, *more]
@@ -265,7 +266,7 @@ def test_results_become_records(tmp_path: Path) -> None:
         ("one", {"gradcam": {"doa": [0.5, None]}}),
         ("other", {"gradcam": {"doa": [0.333333, 0.25]}}),
     ]
-    first = measured.record_of(kept[0])
+    first = measured.parse_record(kept[0])
     assert (first.seconds, first.figures["gradcam"]["doa"]) == (90, (0.5, None))
     assert record({"table": "pixab-9", "rows": BOXES}, "one").exit_code == 0
     kept = json.loads((tmp_path / "kept" / "pixab-9.json").read_bytes())
@@ -281,9 +282,9 @@ def test_results_become_records(tmp_path: Path) -> None:
 def test_statements_become_records() -> None:
     statement = {"text": "rows", "theory": 5.0, "value": 5, "error": 0.0, "relation": "=", "holds": True}
     bound = {**statement, "text": "least", "theory": 1.0, "value": 2.5, "relation": "≥"}
-    name, found = recording.record_from({"parts": {"Theorem 3": [statement, bound]}})
+    name, found = record_results.build_record({"parts": {"Theorem 3": [statement, bound]}})
     assert name == "walls-theory"
     assert found["stated"] == {"Theorem 3: rows": "5", "Theorem 3: least": "≥ 1"}
     assert found["figures"]["Theorem 3: least"] == {"value": [2.5, None]}
     with pytest.raises(DataError, match="no results of"):
-        recording.record_from({"parts": {"Theorem 3": [{}]}})
+        record_results.build_record({"parts": {"Theorem 3": [{}]}})

@@ -9,23 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calm_models import calm_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import cues as oracle
-from tolerances import assert_close
 
 import camrt
 from camrt.errors import DataError, InputError
-from camrt.evaluation import cues
-from camrt.evaluation.cub import Cub
-from camrt.evaluation.cues import (
+from camrt.evaluation.datasets.cub import CubDataset
+from camrt.evaluation.metrics import cues
+from camrt.evaluation.metrics.cues import (
     LOG_EDGES,
     PARTS,
     CueLocalisation,
     CuePair,
     PairPrecision,
-    Pool,
+    PixelPool,
     attribute_parts,
     cue_localisation,
     cue_mask,
@@ -34,7 +31,10 @@ from camrt.evaluation.cues import (
     nearest_point,
     part_points,
 )
-from camrt.evaluation.pixel_precision import EDGES
+from camrt.evaluation.metrics.pixel_precision import EDGES
+from helpers.calm_models import calm_model
+from helpers.oracles import cues as oracle
+from helpers.tolerances import assert_close
 
 HEAD = CuePair(0, 1, ("head",))
 BACK_AND_LEG = CuePair(0, 2, ("back", "leg"))
@@ -86,7 +86,7 @@ def test_half_of_the_answers_are_enough() -> None:
 
 def test_cub_itself_must_have_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are CUB's 200 classes and 312 attributes there are 31, 64 and 96 pairs."""
-    assert cues.PAIRS == {1: 31, 2: 64, 3: 96}
+    assert cues.CUB_PAIR_COUNTS == {1: 31, 2: 64, 3: 96}
     shares, names = np.zeros((200, 312)), ["has_wing_color::red"] * 312
     shares[0, 5] = 100
     with pytest.raises(DataError, match=r"\{1: 199, 2: 0, 3: 0\} pairs .* CUB has \{1: 31"):
@@ -95,7 +95,7 @@ def test_cub_itself_must_have_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None
         cue_pairs(shares, names, counts=(1,))
     assert cue_pairs(shares, names, counts=(4,)) == ()
     assert len(cue_pairs(shares[:, :311], names[:311])) == 199
-    monkeypatch.setattr(cues, "PAIRS", {1: 199, 2: 0, 3: 0})
+    monkeypatch.setattr(cues, "CUB_PAIR_COUNTS", {1: 199, 2: 0, 3: 0})
     assert len(cue_pairs(shares, names)) == 199
 
 
@@ -132,7 +132,7 @@ def attribute_folder(folder: Path) -> Path:
 
 
 def grouped_pairs(folder: Path) -> dict[int, int]:
-    birds = Cub(folder)
+    birds = CubDataset(folder)
     pairs = cue_pairs(birds.class_attributes, birds.attribute_names)
     return {count: sum(len(pair.parts) == count for pair in pairs) for count in (1, 2, 3)}
 
@@ -313,7 +313,7 @@ def test_the_vector() -> None:
     """Specification C1: bins by logarithm give 100, every score 62.5."""
     scores = np.array([1e-2, 1e-9, 0, 1e-3, 1e-9, 0, 0, 0])
     positives = np.array([True] * 3 + [False] * 5)
-    by_log, exact = Pool(LOG_EDGES), Pool(None)
+    by_log, exact = PixelPool(LOG_EDGES), PixelPool(None)
     for pool in (by_log, exact):
         pool.add(scores[:5], positives[:5])
         pool.add(scores[5:], positives[5:])
@@ -332,7 +332,7 @@ def test_the_bins() -> None:
 @pytest.mark.parametrize("edges", [None, EDGES, LOG_EDGES], ids=["exact", "even", "log"])
 def test_pools_agree_with_loops(edges: Any) -> None:
     rng = np.random.default_rng(3)
-    pool = Pool(edges)
+    pool = PixelPool(edges)
     assert np.isnan(pool.precision())
     scores, positives = rng.random(300) ** 30, rng.random(300) < 0.3
     scores[rng.random(300) < 0.2] = 0
@@ -374,9 +374,9 @@ def test_pairs_without_a_value_are_left_out_and_counted() -> None:
 
 
 def expected_pixels(
-    cub: Cub, held: dict[str, Any], pair: CuePair, side: int, **options: Any
+    cub: CubDataset, held: dict[str, Any], pair: CuePair, side: int, **options: Any
 ) -> tuple[Any, Any, int]:
-    """Scores and marks of all pixels, and how many pictures were skipped, by loops."""
+    """Scores and marks of all pixels, and how many images were skipped, by loops."""
     scores, marks, hidden = [], [], 0
     for label in (pair.first, pair.second):
         for index in (3 * label + 1, 3 * label + 2):
@@ -385,7 +385,7 @@ def expected_pixels(
             if inside is None:
                 hidden += 1
                 continue
-            one, other = (random_maps([cub.picture(index)], label)[0] for label in (pair.first, pair.second))
+            one, other = (random_maps([cub.image(index)], label)[0] for label in (pair.first, pair.second))
             scores.append(oracle.difference(one, other, (side, side), **options))
             marks.append(inside)
     return np.array(scores), np.array(marks), hidden
@@ -395,7 +395,7 @@ def expected_pixels(
 @pytest.mark.parametrize("order", ["after", "before"])
 def test_the_driver_agrees_with_loops(tmp_path: Path, order: Any, kind: Any) -> None:
     held = oracle.small_cub(tmp_path / "cub")
-    cub = Cub(tmp_path / "cub")
+    cub = CubDataset(tmp_path / "cub")
     pairs = cue_pairs(cub.class_attributes, cub.attribute_names)
     assert pairs == (
         HEAD, CuePair(1, 3, ("head",)), BACK_AND_LEG, CuePair(2, 3, ("back", "leg")),
@@ -408,16 +408,16 @@ def test_the_driver_agrees_with_loops(tmp_path: Path, order: Any, kind: Any) -> 
         assert [one.pair for one in found.pairs] == list(pairs)
         for one in found.pairs:
             scores, marks, hidden = expected_pixels(cub, held, one.pair, 12, order=order, kind=kind)
-            assert (one.pictures, one.hidden) == (len(scores), hidden)
+            assert (one.images, one.hidden) == (len(scores), hidden)
             assert one.outside == sum(not mark.any() for mark in marks)
             assert abs(one.value - oracle.ranked_precision(scores, marks, edges)) < 1e-9
-    assert found.hidden >= 1  # the picture of class 2 without a head
+    assert found.hidden >= 1  # the image of class 2 without a head
 
 
 def test_an_engine_explains(tmp_path: Path) -> None:
     """The differences of a CALM model's joint probabilities, on files."""
     oracle.small_cub(tmp_path / "cub")
-    cub = Cub(tmp_path / "cub")
+    cub = CubDataset(tmp_path / "cub")
     path = calm_model().save(tmp_path / "calm.onnx")
     engine = camrt.load(path, preprocessing=camrt.Preprocessing.named("imagenet-squash", (16, 16)))
 
@@ -425,20 +425,20 @@ def test_an_engine_explains(tmp_path: Path) -> None:
         return engine.explain(files, "calm", targets=label, size="map").raw
 
     (found,) = cue_localisation(explain, cub, (HEAD,), side=16).pairs
-    files = [cub.picture(index) for index in (1, 2, 3 + 2)]  # picture 4 shows no head
+    files = [cub.image(index) for index in (1, 2, 3 + 2)]  # image 4 shows no head
     joint = [explain(files, label).astype(float) for label in (0, 1)]
     marks = []
     for index in (1, 2, 5):
         points, labels = part_points(cub.keypoints[index], cub.part_names, cub.size(index), 16)
         marks.append(cue_mask(points, labels, ("head",), cub.segmentation(index, 16)))
     scores = [oracle.difference(a, b, (16, 16), "after", "calm") for a, b in zip(*joint, strict=True)]
-    assert (found.pictures, found.hidden) == (3, 1)
+    assert (found.images, found.hidden) == (3, 1)
     assert abs(found.value - oracle.ranked_precision(scores, marks)) < 1e-9
 
 
 def test_bins_that_are_never_emptied(tmp_path: Path) -> None:
     held = oracle.small_cub(tmp_path / "cub")
-    cub = Cub(tmp_path / "cub")
+    cub = CubDataset(tmp_path / "cub")
     pairs = (HEAD, BACK_AND_LEG)
     found = cue_localisation(
         random_maps, cub, pairs, thresholds="even", accumulate="reference", side=12, batch_size=3
@@ -454,14 +454,14 @@ def test_bins_that_are_never_emptied(tmp_path: Path) -> None:
 
 def test_batches_make_no_difference(tmp_path: Path) -> None:
     oracle.small_cub(tmp_path / "cub")
-    cub = Cub(tmp_path / "cub")
+    cub = CubDataset(tmp_path / "cub")
     found = [cue_localisation(random_maps, cub, (HEAD,), side=10, batch_size=size) for size in (1, 2, 64)]
     assert found[0] == found[1] == found[2]
 
 
 def test_maps_of_the_cue_itself_are_perfect_and_constant_ones_give_the_share(tmp_path: Path) -> None:
     oracle.small_cub(tmp_path / "cub")
-    cub = Cub(tmp_path / "cub")
+    cub = CubDataset(tmp_path / "cub")
     side, share = 10, []
 
     def perfect(paths: Sequence[Path], label: int) -> Any:
@@ -480,14 +480,14 @@ def test_maps_of_the_cue_itself_are_perfect_and_constant_ones_give_the_share(tmp
     assert abs(same.mean - np.mean(share)) < 1e-12
 
 
-def test_a_pair_whose_pictures_show_nothing_has_no_value(tmp_path: Path) -> None:
+def test_a_pair_whose_images_show_nothing_has_no_value(tmp_path: Path) -> None:
     oracle.small_cub(tmp_path / "cub")
     path = tmp_path / "cub" / "parts" / "part_locs.txt"
     lines = [" ".join([*line.split()[:2], "0.0 0.0 0"]) for line in path.read_text().splitlines()]
     path.write_text("\n".join(lines))
-    (found,) = cue_localisation(random_maps, Cub(tmp_path / "cub"), (HEAD,), side=10).pairs
+    (found,) = cue_localisation(random_maps, CubDataset(tmp_path / "cub"), (HEAD,), side=10).pairs
     assert np.isnan(found.value)
-    assert (found.pictures, found.hidden) == (0, 4)
+    assert (found.images, found.hidden) == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -500,7 +500,7 @@ def test_a_pair_whose_pictures_show_nothing_has_no_value(tmp_path: Path) -> None
         ({"side": 0}, "must be at least 1"),
         ({"kind": "max"}, "'calm' or 'minmax'"),
         ({"pairs": (CuePair(0, 9, ("head",)),)}, "0 and 9 must be below 4"),
-        ({"explain": lambda paths, _: np.zeros((1, 2, 2))}, r"gave \(1, 2, 2\) for . pictures"),
+        ({"explain": lambda paths, _: np.zeros((1, 2, 2))}, r"gave \(1, 2, 2\) for . images"),
         ({"explain": lambda paths, _: np.full((len(paths), 2, 2), np.nan)}, "must be finite"),
     ],
 )
@@ -508,7 +508,7 @@ def test_what_cannot_be_measured(tmp_path: Path, options: dict[str, Any], words:
     oracle.small_cub(tmp_path / "cub")
     arguments = {
         "explain": random_maps,
-        "cub": Cub(tmp_path / "cub"),
+        "cub": CubDataset(tmp_path / "cub"),
         "pairs": (HEAD,),
         "side": 10,
         **options,

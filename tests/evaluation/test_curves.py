@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from camrt.errors import InputError
-from camrt.evaluation.curves import area_under, counts_of_steps, insertion_start, ranks_of, rise_weights
+from camrt.evaluation.metrics.curves import (
+    area_under_curve,
+    insertion_baseline,
+    ranks_of,
+    rise_blur_weights,
+    step_pixel_counts,
+)
 
 
 def test_rises_blur() -> None:
-    weights = rise_weights()
+    weights = rise_blur_weights()
     kernel = np.outer(weights, weights)
     assert kernel[5, 5] == pytest.approx(0.0088326, abs=5e-8)
     assert kernel[0, 0] == pytest.approx(0.0077366, abs=5e-8)
@@ -28,37 +34,37 @@ def test_rises_blur_against_scipy() -> None:
     delta = np.zeros((11, 11))
     delta[5, 5] = 1
     kernel = ndimage.gaussian_filter(delta, 5)
-    assert np.allclose(np.outer(rise_weights(), rise_weights()), kernel, atol=1e-15)
-    picture = np.random.default_rng(0).standard_normal((1, 2, 20, 17)).astype(np.float32)
-    expected = [ndimage.convolve(plane.astype(float), kernel, mode="constant") for plane in picture[0]]
-    assert np.allclose(insertion_start(picture)[0], expected, atol=1e-6)
+    assert np.allclose(np.outer(rise_blur_weights(), rise_blur_weights()), kernel, atol=1e-15)
+    image = np.random.default_rng(0).standard_normal((1, 2, 20, 17)).astype(np.float32)
+    expected = [ndimage.convolve(plane.astype(float), kernel, mode="constant") for plane in image[0]]
+    assert np.allclose(insertion_baseline(image)[0], expected, atol=1e-6)
 
 
 def test_the_specifications_area() -> None:
-    assert area_under([1, 0.5, 0.25, 0]) == pytest.approx(0.41667, abs=1e-5)
-    assert area_under(np.full((3, 7), 0.3)) == pytest.approx([0.3] * 3)
-    assert np.isnan(area_under([1, np.nan, 0]))
+    assert area_under_curve([1, 0.5, 0.25, 0]) == pytest.approx(0.41667, abs=1e-5)
+    assert area_under_curve(np.full((3, 7), 0.3)) == pytest.approx([0.3] * 3)
+    assert np.isnan(area_under_curve([1, np.nan, 0]))
     for few in ([1.0], 1.0, np.zeros((3, 1))):
         with pytest.raises(InputError, match="at least two"):
-            area_under(few)
+            area_under_curve(few)
 
 
 @settings(max_examples=50, deadline=None)
 @given(hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(0, 1)))
 def test_areas_are_trapezia(curve: Any) -> None:
     steps = [(one + other) / 2 / (len(curve) - 1) for one, other in pairwise(curve)]
-    assert area_under(curve) == pytest.approx(sum(steps), abs=1e-12)
-    assert area_under(1 - curve) == pytest.approx(1 - sum(steps), abs=1e-12)
-    assert area_under(curve[::-1]) == pytest.approx(sum(steps), abs=1e-12)
+    assert area_under_curve(curve) == pytest.approx(sum(steps), abs=1e-12)
+    assert area_under_curve(1 - curve) == pytest.approx(1 - sum(steps), abs=1e-12)
+    assert area_under_curve(curve[::-1]) == pytest.approx(sum(steps), abs=1e-12)
 
 
 def test_counts_end_with_all_pixels() -> None:
-    assert counts_of_steps(10, 4).tolist() == [0, 4, 8, 10]
-    assert counts_of_steps(8, 4).tolist() == [0, 4, 8]
-    assert len(counts_of_steps(224 * 224, 224)) == 225
-    assert counts_of_steps(3, 5).tolist() == [0, 3]
+    assert step_pixel_counts(10, 4).tolist() == [0, 4, 8, 10]
+    assert step_pixel_counts(8, 4).tolist() == [0, 4, 8]
+    assert len(step_pixel_counts(224 * 224, 224)) == 225
+    assert step_pixel_counts(3, 5).tolist() == [0, 3]
     with pytest.raises(InputError, match="step=0"):
-        counts_of_steps(8, 0)
+        step_pixel_counts(8, 0)
 
 
 def test_equal_pixels_go_in_row_major_order() -> None:
@@ -93,7 +99,7 @@ def test_ranks_of_any_type(kind: Any) -> None:
 
 @pytest.mark.parametrize(("side", "sigma"), [(1, 0.5), (5, 0.7), (11, 5.0), (3, 20.0), (31, 1.0)])
 def test_any_blur_adds_up_to_one_and_reads_the_same_both_ways(side: int, sigma: float) -> None:
-    weights = rise_weights(side, sigma)
+    weights = rise_blur_weights(side, sigma)
     assert weights.shape == (side,)
     assert weights.sum() == pytest.approx(1, abs=1e-14)
     assert weights == pytest.approx(weights[::-1], abs=1e-15)
@@ -104,17 +110,17 @@ def test_any_blur_adds_up_to_one_and_reads_the_same_both_ways(side: int, sigma: 
 
 
 def test_insertion_starts_darker_at_the_border() -> None:
-    pictures = np.ones((2, 3, 30, 31), np.float32)
-    blurred = insertion_start(pictures)
+    images = np.ones((2, 3, 30, 31), np.float32)
+    blurred = insertion_baseline(images)
     assert blurred.dtype == np.float32
     assert blurred[:, :, 5:-5, 5:-5] == pytest.approx(1)
-    weights = rise_weights()
+    weights = rise_blur_weights()
     assert blurred[0, 0, 0, 15] == pytest.approx(weights[5:].sum())
     assert blurred[1, 2, -1, -1] == pytest.approx(weights[5:].sum() ** 2)
-    assert (pictures == 1).all()
+    assert (images == 1).all()
 
 
 @pytest.mark.parametrize(("side", "sigma"), [(4, 1.0), (0, 1.0), (-3, 1.0), (5, 0.0), (5, -2.0)])
 def test_bad_blurs(side: int, sigma: float) -> None:
     with pytest.raises(InputError, match="a blur needs an odd side"):
-        rise_weights(side, sigma)
+        rise_blur_weights(side, sigma)

@@ -1,4 +1,4 @@
-"""Reading annotated pictures: recognising the format, finding classes, class folders, sizes of pictures."""
+"""Reading annotated images: recognising the format, finding classes, class folders, sizes of images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from camrt.engine.pictures import read_picture
-from camrt.errors import DataError, InputError, PictureError
+from camrt.engine.images.read import read_image
+from camrt.errors import DataError, ImageError, InputError
 from camrt.evaluation.datasets import Box, ClassIndex, Dataset, Mask, Problem, Sample, read_dataset
-from camrt.evaluation.datasets.opening import picture_size
+from camrt.evaluation.datasets.image_probe import image_size
 
 LABELS = ("n01440764 tench, Tinca tinca", "tabby, tabby cat", "crane", "crane", "Great white shark")
 
 
-def picture(path: Path, width: int = 8, height: int = 6) -> Path:
+def image(path: Path, width: int = 8, height: int = 6) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height)).save(path)
     return path
@@ -92,11 +92,11 @@ def test_impossible_classes_are_refused(labels: tuple[str, ...] | None, count: i
 
 
 def test_folders_are_classes(tmp_path: Path) -> None:
-    picture(tmp_path / "tabby" / "b.png")
-    picture(tmp_path / "tabby" / "more" / "a.png")
-    picture(tmp_path / "n01440764" / "a.png")
-    picture(tmp_path / "dog" / "a.png")
-    picture(tmp_path / "loose.png")
+    image(tmp_path / "tabby" / "b.png")
+    image(tmp_path / "tabby" / "more" / "a.png")
+    image(tmp_path / "n01440764" / "a.png")
+    image(tmp_path / "dog" / "a.png")
+    image(tmp_path / "loose.png")
     (tmp_path / "4").mkdir()
     found = read_dataset(tmp_path, labels=LABELS, num_classes=5)
     assert found.kind == "folder"
@@ -108,15 +108,15 @@ def test_folders_are_classes(tmp_path: Path) -> None:
         ("tabby/more/a.png", 1),
     ]
     assert problems(found) == [
-        "4: the folder has no readable picture",
-        "dog: no class is called 'dog'; its pictures have no class",
+        "4: the folder has no readable image",
+        "dog: no class is called 'dog'; its images have no class",
     ]
     assert not found.notes
 
 
 def test_unknown_folders_as_many_as_classes_are_taken_in_order(tmp_path: Path) -> None:
     for name in ("yes", "no"):
-        picture(tmp_path / name / "a.png")
+        image(tmp_path / name / "a.png")
     found = read_dataset(tmp_path, labels=("healthy", "ill"), num_classes=2)
     assert [(sample.name, sample.label) for sample in found.samples] == [("no/a.png", 0), ("yes/a.png", 1)]
     assert not found.problems
@@ -125,15 +125,15 @@ def test_unknown_folders_as_many_as_classes_are_taken_in_order(tmp_path: Path) -
 
 def test_one_known_folder_forbids_guessing(tmp_path: Path) -> None:
     for name in ("ill", "no"):
-        picture(tmp_path / name / "a.png")
+        image(tmp_path / name / "a.png")
     found = read_dataset(tmp_path, labels=("healthy", "ill"), num_classes=2)
     assert [sample.label for sample in found.samples] == [1, None]
     assert len(found.problems) == 1
 
 
 def test_a_flat_folder_has_no_classes(tmp_path: Path) -> None:
-    picture(tmp_path / "b.png")
-    picture(tmp_path / "a.png")
+    image(tmp_path / "b.png")
+    image(tmp_path / "a.png")
     found = read_dataset(tmp_path, labels=None, num_classes=1)
     assert found.samples == (
         Sample("a.png", tmp_path / "a.png", None),
@@ -143,18 +143,18 @@ def test_a_flat_folder_has_no_classes(tmp_path: Path) -> None:
     assert len(found) == 2
 
 
-def test_unreadable_pictures_are_listed_and_left_out(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"no picture")
+def test_unreadable_images_are_listed_and_left_out(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
     found = read_dataset(tmp_path, labels=None, num_classes=1)
     assert [sample.name for sample in found.samples] == ["a.png"]
-    assert problems(found) == ["b.png: not a picture that Pillow can read"]
+    assert problems(found) == ["b.png: not an image that Pillow can read"]
 
 
 def test_an_empty_folder_is_a_problem(tmp_path: Path) -> None:
     found = read_dataset(tmp_path, labels=None, num_classes=1)
     assert not found.samples
-    assert "no picture in this folder" in problems(found)[0]
+    assert "no image in this folder" in problems(found)[0]
 
 
 # ---- recognising ----
@@ -200,7 +200,7 @@ MAKERS = {
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_each_kind_is_recognised(tmp_path: Path, kind: str) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     make, place = MAKERS[kind]
     made = make(tmp_path / place)
     assert read_dataset(tmp_path, labels=None, num_classes=1).kind == kind
@@ -210,8 +210,8 @@ def test_each_kind_is_recognised(tmp_path: Path, kind: str) -> None:
     assert read_dataset(str(tmp_path), labels=None, num_classes=1, kind="folder").kind == "folder"
 
 
-def test_xml_beside_the_pictures_is_voc(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+def test_xml_beside_the_images_is_voc(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
     voc_file(tmp_path / "a.xml")
     found = read_dataset(tmp_path, labels=None, num_classes=1)
     assert found.kind == "voc"
@@ -219,7 +219,7 @@ def test_xml_beside_the_pictures_is_voc(tmp_path: Path) -> None:
 
 
 def test_tables_and_settings_of_other_kinds_are_not_taken_for_annotations(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "results.csv").write_text("model,score\nx,1\n")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "masks").mkdir()
@@ -227,7 +227,7 @@ def test_tables_and_settings_of_other_kinds_are_not_taken_for_annotations(tmp_pa
 
 
 def test_several_annotations_must_be_told_apart(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     csv_file(tmp_path / "a.csv")
     coco(tmp_path / "annotations.json")
     with pytest.raises(DataError, match=r"several annotations: .*a\.csv, .*annotations\.json; say which"):
@@ -256,7 +256,7 @@ def test_several_annotations_must_be_told_apart(tmp_path: Path) -> None:
 def test_wrong_arguments_are_refused(
     tmp_path: Path, arguments: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "sub").mkdir()
@@ -292,17 +292,17 @@ def test_a_problem_in_words() -> None:
     assert str(Problem(Path("a/b.csv"), None, "wrong")) == "a/b.csv: wrong"
 
 
-# ---- the sizes of pictures ----
+# ---- the sizes of images ----
 
 
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("form", ["jpeg", "png", "tiff", "webp"])
-def test_the_size_is_that_of_the_upright_picture(tmp_path: Path, form: str, orientation: int) -> None:
+def test_the_size_is_that_of_the_upright_image(tmp_path: Path, form: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{form}"
     Image.new("RGB", (9, 4)).save(path, exif=exif)
-    assert picture_size(path) == read_picture(path).size[::-1]
+    assert image_size(path) == read_image(path).size[::-1]
 
 
 def test_an_orientation_behind_the_pixels_of_png_counts(tmp_path: Path) -> None:
@@ -315,32 +315,32 @@ def test_an_orientation_behind_the_pixels_of_png_counts(tmp_path: Path) -> None:
     length = 12 + int.from_bytes(data[at : at + 4], "big")
     chunk, rest = data[at : at + length], data[:at] + data[at + length :]
     path.write_bytes(rest[:-12] + chunk + rest[-12:])
-    assert read_picture(path).size == (4, 9)
-    assert picture_size(path) == (9, 4)
+    assert read_image(path).size == (4, 9)
+    assert image_size(path) == (9, 4)
 
 
 def test_a_size_needs_no_pixels(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", 300, 200)
+    path = image(tmp_path / "a.png", 300, 200)
     path.write_bytes(path.read_bytes()[:60])
-    assert picture_size(path) == (200, 300)
-    with pytest.raises(PictureError):
-        read_picture(path)
+    assert image_size(path) == (200, 300)
+    with pytest.raises(ImageError):
+        read_image(path)
 
 
 @pytest.mark.parametrize("side", [9_500, 60_000])
-def test_pictures_that_are_too_large_are_refused(tmp_path: Path, side: int) -> None:
-    path = picture(tmp_path / "a.png")
+def test_images_that_are_too_large_are_refused(tmp_path: Path, side: int) -> None:
+    path = image(tmp_path / "a.png")
     data = bytearray(path.read_bytes())
     data[16:24] = side.to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     path.write_bytes(data)
-    with pytest.raises(PictureError, match="decompression bomb"):
-        picture_size(path)
+    with pytest.raises(ImageError, match="decompression bomb"):
+        image_size(path)
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_damaged_pictures_give_a_size_or_a_picture_error(
+def test_damaged_images_give_a_size_or_per_image_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = (
@@ -352,8 +352,8 @@ def test_damaged_pictures_give_a_size_or_a_picture_error(
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
     try:
-        height, width = picture_size(path)
-    except PictureError:
+        height, width = image_size(path)
+    except ImageError:
         return
     assert height > 0
     assert width > 0

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 20, 10
 LABELS = ("cat", "dog", "bird, crane", "crane, machine")
 
 
-def picture(path: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
+def image(path: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height)).save(path)
     return path
@@ -32,7 +32,7 @@ def problems(dataset: Dataset) -> list[str]:
 
 
 def table(root: Path, text: str) -> Dataset:
-    picture(root / "a.png")
+    image(root / "a.png")
     (root / "boxes.csv").write_bytes(text.encode())
     return read(root, annotations=root / "boxes.csv")
 
@@ -66,10 +66,10 @@ def test_the_ways_to_write_a_table(tmp_path: Path, header: str, row: str) -> Non
     [
         ("a.png,dog,1,1,1,5", 0, "boxes.csv:2: box (1, 1, 1, 5) is empty; it is left out"),
         ("a.png,dog,5,1,1,5", 0, "boxes.csv:2: box (5, 1, 1, 5) is inverted; it is left out"),
-        ("a.png,dog,20,1,25,5", 0, "boxes.csv:2: box (20, 1, 25, 5) is outside the picture of 20×10"),
-        ("a.png,dog,-5,1,0,5", 0, "boxes.csv:2: box (-5, 1, 0, 5) is outside the picture of 20×10"),
+        ("a.png,dog,20,1,25,5", 0, "boxes.csv:2: box (20, 1, 25, 5) is outside the image of 20×10"),
+        ("a.png,dog,-5,1,0,5", 0, "boxes.csv:2: box (-5, 1, 0, 5) is outside the image of 20×10"),
         ("a.png,dog,15,1,25,5", 1, "boxes.csv:2: box (15, 1, 25, 5) reaches outside"),
-        ("a.png,dog,1e300,1,2e300,5", 0, "is outside the picture"),
+        ("a.png,dog,1e300,1,2e300,5", 0, "is outside the image"),
         ("a.png,dog,nan,1,2,5", 0, "boxes.csv:2: 'nan' is not a finite number; the box is left out"),
         ("a.png,dog,1,1,inf,5", 0, "'inf' is not a finite number"),
         ("a.png,dog,1_0,1,12,5", 0, "'1_0' is not a finite number"),
@@ -77,7 +77,7 @@ def test_the_ways_to_write_a_table(tmp_path: Path, header: str, row: str) -> Non
         ("a.png,wolf,1,1,5,5", 0, "boxes.csv:2: no class is called 'wolf'; the row is left out"),
         ("a.png,crane,1,1,5,5", 0, "several classes are called 'crane': 2, 3"),
         ("a.png,dog,1,1,5", 0, "boxes.csv:2: 5 columns where the header has 6"),
-        ("b.png,dog,1,1,5,5", 0, "boxes.csv:2: the picture 'b.png' is missing; left out"),
+        ("b.png,dog,1,1,5,5", 0, "boxes.csv:2: the image 'b.png' is missing; left out"),
         ("../a.png,dog,1,1,5,5", 0, "'../a.png' is not a name below the data set's folder"),
         ("..\\a.png,dog,1,1,5,5", 0, "is not a name below the data set's folder"),
         ("/etc/passwd,dog,1,1,5,5", 0, "'/etc/passwd' is not a name below"),
@@ -113,20 +113,20 @@ def test_a_box_partly_outside_is_clipped(tmp_path: Path) -> None:
         ("file," + "x" * 70000, "boxes.csv:1: the first line is longer"),
     ],
 )
-def test_a_header_that_is_wrong_leaves_the_pictures(tmp_path: Path, text: str, words: str) -> None:
+def test_a_header_that_is_wrong_leaves_the_images(tmp_path: Path, text: str, words: str) -> None:
     found = table(tmp_path, text)
     assert words in problems(found)[0]
     assert [(sample.name, sample.boxes) for sample in found.samples] == [("a.png", ())]
 
 
-def test_a_picture_of_several_classes_has_none_itself(tmp_path: Path) -> None:
+def test_per_image_of_several_classes_has_none_itself(tmp_path: Path) -> None:
     found = table(tmp_path, "file,label\na.png,cat\na.png,dog\n")
     assert found.samples[0].label is None
     assert not found.problems
 
 
-def test_pictures_without_a_row_are_samples(tmp_path: Path) -> None:
-    picture(tmp_path / "b.png")
+def test_images_without_a_row_are_samples(tmp_path: Path) -> None:
+    image(tmp_path / "b.png")
     found = table(tmp_path, "file,label,x0,y0,x1,y1\na.png,cat,,,,\n")
     assert [(sample.name, sample.label, sample.boxes) for sample in found.samples] == [
         ("a.png", 0, ()),
@@ -146,13 +146,13 @@ def test_masks_of_a_table(tmp_path: Path) -> None:
     assert mask.label == 1
     assert mask.pixels((HEIGHT, WIDTH)).all()
     assert problems(found) == [
-        "m/b.png: the mask is 3×3, its picture 20×10; the mask is left out",
+        "m/b.png: the mask is 3×3, its image 20×10; the mask is left out",
         "boxes.csv:4: the mask 'm/c.png' is missing; left out",
     ]
 
 
 def test_lines_that_are_not_utf8_or_too_long(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     raw = b"file,label\na.png,\xff\na.png," + b"x" * 200_000 + b"\na.png,dog\n"
     (tmp_path / "boxes.csv").write_bytes(raw)
     found = read(tmp_path)
@@ -172,7 +172,7 @@ def test_shares_in_place_of_pixels_are_suspected(tmp_path: Path) -> None:
 
 
 @st.composite
-def boxes_of_pictures(draw: st.DrawFn, whole: bool) -> dict[str, list[Box]]:
+def boxes_of_images(draw: st.DrawFn, whole: bool) -> dict[str, list[Box]]:
     def edge(low: float, high: float) -> float:
         if whole:
             return draw(st.integers(int(low), int(high)))
@@ -198,14 +198,14 @@ def assert_read(found: Dataset, written: dict[str, list[Box]], folder: str = "")
 
 
 @settings(max_examples=25, deadline=None)
-@given(written=boxes_of_pictures(whole=False))
+@given(written=boxes_of_images(whole=False))
 def test_csv_round_trip(tmp_path_factory: pytest.TempPathFactory, written: dict[str, list[Box]]) -> None:
     root = tmp_path_factory.mktemp("csv")
     with (root / "boxes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label", "x0", "y0", "x1", "y1"])
         for name, boxes in written.items():
-            picture(root / f"{name}.png")
+            image(root / f"{name}.png")
             if not boxes:
                 writer.writerow([f"{name}.png", "", "", "", "", ""])
             for box in boxes:
@@ -225,24 +225,24 @@ def voc(boxes: list[Box], size: tuple[int, int] = (WIDTH, HEIGHT), more: str = "
 
 
 @settings(max_examples=25, deadline=None)
-@given(written=boxes_of_pictures(whole=True))
+@given(written=boxes_of_images(whole=True))
 def test_voc_round_trip(tmp_path_factory: pytest.TempPathFactory, written: dict[str, list[Box]]) -> None:
     root = tmp_path_factory.mktemp("voc")
     (root / "Annotations").mkdir()
     for name, boxes in written.items():
-        picture(root / "JPEGImages" / f"{name}.png")
+        image(root / "JPEGImages" / f"{name}.png")
         (root / "Annotations" / f"{name}.xml").write_text(voc(boxes))
     assert_read(read(root), written, "JPEGImages/")
 
 
 @settings(max_examples=25, deadline=None)
-@given(written=boxes_of_pictures(whole=True))
+@given(written=boxes_of_images(whole=True))
 def test_wsol_round_trip(tmp_path_factory: pytest.TempPathFactory, written: dict[str, list[Box]]) -> None:
     root = tmp_path_factory.mktemp("wsol")
     label = {name: boxes[0].label if boxes else 0 for name, boxes in written.items()}
     lines = []
     for name, boxes in written.items():
-        picture(root / f"{name}.png")
+        image(root / f"{name}.png")
         lines += [f"{name}.png,{box.x0},{box.y0},{box.x1},{box.y1}" for box in boxes]
     (root / "image_ids.txt").write_text("\n".join(f"{name}.png" for name in written))
     (root / "class_labels.txt").write_text("\n".join(f"{name}.png,{label[name]}" for name in written))
@@ -264,7 +264,7 @@ def test_wsol_round_trip(tmp_path_factory: pytest.TempPathFactory, written: dict
 
 
 def one_xml(root: Path, text: str, **options: object) -> Dataset:
-    picture(root / "JPEGImages" / "a.png")
+    image(root / "JPEGImages" / "a.png")
     (root / "Annotations").mkdir()
     (root / "Annotations" / "a.xml").write_text(text)
     return read(root, **options)
@@ -334,11 +334,11 @@ def test_a_size_of_nothing_means_that_none_is_stated(tmp_path: Path) -> None:
     assert not one_xml(tmp_path, voc([Box(1, 0, 0, 5, 5)], (0, 0))).problems
 
 
-def test_pictures_and_xml_that_do_not_match(tmp_path: Path) -> None:
+def test_images_and_xml_that_do_not_match(tmp_path: Path) -> None:
     folder = tmp_path / "Annotations"
     folder.mkdir()
     for name in ("a.png", "b.png", "b.bmp", "c.png"):
-        picture(tmp_path / "JPEGImages" / name)
+        image(tmp_path / "JPEGImages" / name)
     (folder / "b.xml").write_text(voc([], more="<filename>b.png</filename>"))
     (folder / "x.xml").write_text(voc([Box(1, 0, 0, 5, 5)], more="<filename>a.png</filename>"))
     (folder / "y.xml").write_text(voc([], more="<filename>a.png</filename>"))
@@ -348,8 +348,8 @@ def test_pictures_and_xml_that_do_not_match(tmp_path: Path) -> None:
     assert [len(sample.boxes) for sample in found.samples] == [1, 0, 0, 0]
     assert problems(found) == [
         "Annotations/y.xml: JPEGImages/a.png has another annotation; this one is left out",
-        "Annotations/z.xml:3: the picture '../../a.png' is not a name below the data set's folder; left out",
-        "Annotations/zz.xml: there is no picture of this name, and the file names none",
+        "Annotations/z.xml:3: the image '../../a.png' is not a name below the data set's folder; left out",
+        "Annotations/zz.xml: there is no image of this name, and the file names none",
         "JPEGImages/b.bmp: no annotation",
         "JPEGImages/c.png: no annotation",
     ]
@@ -366,7 +366,7 @@ def wsol(root: Path, **files: str) -> Dataset:
         "localization": "a.png,0,0,5,5\n",
         **files,
     }
-    picture(root / "a.png")
+    image(root / "a.png")
     (root / "metadata").mkdir()
     for name, text in given.items():
         if text:
@@ -410,7 +410,7 @@ def test_boxes_that_reach_outside_end_with_the_last_pixel(tmp_path: Path) -> Non
         ({"class_labels": "a.png\n"}, 1, "class_labels.txt:1: 1 fields, not 2"),
         ({"class_labels": ""}, 1, "metadata: there is no class_labels.txt"),
         ({"image_ids": "a.png\n\na.png\n"}, 1, "image_ids.txt:3: 'a.png' was there before"),
-        ({"image_ids": "a.png\nb.png\n"}, 1, "image_ids.txt:2: the picture 'b.png' is missing"),
+        ({"image_ids": "a.png\nb.png\n"}, 1, "image_ids.txt:2: the image 'b.png' is missing"),
         ({"image_ids": "a.png\n../b.png\n"}, 1, "'../b.png' is not a name below"),
         ({"image_ids": "a.png\n./a.png\n"}, 1, "has no class"),
     ],
@@ -430,14 +430,14 @@ def test_without_localization_there_are_no_boxes(tmp_path: Path) -> None:
     assert "no localization.txt" in found.notes[0]
 
 
-def test_masks_of_another_size_are_brought_to_the_picture(tmp_path: Path) -> None:
+def test_masks_of_another_size_are_brought_to_the_image(tmp_path: Path) -> None:
     mask = Image.new("1", (10, 5))
     mask.putpixel((2, 1), 1)
     mask.save(tmp_path / "m.png")
     Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "i.png")
     found = wsol(tmp_path, localization="a.png,m.png,i.png\na.png,m.png,\na.png,,i.png\n")
     assert not found.problems
-    assert found.notes == ("2 masks have another size than their pictures and are brought to it",)
+    assert found.notes == ("2 masks have another size than their images and are brought to it",)
     first, second, third = (mask.pixels((HEIGHT, WIDTH)) for mask in found.samples[0].masks)
     assert (second[2:4, 4:6] == 1).all()
     assert second.sum() == 4
@@ -456,11 +456,11 @@ def test_an_unsound_ignore_mask_takes_its_mask_along(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(raw=st.binary(max_size=200), kind=st.sampled_from(["csv", "voc", "wsol", "coco"]))
-def test_any_bytes_give_problems_and_keep_the_picture(
+def test_any_bytes_give_problems_and_keep_the_image(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes, kind: str
 ) -> None:
     root = tmp_path_factory.mktemp("bytes")
-    picture(root / "a.png")
+    image(root / "a.png")
     (root / "image_ids.txt").write_text("a.png\n")
     names = {"csv": "a.csv", "voc": "a.xml", "wsol": "localization.txt", "coco": "annotations.json"}
     starts = {"csv": b"file,label,x0,y0,x1,y1\n", "voc": b"", "wsol": b"", "coco": b""}

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracles.regions import compressed, near_edge, polygon, run_lengths
 from PIL import Image
 
 from camrt.errors import DataError, InputError
 from camrt.evaluation.datasets import Box, Dataset, read_dataset
-from camrt.evaluation.datasets.regions import PolygonRegion, RunLengthRegion, uncompressed
+from camrt.evaluation.datasets.regions import PolygonRegion, RunLengthRegion, decode_run_lengths
+from helpers.oracles.regions import compress_run_lengths, near_edge, polygon, run_lengths
 
 WIDTH, HEIGHT = 20, 10
 LABELS = ("cat", "dog")
 SQUARE = [2, 3, 6, 3, 6, 8, 2, 8]
 
 
-def picture(path: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
+def image(path: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height)).save(path)
     return path
@@ -44,7 +44,7 @@ def content(*annotations: Any, **more: Any) -> dict[str, Any]:
 
 
 def read(root: Path, data: Any) -> Dataset:
-    picture(root / "a.png")
+    image(root / "a.png")
     text = data if isinstance(data, bytes) else json.dumps(data).encode()
     (root / "annotations.json").write_bytes(text)
     return read_dataset(root, labels=LABELS, num_classes=2)
@@ -82,7 +82,7 @@ def test_boxes_and_polygons(tmp_path: Path) -> None:
 def test_a_crowd_is_to_be_ignored(tmp_path: Path, text: bool) -> None:
     crowd = np.zeros((HEIGHT, WIDTH), bool)
     crowd[4:, 5:15] = True
-    counts: Any = compressed(run_lengths(crowd)) if text else run_lengths(crowd)
+    counts: Any = compress_run_lengths(run_lengths(crowd)) if text else run_lengths(crowd)
     rle = {"size": [HEIGHT, WIDTH], "counts": counts}
     found = read(tmp_path, content({"bbox": [5, 4, 10, 6], "segmentation": rle, "iscrowd": 1}))
     (sample,) = found.samples
@@ -92,9 +92,9 @@ def test_a_crowd_is_to_be_ignored(tmp_path: Path, text: bool) -> None:
     np.testing.assert_array_equal(sample.masks[0].pixels((HEIGHT, WIDTH)), 255 * crowd)
 
 
-def test_pictures_are_found_where_coco_has_them(tmp_path: Path) -> None:
-    picture(tmp_path / "val" / "b.png")
-    picture(tmp_path / "images" / "c.png")
+def test_images_are_found_where_coco_has_them(tmp_path: Path) -> None:
+    image(tmp_path / "val" / "b.png")
+    image(tmp_path / "images" / "c.png")
     data = content(
         images=[
             {"id": "x", "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
@@ -150,19 +150,19 @@ def test_pictures_are_found_where_coco_has_them(tmp_path: Path) -> None:
         ({"bbox": [1, 1, 5, 5], "segmentation": [SQUARE[:-1]]}, (1, 0), "a polygon must be a list"),
         ({"bbox": [1, 1, 5, 5], "segmentation": [[*SQUARE, 1, None]]}, (1, 0), "must be finite numbers"),
         ({"segmentation": [[1, 1, 5, 1, 9, 1]]}, (0, 0), "annotation 1: a polygon has no area"),
-        ({"segmentation": [[31, 1, 35, 1, 39, 5]]}, (0, 0), "a polygon is outside the picture"),
-        ({"segmentation": [[1, 1, 1e300, 1, 9, 5]]}, (0, 0), "further outside the picture than"),
+        ({"segmentation": [[31, 1, 35, 1, 39, 5]]}, (0, 0), "a polygon is outside the image"),
+        ({"segmentation": [[1, 1, 1e300, 1, 9, 5]]}, (0, 0), "further outside the image than"),
         (
             {"segmentation": [[1, 1, 25, 1, 9, 5]]},
             (0, 1),
-            "a polygon reaches outside the picture; it is clipped",
+            "a polygon reaches outside the image; it is clipped",
         ),
         (
             {"segmentation": {"size": [20, 10], "counts": [200]}},
             (0, 0),
-            "size must be the picture's, [10, 20]",
+            "size must be the image's, [10, 20]",
         ),
-        ({"segmentation": {"size": [10, 20], "counts": [100]}}, (0, 0), "do not add up to the picture's 200"),
+        ({"segmentation": {"size": [10, 20], "counts": [100]}}, (0, 0), "do not add up to the image's 200"),
         ({"segmentation": {"size": [10, 20], "counts": [300, -100]}}, (0, 0), "must not be negative"),
         ({"segmentation": {"size": [10, 20], "counts": [10**3000]}}, (0, 0), "do not add up"),
         ({"segmentation": {"size": [10, 20], "counts": [1.5]}}, (0, 0), "a list of whole numbers or text"),
@@ -192,8 +192,8 @@ def test_what_is_wrong_in_an_annotation_is_listed(
             0,
             "image 1: the stated width and",
         ),
-        ({"images": [{"id": 1, "file_name": "../a.png"}]}, None, "image 1: the picture '../a.png' is not"),
-        ({"images": [{"id": 1, "file_name": "b.png"}]}, None, "image 1: the picture 'b.png' is missing"),
+        ({"images": [{"id": 1, "file_name": "../a.png"}]}, None, "image 1: the image '../a.png' is not"),
+        ({"images": [{"id": 1, "file_name": "b.png"}]}, None, "image 1: the image 'b.png' is missing"),
         ({"images": [{"id": 1, "file_name": ["a.png"]}]}, None, "image 1: file_name must be text"),
         ({"images": [{"id": 1, "file_name": "a.png"}] * 2}, 1, "image at position 1: its id 1 was there"),
         (
@@ -227,7 +227,7 @@ def test_what_is_wrong_in_the_lists_is_listed(
         (b"", "annotations.json:1: not JSON"),
     ],
 )
-def test_a_file_that_is_not_coco_leaves_the_pictures(tmp_path: Path, raw: bytes, words: str) -> None:
+def test_a_file_that_is_not_coco_leaves_the_images(tmp_path: Path, raw: bytes, words: str) -> None:
     found = read(tmp_path, raw)
     assert words in problems(found)[0]
     assert [(sample.name, sample.boxes) for sample in found.samples] == [("a.png", ())]
@@ -268,7 +268,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, data: st.DataObjec
     expected = {}
     images, annotations = [], []
     for name in data.draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True)):
-        picture(root / f"{name}.png")
+        image(root / f"{name}.png")
         images.append({"id": name, "file_name": f"{name}.png", "width": WIDTH, "height": HEIGHT})
         boxes, masks = [], []
         for _ in range(data.draw(st.integers(0, 3))):
@@ -292,7 +292,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, data: st.DataObjec
                     "bbox": [x0, y0, width, height],
                     "segmentation": {
                         "size": [HEIGHT, WIDTH],
-                        "counts": compressed(counts) if data.draw(st.booleans()) else counts,
+                        "counts": compress_run_lengths(counts) if data.draw(st.booleans()) else counts,
                     },
                 }
             )
@@ -335,12 +335,12 @@ def test_polygons_that_share_an_edge_share_no_pixel() -> None:
 @settings(max_examples=80, deadline=None)
 @given(counts=st.lists(st.integers(0, 10**9), max_size=12))
 def test_compressed_run_lengths(counts: list[int]) -> None:
-    assert uncompressed(compressed(counts)) == counts
+    assert decode_run_lengths(compress_run_lengths(counts)) == counts
 
 
 def test_a_known_text() -> None:
     """A square of 3×3 pixels at (1, 2) in 5×7, encoded by COCO's own tool."""
-    counts = tuple(uncompressed(";320009"))
+    counts = tuple(decode_run_lengths(";320009"))
     square = RunLengthRegion(counts, (5, 7)).pixels((5, 7))
     assert counts == (11, 3, 2, 3, 2, 3, 11)
     assert square[1:4, 2:5].all()
@@ -369,7 +369,7 @@ def test_as_cocos_own_tool() -> None:
         mask = rng.random((30, 40)) < rng.random()
         text = tool.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
         np.testing.assert_array_equal(
-            RunLengthRegion(tuple(uncompressed(text)), (30, 40)).pixels((30, 40)), mask
+            RunLengthRegion(tuple(decode_run_lengths(text)), (30, 40)).pixels((30, 40)), mask
         )
         angles, radius = np.sort(rng.random(8)) * 2 * np.pi, rng.uniform(6, 14, 8)
         corners = np.stack([20 + radius * np.cos(angles), 15 + radius * np.sin(angles)], axis=1)

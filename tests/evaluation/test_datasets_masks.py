@@ -1,4 +1,4 @@
-"""PNG masks: their values, the folder beside the pictures, and how several masks are one."""
+"""PNG masks: their values, the folder beside the images, and how several masks are one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import Image
 
 from camrt.errors import DataError
 from camrt.evaluation.datasets import Dataset, Mask, read_dataset, union_pixels
-from camrt.evaluation.datasets.opening import mask_values
+from camrt.evaluation.datasets.image_probe import read_mask
 from camrt.evaluation.datasets.regions import PngRegion, PolygonRegion
 
 SIZE = (6, 8)
 
 
-def picture(path: Path) -> Path:
+def image(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", SIZE[::-1]).save(path)
     return path
@@ -47,7 +47,7 @@ def problems(dataset: Dataset) -> list[str]:
 def test_what_marks_an_object(tmp_path: Path, mode: str, value: int) -> None:
     values = np.zeros(SIZE)
     values[2:4, 1:7] = value
-    np.testing.assert_array_equal(mask_values(png(tmp_path / "a.png", values, mode), SIZE), values > 0)
+    np.testing.assert_array_equal(read_mask(png(tmp_path / "a.png", values, mode), SIZE), values > 0)
 
 
 @pytest.mark.parametrize(
@@ -62,27 +62,27 @@ def test_what_marks_an_object(tmp_path: Path, mode: str, value: int) -> None:
 )
 def test_other_values_are_refused(tmp_path: Path, values: Any, mode: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        mask_values(png(tmp_path / "a.png", values, mode), SIZE)
+        read_mask(png(tmp_path / "a.png", values, mode), SIZE)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        mask_values(tmp_path / "a.png", SIZE)
+        read_mask(tmp_path / "a.png", SIZE)
     with pytest.raises(DataError, match="not a regular file"):
-        mask_values(tmp_path, SIZE)
+        read_mask(tmp_path, SIZE)
     Image.new("L", SIZE[::-1]).save(tmp_path / "a.png", format="jpeg")
     with pytest.raises(DataError, match="not a PNG file"):
-        mask_values(tmp_path / "a.png", SIZE)
+        read_mask(tmp_path / "a.png", SIZE)
 
 
 def test_a_mask_that_changes_after_reading_is_an_error(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     png(tmp_path / "masks" / "a.png", 255)
     (mask,) = read(tmp_path).samples[0].masks
     png(tmp_path / "masks" / "a.png", 7)
     with pytest.raises(DataError, match=r"a\.png: a mask's values"):
         mask.pixels(SIZE)
-    with pytest.raises(DataError, match="its picture 6×8"):
+    with pytest.raises(DataError, match="its image 6×8"):
         mask.pixels((8, 6))
 
 
@@ -96,12 +96,12 @@ def test_scaling_takes_the_nearest_pixel(tmp_path: Path) -> None:
 # ---- the folder ----
 
 
-def test_pictures_with_masks_and_what_to_ignore(tmp_path: Path) -> None:
+def test_images_with_masks_and_what_to_ignore(tmp_path: Path) -> None:
     left, top = np.zeros(SIZE), np.zeros(SIZE)
     left[:, :3] = 255
     top[:2] = 1
     for name in ("images/cat/a.jpg", "images/dog/a.jpg", "images/dog/b.jpg"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     png(tmp_path / "masks" / "cat" / "a.png", left)
     png(tmp_path / "ignore" / "cat" / "a.png", top)
     png(tmp_path / "masks" / "dog" / "a.png", 0)
@@ -121,7 +121,7 @@ def test_pictures_with_masks_and_what_to_ignore(tmp_path: Path) -> None:
 
 def test_a_flat_folder_with_its_faults(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png", "d.png", "d.bmp"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     png(tmp_path / "masks" / "a.png", 255)
     png(tmp_path / "masks" / "b.png", 3)
     png(tmp_path / "masks" / "d.png", 0)
@@ -144,7 +144,7 @@ def test_a_flat_folder_with_its_faults(tmp_path: Path) -> None:
     assert texts[3].startswith("masks/c.png: truncated or damaged")
     assert texts[4:] == [
         "d.png: d.bmp has the same mask d.png",
-        "masks/x.png: there is no readable picture of this name",
+        "masks/x.png: there is no readable image of this name",
     ]
 
 

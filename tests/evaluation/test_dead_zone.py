@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import camrt
 from camrt.errors import AdjointError, InputError
-from camrt.evaluation.walls.dead_zone import PROBES, DeadZone, find_dead_zone, is_dead
-from camrt.evaluation.walls.share import dead_share, lower_rows
-from camrt.export.adjoint.steps import RULES
+from camrt.evaluation.dead_zone.detection import RANDOM_PROBES, DeadZone, find_dead_zone, is_dead
+from camrt.evaluation.metrics.dead_zone_share import dead_share, lower_rows_mask
+from camrt.export.adjoint.registry import RULES
 
 SIDE = 16
 
@@ -53,20 +53,20 @@ def blind(path: Path, *, rows: int = 0, columns: int = 0, opaque: bool = False) 
 @pytest.mark.parametrize("way", ["gradients", "noise"])
 @pytest.mark.parametrize(("rows", "columns"), [(5, 0), (0, 4), (6, 3), (2, 0)])
 def test_blind_rows_and_columns_are_found(tmp_path: Path, way: Any, rows: int, columns: int) -> None:
-    zone = find_dead_zone(blind(tmp_path / "m.onnx", rows=rows, columns=columns), way=way)
+    zone = find_dead_zone(blind(tmp_path / "m.onnx", rows=rows, columns=columns), method=way)
     expected = np.zeros((SIDE, SIDE), bool)
     # a kernel of 3 × 3 looks one pixel further than the cells that are read
     expected[SIDE - rows + 1 :] = rows > 0
     expected[:, SIDE - columns + 1 :] |= columns > 0
     assert np.array_equal(zone.pixels, expected)
-    assert zone.way == way
+    assert zone.method == way
     assert zone.lowest_rows == max(rows - 1, 0)
     assert zone.share == expected.mean()
 
 
 @pytest.mark.parametrize("way", ["gradients", "noise"])
 def test_a_model_that_sees_everything_has_none(tmp_path: Path, way: Any) -> None:
-    zone = find_dead_zone(blind(tmp_path / "m.onnx"), way=way)
+    zone = find_dead_zone(blind(tmp_path / "m.onnx"), method=way)
     assert not zone.pixels.any()
     assert zone.lowest_rows == 0
 
@@ -75,9 +75,9 @@ def test_a_model_without_gradients_is_tried_with_noise(tmp_path: Path, monkeypat
     monkeypatch.delitem(RULES, ("", "Mod"))
     engine = blind(tmp_path / "m.onnx", rows=5, opaque=True)
     with pytest.raises(AdjointError):
-        find_dead_zone(engine, way="gradients")
+        find_dead_zone(engine, method="gradients")
     zone = find_dead_zone(engine)
-    assert zone.way == "noise"
+    assert zone.method == "noise"
     assert zone.lowest_rows == 4
 
 
@@ -108,10 +108,10 @@ def test_noise_denies_what_gradients_and_small_probes_suggest(tmp_path: Path, wa
         "shift": np.full(4, -14.0),
         "dense": rng.standard_normal((4 * SIDE * SIDE, 3)),
     }
-    zone = find_dead_zone(dense_model(tmp_path / "m.onnx", nodes, weights), way=way)
+    zone = find_dead_zone(dense_model(tmp_path / "m.onnx", nodes, weights), method=way)
     assert not zone.pixels.all()
     if way != "noise":
-        assert zone.way == "gradients"
+        assert zone.method == "gradients"
         assert not zone.pixels.any()
 
 
@@ -136,7 +136,7 @@ def test_rows_between_rows_that_are_seen(tmp_path: Path, way: Any) -> None:
         helper.make_node("MatMul", ["f", "dense"], ["logits"]),
     ]
     weights = {"kernel": rng.standard_normal((3, 3, 1, 1)), "dense": dense.reshape(-1, 3)}
-    zone = find_dead_zone(dense_model(tmp_path / "m.onnx", nodes, weights, side), way=way)
+    zone = find_dead_zone(dense_model(tmp_path / "m.onnx", nodes, weights, side), method=way)
     expected = np.zeros((side, side), bool)
     expected[11:24] = True
     np.testing.assert_array_equal(zone.pixels, expected)
@@ -160,17 +160,17 @@ def test_logits_that_are_not_finite_show_nothing(tmp_path: Path, way: Any) -> No
     engine = dense_model(tmp_path / "m.onnx", nodes, weights)
     probes = rng.standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
     assert np.isnan(engine.predict(probes)).all()
-    assert not is_dead(engine, probes, lower_rows((SIDE, SIDE), 1), rng)
-    assert not find_dead_zone(engine, way=way).pixels.any()
+    assert not is_dead(engine, probes, lower_rows_mask((SIDE, SIDE), 1), rng)
+    assert not find_dead_zone(engine, method=way).pixels.any()
 
 
 def test_noise_at_no_pixel_changes_nothing(tmp_path: Path) -> None:
     engine, rng = blind(tmp_path / "m.onnx", rows=5), np.random.default_rng(0)
     probes = rng.standard_normal((3, 3, SIDE, SIDE), np.float32)
-    zone = lower_rows((SIDE, SIDE), 4)
+    zone = lower_rows_mask((SIDE, SIDE), 4)
     assert is_dead(engine, probes, np.zeros((SIDE, SIDE), bool), rng)
     assert is_dead(engine, probes, zone, rng)
-    assert not is_dead(engine, probes, lower_rows((SIDE, SIDE), 5), rng)
+    assert not is_dead(engine, probes, lower_rows_mask((SIDE, SIDE), 5), rng)
 
 
 def test_a_model_of_any_size_needs_one(tmp_path: Path) -> None:
@@ -193,21 +193,23 @@ def test_a_model_of_any_size_needs_one(tmp_path: Path) -> None:
 
 
 def test_passes_are_those_of_the_model(tmp_path: Path) -> None:
-    found = find_dead_zone(blind(tmp_path / "m.onnx", rows=5), way="gradients")
-    assert found.passes == 2 * PROBES + 2 * PROBES  # forth and back, then with and without noise
-    assert find_dead_zone(blind(tmp_path / "n.onnx"), way="gradients").passes == 2 * PROBES
+    found = find_dead_zone(blind(tmp_path / "m.onnx", rows=5), method="gradients")
+    assert (
+        found.passes == 2 * RANDOM_PROBES + 2 * RANDOM_PROBES
+    )  # forth and back, then with and without noise
+    assert find_dead_zone(blind(tmp_path / "n.onnx"), method="gradients").passes == 2 * RANDOM_PROBES
 
 
 def test_what_a_zone_says_of_itself() -> None:
     zone = DeadZone(np.array([[True, False], [True, True], [True, True]]), "noise", 0)
     assert zone.lowest_rows == 2
     assert zone.share == 5 / 6
-    assert DeadZone(~lower_rows((3, 2), 1), "noise", 0).lowest_rows == 0
+    assert DeadZone(~lower_rows_mask((3, 2), 1), "noise", 0).lowest_rows == 0
 
 
-def test_given_pictures_are_tried_too(tmp_path: Path) -> None:
-    pictures = np.random.default_rng(1).standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
-    assert find_dead_zone(blind(tmp_path / "m.onnx", rows=5), pictures).lowest_rows == 4
+def test_given_images_are_tried_too(tmp_path: Path) -> None:
+    images = np.random.default_rng(1).standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
+    assert find_dead_zone(blind(tmp_path / "m.onnx", rows=5), images).lowest_rows == 4
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_given_pictures_are_tried_too(tmp_path: Path) -> None:
 )
 def test_the_specifications_shares(raw: Any, mu: float) -> None:
     saliency = (np.array(raw) - np.min(raw)) / np.ptp(raw)
-    assert dead_share(saliency[None], lower_rows((2, 2), 1))[0] == pytest.approx(mu, abs=5e-4)
+    assert dead_share(saliency[None], lower_rows_mask((2, 2), 1))[0] == pytest.approx(mu, abs=5e-4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -241,31 +243,31 @@ def test_the_share_and_that_of_the_rest_are_sine_and_cosine(saliency: Any, zone:
 
 
 def test_no_maps_have_no_share() -> None:
-    assert dead_share(np.zeros((0, 4, 4)), lower_rows((4, 4), 1)).shape == (0,)
-    assert lower_rows((4, 3), 1).tolist() == [[False] * 3] * 3 + [[True] * 3]
-    assert not lower_rows((4, 3), 0).any()
+    assert dead_share(np.zeros((0, 4, 4)), lower_rows_mask((4, 4), 1)).shape == (0,)
+    assert lower_rows_mask((4, 3), 1).tolist() == [[False] * 3] * 3 + [[True] * 3]
+    assert not lower_rows_mask((4, 3), 0).any()
 
 
 def test_a_uniform_map_and_a_map_of_zeros() -> None:
-    zone = lower_rows((224, 224), 54)
+    zone = lower_rows_mask((224, 224), 54)
     found = dead_share(np.stack([np.full((224, 224), 0.3), np.zeros((224, 224))]), zone)
     assert found[0] == pytest.approx(0.49099, abs=1e-5)
     assert np.isnan(found[1])
-    tiny = dead_share(np.full((1, 4, 4), 1e-200), lower_rows((4, 4), 1))
+    tiny = dead_share(np.full((1, 4, 4), 1e-200), lower_rows_mask((4, 4), 1))
     assert tiny[0] == pytest.approx(0.5)
 
 
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="dead rows"):
-        lower_rows((4, 4), 5)
+        lower_rows_mask((4, 4), 5)
     with pytest.raises(InputError, match="nowhere negative"):
-        dead_share(np.full((1, 2, 2), -1.0), lower_rows((2, 2), 1))
+        dead_share(np.full((1, 2, 2), -1.0), lower_rows_mask((2, 2), 1))
     with pytest.raises(InputError, match="dead rows"):
-        lower_rows((4, 4), -1)
+        lower_rows_mask((4, 4), -1)
     with pytest.raises(InputError, match="finite"):
-        dead_share(np.full((1, 2, 2), np.nan), lower_rows((2, 2), 1))
+        dead_share(np.full((1, 2, 2), np.nan), lower_rows_mask((2, 2), 1))
     with pytest.raises(InputError, match="bool"):
-        dead_share(np.ones((1, 2, 2)), lower_rows((2, 3), 1))
+        dead_share(np.ones((1, 2, 2)), lower_rows_mask((2, 3), 1))
     with pytest.raises(InputError, match="bool"):
         dead_share(np.ones((1, 2, 2)), np.ones((2, 2)))
 
@@ -293,6 +295,6 @@ def test_a_zone_thinner_than_the_grid_of_noise_is_found_from_the_border(tmp_path
     path = tmp_path / "thin.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     engine = camrt.load(path)
-    assert find_dead_zone(engine, way="noise").lowest_rows == 2
+    assert find_dead_zone(engine, method="noise").lowest_rows == 2
     with pytest.raises(InputError, match="way='guess'"):
-        find_dead_zone(engine, way="guess")  # type: ignore[arg-type]
+        find_dead_zone(engine, method="guess")  # type: ignore[arg-type]

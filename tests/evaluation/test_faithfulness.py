@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camrt.errors import InputError
-from camrt.evaluation.faithfulness import compactness, drops, increases, probabilities
+from camrt.evaluation.metrics.faithfulness import check_probabilities, compactness, drops, increases
 
 PROBABILITY = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 1e-300]), st.floats(0, 1))
 
@@ -25,7 +25,7 @@ def test_the_specifications_drop_and_increase() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(PROBABILITY, PROBABILITY), min_size=1))
-def test_one_picture_after_another(pairs: Any) -> None:
+def test_one_image_after_another(pairs: Any) -> None:
     before, after = np.array(pairs).T
     for y, o, lost, surer in zip(before, after, drops(before, after), increases(before, after), strict=True):
         assert surer == (1 if o > y else 0)
@@ -51,12 +51,12 @@ def test_a_softmax_in_float32_may_exceed_one_a_little() -> None:
         drops([1.001], [1.0])
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     assert drops([], []).shape == increases([], []).shape == (0,)
     assert compactness(np.zeros((0, 7, 7))).shape == (0,)
 
 
-@pytest.mark.parametrize("asked", [drops, increases, probabilities])
+@pytest.mark.parametrize("asked", [drops, increases, check_probabilities])
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

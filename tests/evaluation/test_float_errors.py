@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from camrt.evaluation.box_accuracy import max_box_accuracy
-from camrt.evaluation.curves import area_under, ranks_of
-from camrt.evaluation.faithfulness import compactness, drops, increases
-from camrt.evaluation.localisation import energy_in_boxes, pointing_game
-from camrt.evaluation.pixel_precision import pxap
-from camrt.evaluation.randomisation import compared
-from camrt.evaluation.walls.share import dead_share
+from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
+from camrt.evaluation.metrics.curves import area_under_curve, ranks_of
+from camrt.evaluation.metrics.dead_zone_share import dead_share
+from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
+from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
+from camrt.evaluation.metrics.pixel_precision import pxap
+from camrt.evaluation.metrics.randomisation import compare_maps
 
 MAPS = np.stack([np.zeros((4, 4)), np.full((4, 4), 1e-45), np.linspace(0, 1, 16).reshape(4, 4) ** 40])
 BOXES = [np.array([[0, 0, 2, 2]])] * 3
@@ -22,9 +22,9 @@ MASKS = [np.eye(4, dtype=np.uint8)] * 3
 SHARES = np.array([0.0, 1e-310, 1.0])
 
 MEASURES: dict[str, Callable[[], Any]] = {
-    "area_under": lambda: area_under(np.stack([SHARES, SHARES[::-1]])),
+    "area_under": lambda: area_under_curve(np.stack([SHARES, SHARES[::-1]])),
     "compactness": lambda: compactness(MAPS),
-    "compared": lambda: compared(MAPS[0], MAPS[2]),
+    "compared": lambda: compare_maps(MAPS[0], MAPS[2]),
     "dead_share": lambda: dead_share(MAPS, np.eye(4, dtype=bool)),
     "drops": lambda: drops(SHARES, SHARES[::-1]),
     "energy_in_boxes": lambda: energy_in_boxes(MAPS, BOXES),

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from camrt.errors import InputError
-from camrt.evaluation.localisation import energy_in_boxes, inside_boxes, pointing_game
+from camrt.evaluation.box_masks import boxes_to_mask
+from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
 
 
 def by_hand():
@@ -99,7 +100,7 @@ def test_energy_is_a_share_that_does_not_know_the_scale(case):
     assert energy_in_boxes(maps.astype(np.float64) * 8, [own]) == pytest.approx(energy)
     slow = sum(
         maps[0, r, c].astype(float)
-        for r, c in zip(*np.nonzero(inside_boxes(own, maps[0].shape)), strict=True)
+        for r, c in zip(*np.nonzero(boxes_to_mask(own, maps[0].shape)), strict=True)
     )
     if maps.any():
         assert energy[0] == pytest.approx(slow / maps.astype(np.float64).sum(), abs=1e-9)

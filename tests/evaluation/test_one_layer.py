@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import one_layer as oracle
 
 from camrt.errors import InputError
-from camrt.evaluation.walls.one_layer import OneLayerCNN
-from camrt.evaluation.walls.theorem import (
+from camrt.evaluation.dead_zone.grad_cam_theorem import (
     check_theorem,
     expected_grad_cam,
     expected_norm,
@@ -22,11 +20,13 @@ from camrt.evaluation.walls.theorem import (
     patch_norms,
     simulate,
 )
+from camrt.evaluation.dead_zone.one_layer_cnn import OneLayerCNN
+from helpers.oracles import one_layer as oracle
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}  # float64, sums of a few thousand products
 
 
-def picture(size: tuple[int, int], seed: int = 0) -> Any:
+def image(size: tuple[int, int], seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(size)
 
 
@@ -45,8 +45,8 @@ def test_backpropagation_and_proposition_2_are_automatic_differentiation(
 ) -> None:
     pytest.importorskip("torch")
     size = (cells[0] * pool + k - 1, cells[1] * pool + k - 1)
-    network = OneLayerCNN.drawn(size, V, k, pool, tuple(widths), seed=seed).mask_lower(min(masked, cells[0]))
-    xi = picture(size, seed)
+    network = OneLayerCNN.random(size, V, k, pool, tuple(widths), seed=seed).mask_lower(min(masked, cells[0]))
+    xi = image(size, seed)
     target = widths[-1] - 1
     answers, alpha, found = oracle.autograd(network.filters, pool, network.weights, xi, target)
     np.testing.assert_allclose(network.forward(xi), answers, **CLOSE)
@@ -59,8 +59,8 @@ def test_backpropagation_and_proposition_2_are_automatic_differentiation(
 def test_loops_and_finite_differences_give_the_same(widths: tuple[int, ...]) -> None:
     marked = 0
     for seed in range(5):
-        network = OneLayerCNN.drawn((5, 7), 2, 2, 2, widths, seed=seed).mask_lower(1)
-        xi = picture((5, 7), seed)
+        network = OneLayerCNN.random((5, 7), 2, 2, 2, widths, seed=seed).mask_lower(1)
+        xi = image((5, 7), seed)
         expected = oracle.forward(network.filters, 2, network.weights, xi)
         assert network.forward(xi)[0] == pytest.approx(expected)
         alpha, found = oracle.grad_cam(network.filters, 2, network.weights, xi)
@@ -71,9 +71,9 @@ def test_loops_and_finite_differences_give_the_same(widths: tuple[int, ...]) -> 
 
 
 def test_one_dense_layer_has_the_mean_of_its_weights() -> None:
-    network = OneLayerCNN.drawn((9, 9), 3, 2, 2, seed=1)
+    network = OneLayerCNN.random((9, 9), 3, 2, 2, seed=1)
     expected = network.weights[0].reshape(3, -1).sum(axis=1) / 64
-    np.testing.assert_allclose(network.closed_form_weights(picture((9, 9))), expected, **CLOSE)
+    np.testing.assert_allclose(network.closed_form_weights(image((9, 9))), expected, **CLOSE)
     np.testing.assert_allclose(network.closed_form_weights(np.zeros((9, 9))), expected, **CLOSE)
 
 
@@ -84,9 +84,9 @@ def test_masked_rows_are_not_seen_and_are_marked(
     size: tuple[int, int], pool: int, rows: int, seen: int
 ) -> None:
     """Specification D1: of 29 rows those from 15 on are unseen, row 14 is seen; of 9 those from 5 on."""
-    network = OneLayerCNN.drawn(size, 16, 2, pool, (10,), seed=0).mask_lower(rows)
+    network = OneLayerCNN.random(size, 16, 2, pool, (10,), seed=0).mask_lower(rows)
     assert network.seen_rows == seen
-    xi, other = picture(size), picture(size, 1)
+    xi, other = image(size), image(size, 1)
     mixed = np.concatenate([xi[:seen], other[seen:]])
     np.testing.assert_array_equal(network.forward(mixed), network.forward(xi))
     if seen:
@@ -98,7 +98,7 @@ def test_masked_rows_are_not_seen_and_are_marked(
 
 
 def test_masking_leaves_the_network_as_it_was() -> None:
-    network = OneLayerCNN.drawn((9, 9), 2, 2, 2, (3, 2), seed=0)
+    network = OneLayerCNN.random((9, 9), 2, 2, 2, (3, 2), seed=0)
     first = network.weights[0].copy()
     masked = network.mask_lower(2)
     np.testing.assert_array_equal(network.weights[0], first)
@@ -126,7 +126,7 @@ def test_the_expected_norm_by_chance_and_in_the_limit() -> None:
 
 
 def test_patch_norms_are_those_of_the_patches() -> None:
-    xi = picture((4, 5))
+    xi = image((4, 5))
     expected = [[np.linalg.norm(xi[i : i + 3, j : j + 3]) for j in range(3)] for i in range(2)]
     np.testing.assert_allclose(patch_norms(xi, 3), expected, rtol=1e-14)
 
@@ -166,7 +166,7 @@ def test_theorem_3_by_simulation() -> None:
     Three errors for the one ratio; each of the 64 places has a bound of 4.5, so that all of them together
     stray in fewer than one of two thousand simulations.
     """
-    xi = np.abs(picture((9, 9)))
+    xi = np.abs(image((9, 9)))
     xi[:3, :3] = 0
     found = check_theorem(xi, draws=6000, seed=1)
     assert found.agrees
@@ -181,7 +181,7 @@ def test_theorem_3_by_simulation() -> None:
 
 
 def test_a_wrong_constant_would_be_found() -> None:
-    found = check_theorem(picture((9, 9)), draws=6000, seed=2)
+    found = check_theorem(image((9, 9)), draws=6000, seed=2)
     assert found.agrees
     assert not replace(found, ratio=found.ratio * 2 / math.sqrt(math.pi)).agrees
     assert not replace(found, bound_holds=False).agrees
@@ -189,9 +189,12 @@ def test_a_wrong_constant_would_be_found() -> None:
 
 def test_networks_drawn_whole_have_the_expected_map() -> None:
     """No closed form in between: filters and weights drawn, explicit backpropagation, averaged."""
-    xi, tau, draws = picture((5, 5), 4), 0.7, 2500
+    xi, tau, draws = image((5, 5), 4), 0.7, 2500
     maps = np.stack(
-        [OneLayerCNN.drawn((5, 5), 6, 2, 2, tau=tau, seed=n).mask_lower(1).grad_cam(xi) for n in range(draws)]
+        [
+            OneLayerCNN.random((5, 5), 6, 2, 2, tau=tau, seed=n).mask_lower(1).grad_cam(xi)
+            for n in range(draws)
+        ]
     )
     ratios = (maps / expected_grad_cam(patch_norms(xi, 2), 6, 2, (2, 2), tau=tau)).mean(axis=(1, 2))
     assert abs(ratios.mean() - 1) < 4 * ratios.std() / math.sqrt(draws)
@@ -201,21 +204,25 @@ def test_networks_drawn_whole_have_the_expected_map() -> None:
 
 
 def test_a_simulation_follows_from_its_seed() -> None:
-    xi = picture((9, 9))
+    xi = image((9, 9))
     first, again, other = (simulate(xi, 8, 2, 2, 40, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first[0], other[0])
 
 
 def test_blocks_do_not_change_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    from camrt.evaluation.walls import theorem
+    from camrt.evaluation.dead_zone import grad_cam_theorem
 
-    maps = picture((7, 3, 4))
-    mean, error = theorem.moments([maps[:2], maps[2:3], maps[3:]])
+    maps = image((7, 3, 4))
+    mean, error = grad_cam_theorem.mean_and_standard_error([maps[:2], maps[2:3], maps[3:]])
     np.testing.assert_allclose(mean, maps.mean(axis=0), **CLOSE)
     np.testing.assert_allclose(error, maps.std(axis=0, ddof=1) / math.sqrt(7), **CLOSE)
-    monkeypatch.setattr(theorem, "CHUNK", 64 * 8 * 10)
-    assert [len(block) for block in theorem.drawn_maps(picture((9, 9)), 8, 2, 2, 25, 0)] == [10, 10, 5]
+    monkeypatch.setattr(grad_cam_theorem, "BLOCK_NUMBERS", 64 * 8 * 10)
+    assert [len(block) for block in grad_cam_theorem.draw_maps(image((9, 9)), 8, 2, 2, 25, 0)] == [
+        10,
+        10,
+        5,
+    ]
 
 
 def network(**change: Any) -> OneLayerCNN:
@@ -273,7 +280,7 @@ def test_wrong_questions_are_refused() -> None:
         (lambda: patch_norms(np.ones(3), 1), r"must be \(H, W\)"),
         (lambda: simulate(np.ones((9, 9)), 4, 2, 2, 1), "two draws"),
         (lambda: simulate(np.ones((7, 9)), 4, 2, 2, 10), "3 is odd"),
-        (lambda: check_theorem(np.zeros((9, 9))), "every patch of the picture is zero"),
+        (lambda: check_theorem(np.zeros((9, 9))), "every patch of the image is zero"),
     ],
 )
 def test_wrong_settings_of_the_theorem_are_refused(call: Any, words: str) -> None:

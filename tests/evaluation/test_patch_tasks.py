@@ -12,28 +12,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from oracles import ablation as slow_ablation
-from oracles import patches as oracle
-from tolerances import assert_close
-from zoo import HEADS, classifier, save
 
 import camrt
+from camrt.engine.engine import Engine
+from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.methods import Method
-from camrt.engine.preprocessing import Preprocessing
-from camrt.engine.session import Engine
 from camrt.errors import DataError, InputError, MethodError
-from camrt.evaluation.box_ablation import box_table
-from camrt.evaluation.channel_overlap import PUBLISHED_OVERLAP, channel_overlap, scaled_top
-from camrt.evaluation.patch_building import AttackOptions, build_ae1, build_ae2
-from camrt.evaluation.patch_examples import AdversarialExamples
-from camrt.evaluation.patch_tasks import (
+from camrt.evaluation.adversarial_patches.builders import AttackOptions, build_ae1, build_ae2
+from camrt.evaluation.adversarial_patches.examples import AdversarialExamples
+from camrt.evaluation.metrics.channel_overlap import PUBLISHED_OVERLAP, channel_overlap, scaled_top_channels
+from camrt.evaluation.metrics.patch_tasks import (
     PUBLISHED_DEPENDENCE,
     PUBLISHED_LOCALISATION,
-    Dependence,
-    activation_dependence,
-    adversarial_patch_task,
+    ActivationDependence,
     cosine_distance,
+    measure_activation_dependence,
+    measure_patch_localisation,
 )
+from camrt.evaluation.papers.box_ablation import box_table
+from helpers.oracles import ablation as slow_ablation
+from helpers.oracles import patches as oracle
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, save
 
 SIDE = 24
 LEVELS = (0.27183, 0.61803)  # no sum of few fractions of a side lies on them
@@ -76,11 +76,11 @@ def test_dap_is_the_same_by_loops(engine: Engine, examples: AdversarialExamples,
         scenes = np.random.default_rng(2).uniform(-20, 20, (3, 3, SIDE, SIDE)).astype(np.float32)
         examples = build_ae1(engine, scenes, 5, patches=2, options=AttackOptions(tries=30))
     methods: Sequence[str | Method] = ("gradcam", "activation", camrt.methods()["pixab"](boxes=((2, 1),)))
-    task = adversarial_patch_task(engine, examples, methods)
+    task = measure_patch_localisation(engine, examples, methods)
     targets = [own[k] for own, k in zip(examples.classes, examples.chosen, strict=True)]
     boxes = [own[k] for own, k in zip(examples.boxes, examples.chosen, strict=True)]
     for method, result in zip(methods, task.results, strict=True):
-        maps = engine.explain(examples.pictures, method, targets=np.array(targets)).maps
+        maps = engine.explain(examples.images, method, targets=np.array(targets)).maps
         expected = [oracle.pointing_and_share(maps[n], boxes[n]) for n in range(len(examples))]
         assert result.hits.tolist() == [hit for hit, _ in expected]
         np.testing.assert_allclose(result.shares, [share for _, share in expected], atol=1e-9)
@@ -96,37 +96,37 @@ def test_dap_is_the_same_by_loops(engine: Engine, examples: AdversarialExamples,
 
 
 def test_every_patch_may_be_explained(engine: Engine, examples: AdversarialExamples) -> None:
-    chances = engine.probabilities(engine.predict(examples.pictures))
-    every = examples.for_every_patch(chances)
+    chances = engine.probabilities(engine.predict(examples.images))
+    every = examples.repeat_per_patch(chances)
     assert len(every) == sum(int(own.sum()) for own in examples.succeeded) > len(examples)
     seen = 0
     for n, own in enumerate(examples.succeeded):
         for patch in np.flatnonzero(own):
-            assert np.array_equal(every.pictures[seen], examples.pictures[n])
+            assert np.array_equal(every.images[seen], examples.images[n])
             assert every.targets[seen] == examples.classes[n][patch]
             assert np.array_equal(every.target_boxes[seen][0], examples.boxes[n][patch])
             assert every.probabilities[seen] == chances[n, every.targets[seen]]
             seen += 1
-    drawn = adversarial_patch_task(engine, examples, ["gradcam"]).results[0].shares
-    shares = adversarial_patch_task(engine, every, ["gradcam"]).results[0].shares
+    drawn = measure_patch_localisation(engine, examples, ["gradcam"]).results[0].shares
+    shares = measure_patch_localisation(engine, every, ["gradcam"]).results[0].shares
     starts = np.cumsum([0, *(int(own.sum()) for own in examples.succeeded)])
     places = [starts[n] + int(own[: examples.chosen[n]].sum()) for n, own in enumerate(examples.succeeded)]
     assert shares[places] == pytest.approx(drawn)
     with pytest.raises(DataError, match="probabilities of"):
-        examples.for_every_patch(chances[1:])
+        examples.repeat_per_patch(chances[1:])
 
 
 def test_maps_of_classes_find_their_patches_and_the_activation_finds_none_in_particular(
     engine: Engine, examples: AdversarialExamples
 ) -> None:
     """What the patches are for: class maps lie on the class's patch far more often than chance."""
-    found, plain = adversarial_patch_task(engine, examples, ["cam", "activation"]).results
+    found, plain = measure_patch_localisation(engine, examples, ["cam", "activation"]).results
     assert found.pointing >= 0.8
     assert found.proportion > 1.5 * plain.proportion
 
 
 def test_maps_of_zeros_miss(engine: Engine, examples: AdversarialExamples) -> None:
-    (result,) = adversarial_patch_task(engine, examples, [Silent()]).results
+    (result,) = measure_patch_localisation(engine, examples, [Silent()]).results
     silent = examples.targets % 2 == 0
     assert 0 < silent.sum() < len(examples)
     assert result.empty == silent.sum()
@@ -136,7 +136,7 @@ def test_maps_of_zeros_miss(engine: Engine, examples: AdversarialExamples) -> No
 
 
 def test_the_task_refuses_another_model_and_no_methods(engine: Engine, examples: AdversarialExamples) -> None:
-    for measured in (adversarial_patch_task, activation_dependence):
+    for measured in (measure_patch_localisation, measure_activation_dependence):
         with pytest.raises(InputError, match="made with another model"):
             measured(engine, replace(examples, model="0" * 64), ["cam"])
         for methods in ([], "cam"):
@@ -144,7 +144,7 @@ def test_the_task_refuses_another_model_and_no_methods(engine: Engine, examples:
                 measured(engine, examples, methods)
         with pytest.raises(MethodError, match="unknown method"):
             measured(engine, examples, ["nothing"])
-    assert adversarial_patch_task(engine, replace(examples, model=""), ["cam"]).results
+    assert measure_patch_localisation(engine, replace(examples, model=""), ["cam"]).results
 
 
 # ---------------------------------------------------------------- DOA
@@ -176,9 +176,11 @@ def test_the_cosine_by_loops(seed: int, count: int, height: int, width: int, sca
 
 
 def test_dependence_is_measured_on_the_map_itself(engine: Engine, examples: AdversarialExamples) -> None:
-    gradcam, silent, plain = activation_dependence(engine, examples, ["gradcam", Silent(), "activation"])
+    gradcam, silent, plain = measure_activation_dependence(
+        engine, examples, ["gradcam", Silent(), "activation"]
+    )
     maps, sums = (
-        engine.explain(examples.pictures, name, targets=examples.targets, size="map").maps
+        engine.explain(examples.images, name, targets=examples.targets, size="map").maps
         for name in ("gradcam", "activation")
     )
     expected = [oracle.cosine_distance(a, b) for a, b in zip(maps, sums, strict=True)]
@@ -190,12 +192,12 @@ def test_dependence_is_measured_on_the_map_itself(engine: Engine, examples: Adve
     assert silent.undefined == even.sum()
     assert abs(silent.mean) < 1e-6  # the mean of the channels is their sum, but for a factor
     assert abs(plain.mean) < 1e-12
-    assert np.isnan(Dependence("none", np.array([np.nan])).mean)
+    assert np.isnan(ActivationDependence("none", np.array([np.nan])).mean)
 
 
 def test_maps_on_pixels_cannot_be_compared(engine: Engine, examples: AdversarialExamples) -> None:
     with pytest.raises(InputError, match=r"maps of gradient have \(24, 24\) cells"):
-        activation_dependence(engine, examples, ["gradient"])
+        measure_activation_dependence(engine, examples, ["gradient"])
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def test_overlap_by_hand() -> None:
     ("channels", "top"), [(2048, 100), (1024, 50), (512, 25), (256, 12), (1000, 49), (16, 1), (1, 1)]
 )
 def test_the_top_channels_scale_with_their_number(channels: int, top: int) -> None:
-    assert scaled_top(channels) == top
+    assert scaled_top_channels(channels) == top
     rng = np.random.default_rng(channels)
     weights, activations = rng.random((1, channels)), rng.random((1, channels, 1, 2))
     boxes = [np.array([[0, 0, 1, 1], [0, 1, 1, 2]])]
@@ -290,18 +292,18 @@ def test_the_top_channels_scale_with_their_number(channels: int, top: int) -> No
 
 
 def test_cop_of_2048_channels_by_a_slow_count(tmp_path: Path) -> None:
-    """Table 1 from the picture on, in float64: weights of the linear layer, and by ablating channels."""
+    """Table 1 from the image on, in float64: weights of the linear layer, and by ablating channels."""
     part = HEADS["gap-flatten-gemm"].make(np.random.default_rng(0), 2048, 6, 6, 5)
     whole = classifier(part, np.random.default_rng(1))
     engine = camrt.load(save(whole.model, tmp_path / "wide.onnx"), batch_size=2)
     rng = np.random.default_rng(2)
-    pictures = np.zeros((2, 3, 12, 12), np.float32)
+    images = np.zeros((2, 3, 12, 12), np.float32)
     boxes = [np.array([[1, 1, 3, 3], [1, 7, 4, 9], [8, 2, 10, 4], [8, 8, 9, 10]]) for _ in range(2)]
-    for picture, own_boxes in zip(pictures, boxes, strict=True):
+    for image, own_boxes in zip(images, boxes, strict=True):
         for r0, c0, r1, c1 in own_boxes:  # of nearly one colour, so that many channels see several
-            picture[:, r0:r1, c0:c1] = 1 + 0.3 * rng.standard_normal((3, r1 - r0, c1 - c0))
+            image[:, r0:r1, c0:c1] = 1 + 0.3 * rng.standard_normal((3, r1 - r0, c1 - c0))
     chosen, targets = np.array([1, 3]), np.array([4, 2])
-    wide = whole.activations64(pictures)
+    wide = whole.activations64(images)
     (linear,) = [numpy_helper.to_array(one) for one in part.initializers if 2048 in one.dims]
     rows = linear if linear.shape[1] == 2048 else linear.T
     own = {
@@ -314,7 +316,7 @@ def test_cop_of_2048_channels_by_a_slow_count(tmp_path: Path) -> None:
         ),
     }
     for method, weights in own.items():
-        given, activations = engine.channel_weights(pictures, method, targets=targets)
+        given, activations = engine.channel_weights(images, method, targets=targets)
         assert given.shape == (2, 2048)
         found = channel_overlap(given, activations, (12, 12), boxes, chosen, thresholds=LEVELS)
         assert found.top == 100
@@ -337,7 +339,7 @@ def test_a_pixel_at_the_threshold_is_not_active() -> None:
     assert found.counts[:, 0].tolist() == [1, 0, 0]
 
 
-def test_a_picture_of_one_patch_has_no_overlap_and_is_left_out() -> None:
+def test_per_image_of_one_patch_has_no_overlap_and_is_left_out() -> None:
     activations = np.zeros((2, 1, 2, 2))
     activations[:, 0, 0, 0] = 1
     boxes = [np.array([[0, 0, 1, 1]]), np.array([[0, 0, 1, 1], [0, 0, 1, 1]])]
@@ -358,7 +360,7 @@ def test_a_picture_of_one_patch_has_no_overlap_and_is_left_out() -> None:
         ({"weights": np.ones((2, 3))}, r"must be \(N, K\)"),
         ({"chosen": [0, 0]}, r"\(2,\) chosen ones"),
         ({"chosen": [0.0]}, "whole numbers"),
-        ({"chosen": [2], "top": 1}, "patch 2 is chosen, of a picture that has 2"),
+        ({"chosen": [2], "top": 1}, "patch 2 is chosen, of an image that has 2"),
         ({"weights": np.full((1, 3), np.nan)}, "must be finite"),
         ({"activations": np.full((1, 3, 2, 2), np.inf)}, "must be finite"),
         ({"thresholds": (1.0,), "top": 1}, "must be shares below 1"),
@@ -412,7 +414,7 @@ def test_with_one_perspective_the_readings_are_one_map(
     engine: Engine, examples: AdversarialExamples, tmp_path: Path
 ) -> None:
     rows = [row for row in box_table(assignments=("coverage",)) if row.name in ("2x2 deletion", "2x2 both")]
-    results = adversarial_patch_task(engine, examples, [row.method for row in rows]).results
+    results = measure_patch_localisation(engine, examples, [row.method for row in rows]).results
     shares = {(row.name, row.reading): result.shares for row, result in zip(rows, results, strict=True)}
     for reading in ("N1", "N3"):
         np.testing.assert_allclose(

@@ -13,17 +13,28 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import patches as oracle
-from tolerances import assert_close
-from zoo import HEADS, Classifier, classifier, save
 
 import camrt
-from camrt.engine.preprocessing import Preprocessing
-from camrt.engine.session import Engine
+from camrt.engine.engine import Engine
+from camrt.engine.images.preprocess import Preprocessing
 from camrt.errors import DataError, InputError, TargetError
-from camrt.evaluation.patch_building import MOST_PATCHES, AttackOptions, Plan, build_ae1, build_ae2
-from camrt.evaluation.patch_examples import AdversarialExamples
-from camrt.evaluation.patches import attack_patches, engine_gradient, input_range, torch_gradient
+from camrt.evaluation.adversarial_patches.attack import (
+    attack_patches,
+    engine_gradient,
+    input_range,
+    torch_gradient,
+)
+from camrt.evaluation.adversarial_patches.builders import (
+    MOST_PATCHES,
+    AttackOptions,
+    PatchPlan,
+    build_ae1,
+    build_ae2,
+)
+from camrt.evaluation.adversarial_patches.examples import AdversarialExamples
+from helpers.oracles import patches as oracle
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, Classifier, classifier, save
 
 SIDE, CLASSES = 24, 12
 WIDE = Preprocessing(size=(SIDE, SIDE), mean=(0.5, 0.4, 0.6), std=(0.005,) * 3)
@@ -38,8 +49,8 @@ def softmax64(logits: Any) -> Any:
 def linear(weight: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
     """logit_c = Σ weight_c · x, with its exact gradient, in float64."""
 
-    def gradient(pictures: Any, targets: Any) -> tuple[Any, Any]:
-        shares = softmax64(np.einsum("nchw,kchw->nk", pictures.astype(np.float64), weight))
+    def gradient(images: Any, targets: Any) -> tuple[Any, Any]:
+        shares = softmax64(np.einsum("nchw,kchw->nk", images.astype(np.float64), weight))
         return shares, np.einsum("nk,kchw->nchw", shares - np.eye(len(weight))[targets], weight)
 
     return gradient
@@ -76,7 +87,7 @@ def scenes() -> Any:
     confidence=st.sampled_from([0.3, 0.6, 0.9, 0.999]),
     sharpness=st.sampled_from([0.1, 1.0, 5.0]),
 )
-def test_a_slow_attack_ends_in_the_same_picture(
+def test_a_slow_attack_ends_in_the_same_image(
     seed: int,
     height: int,
     width: int,
@@ -105,7 +116,7 @@ def test_a_slow_attack_ends_in_the_same_picture(
         confidence=confidence,
     )
     for index in range(count):
-        picture, reached, taken, probability = oracle.attack(
+        image, reached, taken, probability = oracle.attack(
             lambda x, t=targets[index]: tuple(part[0] for part in gradient(x[None], np.array([t]))),
             (channels, height, width),
             boxes[index],
@@ -118,7 +129,7 @@ def test_a_slow_attack_ends_in_the_same_picture(
         )
         assert (found.reached[index], found.steps[index]) == (reached, taken)
         # Every step is rounded to float32 once, and the logits multiply that by the sharpness.
-        assert_close(found.pictures[index], picture, "float32", factor=4)
+        assert_close(found.images[index], image, "float32", factor=4)
         assert abs(found.probabilities[index] - probability) < 1e-4
 
 
@@ -131,7 +142,7 @@ def test_one_step_by_hand() -> None:
     )
     expected = np.zeros((2, 3, 3))
     expected[0, :2, 1:], expected[1, :2, 1:] = 0.2, -0.6
-    assert_close(found.pictures[0], expected, "float32")
+    assert_close(found.images[0], expected, "float32")
     assert_close(found.probabilities, [1 / (1 + np.exp(-(0.8 + 2.4)))], "float32")
     assert found.reached.tolist() == [True]
     assert found.steps.tolist() == [1]
@@ -143,9 +154,9 @@ def test_each_patch_is_attacked_as_if_alone_and_no_longer_than_needed() -> None:
     boxes, targets = np.array([[0, 0, 2, 2], [1, 1, 6, 6], [0, 3, 6, 5]]), np.array([1, 2, 3])
     asked: list[int] = []
 
-    def counted(pictures: Any, wanted: Any) -> tuple[Any, Any]:
-        asked.append(len(pictures))
-        return linear(weight)(pictures, wanted)
+    def counted(images: Any, wanted: Any) -> tuple[Any, Any]:
+        asked.append(len(images))
+        return linear(weight)(images, wanted)
 
     together = attack_patches(counted, (6, 6), 1, boxes, targets, low=-1, high=1)
     assert sum(asked) == (together.steps + 1).sum()
@@ -153,7 +164,7 @@ def test_each_patch_is_attacked_as_if_alone_and_no_longer_than_needed() -> None:
         alone = attack_patches(
             linear(weight), (6, 6), 1, boxes[index : index + 1], targets[index : index + 1], low=-1, high=1
         )
-        assert alone.pictures[0].tobytes() == together.pictures[index].tobytes()
+        assert alone.images[0].tobytes() == together.images[index].tobytes()
         assert alone.steps[0] == together.steps[index]
 
 
@@ -162,21 +173,21 @@ def test_a_patch_that_cannot_move_any_more_is_given_up() -> None:
     weight = np.zeros((3, 1, 2, 2))
     weight[:2] = 0.01
     found = attack_patches(linear(weight), (2, 2), 1, [[0, 0, 1, 1]], [1], low=-1, high=1, eta=0.125)
-    assert found.pictures[0, 0].tolist() == [[1, 0], [0, 0]]
+    assert found.images[0, 0].tolist() == [[1, 0], [0, 0]]
     assert not found.reached[0]
     assert found.steps[0] == 4
     flat = attack_patches(linear(np.zeros((3, 1, 2, 2))), (2, 2), 1, [[0, 0, 1, 1]], [1], low=-1, high=1)
     assert flat.steps[0] == 0
-    assert not flat.pictures.any()
+    assert not flat.images.any()
 
 
 @pytest.mark.parametrize("broken", ["probabilities", "slopes"])
 def test_what_is_not_finite_is_a_failure_of_that_patch_alone(broken: str) -> None:
     weight = np.random.default_rng(4).standard_normal((3, 1, 4, 4))
 
-    def gradient(pictures: Any, targets: Any) -> tuple[Any, Any]:
-        shares, slopes = linear(weight)(pictures, targets)
-        spoiled = (targets == 0) & pictures.any(axis=(1, 2, 3))  # after the first step
+    def gradient(images: Any, targets: Any) -> tuple[Any, Any]:
+        shares, slopes = linear(weight)(images, targets)
+        spoiled = (targets == 0) & images.any(axis=(1, 2, 3))  # after the first step
         (shares if broken == "probabilities" else slopes)[spoiled] = np.nan
         return shares, slopes
 
@@ -184,7 +195,7 @@ def test_what_is_not_finite_is_a_failure_of_that_patch_alone(broken: str) -> Non
     found = attack_patches(gradient, (4, 4), 1, boxes, [0, 1], low=-1, high=1, confidence=0.99)
     assert found.reached.tolist() == [False, True]
     assert found.steps[0] == 1
-    assert np.isfinite(found.pictures).all()
+    assert np.isfinite(found.images).all()
     assert np.isnan(found.probabilities[0]) == (broken == "probabilities")
 
 
@@ -202,7 +213,7 @@ def test_nothing_to_attack() -> None:
     found = attack_patches(
         linear(np.zeros((2, 1, 4, 4))), (4, 4), 1, np.zeros((0, 4), int), np.zeros(0, int), low=-1, high=1
     )
-    assert found.pictures.shape == (0, 1, 4, 4)
+    assert found.images.shape == (0, 1, 4, 4)
     assert len(found.reached) == len(found.steps) == len(found.probabilities) == 0
 
 
@@ -245,40 +256,40 @@ def test_the_engine_gives_the_gradient_of_the_cross_entropy(tmp_path: Path) -> N
     part = HEADS["gap-flatten-gemm"].make(np.random.default_rng(2), 4, 3, 3, 5)
     whole = classifier(part, np.random.default_rng(3))
     engine = camrt.load(save(whole.model, tmp_path / "tiny.onnx"), batch_size=2)
-    pictures = np.random.default_rng(4).standard_normal((5, 3, 6, 6)).astype(np.float32)
+    images = np.random.default_rng(4).standard_normal((5, 3, 6, 6)).astype(np.float32)
     targets = np.array([0, 1, 2, 3, 4])
-    shares, slopes = engine_gradient(engine)(pictures, targets)
-    assert_close(shares, softmax64(whole.logits64(pictures)), "float32")
+    shares, slopes = engine_gradient(engine)(images, targets)
+    assert_close(shares, softmax64(whole.logits64(images)), "float32")
     for n in range(5):
         expected = oracle.cross_entropy_slope(
-            lambda x: whole.logits64(x[None])[0], pictures[n], int(targets[n]), 1e-6
+            lambda x: whole.logits64(x[None])[0], images[n], int(targets[n]), 1e-6
         )
         # Central differences of a float64 loss keep about ten digits, fewer than the graph's float32 loses.
         assert_close(slopes[n], expected, "float32", factor=4)
     with pytest.raises(TargetError, match="class 5 is out of range"):
-        engine_gradient(engine)(pictures[:1], np.array([5]))
+        engine_gradient(engine)(images[:1], np.array([5]))
 
 
 def test_torch_gives_the_same() -> None:
-    torch_nets = pytest.importorskip("torch_nets")
+    torch_nets = pytest.importorskip("helpers.torch_nets")
     import torch
 
-    net = torch_nets.made(torch_nets.Modular, seed=1)
-    pictures, targets = torch_nets.pictures(2, 7, 6), np.array([1, 4])
-    shares, slopes = torch_gradient(net)(pictures, targets)
-    twin = torch_nets.made(torch_nets.Modular, seed=1).double()
+    net = torch_nets.build_net(torch_nets.Modular, seed=1)
+    images, targets = torch_nets.random_images(2, 7, 6), np.array([1, 4])
+    shares, slopes = torch_gradient(net)(images, targets)
+    twin = torch_nets.build_net(torch_nets.Modular, seed=1).double()
 
-    def logits(picture: Any) -> Any:
+    def logits(image: Any) -> Any:
         with torch.no_grad():
-            return twin(torch.from_numpy(picture)[None]).numpy()[0]
+            return twin(torch.from_numpy(image)[None]).numpy()[0]
 
     for n in range(2):
-        assert_close(shares[n], softmax64(logits(pictures[n].astype(np.float64))), "float32")
-        expected = oracle.cross_entropy_slope(logits, pictures[n], int(targets[n]), 1e-6)
+        assert_close(shares[n], softmax64(logits(images[n].astype(np.float64))), "float32")
+        expected = oracle.cross_entropy_slope(logits, images[n], int(targets[n]), 1e-6)
         assert_close(slopes[n], expected, "float32", factor=4)  # a deeper network in float32
     assert all(parameter.grad is None for parameter in net.parameters())
     with pytest.raises(TargetError, match="class 5 is out of range"):
-        torch_gradient(net)(pictures, np.array([0, 5]))
+        torch_gradient(net)(images, np.array([0, 5]))
     with pytest.raises(InputError, match="training mode"):
         torch_gradient(net.train())
 
@@ -298,7 +309,7 @@ def test_torch_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         Preprocessing(size=(5, 5), mean=(104.0, 117.0, 123.0), scale=1.0, colours="BGR"),
     ],
 )
-def test_the_range_is_that_of_black_and_white_pictures(steps: Preprocessing) -> None:
+def test_the_range_is_that_of_black_and_white_images(steps: Preprocessing) -> None:
     from PIL import Image
 
     for limit, colour in zip(input_range(steps), ("black", "white"), strict=True):
@@ -310,10 +321,10 @@ def test_the_range_is_that_of_black_and_white_pictures(steps: Preprocessing) -> 
 
 
 def single(examples: AdversarialExamples, n: int, k: int) -> Any:
-    """Patch k of picture n on zeros."""
+    """Patch k of image n on zeros."""
     r0, c0, r1, c1 = examples.boxes[n][k]
-    alone = np.zeros_like(examples.pictures[n])
-    alone[:, r0:r1, c0:c1] = examples.pictures[n][:, r0:r1, c0:c1]
+    alone = np.zeros_like(examples.images[n])
+    alone[:, r0:r1, c0:c1] = examples.images[n][:, r0:r1, c0:c1]
     return alone
 
 
@@ -335,7 +346,7 @@ def check_patches(examples: AdversarialExamples, small: Classifier) -> None:
             assert abs(shares[classes[k]] - examples.alone[n][k]) < 1e-4
             assert (shares.argmax() == classes[k] and shares[classes[k]] > 0.8999) == examples.succeeded[n][k]
         assert examples.succeeded[n][examples.chosen[n]]
-    together = softmax64(small.logits64(examples.pictures))[np.arange(len(examples)), examples.targets]
+    together = softmax64(small.logits64(examples.images))[np.arange(len(examples)), examples.targets]
     np.testing.assert_allclose(examples.probabilities, together, atol=1e-4)
     np.testing.assert_array_equal(
         [own[0] for own in examples.target_boxes],
@@ -346,19 +357,19 @@ def check_patches(examples: AdversarialExamples, small: Classifier) -> None:
 def test_ae2_is_patches_on_zeros_each_seen_as_its_class(engine: Engine, small: Classifier) -> None:
     examples = build_ae2(engine, 4, patches=2, seed=1, options=AttackOptions(tries=30))
     assert (examples.kind, len(examples), examples.left_out) == ("ae2", 4, 0)
-    assert examples.pictures.dtype == np.float32
+    assert examples.images.dtype == np.float32
     assert examples.model == engine.sha256
     assert examples.scenes.tolist() == [-1] * 4
     check_patches(examples, small)
     for n in range(4):
         total = sum(single(examples, n, k) for k in range(2))
-        np.testing.assert_array_equal(examples.pictures[n], total)
+        np.testing.assert_array_equal(examples.images[n], total)
     assert all(own.all() for own in examples.succeeded)
     assert examples.attempts - examples.failures == 8
     assert examples.failures > 0  # some places and classes are out of reach, and are tried again
 
 
-def test_ae1_is_a_picture_with_its_pixels_under_patches_replaced(
+def test_ae1_is_per_image_with_its_pixels_under_patches_replaced(
     engine: Engine, small: Classifier, scenes: Any
 ) -> None:
     labels = np.array([3, 7])
@@ -370,7 +381,7 @@ def test_ae1_is_a_picture_with_its_pixels_under_patches_replaced(
         outside = np.ones((SIDE, SIDE), bool)
         for r0, c0, r1, c1 in examples.boxes[n]:
             outside[r0:r1, c0:c1] = False
-        np.testing.assert_array_equal(examples.pictures[n][:, outside], scenes[scene][:, outside])
+        np.testing.assert_array_equal(examples.images[n][:, outside], scenes[scene][:, outside])
         assert labels[scene] not in examples.classes[n]
 
 
@@ -383,39 +394,39 @@ def test_a_fresh_network_sees_the_class_in_each_patch_of_a_file(
     fresh = onnxruntime.InferenceSession(save(small.model, tmp_path / "fresh.onnx"))
     with np.load(tmp_path / "ae1.npz") as archive:
         found = dict(archive)
-    assert len(found["pictures"]) == 2
+    assert len(found["images"]) == 2
     first, seen = 0, 0
-    for n, (picture, patches) in enumerate(zip(found["pictures"], found["each"], strict=True)):
+    for n, (image, patches) in enumerate(zip(found["images"], found["each"], strict=True)):
         own = slice(first, first + patches)
         first += patches
         boxes, classes, succeeded = (found[name][own] for name in ("boxes", "classes", "succeeded"))
-        alone = np.zeros((patches, *picture.shape), np.float32)
+        alone = np.zeros((patches, *image.shape), np.float32)
         for k, (r0, c0, r1, c1) in enumerate(boxes):
-            alone[k, :, r0:r1, c0:c1] = picture[:, r0:r1, c0:c1]
-        (logits,) = fresh.run(None, {"pictures": alone})
+            alone[k, :, r0:r1, c0:c1] = image[:, r0:r1, c0:c1]
+        (logits,) = fresh.run(None, {"images": alone})
         shares = softmax64(logits.astype(np.float64))
         sees = (shares.argmax(axis=1) == classes) & (shares[range(patches), classes] > 0.8999)
         np.testing.assert_array_equal(sees, succeeded)
         assert sees[found["chosen"][n]]
         seen += int(sees.sum())
     assert seen > 2
-    (logits,) = fresh.run(None, {"pictures": np.zeros((1, 3, SIDE, SIDE), np.float32)})
+    (logits,) = fresh.run(None, {"images": np.zeros((1, 3, SIDE, SIDE), np.float32)})
     assert softmax64(logits.astype(np.float64)).max() < 0.5  # it is the patches that are seen
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(engine: Engine) -> None:
     one, two, other = (build_ae2(engine, 2, patches=2, seed=seed) for seed in (4, 4, 5))
-    assert one.pictures.tobytes() == two.pictures.tobytes()
+    assert one.images.tobytes() == two.images.tobytes()
     assert one.chosen.tolist() == two.chosen.tolist()
-    assert one.pictures.tobytes() != other.pictures.tobytes()
+    assert one.images.tobytes() != other.images.tobytes()
 
 
-def test_a_picture_depends_on_its_number_and_not_on_the_others(engine: Engine) -> None:
+def test_per_image_depends_on_its_number_and_not_on_the_others(engine: Engine) -> None:
     many = build_ae2(engine, 3, patches=2, seed=4)
-    few = build_ae2(engine, 1, patches=2, seed=4, options=AttackOptions(at_once=1))
+    few = build_ae2(engine, 1, patches=2, seed=4, options=AttackOptions(batch_size=1))
     np.testing.assert_array_equal(few.boxes[0], many.boxes[0])
     np.testing.assert_array_equal(few.classes[0], many.classes[0])
-    np.testing.assert_allclose(few.pictures[0], many.pictures[0], rtol=1e-6)
+    np.testing.assert_allclose(few.images[0], many.images[0], rtol=1e-6)
 
 
 def test_the_attack_may_go_through_torch(
@@ -432,8 +443,8 @@ def test_the_attack_may_go_through_torch(
     assert len(examples) == 1
     sure = np.eye(CLASSES)
 
-    def boasting(pictures: Any, targets: Any) -> tuple[Any, Any]:
-        return sure[targets], np.zeros_like(pictures)
+    def boasting(images: Any, targets: Any) -> tuple[Any, Any]:
+        return sure[targets], np.zeros_like(images)
 
     # A gradient that says every target is reached at once: the engine sees zeros, the same class for all.
     empty = np.zeros((1, 3, SIDE, SIDE), np.float32)
@@ -469,17 +480,17 @@ def test_failures_are_counted_and_stay_visible(tmp_path: Path) -> None:
 
 
 def test_what_is_drawn_is_drawn_evenly() -> None:
-    plans = [Plan.drawn(0, number, None, 20, None) for number in range(1800)]
+    plans = [PatchPlan.draw(0, number, None, 20, None) for number in range(1800)]
     counts = np.bincount([len(plan.cells) for plan in plans], minlength=MOST_PATCHES + 1)
     assert counts[0] == 0
     assert counts[1:].min() > 140  # 200 expected, standard deviation 13
     cells = np.bincount(np.concatenate([plan.cells for plan in plans]), minlength=MOST_PATCHES)
     assert cells.min() > 0.93 * cells.mean()
     first = np.bincount(
-        [plan.first_of([True] * 9) or 0 for plan in plans if len(plan.cells) == 9], minlength=9
+        [plan.choose_explained([True] * 9) or 0 for plan in plans if len(plan.cells) == 9], minlength=9
     )
     assert first.min() > 5
-    boxes = np.array([plan.trial(0, 0, (200, 100))[1] for plan in plans])
+    boxes = np.array([plan.draw_trial(0, 0, (200, 100))[1] for plan in plans])
     heights, widths = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     assert (heights.min(), heights.max(), widths.min(), widths.max()) == (30, 40, 15, 20)
     assert abs(heights.mean() - 35) < 0.3
@@ -487,15 +498,15 @@ def test_what_is_drawn_is_drawn_evenly() -> None:
 
 
 def test_later_tries_of_two_patches_never_meet_in_one_class() -> None:
-    plan = Plan.drawn(3, 0, 4, 10, 6)
-    tried = [{plan.trial(patch, attempt, (60, 60))[0] for attempt in range(12)} for patch in range(4)]
+    plan = PatchPlan.draw(3, 0, 4, 10, 6)
+    tried = [{plan.draw_trial(patch, attempt, (60, 60))[0] for attempt in range(12)} for patch in range(4)]
     assert sum(map(len, tried)) == 9
     assert set().union(*tried) == set(range(10)) - {6}
 
 
 def test_saved_and_read_again(engine: Engine, tmp_path: Path) -> None:
     examples = build_ae2(engine, 3, patches=2, seed=6)
-    # Pictures with different numbers of patches.
+    # Images with different numbers of patches.
     examples = replace(
         examples,
         **{name: (getattr(examples, name)[0][:1], *getattr(examples, name)[1:]) for name in RAGGED},
@@ -504,7 +515,7 @@ def test_saved_and_read_again(engine: Engine, tmp_path: Path) -> None:
     path = examples.save(tmp_path / "set.npz")
     assert [item.name for item in tmp_path.iterdir()] == ["set.npz"]
     again = AdversarialExamples.load(path)
-    for name in ("pictures", "chosen", "probabilities", "scenes"):
+    for name in ("images", "chosen", "probabilities", "scenes"):
         np.testing.assert_array_equal(getattr(again, name), getattr(examples, name))
     for name in RAGGED:
         for one, other in zip(getattr(again, name), getattr(examples, name), strict=True):
@@ -542,7 +553,7 @@ def test_wrong_files_are_said_to_be(engine: Engine, tmp_path: Path) -> None:
             AdversarialExamples.load(tmp_path / name)
     with pytest.raises(DataError, match="/9"):
         AdversarialExamples.load(tmp_path / "later.npz")
-    with pytest.raises(DataError, match="does not belong to 1 pictures"):
+    with pytest.raises(DataError, match="does not belong to 1 images"):
         AdversarialExamples.load(tmp_path / "short.npz")
     with pytest.raises(DataError, match="patch 4 of 1"):
         AdversarialExamples.load(tmp_path / "outside.npz")
@@ -554,14 +565,14 @@ def test_wrong_files_are_said_to_be(engine: Engine, tmp_path: Path) -> None:
         ({"count": 0}, "count=0"),
         ({"seed": -1}, "seed=-1"),
         ({"patches": 10}, "patches=10 must be a whole number from 1 to 9"),
-        ({"pictures": np.zeros((1, 3, 5, 5), np.float32)}, r"pictures must be \(M, 3, 24, 24\)"),
-        ({"pictures": np.zeros((1, 3, 24, 24), int)}, "finite floats"),
-        ({"pictures": np.full((1, 3, 24, 24), np.nan)}, "finite floats"),
+        ({"images": np.zeros((1, 3, 5, 5), np.float32)}, r"images must be \(M, 3, 24, 24\)"),
+        ({"images": np.zeros((1, 3, 24, 24), int)}, "finite floats"),
+        ({"images": np.full((1, 3, 24, 24), np.nan)}, "finite floats"),
         ({"labels": [1, 2]}, "labels must be 1 classes"),
     ],
 )
 def test_builders_refuse(engine: Engine, change: dict[str, Any], words: str) -> None:
-    given: dict[str, Any] = {"pictures": np.zeros((1, 3, SIDE, SIDE), np.float32), "count": 1, "patches": 1}
+    given: dict[str, Any] = {"images": np.zeros((1, 3, SIDE, SIDE), np.float32), "count": 1, "patches": 1}
     with pytest.raises(InputError, match=words):
         build_ae1(engine, **(given | change))
 

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from oracles import pixel_precision as oracle
 
 from camrt.errors import InputError
 from camrt.evaluation import pxap
-from camrt.evaluation.pixel_precision import (
+from camrt.evaluation.metrics.pixel_precision import (
     EDGES,
     PixelCounts,
     average_precision,
     binned_average_precision,
     histogram,
 )
+from helpers.oracles import pixel_precision as oracle
 
 SCORES = np.array([0.9, 0.6, 0.6, 0.1, 0.8, 0.3, 0.1, 0.0])
 MARKS = np.array([1, 1, 1, 1, 0, 0, 0, 0])
@@ -136,9 +136,9 @@ def test_pieces_of_a_data_set_give_what_the_whole_does(definition: Any) -> None:
     assert again.value == pytest.approx(whole.value, abs=1e-11)
     np.testing.assert_array_equal(again.precision, whole.precision)
     np.testing.assert_array_equal(again.recall, whole.recall)
-    fields = ("definition", "positives", "negatives", "ignored", "pictures")
+    fields = ("definition", "positives", "negatives", "ignored", "images")
     assert [getattr(again, name) for name in fields] == [getattr(whole, name) for name in fields]
-    assert whole.pictures == 7
+    assert whole.images == 7
 
 
 def test_what_is_ignored_may_have_any_score() -> None:

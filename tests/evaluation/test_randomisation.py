@@ -10,25 +10,30 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from calm_models import calm_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, Net, classifier, model_of, save
 
 import camrt
 from camrt.errors import CutError, DegenerateMapWarning, InputError, MethodError, UnsupportedModelError
-from camrt.evaluation import randomisation as module
 from camrt.evaluation.extras import MissingExtraError
-from camrt.evaluation.randomisation import Randomisation, cascading_randomisation, compared, stage_counts
-from camrt.evaluation.weight_layers import Parameter, randomised, weight_layers
-from camrt.export.reading import read_model
+from camrt.evaluation.metrics import randomisation as module
+from camrt.evaluation.metrics.randomisation import (
+    RandomisationResult,
+    cascading_randomisation,
+    compare_maps,
+    stage_counts,
+)
+from camrt.evaluation.metrics.weight_layers import Parameter, find_weight_layers, randomise_layers
+from camrt.export.io.model_file import read_model
+from helpers.calm_models import calm_model
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, Net, classifier, model_of, save
 
 CELLS = (8, 9)
 
 
-def pictures(count: int = 3) -> Any:
+def images(count: int = 3) -> Any:
     size = (count, 3, 2 * CELLS[0], 2 * CELLS[1])
     return np.random.default_rng(1).random(size).astype(np.float32)
 
@@ -46,7 +51,7 @@ def many_layers() -> onnx.ModelProto:
     """A convolution normalised, one whose weights come by detours, one that no output needs, a product."""
     net = Net(np.random.default_rng(0))
     first, _ = net.weight(16, 3, 3, 3, fan=27)
-    convolved = net.add("Conv", "pictures", first, name="first")
+    convolved = net.add("Conv", "images", first, name="first")
     normalised, _ = net.batch_norm(convolved, 16)
     active = net.add("Relu", normalised)
     second, _ = net.weight(8, 4, 1, 1)
@@ -64,10 +69,10 @@ def many_layers() -> onnx.ModelProto:
 
 
 def one_layer(operator: str, shapes: list[tuple[int, ...]], position: int = 0, **attributes: Any) -> Any:
-    """A node that takes the picture at an input, and stored tensors of these shapes at the others."""
+    """A node that takes the image at an input, and stored tensors of these shapes at the others."""
     net = Net(np.random.default_rng(0))
     names = [net.weight(*shape)[0] for shape in shapes]
-    names.insert(position, "pictures")
+    names.insert(position, "images")
     net.add(operator, *names, name="logits", **attributes)
     return model_of(net.nodes, net.initializers, ("N",), ("N",))
 
@@ -76,7 +81,7 @@ def one_layer(operator: str, shapes: list[tuple[int, ...]], position: int = 0, *
 
 
 def test_layers_from_the_output_to_the_input() -> None:
-    third, second, first = weight_layers(many_layers())
+    third, second, first = find_weight_layers(many_layers())
     assert [layer.operator for layer in (third, second, first)] == ["MatMul", "Conv", "Conv"]
     assert (third.name, second.name, first.name) == ("node_third", "node_second", "node_first")
     assert [(item.role, item.fan_in) for item in third.parameters] == [("weight", 8), ("bias", 0)]
@@ -104,16 +109,16 @@ def test_layers_from_the_output_to_the_input() -> None:
     ],
 )
 def test_fan_in(model: onnx.ModelProto, fan_in: int) -> None:
-    (layer,) = weight_layers(model)
+    (layer,) = find_weight_layers(model)
     assert [item.fan_in for item in layer.parameters] == [fan_in]
 
 
 def test_normalisations_elsewhere_are_layers_by_themselves() -> None:
     net = Net(np.random.default_rng(0))
-    joined = net.add("Concat", "pictures", "pictures", axis=1)
+    joined = net.add("Concat", "images", "images", axis=1)
     names = [net.weight(6)[0] for _ in range(2)]
     net.add("LayerNormalization", joined, *names, name="logits")
-    (layer,) = weight_layers(model_of(net.nodes, net.initializers, ("N", 3), ("N", 6)))
+    (layer,) = find_weight_layers(model_of(net.nodes, net.initializers, ("N", 3), ("N", 6)))
     assert layer.operator == "LayerNormalization"
     assert [item.role for item in layer.parameters] == ["scale", "shift"]
 
@@ -121,12 +126,12 @@ def test_normalisations_elsewhere_are_layers_by_themselves() -> None:
 def test_what_is_added_and_is_no_bias() -> None:
     """A map of numbers (an embedding of places, say) behind a convolution; and a second vector."""
     net = Net(np.random.default_rng(0))
-    convolved = net.add("Conv", "pictures", net.weight(4, 3, 1, 1)[0])
+    convolved = net.add("Conv", "images", net.weight(4, 3, 1, 1)[0])
     placed = net.add("Add", convolved, net.weight(1, 4, 8, 8)[0])
     pooled = net.add("MatMul", net.pooled(placed), net.weight(4, 4)[0])
     once = net.add("Add", pooled, net.weight(4)[0])
     net.add("Add", once, net.weight(4)[0], name="logits")
-    head, trunk = weight_layers(model_of(net.nodes, net.initializers, ("N", 3, 8, 8), ("N", 4)))
+    head, trunk = find_weight_layers(model_of(net.nodes, net.initializers, ("N", 3, 8, 8), ("N", 4)))
     assert [item.role for item in head.parameters] == ["weight", "bias"]
     assert [item.role for item in trunk.parameters] == ["weight"]
     assert head.parameters[1].name == once_bias(net, once)
@@ -138,17 +143,17 @@ def once_bias(net: Net, name: str) -> str:
 
 def test_products_of_two_activations_are_no_layers() -> None:
     net = Net(np.random.default_rng(0))
-    turned = net.add("Transpose", "pictures", perm=[1, 0])
-    net.add("MatMul", "pictures", turned, name="logits")
-    assert weight_layers(model_of(net.nodes, [], ("N", 3), ("N", "N"))) == ()
+    turned = net.add("Transpose", "images", perm=[1, 0])
+    net.add("MatMul", "images", turned, name="logits")
+    assert find_weight_layers(model_of(net.nodes, [], ("N", 3), ("N", "N"))) == ()
 
 
 def test_weights_that_cannot_be_replaced() -> None:
     net = Net(np.random.default_rng(0))
     scaled = net.add("Mul", net.weight(4, 3)[0], net.weight(4, 1)[0])
-    net.add("Gemm", "pictures", scaled, name="logits", transB=1)
+    net.add("Gemm", "images", scaled, name="logits", transB=1)
     with pytest.raises(UnsupportedModelError, match=r"node_logits.* computed in the graph by Mul; fold"):
-        weight_layers(model_of(net.nodes, net.initializers, ("N", 3), ("N", 4)))
+        find_weight_layers(model_of(net.nodes, net.initializers, ("N", 3), ("N", 4)))
 
     model = one_layer("MatMul", [(3, 4)])
     dense = model.graph.initializer.pop()
@@ -156,11 +161,11 @@ def test_weights_that_cannot_be_replaced() -> None:
     places = numpy_helper.from_array(np.zeros(1, np.int64), "places")
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [3, 4]))
     with pytest.raises(UnsupportedModelError, match="are sparse"):
-        weight_layers(model)
+        find_weight_layers(model)
 
     branches = {
         f"{way}_branch": helper.make_graph(
-            [helper.make_node("MatMul", ["pictures", "W"], ["inside"])],
+            [helper.make_node("MatMul", ["images", "W"], ["inside"])],
             way,
             [],
             [helper.make_tensor_value_info("inside", TensorProto.FLOAT, None)],
@@ -171,7 +176,7 @@ def test_weights_that_cannot_be_replaced() -> None:
     net.add("If", net.constant(True, np.bool_), name="logits", **branches)
     net.initializers.append(numpy_helper.from_array(np.ones((3, 4), np.float32), "W"))
     with pytest.raises(UnsupportedModelError, match="in a branch or a loop"):
-        weight_layers(model_of(net.nodes, net.initializers, ("N", 3), ("N", 4)))
+        find_weight_layers(model_of(net.nodes, net.initializers, ("N", 3), ("N", 4)))
 
 
 # ---------------------------------------------------------------- draws
@@ -183,7 +188,7 @@ def test_normal_draws_have_each_tensors_own_mean_and_spread() -> None:
     for tensor, (middle, spread) in zip(model.graph.initializer, ((3, 0.2), (-1, 5)), strict=True):
         values = rng.uniform(-1, 1, tuple(tensor.dims)) * spread * math.sqrt(3) + middle
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
-    new = stored(randomised(model, weight_layers(model), 0))
+    new = stored(randomise_layers(model, find_weight_layers(model), 0))
     for name, old in stored(model).items():
         error = old.std() / math.sqrt(old.size)
         assert abs(new[name].mean() - old.mean()) < 5 * error
@@ -196,8 +201,8 @@ def test_normal_draws_have_each_tensors_own_mean_and_spread() -> None:
 
 def test_he_draws_are_those_of_an_untrained_network() -> None:
     model = many_layers()
-    layers = weight_layers(model)
-    copy = randomised(model, layers, 0, "he")
+    layers = find_weight_layers(model)
+    copy = randomise_layers(model, layers, 0, "he")
     new = stored(copy)
     first = new["constant_0"]
     assert abs(first.mean()) < 5 * math.sqrt(2 / 27 / first.size)
@@ -213,8 +218,8 @@ def test_he_draws_are_those_of_an_untrained_network() -> None:
 
 def test_shuffled_values_are_the_same_values() -> None:
     model = many_layers()
-    layers = weight_layers(model)
-    old, new = stored(model), stored(randomised(model, layers, 0, "shuffle"))
+    layers = find_weight_layers(model)
+    old, new = stored(model), stored(randomise_layers(model, layers, 0, "shuffle"))
     for layer in layers:
         for item in layer.parameters:
             if item.name in old:
@@ -226,8 +231,8 @@ def test_shuffled_values_are_the_same_values() -> None:
 @pytest.mark.parametrize("draw", ["normal", "shuffle"])
 def test_running_statistics_stay(draw: Any) -> None:
     model = many_layers()
-    layers = weight_layers(model)
-    old, new = stored(model), stored(randomised(model, layers, 0, draw))
+    layers = find_weight_layers(model)
+    old, new = stored(model), stored(randomise_layers(model, layers, 0, draw))
     changed = {item.role: not np.array_equal(old[item.name], new[item.name]) for item in layers[2].parameters}
     assert changed == {"weight": True, "scale": True, "shift": True, "mean": False, "variance": False}
 
@@ -236,14 +241,15 @@ def test_running_statistics_stay(draw: Any) -> None:
 def test_a_seed_is_a_file(draw: Any) -> None:
     model = many_layers()
     before = model.SerializeToString(deterministic=True)
-    layers = weight_layers(model)
+    layers = find_weight_layers(model)
     files = [
-        randomised(model, layers, seed, draw).SerializeToString(deterministic=True) for seed in (0, 0, 1)
+        randomise_layers(model, layers, seed, draw).SerializeToString(deterministic=True)
+        for seed in (0, 0, 1)
     ]
     assert files[0] == files[1] != files[2]
     assert before == model.SerializeToString(deterministic=True) != files[0]
-    assert before == randomised(model, (), 0, draw).SerializeToString(deterministic=True)
-    one, two = (stored(randomised(model, layers[:count], 0, draw)) for count in (1, 3))
+    assert before == randomise_layers(model, (), 0, draw).SerializeToString(deterministic=True)
+    one, two = (stored(randomise_layers(model, layers[:count], 0, draw)) for count in (1, 3))
     for item in layers[0].parameters:
         np.testing.assert_array_equal(one[item.name], two[item.name])
 
@@ -252,12 +258,12 @@ def test_a_seed_is_a_file(draw: Any) -> None:
 def test_a_tensor_of_two_layers_is_drawn_once(draw: Any) -> None:
     net = Net(np.random.default_rng(0))
     shared, _ = net.weight(6, 6)
-    below = net.add("Relu", net.add("MatMul", "pictures", shared))
+    below = net.add("Relu", net.add("MatMul", "images", shared))
     net.add("MatMul", below, shared, name="logits")
     model = model_of(net.nodes, net.initializers, ("N", 6), ("N", 6))
-    layers = weight_layers(model)
+    layers = find_weight_layers(model)
     assert len(layers) == 2
-    one, two = (stored(randomised(model, layers[:count], 0, draw))[shared] for count in (1, 2))
+    one, two = (stored(randomise_layers(model, layers[:count], 0, draw))[shared] for count in (1, 2))
     np.testing.assert_array_equal(one, two)
 
 
@@ -268,7 +274,7 @@ def test_types_are_kept(element: int, draw: Any) -> None:
     kind = helper.tensor_dtype_to_np_dtype(element)
     old = np.random.default_rng(0).standard_normal((30, 20)).astype(kind)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(old, "constant_0"))
-    (tensor,) = randomised(model, weight_layers(model), 0, draw).graph.initializer
+    (tensor,) = randomise_layers(model, find_weight_layers(model), 0, draw).graph.initializer
     assert tensor.data_type == element
     new = numpy_helper.to_array(tensor).astype(np.float64)
     assert np.isfinite(new).all()
@@ -279,20 +285,20 @@ def quantised() -> onnx.ModelProto:
     net = Net(np.random.default_rng(0))
     weight = net.constant(np.random.default_rng(0).integers(-128, 128, (6, 4)), np.int8)
     step, zero = net.constant(0.1), net.constant(0, np.int8)
-    net.add("MatMul", "pictures", net.add("DequantizeLinear", weight, step, zero), name="logits")
+    net.add("MatMul", "images", net.add("DequantizeLinear", weight, step, zero), name="logits")
     return model_of(net.nodes, net.initializers, ("N", 6), ("N", 4))
 
 
 def test_quantised_weights_are_shuffled_or_refused() -> None:
     model = quantised()
-    layers = weight_layers(model)
+    layers = find_weight_layers(model)
     assert layers[0].parameters == (Parameter("constant_0", "weight", 6),)
     for draw in ("normal", "he"):
         with pytest.raises(
             UnsupportedModelError, match="constant_0 is quantised to INT8: only draw='shuffle'"
         ):
-            randomised(model, layers, 0, draw)
-    old, new = (stored(each)["constant_0"] for each in (model, randomised(model, layers, 0, "shuffle")))
+            randomise_layers(model, layers, 0, draw)
+    old, new = (stored(each)["constant_0"] for each in (model, randomise_layers(model, layers, 0, "shuffle")))
     assert new.dtype == np.int8
     assert not np.array_equal(old, new)
     np.testing.assert_array_equal(np.sort(old, None), np.sort(new, None))
@@ -304,12 +310,12 @@ def test_quantised_weights_are_shuffled_or_refused() -> None:
 )
 def test_draws_that_are_not_understood(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        randomised(many_layers(), (), **{"seed": 0, **options})
+        randomise_layers(many_layers(), (), **{"seed": 0, **options})
 
 
 def test_layers_of_another_model() -> None:
     with pytest.raises(InputError, match="layer node_second: the model stores no tensor constant_5"):
-        randomised(quantised(), weight_layers(many_layers())[1:2], 0, "shuffle")
+        randomise_layers(quantised(), find_weight_layers(many_layers())[1:2], 0, "shuffle")
 
 
 # ---------------------------------------------------------------- similarity
@@ -339,7 +345,7 @@ def ssim(one: Any, other: Any, window: int) -> float:
 @given(height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 999))
 def test_similarities_agree_with_loops(height: int, width: int, seed: int) -> None:
     one, other = np.random.default_rng(seed).integers(0, 5, (2, height, width)) / 4  # ties
-    correlation, similarity = compared(one, other)
+    correlation, similarity = compare_maps(one, other)
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         assert np.isnan(correlation)
     else:
@@ -353,19 +359,19 @@ def test_similarities_agree_with_loops(height: int, width: int, seed: int) -> No
 
 def test_a_map_is_like_itself() -> None:
     one = np.random.default_rng(0).random((8, 8)).astype(np.float32)
-    assert_close(compared(one, one), (1, 1), "float64")
-    assert_close(compared(one, one**3)[0], 1, "float64")
-    assert_close(compared(one, 1 - one)[0], -1, "float64")
+    assert_close(compare_maps(one, one), (1, 1), "float64")
+    assert_close(compare_maps(one, one**3)[0], 1, "float64")
+    assert_close(compare_maps(one, 1 - one)[0], -1, "float64")
 
 
 def test_maps_without_a_similarity() -> None:
     one, lost = np.random.default_rng(0).random((8, 8)), np.full((8, 8), np.nan)
-    assert np.isnan(compared(one, lost)).all()
-    correlation, similarity = compared(one, np.zeros((8, 8)))
+    assert np.isnan(compare_maps(one, lost)).all()
+    correlation, similarity = compare_maps(one, np.zeros((8, 8)))
     assert np.isnan(correlation)
     assert abs(similarity) < 0.1
     with pytest.raises(InputError, match=r"must both be \(h, w\)"):
-        compared(one, one[1:])
+        compare_maps(one, one[1:])
 
 
 # ---------------------------------------------------------------- the cascade
@@ -407,9 +413,7 @@ def test_stages_that_there_are_not(stages: Any) -> None:
 def test_a_random_head_leaves_the_activation(tmp_path: Path) -> None:
     """Eigen-CAM and Activation-CAM look at the activation alone; CAM looks at the head's weights."""
     path = zoo_file(tmp_path / "model.onnx")
-    found = cascading_randomisation(
-        path, pictures(), ["eigen", "activation", "cam"], stages=(0, 1, 2), seed=3
-    )
+    found = cascading_randomisation(path, images(), ["eigen", "activation", "cam"], stages=(0, 1, 2), seed=3)
     assert found.layers[1] == "node_trunk"
     assert found.stages == (0, 1, 2)
     assert found.spearman.shape == found.ssim.shape == (3, 3, 3)
@@ -417,37 +421,35 @@ def test_a_random_head_leaves_the_activation(tmp_path: Path) -> None:
         assert_close(same, np.ones(same.shape))  # nothing was drawn, and then nothing before the activation
     assert np.nanmax(found.spearman[1, 2]) < 0.95
     assert np.nanmax(found.spearman[2, :2]) < 0.95
-    np.testing.assert_array_equal(found.targets, camrt.load(path).predict(pictures()).argmax(axis=1))
+    np.testing.assert_array_equal(found.targets, camrt.load(path).predict(images()).argmax(axis=1))
 
 
 def test_the_class_stays_and_the_maps_are_those_of_the_copies(tmp_path: Path) -> None:
     path = zoo_file(tmp_path / "model.onnx", "convolution-3x3-behind-the-cut")
     model = read_model(path).model
-    layers = weight_layers(model)
-    found = cascading_randomisation(
-        path, pictures(), ["gradcam"], stages=2, targets=2, draw="he", batch_size=2
-    )
+    layers = find_weight_layers(model)
+    found = cascading_randomisation(path, images(), ["gradcam"], stages=2, targets=2, draw="he", batch_size=2)
     assert (found.targets == 2).all()
     assert found.stages == (1, len(layers)) == (1, 3)
-    before = camrt.load(path).explain(pictures(), "gradcam", targets=2, size="map").maps
+    before = camrt.load(path).explain(images(), "gradcam", targets=2, size="map").maps
     for stage, count in enumerate(found.stages):
-        copy = save(randomised(model, layers[:count], 0, "he"), tmp_path / f"{count}.onnx")
-        after = camrt.load(copy).explain(pictures(), "gradcam", targets=2, size="map").maps
-        for picture in range(3):
-            expected = compared(before[picture], after[picture])
+        copy = save(randomise_layers(model, layers[:count], 0, "he"), tmp_path / f"{count}.onnx")
+        after = camrt.load(copy).explain(images(), "gradcam", targets=2, size="map").maps
+        for image in range(3):
+            expected = compare_maps(before[image], after[image])
             np.testing.assert_array_equal(
-                expected, (found.spearman[stage, 0, picture], found.ssim[stage, 0, picture])
+                expected, (found.spearman[stage, 0, image], found.ssim[stage, 0, image])
             )
 
 
 def test_another_target_and_calm(tmp_path: Path) -> None:
     path = calm_model().save(tmp_path / "calm.onnx")
-    found = cascading_randomisation(path, pictures(), ["calm"], draw="shuffle")
+    found = cascading_randomisation(path, images(), ["calm"], draw="shuffle")
     assert found.spearman.shape == (3, 1, 3)
     assert np.nanmin(found.mean_spearman) < 0.9
     path = zoo_file(tmp_path / "model.onnx", "convolution-3x3-behind-the-cut")
     kept, changed = (
-        cascading_randomisation(path, pictures(), ["eigen"], stages=(2,), target=target)
+        cascading_randomisation(path, images(), ["eigen"], stages=(2,), target=target)
         for target in ("A", "relu_1")
     )
     assert_close(kept.spearman, np.ones((1, 1, 3)))
@@ -458,12 +460,12 @@ def test_maps_that_are_lost_have_no_similarity(tmp_path: Path) -> None:
     """The logarithm of positive sums; of sums with signs it is not a number."""
     net = Net(np.random.default_rng(0))
     positive = net.constant(np.random.default_rng(0).random((4, 3, 2, 2)) + 0.1)
-    active = net.add("Log", net.add("Conv", "pictures", positive, strides=[2, 2]), name="A")
+    active = net.add("Log", net.add("Conv", "images", positive, strides=[2, 2]), name="A")
     logits, _ = net.gemm(net.pooled(active), 4, 3)
     model = model_of(net.nodes, net.initializers, ("N", 3, 16, 18), ("N", 3), end=logits)
     path = save(model, tmp_path / "model.onnx")
     with pytest.warns(DegenerateMapWarning, match="not finite"):
-        found = cascading_randomisation(path, pictures(), ["eigen"], target="A", draw="he")
+        found = cascading_randomisation(path, images(), ["eigen"], target="A", draw="he")
     assert_close(found.spearman[0], np.ones((1, 3)))
     assert np.isnan(found.spearman[1]).all()
     assert np.isnan(found.ssim[1]).all()
@@ -474,7 +476,7 @@ def test_maps_that_are_lost_have_no_similarity(tmp_path: Path) -> None:
 
 def test_means_leave_out_what_has_no_value() -> None:
     values = np.array([[[1.0, np.nan, 0.5], [np.nan] * 3]])
-    found = Randomisation(("a", "b"), ("x",), (1,), np.zeros(3, np.int64), values, -values)
+    found = RandomisationResult(("a", "b"), ("x",), (1,), np.zeros(3, np.int64), values, -values)
     np.testing.assert_array_equal(found.mean_spearman, [[0.75, np.nan]])
     np.testing.assert_array_equal(found.mean_ssim, [[-0.75, np.nan]])
     assert found.undefined_spearman.tolist() == [[1, 3]]
@@ -492,34 +494,34 @@ def test_a_target_that_disappears(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 names[:] = ["B" if name == "A" else name for name in names]
         return copy
 
-    monkeypatch.setattr(module, "randomised", renamed)
+    monkeypatch.setattr(module, "randomise_layers", renamed)
     with pytest.raises(CutError, match="with 1 layers randomised the model can no longer be cut at A"):
-        cascading_randomisation(path, pictures(), ["cam"])
+        cascading_randomisation(path, images(), ["cam"])
 
 
 def test_what_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zoo_file(tmp_path / "model.onnx")
     for methods in ("cam", [], ()):
         with pytest.raises(InputError, match="a list of one or more methods"):
-            cascading_randomisation(path, pictures(), methods)
+            cascading_randomisation(path, images(), methods)
     with pytest.raises(MethodError, match="needs a CALM model"):
-        cascading_randomisation(path, pictures(), ["calm"])
-    with pytest.raises(InputError, match="one class a picture"):
-        cascading_randomisation(path, pictures(), ["cam"], targets=np.zeros((3, 2), np.int64))
+        cascading_randomisation(path, images(), ["calm"])
+    with pytest.raises(InputError, match="one class an image"):
+        cascading_randomisation(path, images(), ["cam"], targets=np.zeros((3, 2), np.int64))
     with pytest.raises(InputError, match="no layers with weights"):
         stage_counts(None, 0)
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)
     with pytest.raises(MissingExtraError, match=r"skimage is not installed.*'camrt\[evaluate\]'"):
-        cascading_randomisation(path, pictures(), ["cam"])
+        cascading_randomisation(path, images(), ["cam"])
 
 
 def test_a_transformer_of_torch(tmp_path: Path) -> None:
-    nets = pytest.importorskip("torch_nets")
-    from camrt.export import to_onnx
+    nets = pytest.importorskip("helpers.torch_nets")
+    from camrt.engine.torch_models.to_onnx import to_onnx
 
-    batch = nets.pictures(2)
-    path = to_onnx(nets.made(nets.Transformer), batch, tmp_path / "net.onnx")
-    layers = weight_layers(read_model(path).model)
+    batch = nets.random_images(2)
+    path = to_onnx(nets.build_net(nets.Transformer), batch, tmp_path / "net.onnx")
+    layers = find_weight_layers(read_model(path).model)
     assert [layer.operator for layer in layers] == [
         "Gemm", *["LayerNormalization", "MatMul", "MatMul", "MatMul"] * 3, "LayerNormalization", "Conv",
     ]  # fmt: skip
@@ -534,9 +536,9 @@ def test_a_run_is_known_by_the_classes_that_it_explains(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     path = zoo_file(tmp_path / "model.onnx")
 
-    def asked(targets: Any, **options: Any) -> Randomisation:
+    def asked(targets: Any, **options: Any) -> RandomisationResult:
         kept = {"stages": 1, "targets": targets, "out": tmp_path / "out", **options}
-        return cascading_randomisation(path, pictures(), ["gradcam"], **kept)
+        return cascading_randomisation(path, images(), ["gradcam"], **kept)
 
     first = asked(lambda logits: np.argmin(logits, axis=1))
     again = asked(first.targets, resume=True)

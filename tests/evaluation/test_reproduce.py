@@ -13,41 +13,56 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from annotated import COLOURS, STEPS, boxed_squares, colour_model, masked_squares, walled_model
-from calm_models import calm_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.cues import small_cub
 from PIL import Image
 from typer.testing import CliRunner
-from zoo import HEADS, classifier, save
 
 import camrt
-from camrt.engine.pictures import read_picture
-from camrt.engine.preprocessing import Preprocessing
+from camrt.cli.reproduce import add_command
+from camrt.engine.images.preprocess import Preprocessing
+from camrt.engine.images.read import read_image
 from camrt.errors import DataError, InputError, MethodError
-from camrt.evaluation import patch_building
-from camrt.evaluation.box_ablation import box_table
-from camrt.evaluation.box_accuracy import max_box_accuracy
-from camrt.evaluation.channel_overlap import channel_overlap
+from camrt.evaluation.adversarial_patches import builders
 from camrt.evaluation.datasets import read_dataset
-from camrt.evaluation.patch_tasks import activation_dependence, adversarial_patch_task
-from camrt.evaluation.pixel_precision import pxap
-from camrt.evaluation.reproduce import PUBLISHED, TABLES, Options, Reproduced, Run, reproduce, superset_cam
-from camrt.evaluation.reproduce.cli import add_command
-from camrt.evaluation.reproduce.patterns import compared, pattern
-from camrt.evaluation.reproduce.superset_cam import SupersetCAM
-from camrt.evaluation.reproduce.tables import find_task
-from camrt.evaluation.reproduce.writing import cells, header, markdown
+from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
+from camrt.evaluation.metrics.channel_overlap import channel_overlap
+from camrt.evaluation.metrics.dead_zone_share import dead_share
+from camrt.evaluation.metrics.patch_tasks import measure_activation_dependence, measure_patch_localisation
+from camrt.evaluation.metrics.pixel_precision import pxap
+from camrt.evaluation.papers import (
+    PUBLISHED,
+    TABLE_TASKS,
+    Options,
+    ReproducedTable,
+    ReproductionRun,
+    reproduce,
+    superset_cam,
+)
+from camrt.evaluation.papers.box_ablation import box_table
+from camrt.evaluation.papers.box_patterns import check_pattern, compare_settings
+from camrt.evaluation.papers.reproduction import find_task
+from camrt.evaluation.papers.superset_cam import SupersetCAM
+from camrt.evaluation.papers.table_text import column_titles, row_cells, to_markdown
 from camrt.evaluation.suite import Settings
-from camrt.evaluation.suite.measuring import normalised
-from camrt.evaluation.suite.preparing import prepare_sample
-from camrt.evaluation.walls.share import dead_share
+from camrt.evaluation.suite.measurement import min_max_normalise
+from camrt.evaluation.suite.prepared_sample import prepare_sample
+from helpers.annotated_images import (
+    COLOURS,
+    PREPROCESSING,
+    boxed_squares,
+    colour_model,
+    dead_zone_model,
+    masked_squares,
+)
+from helpers.calm_models import calm_model
+from helpers.oracles.cues import small_cub
+from helpers.zoo import HEADS, classifier, save
 
 pytest.importorskip("pyarrow")
 SIDE = 24
 CLASSES = tuple(f"c{number:02d}" for number in range(12))
-PATCH_TABLES = [name for name in TABLES if name.startswith("pixab-")]
+PATCH_TABLES = [name for name in TABLE_TASKS if name.startswith("pixab-")]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +77,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of noise with boxes."""
+    """Images of noise with boxes."""
     rng = np.random.default_rng(3)
     folder = tmp_path_factory.mktemp("data") / "boxed"
     folder.mkdir()
@@ -84,19 +99,21 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = colour_model(tmp_path_factory.mktemp("model") / "colours.onnx")
-    return camrt.load(path, preprocessing=STEPS, labels=COLOURS, batch_size=16)
+    return camrt.load(path, preprocessing=PREPROCESSING, labels=COLOURS, batch_size=16)
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = calm_model(classes=3).save(tmp_path_factory.mktemp("model") / "calm.onnx")
-    return camrt.load(path, preprocessing=STEPS, labels=COLOURS, batch_size=16)
+    return camrt.load(path, preprocessing=PREPROCESSING, labels=COLOURS, batch_size=16)
 
 
 @pytest.fixture(scope="module")
-def patch_run(engine: Any, boxed: Path) -> Run:
-    """One run for all tables of adversarial pictures."""
-    return Run(engine, boxed, Options(count=4, readings=("N1", "N2"), assignments=("coverage",)), None)
+def patch_run(engine: Any, boxed: Path) -> ReproductionRun:
+    """One run for all tables of adversarial images."""
+    return ReproductionRun(
+        engine, boxed, Options(count=4, readings=("N1", "N2"), assignments=("coverage",)), None
+    )
 
 
 # ---------------------------------------------------------------- what is printed
@@ -141,7 +158,7 @@ def test_printed_figures(table: str, row: str, column: str, numbers: tuple[float
 
 
 def test_every_row_fills_its_columns_and_every_table_can_be_measured() -> None:
-    assert list(TABLES) == list(PUBLISHED)
+    assert list(TABLE_TASKS) == list(PUBLISHED)
     for table in PUBLISHED.values():
         keys = [row.key for row in table.rows]
         assert len(keys) == len(set(keys))
@@ -218,16 +235,16 @@ def test_tables_have_the_papers_numbers() -> None:
         find_task("tcav")
 
 
-# ---------------------------------------------------------------- adversarial pictures
+# ---------------------------------------------------------------- adversarial images
 
 
-def test_dap_is_that_of_the_patch_task(patch_run: Run) -> None:
+def test_dap_is_that_of_the_patch_task(patch_run: ReproductionRun) -> None:
     found = reproduce("pixab-6", patch_run.engine, run=patch_run)
     assert not found.left_out
     for kind, task in (("ae1", "dap1"), ("ae2", "dap2")):
         examples = patch_run.examples[kind]
         assert examples.kind == kind
-        measured = adversarial_patch_task(patch_run.engine, examples, ["ablation", "pixab"])
+        measured = measure_patch_localisation(patch_run.engine, examples, ["ablation", "pixab"])
         for key, own in zip(("ablation", "pixab"), measured.results, strict=True):
             figures = found.row(key).figures
             assert figures[f"{task}-pg"].value == pytest.approx(100 * own.pointing)
@@ -235,28 +252,28 @@ def test_dap_is_that_of_the_patch_task(patch_run: Run) -> None:
             spread = np.std(100 * own.shares, ddof=1) / math.sqrt(len(own.shares))
             assert figures[f"{task}-ol"].error == pytest.approx(spread)
         assert found.facts[task]["chance, %"] == pytest.approx(100 * measured.chance)
-        assert found.facts[task]["pictures"] == len(examples)
+        assert found.facts[task]["images"] == len(examples)
     same = [found.row(key).figures["dap2-ol"].value for key in ("gradcam", "xgradcam")]
     assert same[0] == pytest.approx(same[1], rel=1e-4)  # one map on this network, as the remark says
     assert any("one map up to a factor" in text for text in found.remarks)
-    assert "46.5" in markdown(found)
+    assert "46.5" in to_markdown(found)
 
 
-def test_ae1_has_the_classes_of_its_scenes_for_no_patch(patch_run: Run) -> None:
-    examples = patch_run.adversarial("ae1")
+def test_ae1_has_the_classes_of_its_scenes_for_no_patch(patch_run: ReproductionRun) -> None:
+    examples = patch_run.load_or_build_examples("ae1")
     for scene, classes in zip(examples.scenes, examples.classes, strict=True):
-        assert scene not in classes  # picture n is of class n
+        assert scene not in classes  # image n is of class n
 
 
-def test_doa_and_cop_are_of_four_patches(patch_run: Run) -> None:
+def test_doa_and_cop_are_of_four_patches(patch_run: ReproductionRun) -> None:
     doa = reproduce("pixab-2", patch_run.engine, run=patch_run)
     cop = reproduce("pixab-1", patch_run.engine, run=patch_run)
     examples = patch_run.examples["ae2-four"]
     assert {len(boxes) for boxes in examples.boxes} == {4}
-    (own,) = activation_dependence(patch_run.engine, examples, ["score"])
+    (own,) = measure_activation_dependence(patch_run.engine, examples, ["score"])
     assert doa.row("score").figures["doa"].value == pytest.approx(own.mean, abs=1e-6)
     weights, activations = patch_run.engine.channel_weights(
-        examples.pictures, "gradcam", targets=examples.targets
+        examples.images, "gradcam", targets=examples.targets
     )
     measured = channel_overlap(
         weights,
@@ -272,12 +289,12 @@ def test_doa_and_cop_are_of_four_patches(patch_run: Run) -> None:
     assert any("only 16 channels" in text for text in cop.remarks)
 
 
-def test_cop_of_as_large_a_share_as_the_papers(patch_run: Run) -> None:
+def test_cop_of_as_large_a_share_as_the_papers(patch_run: ReproductionRun) -> None:
     """Of 16 channels one is looked at; it is counted as a hundred."""
-    examples = patch_run.adversarial("ae2-four")
+    examples = patch_run.load_or_build_examples("ae2-four")
     run = replace(patch_run, options=replace(patch_run.options, top_channels="scaled"))
     cop = reproduce("pixab-1", run.engine, run=run)
-    weights, activations = run.engine.channel_weights(examples.pictures, "gradcam", targets=examples.targets)
+    weights, activations = run.engine.channel_weights(examples.images, "gradcam", targets=examples.targets)
     measured = channel_overlap(
         weights, activations, (SIDE, SIDE), examples.boxes, examples.chosen, top="scaled", thresholds=(0.25,)
     )
@@ -288,21 +305,21 @@ def test_cop_of_as_large_a_share_as_the_papers(patch_run: Run) -> None:
 
 
 def test_methods_that_weight_no_channels_have_no_cop(engine: Any) -> None:
-    run = Run(engine, None, Options(count=1, methods=("gradcam", "hirescam")), None)
+    run = ReproductionRun(engine, None, Options(count=1, methods=("gradcam", "hirescam")), None)
     found = reproduce("pixab-1", engine, run=run)
     assert found.row("hirescam").why == "it does not weight channels as wholes"
     assert found.row("gradcam").figures["0.5"].value is not None
 
 
-def test_boxes_are_the_settings_of_the_ablation(patch_run: Run) -> None:
+def test_boxes_are_the_settings_of_the_ablation(patch_run: ReproductionRun) -> None:
     counts = {"pixab-7": 4, "pixab-8": 4, "pixab-9": 18, "pixab-10": 14}
     tables = {name: reproduce(name, patch_run.engine, run=patch_run) for name in counts}
     assert {name: len(found.rows) for name, found in tables.items()} == counts
     for reading, row in (("N1", "1x2 both, N1, coverage"), ("N2", "3x3 both, N2, coverage")):
         name = row.partition(",")[0]
         (setting,) = [one for one in box_table((reading,), ("coverage",)) if one.name == name]
-        (own,) = adversarial_patch_task(
-            patch_run.engine, patch_run.adversarial("ae2"), [setting.method]
+        (own,) = measure_patch_localisation(
+            patch_run.engine, patch_run.load_or_build_examples("ae2"), [setting.method]
         ).results
         figures = tables["pixab-9"].row(row).figures
         assert figures["dap2-pg"].value == pytest.approx(100 * own.pointing)
@@ -311,7 +328,7 @@ def test_boxes_are_the_settings_of_the_ablation(patch_run: Run) -> None:
     assert tables["pixab-9"].row("3x3 both, N2, coverage").published.figures == {}
 
 
-def test_patterns_are_of_the_rows(patch_run: Run) -> None:
+def test_patterns_are_of_the_rows(patch_run: ReproductionRun) -> None:
     tables = [reproduce(name, patch_run.engine, run=patch_run) for name in ("pixab-7", "pixab-8", "pixab-9")]
     patterns = tables[0].details["patterns"]
     assert set(patterns) == {"dap1", "dap2"}
@@ -336,31 +353,29 @@ def test_patterns_are_of_the_rows(patch_run: Run) -> None:
         assert one["holds"] == (ahead > behind)
     assert first["holds"] == all(one["holds"] for one in first["comparisons"])
     assert len(patterns["dap1"]["N1, coverage, PG"]["2"]["comparisons"]) == 20
-    text = markdown(tables[0])
+    text = to_markdown(tables[0])
     assert "Does the paper's pattern hold?" in text
     assert "| DAP1, N2, coverage, OL | " in text
 
 
-def test_without_pictures_dap1_is_left_out(engine: Any) -> None:
+def test_without_images_dap1_is_left_out(engine: Any) -> None:
     found = reproduce("pixab-10", engine, options=Options(count=1, readings=("N2",), assignments=("anchor",)))
-    assert found.left_out == dict.fromkeys(
-        ("dap1-pg", "dap1-ol"), "it needs pictures: give a folder (--data)"
-    )
+    assert found.left_out == dict.fromkeys(("dap1-pg", "dap1-ol"), "it needs images: give a folder (--data)")
     assert found.rows[0].figures.keys() == {"dap2-pg", "dap2-ol"}
-    assert "DAP1 PG, %: not measured: it needs pictures" in markdown(found)
-    assert "DAP1 PG, % ↑, measured" not in header(found)
+    assert "DAP1 PG, %: not measured: it needs images" in to_markdown(found)
+    assert "DAP1 PG, % ↑, measured" not in column_titles(found)
 
 
 def test_a_model_of_few_classes_says_so(colours: Any) -> None:
     for table in ("pixab-6", "pixab-7", "pixab-2", "pixab-1"):
         found = reproduce(table, colours, options=Options(count=1))
-        text = markdown(found)
+        text = to_markdown(found)
         assert "not measured" in text
         assert "need more than the 3 classes" in text
         assert not any(row.figures for row in found.rows)
 
 
-def test_adversarial_pictures_are_saved_and_taken_up_again(
+def test_adversarial_images_are_saved_and_taken_up_again(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = Options(count=2, methods=("gradcam",))
@@ -371,7 +386,7 @@ def test_adversarial_pictures_are_saved_and_taken_up_again(
     def fail(*args: Any, **named: Any) -> Any:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(patch_building, "build_ae2", fail)
+    monkeypatch.setattr(builders, "build_ae2", fail)
     again = replace(options, overwrite=True)
     reproduce("pixab-2", engine, options=again, out=tmp_path)
     assert (tmp_path / "pixab-2" / "results.json").read_bytes() == before
@@ -386,7 +401,7 @@ def test_adversarial_pictures_are_saved_and_taken_up_again(
 
 
 def scores(numbers: dict[tuple[str, str], float], count: int = 5) -> Callable[[str, str], Any]:
-    """Every picture scores the number of its setting, or 0.5, and something of its own."""
+    """Every image scores the number of its setting, or 0.5, and something of its own."""
     own = np.linspace(-0.01, 0.01, count)
     return lambda boxes, perspectives: numbers.get((boxes, perspectives), 0.5) + own
 
@@ -395,18 +410,20 @@ def test_the_pattern_of_the_paper_is_found() -> None:
     small, long = ("1x1", "1x2", "2x1", "2x2"), ("1x3", "3x1", "2x3", "3x2", "3x3")
     paper = {(box, "both"): 0.52 for box in small} | {(box, "both"): 0.4 for box in long}
     paper |= {("+".join(small), "both"): 0.55}
-    assert [pattern(number, scores(paper)).holds for number in (1, 2, 3)] == [True, True, True]
-    assert pattern(3, scores(paper)).weakest.difference == pytest.approx(3)
+    assert [check_pattern(number, scores(paper)).holds for number in (1, 2, 3)] == [True, True, True]
+    assert check_pattern(3, scores(paper)).weakest.difference == pytest.approx(3)
     for number, change in (
         (1, {("2x1", "preservation"): 0.53}),
         (2, {("2x3", "both"): 0.521}),
         (3, {("1x1", "both"): 0.56}),
     ):
-        found = pattern(number, scores(paper | change))
+        found = check_pattern(number, scores(paper | change))
         assert not found.holds
         assert found.weakest.difference < 0
         assert found.text.startswith("no, ")
-    assert not any(pattern(number, scores({})).holds for number in (1, 2, 3))  # nothing is ahead of itself
+    assert not any(
+        check_pattern(number, scores({})).holds for number in (1, 2, 3)
+    )  # nothing is ahead of itself
 
 
 @settings(max_examples=40, deadline=None)
@@ -414,28 +431,28 @@ def test_the_pattern_of_the_paper_is_found() -> None:
 def test_paired_errors_by_loops(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = rng.random(count), rng.random(count)
-    found = compared("a", "b", one, other)
+    found = compare_settings("a", "b", one, other)
     gains = [100 * (float(a) - float(b)) for a, b in zip(one, other, strict=True)]
     mean = sum(gains) / count
     assert found.difference == pytest.approx(mean)
     assert found.holds == (mean > 0)
     if count == 1:
         assert found.error is None
-        assert not found.clear
+        assert not found.is_significant
     else:
         error = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (count - 1) / count)
         assert found.error == pytest.approx(error)
-        assert found.clear == (abs(mean) > 2 * error)
+        assert found.is_significant == (abs(mean) > 2 * error)
 
 
 def test_what_cannot_be_compared() -> None:
     for one, other in (([0.1], [0.1, 0.2]), ([], []), ([[0.1]], [[0.2]])):
         with pytest.raises(InputError, match=r"must both be \(N,\)"):
-            compared("a", "b", one, other)
+            compare_settings("a", "b", one, other)
     with pytest.raises(InputError, match="must be finite"):
-        compared("a", "b", [np.nan], [0.1])
+        compare_settings("a", "b", [np.nan], [0.1])
     with pytest.raises(InputError, match="none of 1, 2 and 3"):
-        pattern(4, scores({}))
+        check_pattern(4, scores({}))
 
 
 # ---------------------------------------------------------------- tables of the suite
@@ -452,7 +469,7 @@ def test_suite_tables_are_the_suites(colours: Any, squares: Path) -> None:
         assert found.row("activation").published.figures == {}
         assert found.row("gradcam").published.figures[metric][0] is not None
         assert [row.published.key for row in found.rows][:2] == ["gradcam", "pixab"]  # the paper's order
-        assert cells(found, found.row("activation"))[1] == "–"
+        assert row_cells(found, found.row("activation"))[1] == "–"
     assert found.row("a Gaussian in the middle").figures["energy"].value is not None
 
 
@@ -462,7 +479,7 @@ def camrt_settings(**chosen: Any) -> Any:
 
 def prepared(engine: Any, folder: Path) -> list[Any]:
     data = read_dataset(folder, labels=engine.labels, num_classes=engine.num_classes)
-    return [prepare_sample(sample, STEPS, masks=True) for sample in data.samples]
+    return [prepare_sample(sample, PREPROCESSING, masks=True) for sample in data.samples]
 
 
 def test_figure_5_is_the_suites(colours: Any, squares: Path) -> None:
@@ -483,7 +500,8 @@ def test_accuracy_is_that_of_the_answers(colours: Any, calm: Any, squares: Path)
         found = reproduce("calm-2", engine, squares)
         data = read_dataset(squares, labels=engine.labels, num_classes=engine.num_classes)
         right = [
-            engine.predict(STEPS.array(STEPS.view(read_picture(sample.path)))[None]).argmax() == sample.label
+            engine.predict(PREPROCESSING.array(PREPROCESSING.view(read_image(sample.path)))[None]).argmax()
+            == sample.label
             for sample in data.samples
         ]
         figure = found.row(row).figures["accuracy"]
@@ -492,7 +510,7 @@ def test_accuracy_is_that_of_the_answers(colours: Any, calm: Any, squares: Path)
         assert all(not found.row(other).figures and found.row(other).why for other in others)
     assert found.row("calm-em").published.figures["accuracy"] == (71.8, 70.1, 70.4)
     without = reproduce("calm-2", colours)
-    assert "it needs pictures" in without.row("cam").why
+    assert "it needs images" in without.row("cam").why
 
 
 def test_localisation_of_cam(colours: Any, squares: Path, tmp_path: Path) -> None:
@@ -501,19 +519,21 @@ def test_localisation_of_cam(colours: Any, squares: Path, tmp_path: Path) -> Non
     for item in prepared(colours, squares):
         (target,) = item.targets
         explained = colours.explain(item.pixels[None], "cam", targets=target.label, normalisation="minmax")
-        maps.append(normalised(explained.maps[0]))
+        maps.append(min_max_normalise(explained.maps[0]))
         joined.append(
-            normalised(colours.explain(item.pixels[None], SupersetCAM(classes="all"), targets=0).maps[0])
+            min_max_normalise(
+                colours.explain(item.pixels[None], SupersetCAM(classes="all"), targets=0).maps[0]
+            )
         )
-        boxes.append(target.drawn)
+        boxes.append(target.wsol_boxes)
     for key, own in (("cam", maps), ("cam+y", joined)):
         expected = 100 * max_box_accuracy(np.stack(own), boxes).value
         assert found.row(key).figures["maxboxaccv2"].value == pytest.approx(expected)
-    assert found.left_out["pxap"] == "no picture has masks"
+    assert found.left_out["pxap"] == "no image has masks"
     assert found.row("has").why.startswith("a way of training")
     masked = masked_squares(tmp_path / "masked")
     by_masks = reproduce("calm-5", colours, masked)
-    assert by_masks.left_out == {"maxboxaccv2": "no picture has boxes"}
+    assert by_masks.left_out == {"maxboxaccv2": "no image has boxes"}
     assert by_masks.row("cam").figures["pxap"].value is not None
     assert "no superset is known for 3 classes" in by_masks.row("cam+y").why
 
@@ -527,7 +547,9 @@ def test_localisation_of_calm(calm: Any, tmp_path: Path) -> None:
         (target,) = item.targets
         for key, kind in (("calm", "joint"), ("calm+y", "saliency")):  # all classes together are p(z|x)
             maps[key].append(
-                normalised(calm.explain(item.pixels[None], "calm", targets=target.label, kind=kind).maps[0])
+                min_max_normalise(
+                    calm.explain(item.pixels[None], "calm", targets=target.label, kind=kind).maps[0]
+                )
             )
         masks.append(target.mask)
     for key, own in maps.items():
@@ -545,12 +567,12 @@ def test_cam_of_a_set_by_loops(
 ) -> None:
     sets = [0, 0, 0] if classes == "all" else [0, 1, 0]
     monkeypatch.setattr(superset_cam, "class_sets", lambda name, count: np.array(sets))
-    pictures = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    pictures[1] = 0  # whose maps are constant
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    images[1] = 0  # whose maps are constant
     found = colours.explain(
-        pictures, SupersetCAM(classes=classes), targets=np.array([[0, 1], [2, 1]]), size="map"
+        images, SupersetCAM(classes=classes), targets=np.array([[0, 1], [2, 1]]), size="map"
     )
-    maps = colours.explain(pictures, "cam", targets=np.array([[0, 1, 2]] * 2), size="map").raw
+    maps = colours.explain(images, "cam", targets=np.array([[0, 1, 2]] * 2), size="map").raw
     for n, targets in enumerate(((0, 1), (2, 1))):
         for t, target in enumerate(targets):
             total = np.zeros(maps.shape[2:])
@@ -577,25 +599,25 @@ def test_cues_of_a_small_folder(tmp_path: Path) -> None:
     values = [figures[name].value for name in ("1", "2", "3")]
     assert all(value is not None and 0 < value < 100 for value in values)
     assert figures["mean"].value == pytest.approx(np.mean([value for value in values if value is not None]))
-    assert engine.preprocessing == steps  # the cue pictures were resized whole, by an engine of their own
+    assert engine.preprocessing == steps  # the cue images were resized whole, by an engine of their own
     assert "not admit" in found.row("cam").why
     assert found.row("vargrad").why or found.row("vargrad").figures
 
 
 def test_cues_that_cannot_be_measured(colours: Any, squares: Path, tmp_path: Path) -> None:
-    for data, words in ((None, "needs pictures"), (squares, "there is no images.txt in squares")):
+    for data, words in ((None, "needs images"), (squares, "there is no images.txt in squares")):
         found = reproduce("calm-1", colours, data)
         assert all(words in row.why for row in found.rows if row.published.key == "cam")
-        assert words in markdown(found)
+        assert words in to_markdown(found)
     small_cub(tmp_path / "cub")
     found = reproduce("calm-1", colours, tmp_path / "cub")
     assert found.row("cam").why == "the model has 3 classes and the folder 4"
     assert found.facts["pairs of the folder"] == {"1": 2, "2": 2, "3": 1}
 
 
-def test_walls_on_stacked_pictures(tmp_path: Path) -> None:
+def test_walls_on_stacked_images(tmp_path: Path) -> None:
     engine = camrt.load(
-        walled_model(tmp_path / "walled.onnx"), preprocessing=STEPS, labels=COLOURS, batch_size=8
+        dead_zone_model(tmp_path / "walled.onnx"), preprocessing=PREPROCESSING, labels=COLOURS, batch_size=8
     )
     folder = masked_squares(tmp_path / "squares", count=9)
     for mask in (folder / "masks").rglob("*.png"):
@@ -623,10 +645,10 @@ def test_walls_on_stacked_pictures(tmp_path: Path) -> None:
     assert again.row("gradcam").figures == found.row("gradcam").figures
     (place / "manifest.json").unlink()
     going_on, replacing = replace(options, resume=True), replace(options, overwrite=True)
-    with pytest.raises(InputError, match="holds a set of other pictures, or something else"):
+    with pytest.raises(InputError, match="holds a set of other images, or something else"):
         reproduce("walls", engine, folder, options=going_on, out=tmp_path / "out")
     (place / "mine.png").write_bytes(b"foreign")
-    with pytest.raises(InputError, match="holds a set of other pictures, or something else"):
+    with pytest.raises(InputError, match="holds a set of other images, or something else"):
         reproduce("walls", engine, folder, options=replacing, out=tmp_path / "out")
     (place / "mine.png").unlink()
     place.rmdir()
@@ -634,7 +656,7 @@ def test_walls_on_stacked_pictures(tmp_path: Path) -> None:
     assert anew.row("gradcam").figures == found.row("gradcam").figures
     changed = next(folder.rglob("*.png"))
     Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
-    with pytest.raises(InputError, match="holds a set of other pictures, or something else"):
+    with pytest.raises(InputError, match="holds a set of other images, or something else"):
         reproduce("walls", engine, folder, options=going_on, out=tmp_path / "out")
     plain = reproduce("walls", engine, folder, options=options)
     assert any("not stacked: there is no folder to write them to" in text for text in plain.remarks)
@@ -699,16 +721,16 @@ def test_every_table_runs_and_the_same_seed_gives_the_same_bytes(
     options = Options(count=1, limit=2, step=300, readings=("N2",), assignments=("coverage",))
     written = []
     for attempt in ("first", "second"):
-        run = Run(engine, boxed, options, tmp_path / attempt)
-        for name in TABLES:
+        run = ReproductionRun(engine, boxed, options, tmp_path / attempt)
+        for name in TABLE_TASKS:
             found = reproduce(name, engine, run=run)
-            assert isinstance(found, Reproduced)
+            assert isinstance(found, ReproducedTable)
             assert all(row.figures or row.why for row in found.rows), name
-            assert all(len(cells(found, row)) == len(header(found)) for row in found.rows)
+            assert all(len(row_cells(found, row)) == len(column_titles(found)) for row in found.rows)
         written.append(same_everywhere(tmp_path / attempt))
     assert written[0] == written[1]
-    assert {name.partition("/")[0] for name in written[0]} >= set(TABLES)
-    for name in TABLES:
+    assert {name.partition("/")[0] for name in written[0]} >= set(TABLE_TASKS)
+    for name in TABLE_TASKS:
         results = json.loads(written[0][f"{name}/results.json"])
         assert results["table"] == name
         assert len(results["rows"]) >= 4
@@ -726,7 +748,7 @@ def command() -> Callable[..., Any]:
 def test_the_command_lists_all_tables(command: Callable[..., Any]) -> None:
     answer = command()
     assert answer.exit_code == 0
-    for name, task in TABLES.items():
+    for name, task in TABLE_TASKS.items():
         assert f" {name} " in answer.stdout
         assert task.needs.split()[0] in answer.stdout
 
@@ -735,7 +757,7 @@ def test_the_command_measures(
     command: Callable[..., Any], colours: Any, squares: Path, tmp_path: Path
 ) -> None:
     steps, labels, out = tmp_path / "steps.json", tmp_path / "labels.txt", tmp_path / "out"
-    steps.write_text(STEPS.to_json())
+    steps.write_text(PREPROCESSING.to_json())
     labels.write_text("\n".join(COLOURS))
     given = ["pixab-5", "pixab-4", "--model", colours.path, "--data", squares, "--out", out]
     given += [

@@ -14,27 +14,27 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from annotated import COLOURS, SIDE, STEPS, boxed_squares, colour_model, masked_squares
 from onnx import helper, numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
 import camrt
-from camrt.cli import app
+from camrt.cli.main import app
 from camrt.engine.methods import GradCAM, PixabCAM
-from camrt.engine.run_folders import WRITTEN, held
+from camrt.engine.run_folder import JOURNAL_FILE, lock_folder
 from camrt.errors import DataError, InputError, MethodError
-from camrt.evaluation.box_accuracy import max_box_accuracy
-from camrt.evaluation.curves import ranks_of
 from camrt.evaluation.datasets import read_dataset
-from camrt.evaluation.localisation import energy_in_boxes, pointing_game
-from camrt.evaluation.pixel_precision import pxap
-from camrt.evaluation.report.table import markdown
+from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
+from camrt.evaluation.metrics.curves import ranks_of
+from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
+from camrt.evaluation.metrics.pixel_precision import pxap
 from camrt.evaluation.suite import METRICS, Settings, evaluate
-from camrt.evaluation.suite.measuring import CENTRE, centred, normalised
-from camrt.evaluation.suite.preparing import prepare_sample
-from camrt.evaluation.suite.settings import named_methods, shortened
-from camrt.evaluation.suite.summary import clearly_behind
+from camrt.evaluation.suite.measurement import CENTRE_BASELINE, centre_gaussian, min_max_normalise
+from camrt.evaluation.suite.prepared_sample import prepare_sample
+from camrt.evaluation.suite.report.table import to_markdown
+from camrt.evaluation.suite.settings import format_method, parse_methods
+from camrt.evaluation.suite.summary import is_clearly_behind
+from helpers.annotated_images import COLOURS, PREPROCESSING, SIDE, boxed_squares, colour_model, masked_squares
 
 pytest.importorskip("pyarrow")
 METHODS = ("pixab", "gradcam", "eigen")
@@ -43,7 +43,7 @@ METHODS = ("pixab", "gradcam", "eigen")
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = colour_model(tmp_path_factory.mktemp("model") / "colours.onnx")
-    return camrt.load(path, preprocessing=STEPS, labels=COLOURS, batch_size=16)
+    return camrt.load(path, preprocessing=PREPROCESSING, labels=COLOURS, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +58,20 @@ def found(engine: Any, folder: Path) -> Any:
 
 def prepared(engine: Any, folder: Path) -> list[Any]:
     data = read_dataset(folder, labels=engine.labels, num_classes=3)
-    return [prepare_sample(sample, STEPS, masks=True) for sample in data.samples]
+    return [prepare_sample(sample, PREPROCESSING, masks=True) for sample in data.samples]
 
 
 def test_the_model_knows_its_colours(found: Any) -> None:
-    assert found.results["pictures"]["accuracy"] == 1.0
-    assert found.results["pictures"]["measured"] == 12
+    assert found.results["images"]["accuracy"] == 1.0
+    assert found.results["images"]["measured"] == 12
 
 
 def test_figures_are_what_their_definitions_say(engine: Any, folder: Path, found: Any) -> None:
     items = prepared(engine, folder)
-    pictures = np.stack([item.pixels for item in items])
+    images = np.stack([item.pixels for item in items])
     labels = np.array([item.label for item in items])
     for name in METHODS:
-        explained = engine.explain(pictures, name)
+        explained = engine.explain(images, name)
         assert (explained.targets == labels).all()
         maps, figures = explained.maps, found.figures[name]
         before = explained.probabilities[np.arange(12), labels].astype(float)
@@ -80,33 +80,33 @@ def test_figures_are_what_their_definitions_say(engine: Any, folder: Path, found
             answers = engine.probabilities(engine.predict(np.asarray(altered, np.float32)))
             return answers[np.arange(12), labels].astype(float)
 
-        after = of_class(pictures * maps[:, None])
+        after = of_class(images * maps[:, None])
         drop = np.mean(np.maximum(0, before - after) / before) * 100
         assert figures["drop"]["value"] == pytest.approx(drop, abs=1e-4)
         assert figures["increase"]["value"] == pytest.approx(100 * np.mean(after > before))
         ranks = ranks_of(maps).reshape(12, 1, SIDE, SIDE)
         counts = [*range(0, SIDE * SIDE, 100), SIDE * SIDE]
-        curve = np.stack([of_class(np.where(ranks < count, 0, pictures)) for count in counts])
+        curve = np.stack([of_class(np.where(ranks < count, 0, images)) for count in counts])
         assert figures["deletion"]["curve"] == pytest.approx(curve.mean(axis=1).tolist(), abs=1e-5)
         area = (curve.sum(axis=0) - (curve[0] + curve[-1]) / 2) / (len(counts) - 1)
         assert figures["deletion"]["value"] == pytest.approx(area.mean(), abs=1e-5)
-        small = engine.explain(pictures, name, size="map").maps
+        small = engine.explain(images, name, size="map").maps
         assert figures["compactness"]["value"] == pytest.approx(small.sum(axis=(1, 2)).mean(), rel=1e-5)
         boxes = [item.targets[0].boxes for item in items]
         assert figures["pointing"]["value"] == pytest.approx(100 * pointing_game(maps, boxes).mean())
         assert figures["energy"]["value"] == pytest.approx(100 * energy_in_boxes(maps, boxes).mean())
-        drawn = [item.targets[0].drawn for item in items]
-        flat = np.stack([normalised(one) for one in maps])
+        drawn = [item.targets[0].wsol_boxes for item in items]
+        flat = np.stack([min_max_normalise(one) for one in maps])
         assert figures["maxboxaccv2"]["value"] == pytest.approx(100 * max_box_accuracy(flat, drawn).value)
         first = max_box_accuracy(flat, drawn, (0.5,), contours="largest")
         assert figures["maxboxacc"]["value"] == pytest.approx(100 * first.value)
 
 
-def test_methods_are_compared_picture_by_picture(found: Any) -> None:
+def test_methods_are_compared_image_by_image(found: Any) -> None:
     for metric in ("deletion", "energy"):
         own = {
             name: {
-                row["picture"]: row[metric]
+                row["image"]: row[metric]
                 for row in found.measured.maps
                 if row["method"] == name and row.get(metric) is not None
             }
@@ -122,13 +122,13 @@ def test_methods_are_compared_picture_by_picture(found: Any) -> None:
             assert behind["value"] == pytest.approx(gaps.mean(), abs=1e-9)
             assert behind["error"] == pytest.approx(gaps.std(ddof=1) / np.sqrt(len(gaps)), abs=1e-9)
     eigen = found.figures["eigen"]["energy"]
-    assert clearly_behind(eigen) == (eigen["behind"]["value"] > 2 * eigen["behind"]["error"])
+    assert is_clearly_behind(eigen) == (eigen["behind"]["value"] > 2 * eigen["behind"]["error"])
 
 
 def test_insertion_begins_blurred_and_ends_whole(found: Any) -> None:
     for name in METHODS:
         curve = found.figures[name]["insertion"]["curve"]
-        whole = [row["probability"] for row in found.measured.pictures]
+        whole = [row["probability"] for row in found.measured.images]
         assert curve[-1] == pytest.approx(np.mean(whole))
         assert found.figures[name]["deletion"]["curve"][0] == pytest.approx(np.mean(whole))
 
@@ -144,15 +144,17 @@ def test_random_pixels_are_the_same_for_every_method(found: Any) -> None:
 def test_methods_that_find_the_square_are_better_than_the_middle(found: Any) -> None:
     figures = found.figures
     assert figures["pixab"]["pointing"]["value"] == 100
-    assert figures["pixab"]["energy"]["value"] > figures[CENTRE]["energy"]["value"] + 20
+    assert figures["pixab"]["energy"]["value"] > figures[CENTRE_BASELINE]["energy"]["value"] + 20
     assert figures["pixab"]["deletion"]["value"] < figures["pixab"]["insertion"]["value"]
-    assert set(figures[CENTRE]) == {name for name in found.plan.metrics if METRICS[name].of == "objects"}
+    assert set(figures[CENTRE_BASELINE]) == {
+        name for name in found.plan.metrics if METRICS[name].of == "objects"
+    }
 
 
 def test_what_cannot_be_measured_is_left_out_with_its_reason(engine: Any, folder: Path, found: Any) -> None:
     assert set(found.results["left_out"]) == {"pxap", "mu"}
     assert "masks" in found.results["left_out"]["pxap"]
-    with pytest.raises(InputError, match="pxap cannot be measured: no picture has masks"):
+    with pytest.raises(InputError, match="pxap cannot be measured: no image has masks"):
         evaluate(engine, folder, "pixab", ["pxap"])
 
 
@@ -162,12 +164,12 @@ def test_masks_and_a_dead_zone(engine: Any, tmp_path: Path) -> None:
     dead[24:] = True
     both = evaluate(engine, read(data, engine), METHODS, ["pxap", "mu", "energy"], dead=dead)
     binned = evaluate(engine, read(data, engine), METHODS, ["pxap"], settings=Settings(pxap="reference"))
-    items = [prepare_sample(s, STEPS, masks=True) for s in read(data, engine).samples]
-    pictures = np.stack([item.pixels for item in items])
+    items = [prepare_sample(s, PREPROCESSING, masks=True) for s in read(data, engine).samples]
+    images = np.stack([item.pixels for item in items])
     masks = np.stack([item.targets[0].mask for item in items])
     for name in METHODS:
-        maps = engine.explain(pictures, name).maps
-        flat = np.stack([normalised(one) for one in maps])
+        maps = engine.explain(images, name).maps
+        flat = np.stack([min_max_normalise(one) for one in maps])
         assert both.figures[name]["pxap"]["value"] == pytest.approx(pxap(flat, masks).value, abs=1e-9)
         expected = pxap(flat, masks, definition="reference").value
         assert binned.figures[name]["pxap"]["value"] == pytest.approx(expected, abs=1e-9)
@@ -177,9 +179,9 @@ def test_masks_and_a_dead_zone(engine: Any, tmp_path: Path) -> None:
         assert both.figures[name]["mu"]["error"] == pytest.approx(
             share.std(ddof=1) / len(share) ** 0.5, abs=1e-6
         )
-        assert f"(deviation {share.std(ddof=1):.3f})" in markdown(both.results)
-    middle = pxap(np.repeat(centred((SIDE, SIDE))[None], len(items), 0), masks).value
-    assert both.figures[CENTRE]["pxap"]["value"] == pytest.approx(middle, abs=0.5)
+        assert f"(deviation {share.std(ddof=1):.3f})" in to_markdown(both.results)
+    middle = pxap(np.repeat(centre_gaussian((SIDE, SIDE))[None], len(items), 0), masks).value
+    assert both.figures[CENTRE_BASELINE]["pxap"]["value"] == pytest.approx(middle, abs=0.5)
 
 
 def test_maps_of_a_file_that_crops_are_judged_where_they_lie(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_maps_of_a_file_that_crops_are_judged_where_they_lie(tmp_path: Path) -> 
         inner.graph.initializer.append(numpy_helper.from_array(np.array(values), name))
     inner.graph.node.insert(0, helper.make_node("Slice", ["input", "starts", "ends", "axes"], ["cropped"]))
     onnx.save(inner, tmp_path / "cropping.onnx")
-    engine = camrt.load(tmp_path / "cropping.onnx", preprocessing=STEPS, labels=COLOURS)
+    engine = camrt.load(tmp_path / "cropping.onnx", preprocessing=PREPROCESSING, labels=COLOURS)
     del inner.graph.node[0]
     inner.graph.node[0].input[0] = "input"
     for axis, length in ((2, 24), (3, SIDE - 8)):
@@ -199,11 +201,11 @@ def test_maps_of_a_file_that_crops_are_judged_where_they_lie(tmp_path: Path) -> 
     behind = camrt.load(tmp_path / "behind.onnx")
     data = masked_squares(tmp_path / "masked")
     found = evaluate(engine, read(data, engine), ["gradcam"], ["pxap", "energy"])
-    items = [prepare_sample(s, STEPS, masks=True) for s in read(data, engine).samples]
+    items = [prepare_sample(s, PREPROCESSING, masks=True) for s in read(data, engine).samples]
     cropped = np.stack([item.pixels[:, 4:28, 8:] for item in items])
     labels = np.array([item.targets[0].label for item in items])
     maps = np.pad(behind.explain(cropped, "gradcam", targets=labels).maps, ((0, 0), (4, SIDE - 28), (8, 0)))
-    flat = np.stack([normalised(one) for one in maps])
+    flat = np.stack([min_max_normalise(one) for one in maps])
     masks = np.stack([item.targets[0].mask for item in items])
     assert found.figures["gradcam"]["pxap"]["value"] == pytest.approx(pxap(flat, masks).value, abs=1e-3)
 
@@ -221,31 +223,31 @@ def test_nothing_is_run_twice(engine: Any, folder: Path) -> None:
     assert two.results["passes"] == one.results["passes"]
     assert two.results["alike"] == [["a", "b"]]
     assert one.results["alike"] == []
-    # a trunk pass and 10 partial deletions and one masked picture each; the picture of zeros once for all
+    # a trunk pass and 10 partial deletions and one masked image each; the image of zeros once for all
     assert one.results["passes"] == 12 * (1 + 10 + 1) + 1
 
 
 def test_a_method_that_the_model_refuses_is_named(tmp_path: Path, folder: Path) -> None:
     path = colour_model(tmp_path / "hidden.onnx", hidden=True)
-    hidden = camrt.load(path, preprocessing=STEPS, labels=COLOURS)
+    hidden = camrt.load(path, preprocessing=PREPROCESSING, labels=COLOURS)
     with pytest.raises(MethodError, match=r"does not admit cam: .*; calm: "):
         evaluate(hidden, folder, ["cam", "pixab", "calm"], "drop")
 
 
 def test_methods_by_text_and_by_value() -> None:
-    built = named_methods(["pixab:denominators=N1:boxes=[[1,1],[1,2]]", "score"])
+    built = parse_methods(["pixab:denominators=N1:boxes=[[1,1],[1,2]]", "score"])
     assert next(iter(built.values())) == PixabCAM(denominators="N1", boxes=((1, 1), (1, 2)))
-    assert shortened(next(iter(built.values()))) == "pixab:denominators=N1:boxes=[[1,1],[1,2]]"
-    assert named_methods([shortened(PixabCAM(denominators="N1"))]) == {
+    assert format_method(next(iter(built.values()))) == "pixab:denominators=N1:boxes=[[1,1],[1,2]]"
+    assert parse_methods([format_method(PixabCAM(denominators="N1"))]) == {
         "pixab:denominators=N1": PixabCAM(denominators="N1")
     }
-    assert named_methods("gradcam", "library")["gradcam"].postprocess == "library"
+    assert parse_methods("gradcam", "library")["gradcam"].postprocess == "library"
     with pytest.raises(MethodError, match="did you mean 'pixab'"):
-        named_methods(["pixap"])
+        parse_methods(["pixap"])
     with pytest.raises(InputError, match="two methods are called"):
-        named_methods(["score", "score"])
+        parse_methods(["score", "score"])
     with pytest.raises(InputError, match="no method"):
-        named_methods([])
+        parse_methods([])
 
 
 @pytest.mark.parametrize(
@@ -264,14 +266,14 @@ def test_unknown_metrics_and_empty_folders(engine: Any, tmp_path: Path) -> None:
         evaluate(engine, tmp_path, "pixab")
 
 
-def test_broken_pictures_are_listed_and_the_rest_is_measured(engine: Any, tmp_path: Path) -> None:
+def test_broken_images_are_listed_and_the_rest_is_measured(engine: Any, tmp_path: Path) -> None:
     data = boxed_squares(tmp_path / "squares", 4)
     whole = (data / "001.png").read_bytes()
     (data / "001.png").write_bytes(whole[: len(whole) // 2])
     with (data / "boxes.csv").open("a") as file:
         file.write("002.png,mauve,1,1,5,5\n")
     found = evaluate(engine, data, "pixab", ["drop", "pointing"])
-    assert found.results["pictures"]["measured"] == 3
+    assert found.results["images"]["measured"] == 3
     assert found.figures["pixab"]["drop"]["counted"] == 3
     problems = "\n".join(found.results["problems"])
     assert "001.png: not measured" in problems
@@ -284,12 +286,12 @@ def test_the_same_seed_gives_the_same_bytes(engine: Any, folder: Path, tmp_path:
         evaluate(engine, folder, METHODS, settings=settings, out=tmp_path / name)
     for path in sorted((tmp_path / "one").iterdir()):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
-    tables = {"maps.parquet", "objects.parquet", "pictures.parquet"}
+    tables = {"maps.parquet", "objects.parquet", "images.parquet"}
     written = {path.name for path in (tmp_path / "one").iterdir()}
     notes = {"run.json", "written.jsonl"}
     assert written == tables | notes | {"report.html", "results.json", "table.md"}
     results = json.loads((tmp_path / "one" / "results.json").read_text())
-    assert results["pictures"]["drawn"] == 9
+    assert results["images"]["drawn"] == 9
     assert results["model"]["sha256"] == engine.sha256
 
 
@@ -325,7 +327,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_the_same(engine: Any, folder: Pat
         process.wait()
     assert not (killed / "results.json").exists()
     kept = sorted((killed / "parts").glob("*-note.json"))
-    assert len(kept) == 2  # blocks of two pictures; the third was being measured
+    assert len(kept) == 2  # blocks of two images; the third was being measured
     stamps = [path.stat().st_mtime_ns for path in kept]
     with pytest.raises(InputError, match="--resume"):
         evaluate(engine, folder, ["pixab", "gradcam"], settings=Settings(step=150), out=killed)
@@ -333,10 +335,10 @@ def test_a_run_that_is_killed_goes_on_and_ends_the_same(engine: Any, folder: Pat
     subprocess.run([*command[:-1], str(whole), ""], env=environment, check=True)
     # One more block half written: a part that is not noted as finished does not count.
     (killed / "parts" / "000002-maps.parquet").write_bytes(b"torn")
-    with (killed / WRITTEN).open("a") as file:
-        names = ("pictures.parquet", "objects.parquet", "maps.parquet", "note.json")
+    with (killed / JOURNAL_FILE).open("a") as file:
+        names = ("images.parquet", "objects.parquet", "maps.parquet", "note.json")
         file.write(json.dumps({"writes": [f"parts/000002-{name}" for name in names]}) + "\n")
-    loaded = camrt.load(model, preprocessing=STEPS, labels=COLOURS, batch_size=2)
+    loaded = camrt.load(model, preprocessing=PREPROCESSING, labels=COLOURS, batch_size=2)
     seen: list[float] = []
 
     def told(done: float, total: int) -> None:
@@ -393,13 +395,13 @@ def test_other_contents_of_equal_names_and_sizes_are_not_mixed(engine: Any, tmp_
 
 
 def test_two_evaluations_do_not_share_a_folder(engine: Any, folder: Path, tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(InputError, match="being written by another run"):
+    with lock_folder(tmp_path), pytest.raises(InputError, match="being written by another run"):
         evaluate(engine, folder, "pixab", "drop", out=tmp_path)
 
 
 def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: Path) -> None:
     steps = tmp_path / "steps.json"
-    steps.write_text(STEPS.to_json())
+    steps.write_text(PREPROCESSING.to_json())
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(COLOURS))
     out = tmp_path / "out"
@@ -410,7 +412,7 @@ def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: P
     )
     assert run.exit_code == 0, run.output
     assert "gradcam:score=probability" in run.output
-    assert "pxap: not measured: no picture has masks" in run.output
+    assert "pxap: not measured: no image has masks" in run.output
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 3
     assert page.count("data:image/jpeg;base64,") == 3 * 3
@@ -428,13 +430,13 @@ def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: P
 def test_the_command_line_draws_layers_anew(engine: Any, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     steps = tmp_path / "steps.json"
-    steps.write_text(STEPS.to_json())
+    steps.write_text(PREPROCESSING.to_json())
     asked = ["--methods", "eigen,gradcam", "--stages", "2", "--limit", "4", "--preprocessing", str(steps)]
     run = CliRunner().invoke(app, ["evaluate", "sanity", str(engine.path), str(folder), *asked])
     assert run.exit_code == 0, run.output
     first = next(line for line in run.output.splitlines() if "1 of 2" in line)
     assert "1.00, 1.00" in first  # eigen does not see the head, which is drawn first
-    assert "means over 4 pictures" in run.output
+    assert "means over 4 images" in run.output
 
     into = [str(engine.path), str(folder), *asked, "-o", str(tmp_path / "drawn")]
     kept = CliRunner().invoke(app, ["evaluate", "sanity", *into])
@@ -443,9 +445,9 @@ def test_the_command_line_draws_layers_anew(engine: Any, folder: Path, tmp_path:
     assert np.shape(results["spearman"]) == (2, 2, 4)
     for options, code, said in (
         ([], 2, "--resume"),
-        (["--resume"], 0, "means over 4 pictures"),
+        (["--resume"], 0, "means over 4 images"),
         (["--resume", "--seed", "1"], 2, "settings differ"),
-        (["--overwrite", "--seed", "1"], 0, "means over 4 pictures"),
+        (["--overwrite", "--seed", "1"], 0, "means over 4 images"),
     ):
         again = CliRunner().invoke(app, ["evaluate", "sanity", *into, *options])
         assert again.exit_code == code, again.output
@@ -457,7 +459,7 @@ def test_the_command_line_draws_layers_anew(engine: Any, folder: Path, tmp_path:
 
 def test_the_command_line_finds_walls(engine: Any, folder: Path, tmp_path: Path) -> None:
     steps = tmp_path / "steps.json"
-    steps.write_text(STEPS.to_json())
+    steps.write_text(PREPROCESSING.to_json())
     shared = [str(engine.path), str(folder), "--preprocessing", str(steps), "--methods", "gradcam,hirescam"]
     seeing = CliRunner().invoke(app, ["evaluate", "walls", *shared, "-o", str(tmp_path / "none")])
     assert seeing.exit_code == 0, seeing.output

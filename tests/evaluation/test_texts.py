@@ -10,13 +10,13 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from annotated import COLOURS, STEPS, boxed_squares, colour_model
 from hypothesis import given
 from markdown_it import MarkdownIt
 
 import camrt
-from camrt.evaluation.report.texts import html_text, json_text, markdown_text
+from camrt.evaluation.escaping import escape_html, escape_markdown, to_json_bytes
 from camrt.evaluation.suite import Settings, evaluate
+from helpers.annotated_images import COLOURS, PREPROCESSING, boxed_squares, colour_model
 
 NASTY = "a|b\n`c`_d_<img src=x onerror=e()>&lt;[e](http://f)*g*~~h~~\x1b[2J\u202e$i$\udcff"
 TEXTS = st.text() | st.sampled_from([NASTY, "=1+1", "|", "\\", "\\|", "`", "#x", "- x"])
@@ -25,7 +25,7 @@ TEXTS = st.text() | st.sampled_from([NASTY, "=1+1", "|", "\\", "\\|", "`", "#x",
 @given(TEXTS)
 def test_a_cell_of_markdown_shows_the_text(text: str) -> None:
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(
-        f"| t |\n| --- |\n| x{markdown_text(text)}x |\n"
+        f"| t |\n| --- |\n| x{escape_markdown(text)}x |\n"
     )
     (cell,) = [token for token in tokens if token.type == "inline"][1:]
     assert cell.children is not None
@@ -51,7 +51,7 @@ class Texts(HTMLParser):
 @given(TEXTS)
 def test_a_page_shows_the_text(text: str) -> None:
     page = Texts()
-    page.feed(f'<b title="{html_text(text)}">{html_text(text)}</b>')
+    page.feed(f'<b title="{escape_html(text)}">{escape_html(text)}</b>')
     page.close()
     kept = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
     assert page.tags == [("b", [("title", kept)])]
@@ -59,11 +59,11 @@ def test_a_page_shows_the_text(text: str) -> None:
 
 
 def test_json_holds_bytes_that_are_no_text() -> None:
-    assert json.loads(json_text({"name": "\udcffé"})) == {"name": "\udcffé"}
+    assert json.loads(to_json_bytes({"name": "\udcffé"})) == {"name": "\udcffé"}
 
 
 def odd_names(folder: Path) -> None:
-    """Renames pictures to what file systems allow."""
+    """Renames images to what file systems allow."""
     (folder / "000.png").rename(folder / "_a|b`$c$`.png")
     if sys.platform == "linux":
         (folder / "001.png").rename(folder / os.fsdecode(b"\xff<b>\n.png"))
@@ -75,8 +75,8 @@ def test_a_report_of_odd_names(tmp_path: Path) -> None:
     folder = boxed_squares(tmp_path / "a|b_c_", 3)
     (folder / "boxes.csv").unlink()
     odd_names(folder)
-    (folder / "broken|.png").write_text("no picture")
-    engine = camrt.load(colour_model(tmp_path / "m|_<b>_.onnx"), preprocessing=STEPS, labels=COLOURS)
+    (folder / "broken|.png").write_text("no image")
+    engine = camrt.load(colour_model(tmp_path / "m|_<b>_.onnx"), preprocessing=PREPROCESSING, labels=COLOURS)
     methods = {"$a|_<script>": "gradcam", "_b\n": "eigen"}
     settings = Settings(step=400)
     for name in ("one", "two"):
@@ -90,7 +90,7 @@ def test_a_report_of_odd_names(tmp_path: Path) -> None:
     assert "<script" not in page
     assert "$a|_&lt;script&gt;" in page
     results = json.loads((tmp_path / "one" / "results.json").read_bytes())
-    assert results["pictures"]["measured"] == 3
+    assert results["images"]["measured"] == 3
     evaluate(
         engine, folder, methods, ["drop", "deletion"], settings=settings, out=tmp_path / "one", resume=True
     )

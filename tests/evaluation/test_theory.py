@@ -10,28 +10,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles import one_layer as oracle
 from PIL import Image
 from typer.testing import CliRunner
 
 import camrt
-from camrt.cli import app
-from camrt.errors import InputError, PictureError
-from camrt.evaluation.walls import theory
-from camrt.evaluation.walls.narrow_vgg import paper_dead_rows, save_narrow_vgg
-from camrt.evaluation.walls.one_layer import OneLayerCNN, patches_of
-from camrt.evaluation.walls.statements import PARTS, Statement, Subject
-from camrt.evaluation.walls.theory import TheorySettings, measure_theory
+from camrt.cli.main import app
+from camrt.errors import ImageError, InputError
+from camrt.evaluation.dead_zone import theory
+from camrt.evaluation.dead_zone.narrow_vgg import paper_dead_rows, save_narrow_vgg
+from camrt.evaluation.dead_zone.one_layer_cnn import OneLayerCNN, extract_patches
+from camrt.evaluation.dead_zone.statements import STATEMENT_CHECKS, Statement, TheoryInputs
+from camrt.evaluation.dead_zone.theory import TheorySettings, measure_theory
+from helpers.oracles import one_layer as oracle
 
 QUICK = TheorySettings(filters=24, draws=400)
 
 
 @pytest.fixture(scope="module")
-def measured() -> theory.Theory:
+def measured() -> theory.TheoryResult:
     return measure_theory(QUICK)
 
 
-def value(found: theory.Theory, words: str) -> Statement:
+def value(found: theory.TheoryResult, words: str) -> Statement:
     (statement,) = [one for one in found.statements if words in one.text]
     return statement
 
@@ -41,7 +41,7 @@ def value(found: theory.Theory, words: str) -> Statement:
 
 @pytest.mark.parametrize("widths", [(3,), (6, 2), (6, 5, 2)])
 def test_runs_alone_give_the_weights_of_proposition_2(widths: tuple[int, ...]) -> None:
-    network = OneLayerCNN.drawn((9, 9), 5, 2, 2, widths, seed=3).mask_lower(2)
+    network = OneLayerCNN.random((9, 9), 5, 2, 2, widths, seed=3).mask_lower(2)
     xi = np.random.default_rng(1).random((9, 9))
     for target in range(widths[-1]):
         found = network.difference_weights(xi, target)
@@ -64,8 +64,10 @@ def test_a_unit_at_zero_has_no_derivative() -> None:
 @pytest.mark.parametrize(("side", "seen"), [(5, 3), (9, 5), (29, 15)])
 def test_the_rows_that_are_seen(side: int, seen: int) -> None:
     """Specification D1: of 29 rows 15 to 28 are unseen; of 9 those from 5 on."""
-    subject = TheorySettings(filters=8, side=side, draws=2).subject()
-    (rows,) = [one for one in PARTS["Proposition 2"](subject) if one.text.startswith("rows of the picture")]
+    subject = TheorySettings(filters=8, side=side, draws=2).make_inputs()
+    (rows,) = [
+        one for one in STATEMENT_CHECKS["Proposition 2"](subject) if one.text.startswith("rows of the image")
+    ]
     assert (rows.theory, rows.value, rows.holds) == (seen, seen, True)
 
 
@@ -80,9 +82,9 @@ def constant(V: int) -> float:
     )
 
 
-def test_the_expectations_are_the_specifications(measured: theory.Theory) -> None:
-    xi, V = QUICK.subject().xi, QUICK.filters
-    norms = np.sqrt((patches_of(xi, 2) ** 2).sum(axis=(2, 3)))
+def test_the_expectations_are_the_specifications(measured: theory.TheoryResult) -> None:
+    xi, V = QUICK.make_inputs().xi, QUICK.filters
+    norms = np.sqrt((extract_patches(xi, 2) ** 2).sum(axis=(2, 3)))
     expected = norms * constant(V) / (2 * math.sqrt(math.pi) * 4 * math.sqrt(16))
     bound = norms * math.sqrt(V) * (1 - 20 / V) / (4 * math.sqrt(math.pi) * 4 * math.sqrt(16))
     assert value(measured, "c_V").theory == pytest.approx(constant(V), rel=1e-12)
@@ -114,7 +116,7 @@ def drawn_maps(xi: Any, V: int) -> Any:
     rng = np.random.default_rng(QUICK.seed)
     filters = rng.standard_normal((QUICK.draws, V, 4))
     alpha = rng.standard_normal((QUICK.draws, V, 8)).sum(axis=2) / 64
-    flat = patches_of(xi, 2).reshape(64, 4)
+    flat = extract_patches(xi, 2).reshape(64, 4)
     summed = np.zeros((QUICK.draws, 64))
     for v in range(V):
         summed += alpha[:, v, None] * np.maximum(filters[:, v] @ flat.T, 0)
@@ -122,14 +124,14 @@ def drawn_maps(xi: Any, V: int) -> Any:
 
 
 def test_with_few_filters_the_bound_says_nothing_and_is_left_out() -> None:
-    found = PARTS["Theorem 3"](TheorySettings(filters=20, draws=50).subject())
+    found = STATEMENT_CHECKS["Theorem 3"](TheorySettings(filters=20, draws=50).make_inputs())
     assert not any("bound" in one.text for one in found)
 
 
 # ---------------------------------------------------------------- the masked VGG-16
 
 
-def test_the_dead_rows_of_the_specification(measured: theory.Theory) -> None:
+def test_the_dead_rows_of_the_specification(measured: theory.TheoryResult) -> None:
     rows = [one for one in measured.parts["masked VGG-16"] if "rows kept" in one.text]
     assert [one.theory for one in rows] == [118, 102, 86, 70, 54, 38, 22, 6, 0]
     assert all(one.holds and one.error == 0 for one in rows)
@@ -140,7 +142,7 @@ def test_the_dead_rows_of_the_specification(measured: theory.Theory) -> None:
 
 def test_the_narrow_network_is_the_one_to_train_with_fewer_channels(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from camrt.evaluation.walls.narrow_vgg import BLOCKS
+    from camrt.evaluation.dead_zone.narrow_vgg import BLOCKS
     from camrt.training.masked_vgg import MaskedVGG, dead_rows
 
     save_narrow_vgg(tmp_path / "narrow.onnx", 5, seed=2)
@@ -158,10 +160,10 @@ def test_the_narrow_network_is_the_one_to_train_with_fewer_channels(tmp_path: Pa
     state = dict(twin.state_dict())
     state |= dict(zip(own, weights.values(), strict=True))
     twin.load_state_dict(state)  # which applies the mask: the file's must be the same
-    pictures = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
     with torch.no_grad():
-        expected = twin(torch.from_numpy(pictures)).numpy()
-    np.testing.assert_allclose(engine.predict(pictures), expected, rtol=1e-3, atol=1e-5)
+        expected = twin(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(engine.predict(images), expected, rtol=1e-3, atol=1e-5)
     assert [paper_dead_rows(kept) for kept in range(1, 15)] == [dead_rows(kept) for kept in range(1, 15)]
     with pytest.raises(InputError, match="between 1 and the map's 14 rows"):
         save_narrow_vgg(tmp_path / "no.onnx", 15)
@@ -170,7 +172,7 @@ def test_the_narrow_network_is_the_one_to_train_with_fewer_channels(tmp_path: Pa
 # ---------------------------------------------------------------- what holds
 
 
-def test_what_holds_and_what_does_not(measured: theory.Theory) -> None:
+def test_what_holds_and_what_does_not(measured: theory.TheoryResult) -> None:
     by_chance = Statement("a", 1.0, 1.05, 0.02)
     assert by_chance.holds
     assert not replace(by_chance, value=1.07).holds
@@ -178,11 +180,11 @@ def test_what_holds_and_what_does_not(measured: theory.Theory) -> None:
     assert Statement("c", 1.0, 1.0, relation="≥").holds
     assert not Statement("c", 1.0, 0.999, 0.1, relation="≥").holds
     assert not Statement("d", 0.0, 0.0, relation=">").holds
-    assert theory.verdict(measured).startswith("all 27 statements hold")
-    changed = theory.Theory(QUICK, {"part": [by_chance, Statement("rows", 54, 53)]})
-    assert theory.verdict(changed) == "1 of 2 statements do not hold: rows"
-    assert "| rows | 54 | 53 | exact |  | no |" in theory.markdown(changed)
-    assert "| a | 1 | 1.05 | ± 0.02 | 2.50 errors | yes |" in theory.markdown(changed)
+    assert theory.format_verdict(measured).startswith("all 27 statements hold")
+    changed = theory.TheoryResult(QUICK, {"part": [by_chance, Statement("rows", 54, 53)]})
+    assert theory.format_verdict(changed) == "1 of 2 statements do not hold: rows"
+    assert "| rows | 54 | 53 | exact |  | no |" in theory.to_markdown(changed)
+    assert "| a | 1 | 1.05 | ± 0.02 | 2.50 errors | yes |" in theory.to_markdown(changed)
 
 
 @pytest.mark.parametrize(
@@ -201,10 +203,10 @@ def test_settings_out_of_range(given: dict[str, Any], words: str) -> None:
         TheorySettings(**given)
 
 
-def test_a_picture_is_made_grey_and_padded_as_the_paper_pads(tmp_path: Path) -> None:
+def test_per_image_is_made_grey_and_padded_as_the_paper_pads(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "digit.png")
-    xi = TheorySettings(picture=tmp_path / "digit.png").subject().xi
+    xi = TheorySettings(image=tmp_path / "digit.png").make_inputs().xi
     assert xi.shape == (9, 9)
     assert not xi[0].any()
     assert not xi[:, -1].any()
@@ -212,10 +214,10 @@ def test_a_picture_is_made_grey_and_padded_as_the_paper_pads(tmp_path: Path) -> 
     pixels[4:] = 0
     Image.fromarray(pixels).save(tmp_path / "half.png")
     with pytest.raises(InputError, match="the lower half is black"):
-        TheorySettings(picture=tmp_path / "half.png").subject()
-    (tmp_path / "no.png").write_bytes(b"no picture")
-    with pytest.raises(PictureError):
-        TheorySettings(picture=tmp_path / "no.png").subject()
+        TheorySettings(image=tmp_path / "half.png").make_inputs()
+    (tmp_path / "no.png").write_bytes(b"no image")
+    with pytest.raises(ImageError):
+        TheorySettings(image=tmp_path / "no.png").make_inputs()
 
 
 # ---------------------------------------------------------------- the command
@@ -230,7 +232,7 @@ def test_the_command_writes_resumes_and_replaces(tmp_path: Path, monkeypatch: py
     calls: list[str] = []
 
     def part(name: str, *, fails: bool = False) -> Any:
-        def measure(subject: Subject) -> list[Statement]:
+        def measure(subject: TheoryInputs) -> list[Statement]:
             calls.append(name)
             if fails:
                 raise InputError("broken")
@@ -240,14 +242,16 @@ def test_the_command_writes_resumes_and_replaces(tmp_path: Path, monkeypatch: py
 
     out = tmp_path / "out"
     asked = ("--theory", "--filters", 3, "--draws", 4, "--out", out)
-    monkeypatch.setattr(theory, "PARTS", {"first": part("first"), "second": part("second", fails=True)})
+    monkeypatch.setattr(
+        theory, "STATEMENT_CHECKS", {"first": part("first"), "second": part("second", fails=True)}
+    )
     broken = command(*asked)
     assert (broken.exit_code, "broken" in broken.stderr) == (2, True)
     assert not (out / "table.md").exists()
     refused = command(*asked)
     assert refused.exit_code == 2
     assert "--resume" in refused.stderr
-    monkeypatch.setattr(theory, "PARTS", {"first": part("first"), "second": part("second")})
+    monkeypatch.setattr(theory, "STATEMENT_CHECKS", {"first": part("first"), "second": part("second")})
     done = command(*asked, "--resume")
     assert done.exit_code == 0, done.output
     assert calls == ["first", "second", "second"]
@@ -270,8 +274,8 @@ def test_the_command_writes_resumes_and_replaces(tmp_path: Path, monkeypatch: py
 
 
 def test_the_command_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = {name: part for name, part in PARTS.items() if name != "masked VGG-16"}
-    monkeypatch.setattr(theory, "PARTS", own)  # it is measured above
+    own = {name: part for name, part in STATEMENT_CHECKS.items() if name != "masked VGG-16"}
+    monkeypatch.setattr(theory, "STATEMENT_CHECKS", own)  # it is measured above
     answer = command("--theory", "--draws", 300, "--filters", 24, "--out", tmp_path / "out")
     assert answer.exit_code == 0, answer.output
     assert "all 12 statements hold" in answer.stdout
@@ -285,7 +289,7 @@ def test_the_command_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (("--theory", "--dead-rows", "3"), "takes no --dead-rows"),
         (("--theory", "--activation", "softmax"), "takes no --activation"),
         (("model.onnx", "photos", "--draws", "5"), "--draws is for --theory alone"),
-        (("model.onnx",), "say which MODEL, and a folder of pictures; or --theory"),
+        (("model.onnx",), "say which MODEL, and a folder of images; or --theory"),
         (("--theory", "--resume", "--overwrite"), "not both"),
         (("--theory", "--side", "7"), "one more than a multiple of 4"),
     ],

@@ -11,18 +11,23 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from labelled import CLASSES, coloured_squares
 from onnx import numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
 import camrt
-from camrt.cli import app
+from camrt.cli.main import app
 from camrt.errors import DataError, InputError, ModelFileError
-from camrt.evaluation.reproduce import brain
-from camrt.evaluation.reproduce.checkpoints import onnx_of_checkpoint, read_weights
-from camrt.evaluation.transfer import Transfer, first_layer, held_out, train_layer
-from camrt.export.vgg import vgg_of_weights
+from camrt.evaluation.papers import pixab_brain
+from camrt.evaluation.papers.checkpoints import read_weights, write_checkpoint_as_onnx
+from camrt.evaluation.papers.last_layer_training import (
+    LastLayerSettings,
+    draw_held_out,
+    initialise_layer,
+    train_layer,
+)
+from camrt.export.vgg import build_vgg
+from helpers.labelled_images import CLASSES, coloured_squares
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -31,7 +36,7 @@ SIZE = 16
 
 
 class Twin(nn.Module):
-    """torchvision's VGG, narrower and shallower: two blocks, pictures of 16×16, ten classes."""
+    """torchvision's VGG, narrower and shallower: two blocks, images of 16×16, ten classes."""
 
     def __init__(self, *, normalised: bool = False) -> None:
         super().__init__()
@@ -52,8 +57,8 @@ class Twin(nn.Module):
             nn.Linear(12, 10),
         )
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.avgpool(self.features(pictures)).flatten(1))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +85,9 @@ def test_adam_is_torchs() -> None:
     """Every step as torch takes it, in float64, from the same first weights and in the same order."""
     rng = np.random.default_rng(1)
     features, classes = rng.standard_normal((23, 5)), rng.integers(0, 3, 23)
-    how = Transfer(epochs=4, lr=0.02, batch_size=8, seed=3)
+    how = LastLayerSettings(epochs=4, lr=0.02, batch_size=8, seed=3)
     layer, losses = train_layer(features, classes, 3, how)
-    start = first_layer(5, 3, 3)
+    start = initialise_layer(5, 3, 3)
     assert np.abs(start.weight).max() <= 1 / 5**0.5
     twin = nn.Linear(5, 3).double()
     with torch.no_grad():
@@ -109,7 +114,7 @@ def test_adam_is_torchs() -> None:
 
 def test_large_logits_are_no_trouble() -> None:
     layer, losses = train_layer(
-        np.array([[1e6, 0.0], [0.0, 1e6]]), np.array([0, 1]), 2, Transfer(epochs=3, lr=1.0)
+        np.array([[1e6, 0.0], [0.0, 1e6]]), np.array([0, 1]), 2, LastLayerSettings(epochs=3, lr=1.0)
     )
     assert np.isfinite(losses).all()
     assert np.isfinite(layer.weight).all()
@@ -117,22 +122,22 @@ def test_large_logits_are_no_trouble() -> None:
 
 def test_a_share_of_each_class_is_held_out() -> None:
     classes = np.array([0] * 10 + [1] * 5 + [2] * 2)
-    held = held_out(classes, "abc", 0.2, 0)
+    held = draw_held_out(classes, "abc", 0.2, 0)
     assert [int(held[classes == label].sum()) for label in range(3)] == [2, 1, 1]
-    assert not np.array_equal(held, held_out(classes, "abc", 0.2, 1))
-    with pytest.raises(DataError, match="class 'd' has 1 pictures that can be read: two are needed"):
-        held_out(np.array([0, 0, 1]), "cd", 0.2, 0)
+    assert not np.array_equal(held, draw_held_out(classes, "abc", 0.2, 1))
+    with pytest.raises(DataError, match="class 'd' has 1 images that can be read: two are needed"):
+        draw_held_out(np.array([0, 0, 1]), "cd", 0.2, 0)
 
 
 @pytest.mark.parametrize("change", [{"epochs": 0}, {"lr": 0.0}, {"share": 1.0}, {"batch_size": 0}])
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
-        Transfer(**change)
+        LastLayerSettings(**change)
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
     with pytest.raises(InputError, match="must be \\(N, K\\) and finite"):
-        train_layer(np.array([[np.inf], [0.0]]), np.array([0, 1]), 2, Transfer())
+        train_layer(np.array([[np.inf], [0.0]]), np.array([0, 1]), 2, LastLayerSettings())
 
 
 # --- a VGG of its weights
@@ -144,7 +149,7 @@ def test_the_network_of_a_state_dict(normalised: bool, tmp_path: Path) -> None:
     module = Twin(normalised=normalised)
     module(torch.randn(8, 3, SIZE, SIZE))  # moves the running statistics
     module.eval()
-    model, size = vgg_of_weights(arrays(module))
+    model, size = build_vgg(arrays(module))
     assert size == SIZE
     onnx.save(model, tmp_path / "vgg.onnx")
     engine = camrt.load(tmp_path / "vgg.onnx")
@@ -157,7 +162,7 @@ def test_the_network_of_a_state_dict(normalised: bool, tmp_path: Path) -> None:
 
 
 def test_vgg16s_own_names_and_sizes() -> None:
-    """Of the paper's network: thirteen convolutions, five pools, pictures of 224×224."""
+    """Of the paper's network: thirteen convolutions, five pools, images of 224×224."""
     blocks, index, inputs = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3), 0, 3
     weights: dict[str, np.ndarray] = {}
 
@@ -172,7 +177,7 @@ def test_vgg16s_own_names_and_sizes() -> None:
         index += 1
     assert index == 31
     weights |= {"classifier.0.weight": empty(2, 25088), "classifier.0.bias": empty(2)}
-    model, size = vgg_of_weights(weights)
+    model, size = build_vgg(weights)
     kinds = [node.op_type for node in model.graph.node]
     assert size == 224
     assert (kinds.count("Conv"), kinds.count("MaxPool"), kinds.count("Gemm")) == (13, 5, 1)
@@ -193,7 +198,7 @@ def test_vgg16s_own_names_and_sizes() -> None:
 def test_other_weights_are_refused(twin: Twin, change: dict[str, Any], words: str) -> None:
     weights = {**arrays(twin), **change}
     with pytest.raises(ModelFileError, match=words):
-        vgg_of_weights({name: value for name, value in weights.items() if value is not None})
+        build_vgg({name: value for name, value in weights.items() if value is not None})
 
 
 # --- checkpoints
@@ -215,7 +220,7 @@ def test_checkpoints_as_users_have_them(twin: Twin, checkpoint: Path, tmp_path: 
     assert all(np.abs(value - expected[name]).max() < 1e-3 for name, value in found.items())
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file(twin.state_dict(), tmp_path / "vgg.safetensors")
-    files = [onnx_of_checkpoint(path, tmp_path) for path in (checkpoint, tmp_path / "vgg.safetensors")]
+    files = [write_checkpoint_as_onnx(path, tmp_path) for path in (checkpoint, tmp_path / "vgg.safetensors")]
     assert files[0] == files[1]
     assert camrt.load(files[0]).preprocessing == camrt.Preprocessing.named("imagenet", (SIZE, SIZE))
 
@@ -235,7 +240,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
         read_weights(tmp_path / "nowhere.pth")
     torch.save({"weight": torch.ones(2)}, tmp_path / "small.pth")
     with pytest.raises(ModelFileError, match=r"small.pth: these are no weights of torchvision's VGG.*weight"):
-        onnx_of_checkpoint(tmp_path / "small.pth", tmp_path)
+        write_checkpoint_as_onnx(tmp_path / "small.pth", tmp_path)
     assert "boom" not in capsys.readouterr().out
 
 
@@ -244,8 +249,8 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = coloured_squares(tmp_path_factory.mktemp("squares") / "pictures", each=6, side=24)
-    (folder / "red" / "broken.png").write_bytes(b"no picture")
+    folder = coloured_squares(tmp_path_factory.mktemp("squares") / "images", each=6, side=24)
+    (folder / "red" / "broken.png").write_bytes(b"no image")
     return folder
 
 
@@ -267,8 +272,8 @@ def test_figure_12_from_a_checkpoint(twin: Twin, checkpoint: Path, squares: Path
     assert all(set(row["measured"]) == {"drop", "compactness"} for row in results["rows"])
     facts = results["facts"]["last layer"]
     assert facts["labels"] == list(CLASSES)
-    assert facts["pictures"] == 15
-    assert results["facts"]["pictures"]["measured"] == 3
+    assert facts["images"] == 15
+    assert results["facts"]["images"]["measured"] == 3
     assert f"and on {100 * facts['right on held out']:.1f} % of the 3 held-out ones" in " ".join(
         results["remarks"]
     )
@@ -281,14 +286,14 @@ def test_figure_12_from_a_checkpoint(twin: Twin, checkpoint: Path, squares: Path
     files = sorted(path for path in squares.rglob("*.png") if path.name != "broken.png")
     pixels = []
     for path in files:
-        with Image.open(path) as picture:
-            pixels.append(steps.array(steps.view(picture)))
+        with Image.open(path) as image:
+            pixels.append(steps.array(steps.view(image)))
     with torch.no_grad():
         batch = torch.from_numpy(np.stack(pixels))
         features = twin.classifier[:6](twin.features(batch).flatten(1)).double().numpy()
     classes = np.array([CLASSES.index(path.parent.name) for path in files])
-    held = held_out(classes, CLASSES, 0.2, 0)
-    layer, losses = train_layer(features[~held], classes[~held], 3, Transfer())
+    held = draw_held_out(classes, CLASSES, 0.2, 0)
+    layer, losses = train_layer(features[~held], classes[~held], 3, LastLayerSettings())
     np.testing.assert_allclose(facts["losses"], losses, atol=1e-4)
     engine = camrt.load(place / "model.onnx")
     assert engine.labels == CLASSES
@@ -311,10 +316,10 @@ def test_figure_12_goes_on_with_its_last_layer(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(brain, "draw", interrupted)
+        patch.setattr(pixab_brain, "draw_sheet", interrupted)
         assert "--resume goes on" in told(*line, "--out", tmp_path / "cut", code=130)
     with monkeypatch.context() as patch:
-        patch.setattr(brain, "train_layer", interrupted)  # it is trained already
+        patch.setattr(pixab_brain, "train_layer", interrupted)  # it is trained already
         told(*line, "--out", tmp_path / "cut", "--resume")
     for name in ("results.json", "table.md", "model.onnx", "maps.png"):
         place = Path("pixab-figure-12") / name
@@ -323,14 +328,14 @@ def test_figure_12_goes_on_with_its_last_layer(
 
 def test_what_figure_12_cannot_be_made_of(checkpoint: Path, squares: Path, tmp_path: Path) -> None:
     line = ("--model", checkpoint, "--out", tmp_path / "out")
-    assert "it needs pictures" in told(*line)
+    assert "it needs images" in told(*line)
     said = told(*line, "--data", squares / "red", "--overwrite")
-    assert "not measured: red needs a folder of pictures for each class" in said
+    assert "not measured: red needs a folder of images for each class" in said
     (tmp_path / "few" / "one").mkdir(parents=True)
     shutil.copytree(squares / "blue", tmp_path / "few" / "blue")
     shutil.copy(squares / "blue" / "00.png", tmp_path / "few" / "one")
     said = told(*line, "--data", tmp_path / "few", "--overwrite")
-    assert "not measured: class 'one' has 1 pictures that can be read: two are needed" in said
+    assert "not measured: class 'one' has 1 images that can be read: two are needed" in said
     assert "is no folder" in told(*line, "--data", tmp_path / "nowhere", "--overwrite", code=2)
     assert "has no row calm-em; its rows are gradcam" in told(
         *line, "--data", squares, "--methods", "calm-em", "--overwrite", code=2

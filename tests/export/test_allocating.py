@@ -1,4 +1,4 @@
-"""Arrays whose size a file decides are asked for (`camrt.export.allocating`), wherever graphs are read."""
+"""Arrays whose size a file decides are asked for (`camrt.export.allocation`), wherever graphs are read."""
 
 import ast
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 
 import camrt.export
 from camrt.errors import MemoryLimitError
-from camrt.export.allocating import broadcast, diagonal, numbered, ones, product, units, zeros
-from camrt.export.budget import Budget, limited
+from camrt.export.allocation import arange, broadcast_to, diagonal, eye, matmul, ones, zeros
+from camrt.export.budget import Budget, within_budget
 
 MAKERS = {
     "zeros", "ones", "empty", "full", "eye", "identity", "diag", "arange", "tile", "repeat", "kron", "pad",
@@ -20,10 +20,10 @@ FINE = {
     "affine.py": {"arange"},  # rows of a weight, asked for
     "axes.py": {"arange"},  # as long as a constant
     "batching.py": {"empty"},  # as long as a shape
-    "from_torch.py": {"repeat"},  # a caller's own pictures
+    "from_torch.py": {"repeat"},  # a caller's own images
     "front.py": {"diag"},  # of a weight
     "factoring.py": {"arange"},  # as long as an array there is
-    "picture_gathers.py": {"arange"},  # as long as a constant
+    "image_gathers.py": {"arange"},  # as long as a constant
     "resizing.py": {"arange", "ones"},  # as long as a matrix that was asked for, or as a shape
     "moving.py": {"arange", "zeros"},  # likewise
     "padding.py": {"zeros"},  # as long as a shape
@@ -54,7 +54,7 @@ def test_what_reads_graphs_makes_no_array_without_asking():
         for name, line in makers_in(path)
         if name not in FINE.get(path.name, set())
     }
-    assert not found, f"make these by camrt.export.allocating, or say here why not: {sorted(found)}"
+    assert not found, f"make these by camrt.export.allocation, or say here why not: {sorted(found)}"
 
 
 HUGE = 1 << 40
@@ -65,17 +65,17 @@ HUGE = 1 << 40
     [
         lambda: zeros((HUGE, 2), "it"),
         lambda: ones(HUGE, "it", np.float32),
-        lambda: numbered(HUGE, "it"),
-        lambda: units(1 << 20, "it"),
+        lambda: arange(HUGE, "it"),
+        lambda: eye(1 << 20, "it"),
         lambda: diagonal(np.zeros(1 << 16), "it"),
-        lambda: broadcast(np.zeros(1), (HUGE,), "it"),
-        lambda: product(np.zeros((1 << 16, 1)), np.zeros((1, 1 << 16)), "it"),
+        lambda: broadcast_to(np.zeros(1), (HUGE,), "it"),
+        lambda: matmul(np.zeros((1 << 16, 1)), np.zeros((1, 1 << 16)), "it"),
         lambda: zeros((1 << 62, 1 << 62), "it"),
     ],
 )
 def test_more_than_may_be_taken_is_refused(make):
     with (
-        limited(Budget(1 << 30, call="loading")),
+        within_budget(Budget(1 << 30, call="loading")),
         pytest.raises(MemoryLimitError, match=r"loading needs .* it "),
     ):
         make()
@@ -86,13 +86,13 @@ def test_what_may_be_taken_is_what_numpy_makes():
     for made, expected in (
         (zeros((2, 3), "it"), np.zeros((2, 3))),
         (ones(3, "it", np.float32), np.ones(3, np.float32)),
-        (numbered(4, "it"), np.arange(4)),
-        (numbered(4, "it", np.float32), np.arange(4, dtype=np.float32)),
-        (units(3, "it"), np.eye(3)),
+        (arange(4, "it"), np.arange(4)),
+        (arange(4, "it", np.float32), np.arange(4, dtype=np.float32)),
+        (eye(3, "it"), np.eye(3)),
         (diagonal(right, "it"), np.diag(right)),
-        (broadcast(right, (2, 3), "it"), np.broadcast_to(right, (2, 3))),
-        (product(left, right, "it"), left @ right),
-        (product(left, left.T, "it"), left @ left.T),
+        (broadcast_to(right, (2, 3), "it"), np.broadcast_to(right, (2, 3))),
+        (matmul(left, right, "it"), left @ right),
+        (matmul(left, left.T, "it"), left @ left.T),
     ):
         assert made.dtype == expected.dtype
         assert made.flags.writeable

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endings import WHOLE_MODEL, answers, pictures, zoo_model
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import save, softmax, with_ending
 
 import camrt
 from camrt.errors import UnsupportedModelError
-from camrt.export.answers import classes_of
+from camrt.export.outputs.class_scores import count_classes
+from helpers.output_endings import WHOLE_MODEL, random_images, run_onnxruntime, zoo_model
+from helpers.tolerances import assert_close
+from helpers.zoo import save, softmax, with_ending
 
 INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
 
@@ -56,7 +56,7 @@ def model_with(nodes: Any, outputs: Any, whole: Any, **values: Any) -> Any:
     ids=str,
 )
 def test_shapes_of_scores(shape, batch, classes):
-    assert classes_of(shape, batch) == classes
+    assert count_classes(shape, batch) == classes
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_scores_in_any_shape(end, batch, tmp_path):
         model_with(nodes, {"scores": (shape, FLOAT)}, whole, target=np.array(target)), tmp_path / "m.onnx"
     )
     engine = camrt.load(path, threads=1)
-    batches = pictures(whole)
+    batches = random_images(whole)
     found = engine.predict(batches)
     assert engine.interface.recognised == "Softmax"
     assert_close(found, whole.logits64(batches), factor=WHOLE_MODEL)
@@ -86,7 +86,7 @@ def test_scores_in_any_shape(end, batch, tmp_path):
         assert engine.explain(batches, method, targets=1).maps.shape == (3, *whole.size[1:])
 
 
-def test_scores_whose_pictures_are_the_second_axis_are_refused(tmp_path):
+def test_scores_whose_images_are_the_second_axis_are_refused(tmp_path):
     whole = zoo_model()
     path = save(
         model_with([node("Transpose", "logits", "scores")], {"scores": ([4, "N"], FLOAT)}, whole),
@@ -121,12 +121,12 @@ def test_the_best_few_are_traced_to_all_scores(outputs, tmp_path):
     values = {"few": np.array([2]), "zero": np.array([0]), "one": np.array([1])}
     path = save(model_with(nodes, TOP[outputs], whole, **values), tmp_path / "m.onnx")
     engine = camrt.load(path, threads=1)
-    batch = pictures(whole)
+    batch = random_images(whole)
     assert engine.num_classes == 4
     ours = engine.probabilities(engine.predict(batch))
     assert_close(ours, softmax(whole.logits64(batch)), factor=WHOLE_MODEL)
     if "values" in TOP[outputs]:
-        assert_close(-np.sort(-ours)[:, :2], answers(path, batch, "values"), factor=WHOLE_MODEL)
+        assert_close(-np.sort(-ours)[:, :2], run_onnxruntime(path, batch, "values"), factor=WHOLE_MODEL)
     assert "holds the best classes alone (TopK): explained are all scores, 'p'" in engine.notes[0]
 
 
@@ -150,23 +150,23 @@ def test_the_best_by_other_operators_is_traced_too(end, tmp_path):
     }[end]
     path = save(model_with(nodes, outputs, whole, few=np.array([2])), tmp_path / "m.onnx")
     engine = camrt.load(path, threads=1)
-    batch = pictures(whole)
+    batch = random_images(whole)
     ours = engine.probabilities(engine.predict(batch))
     assert_close(ours, softmax(whole.logits64(batch)), factor=WHOLE_MODEL)
-    first = answers(path, batch, next(iter(outputs))).reshape(3, -1)[:, 0]
+    first = run_onnxruntime(path, batch, next(iter(outputs))).reshape(3, -1)[:, 0]
     assert_close(ours.max(axis=1), first, factor=WHOLE_MODEL)
     assert "explained are all scores, 'p'" in engine.notes[0]
 
 
 def test_the_largest_of_cells_is_no_ranking(tmp_path):
-    """One number a picture, the largest of several: nothing beside it says that those were classes."""
+    """One number an image, the largest of several: nothing beside it says that those were classes."""
     whole = zoo_model()
     nodes = [node("Sigmoid", "logits", "p"), node("ReduceMax", "p", "any", axes=[1], keepdims=0)]
     path = save(model_with(nodes, {"any": (["N"], FLOAT)}, whole), tmp_path / "m.onnx")
     engine = camrt.load(path, threads=1)
-    batch = pictures(whole)
+    batch = random_images(whole)
     ours = engine.probabilities(engine.predict(batch))
-    assert_close(ours, answers(path, batch, "any"), factor=WHOLE_MODEL)
+    assert_close(ours, run_onnxruntime(path, batch, "any"), factor=WHOLE_MODEL)
 
 
 def test_scores_beside_the_best_few_are_taken(tmp_path):
@@ -174,7 +174,7 @@ def test_scores_beside_the_best_few_are_taken(tmp_path):
     nodes = [node("Softmax", "logits", "p"), node("TopK", "p few", "values indices")]
     outputs = {"values": (["N", 2], FLOAT), "logits": (["N", 4], FLOAT)}
     engine = camrt.load(save(model_with(nodes, outputs, whole, few=np.array([2])), tmp_path / "m.onnx"))
-    batch = pictures(whole)
+    batch = random_images(whole)
     assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
     assert engine.notes == ()
 
@@ -249,7 +249,7 @@ def test_what_is_left_of_scores_is_refused_and_named(nodes, outputs, message, tm
     path = save(model_with(nodes, outputs, whole, **values), tmp_path / "m.onnx")
     with pytest.raises(UnsupportedModelError, match=message):
         camrt.load(path)
-    batch = pictures(whole)
+    batch = random_images(whole)
     found = camrt.load(path, output="logits", threads=1)
     assert_close(found.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
 
@@ -277,7 +277,7 @@ def test_labels_beside_scores_are_passed_by(tmp_path):
     ]
     outputs = {"label": (["N"], INT64), "probabilities": (["N", 4], FLOAT)}
     engine = camrt.load(save(model_with(nodes, outputs, whole), tmp_path / "m.onnx"), threads=1)
-    batch = pictures(whole)
+    batch = random_images(whole)
     assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
 
 

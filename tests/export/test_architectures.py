@@ -1,6 +1,6 @@
 """Architectures as people export them: where they are cut, what their heads are, and that the answers hold.
 
-Weights are random, pictures small, and wide layers behind a flattened map narrowed: nothing here depends on
+Weights are random, images small, and wide layers behind a flattened map narrowed: nothing here depends on
 the size. A few are tried each time; CAMRT_ALL_ARCHITECTURES=1 tries all, by both exporters, which takes ten
 minutes.
 """
@@ -13,14 +13,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from exporting import export, quiet_exporters
-from peer_libraries import import_peer
-from tolerances import assert_close
 
 import camrt
 from camrt.engine import cuts
 from camrt.errors import CutError
-from camrt.export.factoring import Unfactored
+from camrt.export.heads.factoring import Unfactored
+from helpers.peer_libraries import import_peer
+from helpers.tolerances import assert_close
+from helpers.torch_exporters import export, silence_exporters
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -40,7 +40,7 @@ class Architecture:
         name: torchvision's name of the function that makes it.
         kind: Kind of head that should be found.
         target: Shape (K, h, w) it should be cut at.
-        size: Height and width of the pictures.
+        size: Height and width of the images.
         narrowed: Side of the flattened map that wide classifiers read; None for no change.
         quick: Whether it takes part when not all were asked for.
         options: Arguments of that function.
@@ -132,12 +132,12 @@ def narrow(net, architecture):
 
 def forced_generic(path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuts, "factor", lambda *_: Unfactored("asked for"))
+        patch.setattr(cuts, "factor_head", lambda *_: Unfactored("asked for"))
         return camrt.load(path, batch_size=64)
 
 
 def assert_explains_as_the_graph_does(path, batch, channels_limit=600):
-    """Shortcuts against running the head's own graph, for two target classes a picture."""
+    """Shortcuts against running the head's own graph, for two target classes an image."""
     ours, graphs = camrt.load(path, batch_size=8), forced_generic(path)
     targets = np.array([[0, 3], [1, 9]])
     methods = [("pixab", {"score": "logit"}), ("pixab", {})]
@@ -197,8 +197,8 @@ class Blocks(torch.nn.Module):
         self.wide = torch.nn.Linear(8 * size * size, CLASSES)
         self.head = head
 
-    def forward(self, pictures):
-        return self.head(self, self.trunk(pictures))
+    def forward(self, images):
+        return self.head(self, self.trunk(images))
 
 
 WRITTEN = {
@@ -252,11 +252,11 @@ def test_what_people_write_behind_a_trunk(written, mode, tmp_path):
 
 
 @torch.no_grad()
-def test_pictures_of_open_height_and_width(tmp_path):
+def test_images_of_open_height_and_width(tmp_path):
     torch.manual_seed(0)
     net = Blocks(WRITTEN["view-by-size"][0]).eval()
     path = tmp_path / "model.onnx"
-    with quiet_exporters():
+    with silence_exporters():
         torch.onnx.export(
             net,
             (torch.zeros(2, 3, 16, 16),),

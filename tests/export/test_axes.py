@@ -1,4 +1,4 @@
-"""What is said of a tensor's axes, against numbers that say where in the picture they came from."""
+"""What is said of a tensor's axes, against numbers that say where in the image they came from."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from camrt.export.axes import cell_axes
-from camrt.export.axis_parts import CellTokens
-from camrt.export.graph import Graph
+from camrt.export.geometry.axis_parts import CellTokens
+from camrt.export.geometry.axis_roles import find_axis_roles
+from camrt.export.graph.index import Graph
 
-PICTURES = "pictures"
+IMAGES = "images"
 SHAPE = (5, 6, 4, 3)
 
 
@@ -23,7 +23,7 @@ def graph_of(nodes, constants=(), shape=SHAPE):
         helper.make_graph(
             nodes,
             "net",
-            [helper.make_tensor_value_info(PICTURES, onnx.TensorProto.FLOAT, list(shape))],
+            [helper.make_tensor_value_info(IMAGES, onnx.TensorProto.FLOAT, list(shape))],
             [helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in constants],
         ),
@@ -35,7 +35,7 @@ def graph_of(nodes, constants=(), shape=SHAPE):
 
 def chain(*steps, shape=SHAPE):
     """A graph of one node after another: (operator, further constant inputs, attributes)."""
-    nodes, constants, current = [], [], PICTURES
+    nodes, constants, current = [], [], IMAGES
     for index, (operator, values, attributes) in enumerate(steps):
         names = [f"c{index}_{i}" for i in range(len(values))]
         constants += zip(names, values, strict=True)
@@ -135,7 +135,7 @@ def in_front(batch, count, channels):
             ],
             ("n", CellTokens(1, 4, 3), ""),
         ),
-        "pictures-and-heads-as-one": (
+        "images-and-heads-as-one": (
             [
                 reshape(5, 6, 12), transpose(2, 0, 1), reshape(12, 10, 3), transpose(1, 0, 2),
                 transpose(1, 0, 2), reshape(12, 5, 6), transpose(1, 0, 2),
@@ -154,27 +154,27 @@ def in_front(batch, count, channels):
 )  # fmt: skip
 def test_axes(steps, expected):
     _, graph, last = chain(*steps)
-    assert cell_axes(graph)[last] == expected
+    assert find_axis_roles(graph)[last] == expected
 
 
 def test_a_start_that_is_computed_says_nothing():
     nodes = [
-        helper.make_node("Shape", [PICTURES], ["sizes"]),
+        helper.make_node("Shape", [IMAGES], ["sizes"]),
         helper.make_node("Slice", ["sizes", "one", "two"], ["start"]),
-        helper.make_node("Slice", [PICTURES, "start", "end", "one"], ["out"]),
+        helper.make_node("Slice", [IMAGES, "start", "end", "one"], ["out"]),
     ]
     constants = [(name, np.array([value])) for name, value in (("one", 1), ("two", 2), ("end", 99))]
     for axes, expected in (("one", ("n", "", "h", "w")), ("two", ("n", "", "", "w"))):
         nodes[-1].input[3] = axes
         _, graph = graph_of(nodes, constants)
         graph.shapes["out"] = (5, 3, 4, 3) if axes == "one" else (5, 6, 2, 3)
-        assert cell_axes(graph)["out"] == expected
+        assert find_axis_roles(graph)["out"] == expected
 
 
 def test_tokens_that_attend_to_one_another():
     """Rows are those of the queries; the scores' columns are tokens too, so that they are no map."""
     nodes = [
-        helper.make_node("Reshape", [PICTURES, "flat"], ["rows"]),
+        helper.make_node("Reshape", [IMAGES, "flat"], ["rows"]),
         helper.make_node("Transpose", ["rows"], ["x"], perm=[0, 2, 1]),
         helper.make_node("MatMul", ["x", "rows"], ["scores"]),
         helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
@@ -183,7 +183,7 @@ def test_tokens_that_attend_to_one_another():
     ]
     layer = np.zeros((6, 7), np.float32)
     _, graph = graph_of(nodes, [("flat", np.array([5, 6, 12])), ("layer", layer)])
-    axes, cells = cell_axes(graph), CellTokens(0, 4, 3)
+    axes, cells = find_axis_roles(graph), CellTokens(0, 4, 3)
     assert axes["scores"] == axes["weights"] == ("n", cells, cells)
     assert axes["mixed"] == axes["out"] == ("n", cells, "")
 
@@ -236,10 +236,10 @@ def test_nothing_false_is_said_of_an_axis(case):
     }
     run = ReferenceEvaluator(model)
     came = {
-        role: run.run(None, {PICTURES: np.broadcast_to(place, start).astype(np.float32)})[0]
+        role: run.run(None, {IMAGES: np.broadcast_to(place, start).astype(np.float32)})[0]
         for role, place in places.items()
     }
-    for axis, role in enumerate(cell_axes(graph)[last]):
+    for axis, role in enumerate(find_axis_roles(graph)[last]):
         if isinstance(role, CellTokens):
             rows, columns = (
                 np.moveaxis(came[name], axis, 0).reshape(role.size, -1)[role.prefix :] for name in "hw"

@@ -1,4 +1,4 @@
-"""Opening a fixed batch axis, keeping one that cannot be opened, and pictures of any size."""
+"""Opening a fixed batch axis, keeping one that cannot be opened, and images of any size."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, Net, classifier, model_of, save
 
 import camrt
-from camrt.export.batching import computes_shapes, share_sizes, simplify_reshapes
-from camrt.export.graph import Graph
-from camrt.export.sizes import BATCH
+from camrt.export.graph.index import Graph
+from camrt.export.graph.size_tensors import BATCH
+from camrt.export.rewrites.batch_axis import has_shape_nodes, share_sizes, simplify_reshapes
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, Net, classifier, model_of, save
 
 FLOAT = TensorProto.FLOAT
 SHAPE = (6, 4, 3)
@@ -27,7 +27,7 @@ def zoo_model(name, **options):
     return classifier(HEADS[name].make(rng, *SHAPE, CLASSES), rng, **options)
 
 
-def pictures(whole, count=7):
+def images(whole, count=7):
     return np.random.default_rng(4).standard_normal((count, *whole.size), np.float32)
 
 
@@ -48,7 +48,7 @@ def run_fixed(path, batch, size):
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     count = -len(batch) % size
     padded = np.concatenate([batch, np.repeat(batch[-1:], count, axis=0)])
-    pieces = [session.run(None, {"pictures": padded[i : i + size]})[0] for i in range(0, len(padded), size)]
+    pieces = [session.run(None, {"images": padded[i : i + size]})[0] for i in range(0, len(padded), size)]
     return np.concatenate(pieces)[: len(batch)]
 
 
@@ -76,7 +76,7 @@ def test_a_batch_size_baked_into_a_reshape_is_opened(batch, flat_shape, allowzer
     assert engine.interface.batch is None
     assert engine.notes == (f"the batch axis, fixed at {batch} in the file, was opened",)
     assert engine.head.kind == "pooled-linear"
-    batch7 = pictures(whole)
+    batch7 = images(whole)
     assert_close(engine.predict(batch7), whole.logits64(batch7), factor=WHOLE_MODEL)
     assert_close(engine.predict(batch7), run_fixed(path, batch7, batch), factor=WHOLE_MODEL)
 
@@ -88,7 +88,7 @@ def test_a_fixed_batch_axis_alone_is_opened(name, batch, tmp_path):
     engine = camrt.load(save(whole.model, tmp_path / "model.onnx"))
     assert engine.interface.batch is None
     assert engine.head.kind == HEADS[name].kind
-    assert_close(engine.predict(pictures(whole)), whole.logits64(pictures(whole)), factor=WHOLE_MODEL)
+    assert_close(engine.predict(images(whole)), whole.logits64(images(whole)), factor=WHOLE_MODEL)
 
 
 def test_computed_shapes_are_taken_out_and_shuffled_channels_followed(tmp_path):
@@ -112,7 +112,7 @@ def test_computed_shapes_are_taken_out_and_shuffled_channels_followed(tmp_path):
     whole = classifier(part, rng)
     engine = camrt.load(save(whole.model, tmp_path / "model.onnx"), target="A")
     assert engine.head.kind == "pooled-linear"
-    some = pictures(whole)
+    some = images(whole)
     assert_close(engine.predict(some), whole.logits64(some), factor=WHOLE_MODEL)
     maps = engine.explain(some, "cam", targets=1).raw
     assert_close(maps.mean(axis=(1, 2)), whole.logits64(some)[:, 1], factor=WHOLE_MODEL)
@@ -123,9 +123,9 @@ def test_simplified_reshapes_leave_no_shape_behind():
     model = whole.model
     model.graph.node.append(helper.make_node("Identity", ["logits"], ["camrt_logits"]))
     model.graph.output[0].name = "camrt_logits"
-    assert computes_shapes(model)
+    assert has_shape_nodes(model)
     simplify_reshapes(model, Graph(model, (5, *whole.size)))
-    assert not computes_shapes(model)
+    assert not has_shape_nodes(model)
     assert "Gather" not in {node.op_type for node in model.graph.node}
 
 
@@ -135,7 +135,7 @@ def test_simplified_reshapes_leave_no_shape_behind():
 def with_class_token(batch, *, computed):
     """Cells as tokens, a class token in front, a mean over tokens and a linear layer.
 
-    The token is expanded to a constant batch size, or to one computed from the pictures' shape.
+    The token is expanded to a constant batch size, or to one computed from the images' shape.
     """
     rng = np.random.default_rng(7)
     net = Net(rng)
@@ -144,7 +144,7 @@ def with_class_token(batch, *, computed):
     rows = net.add("Reshape", "A", net.constant([0, channels, -1], np.int64))
     tokens = net.add("Transpose", rows, perm=[0, 2, 1])
     if computed:
-        count = net.add("Gather", net.add("Shape", "pictures"), net.constant([0], np.int64), axis=0)
+        count = net.add("Gather", net.add("Shape", "images"), net.constant([0], np.int64), axis=0)
         shape = net.add("Concat", count, net.constant([1, channels], np.int64), axis=0)
     else:
         shape = net.constant([batch, 1, channels], np.int64)
@@ -170,13 +170,13 @@ def test_a_batch_size_baked_into_an_expand_is_kept_and_batches_are_padded(batch,
     assert engine.notes == (f"the batch axis is fixed at {batch} and could not be opened",)
     assert f"fixed at {batch}" in engine.describe()
     for count in (1, 3, 7):
-        some = pictures(whole, count)
+        some = images(whole, count)
         assert_close(engine.predict(some), whole.logits64(some), factor=WHOLE_MODEL)
         assert_close(engine.predict(some), run_fixed(path, some, batch), factor=WHOLE_MODEL)
     opened = camrt.load(
         save(with_class_token("N", computed=True).model, tmp_path / "open.onnx"), batch_size=5
     )
-    some = pictures(whole, 3)
+    some = images(whole, 3)
     for method in METHODS:
         fixed_answer = engine.explain(some, method, targets=[[0, 1]] * 3)
         open_answer = opened.explain(some, method, targets=[[0, 1]] * 3)
@@ -189,12 +189,12 @@ def test_a_batch_size_computed_in_front_of_the_cut_does_not_cross_it(tmp_path):
     assert engine.interface.batch is None
     assert engine.target.name == "A"
     assert engine.head.kind == "generic"
-    assert_close(engine.predict(pictures(whole)), whole.logits64(pictures(whole)), factor=WHOLE_MODEL)
-    activations = whole.activations64(pictures(whole, 1))[0]
+    assert_close(engine.predict(images(whole)), whole.logits64(images(whole)), factor=WHOLE_MODEL)
+    activations = whole.activations64(images(whole, 1))[0]
     without = np.repeat(activations[None], len(activations), axis=0)
     without[np.arange(len(activations)), np.arange(len(activations))] = 0
-    explanation = engine.explain(pictures(whole, 1), "ablation", targets=2, score="logit")
-    logit = whole.logits64(pictures(whole, 1))[0, 2]
+    explanation = engine.explain(images(whole, 1), "ablation", targets=2, score="logit")
+    logit = whole.logits64(images(whole, 1))[0, 2]
     # logits64 of the part alone: the trunk is undone by giving the activation itself
     weights = (logit - with_class_token_head(without)[:, 2]) / abs(logit)
     expected = np.einsum("k,kij->ij", weights, activations)
@@ -211,32 +211,32 @@ def with_class_token_head(activations):
     return np.tanh(joined).mean(axis=1) @ weight.T.astype(np.float64) + bias
 
 
-def test_an_open_batch_axis_over_an_inside_for_one_picture(tmp_path):
+def test_an_open_batch_axis_over_an_inside_for_one_image(tmp_path):
     """The Reshape says 1, and is opened; what says 1 elsewhere is kept and noted."""
     whole = flattening([1, -1], "N")
     engine = camrt.load(save(whole.model, tmp_path / "model.onnx"))
     assert engine.interface.batch is None
     assert engine.notes[0].startswith("the file declares an open batch axis, but its inside holds for one")
-    assert_close(engine.predict(pictures(whole)), whole.logits64(pictures(whole)), factor=WHOLE_MODEL)
+    assert_close(engine.predict(images(whole)), whole.logits64(images(whole)), factor=WHOLE_MODEL)
 
     kept = with_class_token(1, computed=False)
     kept.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
     engine = camrt.load(save(kept.model, tmp_path / "kept.onnx"))
     assert engine.interface.batch == 1
     assert len(engine.notes) == 2
-    assert_close(engine.predict(pictures(kept)), kept.logits64(pictures(kept)), factor=WHOLE_MODEL)
+    assert_close(engine.predict(images(kept)), kept.logits64(images(kept)), factor=WHOLE_MODEL)
 
 
 def test_a_shape_of_part_of_the_axes_is_fixed():
     """Shape with start and end (opset 15): the batch axis in it, or not."""
     nodes = [
-        helper.make_node("Shape", ["camrt_pictures"], ["all"]),
-        helper.make_node("Shape", ["camrt_pictures"], ["first"], end=1),
-        helper.make_node("Shape", ["camrt_pictures"], ["last"], start=-2),
+        helper.make_node("Shape", ["camrt_images"], ["all"]),
+        helper.make_node("Shape", ["camrt_images"], ["first"], end=1),
+        helper.make_node("Shape", ["camrt_images"], ["last"], start=-2),
         helper.make_node("Concat", ["all", "first", "last"], ["sizes"], axis=0),
         helper.make_node("Cast", ["sizes"], ["row"], to=FLOAT),
         helper.make_node("Reshape", ["row", "wide"], ["many"]),
-        helper.make_node("ReduceMean", ["camrt_pictures"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("ReduceMean", ["camrt_images"], ["mean"], axes=[1, 2, 3], keepdims=0),
         helper.make_node("Reshape", ["mean", "tall"], ["column"]),
         helper.make_node("Add", ["column", "many"], ["camrt_logits"]),
     ]
@@ -244,11 +244,11 @@ def test_a_shape_of_part_of_the_axes_is_fixed():
         numpy_helper.from_array(np.array(value), name)
         for name, value in {"wide": [1, -1], "tall": [-1, 1]}.items()
     ]
-    model = model_of(nodes, tensors, ["N", 3, 8, 6], ["N", 7], source="camrt_pictures", end="camrt_logits")
+    model = model_of(nodes, tensors, ["N", 3, 8, 6], ["N", 7], source="camrt_images", end="camrt_logits")
 
     def answer():
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return session.run(None, {"camrt_pictures": np.ones((4, 3, 8, 6), np.float32)})[0]
+        return session.run(None, {"camrt_images": np.ones((4, 3, 8, 6), np.float32)})[0]
 
     before = answer()
     share_sizes(model, [Graph(model, (5, 3, 8, 6)), Graph(model, (7, 3, 8, 6))], fixed_size=True)
@@ -258,13 +258,13 @@ def test_a_shape_of_part_of_the_axes_is_fixed():
     assert BATCH not in Graph(model, (5, 3, 8, 6)).dependent
 
 
-# ---------------------------------------------------------------- pictures of any size
+# ---------------------------------------------------------------- images of any size
 
 
 @pytest.mark.parametrize(
     "name", [name for name, case in HEADS.items() if case.any_size and case.name != "sum-over-rows-of-means"]
 )
-def test_a_model_of_open_picture_size_answers_at_every_size(name, tmp_path):
+def test_a_model_of_open_image_size_answers_at_every_size(name, tmp_path):
     whole = zoo_model(name, size=("H", "W"))
     engine = camrt.load(save(whole.model, tmp_path / "model.onnx"), target="A", preprocessing=size_of(16, 10))
     assert (engine.interface.height, engine.interface.width) == (None, None)

@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from camrt.export.bounds import bounds
-from camrt.export.graph import Graph
+from camrt.export.graph.index import Graph
+from camrt.export.outputs.value_bounds import find_bounds
 
 INF = math.inf
 F = np.float32
@@ -102,7 +102,7 @@ def test_bounds_hold_and_are_tight(name):
         tensors,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    low, high = bounds(Graph(model, (1, 4)), "y")
+    low, high = find_bounds(Graph(model, (1, 4)), "y")
     assert (low, high) == pytest.approx(expected)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
@@ -122,5 +122,5 @@ def test_what_lies_too_deep_is_unknown():
         [helper.make_tensor_value_info("y3000", TensorProto.FLOAT, None)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    assert bounds(Graph(model, (1, 4)), "y3000") == (-INF, INF)
-    assert bounds(Graph(model, (1, 4)), "y9") == (0, 1)
+    assert find_bounds(Graph(model, (1, 4)), "y3000") == (-INF, INF)
+    assert find_bounds(Graph(model, (1, 4)), "y9") == (0, 1)

@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, classifier, model_of, save
 
 import camrt
 from camrt.errors import CutError
-from camrt.export.cutting import (
-    beside_name,
-    candidates,
+from camrt.export.graph.index import Graph
+from camrt.export.heads.cut import (
+    build_head_model,
+    build_tapped_model,
     choose_targets,
-    clean_cuts,
-    crossing,
-    head_model,
-    tapped_model,
+    extra_input_name,
+    find_candidates,
+    find_clean_cuts,
+    find_crossing_tensors,
 )
-from camrt.export.graph import Graph
-from camrt.export.input_form import PICTURES
-from camrt.export.interface import LOGITS
+from camrt.export.rewrites.input_form import IMAGES
+from camrt.export.rewrites.interface import LOGITS
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, model_of, save
 
 SHAPE = (6, 4, 3)
 CLASSES = 5
@@ -37,7 +37,7 @@ def node(operator, source, made, **attributes):
 
 
 def net(*steps, channels=4, size=(8, 6), weights=(), **shapes):
-    """A standardised model: (operator, inputs, output, attributes) from the pictures to the logits."""
+    """A standardised model: (operator, inputs, output, attributes) from the images to the logits."""
     rng = np.random.default_rng(1)
     tensors = [
         numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
@@ -49,7 +49,7 @@ def net(*steps, channels=4, size=(8, 6), weights=(), **shapes):
     nodes = [node(step[0], step[1], step[2], **(step[3] if len(step) > 3 else {})) for step in steps]
     used = {name for each in nodes for name in each.input}
     tensors = [tensor for tensor in tensors if tensor.name in used] + list(weights)
-    return model_of(nodes, tensors, ["N", 3, *size], ["N", 5], source=PICTURES, end=LOGITS)
+    return model_of(nodes, tensors, ["N", 3, *size], ["N", 5], source=IMAGES, end=LOGITS)
 
 
 def choose_target(graph, wanted=None):
@@ -61,7 +61,7 @@ def indexed(model, size=(8, 6)):
     return Graph(model, (5, 3, *size))
 
 
-TRUNK = (("Conv", f"{PICTURES} w0", "c0", {"pads": [1] * 4}), ("Relu", "c0", "a0"))
+TRUNK = (("Conv", f"{IMAGES} w0", "c0", {"pads": [1] * 4}), ("Relu", "c0", "a0"))
 POOL_AND_LINEAR = (
     ("GlobalAveragePool", "last", "pooled"),
     ("Flatten", "pooled", "flat"),
@@ -148,7 +148,7 @@ def test_a_tail_in_another_layout_is_cut_at_too():
     graph = indexed(model)
     chosen = choose_target(graph)
     assert (chosen.name, chosen.layout) == ("r", "channels-last")
-    layouts = {target.name: (target.layout, target.shape) for target in candidates(graph)}
+    layouts = {target.name: (target.layout, target.shape) for target in find_candidates(graph)}
     channels, *cells = layouts["a0"][1]
     assert layouts["r"] == layouts["nhwc"] == ("channels-last", (channels, *cells))
     assert layouts["a0"][0] == "map"
@@ -173,7 +173,7 @@ def test_whole_numbers_are_no_activation():
         ("Cast", "whole", "last", {"to": onnx.TensorProto.FLOAT}),
         *POOL_AND_LINEAR,
     )
-    names = [target.name for target in candidates(indexed(model))]
+    names = [target.name for target in find_candidates(indexed(model))]
     assert names == ["c0", "a0", "last"]
 
 
@@ -211,37 +211,39 @@ def test_a_target_that_something_goes_around_is_found_by_name_only(wanted):
     graph = indexed(RESIDUAL)
     found = choose_target(graph, wanted)
     assert (found.name, found.clean) == (wanted, False)
-    assert crossing(graph, wanted) == ("a0",)
+    assert find_crossing_tensors(graph, wanted) == ("a0",)
     assert choose_target(graph).clean
 
 
 @pytest.mark.parametrize("wanted", ["c1", "a1", "c2"])
-def test_what_goes_around_a_cut_is_that_of_the_picture(wanted, tmp_path):
-    """Altered activations inside a residual branch, against the graph run with the picture's own rest."""
+def test_what_goes_around_a_cut_is_that_of_the_image(wanted, tmp_path):
+    """Altered activations inside a residual branch, against the graph run with the image's own rest."""
     path = tmp_path / "model.onnx"
     path.write_bytes(RESIDUAL.SerializeToString())
     engine = camrt.load(path, target=wanted, threads=1, batch_size=3)
     assert engine.head.kind == "generic"
     assert "'a0' goes around the cut" in engine.head.describe()
     graph = indexed(RESIDUAL)
-    pictures = np.random.default_rng(0).standard_normal((4, *graph.input_shape[1:]), np.float32)
+    images = np.random.default_rng(0).standard_normal((4, *graph.input_shape[1:]), np.float32)
     parts = onnx.ModelProto.FromString(RESIDUAL.SerializeToString())
     names = [wanted, "a0"]
-    trunk = session(tapped_model(parts, graph, {f"t_{name}": name for name in names}))
-    activation, around = trunk.run([f"t_{name}" for name in names], {trunk.get_inputs()[0].name: pictures})
-    head = session(head_model(parts, graph, wanted, LOGITS, input_name="map", batch=None, beside=["a0"]))
+    trunk = session(build_tapped_model(parts, graph, {f"t_{name}": name for name in names}))
+    activation, around = trunk.run([f"t_{name}" for name in names], {trunk.get_inputs()[0].name: images})
+    head = session(
+        build_head_model(parts, graph, wanted, LOGITS, input_name="map", batch=None, extra_inputs=["a0"])
+    )
 
     def logits(values):
-        return head.run(None, {"map": values, beside_name(0): around})[0].astype(np.float64)
+        return head.run(None, {"map": values, extra_input_name(0): around})[0].astype(np.float64)
 
     whole = logits(activation)
-    assert_close(engine.predict(pictures), whole, np.float32, factor=4)
+    assert_close(engine.predict(images), whole, np.float32, factor=4)
     scores = []
     for k in range(activation.shape[1]):
         altered = activation.copy()
         altered[:, k] = 0
         scores.append(logits(altered)[:, 0])
-    found = engine.explain(pictures, "ablation", targets=0, size="map")
+    found = engine.explain(images, "ablation", targets=0, size="map")
     weights = (whole[:, :1] - np.stack(scores, 1)) / np.maximum(np.abs(whole[:, :1]), 1e-8)
     # weights are differences of logits that agree in most of their digits
     assert_close(found.raw, np.einsum("nk,nkij->nij", weights, activation), np.float32, factor=200)
@@ -262,7 +264,7 @@ def test_several_tensors_that_go_around():
     )
     graph = indexed(model)
     assert not choose_target(graph, "c1").clean
-    assert crossing(graph, "c1") == ("s", "t")
+    assert find_crossing_tensors(graph, "c1") == ("s", "t")
 
 
 def test_every_candidate_is_listed_and_the_chosen_one_marked(tmp_path):
@@ -297,9 +299,7 @@ def test_all_clean_cuts_of_one_model_predict_and_explain(tmp_path):
 
 
 def test_a_model_without_a_spatial_activation():
-    model = net(
-        ("Flatten", PICTURES, "flat"), ("Gemm", "flat all", LOGITS, {"transB": 1}), all=(5, 3 * 8 * 6)
-    )
+    model = net(("Flatten", IMAGES, "flat"), ("Gemm", "flat all", LOGITS, {"transB": 1}), all=(5, 3 * 8 * 6))
     with pytest.raises(CutError, match=r"no activation with two spatial axes.*convolutional classifiers"):
         choose_target(indexed(model))
     with pytest.raises(CutError, match="the last candidates are none"):
@@ -311,7 +311,7 @@ def test_a_model_whose_activations_are_all_bypassed():
         *TRUNK,
         ("GlobalAveragePool", "a0", "p"),
         ("Flatten", "p", "f"),
-        ("Flatten", PICTURES, "raw"),
+        ("Flatten", IMAGES, "raw"),
         ("Concat", "f raw", "both", {"axis": 1}),
         ("Gemm", "both all", LOGITS, {"transB": 1}),
         all=(5, 4 + 3 * 8 * 6),
@@ -321,13 +321,13 @@ def test_a_model_whose_activations_are_all_bypassed():
 
 
 def branched():
-    """Two views of the pictures that meet in the logits alone."""
+    """Two views of the images that meet in the logits alone."""
     return net(
         *TRUNK,
         ("GlobalAveragePool", "a0", "p0"),
         ("Flatten", "p0", "f0"),
         ("Gemm", "f0 dense", "l0", {"transB": 1}),
-        ("Conv", f"{PICTURES} wide", "c1", {"strides": [2, 2]}),
+        ("Conv", f"{IMAGES} wide", "c1", {"strides": [2, 2]}),
         ("Relu", "c1", "a1"),
         ("AveragePool", "a1", "s1", {"kernel_shape": [2, 1]}),
         ("GlobalAveragePool", "s1", "p1"),
@@ -353,7 +353,7 @@ def test_two_branches_are_two_targets(tmp_path):
         assert_close(ours, theirs)
 
 
-def test_a_product_of_pictures_with_pictures_is_as_wide_as_the_batch(tmp_path):
+def test_a_product_of_images_with_images_is_as_wide_as_the_batch(tmp_path):
     """Attention over the batch, of values that are all zero: it changes nothing, and is run all the same."""
     shared = (*TRUNK, ("GlobalAveragePool", "a0", "p"), ("Flatten", "p", "f"))
     mixing = net(
@@ -383,7 +383,7 @@ def test_a_product_of_pictures_with_pictures_is_as_wide_as_the_batch(tmp_path):
 @st.composite
 def random_nets(draw):
     """Maps added to and made from one another at random, then pooled."""
-    steps = [("Conv", f"{PICTURES} w0", "t0", {"pads": [1] * 4})]
+    steps = [("Conv", f"{IMAGES} w0", "t0", {"pads": [1] * 4})]
     count = draw(st.integers(1, 9))
     for index in range(1, count + 1):
         reads = draw(st.lists(st.integers(0, index - 1), min_size=1, max_size=3))
@@ -399,21 +399,21 @@ def random_nets(draw):
 @settings(deadline=None, derandomize=True, database=None, max_examples=60)
 def test_clean_cuts_are_those_that_nothing_crosses(model):
     graph = indexed(model)
-    clean = clean_cuts(graph)
-    for target in candidates(graph):
+    clean = find_clean_cuts(graph)
+    for target in find_candidates(graph):
         assert target.clean == (target.name in clean)
-        assert target.clean == (crossing(graph, target.name) == ())
+        assert target.clean == (find_crossing_tensors(graph, target.name) == ())
 
 
 def test_paths_beyond_any_machine_number_are_counted():
     """Forty blocks, each read three times: 3^40 paths."""
-    steps = [("Conv", f"{PICTURES} w0", "t0", {"pads": [1] * 4})]
+    steps = [("Conv", f"{IMAGES} w0", "t0", {"pads": [1] * 4})]
     for index in range(1, 41):
         steps.append(("Relu", f"t{index - 1}", f"r{index}"))
         steps.append(("Sum", f"t{index - 1} r{index} r{index}", f"t{index}"))
     steps.append(("Identity", "t40", "last"))
     graph = indexed(net(*steps, *POOL_AND_LINEAR))
-    clean = clean_cuts(graph)
+    clean = find_clean_cuts(graph)
     assert {f"t{index}" for index in range(41)} <= clean
     assert not {f"r{index}" for index in range(1, 41)} & clean
 

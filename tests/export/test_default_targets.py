@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporting import export
-from peer_libraries import import_peer
-from tolerances import assert_close
-from torch_nets import activation_and_gradient
 
 import camrt
-from camrt.engine.arrays import host
-from camrt.export.cutting import ACTIVATION
+from camrt.engine.arrays import to_numpy
+from camrt.export.heads.cut import ACTIVATION
+from helpers.peer_libraries import import_peer
+from helpers.tolerances import assert_close
+from helpers.torch_exporters import export
+from helpers.torch_nets import activation_and_gradient
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -36,7 +36,7 @@ class Small:
 
     Attributes:
         make: Makes it, from timm's package of models.
-        size: (H, W) of its pictures.
+        size: (H, W) of its images.
         targets: Modules it is cut at.
         shapes: (K, h, w) of what they give.
         quick: Whether it takes part when not all were asked for.
@@ -162,29 +162,29 @@ def as_map(tensor: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 def test_the_file_is_cut_where_the_module_is(name, exporter, tmp_path):
     small = SMALL[name]
     net = built(small)
-    pictures = np.random.default_rng(0).standard_normal((2, 3, *small.size), np.float32)
+    images = np.random.default_rng(0).standard_normal((2, 3, *small.size), np.float32)
     classes = np.array([1, 2])
     expected = [
-        tuple(as_map(one, shape) for one in activation_and_gradient(net, target, pictures, classes))
+        tuple(as_map(one, shape) for one in activation_and_gradient(net, target, images, classes))
         for target, shape in zip(small.targets, small.shapes, strict=True)
     ]
     path = export(net, small.size, tmp_path / "model.onnx", dynamo=exporter == "dynamo", opened=True)
-    engines = (camrt.load(net, size=small.size, example=pictures, threads=1), camrt.load(path, threads=1))
+    engines = (camrt.load(net, size=small.size, example=images, threads=1), camrt.load(path, threads=1))
     assert tuple(cut.target.name for cut in engines[0].cuts) == small.targets
     for engine in engines:
         assert tuple(cut.target.shape for cut in engine.cuts) == small.shapes
         taps = [cut.taps[ACTIVATION] for cut in engine.cuts]
-        for found, (values, _) in zip(engine._model(engine.place.put(pictures), taps), expected, strict=True):
-            assert_close(host(found), values, np.float32, factor=DEEP)
+        for found, (values, _) in zip(engine._model(engine.device.put(images), taps), expected, strict=True):
+            assert_close(to_numpy(found), values, np.float32, factor=DEEP)
     if len(small.targets) == 1:
         ((values, gradient),) = expected
         terms = values * np.maximum(gradient, 0)
         # the sum's own size may be far below that of its terms
         factor = DEEP * np.abs(terms).sum(axis=1).max() / np.abs(terms.sum(axis=1)).max()
         for engine in engines:
-            found = engine.explain(pictures, "layercam", targets=classes, size="map").raw
+            found = engine.explain(images, "layercam", targets=classes, size="map").raw
             assert_close(found, terms.sum(axis=1), np.float32, factor=factor)
     else:
-        ours, theirs = (engine.explain(pictures, "gradcam", targets=classes).maps for engine in engines)
+        ours, theirs = (engine.explain(images, "gradcam", targets=classes).maps for engine in engines)
         assert ours.max() > 0
         assert_close(ours, theirs, np.float32, factor=DEEP * DEEP)  # scaled to [0, 1]

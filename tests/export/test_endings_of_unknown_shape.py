@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from endings import WHOLE_MODEL, answers, pictures, zoo_model
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, classifier, model_of, save, sigmoid, softmax, with_ending
 
 import camrt
-from camrt.export.interface import standardise
+from camrt.export.rewrites.interface import standardise
+from helpers.output_endings import WHOLE_MODEL, random_images, run_onnxruntime, zoo_model
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, model_of, save, sigmoid, softmax, with_ending
 
 ENDS = {"Softmax": softmax, "Sigmoid": sigmoid}
 
@@ -40,7 +40,7 @@ def agrees(path: Path, batch: Any, end: str, **options: Any) -> Any:
     engine = camrt.load(path, threads=1, **options)
     assert engine.interface.recognised == end
     assert engine.interface.activation == ("sigmoid" if end == "Sigmoid" else "softmax")
-    theirs = answers(path, batch, onnx.load(path).graph.output[0].name)
+    theirs = run_onnxruntime(path, batch, onnx.load(path).graph.output[0].name)
     assert_close(engine.probabilities(engine.predict(batch)), theirs, factor=WHOLE_MODEL)
     return engine
 
@@ -53,7 +53,7 @@ def test_a_flatten_whose_shape_is_computed_from_sizes(end, tmp_path):
     dense = (rng.standard_normal((features, 4)) / 8).astype(np.float32)
     weight = (rng.standard_normal((6, 3, 3, 3)) / 3).astype(np.float32)
     nodes = [
-        node("Transpose", "pictures", "first", perm=[0, 3, 1, 2]),
+        node("Transpose", "images", "first", perm=[0, 3, 1, 2]),
         node("Conv", "first weight", "c", pads=[1, 1, 1, 1], strides=[2, 2]),
         node("Relu", "c", "A"),
         node("Transpose", "A", "back", perm=[0, 2, 3, 1]),
@@ -85,7 +85,7 @@ def test_a_flatten_whose_shape_is_computed_from_sizes(end, tmp_path):
     engine = camrt.load(path, threads=1)
     assert engine.interface.recognised == end
     ours = engine.probabilities(engine.predict(batch.transpose(0, 3, 1, 2)))
-    assert_close(ours, answers(path, batch, "logits"), factor=WHOLE_MODEL)
+    assert_close(ours, run_onnxruntime(path, batch, "logits"), factor=WHOLE_MODEL)
     for method in ("gradcam", "pixab", "ablation"):
         assert np.isfinite(engine.explain(batch.transpose(0, 3, 1, 2), method).raw).all()
 
@@ -100,7 +100,7 @@ def test_an_operator_of_the_runtime_before_the_end(end, tmp_path):
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     path = tmp_path / "model.onnx"
     path.write_bytes(constants(model, eye=np.eye(4, dtype=np.float32)).SerializeToString())
-    batch = pictures(whole)
+    batch = random_images(whole)
     engine = agrees(path, batch, end)
     assert_close(engine.predict(batch), 2 * whole.logits64(batch), factor=WHOLE_MODEL)
 
@@ -154,8 +154,8 @@ def test_chunks_as_torch_exports_them(exporter, end, tmp_path):
                 verbose=False,
             )
         else:
-            axes = {"pictures": {0: "N", 2: "H", 3: "W"}, "scores": {0: "N"}}
-            names = {"input_names": ["pictures"], "output_names": ["scores"]}
+            axes = {"images": {0: "N", 2: "H", 3: "W"}, "scores": {0: "N"}}
+            names = {"input_names": ["images"], "output_names": ["scores"]}
             torch.onnx.export(
                 module, (torch.from_numpy(batch),), str(path), dynamo=False, dynamic_axes=axes, **names
             )
@@ -163,7 +163,7 @@ def test_chunks_as_torch_exports_them(exporter, end, tmp_path):
     assert engine.head.kind == "pooled-linear"
 
 
-def test_a_flattened_head_whose_pictures_are_declared_open(tmp_path):
+def test_a_flattened_head_whose_images_are_declared_open(tmp_path):
     whole = classifier(
         HEADS["flatten-gemm"].make(np.random.default_rng(3), 6, 4, 3, 4),
         np.random.default_rng(3),
@@ -172,7 +172,7 @@ def test_a_flattened_head_whose_pictures_are_declared_open(tmp_path):
     model = with_ending(whole.model, [node("Softmax", "logits", "scores")], ["N", 4])
     height, width = whole.size[1:]
     steps = camrt.Preprocessing(size=(height, width), mean=(0, 0, 0), std=(1, 1, 1))
-    agrees(save(model, tmp_path / "model.onnx"), pictures(whole), "Softmax", preprocessing=steps)
+    agrees(save(model, tmp_path / "model.onnx"), random_images(whole), "Softmax", preprocessing=steps)
 
 
 # ---------------------------------------------------------------- quantisers around the ending
@@ -207,14 +207,14 @@ def test_an_ending_between_quantisers(end, moved, tmp_path):
     path = save(quantised(whole, end, scale=scale, moved=moved), tmp_path / "model.onnx")
     engine = camrt.load(path, threads=1)
     assert engine.interface.recognised == end
-    batch = pictures(whole)
+    batch = random_images(whole)
     logits = engine.predict(batch)
     rounded = np.round(whole.logits64(batch) / 0.05) * 0.05
     assert_close(logits, rounded, factor=WHOLE_MODEL)
     ours = engine.probabilities(logits)
     assert_close(ours, ENDS[end](rounded), factor=WHOLE_MODEL)
     unfused = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    theirs = answers(path, batch, graph_optimization_level=unfused)
+    theirs = run_onnxruntime(path, batch, graph_optimization_level=unfused)
     assert np.abs(ours - theirs).max() <= scale / 2 + 1e-6
     assert "rounds its answers to steps of 0.00392" in " ".join(engine.notes)
 
@@ -236,7 +236,7 @@ def test_files_of_the_runtimes_quantiser(end, tmp_path):
     if end == "mean":
         model = constants(model, half=np.float32(0.5))
     source, path = save(model, tmp_path / "source.onnx"), tmp_path / "model.onnx"
-    batches = iter([{"pictures": one[None]} for one in 2 * pictures(whole, 8)])
+    batches = iter([{"images": one[None]} for one in 2 * random_images(whole, 8)])
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
         def get_next(self) -> Any:
@@ -244,11 +244,11 @@ def test_files_of_the_runtimes_quantiser(end, tmp_path):
 
     quantization.quantize_static(str(source), str(path), Reader())
     engine = camrt.load(path, threads=1)
-    batch = pictures(whole)
+    batch = random_images(whole)
     ours = engine.probabilities(engine.predict(batch))
     assert engine.interface.activation == ("sigmoid" if end == "Sigmoid" else "softmax")
     # a step of 1/255 for the answer, and one of the logits', which the runtime may round the other way
-    assert np.abs(ours - answers(path, batch)).max() < 2 / 255
+    assert np.abs(ours - run_onnxruntime(path, batch)).max() < 2 / 255
     assert (
         np.abs(ours - (softmax if end == "Softmax" else sigmoid)(whole.logits64(batch))).max() < 0.05
         or end == "mean"

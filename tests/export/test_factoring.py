@@ -8,16 +8,16 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, Net, Part, classifier, save
 
 import camrt
 from camrt.engine import cuts
 from camrt.errors import MemoryLimitError
-from camrt.export.budget import Budget, limited
-from camrt.export.factoring import Factors, Unfactored, factor
-from camrt.export.graph import Graph
-from camrt.export.interface import LOGITS, standardise
+from camrt.export.budget import Budget, within_budget
+from camrt.export.graph.index import Graph
+from camrt.export.heads.factoring import Factors, Unfactored, factor_head
+from camrt.export.rewrites.interface import LOGITS, standardise
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, HeadGraph, Net, classifier, save
 
 SHAPE = (6, 4, 3)
 CLASSES = 5
@@ -30,7 +30,7 @@ def factored(part, batch=5):
     channels, height, width = part.shape
     graph = Graph(model, (batch, 3, 2 * height, 2 * width))
     assert graph.shape("A") == (batch, channels, height, width)
-    return factor(graph, "A", None)
+    return factor_head(graph, "A", None)
 
 
 def zoo_part(name, seed=1):
@@ -253,7 +253,7 @@ def test_a_mean_over_part_of_the_cells_is_not_a_mean():
 
 
 @pytest.mark.parametrize("size", [5, 1], ids=["batch-of-5-classes", "batch-of-1"])
-def test_as_many_classes_as_pictures_are_not_confused(size):
+def test_as_many_classes_as_images_are_not_confused(size):
     part = HEADS["gap-flatten-gemm"].make(np.random.default_rng(1), 5, 4, 3, 5)
     factors = factored(part, batch=size)
     assert isinstance(factors, Factors)
@@ -266,7 +266,7 @@ def test_as_many_classes_as_pictures_are_not_confused(size):
 @pytest.mark.parametrize("name", ["gap-flatten-gemm", "squeezenet", "gemm-relu-gemm", "flatten-gemm"])
 def test_factors_of_a_half_precision_graph_are_float32(name):
     part = zoo_part(name)
-    half = Part(
+    half = HeadGraph(
         part.nodes,
         [
             numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
@@ -286,7 +286,7 @@ def test_factors_of_a_half_precision_graph_are_float32(name):
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     standardise(model)
-    factors = factor(Graph(model, (5, 3, 8, 6)), "A", None)
+    factors = factor_head(Graph(model, (5, 3, 8, 6)), "A", None)
     whole = factored(part)
     assert isinstance(factors, Factors)
     assert factors.weight is None or factors.weight.dtype == np.float32
@@ -300,11 +300,11 @@ def test_factors_of_a_half_precision_graph_are_float32(name):
 
 
 class Readings:
-    """Pictures to calibrate a quantiser with."""
+    """Images to calibrate a quantiser with."""
 
     def __init__(self, size):
         rng = np.random.default_rng(3)
-        self.rest = iter([{"pictures": rng.standard_normal((4, *size), np.float32)} for _ in range(4)])
+        self.rest = iter([{"images": rng.standard_normal((4, *size), np.float32)} for _ in range(4)])
 
     def get_next(self):
         return next(self.rest, None)
@@ -350,7 +350,7 @@ def test_a_quantised_graph_is_cut_behind_its_dequantiser(name, per_channel, tmp_
 
 def forced_generic(path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuts, "factor", lambda *_: Unfactored("asked for"))
+        patch.setattr(cuts, "factor_head", lambda *_: Unfactored("asked for"))
         return camrt.load(path)
 
 
@@ -358,7 +358,7 @@ def test_the_graph_handed_in_is_not_changed():
     model = classifier(zoo_part("squeezenet-padded"), np.random.default_rng(2)).model
     standardise(model)
     before = model.SerializeToString(deterministic=True)
-    assert isinstance(factor(Graph(model, (5, 3, 8, 6)), "A", None), Factors)
+    assert isinstance(factor_head(Graph(model, (5, 3, 8, 6)), "A", None), Factors)
     assert model.SerializeToString(deterministic=True) == before
     assert model.graph.output[0].name == LOGITS
     onnx.checker.check_model(model)
@@ -370,7 +370,7 @@ def test_places_in_a_map_are_asked_for_with_their_copies(name):
     part = zoo_part(name)
     places = 8 * np.prod(SHAPE)
     with (
-        limited(Budget(max_memory=int(2 * places - 1))),
+        within_budget(Budget(max_memory=int(2 * places - 1))),
         pytest.raises(MemoryLimitError, match="places in a map"),
     ):
         factored(part)

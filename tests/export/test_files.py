@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from camrt.errors import StorageError
-from camrt.export.files import draft_beside, remove_drafts, whole_file, write_whole
+from camrt.export.io.atomic_files import open_atomic, open_draft, remove_drafts, write_atomic
 
 
 def left(folder: Path) -> list[str]:
@@ -22,8 +22,8 @@ def left(folder: Path) -> list[str]:
 
 def test_a_file_takes_its_place_whole(tmp_path: Path) -> None:
     place = tmp_path / "deep" / "file"
-    write_whole(place, b"one")
-    with whole_file(place) as file:
+    write_atomic(place, b"one")
+    with open_atomic(place) as file:
         file.write(b"two")
         assert place.read_bytes() == b"one"
     assert place.read_bytes() == b"two"
@@ -35,17 +35,17 @@ def test_a_file_takes_its_place_whole(tmp_path: Path) -> None:
 def test_the_mode_follows_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        write_whole(tmp_path / "file", b"")
+        write_atomic(tmp_path / "file", b"")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
-    write_whole(tmp_path / "file", b"old")
+    write_atomic(tmp_path / "file", b"old")
 
     def broken() -> None:
-        with whole_file(tmp_path / "file") as file:
+        with open_atomic(tmp_path / "file") as file:
             file.write(b"new")
             raise ValueError("in between")
 
@@ -62,14 +62,14 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
 def test_what_the_disk_refuses_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
 ) -> None:
-    write_whole(tmp_path / "file", b"old")
+    write_atomic(tmp_path / "file", b"old")
 
     def refusing(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refusing)
     with pytest.raises(StorageError, match=words) as caught:
-        write_whole(tmp_path / "file", b"new")
+        write_atomic(tmp_path / "file", b"new")
     assert str(tmp_path / "file") in str(caught.value)
     assert caught.value.errno == number
     assert (tmp_path / "file").read_bytes() == b"old"
@@ -79,14 +79,14 @@ def test_what_the_disk_refuses_is_named(
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written") as caught:
-        write_whole(tmp_path / "file" / "inner", b"")
+        write_atomic(tmp_path / "file" / "inner", b"")
     assert str(tmp_path / "file") in str(caught.value)
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from camrt.export.files import draft_beside
+from camrt.export.io.atomic_files import draft_beside
 with draft_beside(Path(sys.argv[1])) as draft:
     draft.file.write(b"half")
     draft.file.flush()
@@ -101,7 +101,7 @@ def test_drafts_of_killed_processes_are_removed_and_no_others(tmp_path: Path) ->
         (tmp_path / name).touch()
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "file")], check=False)
     assert len(left(tmp_path)) == len(foreign) + 1
-    with draft_beside(tmp_path / "alive") as draft:
+    with open_draft(tmp_path / "alive") as draft:
         remove_drafts(tmp_path)
         assert draft.path.exists()
         draft.file.write(b"whole")
@@ -111,7 +111,7 @@ def test_drafts_of_killed_processes_are_removed_and_no_others(tmp_path: Path) ->
 
 def test_a_draft_may_be_read_by_its_name_before_it_takes_its_place(tmp_path: Path) -> None:
     def checked(content: bytes) -> Any:
-        with draft_beside(tmp_path / "model", ".onnx") as draft:
+        with open_draft(tmp_path / "model", ".onnx") as draft:
             draft.file.write(content)
             draft.file.flush()
             assert draft.path.suffix == ".onnx"

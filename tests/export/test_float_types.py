@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from foreign import runtime_answers
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, Net, model_of
 
-from camrt.export.float_types import cast_floats
+from camrt.export.rewrites.float_types import cast_floats
+from helpers.third_party_models import run_onnxruntime
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, Net, model_of
 
 FLOAT, HALF, DOUBLE = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE
 
@@ -32,8 +32,8 @@ def agree(model: onnx.ModelProto, fed: np.ndarray, factor: float = 4.0) -> np.nd
     """Brings a graph to float16, runs both, and returns what the converted one answers."""
     other, clamped = converted(model, HALF)
     assert not clamped
-    expected = runtime_answers(model, fed)[0]
-    found = runtime_answers(other, fed.astype(np.float16))[0]
+    expected = run_onnxruntime(model, fed)[0]
+    found = run_onnxruntime(other, fed.astype(np.float16))[0]
     assert found.dtype == np.float16
     assert_close(found, expected, factor=factor)
     return found
@@ -135,9 +135,9 @@ def test_a_mask_of_the_lowest_number_stays_one(masked: Callable[[Net], str]) -> 
     model = attention(masked)
     fed = np.random.default_rng(4).standard_normal((2, 4, 6), np.float32)
     other, clamped = converted(model, HALF)
-    found = runtime_answers(other, fed.astype(np.float16))[0]
+    found = run_onnxruntime(other, fed.astype(np.float16))[0]
     assert np.isfinite(found).all()
-    assert_close(found, runtime_answers(model, fed)[0], factor=4)
+    assert_close(found, run_onnxruntime(model, fed)[0], factor=4)
     assert bool(clamped) == (masked is stored_mask)
 
 
@@ -145,7 +145,7 @@ def test_infinities_stay_and_numbers_beyond_the_range_are_told() -> None:
     model = single(lambda net: net.add("Max", "x", net.constant([1e9, -np.inf, -1e9, np.inf, 1.0])), ["N", 5])
     other, clamped = converted(model, HALF)
     assert clamped == ("constant_0",)
-    found = runtime_answers(other, np.zeros((1, 5), np.float16))[0]
+    found = run_onnxruntime(other, np.zeros((1, 5), np.float16))[0]
     np.testing.assert_array_equal(found, np.float16([[65504, 0, 0, np.inf, 1]]))
 
 
@@ -155,7 +155,7 @@ def test_a_number_that_would_vanish_does_not(small: float) -> None:
     model = single(lambda net: net.add("Div", "x", net.add("Add", "x", net.constant(small))), ["N", 3])
     other, clamped = converted(model, HALF)
     assert not clamped
-    np.testing.assert_array_equal(runtime_answers(other, np.zeros((1, 3), np.float16))[0], np.zeros((1, 3)))
+    np.testing.assert_array_equal(run_onnxruntime(other, np.zeros((1, 3), np.float16))[0], np.zeros((1, 3)))
 
 
 def test_quantisers_keep_their_scales() -> None:
@@ -258,4 +258,4 @@ def test_half_weights_become_whole_ones() -> None:
     whole, _ = converted(half, FLOAT)
     assert {tensor.data_type for tensor in whole.graph.initializer} <= {FLOAT, TensorProto.INT64}
     fed = np.random.default_rng(1).standard_normal((2, 6, 5, 4), np.float32)
-    assert_close(runtime_answers(whole, fed)[0], part.logits64(fed), np.float16, factor=4)
+    assert_close(run_onnxruntime(whole, fed)[0], part.logits64(fed), np.float16, factor=4)

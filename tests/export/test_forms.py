@@ -6,18 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hostile
 import numpy as np
 import onnx
 import pytest
-from blocked_nets import network
 from fuzz.seeds import seed_bytes
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
-from zoo import HEADS, classifier
 
 import camrt
 from camrt.errors import ModelFileError, UnsupportedModelError
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers import hostile_models
+from helpers.nchwc_nets import build_network_pair
+from helpers.zoo import HEADS, classifier
 
 Change = Callable[[ModelProto], Any]
 
@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no groups": (give("Conv", group=0), "'group' .* is 0, out of range"),
     "groups beyond all channels": (give("Conv", group=4), "does not divide 6 channels"),
     "groups beyond all numbers": (give("Conv", group=2**32), "'group' .* is 4294967296, out of range"),
-    "a border beyond all pictures": (give("Conv", pads=[2**31] * 4), "'pads' .*out of range"),
+    "a border beyond all images": (give("Conv", pads=[2**31] * 4), "'pads' .*out of range"),
     "blocks whose square is zero": (put_behind("DepthToSpace", blocksize=2**32), "'blocksize' .* range"),
     "a bias of none": (weight("Conv", 2, 0), r"has a bias of shape \[0\] for 6 channels"),
     "another kernel": (give("Conv", kernel_shape=[1000, 1]), "has kernel_shape"),
@@ -115,16 +115,16 @@ def test_a_node_of_another_form_is_refused(case: str, tmp_path: Path) -> None:
     change, reason = REFUSED[case]
     model = zoo_model()
     change(model)
-    path = hostile.save(model, tmp_path / "model.onnx")
+    path = hostile_models.save(model, tmp_path / "model.onnx")
     with pytest.raises(ModelFileError, match=reason):
         read_model(path)
 
 
 def test_what_a_runtimes_own_nodes_become_is_checked_too(tmp_path: Path) -> None:
-    blocked = network(8, 8).models()[1]
+    blocked = build_network_pair(8, 8).models()[1]
     give("AveragePool", kernel_shape=2)(blocked)
     with pytest.raises((ModelFileError, UnsupportedModelError)):
-        read_model(hostile.save(blocked, tmp_path / "model.onnx"))
+        read_model(hostile_models.save(blocked, tmp_path / "model.onnx"))
 
 
 def test_a_subgraph_that_gives_one_value_twice_is_refused(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_subgraph_that_gives_one_value_twice_is_refused(tmp_path: Path) -> Non
     )
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "so"))
     with pytest.raises(ModelFileError, match="gives one value twice"):
-        read_model(hostile.save(model, tmp_path / "model.onnx"))
+        read_model(hostile_models.save(model, tmp_path / "model.onnx"))
 
 
 def constant_weight(model: ModelProto, operator: str, place: int, array: np.ndarray) -> None:
@@ -160,7 +160,7 @@ def test_operands_that_are_computed_and_do_not_fit_are_refused_by_the_runtime(
 ) -> None:
     model = zoo_model()
     constant_weight(model, operator, place, np.ones(shape))
-    path = hostile.save(model, tmp_path / "model.onnx")
+    path = hostile_models.save(model, tmp_path / "model.onnx")
     with pytest.raises(camrt.errors.CamrtError):
         camrt.load(path, threads=1).predict(np.zeros((1, 3, 8, 8), np.float32))
 
@@ -189,7 +189,7 @@ def test_branches_have_as_many_outputs_as_their_node(outputs, given, tmp_path: P
     choice(outputs, given)(model)
     said = f"a graph of 0 inputs and {given} outputs, where 0 and {outputs} fit"
     with pytest.raises(ModelFileError, match=said):
-        read_model(hostile.save(model, tmp_path / "model.onnx"))
+        read_model(hostile_models.save(model, tmp_path / "model.onnx"))
 
 
 def test_values_beside_an_empty_field_of_bytes_are_read(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_values_beside_an_empty_field_of_bytes_are_read(tmp_path: Path) -> None:
     values = numpy_helper.to_array(bias)
     bias.raw_data = b""
     bias.float_data.extend(values.tolist())
-    read = read_model(hostile.save(model, tmp_path / "model.onnx")).model
+    read = read_model(hostile_models.save(model, tmp_path / "model.onnx")).model
     found = next(tensor for tensor in read.graph.initializer if tensor.name == "trunk_bias")
     np.testing.assert_array_equal(numpy_helper.to_array(found), values)
     assert camrt.load(tmp_path / "model.onnx", threads=1).num_classes == 3
@@ -210,7 +210,7 @@ def test_a_scan_that_passes_its_state_on_unmade_is_refused(tmp_path: Path) -> No
     body = next(item.g for item in node(model, "Scan").attribute if item.name == "body")
     body.output[0].name = body.input[0].name
     with pytest.raises(ModelFileError, match="gives what no node in it makes"):
-        read_model(hostile.save(model, tmp_path / "model.onnx"))
+        read_model(hostile_models.save(model, tmp_path / "model.onnx"))
 
 
 # ---------------------------------------------------------------- odd graphs that are in form
@@ -227,16 +227,16 @@ def pool_of_vectors(model: ModelProto) -> None:
 
 
 def empty_in_front(model: ModelProto) -> None:
-    """Nothing is added to the picture."""
+    """Nothing is added to the image."""
     node(model, "Conv").input[0] = "shifted"
     model.graph.initializer.append(numpy_helper.from_array(np.ones((0, 1, 1), np.float32), "nothing"))
-    model.graph.node.insert(0, helper.make_node("Add", ["pictures", "nothing"], ["shifted"]))
+    model.graph.node.insert(0, helper.make_node("Add", ["images", "nothing"], ["shifted"]))
 
 
 def few_axes_in_front(model: ModelProto) -> None:
-    """A picture's axes put in an order of three."""
+    """An image's axes put in an order of three."""
     node(model, "Conv").input[0] = "turned"
-    model.graph.node.insert(0, helper.make_node("Transpose", ["pictures"], ["turned"], perm=[0, 2, 1]))
+    model.graph.node.insert(0, helper.make_node("Transpose", ["images"], ["turned"], perm=[0, 2, 1]))
 
 
 def read_inside(model: ModelProto) -> None:
@@ -267,13 +267,13 @@ def mean_of_nothing(model: ModelProto) -> None:
 
 
 def gather_of_nothing(model: ModelProto) -> None:
-    """Two rows of no numbers are gathered from the picture, and added up to nothing."""
+    """Two rows of no numbers are gathered from the image, and added up to nothing."""
     node(model, "Conv").input[0] = "shifted"
     model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 0), np.int64), "none"))
     new = [
-        helper.make_node("Gather", ["pictures", "none"], ["gathered"], axis=3),
+        helper.make_node("Gather", ["images", "none"], ["gathered"], axis=3),
         helper.make_node("ReduceSum", ["gathered"], ["sum"], keepdims=0),
-        helper.make_node("Add", ["pictures", "sum"], ["shifted"]),
+        helper.make_node("Add", ["images", "sum"], ["shifted"]),
     ]
     for made in reversed(new):
         model.graph.node.insert(0, made)
@@ -343,12 +343,12 @@ def test_odd_graphs_are_refused_or_explained(head: str, change: Change, tmp_path
     """Whatever is wrong with them: the analysis meets axes and sizes that are not there."""
     model = zoo_model(head)
     change(model)
-    path = hostile.save(model, tmp_path / "model.onnx")
-    pictures = np.ones((2, 3, 8, 8), np.float32)
+    path = hostile_models.save(model, tmp_path / "model.onnx")
+    images = np.ones((2, 3, 8, 8), np.float32)
     try:
         engine = camrt.load(path, threads=1)
-        engine.explain(pictures, "pixab")
-        engine.explain(pictures, "gradcam")
+        engine.explain(images, "pixab")
+        engine.explain(images, "gradcam")
     except camrt.errors.CamrtError:
         return
     assert engine.describe()

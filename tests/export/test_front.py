@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError
-from camrt.export.front import Front, read_front
-from camrt.export.graph import Graph
-from camrt.export.regions import Region
+from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing, find_builtin_preprocessing
+from camrt.export.geometry.region import Region
+from camrt.export.graph.index import Graph
 
 FLOAT = TensorProto.FLOAT
 
@@ -24,8 +24,8 @@ def front_of(
     kernel: int = 3,
     element: int = FLOAT,
     **constants: Any,
-) -> Front:
-    """The front of: picture, the nodes one behind the other (operator, further inputs), a convolution."""
+) -> BuiltinPreprocessing:
+    """The front of: image, the nodes one behind the other (operator, further inputs), a convolution."""
     made, current = [], "x0"
     for number, (operator, others, attributes) in enumerate(nodes, start=1):
         names = others.split() if "x" in others.split() else ["x", *others.split()]
@@ -42,7 +42,7 @@ def front_of(
         [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    return read_front(Graph(model, (2, 3, *size)), element)
+    return find_builtin_preprocessing(Graph(model, (2, 3, *size)), element)
 
 
 def single(*values: float) -> np.ndarray:
@@ -94,7 +94,7 @@ NORMAL = {
         (1 / 255, 0),
         (0, 255),
     ),
-    "mean-picture": (
+    "mean-image": (
         [("Sub", "c", {})],
         {"c": np.random.default_rng(0).uniform(100, 120, (1, 3, 30, 40)).astype(np.float32)},
         (1, None),
@@ -117,7 +117,7 @@ def test_numbers(nodes: Any, constants: Any, numbers: Any, levels: Any) -> None:
     assert found.scale[0] == pytest.approx(numbers[0], rel=1e-6)
     if numbers[1] is not None:
         assert found.shift[0] == pytest.approx(numbers[1], rel=1e-6)
-    assert not found.shifts
+    assert not found.spatial_steps
 
 
 def test_channels_in_another_order() -> None:
@@ -141,15 +141,15 @@ def test_channels_in_another_order() -> None:
 
 
 def test_nothing_in_front() -> None:
-    assert front_of([]) == Front()
-    assert front_of([("Relu", "", {})]) == Front()
-    assert front_of([("Sub", "c x", {})], c=single(255)) == Front()  # c − x
-    assert Front().describe((4, 5)) == ""
+    assert front_of([]) == BuiltinPreprocessing()
+    assert front_of([("Relu", "", {})]) == BuiltinPreprocessing()
+    assert front_of([("Sub", "c x", {})], c=single(255)) == BuiltinPreprocessing()  # c − x
+    assert BuiltinPreprocessing().describe((4, 5)) == ""
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 1, 1), (3, 2, 1, 1), (3, 1, 1, 1), (3, 3, 1, 2)])
 def test_a_convolution_of_other_channels_is_no_scaling(shape: tuple[int, ...]) -> None:
-    assert front_of([("Conv", "w", {})], w=np.zeros(shape, np.float32)) == Front()
+    assert front_of([("Conv", "w", {})], w=np.zeros(shape, np.float32)) == BuiltinPreprocessing()
 
 
 def test_signed_bytes() -> None:
@@ -228,7 +228,7 @@ MOVES = {
         {"c": single(1, 1, 0.5, 0.3)},
         (0, 0, 40, 30),
     ),
-    # 30·0.35 = 10.5 -> 10 rows, each 1/0.35 = 2.857 of the picture's: the rest is not seen
+    # 30·0.35 = 10.5 -> 10 rows, each 1/0.35 = 2.857 of the image's: the rest is not seen
     "resized-in-part": (
         [("Resize", "- c", {"mode": "linear"})],
         {"c": single(1, 1, 0.35, 1)},
@@ -276,11 +276,11 @@ def test_the_only_output_of_a_split_that_is_read_is_a_crop() -> None:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    assert read_front(Graph(model, (2, 3, 30, 40))).region((30, 40)) == Region(10, 0, 35, 30)
+    assert find_builtin_preprocessing(Graph(model, (2, 3, 30, 40))).region((30, 40)) == Region(10, 0, 35, 30)
     graph.node.append(helper.make_node("Conv", ["a", "w"], ["z"]))
     graph.output.append(helper.make_tensor_value_info("z", FLOAT, None))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    assert read_front(Graph(model, (2, 3, 30, 40))) == Front()
+    assert find_builtin_preprocessing(Graph(model, (2, 3, 30, 40))) == BuiltinPreprocessing()
 
 
 def test_places_of_older_operator_sets() -> None:
@@ -322,9 +322,9 @@ def test_a_layers_own_pad_is_no_shift_wherever_it_stands(nodes: Any) -> None:
     assert front_of(nodes, kernel=3, **constants).region((30, 40)) == Region(-3, -3, 43, 33)
 
 
-def test_what_is_computed_from_the_picture_is_left_alone() -> None:
+def test_what_is_computed_from_the_image_is_left_alone() -> None:
     found = front_of([("Slice", "a b c", {})], a=whole(1), b=whole(2), c=whole(1))
-    assert found == Front()  # of channels, not of places
+    assert found == BuiltinPreprocessing()  # of channels, not of places
 
 
 DAMAGED: dict[str, Any] = {
@@ -363,8 +363,8 @@ def test_what_makes_no_sense_is_left_alone(nodes: Any, constants: Any) -> None:
 
 
 def test_regions_within_regions_and_back() -> None:
-    """A picture of 100×300 of which columns 100 to 200 are shown in 50×50, and of these a part."""
+    """An image of 100×300 of which columns 100 to 200 are shown in 50×50, and of these a part."""
     shown = Region(100, 0, 200, 100)
     assert shown.of(Region.whole((50, 50)), (50, 50)) == shown
     assert shown.of(Region(10, 20, 30, 40), (50, 50)) == Region(120, 40, 160, 80)
-    assert shown.turned((100, 300), (50, 50)) == Region(-50, 0, 100, 50)
+    assert shown.inverse((100, 300), (50, 50)) == Region(-50, 0, 100, 50)

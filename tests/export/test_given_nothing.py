@@ -6,28 +6,38 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hostile
 import numpy as np
 import onnx
 import pytest
 from onnx import NodeProto, helper, numpy_helper
-from tolerances import assert_close
 
 import camrt
 from camrt.errors import ModelFileError, UnsupportedModelError
+from helpers import hostile_models
+from helpers.tolerances import assert_close
 
-PARAMETERS = [numpy_helper.from_array(np.ones(5, np.float32), "scales"), hostile.tensor("shifts", 5)]
-RECURRENT = [hostile.tensor("W", 1, 9, 5), hostile.tensor("R", 1, 9, 3), hostile.tensor("end", 3, 4)]
+PARAMETERS = [
+    numpy_helper.from_array(np.ones(5, np.float32), "scales"),
+    hostile_models.make_tensor("shifts", 5),
+]
+RECURRENT = [
+    hostile_models.make_tensor("W", 1, 9, 5),
+    hostile_models.make_tensor("R", 1, 9, 3),
+    hostile_models.make_tensor("end", 3, 4),
+]
 
 
 def cut_rows(first: str) -> list[NodeProto]:
-    return [hostile.conv_node(), helper.make_node("Slice", ["features", first, "last", "axis"], ["rows"])]
+    return [
+        hostile_models.conv_node(),
+        helper.make_node("Slice", ["features", first, "last", "axis"], ["rows"]),
+    ]
 
 
 def normalised() -> list[NodeProto]:
     return [
         helper.make_node("InstanceNormalization", ["rows", "scales", "shifts"], ["normalised"]),
-        *hostile.head_nodes("normalised"),
+        *hostile_models.head_nodes("normalised"),
     ]
 
 
@@ -49,20 +59,26 @@ def sized(operator: str, first: int, size: int | str, folder: Path) -> Path:
     """A classifier that looks at the rows from `first` on."""
     bounds = [("first", first), ("last", 10_000), ("axis", 2), ("direction", 0)]
     stored = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in bounds]
-    weights = [*hostile.conv_weights(), *hostile.head_weights(), *PARAMETERS, *RECURRENT, *stored]
+    weights = [
+        *hostile_models.conv_weights(),
+        *hostile_models.head_weights(),
+        *PARAMETERS,
+        *RECURRENT,
+        *stored,
+    ]
     inputs = [("image", ("N", 3, size, size))]
-    model = hostile.model_of([*cut_rows("first"), *BEHIND[operator]()], weights, inputs=inputs)
-    return hostile.save(model, folder / f"{size}.onnx")
+    model = hostile_models.model_of([*cut_rows("first"), *BEHIND[operator]()], weights, inputs=inputs)
+    return hostile_models.save(model, folder / f"{size}.onnx")
 
 
 @pytest.mark.parametrize("operator", BEHIND)
-def test_what_is_given_nothing_whatever_the_picture_is_refused(operator: str, tmp_path: Path) -> None:
+def test_what_is_given_nothing_whatever_the_image_is_refused(operator: str, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=rf"{operator}.* is given nothing: .*\b0\b"):
         camrt.load(sized(operator, 8, 8, tmp_path))
 
 
 @pytest.mark.parametrize("operator", BEHIND)
-def test_pictures_of_open_size_that_leave_nothing_are_refused(operator: str, tmp_path: Path) -> None:
+def test_images_of_open_size_that_leave_nothing_are_refused(operator: str, tmp_path: Path) -> None:
     """In a process of its own, which would end."""
     path = sized(operator, 8, "side", tmp_path)
     text = f"""
@@ -92,18 +108,20 @@ def test_inside_another_node_it_is_refused(tmp_path: Path) -> None:
     inner = helper.make_node("InstanceNormalization", ["features", "scales", "shifts"], ["branch"])
     both = [helper.make_graph([inner], "branch", [], [out]) for _ in range(2)]
     nodes = [
-        hostile.conv_node(),
+        hostile_models.conv_node(),
         helper.make_node("If", ["yes"], ["normalised"], then_branch=both[0], else_branch=both[1]),
-        *hostile.head_nodes("normalised"),
+        *hostile_models.head_nodes("normalised"),
     ]
     yes = numpy_helper.from_array(np.array(True), "yes")
-    model = hostile.model_of(nodes, [*hostile.conv_weights(), *hostile.head_weights(), *PARAMETERS, yes])
+    model = hostile_models.model_of(
+        nodes, [*hostile_models.conv_weights(), *hostile_models.head_weights(), *PARAMETERS, yes]
+    )
     with pytest.raises(UnsupportedModelError, match="inside another node"):
-        camrt.load(hostile.save(model, tmp_path / "model.onnx"))
+        camrt.load(hostile_models.save(model, tmp_path / "model.onnx"))
 
 
 def test_a_version_that_cannot_be_is_refused(tmp_path: Path) -> None:
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.opset_import.append(helper.make_opsetid("com.microsoft", 2**40))
     with pytest.raises(ModelFileError, match="which there is not"):
-        camrt.load(hostile.save(model, tmp_path / "model.onnx"))
+        camrt.load(hostile_models.save(model, tmp_path / "model.onnx"))

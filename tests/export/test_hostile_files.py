@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import hostile
 import numpy as np
 import pytest
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import CamrtError, ModelFileError, UnsafeModelError, UnsupportedModelError
-from camrt.export.reading import ReadingLimits, read_model
+from camrt.export.io.model_file import ReadingLimits, read_model
+from helpers import hostile_models
 
 SECONDS_PER_FILE = 10.0  # measured: below 0.02 s, and 2 s for many_empty_nodes; the rest is for slow machines
 
@@ -39,7 +39,7 @@ REASONS: dict[str, tuple[type[CamrtError], str]] = {
     "many_empty_nodes": (UnsafeModelError, "more than 2000000 protobuf fields"),
     "nested_functions": (UnsafeModelError, "expands to 1111111111115 nodes"),
     "nested_subgraphs": (ModelFileError, "nests messages more than 100 deep"),
-    "not_onnx_png": (ModelFileError, "looks like a PNG picture"),
+    "not_onnx_png": (ModelFileError, "looks like a PNG image"),
     "recursive_function": (UnsafeModelError, "has a function that calls itself, 'ping'"),
     "terabyte_constant": (UnsafeModelError, r"node 'terabytes' \(ConstantOfShape\) claims 931.3 GiB"),
     "terabyte_initializer": (UnsafeModelError, "initializer 'head.weight' claims 3.6 TiB"),
@@ -48,13 +48,13 @@ REASONS: dict[str, tuple[type[CamrtError], str]] = {
 
 
 def test_every_hostile_file_has_its_reason() -> None:
-    assert REASONS.keys() == hostile.REFUSED.keys()
+    assert REASONS.keys() == hostile_models.REFUSED.keys()
 
 
-@pytest.mark.parametrize("name", hostile.REFUSED)
+@pytest.mark.parametrize("name", hostile_models.REFUSED)
 def test_refused_quickly_with_its_reason(path: Path, name: str) -> None:
     kind, message = REASONS[name]
-    hostile.REFUSED[name](path)
+    hostile_models.REFUSED[name](path)
     before = sorted(path.parent.iterdir())
     started = time.monotonic()
     with pytest.raises(kind, match=message) as caught:
@@ -90,10 +90,10 @@ def test_refused_quickly_with_its_reason(path: Path, name: str) -> None:
     ],
 )
 def test_location(path: Path, location: str, kind: type[CamrtError], message: str) -> None:
-    path.with_name("weights.bin").write_bytes(hostile.external_bytes())
+    path.with_name("weights.bin").write_bytes(hostile_models.external_bytes())
     path.with_name("folder").mkdir()
     with pytest.raises(kind, match=message) as caught:
-        read_model(hostile.external(path, location))
+        read_model(hostile_models.external(path, location))
     assert type(caught.value) is kind
 
 
@@ -112,16 +112,16 @@ def test_location(path: Path, location: str, kind: type[CamrtError], message: st
     ],
 )
 def test_range(path: Path, offset: str, length: str | None, message: str) -> None:
-    path.with_name("weights.bin").write_bytes(hostile.external_bytes())
+    path.with_name("weights.bin").write_bytes(hostile_models.external_bytes())
     with pytest.raises(ModelFileError, match=message):
-        read_model(hostile.external(path, "weights.bin", offset=offset, length=length))
+        read_model(hostile_models.external(path, "weights.bin", offset=offset, length=length))
 
 
 def test_location_given_twice(path: Path) -> None:
-    model = hostile.load(hostile.external_valid(path))
+    model = hostile_models.load(hostile_models.external_valid(path))
     model.graph.initializer[0].external_data.add(key="location", value="../other.bin")
     with pytest.raises(ModelFileError, match=r"gives the 'location' .* twice"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def external_tensor(location: str) -> TensorProto:
@@ -157,8 +157,8 @@ def _in_subgraph(model: ModelProto, tensor: TensorProto) -> None:
 
 def _in_uncalled_function(model: ModelProto, tensor: TensorProto) -> None:
     body = [helper.make_node("Constant", [], ["y"], value=tensor)]
-    opset = [helper.make_opsetid("", hostile.OPSET)]
-    model.functions.append(helper.make_function(hostile.DOMAIN, "f", [], ["y"], body, opset))
+    opset = [helper.make_opsetid("", hostile_models.OPSET)]
+    model.functions.append(helper.make_function(hostile_models.DOMAIN, "f", [], ["y"], body, opset))
 
 
 def _in_function_default(model: ModelProto, tensor: TensorProto) -> None:
@@ -181,10 +181,10 @@ def _in_function_default(model: ModelProto, tensor: TensorProto) -> None:
 def test_external_data_anywhere_is_checked(
     path: Path, put: Callable[[ModelProto, TensorProto], None]
 ) -> None:
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     put(model, external_tensor("../secret.bin"))
     with pytest.raises(UnsafeModelError, match="leaves the model's folder"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 # ---- results far larger than the file ----
@@ -255,45 +255,45 @@ BOMBS: dict[str, list[NodeProto]] = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_result_too_large(path: Path, name: str) -> None:
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.graph.initializer.extend(
         [numpy_helper.from_array(np.array([0]), "axis"), numpy_helper.from_array(np.array([1]), "last")]
     )
     model.graph.node.extend(BOMBS[name])
     started = time.monotonic()
     with pytest.raises(UnsafeModelError, match=r"result .* (claims|would have|has) .* are allowed"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
     assert time.monotonic() - started < SECONDS_PER_FILE
 
 
 def test_result_too_large_in_a_subgraph(path: Path) -> None:
     output = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
     branch = helper.make_graph(BOMBS["ConstantOfShape"], "branch", [], [output])
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
     model.graph.node.append(node("If", ["condition"], ["c"], then_branch=branch, else_branch=branch))
     with pytest.raises(UnsafeModelError, match=r"ConstantOfShape\) claims"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def test_sparse_initializer_that_claims_terabytes(path: Path) -> None:
     values = numpy_helper.from_array(np.ones(1, np.float32), "s")
     indices = numpy_helper.from_array(np.array([2]), "i")
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [10**7, 10**6]))
     with pytest.raises(UnsafeModelError, match="sparse initializer 's' claims"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def test_negative_dimension_of_a_result(path: Path) -> None:
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.graph.node.extend([constant("n", 2, -1), node("ConstantOfShape", ["n"], ["out"])])
     with pytest.raises(ModelFileError, match=r"negative dimension: \[2, -1\]"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def test_limit_is_a_parameter(path: Path) -> None:
-    hostile.classifier(path)
+    hostile_models.classifier(path)
     with pytest.raises(UnsafeModelError, match=r"claims 540 bytes .* at most 500 bytes are allowed"):
         read_model(path, limits=ReadingLimits(max_tensor_bytes=500))
     with pytest.raises(UnsafeModelError, match="has 5 nodes; at most 4"):
@@ -312,12 +312,12 @@ def test_limit_is_a_parameter(path: Path) -> None:
 )
 def test_number_that_crashes_shape_inference(path: Path, bad: NodeProto, name: str) -> None:
     """Each makes onnx's own shape inference use memory that is not its own, or gigabytes of it."""
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.opset_import[0].version = 18
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(0, np.int64), "n"))
     model.graph.node.append(bad)
     with pytest.raises(ModelFileError, match=f"attribute '{name}' of .* out of range"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 # ---- functions and nesting ----
@@ -325,57 +325,57 @@ def test_number_that_crashes_shape_inference(path: Path, bad: NodeProto, name: s
 
 def test_chain_of_functions_is_too_deep(path: Path) -> None:
     with pytest.raises(UnsafeModelError, match="nests calls of functions more than 64 deep"):
-        read_model(hostile.nested_functions(path, levels=5000, calls=1))
+        read_model(hostile_models.nested_functions(path, levels=5000, calls=1))
 
 
 def test_expansion_is_counted_in_bytes(path: Path) -> None:
-    model = hostile.load(hostile.nested_functions(path, levels=5, calls=10))
-    large = helper.make_node("Constant", [], ["unused"], value=hostile.tensor("large", 1 << 16))
+    model = hostile_models.load(hostile_models.nested_functions(path, levels=5, calls=10))
+    large = helper.make_node("Constant", [], ["unused"], value=hostile_models.make_tensor("large", 1 << 16))
     model.functions[-1].node.append(large)
     with pytest.raises(UnsafeModelError, match="of nodes once its functions are inlined"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def test_call_with_too_many_arguments(path: Path) -> None:
-    model = hostile.load(hostile.nested_functions(path, levels=1, calls=1))
+    model = hostile_models.load(hostile_models.nested_functions(path, levels=1, calls=1))
     model.graph.node[1].input.append("image")
     with pytest.raises(ModelFileError, match="has 2 inputs; the function takes 1"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def test_graph_passed_to_a_function(path: Path) -> None:
-    model = hostile.load(hostile.nested_functions(path, levels=1, calls=1))
+    model = hostile_models.load(hostile_models.nested_functions(path, levels=1, calls=1))
     branch = helper.make_graph([], "branch", [], [])
     model.graph.node[1].attribute.append(helper.make_attribute("body", branch))
     with pytest.raises(UnsafeModelError, match="passes a graph to a function"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def test_function_defined_twice(path: Path) -> None:
-    model = hostile.load(hostile.nested_functions(path, levels=1, calls=1))
+    model = hostile_models.load(hostile_models.nested_functions(path, levels=1, calls=1))
     model.functions.append(model.functions[0])
     with pytest.raises(ModelFileError, match="defines the function 'f0' twice"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def test_subgraphs_nest_beyond_the_limit(path: Path) -> None:
     with pytest.raises(UnsafeModelError, match="nests subgraphs more than 8 deep"):
-        read_model(hostile.nested_subgraphs(path, depth=20), limits=ReadingLimits(max_depth=8))
+        read_model(hostile_models.nested_subgraphs(path, depth=20), limits=ReadingLimits(max_depth=8))
 
 
 def test_operator_that_opens_other_files(path: Path) -> None:
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     model.graph.node.append(node("EPContext", ["image"], ["out"], domain="com.microsoft"))
     with pytest.raises(UnsafeModelError, match="makes the runtime open another file"):
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
 
 
 def test_long_and_odd_names_are_shortened_and_escaped(path: Path) -> None:
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.graph.node[0].input[0] = "\x1b[31m" + "n" * 10_000
     with pytest.raises(ModelFileError, match=r"'\\x1b\[31mnnn.*\.\.\.'") as caught:
-        read_model(hostile.save(model, path))
+        read_model(hostile_models.save(model, path))
     assert len(str(caught.value)) < 600
 
 
@@ -384,10 +384,10 @@ def test_long_and_odd_names_are_shortened_and_escaped(path: Path) -> None:
 
 def _seeds(path: Path) -> dict[str, bytes]:
     makers: dict[str, Callable[[Path], Path]] = {
-        "classifier": hostile.classifier,
-        "endless_loop": hostile.endless_loop,
-        "external": hostile.external_valid,
-        "functions": lambda where: hostile.nested_functions(where, levels=3, calls=2),
+        "classifier": hostile_models.classifier,
+        "endless_loop": hostile_models.endless_loop,
+        "external": hostile_models.external_valid,
+        "functions": lambda where: hostile_models.nested_functions(where, levels=3, calls=2),
     }
     return {name: maker(path).read_bytes() for name, maker in makers.items()}
 
@@ -472,10 +472,10 @@ def _altered(model: ModelProto, source: random.Random) -> None:
 def test_altered_models_are_read_or_refused(path: Path) -> None:
     source = random.Random(0)
     for case in range(600):
-        model = hostile.classifier_model()
+        model = hostile_models.classifier_model()
         for _ in range(source.choice((1, 1, 2, 3))):
             _altered(model, source)
-        hostile.save(model, path)
+        hostile_models.save(model, path)
         started = time.monotonic()
         try:
             read_model(path)

@@ -1,4 +1,4 @@
-"""The axes and the type of a file's picture input, against plain ONNX Runtime on the file as it is."""
+"""The axes and the type of a file's image input, against plain ONNX Runtime on the file as it is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto
-from raw_pixels import SIZE, answer, numbers, pixel_model
-from tolerances import assert_close
-from zoo import Net
 
 import camrt
 from camrt.errors import InputError
+from helpers.preprocessing_models import SIZE, numpy_dtype, pixel_model, run_onnxruntime
+from helpers.tolerances import assert_close
+from helpers.zoo import Net
 
 WHOLE = 8.0  # a convolution, a pool and a linear layer
 FLOAT = TensorProto.FLOAT
@@ -43,7 +43,7 @@ def test_channels_last_are_read_off_the_transpose(
     engine = camrt.load(path)
     assert (engine.interface.layout, engine.interface.channels) == ("NHWC", channels)
     given = batch_of(channels)
-    assert_close(engine.predict(given.transpose(0, 3, 1, 2)), answer(path, given), factor=WHOLE)
+    assert_close(engine.predict(given.transpose(0, 3, 1, 2)), run_onnxruntime(path, given), factor=WHOLE)
     assert engine.explain(given.transpose(0, 3, 1, 2), "gradcam").maps.shape == (2, *SIZE)
     with pytest.raises(InputError, match=r"these are last: batch\.transpose\(0, 3, 1, 2\) brings them there"):
         engine.predict(given)
@@ -57,14 +57,14 @@ def test_open_channels_are_taken_from_the_convolution_behind_the_transpose(tmp_p
 
 @pytest.mark.parametrize("channels", [2, 8, 13])
 def test_channels_first_stay_first(channels: int, tmp_path: Path) -> None:
-    """Also where the last axis has a picture's number of channels."""
+    """Also where the last axis has an image's number of channels."""
     path = pixel_model(
         tmp_path, lambda _, name: name, element=FLOAT, shape=("N", channels, 9, 4), channels=channels
     )
     engine = camrt.load(path)
     assert (engine.interface.layout, engine.interface.channels) == ("NCHW", channels)
     given = batch_of(channels, (9, 4)).transpose(0, 3, 1, 2)
-    assert_close(engine.predict(given), answer(path, given), factor=WHOLE)
+    assert_close(engine.predict(given), run_onnxruntime(path, given), factor=WHOLE)
 
 
 def by_hand(net: Net, name: str) -> str:
@@ -78,7 +78,7 @@ def test_a_layout_can_be_said(tmp_path: Path) -> None:
     path = pixel_model(tmp_path, by_hand, element=FLOAT, shape=("N", *SIZE, 5), channels=5)
     engine = camrt.load(path, layout="NHWC")
     given = batch_of(5)
-    assert_close(engine.predict(given.transpose(0, 3, 1, 2)), answer(path, given), factor=WHOLE)
+    assert_close(engine.predict(given.transpose(0, 3, 1, 2)), run_onnxruntime(path, given), factor=WHOLE)
     with pytest.raises(InputError, match=r"layout='CHWN' must be 'NCHW' \(channels first\) or 'NHWC'"):
         camrt.load(path, layout="CHWN")  # type: ignore[arg-type]  # wrong on purpose
 
@@ -88,10 +88,10 @@ def test_a_layout_can_be_said(tmp_path: Path) -> None:
 )
 def test_whole_numbers_of_any_width(element: int, tmp_path: Path) -> None:
     path = pixel_model(tmp_path, turned, element=element, shape=("N", *SIZE, 8), channels=8)
-    given = np.random.default_rng(0).integers(0, 1500, (2, *SIZE, 8)).astype(numbers(element))
+    given = np.random.default_rng(0).integers(0, 1500, (2, *SIZE, 8)).astype(numpy_dtype(element))
     engine = camrt.load(path)
     assert f"of type {TensorProto.DataType.Name(element).lower()}" in engine.describe()
-    expected = answer(path, given)
+    expected = run_onnxruntime(path, given)
     for kind in (np.float32, given.dtype):
         found = engine.predict(given.transpose(0, 3, 1, 2).astype(kind))
         assert_close(found, expected, factor=WHOLE)

@@ -7,14 +7,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, classifier, model_of, save, with_ending
 
 import camrt
 from camrt.errors import UnsupportedModelError
-from camrt.export.input_form import INTEGER_RANGES, standardise_input
-from camrt.export.interface import lift_constants, standardise
-from camrt.export.opsets import newest_opset
+from camrt.export.io.opsets import newest_opset
+from camrt.export.rewrites.input_form import INTEGER_RANGES, standardise_input
+from camrt.export.rewrites.interface import lift_constants, standardise
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, model_of, save, with_ending
 
 FLOAT16, DOUBLE, FLOAT = TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT
 SHAPE = (6, 4, 3)
@@ -28,7 +28,7 @@ def zoo_model(name="gap-flatten-gemm", classes=CLASSES, **options):
     return classifier(HEADS[name].make(rng, *SHAPE, classes), rng, **options)
 
 
-def pictures(whole, count=3):
+def images(whole, count=3):
     return np.random.default_rng(4).standard_normal((count, *whole.size), np.float32)
 
 
@@ -70,7 +70,7 @@ def retyped(model, element):
 def small(input_shape, element=FLOAT, opset=17, first="Conv"):
     """A convolution, a global pool: enough to be looked at."""
     nodes = [
-        node(first, "pictures weight" if first == "Conv" else "pictures", "A", name="first"),
+        node(first, "images weight" if first == "Conv" else "images", "A", name="first"),
         node("GlobalAveragePool", "A", "pooled"),
         node("Flatten", "pooled", "logits"),
     ]
@@ -84,7 +84,7 @@ def test_two_inputs_are_refused_and_named():
     model = small(["N", 3, 8, 8])
     model.graph.input.append(helper.make_tensor_value_info("mask", FLOAT, ["N", 1]))
     with pytest.raises(
-        UnsupportedModelError, match=r"exactly one input, this model has 2 \('pictures', 'mask'\)"
+        UnsupportedModelError, match=r"exactly one input, this model has 2 \('images', 'mask'\)"
     ):
         standardise(model)
 
@@ -101,8 +101,8 @@ def test_no_input_is_refused():
     [(["N", 3, 8], r"\(N, 3, 8\)"), ([3], r"\(3\)"), (["N", 3, 4, 8, 8], r"\(N, 3, 4, 8, 8\)")],
     ids=["rank-3", "rank-1", "rank-5"],
 )
-def test_an_input_that_is_no_picture_is_refused(shape, written):
-    with pytest.raises(UnsupportedModelError, match=f"has shape {written}; pictures"):
+def test_an_input_that_is_no_image_is_refused(shape, written):
+    with pytest.raises(UnsupportedModelError, match=f"has shape {written}; images"):
         standardise(small(shape))
 
 
@@ -116,7 +116,7 @@ def test_an_input_of_unknown_rank_is_refused():
 @pytest.mark.parametrize(
     "element", [TensorProto.INT64, TensorProto.UINT32, TensorProto.BOOL, TensorProto.STRING]
 )
-def test_an_input_that_holds_no_picture_is_refused(element):
+def test_an_input_that_holds_no_image_is_refused(element):
     name = TensorProto.DataType.Name(element)
     with pytest.raises(UnsupportedModelError, match=f"holds {name};.*a Cast to {name} behind it"):
         standardise(small(["N", 3, 8, 8], element))
@@ -135,7 +135,7 @@ def test_a_size_that_is_no_number_of_elements_is_open(said, axes, tmp_path):
     assert engine.interface.batch is None
     assert engine.interface.fixed_size == (2 not in axes)
     assert engine.interface.channels == 3
-    batch = pictures(whole)
+    batch = images(whole)
     assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
     if 2 in axes:
         wide = np.random.default_rng(5).standard_normal((2, 3, 14, 10), np.float32)
@@ -156,19 +156,19 @@ def test_open_colours_without_a_convolution_are_refused():
 
 
 @pytest.mark.parametrize("colours", [1, 3, 4])
-def test_channels_last_pictures_are_taken_channels_first(colours, tmp_path):
+def test_channels_last_images_are_taken_channels_first(colours, tmp_path):
     whole = zoo_model(colours=colours)
     model = whole.model
     trunk = model.graph.node[0]
     trunk.input[0] = "turned"
-    model.graph.node.insert(0, node("Transpose", "pictures", "turned", perm=[0, 3, 1, 2]))
+    model.graph.node.insert(0, node("Transpose", "images", "turned", perm=[0, 3, 1, 2]))
     height, width = whole.size[1:]
     model.graph.input[0].CopyFrom(
-        helper.make_tensor_value_info("pictures", FLOAT, ["N", height, width, colours])
+        helper.make_tensor_value_info("images", FLOAT, ["N", height, width, colours])
     )
     engine = camrt.load(save(model, tmp_path / "model.onnx"))
     assert engine.interface.layout == "NHWC"
-    batch = pictures(whole)
+    batch = images(whole)
     assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
     assert engine.target.name == "A"
     assert engine.head.kind == "pooled-linear"
@@ -198,10 +198,10 @@ def test_whole_numbers_are_rounded_and_bounded(element, opset, tmp_path):
     whole = zoo_model(opset=opset)
     model = whole.model
     model.graph.node[0].input[0] = "wide"
-    model.graph.node.insert(0, node("Cast", "pictures", "wide", to=FLOAT))
+    model.graph.node.insert(0, node("Cast", "images", "wide", to=FLOAT))
     model.graph.input[0].type.tensor_type.elem_type = element
     low, high = INTEGER_RANGES[element]
-    # No batch of pictures comes near the ends of 32 bits, and one that did would be warned of.
+    # No batch of images comes near the ends of 32 bits, and one that did would be warned of.
     ends = (-800.0, 800.0) if element == TensorProto.INT32 else (low - 20, high + 20)
     batch = np.random.default_rng(5).uniform(*ends, (3, *whole.size)).astype(np.float32)
     engine = camrt.load(save(model, tmp_path / "model.onnx"))
@@ -216,7 +216,7 @@ def test_initializers_listed_as_inputs_are_no_inputs(tmp_path):
             helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
         )
     engine = camrt.load(save(whole.model, tmp_path / "model.onnx"))
-    batch = pictures(whole)
+    batch = images(whole)
     assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
     assert engine.head.kind == "pooled-linear"
 
@@ -237,7 +237,7 @@ def test_weights_in_constant_nodes_are_found(tmp_path):
     del graph.initializer[:], graph.node[:]
     graph.node.extend(nodes)
     engine = camrt.load(save(whole.model, tmp_path / "model.onnx"))
-    batch = pictures(whole)
+    batch = images(whole)
     assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
     assert engine.head.kind == "pooled-linear"
 
@@ -263,7 +263,7 @@ def test_every_dense_spelling_of_a_constant_is_lifted(attributes, expected):
     assert all(each.op_type != "Constant" for each in model.graph.node)
 
 
-@pytest.mark.parametrize("taken", ["camrt_logits", "camrt_pictures", "camrt_cast", "camrt_activation"])
+@pytest.mark.parametrize("taken", ["camrt_logits", "camrt_images", "camrt_cast", "camrt_activation"])
 def test_a_file_may_use_the_names_camrt_uses(taken, tmp_path):
     whole = zoo_model()
     for each in whole.model.graph.node:
@@ -272,7 +272,7 @@ def test_a_file_may_use_the_names_camrt_uses(taken, tmp_path):
                 if name == "A":
                     names[position] = taken
     engine = camrt.load(save(whole.model, tmp_path / "model.onnx"))
-    batch = pictures(whole)
+    batch = images(whole)
     assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
 
 
@@ -283,11 +283,11 @@ def test_a_half_precision_graph_agrees_to_half_precision(tmp_path):
     whole = zoo_model()
     path = save(retyped(whole.model, FLOAT16), tmp_path / "model.onnx")
     engine = camrt.load(path)
-    batch = pictures(whole)
+    batch = images(whole)
     assert engine.predict(batch).dtype == np.float32
     assert_close(engine.predict(batch), whole.logits64(batch), np.float16, factor=WHOLE_MODEL)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    theirs = session.run(None, {"pictures": batch.astype(np.float16)})[0]
+    theirs = session.run(None, {"images": batch.astype(np.float16)})[0]
     assert_close(engine.predict(batch), theirs, np.float16)
     assert engine.head.kind == "pooled-linear"
     explanation = engine.explain(batch, "ablation", targets=1)
@@ -300,7 +300,7 @@ def test_a_double_precision_graph(tmp_path):
     whole = zoo_model("gap-flatten-gemm")
     model = whole.model
     model.graph.node[0].input[0] = "narrow"
-    model.graph.node.insert(0, node("Cast", "pictures", "narrow", to=FLOAT))
+    model.graph.node.insert(0, node("Cast", "images", "narrow", to=FLOAT))
     model.graph.input[0].type.tensor_type.elem_type = DOUBLE
     model = with_ending(
         model,
@@ -309,7 +309,7 @@ def test_a_double_precision_graph(tmp_path):
         DOUBLE,
     )
     engine = camrt.load(save(model, tmp_path / "model.onnx"))
-    batch = pictures(whole)
+    batch = images(whole)
     assert engine.interface.recognised == "Softmax"
     assert engine.head.kind == "pooled-linear"
     assert_close(engine.predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
@@ -384,11 +384,11 @@ def test_the_end_of_the_graph_is_recognised(ending, tmp_path):
     assert engine.interface.recognised == recognised
     assert engine.interface.activation == ("sigmoid" if recognised == "Sigmoid" else "softmax")
     assert engine.num_classes == CLASSES
-    batch = pictures(whole)
+    batch = images(whole)
     logits = engine.predict(batch)
     assert_close(logits, whole.logits64(batch), factor=WHOLE_MODEL)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    theirs = session.run(None, {"pictures": batch})[0].reshape(3, CLASSES)
+    theirs = session.run(None, {"images": batch})[0].reshape(3, CLASSES)
     if recognised is not None:
         ours = engine.probabilities(logits)
         assert_close(np.log(ours) if recognised == "LogSoftmax" else ours, theirs, factor=WHOLE_MODEL)
@@ -414,9 +414,9 @@ def test_any_other_end_counts_as_logits(steps, tmp_path):
     path = save(model, tmp_path / "model.onnx")
     engine = camrt.load(path)
     assert engine.interface.recognised is None
-    batch = pictures(whole, 1)
+    batch = images(whole, 1)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert_close(engine.predict(batch), session.run(None, {"pictures": batch})[0])
+    assert_close(engine.predict(batch), session.run(None, {"images": batch})[0])
 
 
 def test_one_logit_means_a_sigmoid(tmp_path):
@@ -424,7 +424,7 @@ def test_one_logit_means_a_sigmoid(tmp_path):
     path = save(whole.model, tmp_path / "model.onnx")
     engine = camrt.load(path)
     assert engine.interface.activation == "sigmoid"
-    batch = pictures(whole)
+    batch = images(whole)
     assert_close(
         engine.probabilities(engine.predict(batch)), sigmoid(whole.logits64(batch)), factor=WHOLE_MODEL
     )
@@ -434,7 +434,7 @@ def test_one_logit_means_a_sigmoid(tmp_path):
 def test_the_activation_asked_for_holds_where_the_file_says_nothing(tmp_path):
     whole = zoo_model()
     path = save(whole.model, tmp_path / "model.onnx")
-    batch = pictures(whole)
+    batch = images(whole)
     engine = camrt.load(path, activation="sigmoid")
     assert_close(
         engine.probabilities(engine.predict(batch)), sigmoid(whole.logits64(batch)), factor=WHOLE_MODEL
@@ -455,7 +455,7 @@ def test_among_several_outputs_the_only_one_of_class_scores_is_taken(tmp_path):
     path = save(with_outputs(whole, ("A", ["N", *SHAPE])), tmp_path / "model.onnx")
     engine = camrt.load(path)
     assert engine.num_classes == CLASSES
-    assert engine.predict(pictures(whole)).shape == (3, CLASSES)
+    assert engine.predict(images(whole)).shape == (3, CLASSES)
 
 
 def two_heads():
@@ -477,7 +477,7 @@ def test_several_outputs_that_could_be_class_scores_need_a_choice(tmp_path):
 def test_the_output_asked_for_is_explained(tmp_path):
     model, pooled, whole = two_heads()
     path = save(model, tmp_path / "model.onnx")
-    batch = pictures(whole)
+    batch = images(whole)
     assert_close(camrt.load(path, output="logits").predict(batch), whole.logits64(batch), factor=WHOLE_MODEL)
     features = camrt.load(path, output=pooled)
     assert_close(features.predict(batch), whole.activations64(batch).mean(axis=(2, 3)), factor=WHOLE_MODEL)
@@ -528,7 +528,7 @@ def old_style(opset):
         else node("ReduceMean", "A axes", "pooled", keepdims=0)
     )
     nodes = [
-        node("Conv", "pictures weight", "c", pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Conv", "images weight", "c", pads=[1, 1, 1, 1], strides=[2, 2]),
         node("BatchNormalization", "c norm0 norm1 norm2 norm3", "n"),
         bounded,
         pooled,
@@ -552,7 +552,7 @@ def test_every_operator_set_gives_the_same_engine(opset, tmp_path):
     assert engine.head.kind == "pooled-linear"
     batch = np.random.default_rng(7).standard_normal((3, 3, 10, 8), np.float32)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    theirs = session.run(None, {"pictures": batch})[0]
+    theirs = session.run(None, {"images": batch})[0]
     assert_close(engine.probabilities(engine.predict(batch)), theirs, factor=WHOLE_MODEL)
     reference = camrt.load(save(old_style(17), tmp_path / "reference.onnx"))
     for method in ("cam", "ablation", "pixab"):

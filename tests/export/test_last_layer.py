@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import camrt
-from camrt.engine.backends import onnx_runtime
+from camrt.engine.runtime import make_onnx_runtime
 from camrt.errors import InputError, UnsupportedModelError
-from camrt.export.graph import Graph
-from camrt.export.interface import LOGITS, standardise
-from camrt.export.last_layer import LastLayer, find_last_layer
-from camrt.export.reading import read_model
+from camrt.export.graph.index import Graph
+from camrt.export.heads.last_layer import LastLayer, find_last_layer
+from camrt.export.io.model_file import read_model
+from camrt.export.rewrites.interface import LOGITS, standardise
 
 ENDS: dict[str, list[tuple[str, list[str], str, dict[str, Any]]]] = {
     "Gemm": [("Gemm", ["hidden", "W", "b"], "scores", {"transB": 1})],
@@ -60,7 +60,7 @@ def written(path: Path, end: list[tuple[str, list[str], str, dict[str, Any]]]) -
     weights["Wt"] = weights["W"].T.copy()
     weights = {name: value.astype(np.float32) for name, value in weights.items()}
     nodes = [
-        helper.make_node("Conv", ["pictures", "K"], ["c"], strides=[2, 2]),
+        helper.make_node("Conv", ["images", "K"], ["c"], strides=[2, 2]),
         helper.make_node("Relu", ["c"], ["A"]),
         helper.make_node("Flatten", ["A"], ["flat"]),
         helper.make_node("Gemm", ["flat", "V"], ["h"], transB=1),
@@ -71,7 +71,7 @@ def written(path: Path, end: list[tuple[str, list[str], str, dict[str, Any]]]) -
     graph = helper.make_graph(
         nodes,
         "net",
-        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 8, 8])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])],
         [numpy_helper.from_array(value, name) for name, value in weights.items() if name in used],
     )
@@ -97,11 +97,11 @@ def test_a_layer_is_taken_off_and_replaced(form: str, tmp_path: Path) -> None:
     last = found_in(tmp_path / "net.onnx")
     batch = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
     features = features_by_hand(weights, batch)
-    trunk = onnx_runtime(threads=1).runner(last.trunk(), label="trunk")
+    trunk = make_onnx_runtime(threads=1).make_runner(last.trunk(), label="trunk")
     np.testing.assert_allclose(trunk(batch)[0], features, rtol=1e-4, atol=1e-4)
     rng = np.random.default_rng(1)
     weight, bias = rng.standard_normal((2, 5)), rng.standard_normal(2)
-    model = last.replaced(weight, bias, ["no", "yes"], {"note": "kept"})
+    model = last.with_layer(weight, bias, ["no", "yes"], {"note": "kept"})
     onnx.save(model, tmp_path / "new.onnx")
     engine = camrt.load(tmp_path / "new.onnx")
     assert engine.labels == ("no", "yes")
@@ -132,4 +132,4 @@ def test_a_layer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         (np.ones((2, 5)), np.ones(2), ["a"]),
     ):
         with pytest.raises(InputError, match=r"a last layer needs weights \(C, K\)"):
-            last.replaced(weight, bias, labels, {})
+            last.with_layer(weight, bias, labels, {})

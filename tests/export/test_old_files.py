@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-from foreign import pictures, residual, runtime_answers
 from onnx import TensorProto, helper, numpy_helper
-from tolerances import assert_close
-from zoo import HEADS, classifier, save
 
 import camrt
 from camrt.errors import UnsupportedModelError
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers.third_party_models import random_images, residual_model, run_onnxruntime
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, save
 
 
 def written(model: onnx.ModelProto, folder: Path) -> Path:
@@ -30,7 +30,7 @@ def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
 
 
 def listed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """IR version 3: every initializer is an input too, here in front of the picture."""
+    """IR version 3: every initializer is an input too, here in front of the image."""
     model.ir_version = 3
     for tensor in model.graph.initializer:
         model.graph.input.insert(
@@ -70,20 +70,20 @@ def enlarged(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 OLD: dict[str, Callable[[], onnx.ModelProto]] = {
-    "opset-7": lambda: residual(opset=7),
-    "opset-8": lambda: residual(opset=8),
-    "opset-7-batch-norm": lambda: normalised(residual(opset=7)),
-    "opset-8-batch-norm-by-channel": lambda: normalised(residual(opset=8), spatial=1),
-    "opset-8-upsample": lambda: enlarged(residual(opset=8)),
+    "opset-7": lambda: residual_model(opset=7),
+    "opset-8": lambda: residual_model(opset=8),
+    "opset-7-batch-norm": lambda: normalised(residual_model(opset=7)),
+    "opset-8-batch-norm-by-channel": lambda: normalised(residual_model(opset=8), spatial=1),
+    "opset-8-upsample": lambda: enlarged(residual_model(opset=8)),
 }
 
 
 @pytest.mark.parametrize("case", OLD)
 def test_operator_sets_7_and_8(case: str, tmp_path: Path) -> None:
     model = listed(OLD[case]())
-    path, batch = written(model, tmp_path), pictures()
+    path, batch = written(model, tmp_path), random_images()
     engine = camrt.load(path)
-    assert_close(engine.predict(batch), runtime_answers(path, batch)[0], factor=4)
+    assert_close(engine.predict(batch), run_onnxruntime(path, batch)[0], factor=4)
     assert engine.head.kind == "pooled-linear"
     assert engine.target.name == "A"
     maps = engine.channel_weights(batch, "gradcam", targets=2)[1]
@@ -98,7 +98,7 @@ def test_operator_sets_7_and_8(case: str, tmp_path: Path) -> None:
 
 
 def test_a_form_that_no_later_set_has_is_refused(tmp_path: Path) -> None:
-    path = written(normalised(residual(opset=8), spatial=0), tmp_path)
+    path = written(normalised(residual_model(opset=8), spatial=0), tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"node 'normal' .* normalises elements, not channels"):
         read_model(path)
 
@@ -125,8 +125,8 @@ def test_a_file_of_doubles(name: str, tmp_path: Path) -> None:
 
 def test_a_file_of_bfloat16(tmp_path: Path) -> None:
     """Its weights are numbers of float32, in which it is computed."""
-    model = residual(opset=22)
-    exact = residual(opset=22)
+    model = residual_model(opset=22)
+    exact = residual_model(opset=22)
     for tensor, same in zip(model.graph.initializer, exact.graph.initializer, strict=True):
         values = numpy_helper.to_array(tensor)
         half = helper.make_tensor(tensor.name, TensorProto.BFLOAT16, tensor.dims, values.ravel().tolist())
@@ -136,8 +136,8 @@ def test_a_file_of_bfloat16(tmp_path: Path) -> None:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = TensorProto.BFLOAT16
     engine, other = camrt.load(written(model, tmp_path)), camrt.load(save(exact, tmp_path / "exact.onnx"))
-    batch = pictures()
-    assert_close(engine.predict(batch), runtime_answers(exact, batch)[0], factor=4)
+    batch = random_images()
+    assert_close(engine.predict(batch), run_onnxruntime(exact, batch)[0], factor=4)
     for method in ("gradcam", "ablation", "pixab", "gradient"):
         found, expected = (each.explain(batch, method, targets=1).raw for each in (engine, other))
         assert_close(found, expected, factor=4)
@@ -194,11 +194,11 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_file_says_the_same_in_other_words(spelling: str, tmp_path: Path) -> None:
-    engine = camrt.load(written(SPELLINGS[spelling](residual()), tmp_path))
-    other = camrt.load(save(residual(), tmp_path / "plain.onnx"))
-    batch = pictures()
+    engine = camrt.load(written(SPELLINGS[spelling](residual_model()), tmp_path))
+    other = camrt.load(save(residual_model(), tmp_path / "plain.onnx"))
+    batch = random_images()
     assert engine.head.kind == other.head.kind
-    assert_close(engine.predict(batch), runtime_answers(residual(), batch)[0], factor=4)
+    assert_close(engine.predict(batch), run_onnxruntime(residual_model(), batch)[0], factor=4)
     for method in ("gradcam", "pixab", "ablation", "gradient"):
         found, expected = (each.explain(batch, method, targets=1).raw for each in (engine, other))
         assert_close(found, expected, factor=4)

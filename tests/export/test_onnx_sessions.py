@@ -6,15 +6,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hostile import classifier_model
 from onnx import helper
-from zoo import save
 
 import camrt
-from camrt.engine.backends import onnx_runtime
+from camrt.engine.runtime import make_onnx_runtime
 from camrt.errors import BackendError, CamrtError
 from camrt.export.expanding import blocked
-from camrt.export.onnx_sessions import session_of
+from camrt.export.onnx_sessions import open_session
+from helpers.hostile_models import classifier_model
+from helpers.zoo import save
 
 ROOMS = [Path(getattr(camrt, room).__file__).parent for room in ("engine", "export", "evaluation", "kernels")]
 
@@ -48,7 +48,7 @@ def test_a_session_that_is_refused(tmp_path, capfd):
     options = ort.SessionOptions()
     options.log_severity_level = 4
     with pytest.raises(UnicodeDecodeError):
-        session_of(unspeakable(), options)
+        open_session(unspeakable(), options)
     path = tmp_path / "model.onnx"
     path.write_bytes(unspeakable())
     with pytest.raises(CamrtError):
@@ -67,7 +67,7 @@ class Unspeakable:
 
 def test_a_graph_whose_names_are_no_text(capfd):
     with pytest.raises(BackendError, match="onnxruntime refuses the model"):
-        onnx_runtime(threads=1).runner(Unspeakable(), label="model")
+        make_onnx_runtime(threads=1).make_runner(Unspeakable(), label="model")
     assert capfd.readouterr().out == ""
 
 

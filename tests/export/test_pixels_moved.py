@@ -1,15 +1,15 @@
-"""Pictures that a file turns round, unfolds or samples before anything else: where the map lies then."""
+"""Images that a file turns round, unfolds or samples before anything else: where the map lies then."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from oracles.ablation import ablation_cam
-from tolerances import assert_close
-from zoo import Net, classifier, model_of, save
 
 import camrt
+from helpers.oracles.ablation import ablation_cam
+from helpers.tolerances import assert_close
+from helpers.zoo import Net, classifier, model_of, save
 
 CHANNELS, CLASSES = 6, 4
 SHAPE = (CHANNELS, 4, 3)
@@ -29,11 +29,11 @@ def linear_head():
 def in_front(whole, net, operator, *constants, **attributes):
     """The file with a node in front of its trunk."""
     front = Net(net.rng)
-    made = front.add(operator, "pictures", *(front.constant(*value) for value in constants), **attributes)
+    made = front.add(operator, "images", *(front.constant(*value) for value in constants), **attributes)
     for tensor in front.initializers:
         tensor.name = f"front_{tensor.name}"
     for position, name in enumerate(front.nodes[0].input):
-        front.nodes[0].input[position] = name if name == "pictures" else f"front_{name}"
+        front.nodes[0].input[position] = name if name == "images" else f"front_{name}"
     whole.model.graph.node[0].input[0] = made
     whole.model.graph.node.insert(0, front.nodes[0])
     whole.model.graph.initializer.extend(front.initializers)
@@ -49,7 +49,7 @@ def turned_by_slice(axes):
 
 @pytest.mark.parametrize("axes", [[3], [2], [2, 3], [-1]], ids=str)
 def test_a_mirror_in_front_turns_the_map_back(axes, tmp_path):
-    """The map is that of the mirrored picture, turned round: it lies where the picture's cells do."""
+    """The map is that of the mirrored image, turned round: it lies where the image's cells do."""
     net, whole, logits64 = linear_head()
     model = in_front(whole, net, "Slice", *turned_by_slice(axes))
     engine = camrt.load(save(model, tmp_path / "model.onnx"), target="A")
@@ -70,8 +70,8 @@ def test_a_mirror_in_front_turns_the_map_back(axes, tmp_path):
     [([3], [-(2**62)]), ([2], [-(2**62)]), ([2, 3], [-(2**62)] * 2), ([3], [1])],
     ids=["columns", "rows", "both", "columns-of-a-crop"],
 )
-def test_maps_of_mirrored_pictures_lie_on_the_pictures(axes, ends, method, tmp_path):
-    """A file that mirrors its picture says of it what the file without that says of the mirror image."""
+def test_maps_of_mirrored_images_lie_on_the_images(axes, ends, method, tmp_path):
+    """A file that mirrors its image says of it what the file without that says of the mirror image."""
     _, whole, _ = linear_head()
     plain = camrt.load(save(whole.model, tmp_path / "plain.onnx"), target="A", threads=1)
     net, whole, _ = linear_head()
@@ -129,8 +129,8 @@ def test_maps_of_what_other_operators_crop_lie_there(crop, tmp_path):
 
 
 @pytest.mark.parametrize("shear", [0.0, 0.3], ids=["as-it-is", "sheared"])
-def test_maps_of_a_resampled_picture_lie_on_that_picture(shear, tmp_path):
-    """A GridSample in front: the file's maps are those of the network behind it on the sampled picture."""
+def test_maps_of_a_resampled_image_lie_on_that_image(shear, tmp_path):
+    """A GridSample in front: the file's maps are those of the network behind it on the sampled image."""
     net, whole, _ = linear_head()
     plain = camrt.load(save(whole.model, tmp_path / "plain.onnx"), threads=1)
     channels, height, width = whole.size
@@ -140,7 +140,7 @@ def test_maps_of_a_resampled_picture_lie_on_that_picture(shear, tmp_path):
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     engine = camrt.load(save(model, tmp_path / "model.onnx"), threads=1)
-    assert any("makes another picture of the picture" in note for note in engine.notes)
+    assert any("makes another image of the image" in note for note in engine.notes)
     some = np.random.default_rng(36).standard_normal((2, channels, height, width), np.float32)
     sampled = torch.nn.functional.grid_sample(
         torch.from_numpy(some), torch.from_numpy(grid).expand(2, -1, -1, -1), align_corners=True
@@ -149,7 +149,7 @@ def test_maps_of_a_resampled_picture_lie_on_that_picture(shear, tmp_path):
         found, expected = (
             one.explain(of, method, targets=1).raw for one, of in ((engine, some), (plain, sampled))
         )
-        assert_close(found, expected, factor=256)  # the picture is sampled by another library
+        assert_close(found, expected, factor=256)  # the image is sampled by another library
 
 
 @pytest.mark.parametrize("size", [None, ("H", "W")], ids=["fixed", "open"])
@@ -157,9 +157,9 @@ def test_an_unfolding_in_front_leaves_rows_and_columns(size, tmp_path):
     """Windows of 2×2 by two Gathers whose indices count rows and columns, as torch writes unfold."""
     rng = np.random.default_rng(33)
     net = Net(rng)
-    current, sizes = "pictures", []
+    current, sizes = "images", []
     for axis, at in ((2, 2), (3, 4)):
-        whole = net.add("Gather", net.add("Shape", "pictures"), net.constant(axis, np.int64), axis=0)
+        whole = net.add("Gather", net.add("Shape", "images"), net.constant(axis, np.int64), axis=0)
         starts = net.add("Range", net.constant(0, np.int64), whole, net.constant(2, np.int64))
         wide = net.add("Unsqueeze", starts, net.constant([0], np.int64))
         windows = net.add("Add", wide, net.constant([[0], [1]], np.int64))
@@ -175,9 +175,9 @@ def test_an_unfolding_in_front_leaves_rows_and_columns(size, tmp_path):
     features = net.add("Relu", layer, name="features")
     last, linear = net.gemm(net.pooled(features), CHANNELS, CLASSES)
 
-    def features64(pictures):
-        count, _, height, width = pictures.shape
-        split = pictures.reshape(count, 3, height // 2, 2, width // 2, 2).transpose(0, 1, 3, 5, 2, 4)
+    def features64(images):
+        count, _, height, width = images.shape
+        split = images.reshape(count, 3, height // 2, 2, width // 2, 2).transpose(0, 1, 3, 5, 2, 4)
         return np.maximum(layer64(split.reshape(count, 12, height // 2, width // 2)), 0)
 
     part = net.part(last, lambda x: linear(features64(x).mean(axis=(2, 3))), (3, 8, 6), CLASSES)

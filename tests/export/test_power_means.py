@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracles.ablation import ablation_cam
-from tolerances import assert_close
-from zoo import Net, classifier, save
 
 import camrt
+from helpers.oracles.ablation import ablation_cam
+from helpers.tolerances import assert_close
+from helpers.zoo import Net, classifier, save
 
 
 def power_mean(net, kind):

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import hostile
 import numpy as np
 import onnx
 import onnxruntime
@@ -17,9 +16,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError, UnsupportedModelError
-from camrt.export.external_data import read_external_data
-from camrt.export.opsets import newest_opset
-from camrt.export.reading import ModelFile, ReadingLimits, read_model
+from camrt.export.io.external_data import read_external_data
+from camrt.export.io.model_file import ModelFile, ReadingLimits, read_model
+from camrt.export.io.opsets import newest_opset
+from helpers import hostile_models
 
 
 @pytest.fixture
@@ -37,15 +37,15 @@ def run(model: ModelProto, image: np.ndarray) -> np.ndarray:
 
 def read_changed(path: Path, change: Callable[[ModelProto], object]) -> ModelFile:
     """Read a classifier after `change` was made to it."""
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     change(model)
-    return read_model(hostile.save(model, path))
+    return read_model(hostile_models.save(model, path))
 
 
 # ---- what is taken ----
 
 
-@pytest.mark.parametrize("maker", hostile.READ.values(), ids=hostile.READ.keys())
+@pytest.mark.parametrize("maker", hostile_models.READ.values(), ids=hostile_models.READ.keys())
 def test_valid_file_is_read(path: Path, maker: Callable[[Path], Path]) -> None:
     file = read_model(maker(path))
     assert file.path == path.resolve()
@@ -53,26 +53,26 @@ def test_valid_file_is_read(path: Path, maker: Callable[[Path], Path]) -> None:
 
 
 def test_model_is_the_file_s_own(path: Path) -> None:
-    data = hostile.classifier(path).read_bytes()
+    data = hostile_models.classifier(path).read_bytes()
     file = read_model(str(path))
-    assert file.model == hostile.classifier_model()
+    assert file.model == hostile_models.classifier_model()
     assert file.sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_external_data_is_loaded_and_hashed(path: Path) -> None:
-    data = hostile.external_valid(path).read_bytes()
+    data = hostile_models.external_valid(path).read_bytes()
     file = read_model(path)
-    assert file.model == hostile.classifier_model()
-    assert file.sha256 == hashlib.sha256(data + hostile.external_bytes()).hexdigest()
+    assert file.model == hostile_models.classifier_model()
+    assert file.sha256 == hashlib.sha256(data + hostile_models.external_bytes()).hexdigest()
 
 
 def test_external_range_in_a_subfolder(path: Path) -> None:
     folder = path.with_name("inner")
     folder.mkdir()
-    size = len(hostile.external_bytes())
-    (folder / "weights.bin").write_bytes(b"\1" * 64 + hostile.external_bytes() + b"\2" * 64)
-    hostile.external(path, "./inner/weights.bin", offset="64", length=str(size))
-    assert read_model(path).model == hostile.classifier_model()
+    size = len(hostile_models.external_bytes())
+    (folder / "weights.bin").write_bytes(b"\1" * 64 + hostile_models.external_bytes() + b"\2" * 64)
+    hostile_models.external(path, "./inner/weights.bin", offset="64", length=str(size))
+    assert read_model(path).model == hostile_models.classifier_model()
 
 
 def test_external_constant_of_a_node_is_loaded(path: Path) -> None:
@@ -93,7 +93,7 @@ def test_external_constant_of_a_node_is_loaded(path: Path) -> None:
 
 def test_symlinked_model_file_is_resolved(path: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.onnx"
-    link.symlink_to(hostile.classifier(path))
+    link.symlink_to(hostile_models.classifier(path))
     assert read_model(link).path == path.resolve()
 
 
@@ -115,12 +115,12 @@ def test_training_information_is_dropped(path: Path) -> None:
 
 
 def test_functions_are_inlined(path: Path) -> None:
-    file = read_model(hostile.nested_functions(path, levels=3, calls=2))
+    file = read_model(hostile_models.nested_functions(path, levels=3, calls=2))
     operators = [node.op_type for node in file.model.graph.node]
     assert not file.model.functions
     assert operators.count("Relu") == 8
     image = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
-    np.testing.assert_array_equal(run(file.model, image), run(hostile.classifier_model(), image))
+    np.testing.assert_array_equal(run(file.model, image), run(hostile_models.classifier_model(), image))
 
 
 def test_function_attributes_are_resolved(path: Path) -> None:
@@ -128,13 +128,19 @@ def test_function_attributes_are_resolved(path: Path) -> None:
     node.attribute.append(helper.make_attribute_ref("alpha", onnx.AttributeProto.FLOAT))
     node.attribute[0].ref_attr_name = "slope"
     function = helper.make_function(
-        hostile.DOMAIN, "leak", ["x"], ["y"], [node], [helper.make_opsetid("", hostile.OPSET)], ["slope"]
+        hostile_models.DOMAIN,
+        "leak",
+        ["x"],
+        ["y"],
+        [node],
+        [helper.make_opsetid("", hostile_models.OPSET)],
+        ["slope"],
     )
-    call = helper.make_node("leak", ["features"], ["active"], domain=hostile.DOMAIN, slope=0.25)
-    nodes = [hostile.conv_node(), call, *hostile.head_nodes("active")]
-    weights = [*hostile.conv_weights(), *hostile.head_weights()]
-    model = hostile.model_of(nodes, weights, functions=[function], domains=[hostile.DOMAIN])
-    leaky = read_model(hostile.save(model, path)).model.graph.node[1]
+    call = helper.make_node("leak", ["features"], ["active"], domain=hostile_models.DOMAIN, slope=0.25)
+    nodes = [hostile_models.conv_node(), call, *hostile_models.head_nodes("active")]
+    weights = [*hostile_models.conv_weights(), *hostile_models.head_weights()]
+    model = hostile_models.model_of(nodes, weights, functions=[function], domains=[hostile_models.DOMAIN])
+    leaky = read_model(hostile_models.save(model, path)).model.graph.node[1]
     assert leaky.op_type == "LeakyRelu"
     assert leaky.attribute[0].f == 0.25
 
@@ -191,7 +197,7 @@ def test_values_in_typed_fields(path: Path) -> None:
 
 
 def test_endless_loop_runs_until_it_is_stopped(path: Path) -> None:
-    model = read_model(hostile.endless_loop(path)).model
+    model = read_model(hostile_models.endless_loop(path)).model
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     options = onnxruntime.RunOptions()
     options.log_severity_level = 4
@@ -223,7 +229,7 @@ def test_names_of_nodes_mean_nothing(path: Path, name: str) -> None:
 
     image = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
     found = run(read_changed(path, call).model, image)
-    np.testing.assert_array_equal(found, run(hostile.classifier_model(), image))
+    np.testing.assert_array_equal(found, run(hostile_models.classifier_model(), image))
 
 
 def test_external_data_of_a_node_that_stood_in_the_wrong_place(path: Path) -> None:
@@ -238,7 +244,7 @@ def test_external_data_of_a_node_that_stood_in_the_wrong_place(path: Path) -> No
 
     image = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
     found = run(read_changed(path, change).model, image)
-    without = hostile.classifier_model()
+    without = hostile_models.classifier_model()
     without.graph.initializer[-1].CopyFrom(numpy_helper.from_array(data, "head.bias"))
     np.testing.assert_array_equal(found, run(without, image))
 
@@ -301,7 +307,7 @@ def test_over_two_gibibytes_with_external_data(path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\xff\xd8\xff\xe0" + b"\0" * 64, "a JPEG picture"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 64, "a JPEG image"),
         (b"PK\x03\x04....archive/data.pkl....", "a PyTorch .pt file; export it to ONNX first"),
         (b"PK\x03\x04....other.txt", "a zip archive"),
         (b"\x80\x02\x8a\nl\xfc\x9cF", "a Python pickle .* never unpickles"),
@@ -322,7 +328,7 @@ def test_other_kinds_of_file(path: Path, data: bytes, message: str) -> None:
 
 
 def test_every_prefix_is_refused(path: Path) -> None:
-    data = hostile.classifier(path).read_bytes()
+    data = hostile_models.classifier(path).read_bytes()
     for size in range(len(data)):
         path.write_bytes(data[:size])
         with pytest.raises(ModelFileError):
@@ -330,7 +336,7 @@ def test_every_prefix_is_refused(path: Path) -> None:
 
 
 def test_every_prefix_of_a_file_with_functions_is_refused(path: Path) -> None:
-    data = hostile.nested_functions(path, levels=2, calls=2).read_bytes()
+    data = hostile_models.nested_functions(path, levels=2, calls=2).read_bytes()
     for size in range(len(data)):
         path.write_bytes(data[:size])
         with pytest.raises((ModelFileError, UnsupportedModelError)):
@@ -437,7 +443,7 @@ def test_file_that_is_not_whole(path: Path, change: Callable[[ModelProto], None]
 
 
 def test_name_that_is_not_utf8(path: Path) -> None:
-    data = hostile.classifier(path).read_bytes()
+    data = hostile_models.classifier(path).read_bytes()
     path.write_bytes(data.replace(b"features", b"featu\xff\xfes"))
     with pytest.raises(ModelFileError, match="not UTF-8: the file is damaged"):
         read_model(path)
@@ -485,9 +491,9 @@ def test_custom_domain_that_no_node_uses_is_allowed(path: Path) -> None:
 def test_large_weights_are_not_passed_around(path: Path) -> None:
     """64 MiB of weights: no step sends them through a serialisation."""
     big = numpy_helper.from_array(np.zeros((4096, 4096), np.float32), "unused")
-    model = hostile.classifier_model()
+    model = hostile_models.classifier_model()
     model.graph.initializer.append(big)
-    hostile.save(model, path)
+    hostile_models.save(model, path)
     started = time.monotonic()
     read_model(path)
     assert time.monotonic() - started < 5

@@ -1,16 +1,16 @@
-"""Tensors around a cut that do not have their pictures in front; Gathers whose indices count pictures."""
+"""Tensors around a cut that do not have their images in front; Gathers whose indices count images."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
-from oracles.ablation import ablation_cam
-from tolerances import assert_close
-from zoo import Net, classifier, convolution, save, softmax
 
 import camrt
 from camrt.errors import CutError
+from helpers.oracles.ablation import ablation_cam
+from helpers.tolerances import assert_close
+from helpers.zoo import Net, classifier, convolution, save, softmax
 
 CHANNELS, CLASSES = 6, 4
 SHAPE = (CHANNELS, 4, 3)
@@ -22,7 +22,7 @@ def numbers(net, *values):
     return net.constant(values, np.int64)
 
 
-def pictures(count=3):
+def images(count=3):
     return np.random.default_rng(12).standard_normal((count, 3, 8, 6), np.float32)
 
 
@@ -42,7 +42,7 @@ def heads_folded(net):
 
 
 def cells_and_heads(net):
-    """(cells, N·heads, 3): pictures along the second axis, each with two numbers of it."""
+    """(cells, N·heads, 3): images along the second axis, each with two numbers of it."""
     split = net.add("Reshape", "trunk_linear", numbers(net, -1, 3, 12))
     turned = net.add("Transpose", split, perm=[2, 0, 1])
     return turned, lambda x: x.reshape(-1, 3, 12).transpose(2, 0, 1)
@@ -77,13 +77,13 @@ def with_skip(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_what_goes_around_a_cut_stays_with_its_picture(layout, tmp_path):
+def test_what_goes_around_a_cut_stays_with_its_image(layout, tmp_path):
     whole, logits64 = with_skip(layout)
     path = save(whole.model, tmp_path / "model.onnx")
     engine = camrt.load(path, target="A", batch_size=4)
     assert engine.head.kind == "generic"
     assert not engine.target.clean
-    some = pictures()
+    some = images()
     activations = whole.activations64(some)
     weight, bias = whole.model.graph.initializer[0], whole.model.graph.initializer[1]
     before = convolution(
@@ -94,35 +94,35 @@ def test_what_goes_around_a_cut_stays_with_its_picture(layout, tmp_path):
         border=1,
     )
     found = engine.explain(some, "ablation", targets=1, score="logit", size="map")
-    for picture in range(len(some)):
+    for image in range(len(some)):
 
-        def score(at, picture=picture):
-            return logits64(at[None], before[picture : picture + 1])[0]
+        def score(at, image=image):
+            return logits64(at[None], before[image : image + 1])[0]
 
-        expected = ablation_cam(score, activations[picture], 1)
-        assert_close(found.raw[picture], expected, np.float32, factor=DIFFERENCES)
-    # one picture alone, and gradients, which take all rows as they are
+        expected = ablation_cam(score, activations[image], 1)
+        assert_close(found.raw[image], expected, np.float32, factor=DIFFERENCES)
+    # one image alone, and gradients, which take all rows as they are
     alone = [engine.explain(some[i : i + 1], "gradcam", targets=1, size="map").raw[0] for i in range(3)]
     together = engine.explain(some, "gradcam", targets=1, size="map").raw
     assert_close(together, np.stack(alone), factor=DIFFERENCES)
 
 
-def test_what_has_no_rows_of_pictures_is_refused_around_a_cut(tmp_path):
-    """A mean over the batch: which number belongs to which picture has no answer."""
+def test_what_has_no_rows_of_images_is_refused_around_a_cut(tmp_path):
+    """A mean over the batch: which number belongs to which image has no answer."""
     rng = np.random.default_rng(3)
     net = Net(rng)
     shared = net.add("ReduceMean", "trunk_linear", axes=[0], keepdims=0)
     last, linear = net.gemm(net.pooled(net.add("Tanh", net.add("Add", "A", shared))), CHANNELS, CLASSES)
     whole = classifier(net.part(last, linear, SHAPE, CLASSES), rng)
-    with pytest.raises(CutError, match="which of its numbers belong to which picture cannot be told"):
+    with pytest.raises(CutError, match="which of its numbers belong to which image cannot be told"):
         camrt.load(save(whole.model, tmp_path / "model.onnx"), target="A")
 
 
-# ---------------------------------------------------------------- indices that count pictures
+# ---------------------------------------------------------------- indices that count images
 
 
 def count_of(net):
-    return net.add("Squeeze", net.add("Shape", "pictures", end=1), numbers(net, 0))
+    return net.add("Squeeze", net.add("Shape", "images", end=1), numbers(net, 0))
 
 
 def arange(net):
@@ -161,7 +161,7 @@ def reversed_pool(net):
 
 
 def first_of_each(net):
-    """x[arange(N), 0]: a GatherND with the pictures' numbers in front."""
+    """x[arange(N), 0]: a GatherND with the images' numbers in front."""
     flat = net.add("Reshape", "A", net.constant([0, CHANNELS, -1], np.int64))
     (name, query) = net.weight(1, CHANNELS)
     weights = net.add("Softmax", net.add("MatMul", name, flat), axis=2)
@@ -188,7 +188,7 @@ GATHERS = {
 
 @pytest.mark.parametrize("batch", ["N", 1, 2])
 @pytest.mark.parametrize(("case", "kind"), GATHERS.values(), ids=GATHERS)
-def test_indices_that_count_pictures_are_what_they_do_to_each(case, kind, batch, tmp_path):
+def test_indices_that_count_images_are_what_they_do_to_each(case, kind, batch, tmp_path):
     rng = np.random.default_rng(5)
     net = Net(rng)
     last, logits64 = case(net)
@@ -197,7 +197,7 @@ def test_indices_that_count_pictures_are_what_they_do_to_each(case, kind, batch,
     engine = camrt.load(save(whole.model, tmp_path / "model.onnx"), target="A")
     assert engine.interface.batch is None
     assert engine.head.kind == kind
-    some = pictures()
+    some = images()
     assert_close(engine.predict(some), whole.logits64(some), factor=16)
     found = engine.explain(some, "ablation", targets=1, score="logit", size="map")
     for raw, activation in zip(found.raw, whole.activations64(some), strict=True):

@@ -1,12 +1,12 @@
-"""Shapes of a graph's tensors (`camrt.export.shape_inference`)."""
+"""Shapes of a graph's tensors (`camrt.export.graph.shape_inference`)."""
 
 import numpy as np
 import pytest
-from hostile import model_of
 from onnx import TensorProto, helper, numpy_helper
 
-from camrt.export.shape_inference import declared_sizes, infer
+from camrt.export.graph.shape_inference import fixed_sizes, infer_shapes
 from camrt.kernels.memory import resident_memory
+from helpers.hostile_models import model_of
 
 
 def constant(name, value):
@@ -24,10 +24,10 @@ def test_long_vectors_that_are_added_take_no_memory():
     ]
     model = model_of(nodes, [constant("shape", [1_000_000]), constant("one", 1)])
     before = resident_memory()
-    shapes, _ = infer(model, (2, 3, 8, 8))
+    shapes, _ = infer_shapes(model, (2, 3, 8, 8))
     assert shapes["sum3"] == (1_000_000,)
     assert shapes["features"] == (2, 3, 8, 8)
-    assert declared_sizes(model, shapes)["sum3"] == (1_000_000,)
+    assert fixed_sizes(model, shapes)["sum3"] == (1_000_000,)
     assert resident_memory() - before < 50 << 20
 
 
@@ -57,5 +57,5 @@ def test_what_exporters_pad_windows_by_is_computed(size):
         inputs=[("image", ("N", 3, "H", "W"))],
         output=("padded", ("N", 3, "P", "W")),
     )
-    shapes, _ = infer(model, (2, 3, size, 8))
+    shapes, _ = infer_shapes(model, (2, 3, size, 8))
     assert shapes["padded"] == (2, 3, -(-size // 7) * 7, 8)

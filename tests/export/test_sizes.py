@@ -1,16 +1,16 @@
-"""Heads that compute with sizes: how many pictures there are, and how large, where files leave it open."""
+"""Heads that compute with sizes: how many images there are, and how large, where files leave it open."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from oracles.ablation import ablation_cam
-from oracles.gradients import numeric_gradient
-from tolerances import assert_close
-from zoo import Net, classifier, relu, save, softmax
 
 import camrt
+from helpers.oracles.ablation import ablation_cam
+from helpers.oracles.gradients import numeric_gradient
+from helpers.tolerances import assert_close
+from helpers.zoo import Net, classifier, relu, save, softmax
 
 CHANNELS, CLASSES = 6, 4
 SHAPE = (CHANNELS, 4, 3)
@@ -95,15 +95,15 @@ def mean_by_counting(net):
     return last, lambda A, _: linear(A.mean(axis=(2, 3)))
 
 
-def cells_of_pictures(net):
-    """(h, w) of the map by arithmetic on the pictures' size, as torch.export writes it; [1] each."""
-    half = [net.add("Div", size(net, "pictures", axis), numbers(net, 2)) for axis in (2, 3)]
-    return half, size(net, "pictures", 0)
+def cells_of_images(net):
+    """(h, w) of the map by arithmetic on the images' size, as torch.export writes it; [1] each."""
+    half = [net.add("Div", size(net, "images", axis), numbers(net, 2)) for axis in (2, 3)]
+    return half, size(net, "images", 0)
 
 
 def gated_pooling(net):
     """Attention over cells: softmax(w·(tanh(Vx) ⊙ sigmoid(Ux))), as in attention-based MIL."""
-    (rows, columns), count = cells_of_pictures(net)
+    (rows, columns), count = cells_of_images(net)
     cells = net.add("Mul", rows, columns)
     flat = net.add("Reshape", "A", net.add("Concat", count, numbers(net, CHANNELS), cells, axis=0))
     tokens = net.add("Transpose", flat, perm=[0, 2, 1])
@@ -132,7 +132,7 @@ def gated_pooling(net):
 def netvlad(net):
     """Residuals to centroids, softly assigned; the centroids are expanded to the cells."""
     clusters = 3
-    (rows, columns), count = cells_of_pictures(net)
+    (rows, columns), count = cells_of_images(net)
     cells = net.add("Mul", rows, columns)
     assigned, assign64 = net.conv1x1("A", CHANNELS, clusters)
     shape = net.add("Concat", count, numbers(net, clusters), cells, axis=0)
@@ -162,7 +162,7 @@ def soft_coordinates(net):
     flat = net.add("Reshape", "A", net.constant([0, 0, -1], np.int64))
     places = net.add("Reshape", net.add("Softmax", flat, axis=2), net.add("Shape", "A"))
     means = []
-    for axis, source in ((2, size(net, "A", 2)), (3, cells_of_pictures(net)[0][1])):
+    for axis, source in ((2, size(net, "A", 2)), (3, cells_of_images(net)[0][1])):
         ends = [net.constant(0, np.int64), scalar(net, source), net.constant(1, np.int64)]
         steps = net.add("Cast", net.add("Range", *ends), to=TensorProto.FLOAT)
         part = net.add("Unsqueeze", steps, numbers(net, *([1] if axis == 2 else [0])))
@@ -180,9 +180,9 @@ def soft_coordinates(net):
 
 
 def expanded_query(net):
-    """Learned queries, one set for all pictures, expanded to the batch."""
+    """Learned queries, one set for all images, expanded to the batch."""
     name, query = net.weight(1, 2, CHANNELS)
-    count = size(net, "pictures", 0)
+    count = size(net, "images", 0)
     queries = net.add("Expand", name, net.add("Concat", count, numbers(net, 1, 1), axis=0))
     return attended(net, queries, np.repeat(query, 1, axis=0))
 
@@ -209,8 +209,8 @@ def attended(net, queries, query):
 
 
 def cells_and_pixels(net):
-    """A sum over cells over how many pixels a picture has: a size that no tensor of the head has."""
-    pixels = net.add("Mul", size(net, "pictures", 2), size(net, "pictures", 3))
+    """A sum over cells over how many pixels an image has: a size that no tensor of the head has."""
+    pixels = net.add("Mul", size(net, "images", 2), size(net, "images", 3))
     total = net.add("ReduceSum", net.add("Tanh", "A"), numbers(net, 2, 3), keepdims=0)
     average = net.add("Div", total, net.add("Cast", pixels, to=TensorProto.FLOAT))
     last, linear = net.gemm(average, CHANNELS, CLASSES)
@@ -218,8 +218,8 @@ def cells_and_pixels(net):
 
 
 def pooled_in_one_row(net):
-    """A mean over cells that were put in a row, by the pictures' size: sizes go around a factored head."""
-    (rows, columns), count = cells_of_pictures(net)
+    """A mean over cells that were put in a row, by the images' size: sizes go around a factored head."""
+    (rows, columns), count = cells_of_images(net)
     shape = net.add("Concat", count, numbers(net, CHANNELS), net.add("Mul", rows, columns), axis=0)
     flat = net.add("Reshape", net.add("Tanh", "A"), shape)
     last, linear = net.gemm(net.add("ReduceMean", flat, axes=[2], keepdims=0), CHANNELS, CLASSES)
@@ -238,7 +238,7 @@ CASES = {
 
 
 def made(case, declared):
-    """A file whose head is that case, and its logits in float64 by activation and pixels of a picture."""
+    """A file whose head is that case, and its logits in float64 by activation and pixels of an image."""
     rng = np.random.default_rng(11)
     net = Net(rng)
     last, logits64 = case(net)

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from foreign import pictures, residual, runtime_answers
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
-from tolerances import assert_close
-from zoo import HEADS, classifier, save
 
 import camrt
 from camrt.errors import ModelFileError
-from camrt.export.reading import read_model
-from camrt.export.sorting import sort_nodes
+from camrt.export.graph.topological_sort import sort_nodes
+from camrt.export.io.model_file import read_model
+from helpers.third_party_models import random_images, residual_model, run_onnxruntime
+from helpers.tolerances import assert_close
+from helpers.zoo import HEADS, classifier, save
 
 
 def written(model: onnx.ModelProto, folder: Path) -> Path:
@@ -30,16 +30,16 @@ def written(model: onnx.ModelProto, folder: Path) -> Path:
 @pytest.mark.parametrize("blocked", [None, ["MaxPool", "Sigmoid", "Gemm"]], ids=["all-half", "some-float"])
 def test_a_float16_file_by_onnxruntime_s_converter(blocked: list[str] | None, tmp_path: Path) -> None:
     """It appends its Casts at the end of the list."""
-    half = convert_float_to_float16(residual(), keep_io_types=True, op_block_list=blocked)
+    half = convert_float_to_float16(residual_model(), keep_io_types=True, op_block_list=blocked)
     with pytest.raises(onnx.checker.ValidationError, match="topologically sorted"):
         onnx.checker.check_model(half)
     path = written(half, tmp_path)
-    batch = pictures()
+    batch = random_images()
     engine = camrt.load(path)
     assert engine.target.name == "A"
     # Two layers of half precision are computed by another order of sums.
-    assert_close(engine.predict(batch), runtime_answers(path, batch)[0], np.float16, factor=2)
-    floats = camrt.load(save(residual(), tmp_path / "floats.onnx"))
+    assert_close(engine.predict(batch), run_onnxruntime(path, batch)[0], np.float16, factor=2)
+    floats = camrt.load(save(residual_model(), tmp_path / "floats.onnx"))
     for method in ("gradcam", "ablation", "pixab"):
         found, expected = (each.explain(batch, method, targets=1).raw for each in (engine, floats))
         # Differences of scores: what they share is lost, and half precision has 11 bits.
@@ -62,7 +62,7 @@ def test_any_order_is_read_as_the_right_one(name: str, tmp_path: Path) -> None:
 
 
 def test_the_order_of_a_file_is_kept_where_it_can_be() -> None:
-    model = residual()
+    model = residual_model()
     before = model.SerializeToString()
     sort_nodes(model.graph)
     assert model.SerializeToString() == before
@@ -85,12 +85,12 @@ def choice(inner: list[onnx.NodeProto]) -> onnx.ModelProto:
     )
     nodes = [
         helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=other),
-        helper.make_node("Relu", ["pictures"], ["x"]),
+        helper.make_node("Relu", ["images"], ["x"]),
     ]
     graph = helper.make_graph(
         nodes,
         "choice",
-        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.array(True), "yes")],
     )
@@ -102,7 +102,7 @@ def test_what_a_subgraph_reads_from_outside_counts(tmp_path: Path) -> None:
     read = read_model(written(choice(inner), tmp_path)).model
     assert [node.op_type for node in read.graph.node] == ["Relu", "If"]
     batch = np.array([[1.0, -2.0, 3.0]], np.float32)
-    assert_close(runtime_answers(read, batch)[0], [[-2.0, 0.0, -6.0]])
+    assert_close(run_onnxruntime(read, batch)[0], [[-2.0, 0.0, -6.0]])
 
 
 def test_nodes_of_a_subgraph_that_wait_for_one_another_are_refused(tmp_path: Path) -> None:
@@ -114,9 +114,7 @@ def test_nodes_of_a_subgraph_that_wait_for_one_another_are_refused(tmp_path: Pat
 def test_a_long_list_in_the_wrong_order_is_sorted_at_once(tmp_path: Path) -> None:
     """Neither recursion nor time that grows with the square of its length."""
     count = 20_000
-    nodes = [
-        helper.make_node("Identity", [f"t{i}" if i else "pictures"], [f"t{i + 1}"]) for i in range(count)
-    ]
+    nodes = [helper.make_node("Identity", [f"t{i}" if i else "images"], [f"t{i + 1}"]) for i in range(count)]
     graph = onnx.GraphProto(node=reversed(nodes))
     sort_nodes(graph)
     assert [node.output[0] for node in graph.node] == [f"t{i + 1}" for i in range(count)]

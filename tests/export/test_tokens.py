@@ -8,12 +8,12 @@ import warnings
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from peer_libraries import import_peer
-from tolerances import assert_close
 
 import camrt
 from camrt.errors import CutError
-from camrt.export.tokens import grid_of_tokens
+from camrt.export.geometry.map_formats import find_token_grid
+from helpers.peer_libraries import import_peer
+from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -83,11 +83,11 @@ def twins(request, tmp_path_factory):
             dynamic_axes={"input": {0: "n"}}, input_names=["input"], output_names=["logits"],
         )  # fmt: skip
     torch.backends.mha.set_fastpath_enabled(before)
-    pictures = np.random.default_rng(1).standard_normal((2, 3, *size), np.float32)
+    images = np.random.default_rng(1).standard_normal((2, 3, *size), np.float32)
     return (
         copy.deepcopy(net).double(),
         layer,
-        pictures,
+        images,
         camrt.load(path, threads=1, batch_size=16),
         prefix,
         grid,
@@ -95,7 +95,7 @@ def twins(request, tmp_path_factory):
     )
 
 
-def altered(net, layer, pictures, change):
+def altered(net, layer, images, change):
     """Logits with a module's output changed, and the output."""
     kept = []
 
@@ -104,7 +104,7 @@ def altered(net, layer, pictures, change):
         return kept[0]
 
     handle = net.get_submodule(layer).register_forward_hook(hook)
-    logits = net(torch.from_numpy(pictures).double())
+    logits = net(torch.from_numpy(images).double())
     handle.remove()
     return logits, kept[0]
 
@@ -116,29 +116,29 @@ def as_map(output, prefix, grid):
 
 
 def test_the_default_target_and_its_gradient(twins):
-    net, layer, pictures, engine, prefix, grid, _ = twins
+    net, layer, images, engine, prefix, grid, _ = twins
     assert engine.target.shape[1:] == grid
     assert engine.target.prefix == prefix
     assert engine.target.clean
-    logits, output = altered(net, layer, pictures, lambda output: output.detach().clone().requires_grad_())
+    logits, output = altered(net, layer, images, lambda output: output.detach().clone().requires_grad_())
     logits[:, 2].sum().backward()
     activation = as_map(output.detach(), prefix, grid).numpy()
     gradient = as_map(output.grad, prefix, grid).numpy()
     assert np.abs(gradient).max() > 0
-    found = engine.explain(pictures, "activation", targets=2, size="map")
+    found = engine.explain(images, "activation", targets=2, size="map")
     assert_close(found.raw, activation.sum(axis=1), np.float32, factor=DEEP)
     assert_close(found.logits, logits.detach().numpy(), np.float32, factor=DEEP)
     # not HiResCAM: a LayerNorm that reads the tokens does not know their scale, so its sum there is nothing
-    found = engine.explain(pictures, "layercam", targets=2, size="map")
+    found = engine.explain(images, "layercam", targets=2, size="map")
     positive = np.maximum(gradient, 0)
     assert_close(found.raw, (positive * activation).sum(axis=1), np.float32, factor=DEEP)
-    found = engine.explain(pictures, "gradcam", targets=2, size="map")
+    found = engine.explain(images, "gradcam", targets=2, size="map")
     weights = gradient.mean(axis=(2, 3))
     assert_close(found.raw, np.einsum("nk,nkij->nij", weights, activation), np.float32, factor=DEEP)
 
 
-def test_altered_maps_keep_the_other_tokens_of_their_picture(twins):
-    net, layer, pictures, engine, prefix, grid, _ = twins
+def test_altered_maps_keep_the_other_tokens_of_their_image(twins):
+    net, layer, images, engine, prefix, grid, _ = twins
 
     def without(channel):
         def change(output):
@@ -149,39 +149,39 @@ def test_altered_maps_keep_the_other_tokens_of_their_picture(twins):
                 output[:, prefix:, channel] = 0
             return output
 
-        return altered(net, layer, pictures, change)[0].detach().numpy()
+        return altered(net, layer, images, change)[0].detach().numpy()
 
-    whole, output = altered(net, layer, pictures, lambda output: output.detach())
+    whole, output = altered(net, layer, images, lambda output: output.detach())
     activation = as_map(output, prefix, grid).numpy()
     y = whole.detach().numpy()[:, 1]
     weights = (
         np.stack([y - without(k)[:, 1] for k in range(activation.shape[1])], axis=1) / np.abs(y)[:, None]
     )
-    found = engine.explain(pictures, "ablation", targets=1, size="map")
+    found = engine.explain(images, "ablation", targets=1, size="map")
     expected = np.einsum("nk,nkij->nij", weights, activation)
     assert_close(found.raw, expected, np.float32, factor=8 * DEEP)  # differences of logits that nearly agree
     for method in ("pixab", "score", "eigen", "layercam"):
-        assert engine.explain(pictures, method, targets=1).maps.shape == (2, *pictures.shape[2:])
+        assert engine.explain(images, method, targets=1).maps.shape == (2, *images.shape[2:])
 
 
 def test_every_listed_target_can_be_cut_at(twins):
-    *_, pictures, engine, _, _, path = twins
+    *_, images, engine, _, _, path = twins
     listed = engine.targets()
     assert sum(target.chosen for target in listed) == 1
     for target in [target for target in listed if target.layout != "map"][::7]:
         one = camrt.load(path, threads=1, target=target.name)
         assert one.target.shape == target.shape
-        assert one.explain(pictures[:1], "activation", size="map").raw.shape == (1, *target.shape[1:])
+        assert one.explain(images[:1], "activation", size="map").raw.shape == (1, *target.shape[1:])
 
 
 def test_two_layers_of_a_transformer_in_one_call(twins):
-    _, _, pictures, engine, *_, path = twins
+    _, _, images, engine, *_, path = twins
     earlier = next(target for target in engine.targets() if target.layout != "map" and target.clean)
     both = camrt.load(path, threads=1, target=[earlier.name, engine.target.name])
     alone = [camrt.load(path, threads=1, target=cut.target.name) for cut in both.cuts]
-    maps = [one.explain(pictures, "layercam", targets=1).maps for one in alone]
+    maps = [one.explain(images, "layercam", targets=1).maps for one in alone]
     for fuse, join in (("mean", np.mean), ("max", np.max)):
-        fused = both.explain(pictures, "layercam", targets=1, fuse=fuse)
+        fused = both.explain(images, "layercam", targets=1, fuse=fuse)
         expected = join(maps, axis=0)
         assert_close(fused.raw, expected, np.float32, factor=DEEP)
         assert_close(fused.maps, expected / expected.max((1, 2), keepdims=True), np.float32, factor=DEEP)
@@ -212,11 +212,11 @@ def test_a_grid_that_does_not_fit_is_refused(twins):
     ],
 )
 def test_grids(tokens, patches, grid, expected):
-    assert grid_of_tokens(tokens, patches, grid) == expected
+    assert find_token_grid(tokens, patches, grid) == expected
 
 
 def token_file(path, size, *, reshaped=True):
-    """A patch embedding, tokens, a mean; pictures of that size, or of open size."""
+    """A patch embedding, tokens, a mean; images of that size, or of open size."""
     rng = np.random.default_rng(0)
     weights = {
         "w": rng.standard_normal((6, 3, 4, 4)).astype(np.float32),
@@ -248,7 +248,7 @@ def token_file(path, size, *, reshaped=True):
     return path
 
 
-def test_tokens_of_pictures_of_open_size_lie_as_what_they_come_from(tmp_path):
+def test_tokens_of_images_of_open_size_lie_as_what_they_come_from(tmp_path):
     engine = camrt.load(token_file(tmp_path / "open.onnx", ("h", "w")), target="tokens")
     for height, width in ((16, 24), (20, 12)):
         fixed = camrt.load(token_file(tmp_path / "fixed.onnx", (height, width)), target="tokens")
@@ -259,7 +259,7 @@ def test_tokens_of_pictures_of_open_size_lie_as_what_they_come_from(tmp_path):
             assert_close(ours.raw, theirs.raw, factor=DEEP)
 
 
-def test_tokens_of_pictures_of_open_size_that_come_from_no_rows_are_refused(tmp_path):
+def test_tokens_of_images_of_open_size_that_come_from_no_rows_are_refused(tmp_path):
     path = token_file(tmp_path / "open.onnx", ("h", "w"), reshaped=False)
     with pytest.raises(CutError, match="nothing before them has 112 rows"):
         camrt.load(path, target="tokens", grid=(112, 224))

@@ -8,8 +8,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from camrt.export.graph import opset
-from camrt.export.upgrading import MODERN_OPSET, upgrade
+from camrt.export.graph.index import opset
+from camrt.export.rewrites.opset_upgrade import MODERN_OPSET, upgrade_opset
 
 SHAPE = (2, 4, 6, 5)
 
@@ -90,7 +90,7 @@ def test_the_newer_spelling_gives_the_same(name):
     model = model_of(nodes, version, weights)
     x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
     expected = run(model, x)
-    assert upgrade(model)
+    assert upgrade_opset(model)
     assert opset(model) == MODERN_OPSET
     for found, wanted in zip(run(model, x), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -101,7 +101,7 @@ def test_open_sizes():
     model = model_of(nodes, 9, shape=("N", 4, "h", "w"))
     x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
     expected = run(model, x)[0]
-    assert upgrade(model)
+    assert upgrade_opset(model)
     np.testing.assert_array_equal(run(model, x)[0], expected)
 
 
@@ -109,7 +109,7 @@ def test_bounds_have_the_type_of_what_they_bound():
     """onnxruntime has no older Clip of doubles; it has the newer one."""
     model = model_of([node("Clip", "x", "y", min=-0.1, max=0.5)], 9, element=TensorProto.DOUBLE)
     x = np.random.default_rng(0).standard_normal(SHAPE)
-    assert upgrade(model)
+    assert upgrade_opset(model)
     np.testing.assert_array_equal(run(model, x)[0], x.clip(np.float32(-0.1), 0.5))
 
 
@@ -126,7 +126,7 @@ def test_a_branch_is_upgraded_too():
     for yes in (True, False):
         model = model_of([chosen], 9, {"yes": np.array(yes)})
         expected = run(model, x)[0]
-        assert upgrade(model)
+        assert upgrade_opset(model)
         np.testing.assert_array_equal(run(model, x)[0], expected)
 
 
@@ -149,12 +149,12 @@ def test_what_cannot_be_said_anew_stays(name):
     weights = {"s": np.array([1, 1, 0.5, 2], np.float32), "r": np.zeros(0, np.float32)}
     model = model_of(nodes, version, weights)
     before = model.SerializeToString()
-    assert not upgrade(model)
+    assert not upgrade_opset(model)
     assert model.SerializeToString() == before
 
 
 def test_a_newer_graph_is_left_alone():
     model = model_of([node("Relu", "x", "y")], 18)
     before = model.SerializeToString()
-    assert upgrade(model)
+    assert upgrade_opset(model)
     assert model.SerializeToString() == before

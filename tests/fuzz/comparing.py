@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from camrt.engine.session import Engine
+from camrt.engine.engine import Engine
 from camrt.errors import CamrtError
 
 __all__ = ["Wrong", "apart", "compare", "same"]
@@ -54,18 +54,18 @@ def apart(found: Array, expected: Array) -> str:
     return f"{np.abs(found - expected).max():g}, of numbers up to {np.abs(expected).max():g}"
 
 
-def compare(path: Path, engine: Engine, pictures: Array, logits: Array) -> None:
+def compare(path: Path, engine: Engine, images: Array, logits: Array) -> None:
     """Raises `Wrong` where no output of the file, as plain onnxruntime runs it, is what the engine answered.
 
     That is logits, probabilities, their logarithms, or as many times a probability. Files that onnxruntime
     does not load or run, outputs that are no score of each class (TopK's) or a tensor of the file itself, and
-    pictures whose probabilities are undefined, behind infinite logits, are left alone.
+    images whose probabilities are undefined, behind infinite logits, are left alone.
     """
     known = np.isfinite(logits).all(axis=1)
     if not known.any():
         return
     form = engine.interface
-    batch = pictures if form.layout == "NCHW" else pictures.transpose(0, 2, 3, 1)
+    batch = images if form.layout == "NCHW" else images.transpose(0, 2, 3, 1)
     batch = batch.astype(helper.tensor_dtype_to_np_dtype(form.element))
     with np.errstate(all="ignore"):
         full = readings(engine, logits)
@@ -105,7 +105,7 @@ def readings(engine: Engine, logits: Array) -> list[Array]:
 def plain_answers(
     path: Path, batch: Array, fixed: int | None, *, optimised: bool, single: bool
 ) -> list[Array] | None:
-    """What plain onnxruntime answers, one picture at a time where `single`; None where it fails."""
+    """What plain onnxruntime answers, one image at a time where `single`; None where it fails."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
@@ -131,5 +131,5 @@ def computed_outputs(path: Path) -> list[str]:
 
 
 def filled(batch: Array, fixed: int | None) -> Array:
-    """A batch of as many pictures as a file wants."""
+    """A batch of as many images as a file wants."""
     return batch if fixed is None else np.resize(batch, (fixed, *batch.shape[1:]))

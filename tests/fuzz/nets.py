@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from zoo import Net, model_of
+
+from helpers.zoo import Net, model_of
 
 __all__ = ["NETS", "thinned"]
 
@@ -26,7 +27,7 @@ def net(name: str) -> Callable[[Made], Made]:
     return register
 
 
-def begun(channels: int = 6, source: str = "pictures", stride: int = 2) -> tuple[Net, str]:
+def begun(channels: int = 6, source: str = "images", stride: int = 2) -> tuple[Net, str]:
     """A net of a convolution and a ReLU."""
     made = Net(np.random.default_rng(3))
     return made, made.add("Relu", convolved(made, source, 3, channels, stride=stride))
@@ -145,7 +146,7 @@ def _() -> ModelProto:
     made = Net(np.random.default_rng(4))
     width, tokens = 8, 5
     weight, _ = made.weight(width, 3, 4, 4, fan=48)
-    patches = made.add("Conv", "pictures", weight, strides=[4, 4])
+    patches = made.add("Conv", "images", weight, strides=[4, 4])
     rows = made.add("Reshape", patches, made.constant([0, width, -1], np.int64))
     cells = made.add("Transpose", rows, perm=[0, 2, 1])
     shape = made.add("Shape", cells)
@@ -216,7 +217,7 @@ def _() -> ModelProto:
 @net("channels-last")
 def _() -> ModelProto:
     made = Net(np.random.default_rng(3))
-    turned = made.add("Transpose", "pictures", perm=[0, 3, 1, 2])
+    turned = made.add("Transpose", "images", perm=[0, 3, 1, 2])
     features = made.add("Relu", convolved(made, turned, 3, 6, stride=2))
     last = made.add("Transpose", features, perm=[0, 2, 3, 1])
     mixed = made.add("MatMul", last, made.weight(6, 6, fan=6)[0])
@@ -314,7 +315,7 @@ def _() -> ModelProto:
 
 
 def thinned(model: ModelProto, times: int, size: int = 32) -> ModelProto:
-    """A network with a part of each layer's channels left, for pictures size×size."""
+    """A network with a part of each layer's channels left, for images size×size."""
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor)
         for axis in (0, 1)[: array.ndim]:

@@ -7,18 +7,17 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-import endings
-import hostile
 import numpy as np
 import onnx
-from blocked_nets import network
-from calm_models import calm_model
-from foreign import residual
-from raw_pixels import pixel_model
-from zoo import HEADS, classifier
 
-from camrt.default import model_file
+from camrt.default import resolve_model_path
 from fuzz import nets
+from helpers import hostile_models, output_endings
+from helpers.calm_models import calm_model
+from helpers.nchwc_nets import build_network_pair
+from helpers.preprocessing_models import pixel_model
+from helpers.third_party_models import residual_model
+from helpers.zoo import HEADS, classifier
 
 __all__ = ["SEEDS", "seed_bytes"]
 
@@ -32,7 +31,7 @@ def of_the_zoo(name: str) -> onnx.ModelProto:
 
 def of_an_ending(name: str) -> onnx.ModelProto:
     """A classifier that does not end in logits."""
-    model: onnx.ModelProto = endings.built(ENDINGS[name])[0]
+    model: onnx.ModelProto = output_endings.build_model(ENDINGS[name])[0]
     return model
 
 
@@ -50,24 +49,24 @@ def of_pixels() -> onnx.ModelProto:
 
 def embedded() -> onnx.ModelProto:
     """The classifier that comes with camrt, as its exporter wrote it, with few of its weights."""
-    return nets.thinned(onnx.load(model_file("default")), 4)
+    return nets.thinned(onnx.load(resolve_model_path("default")), 4)
 
 
-ENDINGS = {**endings.PLAIN, **endings.BY_NUMBERS}
+ENDINGS = {**output_endings.PLAIN, **output_endings.BY_NUMBERS}
 Maker = Callable[[], onnx.ModelProto]
 
 SEEDS: dict[str, Maker] = {
     **{f"zoo-{name}": partial(of_the_zoo, name) for name in HEADS},
     **{f"ending-{name}": partial(of_an_ending, name) for name in ENDINGS},
     **{f"net-{name}": make for name, make in nets.NETS.items()},
-    "residual": residual,
-    "residual-softmax": partial(residual, 4, 8, ends="Softmax", opset=13, batch=2),
-    "residual-old": partial(residual, 4, 8, opset=9),
-    "blocked": lambda: network(8, 8).models()[1],
+    "residual": residual_model,
+    "residual-softmax": partial(residual_model, 4, 8, ends="Softmax", opset=13, batch=2),
+    "residual-old": partial(residual_model, 4, 8, opset=9),
+    "blocked": lambda: build_network_pair(8, 8).models()[1],
     "calm": lambda: written(calm_model().save),
     "pixels": of_pixels,
-    "plain": hostile.classifier_model,
-    "loop-that-ends-not": lambda: written(partial(hostile.endless_loop, above=1e30)),
+    "plain": hostile_models.classifier_model,
+    "loop-that-ends-not": lambda: written(partial(hostile_models.endless_loop, above=1e30)),
     "embedded": embedded,
 }
 

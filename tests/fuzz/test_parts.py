@@ -84,7 +84,7 @@ def test_any_other_error_is_raw_and_named_by_its_place(seed_file: Path, monkeypa
     def broken(*_: object) -> None:
         raise KeyError("no such thing")
 
-    monkeypatch.setattr("camrt.engine.loading.read_front", broken)
+    monkeypatch.setattr("camrt.engine.load.read_front", broken)
     outcome = Trial(seed_file, 0, Limits()).run()
     assert not outcome.clean
     assert outcome.key == "raw KeyError at engine.loading:assembled"
@@ -98,15 +98,15 @@ def test_memory_and_time_beyond_the_limits_are_no_answer(seed_file: Path, monkey
 
 def test_an_answer_that_is_not_the_files_is_wrong(seed_file: Path) -> None:
     engine = camrt.load(seed_file, threads=1)
-    pictures = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
-    logits = engine.predict(pictures)
-    compare(seed_file, engine, pictures, logits)
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
+    logits = engine.predict(images)
+    compare(seed_file, engine, images, logits)
     with pytest.raises(Wrong, match="the file's own answers differ"):
-        compare(seed_file, engine, pictures, logits + np.eye(4)[3])
+        compare(seed_file, engine, images, logits + np.eye(4)[3])
     with pytest.raises(Wrong, match="maps have shape"):
-        check_maps(np.zeros((2, 8, 9), np.float32), pictures)
+        check_maps(np.zeros((2, 8, 9), np.float32), images)
     with pytest.raises(Wrong, match=r"no float32 in \[0, 1\]"):
-        check_maps(np.full((2, 8, 8), np.nan, np.float32), pictures)
+        check_maps(np.full((2, 8, 8), np.nan, np.float32), images)
 
 
 def test_answers_are_compared_with_what_is_not_finite() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from onnx import helper
 
 import camrt
-from camrt.engine.session import Engine
+from camrt.engine.engine import Engine
 from camrt.errors import CamrtError, CamrtWarning
 from fuzz.comparing import Wrong, apart, compare, same
 from fuzz.memory import peak_bytes, reset_peak, resident_bytes
@@ -165,12 +165,12 @@ class Trial:
 
     def _asked(self, engine: Engine) -> str:
         """Asks an engine; returns the types of the errors with which it refused."""
-        pictures = pictures_for(engine, self.number)
+        images = images_for(engine, self.number)
         refused = []
         found: Array | None = None
         try:
-            found = self._timed("predict", lambda: engine.predict(pictures))
-            if not same(engine.predict(pictures), found):
+            found = self._timed("predict", lambda: engine.predict(images))
+            if not same(engine.predict(images), found):
                 return "another answer each time"  # an output that no node of a subgraph makes, for one
         except CamrtError as error:
             refused.append(type(error).__name__)
@@ -178,17 +178,17 @@ class Trial:
             try:
                 explained = self._timed(
                     f"explain {name}",
-                    lambda name=name, options=options: engine.explain(pictures, name, **options),
+                    lambda name=name, options=options: engine.explain(images, name, **options),
                 )
             except CamrtError as error:
                 refused.append(type(error).__name__)
                 continue
-            check_maps(explained.maps, pictures)
+            check_maps(explained.maps, images)
             if found is not None and not same(explained.logits, found):
                 raise Wrong(
                     f"logits of explain differ from those of predict by {apart(explained.logits, found)}"
                 )
-        for step, ask in self._further(engine, pictures):
+        for step, ask in self._further(engine, images):
             try:
                 self._timed(step, ask)
             except CamrtError as error:
@@ -197,17 +197,17 @@ class Trial:
         if found is not None:
             self.step = "compare"
             self.announce("oracle")
-            compare(self.path, engine, pictures, found)
+            compare(self.path, engine, images, found)
         return " ".join(sorted(set(refused)))
 
-    def _further(self, engine: Engine, pictures: Array) -> list[tuple[str, Callable[[], Any]]]:
+    def _further(self, engine: Engine, images: Array) -> list[tuple[str, Callable[[], Any]]]:
         """What else is asked: a description of every file, and of some what few callers ask."""
         last = engine.num_classes - 1
-        weighting = np.ones((len(pictures), engine.num_classes), np.float32)
+        weighting = np.ones((len(images), engine.num_classes), np.float32)
         rare: list[tuple[str, Callable[[], Any]]] = [
-            ("explain all", lambda: engine.explain_all(pictures, ["cam", "eigen"], targets=last, size="map")),
-            ("input gradients", lambda: engine.input_gradients(pictures, weighting)),
-            ("channel weights", lambda: engine.channel_weights(pictures, "ablation", targets=0)),
+            ("explain all", lambda: engine.explain_all(images, ["cam", "eigen"], targets=last, size="map")),
+            ("input gradients", lambda: engine.input_gradients(images, weighting)),
+            ("channel weights", lambda: engine.channel_weights(images, "ablation", targets=0)),
         ]
         return [("describe", engine.describe), *rare[self.number % 4 : self.number % 4 + 1]]
 
@@ -243,8 +243,8 @@ def place_of(error: BaseException) -> str:
     return place
 
 
-def pictures_for(engine: Engine, number: int) -> Array:
-    """Two pictures of noise, as an engine takes them."""
+def images_for(engine: Engine, number: int) -> Array:
+    """Two images of noise, as an engine takes them."""
     form = engine.interface
     height, width = form.height or 8, form.width or 8
     if engine.preprocessing is not None:
@@ -261,9 +261,9 @@ def pictures_for(engine: Engine, number: int) -> Array:
     return rng.standard_normal(shape, np.float32)
 
 
-def check_maps(maps: Array, pictures: Array) -> None:
-    """Raises `Wrong` for maps that are not numbers from 0 to 1, one a picture and of its size."""
-    wanted = (len(pictures), *pictures.shape[2:])
+def check_maps(maps: Array, images: Array) -> None:
+    """Raises `Wrong` for maps that are not numbers from 0 to 1, one an image and of its size."""
+    wanted = (len(images), *images.shape[2:])
     if maps.shape != wanted:
         raise Wrong(f"maps have shape {maps.shape}, not {wanted}")
     if maps.dtype != np.float32 or not np.isfinite(maps).all() or maps.min() < 0 or maps.max() > 1:

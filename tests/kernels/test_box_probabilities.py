@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.box_probabilities import box_probabilities, box_probabilities_pair, reference
+from helpers.tolerances import assert_close
 
 SHAPES = [
     (1, 1, 1, 1),

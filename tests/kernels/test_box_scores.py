@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import TOLERANCES, assert_close
 
 from camrt.engine.methods.boxes import place_boxes
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.kernels.box_scores import box_scores, cell_scores, reference
+from helpers.tolerances import TOLERANCES, assert_close
 
 SIDES = ((1, 1), (1, 2), (2, 1), (2, 2))
 SHAPES = [(1, 1, 1, 1, 1), (2, 5, 3, 2, 7), (3, 20, 7, 7, 63), (1, 8, 4, 5, 200), (0, 3, 2, 2, 4)]
@@ -19,7 +19,7 @@ def placed(h, w, assignment="coverage", sides=SIDES):
     """The boxes of Pixab-CAM, and how much each counts for each cell: its mean of means, applied to ones."""
     placements = place_boxes(sides, (h, w), assignment)
     ones = np.eye(len(placements.distinct))[None]
-    return placements.distinct, np.mean([grid.per_cell(ones)[0] for grid in placements.grids], axis=0)
+    return placements.distinct, np.mean([grid.mean_per_cell(ones)[0] for grid in placements.grids], axis=0)
 
 
 def case(rng, n, k, h, w, classes, targets=3):
@@ -90,7 +90,7 @@ def test_reference_agrees_with_loops(rng):
 def test_values_are_those_of_pixab_cam(perspectives, reading, assignment, rng):
     """Of a head answered by `box_scores`, `cell_scores` gives what the method makes of its answers."""
     arrays, targets = case(rng, 2, 6, 4, 3, 10)
-    arrays[2][1] = -80.0 * (np.arange(10) != 9)  # the second picture's targets have no probability
+    arrays[2][1] = -80.0 * (np.arange(10) != 9)  # the second image's targets have no probability
     targets[1] = 2
     scale, sides = 1 / 12, ((1, 1), (2, 2), (3, 1))
     boxes, shares = placed(4, 3, assignment, sides)
@@ -102,9 +102,9 @@ def test_values_are_those_of_pixab_cam(perspectives, reading, assignment, rng):
     ask = SimpleNamespace(
         activations=arrays[0],
         targets=targets,
-        preferred=lambda kind: kind,
+        supported_kind=lambda kind: kind,
         scores=lambda kind: reference.softmax_at(arrays[2], targets),
-        scores_of_nothing=lambda kind: reference.softmax_at(arrays[3], targets),
+        scores_of_zero_activation=lambda kind: reference.softmax_at(arrays[3], targets),
         scores_with_boxes=answer,
     )
     method = PixabCAM(denominators=reading, assignment=assignment, boxes=sides, perspectives=perspectives)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.box_sums import box_sums, reference
+from helpers.tolerances import assert_close
 
 SHAPES = [(1, 1, 1, 1), (2, 7, 5, 3), (1, 7, 7, 63), (3, 4, 9, 129), (0, 3, 3, 4), (3, 9, 9, 256)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from camrt.kernels.caches import ByteCache, bytes_of, remembered
+from camrt.kernels.caches import ByteCache, bytes_of, cache_by_bytes
 
 
 def zeros(count):
@@ -21,7 +21,7 @@ def test_what_was_asked_for_longest_ago_goes_first():
     assert cache.get("first", zeros(1)) is first
     cache.get("third", zeros(4000))
     assert len(cache) == 2
-    assert cache.held <= 10_000
+    assert cache.used_bytes <= 10_000
     assert cache.get("first", zeros(1)) is first
     assert len(cache.get("second", zeros(1))) == 1
 
@@ -38,12 +38,12 @@ def test_any_number_of_entries_stays_within_the_bytes():
     cache = ByteCache(100_000)
     for number in range(10_000):
         cache.get(number, zeros(number % 3000))
-        assert cache.held <= 100_000
+        assert cache.used_bytes <= 100_000
     for number in range(10_000):
         cache.get(("nothing", number), lambda: None)
     assert len(cache) < 1000
     cache.clear()
-    assert (len(cache), cache.held) == (0, 0)
+    assert (len(cache), cache.used_bytes) == (0, 0)
 
 
 def test_bytes_of_keys_count():
@@ -72,7 +72,7 @@ def test_one_answer_is_kept_whoever_was_first():
 def test_an_answer_is_remembered_by_what_was_given():
     calls = []
 
-    @remembered(10_000)
+    @cache_by_bytes(10_000)
     def doubled(number, *, times=2):
         """Doubles."""
         calls.append(number)
@@ -84,7 +84,7 @@ def test_an_answer_is_remembered_by_what_was_given():
     assert doubled.__doc__ == "Doubles."
     for number in range(1000):
         doubled(number)
-    assert doubled.cache.held <= 10_000
+    assert doubled.cache.used_bytes <= 10_000
 
 
 @dataclass

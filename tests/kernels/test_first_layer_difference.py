@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.first_layer_difference import first_layer_boxes, first_layer_channels, reference
 from camrt.kernels.partial_products import partial_products
+from helpers.tolerances import assert_close
 
 
 def boxes_for(rng, count, h, w):
@@ -43,7 +43,7 @@ def test_channels_agree_with_loops(normal, rng, poisoned, strided, dtype):
         assert out[b, f] == pytest.approx(wanted, rel=1e-6 if dtype == np.float32 else 1e-14, abs=1e-30)
 
 
-def test_one_answer_may_do_for_all_pictures(normal, rng, poisoned):
+def test_one_answer_may_do_for_all_images(normal, rng, poisoned):
     bias, cells, channels = normal(5), normal(3, 2, 2, 5), normal(3, 4, 5)
     batch_index, boxes = np.arange(3), boxes_for(rng, 3, 2, 2)
     one, each = poisoned(3, 5), poisoned(3, 5)

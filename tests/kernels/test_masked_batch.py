@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.masked_batch import masked_batch, reference
 from camrt.kernels.resampling import bilinear
+from helpers.tolerances import assert_close
 
 ORDERS = ["upsample-first", "normalise-first"]
 SIZES = [
@@ -116,8 +116,8 @@ def test_empty_batch():
     [
         ({"activations": np.zeros((2, 3, 4))}, r"activations must have the axes \(N, K, h, w\), got shape"),
         ({"activations": np.zeros((2, 3, 4, 4), int)}, "activations must be an array of float32 or float64"),
-        ({"pictures": np.zeros((2, 3, 8, 8), np.float32)}, "pictures must be float64 like the other arrays"),
-        ({"pictures": np.zeros((1, 3, 8, 8))}, "pictures must hold 2 pictures"),
+        ({"images": np.zeros((2, 3, 8, 8), np.float32)}, "images must be float64 like the other arrays"),
+        ({"images": np.zeros((1, 3, 8, 8))}, "images must hold 2 images"),
         ({"batch_index": [0, 2]}, r"batch_index holds 2, outside 0\.\.1"),
         ({"batch_index": [0.0, 1.0]}, "batch_index must hold integers, got float64"),
         ({"channel": [0, -1]}, r"channel holds -1, outside 0\.\.2"),
@@ -135,7 +135,7 @@ def test_empty_batch():
 def test_errors_name_what_is_wrong(change, message):
     arguments = {
         "activations": np.zeros((2, 3, 4, 4)),
-        "pictures": np.zeros((2, 3, 8, 8)),
+        "images": np.zeros((2, 3, 8, 8)),
         "batch_index": [0, 1],
         "channel": [0, 2],
         "out": np.zeros((2, 3, 8, 8)),

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.partial_products import partial_products, reference
+from helpers.tolerances import assert_close
 
 # (N, F, K, L)
 SHAPES = [

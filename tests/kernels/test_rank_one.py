@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.rank_one import rank_one, reference
+from helpers.tolerances import assert_close
 
 # (N, K, F, L)
 SHAPES = [(1, 1, 1, 1), (3, 7, 63, 1), (2, 5, 9, 35), (2, 3, 4, 63), (2, 3, 4000, 49)]

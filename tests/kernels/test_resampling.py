@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.resampling import axis_table, bilinear
+from helpers.tolerances import assert_close
 
 SIZES = [(1, 1, 1, 1), (1, 1, 5, 3), (7, 5, 1, 1), (7, 7, 224, 224), (3, 63, 10, 7), (14, 14, 14, 14)]
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.saliency import MapFlag, reference, saliency
+from helpers.tolerances import assert_close
 
 SIZES = [
     (1, 1, 4, 4),

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.saliency import MapFlag, saliency
 from camrt.kernels.weighted_map import reference, weighted_map
+from helpers.tolerances import assert_close
 
 # (N, K, h, w, T, H, W)
 SHAPES = [(1, 1, 1, 1, 1, 1, 1), (2, 37, 7, 5, 3, 31, 20), (3, 8, 2, 9, 1, 5, 4), (0, 4, 3, 3, 2, 6, 6)]
@@ -97,7 +97,7 @@ def test_no_channels_sum_to_nothing():
         ({"size": (0, 3)}, "size must have at least one row and one column, got 0 x 3"),
         ({"mode": "other"}, "mode must be 'native' or 'library', got 'other'"),
     ],
-    ids=["axes", "empty", "type", "weight-axes", "channels", "pictures", "size", "mode"],
+    ids=["axes", "empty", "type", "weight-axes", "channels", "images", "size", "mode"],
 )
 def test_errors_name_what_is_wrong(change, message):
     arguments = {"activations": np.zeros((2, 3, 4, 4)), "weights": np.zeros((2, 1, 3)), "size": (8, 8)}

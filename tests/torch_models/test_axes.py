@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from torch_nets import functional, torch
 
-from camrt.engine.torch_models.flow import recorded
-from camrt.export.axis_parts import CellTokens
+from camrt.engine.torch_models.flow import trace_autograd
+from camrt.export.geometry.axis_parts import CellTokens
+from helpers.torch_nets import functional, torch
 
 SHAPE = (5, 6, 4, 3)
 
@@ -90,7 +90,7 @@ CASES = {
     "unfolded-over-each-other": (lambda x: x.unfold(2, 3, 1), ("n", "", "h", "w", "")),
     "channels-picked": (lambda x: x[:, torch.tensor([3, 0, 1])], ("n", "", "h", "w")),
     "cells-picked": (lambda x: tokens(x)[:, torch.arange(12)], ("n", "", "")),
-    "one-picture-a-row": (lambda x: x[torch.arange(5), :, torch.zeros(5, dtype=int)], ("", "", "")),
+    "one-image-a-row": (lambda x: x[torch.arange(5), :, torch.zeros(5, dtype=int)], ("", "", "")),
     "mean": (lambda x: x.mean((2, 3)), ("n", "")),
     "mean-kept": (lambda x: x.mean((2, 3), keepdim=True), ("n", "", "1", "1")),
     "mean-of-channels": (lambda x: x.mean(1), ("n", "h", "w")),
@@ -114,7 +114,7 @@ def test_axes(case):
     operations, expected = CASES[case]
     leaf = torch.ones(SHAPE, requires_grad=True)
     end = operations(leaf * 1.0)
-    assert recorded(end, leaf).roles[end.grad_fn, end.output_nr] == expected
+    assert trace_autograd(end, leaf).roles[end.grad_fn, end.output_nr] == expected
 
 
 def test_an_operation_of_ones_own():
@@ -131,7 +131,7 @@ def test_an_operation_of_ones_own():
 
     leaf = torch.ones(SHAPE, requires_grad=True)
     end = Doubled.apply(leaf.permute(0, 2, 3, 1)).mean((1, 2))
-    found = recorded(end, leaf)
+    found = trace_autograd(end, leaf)
     assert found.roles[end.grad_fn, 0] == ("n", "")
     assert [step.together for step in found.flow.steps] == ["", "", "always"]
     assert found.flow.paths == 1
@@ -139,5 +139,5 @@ def test_an_operation_of_ones_own():
 
 def test_nothing_to_follow():
     leaf = torch.ones(SHAPE, requires_grad=True)
-    assert recorded(leaf.detach().mean((2, 3)), leaf).flow.paths == 0
-    assert recorded(torch.ones(5, 2, requires_grad=True) * 2, leaf).flow.paths == 0
+    assert trace_autograd(leaf.detach().mean((2, 3)), leaf).flow.paths == 0
+    assert trace_autograd(torch.ones(5, 2, requires_grad=True) * 2, leaf).flow.paths == 0

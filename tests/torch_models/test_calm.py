@@ -16,8 +16,8 @@ pytest.importorskip("onnxscript")
 import onnxruntime  # noqa: E402
 
 import camrt  # noqa: E402
+from camrt.engine.torch_models.to_onnx import to_onnx  # noqa: E402
 from camrt.errors import MethodError  # noqa: E402
-from camrt.export import to_onnx  # noqa: E402
 from camrt.training.classifier import Classifier, with_head  # noqa: E402
 from camrt.training.heads import CALMHead  # noqa: E402
 from camrt.training.small_network import TinyNetwork  # noqa: E402
@@ -130,8 +130,8 @@ def test_a_head_whose_answer_is_changed_is_no_calm_model() -> None:
             super().__init__()
             self.inner = made
 
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return 2 * self.inner(pictures)
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return 2 * self.inner(images)
 
     engine = camrt.load(Sharpened(), size=(32, 32))
     with pytest.raises(MethodError, match="needs a CALM model"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tolerances import assert_close
-from torch_nets import CLASSES, altered_logits, functional, made, nn, pictures, torch
 
 import camrt
-from camrt.engine.torch_models.loading import load_module
+from camrt.engine.torch_models.load import load_module
 from camrt.errors import BackendError, MethodError
+from helpers.tolerances import assert_close
+from helpers.torch_nets import CLASSES, altered_logits, build_net, functional, nn, random_images, torch
 
 WIDTH = 6
 # Two convolutions and up to three layers behind them in float32, against float64.
@@ -88,9 +88,9 @@ POOLED = {
 
 @pytest.mark.parametrize("name", POOLED)
 def test_each_cell_holds_the_logits_of_a_map_that_is_that_cell(name):
-    net = made(lambda: Net(POOLED[name]()), seed=1)
+    net = build_net(lambda: Net(POOLED[name]()), seed=1)
     engine = load_module(net, target="body", size=(12, 16), batch_size=2)
-    batch = pictures(3)
+    batch = random_images(3)
     classes = np.array([[1, 4], [0, 2], [3, 3]])
     found = engine.explain(batch, "cam", targets=classes, size="map")
     last = net.head[-1] if isinstance(net.head, nn.Sequential) else None
@@ -156,9 +156,9 @@ POOLED_NOT = {
 
 @pytest.mark.parametrize("name", POOLED_NOT)
 def test_other_heads_have_none(name):
-    engine = load_module(made(lambda: Net(POOLED_NOT[name]())), target="body", size=(12, 16))
+    engine = load_module(build_net(lambda: Net(POOLED_NOT[name]())), target="body", size=(12, 16))
     with pytest.raises(MethodError, match="linear layer behind global pooling"):
-        engine.explain(pictures(), "cam")
+        engine.explain(random_images(), "cam")
     assert engine.describe()
 
 
@@ -168,19 +168,19 @@ def test_a_border_around_the_cells_is_left_out_as_it_is_of_a_file(tmp_path):
     head = nn.Sequential(
         nn.Conv2d(WIDTH, CLASSES, 1, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
-    net = made(lambda: Net(head), seed=1)
-    path = camrt.export.to_onnx(net, torch.from_numpy(pictures()), tmp_path / "net.onnx")
+    net = build_net(lambda: Net(head), seed=1)
+    path = camrt.to_onnx(net, torch.from_numpy(random_images()), tmp_path / "net.onnx")
     module = load_module(net, target="body", size=(12, 16))
     file = camrt.load(path, threads=1)
     assert file.target.shape == module.target.shape
-    found, expected = (one.explain(pictures(), "cam", targets=1) for one in (module, file))
+    found, expected = (one.explain(random_images(), "cam", targets=1) for one in (module, file))
     assert_close(found.raw, expected.raw, factor=FACTOR)
 
 
 def test_a_head_that_changed_since_is_refused():
-    net = made(lambda: Net(POOLED["linear"]()))
+    net = build_net(lambda: Net(POOLED["linear"]()))
     engine = load_module(net, target="body", size=(12, 16))
-    engine.explain(pictures(), "cam")
+    engine.explain(random_images(), "cam")
     net.head[1] = nn.AdaptiveMaxPool2d(1)
     with pytest.raises(BackendError, match="not any more: load it again"):
-        engine.explain(pictures(), "cam")
+        engine.explain(random_images(), "cam")

@@ -10,18 +10,29 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from no_waiting import no_waiting
-from tolerances import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch_nets import CLASSES, Functional, Modular, Residual, Transformer, made, nn, pictures, torch
 
 import camrt
-from camrt.engine.torch_models import compiling, loading
-from camrt.engine.torch_models.compiling import Captured, Compiler, compiler_of
-from camrt.engine.torch_models.runners import ModuleForth
-from camrt.engine.torch_models.subject import Subject
+from camrt.engine.torch_models import compilation
+from camrt.engine.torch_models import load as loading
+from camrt.engine.torch_models.compilation import Compiler, CudaGraphRunner, choose_compiler
+from camrt.engine.torch_models.model import TorchModel
+from camrt.engine.torch_models.runners import ModuleForward
 from camrt.errors import AdjointError, BackendError, InputError, SmallerBatchWarning
+from helpers.gpu_sync_guard import forbid_gpu_sync
+from helpers.tolerances import assert_close
+from helpers.torch_nets import (
+    CLASSES,
+    Functional,
+    Modular,
+    Residual,
+    Transformer,
+    build_net,
+    nn,
+    random_images,
+    torch,
+)
 
 METHODS = ("pixab", "ablation", "gradcam", "score", "gradient", "guided", "cam")
 # What a compiled graph is run by: nothing, torch.compile alone, and its graph of gradients too.
@@ -50,7 +61,7 @@ def load(monkeypatch):
     """Loads a module with what is done to its graphs."""
 
     def loaded(net, compiler=None, *, size=(12, 16), **options):
-        monkeypatch.setattr(loading, "compiler_of", lambda *_: compiler)
+        monkeypatch.setattr(loading, "choose_compiler", lambda *_: compiler)
         return loading.load_module(net, size=size, **options)
 
     return loaded
@@ -65,14 +76,14 @@ def counted(kind):
             calls.append("forward")
             return super().forward(batch)
 
-    net = made(Counted)
+    net = build_net(Counted)
     for part in net.modules():
         part.register_forward_hook(lambda *_: calls.append("hook"))
     return net, calls
 
 
 def raw(engine, method, batch=None, classes=2):
-    return engine.explain(pictures() if batch is None else batch, method, targets=classes).raw
+    return engine.explain(random_images() if batch is None else batch, method, targets=classes).raw
 
 
 @pytest.mark.parametrize(
@@ -81,8 +92,8 @@ def raw(engine, method, batch=None, classes=2):
 )
 def test_the_same_maps_without_any_python_of_the_module(case, method, load):
     kind, target, backend = CASES[case]
-    batch, options = pictures(2), {"target": target, "batch_size": 200}  # few shapes
-    expected = raw(load(made(kind), **options), method, batch)
+    batch, options = random_images(2), {"target": target, "batch_size": 200}  # few shapes
+    expected = raw(load(build_net(kind), **options), method, batch)
     net, calls = counted(kind)
     engine = load(net, Compiler(True, backend), **options)
     first = raw(engine, method, batch)
@@ -98,10 +109,10 @@ def test_logits_and_a_softmax_at_the_end(load):
         def forward(self, batch):
             return torch.softmax(super().forward(batch), dim=1)
 
-    net = made(Ending)
+    net = build_net(Ending)
     plain, compiled = load(net), load(net, Compiler(True, None))
     for _ in range(2):
-        assert_close(compiled.predict(pictures()), plain.predict(pictures()))
+        assert_close(compiled.predict(random_images()), plain.predict(random_images()))
 
 
 @OLD_TORCHSCRIPT
@@ -109,9 +120,9 @@ def test_it_compiles_with_inductor(tmp_path, monkeypatch):
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile needs a C++ compiler here: apt-get install g++")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    net = made(Functional)
+    net = build_net(Functional)
     plain, compiled = (camrt.load(net, compile=how, target="second", size=(12, 16)) for how in (None, True))
-    batch = pictures(2)
+    batch = random_images(2)
     for _ in range(2):
         assert_close(raw(compiled, "gradcam", batch), raw(plain, "gradcam", batch), factor=8)
 
@@ -121,12 +132,12 @@ def test_a_missing_compiler_is_named(load, tmp_path, monkeypatch):
     from torch._inductor import config
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    engine = load(made(Functional), Compiler("default"))
+    engine = load(build_net(Functional), Compiler("default"))
     with (
         config.patch({"cpp.cxx": ("no-compiler-of-this-name",)}),
         pytest.raises(BackendError, match=r"Functional was traced, but not compiled.*apt-get install g\+\+"),
     ):
-        engine.predict(pictures())
+        engine.predict(random_images())
 
 
 # ---------------------------------------------------------------- the module itself
@@ -152,13 +163,13 @@ def state(net):
 
 @pytest.mark.parametrize("backend", [None, "aot_eager"])
 def test_nothing_has_changed(backend, load):
-    net = made(Residual).train()
+    net = build_net(Residual).train()
     net.stem.eval()
     net.body.weight.requires_grad_(False)
     before = state(net)
     engine = load(net, Compiler(True, backend), target="body")
     for method in ("ablation", "gradcam", "guided"):
-        engine.explain(pictures(), method)
+        engine.explain(random_images(), method)
         assert state(net) == before
 
 
@@ -168,7 +179,7 @@ def test_what_is_explained_are_the_weights_of_the_moment(load):
     asked = ("ablation", "gradient")
     old = [raw(engine, method) for method in asked]
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-    net(torch.from_numpy(pictures())).square().sum().backward()
+    net(torch.from_numpy(random_images())).square().sum().backward()
     optimizer.step()
     calls.clear()
     new = [raw(engine, method) for method in asked]
@@ -216,22 +227,22 @@ def narrow(net):
 def test_what_has_been_replaced_is_traced_again(change, load):
     net, calls = counted(Modular)
     engine = load(net, Compiler(True, None), target="last")
-    old = engine.predict(pictures())
+    old = engine.predict(random_images())
     change(net)
     calls.clear()
-    found = engine.predict(pictures())
+    found = engine.predict(random_images())
     assert "forward" in calls
-    expected = load(net, target="last").predict(pictures())
+    expected = load(net, target="last").predict(random_images())
     assert_close(found, expected)
     assert np.abs(old - expected).max() > 1e-3 * np.abs(old).max()
     net.body._forward_hooks.clear()
-    assert_close(engine.predict(pictures()), load(net, target="last").predict(pictures()))
+    assert_close(engine.predict(random_images()), load(net, target="last").predict(random_images()))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", ["ablation", "gradient"])
 def test_half_types(kind, method, load):
-    net = made(Modular).to(kind)
+    net = build_net(Modular).to(kind)
     plain, compiled = (load(net, how, target="body") for how in (None, Compiler(True, "aot_eager")))
     for _ in range(2):
         found = raw(compiled, method)
@@ -246,7 +257,7 @@ def test_autocast_is_what_it_was_when_it_runs(load):
             with torch.autocast("cpu", enabled=False):
                 return self.head(x.float().flatten(1))
 
-    net = made(Partly)
+    net = build_net(Partly)
     plain, compiled = load(net, target="body"), load(net, Compiler(True, None), target="body")
     wide = raw(plain, "gradient")
     for narrowed in (False, True, False, True):
@@ -257,14 +268,14 @@ def test_autocast_is_what_it_was_when_it_runs(load):
 
 
 def test_a_graph_holds_no_casts_of_weights(load):
-    net = made(Modular)
+    net = build_net(Modular)
     plain, compiled = load(net), load(net, Compiler(True, None))
     for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16):
-            plain.explain(pictures(), "gradient")  # casts are kept as long as the block runs
-            found = compiled.explain(pictures(), "gradient")
+            plain.explain(random_images(), "gradient")  # casts are kept as long as the block runs
+            found = compiled.explain(random_images(), "gradient")
         with torch.autocast("cpu", torch.bfloat16):
-            assert_close(found.raw, plain.explain(pictures(), "gradient").raw)
+            assert_close(found.raw, plain.explain(random_images(), "gradient").raw)
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter *= 1.5
@@ -272,14 +283,14 @@ def test_a_graph_holds_no_casts_of_weights(load):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_whatever_the_callers_mode(mode, load):
-    net = made(Modular)
+    net = build_net(Modular)
     expected = raw(load(net, target="body"), "gradient")
     compiled = load(net, Compiler(True, "aot_eager"), target="body")
     raw(compiled, "gradient")
-    runner = ModuleForth(compiled.head._cut.subject, [])
+    runner = ModuleForward(compiled.head._cut.model, [])
     with mode():
         assert_close(raw(compiled, "gradient"), expected)
-        (logits,) = runner(torch.from_numpy(pictures()))
+        (logits,) = runner(torch.from_numpy(random_images()))
         assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
     assert not logits.is_inference()
     assert not logits.requires_grad
@@ -309,8 +320,8 @@ class Reading(Modular):
 
 @pytest.mark.parametrize("how", ["branch", "weight", "array", "list"])
 def test_code_that_looks_at_numbers_is_refused(how, load):
-    net = made(lambda: Reading(how))
-    assert load(net).predict(pictures()).shape == (3, CLASSES)
+    net = build_net(lambda: Reading(how))
+    assert load(net).predict(random_images()).shape == (3, CLASSES)
     engine = load(net, Compiler("default", None))
     before = state(net)
     for _ in range(2):
@@ -318,7 +329,7 @@ def test_code_that_looks_at_numbers_is_refused(how, load):
             BackendError,
             match=r"^Reading cannot be traced \(compile='default'\): .*numbers in a tensor.*compile=None",
         ):
-            engine.predict(pictures())
+            engine.predict(random_images())
     assert state(net) == before
 
 
@@ -348,13 +359,13 @@ class Unsteady(Modular):
 
 @pytest.mark.parametrize("how", ["dropout", "a little noise", "attribute", "buffer"])
 def test_chance_and_state_are_refused(how, load):
-    net = made(lambda: Unsteady(how))
+    net = build_net(lambda: Unsteady(how))
     engine = load(net, Compiler(True, None))
     random = torch.get_rng_state()
     with pytest.raises(
         BackendError, match=r"gives something else \(compile=True\) when traced: a pass must.*compile=None"
     ):
-        engine.predict(pictures())
+        engine.predict(random_images())
     assert torch.equal(torch.get_rng_state(), random)
 
 
@@ -365,9 +376,9 @@ def test_numbers_fixed_by_tracing_show(load):
         def forward(self, batch):
             return super().forward(batch) + ctypes.c_float.from_address(batch.data_ptr()).value
 
-    engine = load(made(Hidden), Compiler(True, None))
+    engine = load(build_net(Hidden), Compiler(True, None))
     with pytest.raises(BackendError, match=r"when traced: .*must not depend on numbers in tensors"):
-        engine.predict(pictures(seed=5))
+        engine.predict(random_images(seed=5))
 
 
 def wrong(graph, _):
@@ -379,15 +390,15 @@ def failing(*_):
 
 
 def test_a_compiler_that_errs_is_refused(load):
-    engine = load(made(Modular), Compiler(True, wrong))
+    engine = load(build_net(Modular), Compiler(True, wrong))
     with pytest.raises(BackendError, match=r"when compiled, and not when traced.*compile=None"):
-        engine.predict(pictures())
+        engine.predict(random_images())
 
 
 def test_a_compiler_that_fails_is_refused(load):
-    engine = load(made(Modular), Compiler(True, failing))
+    engine = load(build_net(Modular), Compiler(True, failing))
     with pytest.raises(BackendError, match=r"Modular was traced, but not compiled.*no compiling today"):
-        engine.predict(pictures())
+        engine.predict(random_images())
 
 
 def test_fewer_rows_where_memory_is_short(load):
@@ -396,11 +407,11 @@ def test_fewer_rows_where_memory_is_short(load):
             raise torch.OutOfMemoryError("not today")
         return graph
 
-    net = made(Functional)
+    net = build_net(Functional)
     engine = load(net, Compiler(True, small), batch_size=4)
     with pytest.warns(SmallerBatchWarning, match="4 rows"):
-        found = engine.predict(pictures(4))
-    assert_close(found, load(net).predict(pictures(4)))
+        found = engine.predict(random_images(4))
+    assert_close(found, load(net).predict(random_images(4)))
 
 
 def test_errors_of_the_module_are_what_they_were(load):
@@ -408,25 +419,25 @@ def test_errors_of_the_module_are_what_they_were(load):
         def forward(self, batch):
             return super().forward(batch).detach()
 
-    engine = load(made(Cut), Compiler(True, None))
-    with pytest.raises(AdjointError, match="no gradient of the logits reaches the pictures"):
-        engine.explain(pictures(), "gradient")
+    engine = load(build_net(Cut), Compiler(True, None))
+    with pytest.raises(AdjointError, match="no gradient of the logits reaches the images"):
+        engine.explain(random_images(), "gradient")
     with pytest.raises(AdjointError, match="this model has none"):
-        load(made(Transformer), Compiler(True, None)).explain(pictures(), "guided")
+        load(build_net(Transformer), Compiler(True, None)).explain(random_images(), "guided")
 
 
 # ---------------------------------------------------------------- shapes, threads, options
 
 
 def test_few_shapes_are_kept(load, monkeypatch):
-    monkeypatch.setattr(compiling, "MOST_TRACES", 2)
+    monkeypatch.setattr(compilation, "MAX_GRAPHS", 2)
     net, calls = counted(Modular)
     plain, engine = load(net), load(net, Compiler(True, None), batch_size=4)
 
     def traced(count):
-        expected = plain.predict(pictures(count))
+        expected = plain.predict(random_images(count))
         calls.clear()
-        assert_close(engine.predict(pictures(count)), expected)
+        assert_close(engine.predict(random_images(count)), expected)
         return calls.count("forward") > 0
 
     assert traced(4)
@@ -440,9 +451,10 @@ def test_few_shapes_are_kept(load, monkeypatch):
 def test_a_fixed_batch_size_is_one_shape():
     net, calls = counted(Modular)
     plain, compiled = (
-        ModuleForth(Subject(net, "net", "cpu", 2, compiler), []) for compiler in (None, Compiler(True, None))
+        ModuleForward(TorchModel(net, "net", "cpu", 2, compiler), [])
+        for compiler in (None, Compiler(True, None))
     )
-    batch = torch.from_numpy(pictures(5))
+    batch = torch.from_numpy(random_images(5))
     expected = plain(batch)[0]
     calls.clear()
     (found,) = compiled(batch)
@@ -453,10 +465,10 @@ def test_a_fixed_batch_size_is_one_shape():
 def test_rows_lie_in_memory_in_any_order():
     net, calls = counted(Modular)
     plain, compiled = (
-        ModuleForth(Subject(net, "net", "cpu", None, compiler), [])
+        ModuleForward(TorchModel(net, "net", "cpu", None, compiler), [])
         for compiler in (None, Compiler(True, "eager"))
     )
-    batch = torch.from_numpy(pictures(4))
+    batch = torch.from_numpy(random_images(4))
     for given, traced in (
         (batch[:2], True),
         (batch[::2], False),
@@ -470,19 +482,21 @@ def test_rows_lie_in_memory_in_any_order():
 
 
 def test_a_graph_waits_for_nothing():
-    runner = ModuleForth(Subject(made(Modular), "net", "cpu", None, Compiler(True, None)), [])
-    batch = torch.from_numpy(pictures())
+    runner = ModuleForward(TorchModel(build_net(Modular), "net", "cpu", None, Compiler(True, None)), [])
+    batch = torch.from_numpy(random_images())
     runner(batch)
-    with no_waiting():
+    with forbid_gpu_sync():
         runner(batch)
 
 
 @pytest.mark.parametrize("backend", [None, "eager"])
 def test_several_threads(backend, load):
-    net = made(Modular)
+    net = build_net(Modular)
     plain = load(net, target="body")
     jobs = [
-        (pictures(seed=seed), method) for seed in range(3) for method in ("gradcam", "gradient", "guided")
+        (random_images(seed=seed), method)
+        for seed in range(3)
+        for method in ("gradcam", "gradient", "guided")
     ]
     expected = [raw(plain, method, batch) for batch, method in jobs]
     engines = [load(net, Compiler(True, backend), target="body") for _ in range(2)]
@@ -496,27 +510,27 @@ def test_several_threads(backend, load):
 
 def test_what_may_be_asked_for(monkeypatch):
     with pytest.raises(InputError, match="compile='fast' must be None, True, or one of 'default'"):
-        camrt.load(made(Modular), size=(12, 16), compile="fast")
-    assert compiler_of(None, "cpu") is None
-    assert compiler_of(False, "cpu") is None
+        camrt.load(build_net(Modular), size=(12, 16), compile="fast")
+    assert choose_compiler(None, "cpu") is None
+    assert choose_compiler(False, "cpu") is None
     for asked in (True, "default", "reduce-overhead", "max-autotune"):
-        found = compiler_of(asked, "cpu")
-        assert (found.asked, found.backend, found.captured) == (asked, "inductor", False)
+        found = choose_compiler(asked, "cpu")
+        assert (found.requested, found.backend, found.uses_cuda_graphs) == (asked, "inductor", False)
     with pytest.raises(BackendError, match=r"compile='cudagraphs' needs a GPU, and device='cpu'"):
-        compiler_of("cudagraphs", "cpu")
+        choose_compiler("cudagraphs", "cpu")
     for asked in ("fast", 1, 0, ["default"]):
         with pytest.raises(InputError, match="must be None, True, or one of 'default'"):
-            compiler_of(asked, "cpu")
-    monkeypatch.setattr(compiling, "device_of", torch.device)
-    monkeypatch.setattr(compiling, "find_spec", lambda _: None)
-    assert compiler_of("cudagraphs", "cuda") == Compiler("cudagraphs", None, captured=True)
+            choose_compiler(asked, "cpu")
+    monkeypatch.setattr(compilation, "parse_device", torch.device)
+    monkeypatch.setattr(compilation, "find_spec", lambda _: None)
+    assert choose_compiler("cudagraphs", "cuda") == Compiler("cudagraphs", None, uses_cuda_graphs=True)
     with pytest.raises(BackendError, match=r"needs Triton on a GPU.*pip install 'camrt\[gpu\]'"):
-        compiler_of(True, "cuda")
-    monkeypatch.setattr(compiling, "find_spec", lambda _: object())
-    assert not compiler_of(True, "cuda:1").captured
-    assert compiler_of("reduce-overhead", "cuda").captured
-    assert compiler_of("max-autotune", "cuda") == Compiler(
-        "max-autotune", mode="max-autotune-no-cudagraphs", captured=True
+        choose_compiler(True, "cuda")
+    monkeypatch.setattr(compilation, "find_spec", lambda _: object())
+    assert not choose_compiler(True, "cuda:1").uses_cuda_graphs
+    assert choose_compiler("reduce-overhead", "cuda").uses_cuda_graphs
+    assert choose_compiler("max-autotune", "cuda") == Compiler(
+        "max-autotune", mode="max-autotune-no-cudagraphs", uses_cuda_graphs=True
     )
 
 
@@ -561,7 +575,7 @@ class Stream:
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """torch.cuda, as far as `Captured` uses it, on the CPU; what streams and events were told."""
+    """torch.cuda, as far as `CudaGraphRunner` uses it, on the CPU; what streams and events were told."""
     told = []
 
     @contextmanager
@@ -599,7 +613,7 @@ def test_a_captured_function_gives_copies(recorded):
         calls.append(1)
         return [one * weight + other, other, (one + 1).relu_()]
 
-    captured = Captured(function, [torch.zeros(2), torch.ones(2)])
+    captured = CudaGraphRunner(function, [torch.zeros(2), torch.ones(2)])
     assert recorded == ["wait for stream", "wait for stream", "capture"]
     before = len(calls)
     first = captured(torch.tensor([1.0, -2.0]), torch.tensor([10.0, 20.0]))
@@ -614,15 +628,15 @@ def test_a_captured_function_gives_copies(recorded):
 def test_captured_modules(recorded, load):
     net, calls = counted(Modular)
     plain = load(net, target="body")
-    engine = load(net, Compiler("cudagraphs", None, captured=True), target="body")
+    engine = load(net, Compiler("cudagraphs", None, uses_cuda_graphs=True), target="body")
     for method in ("ablation", "gradient", "guided"):
         expected = raw(plain, method)
         kept = raw(engine, method)
         calls.clear()
-        raw(engine, method, pictures(seed=1))
+        raw(engine, method, random_images(seed=1))
         assert not calls
         assert_close(kept, expected)
-        assert_close(raw(engine, method, pictures(seed=2)), raw(plain, method, pictures(seed=2)))
+        assert_close(raw(engine, method, random_images(seed=2)), raw(plain, method, random_images(seed=2)))
     assert "capture" in recorded
 
 
@@ -646,12 +660,12 @@ class Waiting(Modular):
 
 @pytest.mark.parametrize(("how", "named"), [("copy", "copy_"), ("mask", "index_put_"), ("shape", "nonzero")])
 def test_what_waits_is_not_captured(how, named, recorded, load):
-    net = made(lambda: Waiting(how))
-    engine = load(net, Compiler("cudagraphs", None, captured=True))
+    net = build_net(lambda: Waiting(how))
+    engine = load(net, Compiler("cudagraphs", None, uses_cuda_graphs=True))
     with pytest.raises(BackendError, match=rf"aten\.{named}\..* waits for the device.*compile=None"):
-        engine.predict(pictures())
+        engine.predict(random_images())
     assert "capture" not in recorded
-    assert_close(load(net, Compiler(True, None)).predict(pictures()), load(net).predict(pictures()))
+    assert_close(load(net, Compiler(True, None)).predict(random_images()), load(net).predict(random_images()))
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -662,7 +676,7 @@ def ready(how):
     """What is asked for, on a GPU."""
     if how != "cudagraphs":
         pytest.importorskip("triton")
-    return compiler_of(how, "cuda")
+    return choose_compiler(how, "cuda")
 
 
 @pytest.mark.gpu
@@ -678,10 +692,10 @@ def test_the_same_maps_on_a_gpu(kind, target, how, load):
     for method in ("ablation", "gradcam", "gradient"):
         raw(compiled, method)
         for seed in (0, 1):
-            expected = raw(plain, method, pictures(seed=seed))
+            expected = raw(plain, method, random_images(seed=seed))
             calls.clear()
             # TensorFloat-32 is on in convolutions, and other kernels add up in another order
-            assert_close(raw(compiled, method, pictures(seed=seed)), expected, np.float16, factor=5)
+            assert_close(raw(compiled, method, random_images(seed=seed)), expected, np.float16, factor=5)
             assert not calls
 
 
@@ -689,11 +703,11 @@ def test_the_same_maps_on_a_gpu(kind, target, how, load):
 @needs_gpu
 @pytest.mark.parametrize("how", WAYS)
 def test_a_gpu_is_not_waited_for_and_results_stay(how):
-    net = made(Modular).to("cuda")
+    net = build_net(Modular).to("cuda")
     plain, compiled = (
-        ModuleForth(Subject(net, "net", "cuda", None, compiler), []) for compiler in (None, ready(how))
+        ModuleForward(TorchModel(net, "net", "cuda", None, compiler), []) for compiler in (None, ready(how))
     )
-    batches = [torch.from_numpy(pictures(seed=seed)).to("cuda") for seed in range(4)]
+    batches = [torch.from_numpy(random_images(seed=seed)).to("cuda") for seed in range(4)]
     expected = [plain(batch)[0].cpu().numpy() for batch in batches]
     compiled(batches[0])
     torch.cuda.synchronize()
@@ -723,6 +737,8 @@ def test_what_no_cuda_graph_holds_is_refused():
         def forward(self, batch):
             return super().forward(batch) + torch.ones(CLASSES).to(batch.device)
 
-    runner = ModuleForth(Subject(made(Moving).to("cuda"), "net", "cuda", None, ready("cudagraphs")), [])
+    runner = ModuleForward(
+        TorchModel(build_net(Moving).to("cuda"), "net", "cuda", None, ready("cudagraphs")), []
+    )
     with pytest.raises(BackendError, match=r"copies from another one.*compile=None"):
-        runner(torch.from_numpy(pictures()).to("cuda"))
+        runner(torch.from_numpy(random_images()).to("cuda"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tolerances import assert_close
-from torch_nets import CLASSES, functional, nn, pictures, torch
 
-from camrt.engine.torch_models import loading
+from camrt.engine.torch_models import load
 from camrt.engine.torch_models.heads import FlattenedHead, HookedHead
-from camrt.engine.torch_models.loading import load_module
+from camrt.engine.torch_models.load import load_module
+from helpers.tolerances import assert_close
+from helpers.torch_nets import CLASSES, functional, nn, random_images, torch
 
 METHODS = [
     ("pixab", {}),
@@ -97,8 +97,8 @@ def made(kind, seed=0):
 def both(net, monkeypatch, **options):
     engine = load_module(net, target="features", size=(12, 16), **options)
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "flattened_linear", lambda *_: None)
-        patch.setattr(loading, "pooled_linear", lambda *_: None)
+        patch.setattr(load, "find_flattened_linear", lambda *_: None)
+        patch.setattr(load, "find_pooled_linear", lambda *_: None)
         hooked = load_module(net, target="features", size=(12, 16), **options)
     assert type(hooked.head) is HookedHead
     return engine, hooked
@@ -110,10 +110,10 @@ def test_what_follows_the_layer_gives_what_hooks_give(kind, batch_size, monkeypa
     engine, hooked = both(made(kind), monkeypatch, batch_size=batch_size)
     assert isinstance(engine.head, FlattenedHead)
     last = kind is One
-    assert engine.head._flattened.last == last
+    assert engine.head._flattened.gives_logits == last
     assert engine.head._flattened.path == ("classifier.1" if last else "classifier.0")
     assert engine.head._flattened.path in engine.head.describe()
-    batch, targets = pictures(), np.array([[0, 3], [4, 1], [2, 2]])
+    batch, targets = random_images(), np.array([[0, 3], [4, 1], [2, 2]])
     for method, options in METHODS:
         found = engine.explain(batch, method, targets=targets, **options)
         expected = hooked.explain(batch, method, targets=targets, **options)
@@ -126,9 +126,9 @@ def test_what_follows_the_layer_gives_what_hooks_give(kind, batch_size, monkeypa
     assert costs == ((0, 0, 0) if last else (18, 9, 1))
 
 
-def test_pictures_of_another_size_are_answered_by_hooks(monkeypatch):
+def test_images_of_another_size_are_answered_by_hooks(monkeypatch):
     engine, hooked = both(made(Network), monkeypatch)
-    batch = pictures(height=24, width=16)
+    batch = random_images(height=24, width=16)
     for method in ("pixab", "ablation"):
         found, expected = (one.explain(batch, method, targets=1) for one in (engine, hooked))
         np.testing.assert_array_equal(found.raw, expected.raw)
@@ -138,12 +138,12 @@ def test_pictures_of_another_size_are_answered_by_hooks(monkeypatch):
 def test_what_is_explained_are_the_parameters_of_that_moment():
     net = made(Network)
     engine = load_module(net, target="features", size=(12, 16))
-    before = engine.explain(pictures(), "pixab", targets=1)
+    before = engine.explain(random_images(), "pixab", targets=1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    net(torch.from_numpy(pictures()))[:, 1].sum().backward()
+    net(torch.from_numpy(random_images()))[:, 1].sum().backward()
     optimizer.step()
-    after = engine.explain(pictures(), "pixab", targets=1)
-    fresh = load_module(net, target="features", size=(12, 16)).explain(pictures(), "pixab", targets=1)
+    after = engine.explain(random_images(), "pixab", targets=1)
+    fresh = load_module(net, target="features", size=(12, 16)).explain(random_images(), "pixab", targets=1)
     assert not np.allclose(after.raw, before.raw)
     np.testing.assert_array_equal(after.raw, fresh.raw)
 
@@ -160,8 +160,8 @@ def test_modules_of_other_types(kind, monkeypatch):
     engine, _ = both(made(Network).to(kind), monkeypatch)
     _, exact = both(made(Network).double(), monkeypatch)
     assert isinstance(engine.head, FlattenedHead)
-    found = engine.explain(pictures(), "pixab", targets=2)
-    expected = exact.explain(pictures(), "pixab", targets=2)
+    found = engine.explain(random_images(), "pixab", targets=2)
+    expected = exact.explain(random_images(), "pixab", targets=2)
     name = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float64: "float32"}[kind]
     # differences of probabilities, rounded as logits are, divided by them
     assert_close(found.raw, expected.raw, name, factor=FACTOR if name == "float32" else 16)
@@ -171,6 +171,6 @@ def test_nothing_of_the_module_has_changed():
     net = made(Network).train()
     hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in net.modules()]
     engine = load_module(net, target="features", size=(12, 16))
-    engine.explain(pictures(), "pixab")
+    engine.explain(random_images(), "pixab")
     assert [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in net.modules()] == hooks
     assert all(part.training for part in net.modules())

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tolerances import assert_close
-from torch_nets import (
+
+from camrt.engine.torch_models.heads import LinearHead
+from camrt.engine.torch_models.load import load_module
+from helpers.tolerances import assert_close
+from helpers.torch_nets import (
     CLASSES,
     Functional,
     Modular,
     Residual,
     Transformer,
     altered_logits,
+    build_net,
     functional,
-    made,
     nn,
-    pictures,
+    random_images,
     torch,
 )
-
-from camrt.engine.torch_models.heads import LinearHead
-from camrt.engine.torch_models.loading import load_module
 
 
 class Clamped(nn.Module):
@@ -123,11 +123,11 @@ IDS = [f"{kind.__name__}-{path}" for kind, path, _ in CASES]
 @pytest.mark.parametrize(("kind", "path", "left_out"), CASES, ids=IDS)
 def test_logits_of_altered_activations(kind, path, left_out):
     """Against the same alteration by a plain hook in float64, for channels and for boxes."""
-    net = made(kind)
+    net = build_net(kind)
     engine = load_module(net, target=path, size=(12, 16), batch_size=4)
     assert ("are left out" in engine.head.describe()) == left_out
     assert ("goes around" in engine.head.describe()) != left_out
-    batch, classes = pictures(), np.array([4, 0, 2])
+    batch, classes = random_images(), np.array([4, 0, 2])
     rows = np.arange(3)
     plain = altered_logits(net, path, batch, lambda output: output)[rows, classes]
     channels = engine.target.shape[0]
@@ -176,13 +176,13 @@ def activations(net, path, batch):
     return caught[-1].numpy()
 
 
-def test_tokens_in_front_stay_those_of_their_picture():
-    net = made(lambda: Transformer(prefix=2))
+def test_tokens_in_front_stay_those_of_their_image():
+    net = build_net(lambda: Transformer(prefix=2))
     with torch.no_grad():
         net.head.weight *= 4
     engine = load_module(net, target="blocks.1", size=(12, 16), batch_size=4)
     assert "are left out" in engine.head.describe()
-    batch, classes = pictures(), np.array([4, 0, 2])
+    batch, classes = random_images(), np.array([4, 0, 2])
     rows = np.arange(3)
     # a difference of two logits, each of two blocks, divided by one that may be small: the factors below
     plain = altered_logits(net, "blocks.1", batch, lambda output: output)[rows, classes]
@@ -208,11 +208,11 @@ def test_tokens_in_front_stay_those_of_their_picture():
     assert_close(found.raw[:, 0, 0], expected, "float32", factor=32 * float(np.abs(1 / plain).max()))
 
 
-def test_pictures_of_other_sizes_than_the_one_tried():
-    net = made(Modular)
+def test_images_of_other_sizes_than_the_one_tried():
+    net = build_net(Modular)
     engine = load_module(net, target="stem", size=(12, 16))
     for height, width in ((12, 16), (20, 14), (9, 9)):
-        batch = pictures(height=height, width=width)
+        batch = random_images(height=height, width=width)
         fresh = load_module(net, target="stem", size=(height, width))
         for method in ("pixab", "ablation", "gradcam"):
             found, expected = (one.explain(batch, method, targets=1) for one in (engine, fresh))
@@ -221,24 +221,24 @@ def test_pictures_of_other_sizes_than_the_one_tried():
 
 
 def test_the_trunk_is_really_left_out():
-    net = made(Modular)
+    net = build_net(Modular)
     engine = load_module(net, target="last", size=(12, 16))
     called = []
     net.body.register_forward_hook(lambda _, __, output: called.append(bool(output.isnan().all())))
-    engine.explain(pictures(), "ablation")
-    assert called.count(False) == 1, "only the pass over the pictures computes it"
+    engine.explain(random_images(), "ablation")
+    assert called.count(False) == 1, "only the pass over the images computes it"
     assert called.count(True) == len(called) - 1 > 0
 
 
 def test_passes_are_counted_and_described():
-    engine = load_module(made(Residual), target="body", size=(12, 16))
+    engine = load_module(build_net(Residual), target="body", size=(12, 16))
     costs = engine.describe()
     assert "through the whole module, since something goes around 'body'" in costs
-    found = engine.explain(pictures(), "pixab")
+    found = engine.explain(random_images(), "pixab")
     assert found.passes.head == 0
     assert found.passes.full > 0
-    clean = load_module(made(Residual), target="last", size=(12, 16))
+    clean = load_module(build_net(Residual), target="last", size=(12, 16))
     assert "what follows 'last' (3 calls of modules up to there are left out)" not in costs
     assert "what follows 'last'" in clean.describe()
-    gradients = clean.explain(pictures(), "gradcam", targets=[[0, 1]] * 3)
+    gradients = clean.explain(random_images(), "gradcam", targets=[[0, 1]] * 3)
     assert gradients.passes.head_adjoint == 6

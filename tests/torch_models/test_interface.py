@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import assert_close
-from torch_nets import CLASSES, Modular, functional, made, nn, pictures, torch
 
 import camrt
-from camrt.engine.torch_models.loading import load_module
+from camrt.engine.torch_models.load import load_module
 from camrt.errors import (
     AdjointError,
     BackendError,
@@ -22,6 +20,8 @@ from camrt.errors import (
     TargetError,
     UnsupportedModelError,
 )
+from helpers.tolerances import assert_close
+from helpers.torch_nets import CLASSES, Modular, build_net, functional, nn, random_images, torch
 
 Named = namedtuple("Named", ["scores", "features"])
 
@@ -67,22 +67,22 @@ WRAPS = {
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_outputs_of_any_structure(wrap):
     function, output = WRAPS[wrap]
-    net = made(lambda: Wrapped(function))
+    net = build_net(lambda: Wrapped(function))
     engine = load_module(net, output=output, size=(12, 16))
-    np.testing.assert_array_equal(engine.predict(pictures()), logits_of(net.net, pictures()))
-    expected = load_module(net.net, size=(12, 16)).explain(pictures(), "gradcam", targets=1)
-    np.testing.assert_array_equal(engine.explain(pictures(), "gradcam", targets=1).raw, expected.raw)
+    np.testing.assert_array_equal(engine.predict(random_images()), logits_of(net.net, random_images()))
+    expected = load_module(net.net, size=(12, 16)).explain(random_images(), "gradcam", targets=1)
+    np.testing.assert_array_equal(engine.explain(random_images(), "gradcam", targets=1).raw, expected.raw)
 
 
 def test_outputs_that_are_none_or_several():
     with pytest.raises(UnsupportedModelError, match=r"several.*'0' \(2, 5\), '1' \(2, 5\).*output='name'"):
-        load_module(made(lambda: Wrapped(lambda x: (x, x * 2))), size=(12, 16))
+        load_module(build_net(lambda: Wrapped(lambda x: (x, x * 2))), size=(12, 16))
     with pytest.raises(UnsupportedModelError, match="no output 'logits'; the module gives 'aux'"):
-        load_module(made(lambda: Wrapped(lambda x: {"aux": x})), output="logits", size=(12, 16))
+        load_module(build_net(lambda: Wrapped(lambda x: {"aux": x})), output="logits", size=(12, 16))
     with pytest.raises(UnsupportedModelError, match=r"class scores; for N=2 this module gives '' \(5, 2\)"):
-        load_module(made(lambda: Wrapped(lambda x: x.T)), size=(12, 16))
+        load_module(build_net(lambda: Wrapped(lambda x: x.T)), size=(12, 16))
     with pytest.raises(UnsupportedModelError, match="this module gives no tensor"):
-        load_module(made(lambda: Wrapped(lambda x: "cat")), size=(12, 16))
+        load_module(build_net(lambda: Wrapped(lambda x: "cat")), size=(12, 16))
 
 
 ENDINGS = {
@@ -95,44 +95,44 @@ ENDINGS = {
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_ending_is_taken_off(ending):
     """As from a file: scores are logits, and probabilities come of them."""
-    net = made(lambda: Wrapped(ENDINGS[ending]))
+    net = build_net(lambda: Wrapped(ENDINGS[ending]))
     engine = load_module(net, size=(12, 16))
     assert engine.interface.recognised == ending
     assert engine.interface.activation == ("sigmoid" if ending == "Sigmoid" else "softmax")
-    logits = engine.predict(pictures())
-    np.testing.assert_array_equal(logits, logits_of(net.net, pictures()))
-    expected = logits_of(net, pictures())
+    logits = engine.predict(random_images())
+    np.testing.assert_array_equal(logits, logits_of(net.net, random_images()))
+    expected = logits_of(net, random_images())
     expected = np.exp(expected) if ending == "LogSoftmax" else expected
     assert_close(engine.probabilities(logits), expected)
     bare = load_module(net.net, size=(12, 16), activation=engine.interface.activation)
     for method in ("gradcam", "pixab", "gradient"):
-        found, wanted = (one.explain(pictures(), method, targets=1) for one in (engine, bare))
+        found, wanted = (one.explain(random_images(), method, targets=1) for one in (engine, bare))
         np.testing.assert_array_equal(found.raw, wanted.raw)
 
 
 def test_a_softmax_that_is_not_over_classes_stays():
-    net = made(lambda: Wrapped(lambda x: x.softmax(0)))
+    net = build_net(lambda: Wrapped(lambda x: x.softmax(0)))
     engine = load_module(net, size=(12, 16))
     assert engine.interface.reading == "logit"
-    one = pictures()[:1]  # the answers depend on the other pictures of the batch
+    one = random_images()[:1]  # the answers depend on the other images of the batch
     assert_close(engine.probabilities(engine.predict(one)), logits_of(net, one))
 
 
 def test_activation():
-    net = made(Modular)
+    net = build_net(Modular)
     assert load_module(net, size=(12, 16)).interface.activation == "softmax"
     assert load_module(net, size=(12, 16), activation="sigmoid").interface.activation == "sigmoid"
     net.head = nn.Linear(7, 1)
     assert load_module(net, size=(12, 16)).interface.activation == "sigmoid"
-    ended = made(lambda: Wrapped(lambda x: x.softmax(1)))
+    ended = build_net(lambda: Wrapped(lambda x: x.softmax(1)))
     overruled = load_module(ended, size=(12, 16), activation="sigmoid")
     assert overruled.interface.activation == "sigmoid"
-    assert_close(overruled.predict(pictures()), logits_of(ended.net, pictures()))
+    assert_close(overruled.predict(random_images()), logits_of(ended.net, random_images()))
     plain = load_module(ended, size=(12, 16), activation="none")
-    assert_close(plain.predict(pictures()), logits_of(ended, pictures()))
-    assert np.isnan(plain.explain(pictures(), "pixab").probabilities).all()
+    assert_close(plain.predict(random_images()), logits_of(ended, random_images()))
+    assert np.isnan(plain.explain(random_images(), "pixab").probabilities).all()
     with pytest.raises(MethodError, match="plain numbers"):
-        plain.explain(pictures(), "pixab", score="probability")
+        plain.explain(random_images(), "pixab", score="probability")
 
 
 PROBABILITIES = {
@@ -146,20 +146,22 @@ PROBABILITIES = {
 
 @pytest.mark.parametrize("ending", PROBABILITIES)
 def test_answers_that_sum_to_one_are_a_distribution(ending):
-    net = made(lambda: Wrapped(PROBABILITIES[ending]))
+    net = build_net(lambda: Wrapped(PROBABILITIES[ending]))
     engine = load_module(net, size=(12, 16))
-    expected = logits_of(net, pictures())
-    logits = engine.predict(pictures())
+    expected = logits_of(net, random_images())
+    logits = engine.predict(random_images())
     assert engine.interface.activation == "softmax"
     assert_close(logits, np.log(expected.astype(np.float64)))
     assert_close(engine.probabilities(logits), expected)
     assert "distribution" in " ".join(engine.notes)
     assert "logits are log p" in engine.describe()
-    twin = made(lambda: Wrapped(PROBABILITIES[ending])).double()
+    twin = build_net(lambda: Wrapped(PROBABILITIES[ending])).double()
     with torch.enable_grad():
-        leaf = torch.from_numpy(pictures()).double().requires_grad_()
+        leaf = torch.from_numpy(random_images()).double().requires_grad_()
         (wanted,) = torch.autograd.grad(twin(leaf).log()[:, 1].sum(), leaf)
-    found, gradient = engine.input_gradients(pictures(), np.eye(expected.shape[1])[[1] * len(pictures())])
+    found, gradient = engine.input_gradients(
+        random_images(), np.eye(expected.shape[1])[[1] * len(random_images())]
+    )
     assert_close(found, logits)
     assert_close(gradient, wanted.numpy(), factor=8)  # five layers, forth and back
 
@@ -173,16 +175,16 @@ SHARES = {
 
 @pytest.mark.parametrize("ending", SHARES)
 def test_answers_that_are_kept_in_the_unit_are_sigmoids(ending):
-    net = made(lambda: Wrapped(SHARES[ending]))
+    net = build_net(lambda: Wrapped(SHARES[ending]))
     engine = load_module(net, size=(12, 16))
-    expected = logits_of(net, pictures())
+    expected = logits_of(net, random_images())
     assert engine.interface.activation == "sigmoid"
-    logits = engine.predict(pictures())
+    logits = engine.predict(random_images())
     assert_close(engine.probabilities(logits), expected)
     assert np.isfinite(logits).all()
     assert "read as sigmoids" in " ".join(engine.notes)
     shares = load_module(net, size=(12, 16), activation="softmax")
-    found = shares.probabilities(shares.predict(pictures()))
+    found = shares.probabilities(shares.predict(random_images()))
     assert_close(found, expected / expected.sum(axis=1, keepdims=True))
 
 
@@ -197,37 +199,37 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_ending_is_taken_off_in_any_shape(shape):
     wrap, ending = SHAPES[shape]
-    net = made(lambda: Wrapped(wrap))
+    net = build_net(lambda: Wrapped(wrap))
     engine = load_module(net, size=(12, 16))
     assert engine.interface.recognised == ending
-    logits = engine.predict(pictures())
-    assert_close(logits, logits_of(net.net, pictures())[:, : engine.num_classes])
-    assert_close(engine.probabilities(logits), logits_of(net, pictures()).reshape(3, -1))
+    logits = engine.predict(random_images())
+    assert_close(logits, logits_of(net.net, random_images())[:, : engine.num_classes])
+    assert_close(engine.probabilities(logits), logits_of(net, random_images()).reshape(3, -1))
 
 
 def test_what_changes_a_probability_afterwards_is_seen():
     """Softmax times 100 in place shares the softmax's memory, and is none."""
-    net = made(lambda: Wrapped(lambda x: x.softmax(1).mul_(100)))
+    net = build_net(lambda: Wrapped(lambda x: x.softmax(1).mul_(100)))
     engine = load_module(net, size=(12, 16))
     assert engine.interface.recognised is None
-    assert_close(engine.predict(pictures()), logits_of(net, pictures()))
+    assert_close(engine.predict(random_images()), logits_of(net, random_images()))
 
 
 def test_a_module_that_runs_in_inference_mode():
     """Its tensors count no writes, and its operators are seen undivided: its numbers tell."""
-    net = made(lambda: Wrapped(torch.inference_mode()(lambda x: x.softmax(1))))
+    net = build_net(lambda: Wrapped(torch.inference_mode()(lambda x: x.softmax(1))))
     with pytest.raises(AdjointError, match="no gradient"):
-        load_module(net, size=(12, 16)).explain(pictures(), "gradcam")
+        load_module(net, size=(12, 16)).explain(random_images(), "gradcam")
     engine = load_module(net, size=(12, 16), target="net.last")
-    assert_close(engine.probabilities(engine.predict(pictures())), logits_of(net, pictures()))
+    assert_close(engine.probabilities(engine.predict(random_images())), logits_of(net, random_images()))
 
 
 def test_one_number_that_no_logit_would_be_is_a_plain_value():
-    net = made(lambda: Wrapped(lambda x: x[:, :1] + 40))
+    net = build_net(lambda: Wrapped(lambda x: x[:, :1] + 40))
     engine = load_module(net, size=(12, 16))
     assert engine.interface.activation == "none"
-    found = engine.explain(pictures(), "pixab")
-    assert_close(found.scores, logits_of(net, pictures())[:, 0])
+    found = engine.explain(random_images(), "pixab")
+    assert_close(found.scores, logits_of(net, random_images())[:, 0])
     assert not found.flags.any()
     assert load_module(net, size=(12, 16), activation="sigmoid").interface.activation == "sigmoid"
 
@@ -239,10 +241,10 @@ HALF = {torch.float16: 30 * 2**-10, torch.bfloat16: 30 * 2**-7}
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("method", ["gradcam", "activation", "gradient", "ablation"])
 def test_parameters_of_other_types(dtype, method):
-    expected = load_module(made(Modular), size=(12, 16)).explain(pictures(), method, targets=2)
-    net = made(Modular).to(dtype)
+    expected = load_module(build_net(Modular), size=(12, 16)).explain(random_images(), method, targets=2)
+    net = build_net(Modular).to(dtype)
     engine = load_module(net, size=(12, 16))
-    found = engine.explain(pictures(), method, targets=2)
+    found = engine.explain(random_images(), method, targets=2)
     assert found.raw.dtype == found.logits.dtype == np.float32
     if dtype == torch.float64:
         assert_close(found.raw, expected.raw, factor=32)  # one side rounds in every layer, forth and back
@@ -253,26 +255,26 @@ def test_parameters_of_other_types(dtype, method):
 
 
 def test_what_is_known_of_the_input():
-    engine = load_module(made(Modular), size=(12, 16), labels=list("abcde"), preprocessing="imagenet")
+    engine = load_module(build_net(Modular), size=(12, 16), labels=list("abcde"), preprocessing="imagenet")
     interface = engine.interface
     assert (interface.channels, interface.height, interface.width, interface.batch) == (3, None, None, None)
     assert (interface.num_classes, interface.layout) == (CLASSES, "NCHW")
     assert engine.labels == tuple("abcde")
     assert engine.preprocessing is not None
     assert engine.preprocessing.size == (12, 16)
-    by_example = load_module(made(Modular), example=torch.zeros(1, 3, 12, 16))
+    by_example = load_module(build_net(Modular), example=torch.zeros(1, 3, 12, 16))
     assert by_example.target.shape == (7, 3, 4)
-    by_preprocessing = load_module(made(Modular), preprocessing={"size": [12, 16]})
+    by_preprocessing = load_module(build_net(Modular), preprocessing={"size": [12, 16]})
     assert by_preprocessing.target.shape == (7, 3, 4)
-    assert load_module(made(Modular)).target.shape == (7, 56, 56)
+    assert load_module(build_net(Modular)).target.shape == (7, 56, 56)
     with pytest.raises(InputError, match="4 labels were given for a model with 5 classes"):
-        load_module(made(Modular), size=(12, 16), labels=list("abcd"))
+        load_module(build_net(Modular), size=(12, 16), labels=list("abcd"))
     with pytest.raises(InputError, match=r"size=\(0, 4\) must be two whole numbers"):
-        load_module(made(Modular), size=(0, 4))
+        load_module(build_net(Modular), size=(0, 4))
     with pytest.raises(InputError, match=r"grid=3 must be two whole numbers"):
-        load_module(made(Modular), grid=3)
+        load_module(build_net(Modular), grid=3)
     with pytest.raises(InputError, match=r"example must be a batch \(N, C, H, W\), not \(3, 4\)"):
-        load_module(made(Modular), example=np.zeros((3, 4)))
+        load_module(build_net(Modular), example=np.zeros((3, 4)))
 
 
 def test_channels_nobody_can_read():
@@ -286,61 +288,61 @@ def test_channels_nobody_can_read():
             return self.head(functional.relu(self.mix(batch)).mean((2, 3)))
 
     with pytest.raises(InputError, match=r"number of colours Shuffled takes.*example=, a batch"):
-        load_module(made(Shuffled))
-    engine = load_module(made(Shuffled), example=np.zeros((1, 2, 8, 8), np.float32))
+        load_module(build_net(Shuffled))
+    engine = load_module(build_net(Shuffled), example=np.zeros((1, 2, 8, 8), np.float32))
     assert engine.interface.channels == 2
     assert engine.target.shape == (8, 4, 4)
 
 
 def test_batches_are_checked():
-    engine = load_module(made(Modular), size=(12, 16))
+    engine = load_module(build_net(Modular), size=(12, 16))
     with pytest.raises(InputError, match="3 colour channels"):
         engine.explain(np.zeros((1, 4, 12, 16), np.float32))
     with pytest.raises(InputError, match="NaN"):
         engine.explain(np.full((1, 3, 12, 16), np.nan, np.float32))
     with pytest.raises(TargetError, match="5"):
-        engine.explain(pictures(), targets=5)
-    assert engine.explain(torch.from_numpy(pictures()), "gradcam").maps.shape == (3, 12, 16)
+        engine.explain(random_images(), targets=5)
+    assert engine.explain(torch.from_numpy(random_images()), "gradcam").maps.shape == (3, 12, 16)
 
 
 def test_devices(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("camrt.engine.plans.cards.LIBRARY", "no-such-driver.so")
+        patch.setattr("camrt.engine.tensorrt_plans.cuda_devices.LIBRARY", "no-such-driver.so")
         with pytest.raises(BackendError, match="this needs an NVIDIA GPU, and its driver is not installed"):
-            load_module(made(Modular), device="cuda")
+            load_module(build_net(Modular), device="cuda")
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("camrt.engine.torch_models.subject"), "cards", lambda: ("a card",))
+        patch.setattr(import_module("camrt.engine.torch_models.model"), "cards", lambda: ("a card",))
         patch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(BackendError, match="this torch sees no GPU: install one that is built for CUDA"):
-            load_module(made(Modular), device="cuda")
+            load_module(build_net(Modular), device="cuda")
         patch.setattr(torch.cuda, "is_available", lambda: True)
         with pytest.raises(BackendError, match=r"Modular is on device 'cpu', and device='cuda:0' was asked"):
-            load_module(made(Modular), device="cuda:0")
+            load_module(build_net(Modular), device="cuda:0")
     with pytest.raises(BackendError, match="device='abacus' is no device torch knows"):
-        load_module(made(Modular), device="abacus")
+        load_module(build_net(Modular), device="abacus")
     for name in ("fpga", "meta", "hpu"):
         with pytest.raises(BackendError, match=f"device='{name}' cannot be used here"):
-            load_module(made(Modular), device=name)
+            load_module(build_net(Modular), device=name)
     with pytest.raises(BackendError, match=r"without values.*load its weights first"):
-        load_module(made(Modular).to("meta"))
-    net = made(Modular)
+        load_module(build_net(Modular).to("meta"))
+    net = build_net(Modular)
     net.head.to("meta")
     with pytest.raises(BackendError, match="without values"):
         load_module(net)
-    engine = load_module(made(Modular), size=(12, 16))
+    engine = load_module(build_net(Modular), size=(12, 16))
     engine._model.subject.module.to("meta")
     with pytest.raises(BackendError, match="without values"):
-        engine.explain(pictures())
+        engine.explain(random_images())
 
 
 def test_other_runtimes():
     with pytest.raises(BackendError, match="runs on backend 'torch', not 'onnxruntime'"):
-        load_module(made(Modular), backend="onnxruntime")
+        load_module(build_net(Modular), backend="onnxruntime")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of TorchScript
 def test_torchscript_is_refused():
-    scripted = torch.jit.trace(made(Modular), torch.zeros(1, 3, 12, 16))
+    scripted = torch.jit.trace(build_net(Modular), torch.zeros(1, 3, 12, 16))
     with pytest.raises(BackendError, match="TorchScript module takes no hooks"):
         load_module(scripted)
 
@@ -350,10 +352,8 @@ def test_a_module_that_fails_on_the_probe():
         def forward(self, batch):
             return self.head(self.last(self.relu(self.body(self.stem(batch)))).flatten(2)[:, :, :7].mean(1))
 
-    with pytest.raises(
-        BackendError, match=r"Fixed failed on pictures of shape \(2, 3, 4, 4\).*size=\(H, W\)"
-    ):
-        load_module(made(Fixed), size=(4, 4))
+    with pytest.raises(BackendError, match=r"Fixed failed on images of shape \(2, 3, 4, 4\).*size=\(H, W\)"):
+        load_module(build_net(Fixed), size=(4, 4))
 
 
 def test_gradients_that_are_stopped():
@@ -370,19 +370,19 @@ def test_gradients_that_are_stopped():
         def forward(self, batch):
             return super().forward(batch).detach()
 
-    frozen = load_module(made(Frozen), target="last", size=(12, 16))
-    expected = load_module(made(Modular), target="last", size=(12, 16))
+    frozen = load_module(build_net(Frozen), target="last", size=(12, 16))
+    expected = load_module(build_net(Modular), target="last", size=(12, 16))
     for method in ("gradcam", "pixab"):
-        found, wanted = (one.explain(pictures(), method, targets=3) for one in (frozen, expected))
+        found, wanted = (one.explain(random_images(), method, targets=3) for one in (frozen, expected))
         np.testing.assert_array_equal(found.raw, wanted.raw)
-    with pytest.raises(AdjointError, match="no gradient of the logits reaches the pictures"):
-        frozen.explain(pictures(), "gradient")
-    detached = load_module(made(Detached), target="last", size=(12, 16))
+    with pytest.raises(AdjointError, match="no gradient of the logits reaches the images"):
+        frozen.explain(random_images(), "gradient")
+    detached = load_module(build_net(Detached), target="last", size=(12, 16))
     with pytest.raises(AdjointError, match="no gradient of the logits reaches 'last'"):
-        detached.explain(pictures(), "gradcam")
+        detached.explain(random_images(), "gradcam")
     np.testing.assert_array_equal(
-        detached.explain(pictures(), "pixab", targets=3).raw,
-        expected.explain(pictures(), "pixab", targets=3).raw,
+        detached.explain(random_images(), "pixab", targets=3).raw,
+        expected.explain(random_images(), "pixab", targets=3).raw,
     )
 
 
@@ -414,10 +414,10 @@ def test_guided_gradients_however_a_relu_is_spelt(spelt):
             x = self.relu(self.second(self.relu(self.first(batch) * 4)))
             return self.head(x.mean((2, 3)))
 
-    net = made(Rectified)
-    twin = made(Rectified).double()
+    net = build_net(Rectified)
+    twin = build_net(Rectified).double()
     with torch.enable_grad():
-        leaf = torch.from_numpy(pictures()).double().requires_grad_()
+        leaf = torch.from_numpy(random_images()).double().requires_grad_()
         one = twin.first(leaf) * 4
         shown = one.detach().clamp(0, 6) if "relu6" in spelt else one.detach().relu()
         shown.requires_grad_()
@@ -429,7 +429,7 @@ def test_guided_gradients_however_a_relu_is_spelt(spelt):
         open_ = (one > 0) & (one < 6) if "relu6" in spelt else one > 0
         (expected,) = torch.autograd.grad(one, leaf, (g * open_).clamp(min=0))
     engine = load_module(net, size=(12, 16))
-    found = engine.explain(pictures(), "guided", targets=2, blur=1).raw
+    found = engine.explain(random_images(), "guided", targets=2, blur=1).raw
     assert_close(
         found, expected.abs().amax(dim=1).numpy(), "float32", factor=4
     )  # three layers, forth and back
@@ -443,40 +443,44 @@ def test_guided_gradients_need_a_relu():
             self.relu = nn.LeakyReLU(0.1)
 
     with pytest.raises(AdjointError, match="this model has none"):
-        load_module(made(Smooth), size=(12, 16)).explain(pictures(), "guided")
+        load_module(build_net(Smooth), size=(12, 16)).explain(random_images(), "guided")
 
 
 def test_the_front_door_takes_modules():
-    engine = camrt.load(made(Modular), size=(12, 16), target=["stem", "last"], threads=1)
+    engine = camrt.load(build_net(Modular), size=(12, 16), target=["stem", "last"], threads=1)
     assert [cut.target.name for cut in engine.cuts] == ["stem", "last"]
-    assert engine.explain(pictures(), "gradcam").maps.shape == (3, 12, 16)
+    assert engine.explain(random_images(), "gradcam").maps.shape == (3, 12, 16)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
 def test_precision(name, kind, tmp_path):
     """A module has the precision it has; what a file holds is made so."""
-    net = made(Modular)
+    net = build_net(Modular)
     with pytest.raises(InputError, match=f"precision='{name}'.*torch.float32: convert it with module.to"):
         load_module(net, size=(12, 16), precision=name)
     with pytest.raises(InputError, match="precision='int8' must be one of 'fp32', 'fp16', 'bf16'"):
         load_module(net, size=(12, 16), precision="int8")
-    expected = load_module(made(Modular).to(kind), size=(12, 16), precision=name).predict(pictures())
+    expected = load_module(build_net(Modular).to(kind), size=(12, 16), precision=name).predict(
+        random_images()
+    )
     path = tmp_path / "net.pt2"
     batch = torch.export.Dim("batch")
     program = torch.export.export(net, (torch.zeros(2, 3, 12, 16),), dynamic_shapes=({0: batch},))
     torch.export.save(program, path)
     engine = camrt.load(path, precision=name, trusted=True)
-    assert_close(engine.predict(pictures()), expected, np.dtype("float16") if name == "fp16" else "bfloat16")
-    assert camrt.load(path, trusted=True).predict(pictures()).dtype == np.float32
+    assert_close(
+        engine.predict(random_images()), expected, np.dtype("float16") if name == "fp16" else "bfloat16"
+    )
+    assert camrt.load(path, trusted=True).predict(random_images()).dtype == np.float32
 
 
 def test_options_of_the_other_kind_of_model(tmp_path):
-    net = made(Modular)
+    net = build_net(Modular)
     with pytest.raises(InputError, match="plans= is TensorRT's, and means nothing to a torch model"):
         camrt.load(net, size=(12, 16), plans=tmp_path)
     with pytest.raises(InputError, match="compile='fast' must be None, True, or one of"):
         camrt.load(net, size=(12, 16), compile="fast")
-    path = camrt.export.to_onnx(net, torch.zeros(2, 3, 12, 16), tmp_path / "net.onnx")
+    path = camrt.to_onnx(net, torch.zeros(2, 3, 12, 16), tmp_path / "net.onnx")
     with pytest.raises(InputError, match="compile= is for torch models"):
         camrt.load(tmp_path / "net.onnx" if path is None else path, compile=True)
 
@@ -492,5 +496,5 @@ def test_options_of_the_other_kind_of_model(tmp_path):
     ids=["values", "both", "sorted", "max"],
 )
 def test_scores_by_rank_are_refused(best, name):
-    with pytest.raises(UnsupportedModelError, match=rf"best scores of each picture \({name}\)"):
-        load_module(made(lambda: Wrapped(best)), size=(12, 16))
+    with pytest.raises(UnsupportedModelError, match=rf"best scores of each image \({name}\)"):
+        load_module(build_net(lambda: Wrapped(best)), size=(12, 16))

@@ -1,4 +1,4 @@
-"""Modules that take pictures channels last, against the same module by itself in float64."""
+"""Modules that take images channels last, against the same module by itself in float64."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import copy
 
 import numpy as np
 import pytest
-from tolerances import assert_close
-from torch_nets import CLASSES, Modular, made, nn, pictures, torch
 
 import camrt
 from camrt.errors import BackendError, InputError
+from helpers.tolerances import assert_close
+from helpers.torch_nets import CLASSES, Modular, build_net, nn, random_images, torch
 
 SIZE = (12, 16)
 
@@ -24,7 +24,7 @@ class Turned(Modular):
 
 
 class Banded(nn.Module):
-    """Linear layers on pictures (N, H, W, 6), seen by `view`, which wants them one after the other."""
+    """Linear layers on images (N, H, W, 6), seen by `view`, which wants them one after the other."""
 
     def __init__(self):
         super().__init__()
@@ -50,8 +50,8 @@ class Detoured(Modular):
         self.added = nn.Conv2d(8, 8, 1)
         self._modules.update(parts)
 
-    def forward(self, pictures):
-        x = self.relu(self.added(self.body(self.stem(pictures))))
+    def forward(self, images):
+        x = self.relu(self.added(self.body(self.stem(images))))
         return self.head(self.pool(self.relu(self.last(x))).flatten(1))
 
 
@@ -75,20 +75,20 @@ def bands(count=3):
 
 
 def test_an_example_with_channels_last():
-    net = made(Turned)
+    net = build_net(Turned)
     engine = camrt.load(net, example=np.zeros((2, *SIZE, 3), np.float32))
     assert (engine.interface.layout, engine.interface.channels) == ("NHWC", 3)
     assert engine.target.shape == (7, 3, 4)
     assert "NHWC" in engine.describe()
-    checked(net, engine, pictures())
-    plain = camrt.load(made(Modular), size=SIZE)
+    checked(net, engine, random_images())
+    plain = camrt.load(build_net(Modular), size=SIZE)
     for method in ("pixab", "ablation", "gradcam"):
-        ours, theirs = (one.explain(pictures(), method, targets=2).raw for one in (engine, plain))
+        ours, theirs = (one.explain(random_images(), method, targets=2).raw for one in (engine, plain))
         assert_close(ours, theirs, factor=16)
 
 
 def test_bands_that_the_first_layer_reads_from_the_last_axis():
-    net = made(Banded)
+    net = build_net(Banded)
     engine = camrt.load(net, example=np.zeros((2, *SIZE, 6), np.float32))
     assert (engine.interface.layout, engine.interface.channels) == ("NHWC", 6)
     checked(net, engine, bands())
@@ -97,33 +97,33 @@ def test_bands_that_the_first_layer_reads_from_the_last_axis():
 
 
 def test_a_layout_that_is_said():
-    net = made(Turned)
+    net = build_net(Turned)
     engine = camrt.load(net, size=SIZE, layout="NHWC")
-    checked(net, engine, pictures())
-    with pytest.raises(BackendError, match="failed on pictures"):
+    checked(net, engine, random_images())
+    with pytest.raises(BackendError, match="failed on images"):
         camrt.load(net, size=SIZE, layout="NCHW")
     with pytest.raises(InputError, match=r"layout='HWC' must be 'NCHW' .* or 'NHWC'"):
         camrt.load(net, size=SIZE, layout="HWC")
 
 
 def test_an_exported_module_with_channels_last(tmp_path):
-    net = made(Turned)
+    net = build_net(Turned)
     program = torch.export.export(net, (torch.zeros(2, *SIZE, 3),))
     torch.export.save(program, tmp_path / "model.pt2")
     engine = camrt.load(tmp_path / "model.pt2", trusted=True)
     assert (engine.interface.layout, engine.interface.batch) == ("NHWC", 2)
     assert (engine.interface.height, engine.interface.width) == SIZE
-    checked(net, engine, pictures())
+    checked(net, engine, random_images())
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 3), (2, 3, 8, 4), (2, 3, 3, 3)])
 def test_what_stays_channels_first(shape):
-    engine = camrt.load(made(Modular), example=np.zeros(shape, np.float32))
+    engine = camrt.load(build_net(Modular), example=np.zeros(shape, np.float32))
     assert (engine.interface.layout, engine.interface.channels) == ("NCHW", 3)
 
 
 def test_colours_that_the_first_convolution_does_not_tell():
-    net = made(Detoured)
+    net = build_net(Detoured)
     assert next(part for part in net.modules() if isinstance(part, nn.Conv2d)) is net.added
     engine = camrt.load(net, size=SIZE)
     assert engine.interface.channels == 3

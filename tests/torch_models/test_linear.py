@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tolerances import assert_close
-from torch_nets import CLASSES, Modular, functional, made, nn, pictures, torch
 
-from camrt.engine.torch_models import loading
+from camrt.engine.torch_models import load
 from camrt.engine.torch_models.heads import HookedHead, LinearHead
-from camrt.engine.torch_models.loading import load_module
+from camrt.engine.torch_models.load import load_module
+from helpers.tolerances import assert_close
+from helpers.torch_nets import CLASSES, Modular, build_net, functional, nn, random_images, torch
 
 METHODS = [
     ("pixab", {}),
@@ -104,10 +104,10 @@ def test_algebra_gives_what_hooks_give(name, monkeypatch):
     assert isinstance(engine.head, LinearHead)
     assert (engine.head._linear.weight, engine.head._linear.bias) == (weight, bias)
     assert weight in engine.head.describe()
-    monkeypatch.setattr(loading, "pooled_linear", lambda *_: None)
+    monkeypatch.setattr(load, "find_pooled_linear", lambda *_: None)
     hooked = load_module(net, target=path, size=(12, 16))
     assert type(hooked.head) is HookedHead
-    batch, targets = pictures(), np.array([[0, 3], [4, 1], [2, 2]])
+    batch, targets = random_images(), np.array([[0, 3], [4, 1], [2, 2]])
     for method, options in METHODS:
         found = engine.explain(batch, method, targets=targets, **options)
         expected = hooked.explain(batch, method, targets=targets, **options)
@@ -121,9 +121,9 @@ def test_algebra_gives_what_hooks_give(name, monkeypatch):
 
 @pytest.mark.parametrize("change", ["in place", "by its data", "loaded", "trained"])
 def test_what_is_explained_are_the_parameters_of_that_moment(change):
-    net = made(Modular)
+    net = build_net(Modular)
     engine = load_module(net, target="relu", size=(12, 16))
-    before = engine.explain(pictures(), "pixab", targets=1)
+    before = engine.explain(random_images(), "pixab", targets=1)
     with torch.no_grad():
         if change == "in place":
             net.head.weight.mul_(-1.5)
@@ -134,10 +134,10 @@ def test_what_is_explained_are_the_parameters_of_that_moment(change):
             net.load_state_dict(Modular().state_dict())
     if change == "trained":
         optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-        net(torch.from_numpy(pictures()))[:, 1].sum().backward()
+        net(torch.from_numpy(random_images()))[:, 1].sum().backward()
         optimizer.step()
-    after = engine.explain(pictures(), "pixab", targets=1)
-    fresh = load_module(net, target="relu", size=(12, 16)).explain(pictures(), "pixab", targets=1)
+    after = engine.explain(random_images(), "pixab", targets=1)
+    fresh = load_module(net, target="relu", size=(12, 16)).explain(random_images(), "pixab", targets=1)
     assert not np.allclose(after.raw, before.raw)
     np.testing.assert_array_equal(after.raw, fresh.raw)
 
@@ -157,14 +157,14 @@ def test_what_is_not_such_a_layer_is_run(kind):
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_modules_of_other_types(kind):
     """What a box takes away is computed in float32, from what the module rounded."""
-    net = made(Modular)
+    net = build_net(Modular)
     with torch.no_grad():
         net.last.weight.mul_(20.0)  # so that logits are more than their bias, rounded
     net = net.to(kind)
     engine = load_module(net, target="relu", size=(12, 16))
     assert isinstance(engine.head, LinearHead)
-    assert engine.head._linear.narrow == (None if kind == torch.float64 else kind)
-    batch = pictures()
+    assert engine.head._linear.half_dtype == (None if kind == torch.float64 else kind)
+    batch = random_images()
     found = engine.explain(batch, "pixab", targets=2, score="logit", boxes=((1, 1),), perspectives="deletion")
     seen = []
     handle = net.relu.register_forward_hook(lambda _, __, output: seen.append(output.detach().double()))
@@ -180,16 +180,16 @@ def test_modules_of_other_types(kind):
 
 @pytest.mark.parametrize("method", ["score", "pixab", "ablation"])
 def test_a_module_in_channels_last_is_given_its_layout(method, monkeypatch):
-    monkeypatch.setattr(loading, "pooled_linear", lambda *_: None)
-    plain = load_module(made(Modular), target="relu", size=(12, 16))
-    net = made(Modular).to(memory_format=torch.channels_last)
+    monkeypatch.setattr(load, "find_pooled_linear", lambda *_: None)
+    plain = load_module(build_net(Modular), target="relu", size=(12, 16))
+    net = build_net(Modular).to(memory_format=torch.channels_last)
     engine = load_module(net, target="relu", size=(12, 16))
     layouts = []
     net.stem.register_forward_pre_hook(lambda _, given: layouts.append(given[0]))
-    found = engine.explain(pictures(), method, targets=1)
+    found = engine.explain(random_images(), method, targets=1)
     if method == "score":
         assert all(one.is_contiguous(memory_format=torch.channels_last) for one in layouts[1:-1])
-    assert engine._model.rows((2, 3, 4, 5)).is_contiguous(memory_format=torch.channels_last)
-    assert engine._model.rows((2, 3)).is_contiguous()
-    assert plain._model.rows((2, 3, 4, 5)).is_contiguous()
-    assert_close(found.raw, plain.explain(pictures(), method, targets=1).raw, np.float32, factor=FACTOR)
+    assert engine._model.allocate_rows((2, 3, 4, 5)).is_contiguous(memory_format=torch.channels_last)
+    assert engine._model.allocate_rows((2, 3)).is_contiguous()
+    assert plain._model.allocate_rows((2, 3, 4, 5)).is_contiguous()
+    assert_close(found.raw, plain.explain(random_images(), method, targets=1).raw, np.float32, factor=FACTOR)

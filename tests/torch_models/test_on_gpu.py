@@ -6,13 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
-from tolerances import assert_close
-from torch_nets import CLASSES, Functional, Modular, Residual, made, nn, pictures, torch
 
 import camrt
-from camrt.engine.torch_models.loading import load_module
+from camrt.engine.torch_models.load import load_module
 from camrt.errors import SmallerBatchWarning
 from camrt.kernels.saliency import MapFlag
+from helpers.tolerances import assert_close
+from helpers.torch_nets import CLASSES, Functional, Modular, Residual, build_net, nn, random_images, torch
 
 pytestmark = pytest.mark.gpu
 
@@ -51,13 +51,13 @@ def exact():
 
 
 def on_card(kind, path, **options):
-    return load_module(made(kind).cuda(), target=path, size=(12, 16), device="cuda", **options)
+    return load_module(build_net(kind).cuda(), target=path, size=(12, 16), device="cuda", **options)
 
 
 @pytest.mark.parametrize(("kind", "path"), NETS, ids=lambda value: getattr(value, "__name__", value))
 def test_the_same_maps_as_on_the_cpu(kind, path):
-    card, cpu = on_card(kind, path), load_module(made(kind), target=path, size=(12, 16))
-    batch, targets = pictures(), np.array([[0, 3], [4, 1], [2, 2]])
+    card, cpu = on_card(kind, path), load_module(build_net(kind), target=path, size=(12, 16))
+    batch, targets = random_images(), np.array([[0, 3], [4, 1], [2, 2]])
     for method, options in METHODS:
         if method == "cam" and not cpu.head.has_class_maps:
             continue
@@ -77,7 +77,7 @@ def test_the_same_maps_as_on_the_cpu(kind, path):
 def test_nothing_is_copied_between_the_batch_and_the_map(kind, path):
     """By the profiler's list of transfers, and by torch's own refusal to wait."""
     engine = on_card(kind, path)
-    batch = torch.from_numpy(pictures()).cuda()
+    batch = torch.from_numpy(random_images()).cuda()
     for method, options in METHODS:
         if method in ("smoothgrad",) or (method == "cam" and not engine.head.has_class_maps):
             continue  # noise is drawn on the host
@@ -102,7 +102,7 @@ def test_nothing_is_copied_between_the_batch_and_the_map(kind, path):
 
 def test_what_is_not_finite_is_flagged_without_being_looked_at():
     engine = on_card(Modular, "relu")
-    batch = torch.from_numpy(pictures()).cuda()
+    batch = torch.from_numpy(random_images()).cuda()
     batch[1, 0, 0, 0] = torch.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -114,10 +114,10 @@ def test_what_is_not_finite_is_flagged_without_being_looked_at():
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_half_precision(kind):
     """Against the same module of float32 on the CPU: what rounding to half types does, in every method."""
-    net = made(Modular)
+    net = build_net(Modular)
     with torch.no_grad():
         net.last.weight.mul_(10.0)
-    batch = pictures()
+    batch = random_images()
     expected = load_module(net, target="relu", size=(12, 16)).explain(
         batch, "pixab", targets=2, score="logit"
     )
@@ -140,13 +140,13 @@ def test_the_memory_of_score_cam_does_not_grow_with_its_masks():
         engine.explain(batch, "score", targets=1)
         return torch.cuda.max_memory_allocated() - before
 
-    activations = 4 * 8 * 32 * 32  # bytes a channel of eight pictures' activations
+    activations = 4 * 8 * 32 * 32  # bytes a channel of eight images' activations
     assert peak(256) - peak(64) <= 8 * 192 * activations  # the model's own, and nothing for 192 more masks
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved():
     engine = on_card(Modular, "relu", batch_size=4096)
-    batch = pictures(4096)
+    batch = random_images(4096)
     expected = engine.explain(batch, "gradcam", targets=1).maps
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
@@ -161,7 +161,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved():
 
 def test_cupy_and_jax_get_back_what_they_gave():
     engine = on_card(Modular, "relu")
-    batch = pictures()
+    batch = random_images()
     expected = engine.explain(batch, "pixab", targets=1).maps
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     found = engine.explain(cupy.asarray(batch), "pixab", targets=1).maps
@@ -170,13 +170,13 @@ def test_cupy_and_jax_get_back_what_they_gave():
 
 
 def test_a_file_of_torch_export_is_brought_to_the_card(tmp_path):
-    net = made(Modular)
+    net = build_net(Modular)
     path = tmp_path / "net.pt2"
     program = torch.export.export(
         net, (torch.zeros(2, 3, 12, 16),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     torch.export.save(program, path)
     engine = camrt.load(path, device="cuda", precision="fp16", trusted=True)
-    found = engine.explain(torch.from_numpy(pictures()).cuda(), "gradcam", targets=1)
+    found = engine.explain(torch.from_numpy(random_images()).cuda(), "gradcam", targets=1)
     assert found.maps.is_cuda
     assert found.logits.dtype == torch.float32

@@ -6,21 +6,21 @@ import warnings
 
 import numpy as np
 import pytest
-from peer_libraries import import_peer
-from tolerances import assert_close
-from torch_nets import CLASSES, Functional, Modular, Transformer, made, nn, pictures, torch
 
 import camrt
-from camrt.engine.torch_models.loading import load_module
+from camrt.engine.torch_models.load import load_module
 from camrt.errors import BackendError, MethodError, ModelFileError, UnsupportedModelError
-from camrt.export.torch_archive import open_archive
+from camrt.export.io.torch_archive import open_archive
+from helpers.peer_libraries import import_peer
+from helpers.tolerances import assert_close
+from helpers.torch_nets import CLASSES, Functional, Modular, Transformer, build_net, nn, random_images, torch
 
 pytest.importorskip("onnxscript")
 
-from camrt.export import to_onnx
+from camrt.engine.torch_models.to_onnx import to_onnx
 
 METHODS = sorted(set(camrt.methods()) - {"calm"})  # CALM models: test_calm
-# Opti-CAM's hundred steps magnify rounding, and among fifty pictures there is one where some ReLU's input is
+# Opti-CAM's hundred steps magnify rounding, and among fifty images there is one where some ReLU's input is
 # nearer to zero than two runtimes agree: a gradient on another side of it is another one.
 OPTIONS = {
     "opticam": {"steps": 3},
@@ -29,7 +29,7 @@ OPTIONS = {
     "smoothgrad": {"draws": 3},
     "vargrad": {"draws": 3},
 }
-# In twenty layers it happens among the six noisy pictures too: a few pixels then differ.
+# In twenty layers it happens among the six noisy images too: a few pixels then differ.
 DEEP, NOISY = {"resnet18", "mobilenet_v3_small"}, {"smoothgrad", "vargrad"}
 # Two runtimes, several layers forth and back, and divisions by scores that may be small.
 FACTOR = 200
@@ -59,17 +59,17 @@ NETS = {
 
 @pytest.fixture(scope="module", params=NETS)
 def trio(request, tmp_path_factory):
-    """The module, its ONNX file and its torch.export file as engines, and the size of their pictures."""
+    """The module, its ONNX file and its torch.export file as engines, and the size of their images."""
     build, size, target = NETS[request.param]
-    net = made(lambda: build(import_peer("torchvision").models))
+    net = build_net(lambda: build(import_peer("torchvision").models))
     for part in net.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.reset_running_stats()
             part.momentum = None  # statistics are those of the next batch: no activation fades
-    net.train()(torch.from_numpy(pictures(8, *size, seed=1)))
+    net.train()(torch.from_numpy(random_images(8, *size, seed=1)))
     net.eval()
     folder = tmp_path_factory.mktemp(request.param)
-    example = torch.from_numpy(pictures(2, *size))
+    example = torch.from_numpy(random_images(2, *size))
     file = camrt.load(to_onnx(net, example, folder / "net.onnx"), threads=1)
     module = load_module(net, target=target, size=size)
     if request.param == "mobilenet_v3_small":
@@ -92,7 +92,7 @@ def save(net, example, path, dynamic=True):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(trio, method, request):
     module, file, saved, size = trio
-    batch = pictures(2, *size, seed=4)
+    batch = random_images(2, *size, seed=4)
     name = request.node.callspec.params["trio"]
     classes = np.array([1, 3])
     if method.startswith("guided") and name == "transformer":
@@ -138,22 +138,24 @@ def test_a_file_knows_its_input(trio):
 
 @pytest.mark.parametrize("kind", [Modular, Functional, Transformer])
 def test_a_file_is_cut_where_its_module_is(kind, tmp_path):
-    net = made(kind)
-    saved = load_module(opened(save(net, torch.from_numpy(pictures(2)), tmp_path / "net.pt2")))
+    net = build_net(kind)
+    saved = load_module(opened(save(net, torch.from_numpy(random_images(2)), tmp_path / "net.pt2")))
     module = load_module(net, size=(12, 16))
     assert saved.target.shape == module.target.shape
-    found, expected = (one.explain(pictures(), "gradcam", targets=2) for one in (saved, module))
+    found, expected = (one.explain(random_images(), "gradcam", targets=2) for one in (saved, module))
     assert_close(found.raw, expected.raw, factor=16)  # batch norm may be computed in another way
 
 
 def test_a_file_of_a_fixed_batch_size(tmp_path):
-    net = made(Modular)
-    saved = load_module(opened(save(net, torch.from_numpy(pictures(2)), tmp_path / "net.pt2", dynamic=False)))
+    net = build_net(Modular)
+    saved = load_module(
+        opened(save(net, torch.from_numpy(random_images(2)), tmp_path / "net.pt2", dynamic=False))
+    )
     assert saved.interface.batch == 2
     assert any("fixed at 2" in note for note in saved.notes)
     module = load_module(net, target=saved.target.name.partition("@")[0], size=(12, 16))
     for method in ("gradcam", "pixab", "ablation", "guided", "score"):
-        found, expected = (one.explain(pictures(5), method, targets=2) for one in (saved, module))
+        found, expected = (one.explain(random_images(5), method, targets=2) for one in (saved, module))
         assert_close(found.raw, expected.raw, factor=FACTOR)
 
 
@@ -164,8 +166,8 @@ def test_files_that_are_none(tmp_path):
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ModelFileError, match=r"is no file of torch.export.save"):
         opened(path)
-    net = made(Modular).train()
+    net = build_net(Modular).train()
     with pytest.raises(UnsupportedModelError, match=r"training mode.*module.eval\(\) before"):
-        load_module(opened(save(net, torch.from_numpy(pictures(2)), path)))
+        load_module(opened(save(net, torch.from_numpy(random_images(2)), path)))
     with pytest.raises(BackendError, match="device"):
-        load_module(opened(save(net.eval(), torch.from_numpy(pictures(2)), path)), device="cuda")
+        load_module(opened(save(net.eval(), torch.from_numpy(random_images(2)), path)), device="cuda")

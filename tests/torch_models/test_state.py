@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from torch_nets import CLASSES, Functional, Modular, Residual, made, nn, pictures, torch
 
-from camrt.engine.torch_models.loading import load_module
+from camrt.engine.torch_models.load import load_module
 from camrt.errors import BackendError, UnsupportedModelError
+from helpers.torch_nets import CLASSES, Functional, Modular, Residual, build_net, nn, random_images, torch
 
 METHODS = ("gradcam", "pixab", "ablation", "score", "gradient", "guided")
 
@@ -34,7 +34,7 @@ def state(net):
 
 def half_trained(kind):
     """Some parts in training mode, one frozen, one parameter with a gradient, and hooks of the user's."""
-    net = made(kind)
+    net = build_net(kind)
     net.train()
     first = next(part for part in net.modules() if isinstance(part, nn.Conv2d))
     first.eval()
@@ -55,19 +55,19 @@ def test_nothing_has_changed(kind, target):
     engine = load_module(net, target=target, size=(12, 16), batch_size=2)
     assert state(net) == before
     for method in METHODS:
-        engine.explain(pictures(), method)
+        engine.explain(random_images(), method)
         assert state(net) == before
-    engine.predict(pictures())
+    engine.predict(random_images())
     assert state(net) == before
     assert seen, "the user's hook was called"
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_whatever_the_callers_mode(mode):
-    net = made(Modular)
-    expected = load_module(net, size=(12, 16)).explain(pictures(), "gradcam")
+    net = build_net(Modular)
+    expected = load_module(net, size=(12, 16)).explain(random_images(), "gradcam")
     with mode():
-        found = load_module(net, size=(12, 16)).explain(pictures(), "gradcam")
+        found = load_module(net, size=(12, 16)).explain(random_images(), "gradcam")
         assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
     np.testing.assert_array_equal(found.raw, expected.raw)
 
@@ -94,19 +94,19 @@ class Failing(Modular):
 @pytest.mark.parametrize("where", ["start", "middle", "end"])
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_has_changed_after_an_exception(where, method):
-    net = made(Failing).train()
+    net = build_net(Failing).train()
     engine = load_module(net, target="body", size=(12, 16))
     before = state(net)
     net.where = where
-    with pytest.raises(BackendError, match=r"Failing failed on pictures of shape .*: no forward today"):
-        engine.explain(pictures(), method)
+    with pytest.raises(BackendError, match=r"Failing failed on images of shape .*: no forward today"):
+        engine.explain(random_images(), method)
     net.where = None
     assert state(net) == before
-    engine.explain(pictures(), method)
+    engine.explain(random_images(), method)
 
 
 def test_nothing_has_changed_after_loading_failed():
-    net = made(Failing).train()
+    net = build_net(Failing).train()
     net.where = "end"
     before = state(net)
     with pytest.raises(BackendError, match=r"no forward today.*size=\(H, W\)"):
@@ -115,12 +115,12 @@ def test_nothing_has_changed_after_loading_failed():
 
 
 def test_an_exception_behind_the_cut_restores_the_calls_left_out():
-    net = made(Modular)
+    net = build_net(Modular)
     engine = load_module(net, target="last", size=(12, 16))
     before = state(net)
     broken = net.head.register_forward_hook(fail)
     with pytest.raises(BackendError, match="the head is gone"):
-        engine.explain(pictures(), "ablation", targets=0)
+        engine.explain(random_images(), "ablation", targets=0)
     broken.remove()
     assert state(net) == before
 
@@ -134,10 +134,10 @@ def test_the_random_state_is_left_alone_by_dropout_that_never_stops():
         def forward(self, batch):
             return super().forward(nn.functional.dropout(batch, 0.1))
 
-    net = made(Dropping)
+    net = build_net(Dropping)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    load_module(net, size=(12, 16), verify=False).explain(pictures(), "gradcam")
+    load_module(net, size=(12, 16), verify=False).explain(random_images(), "gradcam")
     with pytest.raises(UnsupportedModelError, match="draws random numbers"):
         load_module(net, size=(12, 16))
     assert torch.equal(torch.get_rng_state(), before)
@@ -145,37 +145,37 @@ def test_the_random_state_is_left_alone_by_dropout_that_never_stops():
 
 def test_hooks_of_the_users_take_part():
     """One that changes an output changes the map; what is captured is what it gave."""
-    net = made(Modular)
+    net = build_net(Modular)
     doubled = net.last.register_forward_hook(lambda _, __, output: output * 2)
     engine = load_module(net, target="last", size=(12, 16))
-    with_hook = engine.explain(pictures(), "activation")
-    altered = engine.explain(pictures(), "ablation", targets=1)
+    with_hook = engine.explain(random_images(), "activation")
+    altered = engine.explain(random_images(), "ablation", targets=1)
     doubled.remove()
-    plain = load_module(net, target="last", size=(12, 16)).explain(pictures(), "activation")
+    plain = load_module(net, target="last", size=(12, 16)).explain(random_images(), "activation")
     np.testing.assert_allclose(with_hook.raw, 2 * plain.raw, rtol=1e-6)
     with torch.no_grad():
         net.last.weight *= 2
         net.last.bias *= 2
-    expected = load_module(net, target="last", size=(12, 16)).explain(pictures(), "ablation", targets=1)
+    expected = load_module(net, target="last", size=(12, 16)).explain(random_images(), "ablation", targets=1)
     np.testing.assert_allclose(altered.raw, expected.raw, rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_explained_are_the_weights_of_the_moment():
-    net = made(Modular)
+    net = build_net(Modular)
     engine = load_module(net, size=(12, 16))
-    engine.explain(pictures(), "pixab")
+    engine.explain(random_images(), "pixab")
     with torch.no_grad():
         net.head.weight.normal_()
         net.head.bias.normal_()
     fresh = load_module(net, size=(12, 16))
     for method in ("pixab", "gradcam", "ablation"):
-        found, expected = (one.explain(pictures(), method, targets=2) for one in (engine, fresh))
+        found, expected = (one.explain(random_images(), method, targets=2) for one in (engine, fresh))
         np.testing.assert_array_equal(found.raw, expected.raw)
 
 
 def test_several_threads_and_engines_on_one_module():
-    net = made(Modular)
-    batches = [pictures(seed=seed) for seed in range(6)]
+    net = build_net(Modular)
+    batches = [random_images(seed=seed) for seed in range(6)]
     engines = [load_module(net, target=target, size=(12, 16)) for target in (None, "stem")]
     jobs = [
         (number % 2, batch, method)
@@ -196,14 +196,14 @@ def test_several_threads_and_engines_on_one_module():
     assert state(net) == before
 
 
-def test_pictures_stay_as_they_are_when_the_module_writes_into_them():
+def test_images_stay_as_they_are_when_the_module_writes_into_them():
     class Writing(Modular):
         def forward(self, batch):
             batch -= 0.5
             return super().forward(batch)
 
-    engine = load_module(made(Writing), size=(12, 16))
-    given = pictures()
+    engine = load_module(build_net(Writing), size=(12, 16))
+    given = random_images()
     for method in METHODS:
         engine.explain(given, method)
-    np.testing.assert_array_equal(given, pictures())
+    np.testing.assert_array_equal(given, random_images())

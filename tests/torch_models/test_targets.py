@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from peer_libraries import import_peer
-from tolerances import assert_close
-from torch_nets import (
+
+from camrt.engine.torch_models.load import load_module
+from camrt.errors import CutError, InputError
+from camrt.export.heads.cut import ACTIVATION
+from helpers.peer_libraries import import_peer
+from helpers.tolerances import assert_close
+from helpers.torch_nets import (
     CLASSES,
     Functional,
     Modular,
     Residual,
     Transformer,
     activation_and_gradient,
+    build_net,
     functional,
-    made,
     nn,
-    pictures,
+    random_images,
     torch,
 )
-
-from camrt.engine.torch_models.loading import load_module
-from camrt.errors import CutError, InputError
-from camrt.export.cutting import ACTIVATION
 
 
 class Squeezed(nn.Module):
@@ -82,7 +82,7 @@ class ChannelsLast(nn.Module):
 
 
 class TwoBranches(nn.Module):
-    """Two views of the picture that meet in the logits alone."""
+    """Two views of the image that meet in the logits alone."""
 
     def __init__(self):
         super().__init__()
@@ -126,19 +126,19 @@ DEFAULTS = [
     ("kind", "path", "shape"), DEFAULTS, ids=lambda value: getattr(value, "__name__", "")
 )
 def test_the_default(kind, path, shape):
-    net = made(kind)
+    net = build_net(kind)
     engine = load_module(net, size=(12, 16))
     assert (engine.target.name, engine.target.shape) == (path, shape)
     assert [target.name for target in engine.targets() if target.chosen] == [path]
-    (activation,) = engine._model(pictures(), [ACTIVATION])
+    (activation,) = engine._model(random_images(), [ACTIVATION])
     classes = np.array([0, 2, 4])
-    values, gradient = activation_and_gradient(net, path, pictures(), classes)
+    values, gradient = activation_and_gradient(net, path, random_images(), classes)
     if kind is Transformer:
         values, gradient = (tokens[:, 1:].swapaxes(1, 2).reshape(3, 8, 3, 4) for tokens in (values, gradient))
     if kind is ChannelsLast:
         values, gradient = values.transpose(0, 3, 1, 2), gradient.transpose(0, 3, 1, 2)
     assert_close(activation, values, "float32", factor=4)  # several layers' rounding
-    found = engine.explain(pictures(), "hirescam", targets=classes, size="map").raw
+    found = engine.explain(random_images(), "hirescam", targets=classes, size="map").raw
     terms = values * gradient
     # the sum's own size may be far below that of its terms
     factor = 8 * np.abs(terms).sum(axis=1).max() / np.abs(terms.sum(axis=1)).max()
@@ -146,7 +146,7 @@ def test_the_default(kind, path, shape):
 
 
 def test_two_branches_are_two_targets():
-    net = made(TwoBranches)
+    net = build_net(TwoBranches)
     both = load_module(net, size=(12, 16))
     assert [cut.target.name for cut in both.cuts] == ["fine", "coarse"]
     assert [cut.target.clean for cut in both.cuts] == [False, False]
@@ -154,17 +154,17 @@ def test_two_branches_are_two_targets():
     named = load_module(net, target=["fine", "coarse"], size=(12, 16))
     classes = np.array([0, 2, 4])
     for method in ("gradcam", "pixab"):
-        ours, theirs = (one.explain(pictures(), method, targets=classes).maps for one in (both, named))
+        ours, theirs = (one.explain(random_images(), method, targets=classes).maps for one in (both, named))
         assert_close(ours, theirs)
     for number, path in enumerate(("fine", "coarse")):
-        values, _ = activation_and_gradient(net, path, pictures(), classes)
-        (found,) = both._model(pictures(), [both.cuts[number].taps[ACTIVATION]])
+        values, _ = activation_and_gradient(net, path, random_images(), classes)
+        (found,) = both._model(random_images(), [both.cuts[number].taps[ACTIVATION]])
         assert_close(found, values, "float32", factor=4)  # several layers' rounding
 
 
 def test_a_tensor_that_no_module_gives():
     """What first works on it stands for it, where no module before it has all of it."""
-    engine = load_module(made(Woven), size=(12, 16))
+    engine = load_module(build_net(Woven), size=(12, 16))
     assert (engine.target.name, engine.target.shape) == ("norm", (8, 3, 4))
     assert not engine.target.clean
 
@@ -231,7 +231,7 @@ def test_the_default_has_the_cells_of_what_no_module_gives(name):
 
 
 def test_targets_lists_maps_and_says_what_goes_around():
-    listed = {target.name: target for target in load_module(made(Residual), size=(12, 16)).targets()}
+    listed = {target.name: target for target in load_module(build_net(Residual), size=(12, 16)).targets()}
     assert set(listed) == {"stem", "stem.0", "stem.1", "stem.2", "body", "last", "relu"}
     assert {name for name, target in listed.items() if not target.clean} == {"body"}
     assert listed["stem"].shape == (6, 6, 8)
@@ -241,26 +241,26 @@ def test_targets_lists_maps_and_says_what_goes_around():
 @pytest.mark.parametrize("path", ["stem", "stem.0", "stem.1", "stem.2", "body", "relu", "last"])
 def test_any_module_of_a_map_can_be_the_target(path):
     """An in-place layer behind it changes nothing of what is captured."""
-    net = made(Modular)
+    net = build_net(Modular)
     engine = load_module(net, target=path, size=(12, 16))
     classes = np.array([1, 1, 3])
-    values, gradient = activation_and_gradient(net, path, pictures(), classes)
-    raw = engine.explain(pictures(), "activation", size="map").raw
+    values, gradient = activation_and_gradient(net, path, random_images(), classes)
+    raw = engine.explain(random_images(), "activation", size="map").raw
     assert_close(raw, values.sum(axis=1), "float32", factor=4)  # several layers' rounding
-    found = engine.explain(pictures(), "hirescam", targets=classes, size="map").raw
+    found = engine.explain(random_images(), "hirescam", targets=classes, size="map").raw
     assert_close(found, (values * gradient).sum(axis=1), "float32", factor=8)  # twice as many
 
 
 def test_several_targets():
-    net = made(Modular)
+    net = build_net(Modular)
     both = load_module(net, target=["stem", "last"], size=(12, 16))
     assert [cut.target.name for cut in both.cuts] == ["stem", "last"]
     for method in ("gradcam", "pixab"):
         maps = [
-            load_module(net, target=path, size=(12, 16)).explain(pictures(), method).maps
+            load_module(net, target=path, size=(12, 16)).explain(random_images(), method).maps
             for path in ("stem", "last")
         ]
-        fused = both.explain(pictures(), method, fuse="max").maps
+        fused = both.explain(random_images(), method, fuse="max").maps
         higher = np.max(maps, axis=0)
         peaks = higher.max(axis=(1, 2), keepdims=True)
         lows = higher.min(axis=(1, 2), keepdims=True) if method == "pixab" else np.zeros_like(peaks)
@@ -268,14 +268,14 @@ def test_several_targets():
 
 
 def test_a_grid_that_is_said():
-    net = made(Transformer)
+    net = build_net(Transformer)
     engine = load_module(net, target="blocks.0", size=(12, 16), grid=(2, 6))
     assert engine.target.shape == (8, 2, 6)
     assert load_module(net, target="blocks.0", size=(12, 16)).target.shape == (8, 3, 4)
 
 
 def test_what_is_no_target():
-    net = made(Modular)
+    net = build_net(Modular)
     with pytest.raises(CutError, match=r"'nothing' is no module's path; the last candidates are .*'relu'"):
         load_module(net, target="nothing", size=(12, 16))
     with pytest.raises(CutError, match=r"'head' gives \(2, 5\), no map"):
@@ -288,7 +288,7 @@ def test_what_is_no_target():
     with pytest.raises(InputError, match="list of different names"):
         load_module(net, target=["stem", "stem"], size=(12, 16))
     with pytest.raises(CutError, match=r"'blocks.0' gives \(2, 13, 8\), no map.*grid"):
-        load_module(made(Transformer), target="blocks.0", size=(12, 16), grid=(5, 5))
+        load_module(build_net(Transformer), target="blocks.0", size=(12, 16), grid=(5, 5))
 
 
 def test_a_module_without_maps():
@@ -301,4 +301,4 @@ def test_a_module_without_maps():
             return self.head(batch.flatten(1))
 
     with pytest.raises(CutError, match=r"no module of this model gives a map .*grid=\(h, w\)"):
-        load_module(made(Flat), example=pictures())
+        load_module(build_net(Flat), example=random_images())

@@ -12,15 +12,22 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from peer_libraries import mend_torchvision
-from trusting import GRAPH, SAMPLE, WAYS, WEIGHTS, evil, rewritten, saved
-
 import camrt
-from camrt.cli import app
+from camrt.cli.main import app
 from camrt.errors import BackendError, InputError, MemoryLimitError, ModelFileError, UnsafeModelError
-from camrt.evaluation.axioms import axioms
-from camrt.evaluation.randomisation import cascading_randomisation
-from camrt.export.torch_archive import open_archive
+from camrt.evaluation.metrics.axioms import measure_axioms
+from camrt.evaluation.metrics.randomisation import cascading_randomisation
+from camrt.export.io.torch_archive import open_archive
+from helpers.malicious_exports import (
+    ATTACKS,
+    GRAPH,
+    SAMPLE,
+    WEIGHTS,
+    rewrite_members,
+    write_exported,
+    write_malicious,
+)
+from helpers.peer_libraries import mend_torchvision
 
 
 @pytest.fixture
@@ -30,7 +37,7 @@ def marker(tmp_path):
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("sound") / "net.pt2")
+    return write_exported(tmp_path_factory.mktemp("sound") / "net.pt2")
 
 
 @pytest.fixture
@@ -41,10 +48,10 @@ def copy(sound, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ATTACKS)
 def test_nothing_runs_without_trust(way, tmp_path, marker):
-    path = evil(tmp_path / "net.pt2", way, marker)
-    with pytest.raises(UnsafeModelError, match=rf"{WAYS[way][1]}.*trusted=True.*--trust.*to_onnx"):
+    path = write_malicious(tmp_path / "net.pt2", way, marker)
+    with pytest.raises(UnsafeModelError, match=rf"{ATTACKS[way][1]}.*trusted=True.*--trust.*to_onnx"):
         camrt.load(path)
     assert not marker.exists()
     with contextlib.suppress(ModelFileError):  # what was put in is no weight; but it ran
@@ -53,16 +60,16 @@ def test_nothing_runs_without_trust(way, tmp_path, marker):
 
 
 COMMANDS = {
-    "explain": ("explain", "MODEL", "PICTURES"),
+    "explain": ("explain", "MODEL", "IMAGES"),
     "inspect": ("inspect", "MODEL"),
     "export": ("export", "MODEL", "--out", "OUT"),
     "export plans": ("export", "MODEL", "--out", "OUT", "--to", "tensorrt", "--trust"),
-    "evaluate": ("evaluate", "MODEL", "PICTURES", "--out", "OUT"),
-    "evaluate walls": ("evaluate", "walls", "MODEL", "PICTURES", "--out", "OUT"),
-    "evaluate sanity": ("evaluate", "sanity", "MODEL", "PICTURES"),
-    "evaluate axioms": ("evaluate", "axioms", "MODEL", "PICTURES"),
-    "reproduce": ("reproduce", "MODEL", "PICTURES", "--out", "OUT"),
-    "train": ("train", "--data", "PICTURES", "--out", "OUT", "--pretrained", "MODEL", "--backbone", "tiny"),
+    "evaluate": ("evaluate", "MODEL", "IMAGES", "--out", "OUT"),
+    "evaluate walls": ("evaluate", "walls", "MODEL", "IMAGES", "--out", "OUT"),
+    "evaluate sanity": ("evaluate", "sanity", "MODEL", "IMAGES"),
+    "evaluate axioms": ("evaluate", "axioms", "MODEL", "IMAGES"),
+    "reproduce": ("reproduce", "MODEL", "IMAGES", "--out", "OUT"),
+    "train": ("train", "--data", "IMAGES", "--out", "OUT", "--pretrained", "MODEL", "--backbone", "tiny"),
 }
 
 
@@ -70,11 +77,11 @@ COMMANDS = {
 def test_no_command_runs_anything_without_trust(command, tmp_path, marker):
     if importlib.util.find_spec("lightning") is not None:
         mend_torchvision()  # Lightning imports it
-    path = evil(tmp_path / "net.pt2", "an expression", marker)
+    path = write_malicious(tmp_path / "net.pt2", "an expression", marker)
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(tmp_path / "photos" / name / "0.png")
-    places = {"MODEL": str(path), "PICTURES": str(tmp_path / "photos"), "OUT": str(tmp_path / "out")}
+    places = {"MODEL": str(path), "IMAGES": str(tmp_path / "photos"), "OUT": str(tmp_path / "out")}
     result = CliRunner().invoke(app, [places.get(word, word) for word in COMMANDS[command]])
     assert result.exit_code == 2, result.output
     assert result.output.startswith("error: "), result.output
@@ -82,13 +89,13 @@ def test_no_command_runs_anything_without_trust(command, tmp_path, marker):
 
 
 def test_no_function_runs_anything_without_trust(tmp_path, marker):
-    path = evil(tmp_path / "net.pt2", "an expression", marker)
+    path = write_malicious(tmp_path / "net.pt2", "an expression", marker)
     batch = np.zeros((1, 3, 16, 16), np.float32)
-    for call in (axioms, lambda *given: cascading_randomisation(*given, ["gradcam"])):
+    for call in (measure_axioms, lambda *given: cascading_randomisation(*given, ["gradcam"])):
         with pytest.raises(ModelFileError):
             call(path, batch)
     with pytest.raises(InputError, match="must be a torch module"):
-        camrt.export.to_onnx(path, batch, tmp_path / "net.onnx")
+        camrt.to_onnx(path, batch, tmp_path / "net.onnx")
     assert not marker.exists()
 
 
@@ -170,7 +177,7 @@ DAMAGED = {
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_damaged_archives_are_refused_before_torch_reads_them(kind, trusted, copy):
     change, error, message = DAMAGED[kind]
-    rewritten(copy, change, zipfile.ZIP_DEFLATED if kind == "a bomb" else zipfile.ZIP_STORED)
+    rewrite_members(copy, change, zipfile.ZIP_DEFLATED if kind == "a bomb" else zipfile.ZIP_STORED)
     with pytest.raises(error, match=message):
         open_archive(copy, trusted=trusted)
 
@@ -199,7 +206,7 @@ def test_members_that_overlap(copy):
 
 
 def test_what_is_packed_counts_as_memory(copy):
-    rewritten(
+    rewrite_members(
         copy, lambda members: members.update({"data/weights/zeros": bytes(200_000)}), zipfile.ZIP_DEFLATED
     )
     with pytest.raises(MemoryLimitError, match="what is packed in"):
@@ -208,7 +215,7 @@ def test_what_is_packed_counts_as_memory(copy):
 
 def test_a_list_of_members_too_long_to_read(copy):
     """It is as long as the end of the file says, and is refused before it is read."""
-    content = rewritten(copy, lambda members: None).read_bytes()
+    content = rewrite_members(copy, lambda members: None).read_bytes()
     end = 12 + content.rindex(b"PK\5\6")
     copy.write_bytes(bytes(20 << 20) + content[:end] + (17 << 20).to_bytes(4, "little") + content[end + 4 :])
     with pytest.raises(ModelFileError, match=r"list of members takes 17\.0 MiB"):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 from torch import nn
 
 import camrt
 from camrt.engine.torch_models import heads
 from camrt.errors import InputError, UnsupportedModelError
+from helpers.tolerances import assert_close
 
-PICTURES = np.random.default_rng(0).standard_normal((4, 3, 12, 10), np.float32)
+IMAGES = np.random.default_rng(0).standard_normal((4, 3, 12, 10), np.float32)
 
 
 class Pooled(nn.Module):
@@ -44,7 +44,7 @@ def drawn(vector):
 
 
 def drawn_once(vector):
-    """The same numbers for all pictures of a call."""
+    """The same numbers for all images of a call."""
     return vector + torch.rand(1, vector.shape[1])
 
 
@@ -85,14 +85,14 @@ def test_numbers_drawn_in_vain_are_no_reason():
 
 
 @pytest.mark.parametrize("twist", [centred, counted])
-def test_pictures_that_are_answered_otherwise_among_others_are_run_alone(twist):
+def test_images_that_are_answered_otherwise_among_others_are_run_alone(twist):
     module = Pooled(twist).eval()
     engine = load(module)
     assert any("one at a time" in note for note in engine.notes)
     assert engine.batch_size == 1
     for method in ("pixab", "ablation", "gradcam"):
-        together = engine.explain(PICTURES, method, targets=1).raw
-        alone = np.concatenate([engine.explain(one[None], method, targets=1).raw for one in PICTURES])
+        together = engine.explain(IMAGES, method, targets=1).raw
+        alone = np.concatenate([engine.explain(one[None], method, targets=1).raw for one in IMAGES])
         assert_close(together, alone, factor=20)
 
 
@@ -100,15 +100,17 @@ def test_altered_activations_are_run_alone_as_well():
     """Of one row the number is 0: alone, the module is the one that counts nothing."""
     counting, plain = load(Pooled(counted)), load(Pooled())
     for method in ("pixab", "ablation"):
-        mine, theirs = (one.explain(PICTURES, method, targets=1).raw for one in (counting, plain))
+        mine, theirs = (one.explain(IMAGES, method, targets=1).raw for one in (counting, plain))
         assert_close(mine, theirs, factor=20)
 
 
 def test_a_shortcut_that_disagrees_is_not_used(monkeypatch):
     right = load(Pooled())
     assert type(right.head) is heads.LinearHead
-    own = heads.LinearHead.without_channels
-    monkeypatch.setattr(heads.LinearHead, "without_channels", lambda self, asked: own(self, asked) * 1.2)
+    own = heads.LinearHead.scores_without_channels
+    monkeypatch.setattr(
+        heads.LinearHead, "scores_without_channels", lambda self, asked: own(self, asked) * 1.2
+    )
     engine = load(Pooled())
     assert type(engine.head) is heads.HookedHead
     assert any("removed channels" in note for note in engine.notes)

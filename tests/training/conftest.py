@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
-from peer_libraries import mend_torchvision
+
+from helpers.peer_libraries import mend_torchvision
 
 if find_spec("torch") is not None:
     mend_torchvision()

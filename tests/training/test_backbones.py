@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peer_libraries import import_peer
+
+from helpers.peer_libraries import import_peer
 
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
 from camrt.errors import InputError, TrainingError  # noqa: E402
-from camrt.training.backbones import classifier_of, load_trunk  # noqa: E402
+from camrt.training.backbones import build_classifier, load_trunk_weights  # noqa: E402
 from camrt.training.classifier import Classifier, ParameterGroups, with_head  # noqa: E402
 from camrt.training.small_network import SmallNetwork, TinyNetwork  # noqa: E402
 
 SIZE = (64, 64)
 # (torchvision's name, the module that gives its last map, that map's channels, cells a side of 64×64
-# pictures)
+# images)
 NETWORKS = [
     ("resnet18", "layer4", 512, 2),
     ("densenet121", "features", 1024, 2),
@@ -50,25 +51,25 @@ def test_torchvisions_trunks_keep_their_weights(name: str, last: str, channels: 
     torch.manual_seed(0)
     network = models().get_model(name, weights=None).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    pictures = torch.randn(2, 3, *SIZE)
+    images = torch.randn(2, 3, *SIZE)
     seen: list[torch.Tensor] = []
     part = network.get_submodule(last)
     handle = part.register_forward_hook(lambda _, __, output: seen.append(output.clone()))
     with torch.no_grad():
-        network(pictures)
+        network(images)
     handle.remove()
     expected = torch.relu(seen[0]) if name.startswith("densenet") else seen[0]
     classifier = with_head(network, "calm", 7, size=SIZE)
     with torch.no_grad():
-        features = classifier.trunk(pictures)
-        joint = classifier.maps(pictures)
+        features = classifier.trunk(images)
+        joint = classifier.maps(images)
     assert features.shape == (2, channels, cells, cells)
     torch.testing.assert_close(features, expected)
     assert joint.shape == (2, 7, cells, cells)
     torch.testing.assert_close(joint.exp().sum((1, 2, 3)), torch.ones(2))
     for key, value in classifier.trunk.state_dict().items():
         torch.testing.assert_close(value, before[key], atol=0, rtol=0)
-    classifier.maps(pictures).sum().backward()
+    classifier.maps(images).sum().backward()
     assert all(parameter.grad is not None for parameter in classifier.parameters())
 
 
@@ -81,15 +82,15 @@ def test_timms_trunks_keep_their_weights(name: str) -> None:
     torch.manual_seed(0)
     size = (224, 224) if name.startswith("swin") else SIZE
     network = timm.create_model(name, pretrained=False).eval()
-    pictures = torch.randn(2, 3, *size)
+    images = torch.randn(2, 3, *size)
     with torch.no_grad():
-        expected = network.forward_features(pictures)
+        expected = network.forward_features(images)
     if name.startswith("swin"):
         expected = expected.permute(0, 3, 1, 2)
     classifier = with_head(network, "cam", 5, size=size)
     with torch.no_grad():
-        torch.testing.assert_close(classifier.trunk(pictures), expected)
-    classifier(pictures).sum().backward()
+        torch.testing.assert_close(classifier.trunk(images), expected)
+    classifier(images).sum().backward()
     assert all(parameter.grad is not None for parameter in classifier.parameters())
 
 
@@ -152,7 +153,7 @@ def test_the_papers_three(name: str, channels: int, stride: int) -> None:
     """Specification A5: maps of 14×14 and 28×28, 2048 or 1024 channels, and which layers are new."""
     models()
     torch.manual_seed(0)
-    classifier = classifier_of(name, "calm", 20, map_stride=stride, size=(224, 224)).eval()
+    classifier = build_classifier(name, "calm", 20, map_stride=stride, size=(224, 224)).eval()
     with torch.no_grad():
         features = classifier.trunk(torch.randn(1, 3, 224, 224))
     assert features.shape == (1, channels, 224 // stride, 224 // stride)
@@ -165,7 +166,7 @@ def test_the_papers_three(name: str, channels: int, stride: int) -> None:
         "inception_v3": {"new_conv7", "new_conv8"},
     }
     assert new == expected[name]
-    groups = ParameterGroups.of(classifier)
+    groups = ParameterGroups.from_classifier(classifier)
     heads = {id(parameter) for parameter in classifier.head.parameters()}
     assert heads < {id(parameter) for parameter in groups.new} or not new
     assert len(groups.base) + len(groups.new) == len(list(classifier.parameters()))
@@ -174,7 +175,7 @@ def test_the_papers_three(name: str, channels: int, stride: int) -> None:
 @pytest.mark.peers
 def test_inceptions_maps_on_the_way() -> None:
     models()
-    classifier = classifier_of("inception_v3", "cam", 5, map_stride=8, size=(224, 224)).eval()
+    classifier = build_classifier("inception_v3", "cam", 5, map_stride=8, size=(224, 224)).eval()
     sides: list[int] = []
     watched = (
         "Conv2d_1a_3x3",
@@ -197,7 +198,7 @@ def test_inceptions_maps_on_the_way() -> None:
 def test_parameter_groups_by_the_released_codes_names() -> None:
     """The last stage is new but for its layers named conv1, and so is the first normalisation."""
     classifier = with_head(models().resnet18(weights=None), "cam", 5, size=SIZE)
-    groups = ParameterGroups.of(classifier, "reference")
+    groups = ParameterGroups.from_classifier(classifier, "reference")
     names = {id(parameter): name for name, parameter in classifier.named_parameters()}
     new = {names[id(parameter)].removeprefix("trunk.") for parameter in groups.new}
     assert {
@@ -210,7 +211,7 @@ def test_parameter_groups_by_the_released_codes_names() -> None:
         not {"conv1.weight", "layer4.0.conv1.weight", "layer3.1.bn1.weight", "layer2.0.downsample.0.weight"}
         & new
     )
-    plain = {names[id(parameter)] for parameter in ParameterGroups.of(classifier).new}
+    plain = {names[id(parameter)] for parameter in ParameterGroups.from_classifier(classifier).new}
     assert plain == {"head.classes.weight", "head.classes.bias"}
 
 
@@ -231,8 +232,8 @@ def test_a_head_that_convolves_is_refused() -> None:
             self.first, self.second = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 2, 3)
             self.last = nn.Linear(2, 5)
 
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return self.last(self.second(self.first(pictures)).flatten(1))
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.last(self.second(self.first(images)).flatten(1))
 
     with pytest.raises(InputError, match="does not end in a pooled-linear or flattened head: second"):
         with_head(Convolving(), "cam", 3, size=(7, 7))
@@ -244,20 +245,20 @@ def test_wrong_heads_and_backbones_are_refused() -> None:
     with pytest.raises(InputError, match="a CAM head has one form"):
         with_head(TinyNetwork(2), "cam", 3, reference=True, size=SIZE)
     with pytest.raises(InputError, match="'nonesuch' is not known"):
-        classifier_of("nonesuch", "cam", 3, map_stride=None, size=SIZE)
+        build_classifier("nonesuch", "cam", 3, map_stride=None, size=SIZE)
     with pytest.raises(InputError, match="no ImageNet weights"):
-        classifier_of("tiny", "cam", 3, map_stride=None, size=SIZE, pretrained="imagenet")
+        build_classifier("tiny", "cam", 3, map_stride=None, size=SIZE, pretrained="imagenet")
 
     class Flat(nn.Module):
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return pictures.mean((2, 3)) @ torch.ones(3, 4)
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3)) @ torch.ones(3, 4)
 
     with pytest.raises(InputError, match="has no map"):
         with_head(Flat(), "cam", 3, size=SIZE)
 
     class Branching(nn.Module):
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return pictures if pictures.sum() > 0 else -pictures
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images if images.sum() > 0 else -images
 
     with pytest.raises(InputError, match=r"cannot trace it .*camrt.training.Classifier yourself"):
         with_head(Branching(), "cam", 3, size=SIZE)
@@ -271,7 +272,7 @@ def test_unknown_library_models_are_refused() -> None:
         ("timm:nonesuch", "timm has no model"),
     ):
         with pytest.raises(InputError, match=words):
-            classifier_of(name, "cam", 3, map_stride=None, size=SIZE)
+            build_classifier(name, "cam", 3, map_stride=None, size=SIZE)
 
 
 def test_weights_of_a_file(tmp_path: Path) -> None:
@@ -282,25 +283,25 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     save_file(source.trunk.state_dict(), tmp_path / "trunk.safetensors")
     save_file(source.state_dict(), tmp_path / "whole.safetensors")
     for name in ("trunk", "whole"):
-        fresh = classifier_of(
+        fresh = build_classifier(
             "tiny", "calm", 5, map_stride=None, size=SIZE, pretrained=str(tmp_path / f"{name}.safetensors")
         )
         for key, value in fresh.trunk.state_dict().items():
             torch.testing.assert_close(value, source.trunk.state_dict()[key], atol=0, rtol=0)
     with pytest.raises(TrainingError, match="has no weights for"):
-        classifier_of(
+        build_classifier(
             "small", "calm", 5, map_stride=None, size=SIZE, pretrained=str(tmp_path / "trunk.safetensors")
         )
     broken = {key: value[:1] if value.ndim > 1 else value for key, value in source.trunk.state_dict().items()}
     save_file(broken, tmp_path / "other.safetensors")
     with pytest.raises(TrainingError, match=r"has shape .*, this trunk's"):
-        load_trunk(source.trunk, tmp_path / "other.safetensors")
+        load_trunk_weights(source.trunk, tmp_path / "other.safetensors")
     with pytest.raises(TrainingError, match="is a pickle, which can run code"):
-        load_trunk(source.trunk, tmp_path / "weights.pth")
+        load_trunk_weights(source.trunk, tmp_path / "weights.pth")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "trunk.safetensors").read_bytes()[:-9])
     for name in ("cut", "missing"):
         with pytest.raises(TrainingError, match="cannot be read as safetensors"):
-            load_trunk(source.trunk, tmp_path / f"{name}.safetensors")
+            load_trunk_weights(source.trunk, tmp_path / f"{name}.safetensors")
 
 
 def test_a_classifier_of_ones_own() -> None:

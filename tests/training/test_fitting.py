@@ -13,21 +13,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled import CLASSES, coloured_squares
+
+from helpers.labelled_images import CLASSES, coloured_squares
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
 from lightning.pytorch.callbacks import Callback  # noqa: E402
 
-from camrt.errors import PictureError, TrainingError  # noqa: E402
-from camrt.training import fitting, runs  # noqa: E402
-from camrt.training.checkpoints import SafeCheckpoints  # noqa: E402
-from camrt.training.fitting import TrainingRun, fit  # noqa: E402
+from camrt.errors import ImageError, TrainingError  # noqa: E402
+from camrt.training import runs, trainer  # noqa: E402
+from camrt.training.checkpoint_io import SafetensorsCheckpointIO  # noqa: E402
 from camrt.training.recipe import Recipe  # noqa: E402
 from camrt.training.splits import Split, split_folder  # noqa: E402
-from camrt.training.states import packed, unpacked  # noqa: E402
+from camrt.training.state_files import pack_value, unpack_value  # noqa: E402
 from camrt.training.tensor_files import read_tensors, write_tensors  # noqa: E402
+from camrt.training.trainer import TrainingRun, fit  # noqa: E402
 
 SMALL = {"backbone": "tiny", "size": 32, "canvas": 40, "epochs": 3, "batch_size": 8, "workers": 0, "lr": 0.02}
 
@@ -38,10 +39,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Split]:
 
 
 def recipe(**changes: Any) -> Recipe:
-    return Recipe.of({**SMALL, **changes})
+    return Recipe.from_settings({**SMALL, **changes})
 
 
-def run(data: tuple[Split, Split], folder: Path, settings: Recipe, **options: Any) -> runs.Description:
+def run(data: tuple[Split, Split], folder: Path, settings: Recipe, **options: Any) -> runs.RunDescription:
     return fit(settings, *data, folder, accelerator="cpu", progress=False, **options)
 
 
@@ -59,7 +60,7 @@ class CutAt(Callback):
 
 
 def state(folder: Path) -> dict[str, Any]:
-    return SafeCheckpoints().load_checkpoint(folder / runs.STATE)
+    return SafetensorsCheckpointIO().load_checkpoint(folder / runs.STATE)
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -131,16 +132,17 @@ def test_a_run_cut_off_before_an_epoch_is_judged(data: tuple[Split, Split], tmp_
 
 
 def test_a_process_that_is_killed(data: tuple[Split, Split], tmp_path: Path) -> None:
+    given = {**SMALL, "epochs": 40, "checkpoint_steps": 3, "head": "calm-ml"}
     settings = recipe(epochs=40, checkpoint_steps=3, head="calm-ml")
     code = (
         "import sys; sys.path[:0] = sys.argv[3:]\n"
-        "from peer_libraries import mend_torchvision; mend_torchvision()\n"
+        "from helpers.peer_libraries import mend_torchvision; mend_torchvision()\n"
         "from pathlib import Path\n"
-        "from camrt.training.fitting import fit\n"
+        "from camrt.training.trainer import fit\n"
         "from camrt.training.recipe import Recipe\n"
         "from camrt.training.splits import split_folder\n"
         "folder, data = Path(sys.argv[1]), Path(sys.argv[2])\n"
-        f"settings = Recipe.of({ {**SMALL, 'epochs': 40, 'checkpoint_steps': 3, 'head': 'calm-ml'}!r})\n"
+        f"settings = Recipe.from_settings({given!r})\n"
         "fit(settings, *split_folder(data, 0.2, 0), folder, accelerator='cpu', progress=False)\n"
     )
     place = data[0].files[0].parent.parent
@@ -180,14 +182,14 @@ def test_two_processes_train_together(data: tuple[Split, Split], tmp_path: Path)
     tests, place = str(Path(__file__).parent.parent), str(data[0].files[0].parent.parent)
     script.write_text(
         f"import sys; sys.path.insert(0, {tests!r})\n"
-        "from peer_libraries import mend_torchvision; mend_torchvision()\n"
+        "from helpers.peer_libraries import mend_torchvision; mend_torchvision()\n"
         "from pathlib import Path\n"
         "import torch\n"
-        "from camrt.training.fitting import fit\n"
+        "from camrt.training.trainer import fit\n"
         "from camrt.training.recipe import Recipe\n"
         "from camrt.training.splits import split_folder\n"
         "torch.set_num_threads(1)\n"
-        f"settings = Recipe.of({settings!r})\n"
+        f"settings = Recipe.from_settings({settings!r})\n"
         f"data = split_folder(Path({place!r}), 0.2, 0)\n"
         "options = dict(accelerator='cpu', devices=2, strategy='ddp', progress=False)\n"
         f"fit(settings, *data, Path({str(tmp_path / 'run')!r}), **options)\n"
@@ -233,11 +235,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(data: tuple[Split, Split], tmp_p
         run(data, tmp_path / "run", settings)
 
 
-def test_a_broken_picture_ends_the_run_by_name(data: tuple[Split, Split], tmp_path: Path) -> None:
+def test_a_broken_image_ends_the_run_by_name(data: tuple[Split, Split], tmp_path: Path) -> None:
     folder = coloured_squares(tmp_path / "data", each=6)
     (folder / "green" / "03.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     for workers in (0, 1):
-        with pytest.raises(PictureError, match=r"green/03\.png: "):
+        with pytest.raises(ImageError, match=r"green/03\.png: "):
             run(
                 split_folder(folder, 0.2, 1),
                 tmp_path / f"run{workers}",
@@ -257,14 +259,14 @@ def test_runs_that_cannot_begin_or_go_on(data: tuple[Split, Split], tmp_path: Pa
     other = tuple(Split(part.files, part.classes, ("blue", "green", "rouge")) for part in data)
     with pytest.raises(TrainingError, match=r"other classes: missing 'red'; not expected 'rouge'"):
         run(other, folder, recipe(), resume=True)
-    fewer = (data[0].taken(range(len(data[0]) - 1)), data[1])
-    with pytest.raises(TrainingError, match="begun with other pictures: 33 and 9 then, 32 and 9 now"):
+    fewer = (data[0].subset(range(len(data[0]) - 1)), data[1])
+    with pytest.raises(TrainingError, match="begun with other images: 33 and 9 then, 32 and 9 now"):
         run(fewer, folder, recipe(), resume=True)
     changed = data[0].files[0]
     whole = changed.read_bytes()
     changed.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        with pytest.raises(TrainingError, match=r"begun with other pictures: .* with other contents"):
+        with pytest.raises(TrainingError, match=r"begun with other images: .* with other contents"):
             run(data, folder, recipe(), resume=True)
     finally:
         changed.write_bytes(whole)
@@ -303,16 +305,16 @@ def test_runs_whose_files_are_damaged(data: tuple[Split, Split], tmp_path: Path)
 
 
 def test_learning_rates_of_the_groups() -> None:
-    classifier = runs.build(recipe(), 3)
+    classifier = runs.build_from_recipe(recipe(), 3)
     settings = recipe(lr=0.1, new_layer_factor=10, warmup=0)
     found = TrainingRun(classifier, settings, 5).configure_optimizers()
     assert [group["initial_lr"] for group in found["optimizer"].param_groups] == [0.1, 1.0]
 
 
 def test_the_same_seed_gives_the_same_classifier() -> None:
-    first, second = (runs.build(recipe(seed=3), 3).state_dict() for _ in range(2))
+    first, second = (runs.build_from_recipe(recipe(seed=3), 3).state_dict() for _ in range(2))
     assert same(first, second)
-    assert not same(first, runs.build(recipe(seed=4), 3).state_dict())
+    assert not same(first, runs.build_from_recipe(recipe(seed=4), 3).state_dict())
 
 
 def test_checkpoints_hold_plain_data_and_nothing_else(tmp_path: Path) -> None:
@@ -323,22 +325,22 @@ def test_checkpoints_hold_plain_data_and_nothing_else(tmp_path: Path) -> None:
         "empty": {},
         "nested": {"a": torch.zeros(0)},
     }
-    SafeCheckpoints().save_checkpoint(content, tmp_path / "state")
-    found = SafeCheckpoints().load_checkpoint(tmp_path / "state")
+    SafetensorsCheckpointIO().save_checkpoint(content, tmp_path / "state")
+    found = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "state")
     assert found["b"] == content["b"]
     assert found[3][1] == {"p": Path("x/y")}
     assert isinstance(found[3], tuple)
     assert torch.equal(found["a"], content["a"])
     assert found[3][0].dtype == torch.bool
     tensors: dict[str, torch.Tensor] = {}
-    assert unpacked(packed([], tensors, ""), tensors) == []
+    assert unpack_value(pack_value([], tensors, ""), tensors) == []
     with pytest.raises(TrainingError, match=r"callback: object <object .* has no place in a checkpoint"):
-        SafeCheckpoints().save_checkpoint({"callback": object()}, tmp_path / "other")
+        SafetensorsCheckpointIO().save_checkpoint({"callback": object()}, tmp_path / "other")
     assert not (tmp_path / "other").exists()
     write_tensors(tmp_path / "plain", {"x": torch.ones(2)}, {})
     with pytest.raises(TrainingError, match="is no checkpoint"):
-        SafeCheckpoints().load_checkpoint(tmp_path / "plain")
-    SafeCheckpoints().remove_checkpoint(tmp_path / "state")
+        SafetensorsCheckpointIO().load_checkpoint(tmp_path / "plain")
+    SafetensorsCheckpointIO().remove_checkpoint(tmp_path / "state")
     assert not (tmp_path / "state").exists()
 
 
@@ -365,4 +367,4 @@ def test_tensorboard_that_is_missing(
 
     monkeypatch.setattr("lightning.pytorch.loggers.TensorBoardLogger", missing)
     with pytest.raises(TrainingError, match="pip install tensorboard"):
-        fitting.tensorboard_logger(tmp_path)
+        trainer.tensorboard_logger(tmp_path)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import calm as oracle
-from tolerances import assert_close
+
+from helpers.oracles import calm as oracle
+from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 
@@ -113,7 +114,7 @@ def test_softplus_in_log_space_is_continuous_and_has_its_slope() -> None:
 
 
 def test_the_reference_form_detaches_its_normaliser() -> None:
-    """Σ_z a[z] ∂L/∂a[z] is −1 a picture with the normaliser detached, else 0 (specification A2)."""
+    """Σ_z a[z] ∂L/∂a[z] is −1 an image with the normaliser detached, else 0 (specification A2)."""
     for reference, expected in ((True, -1.0), (False, 0.0)):
         head = calm(4, 3, reference=reference)
         features = torch.randn(1, 4, 3, 2, dtype=torch.float64)

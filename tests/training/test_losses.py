@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import calm as oracle
-from tolerances import assert_close
+
+from helpers.oracles import calm as oracle
+from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 

@@ -14,27 +14,34 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 import torch
-from labelled import CLASSES, coloured_squares
 from torch import nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
 import camrt
-from camrt.cli import app
-from camrt.errors import InputError, PictureError, TrainingError
+from camrt.cli.main import app
+from camrt.errors import ImageError, InputError, TrainingError
 from camrt.training import masked_training
-from camrt.training.masked_training import ResizedCrops, Settings, accuracy, part, publish, train
+from camrt.training.masked_training import (
+    MaskedTrainingSettings,
+    RandomResizedCropDataset,
+    export_network,
+    measure_accuracy,
+    sample_crop_box,
+    train,
+)
 from camrt.training.masked_vgg import (
-    VGG16,
+    VGG16_BLOCKS,
     MaskedVGG,
     MaskedVGG16,
-    convolutions,
+    build_convolutions,
     dead_rows,
     seen_rows,
     small_masked_vgg,
 )
-from camrt.training.masking import ZeroMask, hold_after_steps, masking_callback
-from camrt.training.splits import class_folders, hold_out
+from camrt.training.splits import hold_out, read_class_folders
+from camrt.training.weight_masks import ZeroMask, masking_callback, register_mask_hook
+from helpers.labelled_images import CLASSES, coloured_squares
 
 
 def tiny(num_classes: int = 3, **options: Any) -> MaskedVGG:
@@ -78,18 +85,18 @@ def test_the_dead_rows_of_the_networks() -> None:
     data=st.data(),
 )
 def test_the_rows_seen_are_those_that_have_a_gradient(blocks: Any, size: int, data: Any) -> None:
-    """Ones for weights and a positive picture: nothing cancels, and every row that is reached shows."""
-    layers = convolutions(blocks).double()
+    """Ones for weights and a positive image: nothing cancels, and every row that is reached shows."""
+    layers = build_convolutions(blocks).double()
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
     # the largest of a pooling cell alone has a gradient: rows that grow downwards make it the lowest
-    picture = (1.5 ** torch.arange(size, dtype=torch.float64))[:, None].expand(1, 3, size, size)
-    picture = picture.clone().requires_grad_(True)
-    out = layers(picture)
+    image = (1.5 ** torch.arange(size, dtype=torch.float64))[:, None].expand(1, 3, size, size)
+    image = image.clone().requires_grad_(True)
+    out = layers(image)
     rows = data.draw(st.integers(1, out.shape[2]))
-    (gradient,) = torch.autograd.grad(out[:, :, :rows].sum(), picture)
+    (gradient,) = torch.autograd.grad(out[:, :, :rows].sum(), image)
     reached = gradient.abs().sum((0, 1, 3)).nonzero()
     assert seen_rows(layers, rows, size) == int(reached.max()) + 1
 
@@ -157,13 +164,13 @@ def test_the_paper_s_network_does_not_see_the_last_54_rows() -> None:
     """With its own convolutions and narrower dense layers."""
     torch.manual_seed(0)
     network = MaskedVGG16(7, hidden=16).eval()
-    pictures = torch.randn(1, 3, 224, 224)
-    noise, one_more = pictures.clone(), pictures.clone()
+    images = torch.randn(1, 3, 224, 224)
+    noise, one_more = images.clone(), images.clone()
     noise[:, :, 170:] = torch.randn(1, 3, 54, 224) * 50
     one_more[:, :, 169] += 50
     with torch.no_grad():
-        answers = [network(batch) for batch in (pictures, noise, one_more)]
-        assert network.features(pictures).shape == (1, 256, 14, 14)
+        answers = [network(batch) for batch in (images, noise, one_more)]
+        assert network.features(images).shape == (1, 256, 14, 14)
     assert torch.equal(answers[0], answers[1])
     assert not torch.equal(answers[0], answers[2])
 
@@ -173,25 +180,25 @@ def test_the_paper_s_network_does_not_see_the_last_54_rows() -> None:
 
 def test_what_is_out_of_sight_changes_nothing_and_the_masked_rows_have_no_gradient() -> None:
     network = tiny()
-    pictures = torch.randn(2, 3, 64, 64)
-    noise = pictures.clone()
+    images = torch.randn(2, 3, 64, 64)
+    noise = images.clone()
     noise[:, :, 64 - 18 :] = torch.randn(2, 3, 18, 64) * 50
     with torch.no_grad():
-        assert torch.equal(network(pictures), network(noise))
-    maps = network.features(pictures).detach().requires_grad_(True)
+        assert torch.equal(network(images), network(noise))
+    maps = network.features(images).detach().requires_grad_(True)
     for target in range(3):
         (gradient,) = torch.autograd.grad(network.classifier(maps.flatten(1))[:, target].sum(), maps)
         assert not gradient[:, :, 3:].any()
         assert gradient[:, :, :3].any()
     unmasked = tiny(masked=False)
     with torch.no_grad():
-        assert not torch.equal(unmasked(pictures), unmasked(noise))
+        assert not torch.equal(unmasked(images), unmasked(noise))
 
 
 def steps(network: MaskedVGG, count: int = 4, momentum: float = 0.9) -> torch.optim.Optimizer:
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum, weight_decay=1e-4)
-    hold_after_steps(optimizer, network.masks)
+    register_mask_hook(optimizer, network.masks)
     for _ in range(count):
         optimizer.zero_grad()
         logits = network(torch.randn(8, 3, 64, 64))
@@ -221,7 +228,7 @@ def test_without_the_hook_they_would_not() -> None:
 def test_a_mask_can_be_let_go() -> None:
     weight = nn.Parameter(torch.ones(2, 3))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    held = hold_after_steps(optimizer, [ZeroMask(weight, torch.tensor([False, True, False]))])
+    held = register_mask_hook(optimizer, [ZeroMask(weight, torch.tensor([False, True, False]))])
     assert weight.tolist() == [[1, 0, 1]] * 2
     weight.grad = torch.full_like(weight, -1)
     optimizer.step()
@@ -267,7 +274,7 @@ def test_a_weight_that_nobody_trains_cannot_be_held() -> None:
     network = tiny()
     optimizer = torch.optim.SGD(network.features.parameters(), lr=0.1)
     with pytest.raises(TrainingError, match="does not train"):
-        hold_after_steps(optimizer, network.masks)
+        register_mask_hook(optimizer, network.masks)
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice
@@ -309,7 +316,7 @@ def test_lightning_holds_masks(tmp_path: Path) -> None:
 
 def test_the_parts_shown_are_inside_and_of_the_right_sizes() -> None:
     rng = np.random.default_rng(0)
-    found = np.array([part(60, 40, rng) for _ in range(4000)])
+    found = np.array([sample_crop_box(60, 40, rng) for _ in range(4000)])
     left, top, wide, tall = found.T
     assert (left >= 0).all()
     assert (top >= 0).all()
@@ -326,16 +333,16 @@ def test_the_parts_shown_are_inside_and_of_the_right_sizes() -> None:
 
 
 @pytest.mark.parametrize(("size", "expected"), [((400, 4), (197, 0, 5, 4)), ((3, 300), (0, 148, 3, 4))])
-def test_of_a_very_long_picture_the_middle_is_shown(
+def test_of_a_very_long_image_the_middle_is_shown(
     size: tuple[int, int], expected: tuple[int, int, int, int]
 ) -> None:
-    assert part(*size, np.random.default_rng(0)) == expected
+    assert sample_crop_box(*size, np.random.default_rng(0)) == expected
 
 
 def test_views_follow_from_their_place(tmp_path: Path) -> None:
-    pictures = class_folders(coloured_squares(tmp_path, each=2))
+    images = read_class_folders(coloured_squares(tmp_path, each=2))
     preprocessing = masked_training.preprocessing_of(tiny())
-    views = ResizedCrops(pictures, preprocessing, (64, 64), seed=0)
+    views = RandomResizedCropDataset(images, preprocessing, (64, 64), seed=0)
     first, label = views[0, 1]
     assert first.shape == (3, 64, 64)
     assert label == 0
@@ -344,13 +351,13 @@ def test_views_follow_from_their_place(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_the_paper() -> None:
-    paper = Settings()
+    paper = MaskedTrainingSettings()
     assert (paper.rate, paper.momentum, paper.weight_decay, paper.seed) == (0.03, 0.9, 1e-4, 3)
-    rates = [paper.rate_in(epoch) for epoch in (0, 29, 30, 59, 60, 89)]
+    rates = [paper.lr_in_epoch(epoch) for epoch in (0, 29, 30, 59, 60, 89)]
     assert rates == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
-    assert Settings(batch_size=64).rate == 0.03 / 4
-    assert Settings(batch_size=64, lr=0.5).rate == 0.5
-    assert Settings(epochs=1).rate_in(0) == 0.03
+    assert MaskedTrainingSettings(batch_size=64).rate == 0.03 / 4
+    assert MaskedTrainingSettings(batch_size=64, lr=0.5).rate == 0.5
+    assert MaskedTrainingSettings(epochs=1).lr_in_epoch(0) == 0.03
 
 
 @pytest.mark.parametrize(
@@ -369,23 +376,23 @@ def test_the_settings_of_the_paper() -> None:
 )
 def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
-        Settings(**change)
+        MaskedTrainingSettings(**change)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[MaskedVGG, Path, float]:
     """A network trained a little on coloured squares, its file, and its accuracy."""
     folder = tmp_path_factory.mktemp("masked")
-    pictures, held = hold_out(class_folders(coloured_squares(folder / "pictures", each=24)), 0.25, 0)
+    images, held = hold_out(read_class_folders(coloured_squares(folder / "images", each=24)), 0.25, 0)
     torch.manual_seed(1)
     network = small_masked_vgg(3, width=8, hidden=32)
-    how = Settings(epochs=8, batch_size=9, lr=0.05, workers=0)
+    how = MaskedTrainingSettings(epochs=8, batch_size=9, lr=0.05, workers=0)
     losses: list[float] = []
-    train(network, pictures, how, lambda _, loss: losses.append(loss))
+    train(network, images, how, lambda _, loss: losses.append(loss))
     assert losses[-1] < losses[0]
-    top1, top5 = accuracy(network, held, how)
+    top1, top5 = measure_accuracy(network, held, how)
     assert top5 == 1
-    publish(network, held, how, {"top1": top1}, folder / "model.onnx")
+    export_network(network, held, how, {"top1": top1}, folder / "model.onnx")
     return network, folder / "model.onnx", top1
 
 
@@ -414,28 +421,28 @@ def test_only_methods_without_a_mean_over_space_leave_the_dead_rows_dark(
 
 
 def test_a_loss_that_is_not_a_number_ends_training(tmp_path: Path) -> None:
-    pictures = class_folders(coloured_squares(tmp_path, each=2))
+    images = read_class_folders(coloured_squares(tmp_path, each=2))
     network = tiny()
     with torch.no_grad():
         network.classifier[6].bias.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss is nan in step 1 of epoch 1"):
-        train(network, pictures, Settings(epochs=1, batch_size=4, workers=0))
+        train(network, images, MaskedTrainingSettings(epochs=1, batch_size=4, workers=0))
 
 
-def test_a_picture_that_cannot_be_read_ends_training(tmp_path: Path) -> None:
-    pictures = class_folders(coloured_squares(tmp_path, each=2))
-    pictures.files[3].write_bytes(b"no picture")
-    how = Settings(epochs=1, batch_size=6, workers=0)
-    for use in (train, accuracy):
-        with pytest.raises(PictureError, match=pictures.files[3].name):
-            use(tiny(), pictures, how)
+def test_per_image_that_cannot_be_read_ends_training(tmp_path: Path) -> None:
+    images = read_class_folders(coloured_squares(tmp_path, each=2))
+    images.files[3].write_bytes(b"no image")
+    how = MaskedTrainingSettings(epochs=1, batch_size=6, workers=0)
+    for use in (train, measure_accuracy):
+        with pytest.raises(ImageError, match=images.files[3].name):
+            use(tiny(), images, how)
 
 
 def test_mixed_precision_trains_and_holds_the_mask(tmp_path: Path) -> None:
-    pictures = class_folders(coloured_squares(tmp_path, each=2))
+    images = read_class_folders(coloured_squares(tmp_path, each=2))
     network = tiny()
     before = first_weight(network).clone()
-    train(network, pictures, Settings(epochs=1, batch_size=6, lr=0.1, workers=0, mixed=True))
+    train(network, images, MaskedTrainingSettings(epochs=1, batch_size=6, lr=0.1, workers=0, mixed=True))
     after = first_weight(network)
     assert after.dtype == torch.float32
     assert not after[:, :, 3:].any()
@@ -443,10 +450,10 @@ def test_mixed_precision_trains_and_holds_the_mask(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_trains_the_same_network(tmp_path: Path) -> None:
-    pictures = class_folders(coloured_squares(tmp_path, each=4))
+    images = read_class_folders(coloured_squares(tmp_path, each=4))
     networks = [tiny(), tiny()]
     for network in networks:
-        train(network, pictures, Settings(epochs=2, batch_size=4, workers=0))
+        train(network, images, MaskedTrainingSettings(epochs=2, batch_size=4, workers=0))
         torch.rand(3)
     for one, other in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.equal(one, other)
@@ -468,17 +475,17 @@ def cut_off_at(step: int) -> Callable[[float], None]:
 @pytest.mark.parametrize("every", [0, 2])
 def test_a_training_cut_off_at_any_step_ends_as_if_it_had_not_been(tmp_path: Path, every: int) -> None:
     """Weights to the last bit, and the losses of all epochs; three steps an epoch."""
-    pictures = class_folders(coloured_squares(tmp_path / "pictures", each=5))
-    how = Settings(epochs=2, batch_size=5, lr=0.05, workers=0, checkpoint_steps=every)
+    images = read_class_folders(coloured_squares(tmp_path / "images", each=5))
+    how = MaskedTrainingSettings(epochs=2, batch_size=5, lr=0.05, workers=0, checkpoint_steps=every)
     whole = tiny()
-    losses = train(whole, pictures, how)
+    losses = train(whole, images, how)
     for step in (1, 2, 3, 4, 6):
         state = tmp_path / f"{step}.safetensors"
         with pytest.raises(KeyboardInterrupt):
-            train(tiny(), pictures, how, state=state, advance=cut_off_at(step))
+            train(tiny(), images, how, state=state, on_step=cut_off_at(step))
         network = tiny()
         told: list[float] = []
-        assert train(network, pictures, how, state=state, advance=told.append) == losses
+        assert train(network, images, how, state=state, on_step=told.append) == losses
         written = (0, 2, 3, 5, 6) if every else (0, 3, 6)
         assert len(told) == 6 - max(done for done in written if done < step), step
         assert all(
@@ -487,19 +494,19 @@ def test_a_training_cut_off_at_any_step_ends_as_if_it_had_not_been(tmp_path: Pat
 
 
 def test_states_of_other_trainings_are_refused(tmp_path: Path) -> None:
-    pictures = class_folders(coloured_squares(tmp_path / "pictures", each=2))
-    how = Settings(epochs=1, batch_size=3, workers=0)
-    train(tiny(), pictures, how, state=tmp_path / "state")
+    images = read_class_folders(coloured_squares(tmp_path / "images", each=2))
+    how = MaskedTrainingSettings(epochs=1, batch_size=3, workers=0)
+    train(tiny(), images, how, state=tmp_path / "state")
     with pytest.raises(TrainingError, match="is no state of this network"):
-        train(tiny(hidden=13), pictures, how, state=tmp_path / "state")
+        train(tiny(hidden=13), images, how, state=tmp_path / "state")
     (tmp_path / "state").write_bytes(b"x" * 100)
     with pytest.raises(TrainingError, match="cannot be read as safetensors"):
-        train(tiny(), pictures, how, state=tmp_path / "state")
+        train(tiny(), images, how, state=tmp_path / "state")
 
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return coloured_squares(tmp_path_factory.mktemp("squares") / "pictures", each=4)
+    return coloured_squares(tmp_path_factory.mktemp("squares") / "images", each=4)
 
 
 def told(*words: object, code: int = 0) -> str:
@@ -515,8 +522,8 @@ QUICK = ("--epochs", 1, "--workers", 0, "--batch-size", 4)
 def test_the_command(squares: Path, tmp_path: Path) -> None:
     line = ("--data", squares, "--out", tmp_path / "run", *QUICK)
     said = told(*line)
-    assert "9 pictures of 3 classes to train on, 3 to measure on; 3 rows of the map are seen" in said
-    assert "the last 18 of 64 rows of a picture are not epoch 1: loss" in said
+    assert "9 images of 3 classes to train on, 3 to measure on; 3 rows of the map are seen" in said
+    assert "the last 18 of 64 rows of an image are not epoch 1: loss" in said
     assert f"top-5 100.0 %; the network in {tmp_path / 'run' / 'model.onnx'}" in said
     engine = camrt.load(tmp_path / "run" / "model.onnx")
     assert engine.labels == CLASSES
@@ -537,7 +544,7 @@ def test_the_command_goes_on(squares: Path, tmp_path: Path, monkeypatch: pytest.
     """After Ctrl-C in its second epoch, to the same file of losses and the same weights."""
     line = ("--data", squares, "--workers", 0, "--batch-size", 4, "--epochs", 2)
     told(*line, "--out", tmp_path / "whole")
-    ordinary, calls = masked_training.step_loss, 0
+    ordinary, calls = masked_training.train_step, 0
 
     def interrupted(*given: Any) -> float:
         nonlocal calls
@@ -546,7 +553,7 @@ def test_the_command_goes_on(squares: Path, tmp_path: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
         return ordinary(*given)
 
-    monkeypatch.setattr(masked_training, "step_loss", interrupted)
+    monkeypatch.setattr(masked_training, "train_step", interrupted)
     said = told(*line, "--out", tmp_path / "cut", code=130)
     assert "the same command with --resume goes on" in said
     assert (tmp_path / "cut" / "last.safetensors").exists()
@@ -573,4 +580,4 @@ def test_wrong_options_are_told(squares: Path, tmp_path: Path, options: list[str
 
 
 def test_the_blocks_are_those_of_vgg16() -> None:
-    assert [len(block) for block in VGG16] == [2, 2, 3, 3, 3]
+    assert [len(block) for block in VGG16_BLOCKS] == [2, 2, 3, 3, 3]

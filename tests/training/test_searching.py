@@ -10,27 +10,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled import coloured_squares
 from PIL import Image
+
+from helpers.labelled_images import coloured_squares
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
-from oracles.box_accuracy import accuracy, overlaps_at_thresholds  # noqa: E402
-from oracles.pixel_precision import average_precision  # noqa: E402
-
 from camrt.errors import DataError, DivergenceError, InputError, StorageError, TrainingError  # noqa: E402
 from camrt.evaluation.datasets import Dataset  # noqa: E402
-from camrt.training import runs, searching  # noqa: E402
-from camrt.training.fitting import fit  # noqa: E402
-from camrt.training.localising import annotated, localisation  # noqa: E402
+from camrt.training import lr_search, runs  # noqa: E402
+from camrt.training.localisation import measure_localisation, select_annotated  # noqa: E402
+from camrt.training.lr_search import Draw, Search, find_best, search  # noqa: E402
 from camrt.training.recipe import Recipe  # noqa: E402
-from camrt.training.searching import Draw, Search, best_of, search  # noqa: E402
 from camrt.training.splits import Split, split_folder  # noqa: E402
 from camrt.training.tensor_files import read_tensors  # noqa: E402
+from camrt.training.trainer import fit  # noqa: E402
+from helpers.oracles.box_accuracy import accuracy, overlaps_at_thresholds  # noqa: E402
+from helpers.oracles.pixel_precision import average_precision  # noqa: E402
 
 SETTINGS = {"backbone": "tiny", "size": 32, "canvas": 40, "epochs": 2, "batch_size": 8, "workers": 0}
-RECIPE = Recipe.of({**SETTINGS, "head": "calm-ml", "seed": 7})
+RECIPE = Recipe.from_settings({**SETTINGS, "head": "calm-ml", "seed": 7})
 TWO = Search(draws=2, lowest=1e-3, highest=0.1)
 
 
@@ -46,12 +46,12 @@ def data(root: Path) -> tuple[Split, Split]:
 
 @pytest.fixture(scope="module")
 def objects(root: Path, data: tuple[Split, Split]) -> Dataset:
-    return annotated(root, data[1], None)
+    return select_annotated(root, data[1], None)
 
 
 def searched(
     data: tuple[Split, Split], folder: Path, asked: Search = TWO, recipe: Recipe = RECIPE, **options: Any
-) -> tuple[runs.Description, tuple[Draw, ...]]:
+) -> tuple[runs.RunDescription, tuple[Draw, ...]]:
     return search(recipe, asked, *data, folder, accelerator="cpu", progress=False, **options)
 
 
@@ -76,15 +76,15 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_learning_rates_are_log_uniform() -> None:
     asked = Search(draws=30)
     assert (asked.lowest, asked.highest) == (5e-5, 5e-1)
-    rates = [asked.rate(seed, number) for seed in range(100) for number in range(1, 31)]
+    rates = [asked.draw_lr(seed, number) for seed in range(100) for number in range(1, 31)]
     logs = sorted((math.log10(rate) - math.log10(5e-5)) / 4 for rate in rates)
     assert 0 <= logs[0] < 0.005
     assert 0.995 < logs[-1] <= 1.00001
     # Kolmogorov's distance of 3000 uniform numbers is below 1.63 / sqrt(3000) in 99 of 100 draws.
     assert max(abs(log - (i + 0.5) / len(logs)) for i, log in enumerate(logs)) < 0.03
     assert all(float(f"{rate:.4g}") == rate for rate in rates)
-    assert [asked.rate(7, number) for number in (1, 2)] == [Search(draws=2).rate(7, n) for n in (1, 2)]
-    assert len({asked.rate(7, number) for number in range(1, 31)}) == 30
+    assert [asked.draw_lr(7, number) for number in (1, 2)] == [Search(draws=2).draw_lr(7, n) for n in (1, 2)]
+    assert len({asked.draw_lr(7, number) for number in range(1, 31)}) == 30
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_the_best_draw_is_the_first_of_the_best() -> None:
         Draw(3, 0.3, {"val_loss": 0.4, "val_top1": 0.9, "maxboxaccv2": 40.0}),
         Draw(4, 0.4, {"val_loss": 0.3, "val_top1": 0.9, "maxboxaccv2": 10.0}),
     ]
-    found = {by: best_of(draws, by) for by in searching.MEASURES}
+    found = {by: find_best(draws, by) for by in lr_search.MEASURES}
     numbers = {by: None if draw is None else draw.number for by, draw in found.items()}
     assert numbers == {"maxboxaccv2": 2, "pxap": None, "val_top1": 3, "val_loss": 4}
 
@@ -119,7 +119,7 @@ def test_the_best_localising_draws_last_weights_are_kept(
 ) -> None:
     """The kept model is, bit for bit, that of a plain run with the draw's learning rate."""
     folder, draws = whole
-    assert [draw.lr for draw in draws] == [TWO.rate(7, number) for number in (1, 2)]
+    assert [draw.lr for draw in draws] == [TWO.draw_lr(7, number) for number in (1, 2)]
     best = max(draws, key=lambda draw: draw.figures["maxboxaccv2"])
     plain = replace(RECIPE, lr=best.lr, keep="last")
     fit(plain, *data, tmp_path / "plain", accelerator="cpu", progress=False)
@@ -135,10 +135,10 @@ def test_the_best_localising_draws_last_weights_are_kept(
     assert provenance["recipe"]["lr"] == best.lr
     assert provenance["epochs_trained"] == 2
     assert best.figures["val_loss"] == provenance["val_loss"]
-    written = json.loads((folder / searching.RESULTS).read_text())
+    written = json.loads((folder / lr_search.RESULTS).read_text())
     assert [Draw(**draw) for draw in written["draws"]] == list(draws)
     assert written["best"] == best.number
-    table = (folder / searching.TABLE).read_text().splitlines()
+    table = (folder / lr_search.TABLE).read_text().splitlines()
     rows = [line for line in table if line.startswith("| ") and line[2].isdigit()]
     rates = [float(row.split("|")[2]) for row in rows]
     assert rates == sorted(draw.lr for draw in draws)
@@ -152,8 +152,8 @@ def maps_by_hand(run: Path, split: Split) -> list[np.ndarray]:
     classifier, description = runs.load_run(run)
     found = []
     for path, label in zip(split.files, split.classes, strict=True):
-        with Image.open(path) as picture:
-            pixels = description.preprocessing.array(description.preprocessing.view(picture))
+        with Image.open(path) as image:
+            pixels = description.preprocessing.array(description.preprocessing.view(image))
         with torch.no_grad():
             maps = classifier.maps(torch.from_numpy(pixels)[None])[:, label, None]
         maps = maps.exp() if description.head == "calm" else maps
@@ -167,16 +167,16 @@ def maps_by_hand(run: Path, split: Split) -> list[np.ndarray]:
 def test_localisation_by_hand(
     root: Path, data: tuple[Split, Split], objects: Dataset, tmp_path: Path, head: str
 ) -> None:
-    """Against maps made of the network's outputs, and the slow count of MaxBoxAccV2, on two pictures."""
+    """Against maps made of the network's outputs, and the slow count of MaxBoxAccV2, on two images."""
     fit(replace(RECIPE, head=head, lr=0.05), *data, tmp_path / "run", accelerator="cpu", progress=False)
     two = replace(objects, samples=objects.samples[1:3])
-    found = localisation(tmp_path / "run", two, ["maxboxaccv2"], 4, "cpu")
+    found = measure_localisation(tmp_path / "run", two, ["maxboxaccv2"], 4, "cpu")
     boxes = {}
     for line in (root / "boxes.csv").read_text().splitlines()[1:]:
         name, _, *edges = line.split(",")
         boxes[root / name] = [int(int(edge) * 32 / 40) for edge in edges]
     places = [data[1].files.index(sample.path) for sample in two.samples]
-    split = data[1].taken(places)
+    split = data[1].subset(places)
     best = [
         overlaps_at_thresholds((255 * map_).astype(np.uint8).tolist(), [boxes[path]])
         for map_, path in zip(maps_by_hand(tmp_path / "run", split), split.files, strict=True)
@@ -193,16 +193,16 @@ def test_masks_are_measured_by_pxap(data: tuple[Split, Split], root: Path, tmp_p
         place = tmp_path / "masks" / path.parent.name / path.name
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(place)
-    objects = annotated(root, data[1], tmp_path / "masks")
+    objects = select_annotated(root, data[1], tmp_path / "masks")
     two = replace(objects, samples=objects.samples[:2])
     fit(replace(RECIPE, epochs=1, lr=0.05), *data, tmp_path / "run", accelerator="cpu", progress=False)
-    found = localisation(tmp_path / "run", two, ["pxap"], 4, "cpu")
-    split = data[1].taken([data[1].files.index(sample.path) for sample in two.samples])
+    found = measure_localisation(tmp_path / "run", two, ["pxap"], 4, "cpu")
+    split = data[1].subset([data[1].files.index(sample.path) for sample in two.samples])
     small = np.asarray(Image.fromarray(mask).resize((32, 32), Image.Resampling.NEAREST)) > 0
     scores = np.concatenate([map_.ravel() for map_ in maps_by_hand(tmp_path / "run", split)])
     expected = average_precision(scores.tolist(), [int(mark) for mark in small.ravel()] * 2)
     assert abs(found["pxap"] - 100 * float(expected)) < 0.01
-    assert searching.measured_on(objects) == ("pxap", "val_top1", "val_loss")
+    assert lr_search.available_measures(objects) == ("pxap", "val_top1", "val_loss")
 
 
 class CutOffError(Exception):
@@ -223,8 +223,8 @@ def test_a_search_that_is_cut_off_goes_on(
     folder = tmp_path / "search"
     places = {
         "while a draw is trained": (runs, "save_run"),
-        "before it is judged": (searching, "localisation"),
-        "before its model is kept": (searching, "keep_best"),
+        "before it is judged": (lr_search, "localisation"),
+        "before its model is kept": (lr_search, "keep_best"),
     }
     module, name = places[cut]
     ordinary, calls = getattr(module, name), 0
@@ -292,14 +292,14 @@ def test_draws_that_diverge_are_failures_and_no_errors(data: tuple[Split, Split]
 
 
 def test_what_cannot_be_searched(data: tuple[Split, Split], root: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="chosen by MaxBoxAccV2: the validation pictures have no boxes"):
+    with pytest.raises(InputError, match="chosen by MaxBoxAccV2: the validation images have no boxes"):
         searched(data, tmp_path / "a")
     with pytest.raises(TrainingError, match="holds no search to go on with"):
         searched(data, tmp_path / "a", Search(draws=1, by="val_loss"), resume=True)
     assert not (tmp_path / "a").exists()
     (tmp_path / "boxes.csv").write_text("file,label,x0,y0,x1,y1\n")
-    with pytest.raises(DataError, match=r"none of 3 validation pictures has boxes or masks in .*boxes\.csv"):
-        annotated(root, data[1], tmp_path / "boxes.csv")
+    with pytest.raises(DataError, match=r"none of 3 validation images has boxes or masks in .*boxes\.csv"):
+        select_annotated(root, data[1], tmp_path / "boxes.csv")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "model.json").write_text("mine")
     with pytest.raises(StorageError, match=r"model\.json is there already"):

@@ -34,12 +34,12 @@ def test_shapes(height, width):
 
 def test_the_head_is_linear_in_the_mean_of_the_map():
     network = settled()
-    pictures = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        final = network.activations(pictures)
+        final = network.activations(images)
         maps = torch.einsum("ck,nkij->ncij", network.head.weight, final)
         expected = maps.mean((2, 3)) + network.head.bias
-        torch.testing.assert_close(network(pictures), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(network(images), expected, rtol=1e-5, atol=1e-5)
     assert final.min() >= 0
 
 

@@ -1,4 +1,4 @@
-"""`camrt train` and `camrt export`: from a folder of pictures to a file that explains itself."""
+"""`camrt train` and `camrt export`: from a folder of images to a file that explains itself."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled import CLASSES, coloured_squares, wsol_benchmark
 from typer.testing import CliRunner
+
+from helpers.labelled_images import CLASSES, coloured_squares, wsol_benchmark
 
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
 pytest.importorskip("onnxscript")
 
 import camrt
-from camrt.cli import app
+from camrt.cli.main import app
 from camrt.training.recipe import Recipe
 
 QUICK = (
@@ -38,14 +39,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return coloured_squares(tmp_path_factory.mktemp("data") / "squares", each=14)
 
 
-def test_from_a_folder_of_pictures_to_overlays(data: Path, tmp_path: Path) -> None:
+def test_from_a_folder_of_images_to_overlays(data: Path, tmp_path: Path) -> None:
     said = camrt_says("train", "--data", data, "--out", tmp_path / "run", "--head", "calm-ml", *QUICK)
-    assert "39 pictures of 3 classes to train on, 3 to validate on" in said
+    assert "39 images of 3 classes to train on, 3 to validate on" in said
     assert re.search(r"validation loss \d\.\d+, top-1 \d+\.\d %; weights in", said)
     said = camrt_says(
         "export", tmp_path / "run", "-o", tmp_path / "model.onnx", "--images", data, "--dynamic-size"
     )
-    assert "calm on tiny, 3 classes; the same as torch on 42 pictures" in said
+    assert "calm on tiny, 3 classes; the same as torch on 42 images" in said
     said = camrt_says(
         "explain", tmp_path / "model.onnx", data / "red" / "00.png", "-m", "calm", "-o", tmp_path / "maps"
     )
@@ -119,11 +120,11 @@ def test_a_search_for_a_learning_rate(tmp_path: Path) -> None:
 
 
 def test_a_search_on_the_wsol_benchmarks_boxes(tmp_path: Path) -> None:
-    lists, pictures = wsol_benchmark(tmp_path)
-    line = ("train", "--data", pictures, "--lists", lists, "--head", "cam", *QUICK, "--epochs", 1)
+    lists, images = wsol_benchmark(tmp_path)
+    line = ("train", "--data", images, "--lists", lists, "--head", "cam", *QUICK, "--epochs", 1)
     line = (*line, "--batch-size", 2, "--recipe", "wsol-cub", "--search", 1)
     said = camrt_says(*line, "--out", tmp_path / "none", code=2)
-    assert "none of 3 validation pictures has boxes or masks in" in said
+    assert "none of 3 validation images has boxes or masks in" in said
     assert not (tmp_path / "none").exists()
     rows = [f"{name}/02.png,3,4,18,19" for name in CLASSES]
     (lists / "val" / "localization.txt").write_text("\n".join(rows) + "\n")
@@ -132,12 +133,12 @@ def test_a_search_on_the_wsol_benchmarks_boxes(tmp_path: Path) -> None:
 
 
 def test_the_wsol_benchmarks_lists(tmp_path: Path) -> None:
-    lists, pictures = wsol_benchmark(tmp_path)
+    lists, images = wsol_benchmark(tmp_path)
     said = camrt_says(
-        *("train", "--data", pictures, "--lists", lists, "--out", tmp_path / "run", "--head", "cam"),
+        *("train", "--data", images, "--lists", lists, "--out", tmp_path / "run", "--head", "cam"),
         *(*QUICK, "--epochs", 1, "--batch-size", 2),
     )
-    assert "6 pictures of 3 classes to train on, 3 to validate on" in said
+    assert "6 images of 3 classes to train on, 3 to validate on" in said
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_data_and_runs_that_are_not_there(tmp_path: Path) -> None:
 def test_without_lightning_the_way_to_install_it_is_said(data: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['lightning'] = None\n"
-        "from camrt.cli import app\n"
+        "from camrt.cli.main import app\n"
         f"app(['train', '--data', {str(data)!r}, '--out', {str(tmp_path / 'run')!r}])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -189,6 +190,6 @@ def test_without_lightning_the_way_to_install_it_is_said(data: Path, tmp_path: P
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("numpy", "torch", "lightning", "onnx", "onnxruntime", "PIL", "yaml")
-    code = f"import sys, camrt.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, camrt.cli.main; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

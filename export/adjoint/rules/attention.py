@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import TensorProto
 
-from camrt.export.adjoint.steps import Step, rule
+from camrt.export.adjoint.registry import BackwardStep, rule
 
 __all__: list[str] = []
 
 
 @rule("Attention")
-def _attention(step: Step) -> Sequence[str | None]:
+def _attention(step: BackwardStep) -> Sequence[str | None]:
     """y = P·V, P = softmax(S), S = c·Q·Kᵀ + mask ("Attention Is All You Need", Vaswani et al., 2017).
 
     V̄ = Pᵀ·ȳ, P̄ = ȳ·Vᵀ, S̄ = P·(P̄ − Σ P̄·P), Q̄ = c·S̄·K, K̄ = c·S̄ᵀ·Q. With softcap a, S = a·tanh(S'/a)
@@ -24,12 +24,12 @@ def _attention(step: Step) -> Sequence[str | None]:
     if step.input(4) or step.input(5) or step.input(6):
         raise step.refuse("with keys and values of earlier steps, or of padded lengths, it has no rule")
     make = step.make
-    q, k, v = (heads(step, index) for index in range(3))
+    q, k, v = (operand_by_heads(step, index) for index in range(3))
     queries, keys = q[1], k[1]
     size = q[2]
     scale = step.attribute("scale") or 1.0 / math.sqrt(size)
-    wide_k, wide_v = (repeated(step, part[0], queries // keys) for part in (k, v))
-    raw = make.add("Mul", make.add("MatMul", q[0], turned(step, wide_k)), make.number(scale))
+    wide_k, wide_v = (repeat_heads(step, part[0], queries // keys) for part in (k, v))
+    raw = make.add("Mul", make.add("MatMul", q[0], swap_last_axes(step, wide_k)), make.number(scale))
     cap = step.attribute("softcap", 0.0)
     capped = make.add("Tanh", make.add("Div", raw, make.number(cap))) if cap else ""
     scores = make.add("Mul", capped, make.number(cap)) if cap else raw
@@ -43,13 +43,13 @@ def _attention(step: Step) -> Sequence[str | None]:
     elif mask:
         scores = make.add("Add", scores, mask)
     p = make.add("Softmax", scores, axis=-1)
-    g = into_heads(step, step.g, queries) if len(step.shape(step.y)) == 3 else step.g
-    back_v = make.add("MatMul", turned(step, p), g)
-    of_p = make.add("MatMul", g, turned(step, wide_v))
+    g = split_heads(step, step.g, queries) if len(step.shape(step.y)) == 3 else step.g
+    back_v = make.add("MatMul", swap_last_axes(step, p), g)
+    of_p = make.add("MatMul", g, swap_last_axes(step, wide_v))
     tilt = make.reduce_sum(make.add("Mul", of_p, p), [3], keepdims=True)
     of_scores = make.add("Mul", p, make.add("Sub", of_p, tilt))
     of_mask = None
-    if mask and step.wanted(3):
+    if mask and step.needs_gradient(3):
         tokens = (step.shape(step.y)[-2], step.shape(step.input(1))[-2])
         shape = (step.shape(step.x)[0], queries, *tokens)
         of_mask = make.sum_to(of_scores, shape, mask, step.shape(mask))
@@ -58,7 +58,7 @@ def _attention(step: Step) -> Sequence[str | None]:
         of_scores = make.add("Mul", of_scores, steep)
     of_scores = make.add("Mul", of_scores, make.number(scale))
     back_q = make.add("MatMul", of_scores, wide_k)
-    back_k = make.add("MatMul", turned(step, of_scores), q[0])
+    back_k = make.add("MatMul", swap_last_axes(step, of_scores), q[0])
     made: list[str | None] = []
     for index, back in enumerate((back_q, back_k, back_v)):
         if index and queries != keys:
@@ -70,22 +70,22 @@ def _attention(step: Step) -> Sequence[str | None]:
     return [*made, of_mask]
 
 
-def heads(step: Step, index: int) -> tuple[str, int, int]:
+def operand_by_heads(step: BackwardStep, index: int) -> tuple[str, int, int]:
     """An operand as (N, heads, tokens, size), its number of heads, and their size."""
     name = step.input(index)
     shape = step.shape(name)
     if len(shape) == 4:
         return name, shape[1], shape[3]
     count = step.attribute("kv_num_heads" if index else "q_num_heads")
-    return into_heads(step, name, count), count, shape[2] // count
+    return split_heads(step, name, count), count, shape[2] // count
 
 
-def into_heads(step: Step, name: str, count: int) -> str:
+def split_heads(step: BackwardStep, name: str, count: int) -> str:
     """(N, tokens, heads·size) -> (N, heads, tokens, size)."""
     return step.make.transpose(step.make.reshape(name, [0, 0, count, -1]), [0, 2, 1, 3])
 
 
-def repeated(step: Step, name: str, times: int) -> str:
+def repeat_heads(step: BackwardStep, name: str, times: int) -> str:
     """Each head as often as there are heads of queries for it."""
     if times == 1:
         return name
@@ -98,15 +98,15 @@ def repeated(step: Step, name: str, times: int) -> str:
     return make.reshape(wide, make.concat(whole, 0))
 
 
-def turned(step: Step, name: str) -> str:
+def swap_last_axes(step: BackwardStep, name: str) -> str:
     return step.make.transpose(name, [0, 1, 3, 2])
 
 
 @rule("RotaryEmbedding")
-def _rotated(step: Step) -> Sequence[str | None]:
+def _rotated(step: BackwardStep) -> Sequence[str | None]:
     """Pairs of numbers are turned by an angle: ȳ is turned back, by the sines' negatives."""
-    if step.wanted(1) or step.wanted(2) or step.wanted(3):
-        raise step.refuse("by how much it turns depends on the picture")
+    if step.needs_gradient(1) or step.needs_gradient(2) or step.needs_gradient(3):
+        raise step.refuse("by how much it turns depends on the image")
     make = step.make
     rest = [step.input(3)] if step.input(3) else []
     attributes = {item.name: step.attribute(item.name) for item in step.node.attribute}

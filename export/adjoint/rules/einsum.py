@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from itertools import chain
 from string import ascii_letters
 
-from camrt.export.adjoint.steps import Step, rule
+from camrt.export.adjoint.registry import BackwardStep, rule
 
 __all__: list[str] = []
 
 
 @rule("Einsum")
-def _einsum(step: Step) -> Sequence[str | None]:
+def _einsum(step: BackwardStep) -> Sequence[str | None]:
     """y = Σ a·b in letters: the same with ȳ in the place of what is asked for.
 
     An operand's letters that nothing else has were summed over: every number along them gets the same. A
     letter that an operand has twice picked its diagonal: a unit matrix puts it back there.
     """
     make = step.make
-    operands, out = spelled_out(step)
+    operands, out = expand_equation(step)
     sizes: dict[str, int] = {}
     for i, letters in enumerate(operands):
         for letter, size in zip(letters, step.shape(step.input(i)), strict=True):
             sizes[letter] = max(size, sizes.get(letter, 1))
     made: list[str | None] = []
     for i, letters in enumerate(operands):
-        if not step.wanted(i):
+        if not step.needs_gradient(i):
             made.append(None)
             continue
         terms = [(out, step.g), *((name, step.input(j)) for j, name in enumerate(operands) if j != i)]
@@ -56,7 +56,7 @@ def _einsum(step: Step) -> Sequence[str | None]:
     return made
 
 
-def spelled_out(step: Step) -> tuple[list[str], str]:
+def expand_equation(step: BackwardStep) -> tuple[list[str], str]:
     """The letters of each operand and of the answer, with letters for "..." and an answer not said."""
     equation = str(step.attribute("equation")).replace(" ", "")
     before, arrow, out = equation.partition("->")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from onnx import helper
 
-from camrt.export.adjoint.steps import Step, rule
-from camrt.export.nodes import EVERYTHING, NodeMaker
+from camrt.export.adjoint.registry import BackwardStep, rule
+from camrt.export.graph.node_maker import TO_THE_END, NodeMaker
 
 __all__: list[str] = []
 
@@ -38,7 +38,7 @@ class Direction:
         last: Cotangent of the last state (B, H).
     """
 
-    step: Step
+    step: BackwardStep
     x: str
     before: str
     w: str
@@ -61,12 +61,12 @@ class Direction:
         size = self.hidden
         return self.make.slice(name, [number * size], [(number + 1) * size], [axis])
 
-    def of_inputs(self) -> str:
+    def project_inputs(self) -> str:
         """x·Wᵀ + b."""
         made = self.make.add("MatMul", self.x, self.make.transpose(self.w, [1, 0]))
         return self.make.add("Add", made, self.biases[0]) if self.biases else made
 
-    def of_states(self, number: int | None = None) -> str:
+    def project_states(self, number: int | None = None) -> str:
         """h·Rᵀ + b, of all gates or of one."""
         r = self.r if number is None else self.gate(self.r, number)
         made = self.make.add("MatMul", self.before, self.make.transpose(r, [1, 0]))
@@ -80,7 +80,7 @@ class Direction:
         """s·(1 − s) of a gate s = σ(a)."""
         return self.make.add("Mul", gate, self.make.add("Sub", self.make.number(1.0), gate))
 
-    def steep(self, t: str) -> str:
+    def tanh_slope(self, t: str) -> str:
         """1 − t² of t = tanh(a)."""
         return self.make.add("Sub", self.make.number(1.0), self.make.add("Mul", t, t))
 
@@ -88,14 +88,14 @@ class Direction:
 Back = Callable[[Direction, str | None, str | None], tuple[str, list[str]]]
 
 
-def product_of(make: NodeMaker, *names: str) -> str:
+def multiply_all(make: NodeMaker, *names: str) -> str:
     first, *others = names
     for name in others:
         first = make.add("Mul", first, name)
     return first
 
 
-def scanned(
+def make_scan(
     make: NodeMaker,
     states: Sequence[str],
     read: Sequence[str],
@@ -115,7 +115,7 @@ def scanned(
     Returns:
         The last states, and the answers (T, ...) in the order of `read`.
     """
-    prefix = make.fresh()
+    prefix = make.new_name()
     inner = NodeMaker(make.opset, make.element, prefix=f"{prefix}_step")
     given = [f"{prefix}_in_{i}" for i in range(len(states) + len(read))]
     following, answer = body(inner, given[: len(states)], given[len(states) :])
@@ -128,7 +128,7 @@ def scanned(
         [helper.make_tensor_value_info(name, make.element, None) for name in made],
         inner.initializers,
     )  # fmt: skip
-    outputs = [make.fresh() for _ in made]
+    outputs = [make.new_name() for _ in made]
     way = int(backwards)
     loop = helper.make_node("Scan", [*states, *read], outputs, body=graph, num_scan_inputs=len(read))
     loop.attribute.append(helper.make_attribute("scan_input_directions", [way] * len(read)))
@@ -140,7 +140,7 @@ def scanned(
 def lstm(way: Direction, first: str | None, last: str | None) -> tuple[str, list[str]]:
     """c = f·c' + i·k, h = o·tanh c, with i, o, f = σ(a) and k = tanh(a); gates in the order i, o, f, k."""
     make = way.make
-    a = make.add("Add", way.of_inputs(), way.of_states())
+    a = make.add("Add", way.project_inputs(), way.project_states())
     i, o, f = (make.add("Sigmoid", way.gate(a, number)) for number in range(3))
     k = make.add("Tanh", way.gate(a, 3))
     none = make.add("Mul", way.last, make.number(0.0)) if first is None else ""
@@ -150,13 +150,13 @@ def lstm(way: Direction, first: str | None, last: str | None) -> tuple[str, list
         cell = inner.add("Add", inner.add("Mul", states[0], read[0]), read[1])
         return [cell], cell
 
-    _, c = scanned(make, [start], [f, make.add("Mul", i, k)], forth, backwards=False)
+    _, c = make_scan(make, [start], [f, make.add("Mul", i, k)], forth, backwards=False)
     earlier = make.concat([make.unsqueeze(start, [0]), make.slice(c, [0], [-1], [0])], 0)
     t = make.add("Tanh", c)
     read = [
-        way.g, make.add("Mul", o, way.steep(t)), product_of(make, k, way.slope(i)),
-        product_of(make, t, way.slope(o)), product_of(make, earlier, way.slope(f)),
-        product_of(make, i, way.steep(k)), f,
+        way.g, make.add("Mul", o, way.tanh_slope(t)), multiply_all(make, k, way.slope(i)),
+        multiply_all(make, t, way.slope(o)), multiply_all(make, earlier, way.slope(f)),
+        multiply_all(make, i, way.tanh_slope(k)), f,
     ]  # fmt: skip
 
     def back(inner: NodeMaker, states: Sequence[str], read: Sequence[str]) -> tuple[list[str], str]:
@@ -168,7 +168,7 @@ def lstm(way: Direction, first: str | None, last: str | None) -> tuple[str, list
         return [inner.add("MatMul", into, way.r), inner.add("Mul", cell, f)], into
 
     ends = last or make.add("Mul", way.last, make.number(0.0))
-    begin, into = scanned(make, [way.last, ends], read, back, backwards=True)
+    begin, into = make_scan(make, [way.last, ends], read, back, backwards=True)
     return make.add("MatMul", into, way.w), begin
 
 
@@ -176,14 +176,14 @@ def gru(way: Direction, first: str | None, last: str | None) -> tuple[str, list[
     """h = (1 − z)·n + z·h', z, r = σ(a), n = tanh of x·W + (r·h')·R, or of x·W + r·(h'·R); order z, r, n."""
     make = way.make
     after = bool(way.step.attribute("linear_before_reset", 0))
-    inputs = way.of_inputs()
+    inputs = way.project_inputs()
     z, r = (
-        make.add("Sigmoid", make.add("Add", way.gate(inputs, number), way.of_states(number)))
+        make.add("Sigmoid", make.add("Add", way.gate(inputs, number), way.project_states(number)))
         for number in range(2)
     )
     weight = way.gate(way.r, 2)
     if after:
-        inside = way.of_states(2)
+        inside = way.project_states(2)
         new = make.add("Mul", r, inside)
     else:
         new = make.add("MatMul", make.add("Mul", r, way.before), make.transpose(weight, [1, 0]))
@@ -194,7 +194,7 @@ def gru(way: Direction, first: str | None, last: str | None) -> tuple[str, list[
     read = [
         way.g, make.add("Mul", make.add("Sub", way.before, n), way.slope(z)),
         make.add("Mul", inside, way.slope(r)),
-        make.add("Mul", make.add("Sub", make.number(1.0), z), way.steep(n)), z, r,
+        make.add("Mul", make.add("Sub", make.number(1.0), z), way.tanh_slope(n)), z, r,
     ]  # fmt: skip
     of_gates = make.slice(way.r, [0], [2 * way.hidden], [0])
 
@@ -213,31 +213,31 @@ def gru(way: Direction, first: str | None, last: str | None) -> tuple[str, list[
         parts = [inner.add("Mul", h, z), kept, inner.add("MatMul", gates, of_gates)]
         return [inner.add("Sum", *parts)], inner.concat([gates, a_n], 1)
 
-    begin, into = scanned(make, [way.last], read, back, backwards=True)
+    begin, into = make_scan(make, [way.last], read, back, backwards=True)
     return make.add("MatMul", into, way.w), begin
 
 
 def rnn(way: Direction, first: str | None, last: str | None) -> tuple[str, list[str]]:
     """h = tanh(x·W + h'·R)."""
     make = way.make
-    h = make.add("Tanh", make.add("Add", way.of_inputs(), way.of_states()))
+    h = make.add("Tanh", make.add("Add", way.project_inputs(), way.project_states()))
 
     def back(inner: NodeMaker, states: Sequence[str], read: Sequence[str]) -> tuple[list[str], str]:
         into = inner.add("Mul", inner.add("Add", read[0], states[0]), read[1])
         return [inner.add("MatMul", into, way.r)], into
 
-    begin, into = scanned(make, [way.last], [way.g, way.steep(h)], back, backwards=True)
+    begin, into = make_scan(make, [way.last], [way.g, way.tanh_slope(h)], back, backwards=True)
     return make.add("MatMul", into, way.w), begin
 
 
 @rule("LSTM", "GRU", "RNN")
-def _recurrent(step: Step) -> Sequence[str | None]:
+def _recurrent(step: BackwardStep) -> Sequence[str | None]:
     make, node = step.make, step.node
     refuse_variants(step)
     both = step.attribute("direction", "forward") == "bidirectional"
     states = node.output[0]
     if not states:
-        states = make.fresh()
+        states = make.new_name()
         again = helper.make_node(node.op_type, list(node.input), [states])
         again.attribute.extend(node.attribute)
         make.nodes.append(again)
@@ -247,10 +247,14 @@ def _recurrent(step: Step) -> Sequence[str | None]:
     begins: list[list[str]] = []
     for number in range(2 if both else 1):
         reverse = number == 1 or step.attribute("direction", "forward") == "reverse"
-        way = direction(step, states, g, last, number, reverse)
-        first = one_of(make, step.input(6), number) if node.op_type == "LSTM" and step.input(6) else None
-        x, begin = back(way, first, one_of(make, last_cell, number) if last_cell else None)
-        inputs.append(turned(make, x) if reverse else x)
+        way = differentiate_direction(step, states, g, last, number, reverse)
+        first = (
+            select_direction(make, step.input(6), number)
+            if node.op_type == "LSTM" and step.input(6)
+            else None
+        )
+        x, begin = back(way, first, select_direction(make, last_cell, number) if last_cell else None)
+        inputs.append(reverse_steps(make, x) if reverse else x)
         begins.append(begin)
     made: list[str | None] = [inputs[0] if len(inputs) == 1 else make.add("Sum", *inputs)]
     made += [None] * 4
@@ -259,7 +263,7 @@ def _recurrent(step: Step) -> Sequence[str | None]:
     return made
 
 
-def refuse_variants(step: Step) -> None:
+def refuse_variants(step: BackwardStep) -> None:
     """Refuses what no exporter writes for a layer of torch or Keras."""
     kind = step.node.op_type
     ways = 2 if step.attribute("direction", "forward") == "bidirectional" else 1
@@ -275,42 +279,43 @@ def refuse_variants(step: Step) -> None:
         raise step.refuse("sequences of different lengths have no rule")
     if step.input(7):
         raise step.refuse("peepholes have no rule")
-    if any(step.wanted(index) for index in (1, 2, 3)):
-        raise step.refuse("its weights depend on the picture")
+    if any(step.needs_gradient(index) for index in (1, 2, 3)):
+        raise step.refuse("its weights depend on the image")
 
 
-def one_of(make: NodeMaker, name: str, number: int, axis: int = 0) -> str:
+def select_direction(make: NodeMaker, name: str, number: int, axis: int = 0) -> str:
     """A tensor's part that belongs to one direction."""
     return make.squeeze(make.slice(name, [number], [number + 1], [axis]), [axis])
 
 
-def turned(make: NodeMaker, name: str) -> str:
+def reverse_steps(make: NodeMaker, name: str) -> str:
     """The steps in the opposite order."""
-    return make.slice(name, [-1], [-EVERYTHING], [0], [-1])
+    return make.slice(name, [-1], [-TO_THE_END], [0], [-1])
 
 
-def direction(
-    step: Step, states: str, g: str | None, last: str | None, number: int, reverse: bool
+def differentiate_direction(
+    step: BackwardStep, states: str, g: str | None, last: str | None, number: int, reverse: bool
 ) -> Direction:
     make = step.make
-    h = one_of(make, states, number, 1)
-    of_all = one_of(make, g, number, 1) if g else make.zeros(make.shape_of(h))
+    h = select_direction(make, states, number, 1)
+    of_all = select_direction(make, g, number, 1) if g else make.zeros(make.shape_of(h))
     x = step.x
     if reverse:
-        h, of_all, x = (turned(make, name) for name in (h, of_all, x))
+        h, of_all, x = (reverse_steps(make, name) for name in (h, of_all, x))
     sizes = make.slice(make.shape_of(h), [1], [3], [0])
-    before = one_of(make, step.input(5), number) if step.input(5) else make.zeros(sizes)
+    before = select_direction(make, step.input(5), number) if step.input(5) else make.zeros(sizes)
     biases = None
     if step.input(3):
-        bias = one_of(make, step.input(3), number)
-        half = len_of_bias(step) // 2
-        biases = (make.slice(bias, [0], [half], [0]), make.slice(bias, [half], [EVERYTHING], [0]))
+        bias = select_direction(make, step.input(3), number)
+        half = count_biases(step) // 2
+        biases = (make.slice(bias, [0], [half], [0]), make.slice(bias, [half], [TO_THE_END], [0]))
     return Direction(
         step, x, make.concat([make.unsqueeze(before, [0]), make.slice(h, [0], [-1], [0])], 0),
-        one_of(make, step.input(1), number), one_of(make, step.input(2), number), biases, of_all,
-        one_of(make, last, number) if last else make.zeros(sizes),
+        select_direction(make, step.input(1), number),
+        select_direction(make, step.input(2), number), biases, of_all,
+        select_direction(make, last, number) if last else make.zeros(sizes),
     )  # fmt: skip
 
 
-def len_of_bias(step: Step) -> int:
+def count_biases(step: BackwardStep) -> int:
     return step.shape(step.input(3))[1]

@@ -1,6 +1,6 @@
 """Interpolation: along each axis a product with a matrix, so x̄ = Rᵀ·ȳ along each.
 
-The matrix is a constant where the picture's size is fixed. Where it is open, or the node crops or smooths,
+The matrix is a constant where the image's size is fixed. Where it is open, or the node crops or smooths,
 it is what the node itself makes of unit vectors, one axis at a time.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.export.adjoint.steps import Step, rule
-from camrt.export.allocating import numbered, units, zeros
+from camrt.export.adjoint.registry import BackwardStep, rule
+from camrt.export.allocation import arange, eye, zeros
 from camrt.export.budget import reserve_array
 
 __all__: list[str] = []
@@ -25,39 +25,39 @@ CROPPING = "tf_crop_and_resize"
 
 
 @rule("Resize")
-def _resize(step: Step) -> Sequence[str | None]:
+def _resize(step: BackwardStep) -> Sequence[str | None]:
     before, after = step.shape(step.x), step.shape(step.y)
-    if step.wanted(1) or step.wanted(2) or step.wanted(3):
-        raise step.refuse("how much it resizes depends on the picture")
+    if step.needs_gradient(1) or step.needs_gradient(2) or step.needs_gradient(3):
+        raise step.refuse("how much it resizes depends on the image")
     if step.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise step.refuse("keeping the aspect ratio has no rule")
     if before[0] != after[0]:
         raise step.refuse("it resizes the batch axis")
     make, g = step.make, step.g
     rank = len(before)
-    scales = scales_of(step, before, after) if is_plain(step) else None
+    scales = scales_of(step, before, after) if is_constant_matrix(step) else None
     for axis in range(1, rank):
         if axis == 1 and before[1] == after[1]:
             continue  # channels; where they are last, the first axis of a map
         if scales is None:
-            matrix = resized_units(step, axis)
+            matrix = resize_identity(step, axis)
         else:
-            values = interpolation(step, before[axis], after[axis], scales[axis])
-            if np.array_equal(values, units(before[axis], "matrix of a Resize")):
+            values = interpolation_matrix(step, before[axis], after[axis], scales[axis])
+            if np.array_equal(values, eye(before[axis], "matrix of a Resize")):
                 continue
             matrix = make.constant(values)
         g = make.product_along(g, matrix, axis, rank)
     return [make.add("Identity", g)]
 
 
-def is_plain(step: Step) -> bool:
+def is_constant_matrix(step: BackwardStep) -> bool:
     """Whether the matrix is a constant that is found here."""
     way = step.attribute("coordinate_transformation_mode", "half_pixel")
     computed = step.input(2) and step.constant(step.input(2)) is None
     return step.fixed_size and way != CROPPING and not step.attribute("antialias", 0) and not computed
 
 
-def resized_units(step: Step, axis: int) -> str:
+def resize_identity(step: BackwardStep, axis: int) -> str:
     """R (after, before) along an axis, made when the graph runs: unit vectors, resized as the node does."""
     make = step.make
     one = make.indices([1])
@@ -87,7 +87,7 @@ def resized_units(step: Step, axis: int) -> str:
     return make.add("Reshape", resized, make.concat([made, size], 0))
 
 
-def scales_of(step: Step, before: Sequence[int], after: Sequence[int]) -> Array:
+def scales_of(step: BackwardStep, before: Sequence[int], after: Sequence[int]) -> Array:
     """By how much each axis grows: as the node says, or by its sizes."""
     given = step.constant(step.input(2)) if step.input(2) else None
     if given is None or not given.size:
@@ -97,7 +97,7 @@ def scales_of(step: Step, before: Sequence[int], after: Sequence[int]) -> Array:
     return scales
 
 
-def interpolation(step: Step, before: int, after: int, scale: np.float32) -> Array:
+def interpolation_matrix(step: BackwardStep, before: int, after: int, scale: np.float32) -> Array:
     """R (after, before) along an axis: row i holds the weights of the cells that make up cell i of y."""
     mode = step.attribute("mode", "nearest")
     way = step.attribute("coordinate_transformation_mode", "half_pixel")
@@ -105,16 +105,16 @@ def interpolation(step: Step, before: int, after: int, scale: np.float32) -> Arr
     if mode == "nearest":
         rounding = step.attribute("nearest_mode", "round_prefer_floor")
         reserve_array((len(place), before), "matrix of a Resize", itemsize=8)
-        return units(before, "matrix of a Resize")[
+        return eye(before, "matrix of a Resize")[
             np.clip(ROUNDINGS[rounding](place).astype(np.int64), 0, before - 1)
         ]
     place = place.astype(np.float64)
     if mode == "linear":
         place = np.clip(place, 0, before - 1)
-        return weighted(place, before, 1, lambda d: np.maximum(1 - d, 0), outside=True)
+        return weight_matrix(place, before, 1, lambda d: np.maximum(1 - d, 0), outside=True)
     a = step.attribute("cubic_coeff_a", -0.75)
     outside = not step.attribute("exclude_outside", 0)
-    return weighted(place, before, 2, lambda d: cubic(d, a), outside=outside)
+    return weight_matrix(place, before, 2, lambda d: cubic_weight(d, a), outside=outside)
 
 
 ROUNDINGS: dict[str, Callable[[Array], Array]] = {
@@ -125,9 +125,9 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def coordinates(step: Step, way: str, before: int, after: int, scale: np.float32) -> Array:
+def coordinates(step: BackwardStep, way: str, before: int, after: int, scale: np.float32) -> Array:
     """Where each cell of y lies among the cells of x (`coordinate_transformation_mode`)."""
-    cell = numbered(after, "cells of a Resize", Single)
+    cell = arange(after, "cells of a Resize", Single)
     half = Single(0.5)
     if way == "asymmetric":
         return cell / scale
@@ -143,14 +143,14 @@ def coordinates(step: Step, way: str, before: int, after: int, scale: np.float32
     raise step.refuse(f"coordinate_transformation_mode {way!r} has no rule")
 
 
-def cubic(distance: Array, a: float) -> Array:
+def cubic_weight(distance: Array, a: float) -> Array:
     """Weight of a cell at a distance up to 2 ("Cubic Convolution Interpolation", Keys, 1981, with free a)."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = a * (((distance - 5) * distance + 8) * distance - 4)
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
-def weighted(
+def weight_matrix(
     place: Array, before: int, reach: int, weight: Callable[[Array], Array], *, outside: bool
 ) -> Array:
     """R whose rows weigh the `reach` cells on both sides of a place by their distance.

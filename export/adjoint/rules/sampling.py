@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camrt.export.adjoint.steps import Step, rule
-from camrt.export.nodes import NodeMaker
+from camrt.export.adjoint.registry import BackwardStep, rule
+from camrt.export.graph.node_maker import NodeMaker
 
 __all__: list[str] = []
 
@@ -36,7 +36,7 @@ class Tap:
 
 
 @rule("GridSample")
-def _grid_sample(step: Step) -> Sequence[str | None]:
+def _grid_sample(step: BackwardStep) -> Sequence[str | None]:
     make = step.make
     if len(step.shape(step.x)) != 4:
         raise step.refuse("only maps of two axes have a rule")
@@ -45,8 +45,8 @@ def _grid_sample(step: Step) -> Sequence[str | None]:
     height, width = (make.slice(sizes, [axis], [axis + 1], [0]) for axis in (2, 3))
     flat_grid = make.reshape(step.input(1), [0, -1, 2])
     across, down = (make.squeeze(make.slice(flat_grid, [at], [at + 1], [2]), [2]) for at in (0, 1))
-    columns, per_column = taps(step, across, width)
-    rows, per_row = taps(step, down, height)
+    columns, per_column = make_taps(step, across, width)
+    rows, per_row = make_taps(step, down, height)
     g = make.reshape(step.g, [0, channels, -1])
     x = make.reshape(step.x, [0, channels, -1])
     total = make.zeros(make.shape_of(x))
@@ -56,21 +56,21 @@ def _grid_sample(step: Step) -> Sequence[str | None]:
         for column in columns:
             flat = make.add("Add", make.add("Mul", row.cell, width), column.cell)
             places = make.expanded_like(make.unsqueeze(flat, [1]), g)
-            if step.wanted(0):
+            if step.needs_gradient(0):
                 weight = make.unsqueeze(make.add("Mul", row.weight, column.weight), [1])
                 total = make.add(
                     "ScatterElements", total, places, make.add("Mul", g, weight), axis=2, reduction="add"
                 )
-            if step.wanted(1) and column.slope and row.slope:
+            if step.needs_gradient(1) and column.slope and row.slope:
                 met = make.add("Mul", g, make.add("GatherElements", x, places, axis=2))
                 met = make.reduce_sum(met, [1], keepdims=False)
                 of_column.append(make.add("Mul", met, make.add("Mul", row.weight, column.slope)))
                 of_row.append(make.add("Mul", met, make.add("Mul", row.slope, column.weight)))
-    back = make.reshaped_like(total, step.x) if step.wanted(0) else None
-    if not step.wanted(1):
+    back = make.reshaped_like(total, step.x) if step.needs_gradient(0) else None
+    if not step.needs_gradient(1):
         return [back]
     if not of_column:
-        return [back, *step.nothing()]
+        return [back, *step.no_gradient()]
     parts = [
         make.unsqueeze(make.add("Mul", make.add("Sum", *of_axis), scale), [2])
         for of_axis, scale in ((of_column, per_column), (of_row, per_row))
@@ -78,7 +78,7 @@ def _grid_sample(step: Step) -> Sequence[str | None]:
     return [back, make.reshaped_like(make.concat(parts, 2), step.input(1))]
 
 
-def taps(step: Step, given: str, size: str) -> tuple[list[Tap], str]:
+def make_taps(step: BackwardStep, given: str, size: str) -> tuple[list[Tap], str]:
     """The taps of places along an axis, and by how much a place moves with what is given, −1 to 1."""
     make = step.make
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(step.attribute("mode", "linear"))
@@ -93,43 +93,43 @@ def taps(step: Step, given: str, size: str) -> tuple[list[Tap], str]:
     if not aligned:
         place = make.add("Sub", place, half)
     if mode != "cubic":
-        place, scale = bounded(make, place, scale, last, padding, aligned)
+        place, scale = apply_padding(make, place, scale, last, padding, aligned)
     if mode == "nearest":
         cell = make.add("Round", place)
-        inside = within(make, cell, last)
+        inside = is_inside(make, cell, last)
         weight = make.masked(
             make.add("Add", make.add("Mul", cell, make.number(0.0)), make.number(1.0)), inside
         )
-        return [Tap(settled(make, cell, last), weight, None)], scale
+        return [Tap(clamp_index(make, cell, last), weight, None)], scale
     below = make.add("Floor", place)
     offset = make.add("Sub", place, below)
     found = []
     for number, (weight, slope) in enumerate(
-        linear(make, offset) if mode == "linear" else cubic(make, offset)
+        linear_weights(make, offset) if mode == "linear" else cubic_weights(make, offset)
     ):
         cell = make.add("Add", below, make.number(float(number - (mode == "cubic"))))
         if padding == "zeros":
-            inside = within(make, cell, last)
+            inside = is_inside(make, cell, last)
             weight, slope = make.masked(weight, inside), make.masked(slope, inside)
         elif mode == "cubic":
-            cell, _ = bounded(make, cell, scale, last, padding, aligned)
-        found.append(Tap(settled(make, cell, last), weight, slope))
+            cell, _ = apply_padding(make, cell, scale, last, padding, aligned)
+        found.append(Tap(clamp_index(make, cell, last), weight, slope))
     return found, scale
 
 
-def settled(make: NodeMaker, cell: str, last: str) -> str:
+def clamp_index(make: NodeMaker, cell: str, last: str) -> str:
     """A cell's index, within the map whatever it was."""
     low = make.add("Max", make.add("Min", cell, last), make.number(0.0))
     return make.add("Cast", low, to=7)
 
 
-def within(make: NodeMaker, cell: str, last: str) -> str:
+def is_inside(make: NodeMaker, cell: str, last: str) -> str:
     """Whether a cell lies within the map."""
     outside = make.add("Or", make.add("Less", cell, make.number(0.0)), make.add("Greater", cell, last))
     return make.add("Not", outside)
 
 
-def bounded(
+def apply_padding(
     make: NodeMaker, place: str, scale: str, last: str, padding: str, aligned: bool
 ) -> tuple[str, str]:
     """Places brought into the map as the padding says, and by how much they move there."""
@@ -152,14 +152,14 @@ def bounded(
     return make.add("Max", make.add("Min", place, last), make.number(0.0)), moves
 
 
-def linear(make: NodeMaker, offset: str) -> list[tuple[str, str]]:
+def linear_weights(make: NodeMaker, offset: str) -> list[tuple[str, str]]:
     """Weights 1 − t and t, and their slopes."""
     one = make.number(1.0)
     ones = make.add("Add", make.add("Mul", offset, make.number(0.0)), one)
     return [(make.add("Sub", one, offset), make.add("Neg", ones)), (offset, ones)]
 
 
-def cubic(make: NodeMaker, offset: str) -> list[tuple[str, str]]:
+def cubic_weights(make: NodeMaker, offset: str) -> list[tuple[str, str]]:
     """The weights of the four cells around a place, and their slopes, by distance (Keys, 1981)."""
     near = np.array([CUBIC + 2, -(CUBIC + 3), 0.0, 1.0])
     far = np.array([CUBIC, -5 * CUBIC, 8 * CUBIC, -4 * CUBIC])
@@ -181,7 +181,7 @@ def polynomial(make: NodeMaker, x: str, coefficients: np.ndarray) -> str:
 
 
 @rule("AffineGrid")
-def _affine_grid(step: Step) -> Sequence[str | None]:
+def _affine_grid(step: BackwardStep) -> Sequence[str | None]:
     """Places = θ·(x, y, 1): θ̄ = ȳᵀ·(x, y, 1)."""
     make = step.make
     if len(step.shape(step.x)) != 3 or step.shape(step.x)[1] != 2:

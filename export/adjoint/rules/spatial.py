@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from camrt.export import allocating
-from camrt.export.adjoint.rules.reducing import power_of, share_of_norm
-from camrt.export.adjoint.rules.windows import Windows, placed, trimmed, windows_of
-from camrt.export.adjoint.steps import Step, rule
+from camrt.export import allocation
+from camrt.export.adjoint.registry import BackwardStep, rule
+from camrt.export.adjoint.rules.reductions import divide_by_norm_power, signed_power
+from camrt.export.adjoint.rules.windows import Windows, read_windows, scatter_windows, trim_padding
 
 __all__: list[str] = []
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 @rule("Conv")
-def _conv(step: Step) -> Sequence[str | None]:
+def _conv(step: BackwardStep) -> Sequence[str | None]:
     """y = W ⋆ x. In the padded map x̄[P] = Σ W[i]·ȳ[t] over all P = s·t + d·i.
 
     With one step a cell that is a convolution of ȳ with the weight turned round, which runs faster than the
@@ -29,26 +29,26 @@ def _conv(step: Step) -> Sequence[str | None]:
     """
     weight = step.constant(step.input(1))
     kernel = step.attribute("kernel_shape") or step.shape(step.input(1))[2:]
-    windows = windows_of(step, tuple(kernel))
+    windows = read_windows(step, tuple(kernel))
     group = step.attribute("group", 1)
-    # A weight may be made when the graph runs, of constants or of the picture.
+    # A weight may be made when the graph runs, of constants or of the image.
     plain = weight is not None and max(windows.strides) == 1
     made: list[str | None] = [None, None, None]
-    if step.wanted(0):
+    if step.needs_gradient(0):
         made[0] = (
-            turned(step, weight, windows, group)
+            convolve_flipped(step, weight, windows, group)
             if plain and weight is not None
-            else transposed(step, windows, group)
+            else convolve_transposed(step, windows, group)
         )
-    if step.wanted(1):
-        made[1] = of_weight(step, windows, group)
-    if step.wanted(2):
+    if step.needs_gradient(1):
+        made[1] = weight_gradient(step, windows, group)
+    if step.needs_gradient(2):
         axes = [axis for axis in range(len(step.shape(step.y))) if axis != 1]
         made[2] = step.make.reduce_sum(step.g, axes, keepdims=False)
     return made
 
 
-def of_weight(step: Step, windows: Windows, group: int) -> str:
+def weight_gradient(step: BackwardStep, windows: Windows, group: int) -> str:
     """W̄[o, c, i] = Σ ȳ[n, o, t]·x[n, c, s·t + d·i]: x convolved with ȳ, batch and channels exchanged.
 
     Strides and dilations change places. What is left of rounding the number of windows down is cut off.
@@ -77,17 +77,17 @@ def of_weight(step: Step, windows: Windows, group: int) -> str:
     return make.transpose(kept, [1, 0, *range(2, 2 + rank)])
 
 
-def across(weight: Array, group: int) -> Array:
+def transpose_weight(weight: Array, group: int) -> Array:
     """(O, C/g, ...) -> (C, O/g, ...): what went in comes out, group by group."""
     outputs, inputs = weight.shape[:2]
     grouped = weight.reshape(group, outputs // group, inputs, *weight.shape[2:])
     return grouped.swapaxes(1, 2).reshape(group * inputs, outputs // group, *weight.shape[2:])
 
 
-def turned(step: Step, weight: Array, windows: Windows, group: int) -> str:
+def convolve_flipped(step: BackwardStep, weight: Array, windows: Windows, group: int) -> str:
     """One step a cell: Conv with the weight turned round, padded by d·(k − 1) − p."""
     make = step.make
-    flipped = np.flip(across(weight, group), axis=tuple(range(2, weight.ndim)))
+    flipped = np.flip(transpose_weight(weight, group), axis=tuple(range(2, weight.ndim)))
     pads = [
         reach - 1 - pad
         for side in (windows.begin, windows.end)
@@ -102,25 +102,25 @@ def turned(step: Step, weight: Array, windows: Windows, group: int) -> str:
     return make.crop(back, [0, 0, *cut[:rank]], [0, 0, *cut[rank:]])
 
 
-def transposed(step: Step, windows: Windows, group: int) -> str:
+def convolve_transposed(step: BackwardStep, windows: Windows, group: int) -> str:
     """Any steps: ConvTranspose over the padded map."""
     back = step.make.add(
         "ConvTranspose", step.g, step.input(1),
         strides=list(windows.strides), dilations=list(windows.dilations), group=group,
     )  # fmt: skip
-    return trimmed(step, back, windows)
+    return trim_padding(step, back, windows)
 
 
 @rule("ConvTranspose")
-def _conv_transpose(step: Step) -> Sequence[str | None]:
+def _conv_transpose(step: BackwardStep) -> Sequence[str | None]:
     """The convolution it is the adjoint of."""
-    if step.wanted(1) or step.wanted(2):
-        raise step.refuse("its weight depends on the picture")
+    if step.needs_gradient(1) or step.needs_gradient(2):
+        raise step.refuse("its weight depends on the image")
     if step.attribute("auto_pad", "NOTSET") != "NOTSET" or step.attribute("output_shape"):
         raise step.refuse("with auto_pad or output_shape it has no rule")
     rank = len(step.shape(step.x)) - 2
     extra = step.attribute("output_padding", [0] * rank)
-    windows = windows_of(step, step.shape(step.input(1))[2:])
+    windows = read_windows(step, step.shape(step.input(1))[2:])
     make = step.make
     # output_padding cells of the padding behind stay in y; those past the padding no window reached
     behind = [pad - more for pad, more in zip(windows.end, extra, strict=True)]
@@ -133,15 +133,15 @@ def _conv_transpose(step: Step) -> Sequence[str | None]:
 
 
 @rule("MaxPool")
-def _max_pool(step: Step) -> Sequence[str | None]:
+def _max_pool(step: BackwardStep) -> Sequence[str | None]:
     """ȳ to the largest number of each window; of equal ones to the first in row-major order."""
     make = step.make
     kernel = tuple(step.attribute("kernel_shape"))
-    if make.scatters and make.element == TensorProto.FLOAT:
-        return [scattered(step)]
+    if make.supports_scatter_add and make.element == TensorProto.FLOAT:
+        return [scatter_maxima(step)]
     if len(kernel) != 2:
         raise step.refuse("only pooling over two axes has a rule on this runtime")
-    windows = windows_of(step, kernel)
+    windows = read_windows(step, kernel)
     more = [s - 1 if windows.ceiled else 0 for s in windows.strides]
     end = [pad + extra for pad, extra in zip(windows.end, more, strict=True)]
     padded = step.x
@@ -159,10 +159,10 @@ def _max_pool(step: Step) -> Sequence[str | None]:
         wins = make.add("And", won, make.add("Not", taken)) if taken else won
         taken = make.add("Or", taken, won) if taken else won
         parts[place] = make.masked(step.g, wins)
-    return [placed(step, parts, windows)]
+    return [scatter_windows(step, parts, windows)]
 
 
-def scattered(step: Step) -> str:
+def scatter_maxima(step: BackwardStep) -> str:
     """Σ over the windows whose largest cell this is, by the places that MaxPool itself gives as indices.
 
     One pass over the map, where unfolding its windows takes as many as a window has cells. Only in float32:
@@ -170,8 +170,8 @@ def scattered(step: Step) -> str:
     """
     make = step.make
     node = step.node
-    places = make.fresh()
-    again = helper.make_node("MaxPool", [step.x], [make.fresh(), places])
+    places = make.new_name()
+    again = helper.make_node("MaxPool", [step.x], [make.new_name(), places])
     again.attribute.extend(node.attribute)
     make.nodes.append(again)
     flat = make.indices([-1])
@@ -185,29 +185,29 @@ def scattered(step: Step) -> str:
 
 
 @rule("AveragePool")
-def _average_pool(step: Step) -> Sequence[str | None]:
+def _average_pool(step: BackwardStep) -> Sequence[str | None]:
     """ȳ/n to each of the n cells that a window counts."""
     make = step.make
     kernel = tuple(step.attribute("kernel_shape"))
-    windows = windows_of(step, kernel)
+    windows = read_windows(step, kernel)
     padded = any((*windows.begin, *windows.end))
     whole = bool(step.attribute("count_include_pad", 0))
     if windows.ceiled and padded and whole:
         raise step.refuse("ceil_mode together with counted padding has no rule")
     if (padded and not whole) or windows.ceiled:
-        share = make.add("Div", step.g, counted(step, windows))
+        share = make.add("Div", step.g, count_window_cells(step, windows))
     else:
         share = make.add("Div", step.g, make.number(float(np.prod(kernel))))
-    return [shared_out(step, share, windows)]
+    return [spread_over_windows(step, share, windows)]
 
 
-def shared_out(step: Step, share: str, windows: Windows) -> str:
+def spread_over_windows(step: BackwardStep, share: str, windows: Windows) -> str:
     """Σ over windows of a number each (N, K, ...), for every cell they cover."""
     make = step.make
     stride = windows.strides[0]
     square = set(windows.strides) == {stride} and (stride == 1 or max(windows.dilations) == 1)
     if len(windows.kernel) == 2 and square:
-        return placed(step, dict.fromkeys(product(*map(range, windows.kernel)), share), windows)
+        return scatter_windows(step, dict.fromkeys(product(*map(range, windows.kernel)), share), windows)
     rank = len(windows.kernel)
 
     def by_map(sizes_from: str, lead: list[int]) -> str:
@@ -216,20 +216,20 @@ def shared_out(step: Step, share: str, windows: Windows) -> str:
 
     alone = make.add("Reshape", share, by_map(step.y, [-1, 1]))
     back = make.add(
-        "ConvTranspose", alone, make.constant(allocating.ones((1, 1, *windows.kernel), "windows")),
+        "ConvTranspose", alone, make.constant(allocation.ones((1, 1, *windows.kernel), "windows")),
         strides=list(windows.strides), dilations=list(windows.dilations),
     )  # fmt: skip
-    return make.reshaped_like(trimmed(step, back, windows), step.x)
+    return make.reshaped_like(trim_padding(step, back, windows), step.x)
 
 
-def counted(step: Step, windows: Windows) -> str:
+def count_window_cells(step: BackwardStep, windows: Windows) -> str:
     """How many cells of the map each window covers: (1, 1, and the windows along each axis)."""
     make = step.make
     one = make.slice(step.x, [0, 0], [1, 1], [0, 1])
     ones = make.add("Add", make.zeros(make.shape_of(one)), make.number(1.0))
     more = [s - 1 if windows.ceiled else 0 for s in windows.strides]
     counts = make.add(
-        "Conv", ones, make.constant(allocating.ones((1, 1, *windows.kernel), "windows")),
+        "Conv", ones, make.constant(allocation.ones((1, 1, *windows.kernel), "windows")),
         strides=list(windows.strides), dilations=list(windows.dilations),
         pads=[*windows.begin, *(pad + extra for pad, extra in zip(windows.end, more, strict=True))],
     )  # fmt: skip
@@ -239,10 +239,14 @@ def counted(step: Step, windows: Windows) -> str:
 
 
 @rule("LpPool")
-def _norm_pool(step: Step) -> Sequence[str | None]:
+def _norm_pool(step: BackwardStep) -> Sequence[str | None]:
     """y = (Σ|x|^p)^(1/p) over each window: sign(x)·|x|^(p − 1) times Σ ȳ/y^(p − 1) over its windows."""
-    windows = windows_of(step, tuple(step.attribute("kernel_shape")))
+    windows = read_windows(step, tuple(step.attribute("kernel_shape")))
     p = float(step.attribute("p", 2))
     return [
-        step.make.add("Mul", power_of(step, step.x, p), shared_out(step, share_of_norm(step, p), windows))
+        step.make.add(
+            "Mul",
+            signed_power(step, step.x, p),
+            spread_over_windows(step, divide_by_norm_power(step, p), windows),
+        )
     ]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from camrt.export.adjoint.steps import Step
+from camrt.export.adjoint.registry import BackwardStep
 from camrt.export.budget import reserve_array
 
-__all__ = ["Windows", "placed", "windows_of"]
+__all__ = ["Windows", "read_windows", "scatter_windows"]
 
 BYTES_A_PLACE = 512  # of nodes, about: pooling's rules write some for each place in a window
 
@@ -40,7 +40,7 @@ class Windows:
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
 
-def windows_of(step: Step, kernel: tuple[int, ...]) -> Windows:
+def read_windows(step: BackwardStep, kernel: tuple[int, ...]) -> Windows:
     """The windows that a node's attributes describe."""
     rank = len(kernel)
     reserve_array(kernel, "places in a window", itemsize=BYTES_A_PLACE)
@@ -56,7 +56,7 @@ def windows_of(step: Step, kernel: tuple[int, ...]) -> Windows:
         return plain
     if not step.fixed_size and max(strides) > 1:
         raise step.refuse(
-            f"its padding ({mode}) depends on the size of the pictures, which the file leaves open; "
+            f"its padding ({mode}) depends on the size of the images, which the file leaves open; "
             "export it with a fixed size"
         )
     sizes = step.shape(step.x)[2:]
@@ -70,7 +70,7 @@ def windows_of(step: Step, kernel: tuple[int, ...]) -> Windows:
     return Windows(kernel, strides, dilations, large, small)
 
 
-def trimmed(step: Step, padded: str, windows: Windows) -> str:
+def trim_padding(step: BackwardStep, padded: str, windows: Windows) -> str:
     """The input's own cells of a tensor that covers the padding too, and perhaps not the last few cells."""
     make = step.make
     rank = len(windows.kernel)
@@ -81,7 +81,7 @@ def trimmed(step: Step, padded: str, windows: Windows) -> str:
     return make.slice(whole, begin, make.add("Add", sizes, begin), axes)
 
 
-def placed(step: Step, parts: Mapping[tuple[int, ...], str], windows: Windows) -> str:
+def scatter_windows(step: BackwardStep, parts: Mapping[tuple[int, ...], str], windows: Windows) -> str:
     """Σ over windows and the places in them: numbers (N, K, oh, ow) for each place, put where they belong.
 
     Place (i, j) of window (r, c) is cell (s·r + d·i, s·c + d·j) of the padded map. With i = s·a + u the
@@ -116,4 +116,4 @@ def placed(step: Step, parts: Mapping[tuple[int, ...], str], windows: Windows) -
             for g, d, moved_by in zip(grids, windows.dilations, shift, strict=True)
         ]
         moved.append(make.pad(grid, [0, 0, *shift, 0, 0, *room]) if any(shift + room) else grid)
-    return trimmed(step, moved[0] if len(moved) == 1 else make.add("Sum", *moved), windows)
+    return trim_padding(step, moved[0] if len(moved) == 1 else make.add("Sum", *moved), windows)

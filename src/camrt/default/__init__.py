@@ -10,12 +10,12 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from camrt.errors import CamrtError, ModelFileError, PictureError
+from camrt.errors import CamrtError, ImageError, ModelFileError
 
-__all__ = ["model_file", "model_path", "scene_path"]
+__all__ = ["model_path", "resolve_model_path", "scene_path"]
 
 
-def model_file(model: str | os.PathLike[str]) -> Path:
+def resolve_model_path(model: str | os.PathLike[str]) -> Path:
     """Returns the file that a model is named by: the embedded classifier for the word "default".
 
     The word always means the embedded classifier; a file of that name is a path, such as "./default" on the
@@ -40,9 +40,9 @@ def scene_path() -> Path:
     """Returns the path of the embedded scene, a JPEG file with a cat and a cup of espresso.
 
     Raises:
-        PictureError: the installation lacks it.
+        ImageError: the installation lacks it.
     """
-    return _installed("scene.jpg", PictureError, "the embedded scene")
+    return _installed("scene.jpg", ImageError, "the embedded scene")
 
 
 def _installed(name: str, missing: type[CamrtError], what: str) -> Path:

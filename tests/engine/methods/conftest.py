@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracles.classifiers import SmallClassifier
 
 import camrt
+from helpers.oracles.classifiers import SmallClassifier
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import postprocess
-from oracles.ablation import ablation_cam, weights
-from oracles.classifiers import HEADS, classifier, pooled_linear
-from tolerances import assert_close
 
 import camrt
+from helpers.oracles import postprocess
+from helpers.oracles.ablation import ablation_cam, weights
+from helpers.oracles.classifiers import HEADS, classifier, pooled_linear
+from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
 
@@ -21,18 +21,18 @@ EngineOf = Callable[..., camrt.Engine]
 @pytest.mark.parametrize("head", HEADS)
 def test_against_the_oracle(engine_of: EngineOf, head: str, ending: str | None, score: str) -> None:
     small = classifier(head, cells=(3, 5), ending=ending, scale=1.0, trunk="convolve")
-    pictures = np.random.default_rng(7).normal(size=(3, *small.picture)).astype(np.float32)
-    found = engine_of(small).explain(pictures, "ablation", targets=[[0, 3], [1, 2], [3, 1]], score=score)
+    images = np.random.default_rng(7).normal(size=(3, *small.image)).astype(np.float32)
+    found = engine_of(small).explain(images, "ablation", targets=[[0, 3], [1, 2], [3, 1]], score=score)
     scores = small.scores(score)
     expected = np.array(
         [
             [ablation_cam(scores, small.activation(x), c) for c in row]
-            for x, row in zip(pictures, found.targets, strict=True)
+            for x, row in zip(images, found.targets, strict=True)
         ]
     )
     # α is a difference of two float32 scores over one of them: it loses what they have in common.
     assert_close(found.raw, expected, factor=4)
-    whole = [scores(small.activation(x))[row] for x, row in zip(pictures, found.targets, strict=True)]
+    whole = [scores(small.activation(x))[row] for x, row in zip(images, found.targets, strict=True)]
     assert_close(found.scores, whole, factor=2)
 
 
@@ -40,9 +40,9 @@ def test_against_the_oracle(engine_of: EngineOf, head: str, ending: str | None, 
 @pytest.mark.parametrize(("channels", "cells"), [(2, (1, 2)), (5, (7, 5)), (3, (5, 1))], ids=str)
 def test_odd_sizes(engine_of: EngineOf, head: str, channels: int, cells: tuple[int, int]) -> None:
     small = classifier(head, cells=cells, channels=channels, trunk="keep")
-    pictures = np.random.default_rng(8).normal(size=(2, *small.picture)).astype(np.float32)
-    found = engine_of(small).explain(pictures, "ablation", targets=1, postprocess="library", size=(8, 11))
-    raw = [ablation_cam(small.scores("logit"), small.activation(x), 1) for x in pictures]
+    images = np.random.default_rng(8).normal(size=(2, *small.image)).astype(np.float32)
+    found = engine_of(small).explain(images, "ablation", targets=1, postprocess="library", size=(8, 11))
+    raw = [ablation_cam(small.scores("logit"), small.activation(x), 1) for x in images]
     assert_close(found.raw, raw, factor=4)
     assert_close(found.maps, [postprocess.library(one, (8, 11)) for one in found.raw])
 
@@ -80,34 +80,34 @@ def test_pooled_linear_weights_are_closed_form(seed: int, bias: float) -> None:
 def test_the_engine_has_the_closed_form(engine_of: EngineOf, bias: float) -> None:
     draw = np.random.default_rng(3)
     weight = draw.normal(size=(2, 3)).astype(np.float32)
-    pictures = draw.random((4, 3, 2, 5)).astype(np.float32)
+    images = draw.random((4, 3, 2, 5)).astype(np.float32)
     small = pooled_linear(weight, np.array([bias, 0.0]), (2, 5))
-    found = engine_of(small).explain(pictures, "ablation", targets=0)
-    means = pictures.mean(axis=(2, 3), dtype=np.float64)
+    found = engine_of(small).explain(images, "ablation", targets=0)
+    means = images.mean(axis=(2, 3), dtype=np.float64)
     alpha = weight[0] * means / np.abs(means @ weight[0] + bias)[:, None]
     # Against a large bias a small drop is a difference of large logits.
-    assert_close(found.raw, np.einsum("nk,nkij->nij", alpha, pictures), factor=30 if bias == -30 else 4)
-    assert found.passes == camrt.engine.explanation.Passes(trunk=4)
+    assert_close(found.raw, np.einsum("nk,nkij->nij", alpha, images), factor=30 if bias == -30 else 4)
+    assert found.passes == camrt.engine.explanation.PassCounts(trunk=4)
 
 
 def test_a_negative_logit_turns_nothing_around(engine_of: EngineOf) -> None:
     """Channel 0 speaks for the class and channel 1 against it, whatever the sign of the logit."""
-    picture = np.zeros((1, 3, 1, 2), np.float32)
-    picture[0, 0, 0, 0] = picture[0, 1, 0, 1] = 1
+    image = np.zeros((1, 3, 1, 2), np.float32)
+    image[0, 0, 0, 0] = image[0, 1, 0, 1] = 1
     weight = np.array([[2.0, -2.0, 0.0], [0.0, 0.0, 0.0]])
     for bias in (5.0, -5.0):
         engine = engine_of(pooled_linear(weight, np.array([bias, 0.0]), (1, 2)))
-        found = engine.explain(picture, "ablation", targets=0, size="map")
+        found = engine.explain(image, "ablation", targets=0, size="map")
         assert np.sign(found.scores[0]) == np.sign(bias)
         assert_close(found.raw, [[[0.2, -0.2]]], factor=4)
         assert_close(found.maps, [[[1, 0]]])
 
 
 def test_a_logit_of_zero_is_not_divided_by(engine_of: EngineOf) -> None:
-    picture = np.zeros((1, 3, 1, 2), np.float32)
-    picture[0, 0, 0, 0] = picture[0, 1, 0, 1] = 1
+    image = np.zeros((1, 3, 1, 2), np.float32)
+    image[0, 0, 0, 0] = image[0, 1, 0, 1] = 1
     engine = engine_of(pooled_linear(np.array([[2.0, -2.0, 0.0]]), np.zeros(1), (1, 2)))
-    found = engine.explain(picture, "ablation", targets=0, size="map")
+    found = engine.explain(image, "ablation", targets=0, size="map")
     assert_close(found.raw, [[[1e8, -1e8]]])
     assert_close(found.maps, [[[1, 0]]])
 
@@ -115,11 +115,11 @@ def test_a_logit_of_zero_is_not_divided_by(engine_of: EngineOf) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_silent_channels_cost_nothing(engine_of: EngineOf, head: str) -> None:
     small = classifier(head, channels=4, cells=(2, 5))
-    pictures = np.random.default_rng(9).random((2, 4, 2, 5)).astype(np.float32)
-    pictures[0, 1:3] = 0
+    images = np.random.default_rng(9).random((2, 4, 2, 5)).astype(np.float32)
+    images[0, 1:3] = 0
     engine = engine_of(small)
-    found = engine.explain(pictures, "ablation", targets=0)
-    raw = [ablation_cam(small.scores("logit"), small.activation(x), 0) for x in pictures]
+    found = engine.explain(images, "ablation", targets=0)
+    raw = [ablation_cam(small.scores("logit"), small.activation(x), 0) for x in images]
     assert_close(found.raw, raw, factor=4)
     linear = head.endswith("-linear") and head.startswith("pooled")
     assert found.passes.head in ((0,) if linear or engine.head.kind.endswith("-linear") else (6,))

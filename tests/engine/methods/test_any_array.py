@@ -5,20 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import assert_close
 
-from camrt.engine.arrays import at_least, library
-from camrt.engine.framing import Framing
-from camrt.engine.methods import build, methods
+from camrt.engine.arrays import clip_min, library
+from camrt.engine.images.framing import Framing
+from camrt.engine.methods import make_method, methods
 from camrt.engine.scores import ScoreReader, probabilities
 from camrt.errors import TargetError
+from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 
-from no_waiting import no_waiting  # noqa: E402
+from helpers.gpu_sync_guard import forbid_gpu_sync  # noqa: E402
 
 N, T, K, H, W, C = 3, 2, 6, 5, 4, 7
-PICTURE = (3, 9, 7)
+IMAGE = (3, 9, 7)
 
 
 @dataclass
@@ -30,14 +30,14 @@ class Answers:
     batch_size: int = 4
     threads: int | None = 1
     runs: list[int] = field(default_factory=list)
-    """How many rows each asking for gradients at the pictures had."""
+    """How many rows each asking for gradients at the images had."""
 
     def drawn(self, seed: int, *shape: int) -> Any:
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
     @property
     def framing(self):
-        return Framing.whole(tuple(self.pictures.shape[2:]))
+        return Framing.whole(tuple(self.images.shape[2:]))
 
     @property
     def activations(self):
@@ -50,7 +50,7 @@ class Answers:
     def targets(self):
         return self.put(np.random.default_rng(2).integers(0, C, (N, T)))
 
-    def preferred(self, kind):
+    def supported_kind(self, kind):
         return kind
 
     def scores(self, kind):
@@ -58,7 +58,7 @@ class Answers:
         own[0, 0] = 0.0
         return self.put(own)
 
-    def scores_of_nothing(self, kind):
+    def scores_of_zero_activation(self, kind):
         return self.put(np.abs(self.drawn(4, N, T)) / 9)
 
     def scores_without_channels(self, kind):
@@ -84,17 +84,17 @@ class Answers:
     def class_maps(self):
         return self.put(self.drawn(12, N, T, H, W))
 
-    def scores_of_masked(self, kind, **_):
+    def scores_of_masked_images(self, kind, **_):
         constant = np.zeros((N, K), bool)
         constant[0, 2] = True
         return self.put(self.drawn(13, N, K, T)), self.put(constant)
 
-    def scores_of_empty_picture(self, kind):
+    def scores_of_zero_image(self, kind):
         return self.put(self.drawn(14, N, T))
 
     @property
-    def pictures(self):
-        return self.put(self.drawn(15, N, *PICTURE))
+    def images(self):
+        return self.put(self.drawn(15, N, *IMAGE))
 
     @property
     def logits(self):
@@ -107,14 +107,14 @@ class Answers:
         drawn[0, 1, 2] = -np.inf
         return self.put(drawn)
 
-    def picture_gradients(self, rows, image, target, kind, *, relu="plain"):
+    def image_gradients(self, rows, image, target, kind, *, relu="plain"):
         """A gradient that depends on everything it is asked for."""
-        assert rows.shape == (image.shape[0], *PICTURE)
+        assert rows.shape == (image.shape[0], *IMAGE)
         assert rows.dtype == library(rows).float32
         self.runs.append(len(rows))
-        slope, start = (self.put(self.drawn(seed + target, N, *PICTURE)) for seed in (18, 20))
+        slope, start = (self.put(self.drawn(seed + target, N, *IMAGE)) for seed in (18, 20))
         gradient = rows * slope[image] + start[image] * (1 if kind == "logit" else 2)
-        return at_least(gradient, 0.0) if relu == "guided" else gradient
+        return clip_min(gradient, 0.0) if relu == "guided" else gradient
 
 
 METHODS = [
@@ -170,7 +170,7 @@ def test_every_method_is_here():
 @pytest.mark.parametrize("flat", [False, True], ids=["gradients of their own", "one gradient a channel"])
 @pytest.mark.parametrize(("name", "options"), METHODS, ids=str)
 def test_methods(name, options, flat):
-    method = build(name, options)
+    method = make_method(name, options)
     with np.errstate(all="ignore"):
         ours, own = method.raw(Answers(np.asarray, flat))
         theirs, scores = method.raw(Answers(torch.from_numpy, flat))
@@ -185,9 +185,9 @@ def test_methods(name, options, flat):
 @pytest.mark.parametrize("put", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7, 99])
 @pytest.mark.parametrize("name", ["integrated", "integrated-textbook", "smoothgrad", "vargrad"])
-def test_pictures_are_altered_in_full_batches(name, batch_size, put):
+def test_images_are_altered_in_full_batches(name, batch_size, put):
     options = {"draws": 5} if name in ("smoothgrad", "vargrad") else {"steps": 4}
-    method = build(name, options)
+    method = make_method(name, options)
     ask = Answers(put, batch_size=batch_size)
     maps, _ = method.raw(ask)
     runs = [min(batch_size, 5 * N - start) for start in range(0, 5 * N, batch_size)]
@@ -198,8 +198,8 @@ def test_pictures_are_altered_in_full_batches(name, batch_size, put):
 
 def test_classes_out_of_range_are_told_from_what_the_host_knows():
     for options in ({"kind": "subset", "classes": (C,)}, {"kind": "counterfactual", "against": C}):
-        with no_waiting(), pytest.raises(TargetError, match="is out of range"):
-            build("calm", options).raw(Answers(shapes_alone))
+        with forbid_gpu_sync(), pytest.raises(TargetError, match="is out of range"):
+            make_method("calm", options).raw(Answers(shapes_alone))
 
 
 def shapes_alone(values):
@@ -223,13 +223,13 @@ UNSEEN = [
 )
 def test_no_method_waits(name, options, put):
     """Tensors on the CPU run every line; those without numbers show that all lie in one place too."""
-    method = build(name, options)
+    method = make_method(name, options)
     for flat in (False, True):
         expected, _ = method.raw(Answers(put, flat))  # constants are copied once
         if name == "eigen":
-            with no_waiting(), pytest.raises(AssertionError, match=EIGENVECTORS):
+            with forbid_gpu_sync(), pytest.raises(AssertionError, match=EIGENVECTORS):
                 method.raw(Answers(put, flat))
-        with no_waiting(but=(EIGENVECTORS,)):
+        with forbid_gpu_sync(allowed=(EIGENVECTORS,)):
             maps, scores = method.raw(Answers(put, flat))
         assert maps.shape == expected.shape
         assert maps.device == scores.device == expected.device
@@ -241,7 +241,7 @@ def test_no_method_waits(name, options, put):
 def test_methods_on_a_gpu(name, options):
     if name.startswith("guided-"):
         pytest.importorskip("triton")
-    method, put = build(name, options), cached(lambda values: torch.from_numpy(values).to("cuda"))
+    method, put = make_method(name, options), cached(lambda values: torch.from_numpy(values).to("cuda"))
     with np.errstate(all="ignore"):
         expected, _ = method.raw(Answers(np.asarray))
     method.raw(Answers(put))
@@ -296,14 +296,14 @@ WAITS = [
 @pytest.mark.parametrize(("words", "wait"), WAITS, ids=[f"{i}-{words}" for i, (words, _) in enumerate(WAITS)])
 def test_what_waits_is_refused(words, wait):
     wait()
-    with no_waiting(), pytest.raises(AssertionError, match=words):
+    with forbid_gpu_sync(), pytest.raises(AssertionError, match=words):
         wait()
 
 
 def test_what_does_not_wait_is_not_refused():
     places = torch.tensor([1, 2])
     one = torch.tensor(1.0)
-    with no_waiting():
+    with forbid_gpu_sync():
         assert tensor[places].shape == (2,)
         assert torch.where(tensor > 2, tensor, one).shape == (6,)
         tensor.clone()[places] = 0.0

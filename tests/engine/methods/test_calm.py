@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calm_models import CalmModel, calm_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 import camrt
 from camrt.engine.class_sets import class_sets
-from camrt.engine.heads.base import Asked
+from camrt.engine.heads.base import QueryContext
 from camrt.engine.heads.calm import CalmHead
-from camrt.engine.passes import PassCounter
+from camrt.engine.passes import PassCounts
 from camrt.engine.scores import ScoreReader
 from camrt.errors import MethodError, ModelFileError, TargetError
-from camrt.export.cutting import JOINT
+from camrt.export.heads.cut import JOINT
+from helpers.calm_models import CalmModel, calm_model
+from helpers.tolerances import assert_close
 
 MODEL = calm_model()
 KINDS = ("joint", "conditional", "posterior", "saliency", "subset", "counterfactual")
@@ -31,7 +31,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> camrt.Engine:
     return camrt.load(MODEL.save(tmp_path_factory.mktemp("calm") / "calm.onnx"), threads=1)
 
 
-def pictures(count: int = 3, height: int = 8, width: int = 6, seed: int = 1) -> Any:
+def images(count: int = 3, height: int = 8, width: int = 6, seed: int = 1) -> Any:
     return np.random.default_rng(seed).standard_normal((count, 3, height, width)).astype(np.float32)
 
 
@@ -62,7 +62,7 @@ def expected_maps(p: Any, kind: str, y: Any, members: Any, other: Any) -> Any:
 def test_attributions_are_the_papers(
     engine: camrt.Engine, kind: str, count: int, height: int, width: int, seed: int
 ) -> None:
-    batch = pictures(count, height, width, seed)
+    batch = images(count, height, width, seed)
     y = np.random.default_rng(seed).integers(0, 4, count)
     options = {"subset": {"classes": [0, 2]}, "counterfactual": {"against": 1}}.get(kind, {})
     found = engine.explain(batch, "calm", kind=kind, targets=y, **options)
@@ -80,7 +80,7 @@ def test_attributions_are_the_papers(
 
 def test_maps_add_up_to_the_probability(engine: camrt.Engine) -> None:
     """Completeness, within 1e-5, for every class at once."""
-    batch = pictures(5)
+    batch = images(5)
     targets = np.tile(np.arange(4), (5, 1))
     found = engine.explain(batch, "calm", targets=targets)
     sums = found.raw.sum(axis=(2, 3))
@@ -96,7 +96,7 @@ def test_maps_add_up_to_the_probability(engine: camrt.Engine) -> None:
 
 
 def test_subsets(engine: camrt.Engine) -> None:
-    batch = pictures()
+    batch = images()
     alone = engine.explain(batch, "calm", targets=2).raw
     assert_close(engine.explain(batch, "calm", kind="subset", targets=2).raw, alone)
     assert_close(engine.explain(batch, "calm", kind="subset", classes=2).raw, alone)
@@ -107,7 +107,7 @@ def test_subsets(engine: camrt.Engine) -> None:
 
 
 def test_a_counterfactual_is_held_against_the_most_probable_other_class(engine: camrt.Engine) -> None:
-    batch = pictures()
+    batch = images()
     p = MODEL.joint(batch)
     order = np.argsort(-p.sum(axis=(2, 3)), axis=1)
     found = engine.explain(batch, "calm", kind="counterfactual")
@@ -131,7 +131,7 @@ def test_the_vector() -> None:
 
 
 def test_only_one_pass_is_made(engine: camrt.Engine) -> None:
-    found = engine.explain(pictures(), "calm", targets=np.tile(np.arange(4), (3, 1)))
+    found = engine.explain(images(), "calm", targets=np.tile(np.arange(4), (3, 1)))
     assert (found.passes.trunk, found.passes.head, found.passes.full) == (3, 0, 0)
     assert found.maps.shape == (3, 4, 8, 6)
     assert found.maps.min() >= 0
@@ -148,9 +148,9 @@ def test_the_cut_lies_before_both_branches(engine: camrt.Engine) -> None:
 
 def test_calm_is_the_same_wherever_the_model_is_cut(tmp_path: Path, engine: camrt.Engine) -> None:
     path = MODEL.save(tmp_path / "calm.onnx")
-    expected = engine.explain(pictures(), "calm").raw
+    expected = engine.explain(images(), "calm").raw
     for target in ("convolved", ["convolved", "A"], "log_joint"):
-        assert_close(camrt.load(path, target=target).explain(pictures(), "calm").raw, expected)
+        assert_close(camrt.load(path, target=target).explain(images(), "calm").raw, expected)
 
 
 def altered(model: CalmModel, batch: Any, change: Any) -> Any:
@@ -162,7 +162,7 @@ def altered(model: CalmModel, batch: Any, change: Any) -> Any:
 
 def test_other_methods_explain_the_probability(engine: camrt.Engine) -> None:
     """Cut before both branches, their score is p(y|x) whatever they are asked."""
-    batch = pictures()
+    batch = images()
     p = MODEL.joint(batch).sum(axis=(2, 3))
     for method in ("gradcam", "ablation", "pixab", "score", "gradient", "activation"):
         found = engine.explain(batch, method, targets=1)
@@ -199,7 +199,7 @@ def test_boxes_are_answered_by_sums_of_cells(
     engine: camrt.Engine, height: int, width: int, seed: int, scale: float
 ) -> None:
     """Every box, deleted and kept, against the definition on the altered activation."""
-    batch = scale * pictures(2, 2 * height, 2 * width, seed)
+    batch = scale * images(2, 2 * height, 2 * width, seed)
     boxes = np.array(
         [
             (r0, c0, r1, c1)
@@ -211,8 +211,8 @@ def test_boxes_are_answered_by_sums_of_cells(
     )
     activation = MODEL.activation(batch)
     targets = np.array([[0, 3], [2, 1]])
-    passes = PassCounter()
-    asked = Asked(
+    passes = PassCounts()
+    asked = QueryContext(
         activation.astype(np.float32),
         np.zeros((2, 4), np.float32),
         ScoreReader(targets, "probability", "softmax"),
@@ -220,7 +220,7 @@ def test_boxes_are_answered_by_sums_of_cells(
         {},
     )
     assert isinstance(engine.head, CalmHead)
-    deleted, kept = engine.head.with_boxes(asked, boxes, delete=True, keep=True)
+    deleted, kept = engine.head.scores_with_boxes(asked, boxes, delete=True, keep=True)
     assert passes.head == 2
     for number, (r0, c0, r1, c1) in enumerate(boxes):
         without, alone = activation.copy(), np.zeros_like(activation)
@@ -232,19 +232,19 @@ def test_boxes_are_answered_by_sums_of_cells(
 
 
 def test_pixab_needs_one_pass_through_the_head(engine: camrt.Engine) -> None:
-    found = engine.explain(pictures(), "pixab")
+    found = engine.explain(images(), "pixab")
     assert (found.passes.trunk, found.passes.head, found.passes.full) == (3, 3, 0)
 
 
 def test_a_cut_that_leaves_a_convolution_is_answered_by_the_head_itself(tmp_path: Path) -> None:
-    """Behind the picture's own grid the head is no function of each cell alone; the answers are the same."""
+    """Behind the image's own grid the head is no function of each cell alone; the answers are the same."""
     engine = camrt.load(MODEL.save(tmp_path / "calm.onnx"), target="log_g")
     assert engine.head.kind == "generic"
-    assert engine.explain(pictures(), "calm").raw.shape == (3, 4, 3)
+    assert engine.explain(images(), "calm").raw.shape == (3, 4, 3)
 
 
 def test_classes_and_options_that_are_not_there(engine: camrt.Engine) -> None:
-    batch = pictures()
+    batch = images()
     for options, words in (
         ({"kind": "subset", "classes": [4]}, r"class 4 in classes= is out of range"),
         ({"kind": "subset", "classes": "imagenet"}, "for ImageNet's 1000 classes; this model has 4"),
@@ -269,7 +269,7 @@ def test_classes_and_options_that_are_not_there(engine: camrt.Engine) -> None:
 def test_a_model_that_is_not_calm(tmp_path: Path) -> None:
     plain = camrt.load(MODEL.save(tmp_path / "plain.onnx", metadata={}), target="A")
     with pytest.raises(MethodError, match="needs a CALM model"):
-        plain.explain(pictures(), "calm")
+        plain.explain(images(), "calm")
     assert "needs a CALM model" in plain.describe()
 
 
@@ -315,7 +315,7 @@ def test_a_file_whose_probabilities_do_not_add_up(tmp_path: Path) -> None:
 
 
 def test_what_is_not_finite_is_no_map(engine: camrt.Engine) -> None:
-    batch = pictures()
+    batch = images()
     batch[1] = np.nan
     with pytest.raises(camrt.errors.InputError):
         engine.explain(batch, "calm")
@@ -331,8 +331,8 @@ def test_the_joint_is_fetched_for_calm_alone(engine: camrt.Engine) -> None:
 
     engine._model = watch  # type: ignore[assignment]
     try:
-        engine.explain(pictures(), "activation")
-        engine.explain(pictures(), "calm")
+        engine.explain(images(), "activation")
+        engine.explain(images(), "calm")
     finally:
         engine._model = run
     assert [JOINT in fetched for fetched in names] == [False, True]

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles import postprocess
-from oracles.classifiers import HEADS, classifier, pooled_linear
-from tolerances import assert_close
 
 import camrt
 from camrt.engine.methods import methods
 from camrt.errors import DegenerateMapWarning
 from camrt.kernels.saliency import MapFlag
+from helpers.oracles import postprocess
+from helpers.oracles.classifiers import HEADS, classifier, pooled_linear
+from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
 NAMES = tuple(name for name in methods() if name != "calm")  # it needs a CALM model
@@ -27,15 +27,15 @@ HUGE = np.float32(3e38)
 def test_what_is_not_finite_is_zeros_with_a_warning(
     engine_of: EngineOf, name: str, postprocess_by: str
 ) -> None:
-    """Picture 1 overflows in the convolution; its neighbours are none the worse."""
+    """Image 1 overflows in the convolution; its neighbours are none the worse."""
     engine = engine_of(classifier("pooled-linear", cells=(2, 5), trunk="convolve"))
-    pictures = np.random.default_rng(0).normal(size=(3, 3, 3, 9)).astype(np.float32)
-    alone = engine.explain(pictures, name, targets=[[0, 1]] * 3, postprocess=postprocess_by)
-    pictures[1] = np.sign(pictures[1]) * HUGE
+    images = np.random.default_rng(0).normal(size=(3, 3, 3, 9)).astype(np.float32)
+    alone = engine.explain(images, name, targets=[[0, 1]] * 3, postprocess=postprocess_by)
+    images[1] = np.sign(images[1]) * HUGE
     with pytest.warns(
         DegenerateMapWarning, match=r"2 of 6 maps were not finite .*model gave NaN or infinity"
     ):
-        found = engine.explain(pictures, name, targets=[[0, 1]] * 3, postprocess=postprocess_by)
+        found = engine.explain(images, name, targets=[[0, 1]] * 3, postprocess=postprocess_by)
     assert (found.flags[1] == MapFlag.NOT_FINITE).all()
     assert not found.maps[1].any()
     for i in (0, 2):
@@ -48,12 +48,12 @@ def test_what_is_not_finite_is_zeros_with_a_warning(
 def test_no_other_warning_whatever_the_head(engine_of: EngineOf, name: str, head: str) -> None:
     """NumPy's own warnings about infinity are not the caller's business; the maps are zeros or finite."""
     engine = engine_of(classifier(head, cells=(2, 5), trunk="keep"))
-    picture = np.full((1, 3, 2, 5), HUGE)
-    picture[0, 1] = -HUGE
-    picture[0, :, 0, 0] = 0
+    image = np.full((1, 3, 2, 5), HUGE)
+    image[0, 1] = -HUGE
+    image[0, :, 0, 0] = 0
     with np.errstate(all="raise"), warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
-        found = engine.explain(picture, name)
+        found = engine.explain(image, name)
     assert {warning.category for warning in given} <= {DegenerateMapWarning}
     assert {warning.filename for warning in given} <= {__file__}
     assert np.isfinite(found.maps).all()
@@ -62,11 +62,11 @@ def test_no_other_warning_whatever_the_head(engine_of: EngineOf, name: str, head
 
 @pytest.mark.parametrize("name", NAMES)
 def test_constant_maps_are_zeros(engine_of: EngineOf, name: str) -> None:
-    """A picture whose cells are all alike; no warning is given."""
+    """An image whose cells are all alike; no warning is given."""
     engine = engine_of(classifier("pooled-linear", cells=(3, 5)))
-    picture = np.array([0.3, 0.7, 0.2], np.float32).reshape(1, 3, 1, 1) * np.ones((1, 3, 3, 5), np.float32)
+    image = np.array([0.3, 0.7, 0.2], np.float32).reshape(1, 3, 1, 1) * np.ones((1, 3, 3, 5), np.float32)
     plain = {"pixab": {"boxes": ((1, 1),)}, "smoothgrad": {"noise": 0}, "vargrad": {"noise": 0}}
-    found = engine.explain(picture, name, targets=1, **plain.get(name, {}))
+    found = engine.explain(image, name, targets=1, **plain.get(name, {}))
     assert found.flags[0] in (MapFlag.CONSTANT, MapFlag.NOTHING_POSITIVE)
     assert not found.maps.any()
 
@@ -91,20 +91,20 @@ def test_an_empty_activation_is_zeros(engine_of: EngineOf, name: str) -> None:
 def test_nothing_positive(engine_of: EngineOf, options: dict[str, Any], flag: MapFlag) -> None:
     """A class map that is negative everywhere: divided by its negative maximum it would be all ones."""
     small = pooled_linear(-np.ones((2, 3)), np.zeros(2), (2, 5))
-    picture = np.random.default_rng(0).random((1, 3, 2, 5)).astype(np.float32) + 0.1
-    found = engine_of(small).explain(picture, "cam", targets=0, size="map", **options)
+    image = np.random.default_rng(0).random((1, 3, 2, 5)).astype(np.float32) + 0.1
+    found = engine_of(small).explain(image, "cam", targets=0, size="map", **options)
     assert found.flags.tolist() == [flag]
     assert found.maps.any() == (flag == MapFlag.OK)
     if flag == MapFlag.OK:
-        expected = postprocess.native(-picture[0].sum(axis=0), (2, 5), minmax=True, rectify=False)
+        expected = postprocess.native(-image[0].sum(axis=0), (2, 5), minmax=True, rectify=False)
         assert_close(found.maps[0], expected)
 
 
 @pytest.mark.parametrize("name", ["pixab", "ablation", "score"])
 def test_what_speaks_against_the_class_everywhere(engine_of: EngineOf, name: str) -> None:
     small = pooled_linear(np.array([[-1.0, -2.0, -1.5], [0, 0, 0]]), np.array([9.0, 0]), (2, 5))
-    picture = np.random.default_rng(0).random((1, 3, 2, 5)).astype(np.float32) + 0.1
-    found = engine_of(small).explain(picture, name, targets=0)
+    image = np.random.default_rng(0).random((1, 3, 2, 5)).astype(np.float32) + 0.1
+    found = engine_of(small).explain(image, name, targets=0)
     assert (found.raw <= 0).all()
     assert found.flags.tolist() == [MapFlag.NOTHING_POSITIVE]
     assert not found.maps.any()
@@ -117,12 +117,12 @@ def test_equal_classes_are_predicted_in_order(engine_of: EngineOf) -> None:
 
 
 QUESTIONS: dict[str, Callable[[camrt.Engine, Any], Any]] = {
-    "predict": lambda engine, pictures: engine.predict(pictures),
-    "probabilities": lambda engine, pictures: engine.probabilities(engine.predict(pictures)),
-    "explain": lambda engine, pictures: engine.explain(pictures, "eigen"),
-    "explain_all": lambda engine, pictures: engine.explain_all(pictures, ["pixab", "gradcam"]),
-    "input_gradients": lambda engine, pictures: engine.input_gradients(pictures, np.sign),
-    "channel_weights": lambda engine, pictures: engine.channel_weights(pictures),
+    "predict": lambda engine, images: engine.predict(images),
+    "probabilities": lambda engine, images: engine.probabilities(engine.predict(images)),
+    "explain": lambda engine, images: engine.explain(images, "eigen"),
+    "explain_all": lambda engine, images: engine.explain_all(images, ["pixab", "gradcam"]),
+    "input_gradients": lambda engine, images: engine.input_gradients(images, np.sign),
+    "channel_weights": lambda engine, images: engine.channel_weights(images),
 }
 
 
@@ -130,22 +130,22 @@ QUESTIONS: dict[str, Callable[[camrt.Engine, Any], Any]] = {
 def test_a_caller_who_raises_on_floating_point_errors(engine_of: EngineOf, question: str) -> None:
     """Numbers from the least to the greatest; what the caller made of NumPy's errors is the caller's own."""
     engine = engine_of(classifier("pooled-linear", cells=(2, 5), trunk="convolve"))
-    pictures = np.random.default_rng(0).normal(size=(3, 3, 3, 9)).astype(np.float32)
-    pictures[1] = np.sign(pictures[1]) * HUGE
-    pictures[2] *= 1e-40 / np.abs(pictures[2])
+    images = np.random.default_rng(0).normal(size=(3, 3, 3, 9)).astype(np.float32)
+    images[1] = np.sign(images[1]) * HUGE
+    images[2] *= 1e-40 / np.abs(images[2])
     with np.errstate(all="raise"), warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateMapWarning)
-        QUESTIONS[question](engine, pictures)
+        QUESTIONS[question](engine, images)
         assert np.geterr()["invalid"] == "raise"
 
 
 @pytest.mark.parametrize("question", ["explain", "explain_all"])
 def test_the_warning_points_at_the_line_that_asked(engine_of: EngineOf, question: str) -> None:
     engine = engine_of(classifier("pooled-linear", cells=(2, 5), trunk="convolve"))
-    pictures = np.full((1, 3, 3, 9), HUGE)
+    images = np.full((1, 3, 3, 9), HUGE)
     ask = {
-        "explain": lambda: engine.explain(pictures),
-        "explain_all": lambda: engine.explain_all(pictures, ["pixab"]),
+        "explain": lambda: engine.explain(images),
+        "explain_all": lambda: engine.explain_all(images, ["pixab"]),
     }
     with pytest.warns(DegenerateMapWarning) as given:
         ask[question]()
@@ -168,10 +168,10 @@ def test_the_last_bits_of_a_saturated_probability_are_no_map(
     """The class is certain, whatever is altered: what its probability changes by is rounding."""
     weights = np.random.default_rng(1).normal(size=(3, 3)) / 50
     small = pooled_linear(weights, np.array([14.5, 0, 0]), (4, 5))
-    picture = np.random.default_rng(0).random((1, 3, 4, 5)).astype(np.float32) + 0.1
+    image = np.random.default_rng(0).random((1, 3, 4, 5)).astype(np.float32) + 0.1
     engine = engine_of(small)
-    found = engine.explain(picture, name, targets=0, **options)
+    found = engine.explain(image, name, targets=0, **options)
     assert found.scores[0] == pytest.approx(1, abs=1e-5)
     assert found.flags[0] in (MapFlag.CONSTANT, MapFlag.NOTHING_POSITIVE)
     assert not found.maps.any()
-    assert engine.explain(picture, "pixab", targets=1, score="logit").flags.tolist() == [MapFlag.OK]
+    assert engine.explain(image, "pixab", targets=1, score="logit").flags.tolist() == [MapFlag.OK]

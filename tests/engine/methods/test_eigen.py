@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import postprocess
-from oracles.answers import Answers
-from oracles.classifiers import classifier
-from oracles.eigen import eigen_cam
-from tolerances import assert_close
 
 import camrt
 from camrt.engine.methods.eigen import EigenCAM
 from camrt.kernels.saliency import MapFlag
+from helpers.oracles import postprocess
+from helpers.oracles.classifiers import classifier
+from helpers.oracles.eigen import eigen_cam
+from helpers.oracles.head_scores import HeadScores
+from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
 # The specification's two maps.
@@ -23,7 +23,7 @@ TWO_MAPS = np.array([[[1, 0], [2, 0]], [[1, 0], [1, 3]]], np.float32)
 
 def mapped(method: EigenCAM, activation: np.ndarray) -> np.ndarray:
     """The raw map of one activation."""
-    raw, _ = method.raw(Answers(activation, lambda _: np.zeros(1)))
+    raw, _ = method.raw(HeadScores(activation, lambda _: np.zeros(1)))
     return raw[0, 0]
 
 
@@ -37,12 +37,12 @@ def test_against_the_oracle(
 ) -> None:
     """More channels than cells and fewer: the two sides of the Gram matrix."""
     small = classifier("pooled-linear", cells=cells, channels=channels, trunk=trunk)
-    pictures = np.random.default_rng(5).normal(size=(3, *small.picture)).astype(np.float32)
-    found = engine_of(small).explain(pictures, "eigen", centred=centred, targets=[[0, 1]] * 3)
-    expected = np.array([eigen_cam(small.activation(x), centred=centred) for x in pictures])
+    images = np.random.default_rng(5).normal(size=(3, *small.image)).astype(np.float32)
+    found = engine_of(small).explain(images, "eigen", centred=centred, targets=[[0, 1]] * 3)
+    expected = np.array([eigen_cam(small.activation(x), centred=centred) for x in images])
     assert_close(found.raw, np.repeat(expected[:, None], 2, axis=1))
     assert_close(found.maps[:, 0], [postprocess.native(raw, cells) for raw in expected])
-    assert found.passes == camrt.engine.explanation.Passes(trunk=3)
+    assert found.passes == camrt.engine.explanation.PassCounts(trunk=3)
 
 
 @pytest.mark.parametrize("read", ["oracle", "engine"])

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from oracles.classifiers import classifier
-from oracles.gradients import METHODS
-from tolerances import assert_close
 
 import camrt
-from camrt.engine.methods import build
+from camrt.engine.methods import make_method
 from camrt.engine.methods.gradients import GradCAM
+from helpers.oracles.classifiers import classifier
+from helpers.oracles.gradients import METHODS
+from helpers.tolerances import assert_close
 
 GLOBAL = ("gradcam", "gradcam++", "xgradcam")
 LOCAL = ("hirescam", "layercam")
@@ -28,7 +28,7 @@ FILTERS, CLASSES, SIDE = 5, 3, 8
 
 
 class Masked:
-    """The masked network on 9×9 pictures, its map 8×8, in float64 and as a graph."""
+    """The masked network on 9×9 images, its map 8×8, in float64 and as a graph."""
 
     def __init__(self, depth):
         draw = np.random.default_rng(depth)
@@ -39,13 +39,13 @@ class Masked:
         ]
         self.layers[0].reshape(-1, FILTERS, 4, 4)[:, :, 2:] = 0
 
-    def activation(self, picture):
-        windows = np.lib.stride_tricks.sliding_window_view(picture[0].astype(np.float64), (2, 2))
+    def activation(self, image):
+        windows = np.lib.stride_tricks.sliding_window_view(image[0].astype(np.float64), (2, 2))
         return np.maximum(np.einsum("ijab,vab->vij", windows, self.filters), 0)
 
-    def slopes(self, picture):
+    def slopes(self, image):
         """J (CLASSES, FILTERS, 4, 4): what the logits gain for each entry of the pooled map."""
-        pooled = self.activation(picture).reshape(FILTERS, 4, 2, 4, 2).max(axis=(2, 4))
+        pooled = self.activation(image).reshape(FILTERS, 4, 2, 4, 2).max(axis=(2, 4))
         product = self.layers[0]
         for layer in self.layers[1:]:
             passing = product @ pooled.reshape(-1) > 0
@@ -54,7 +54,7 @@ class Masked:
 
     def load(self, folder):
         nodes = [
-            helper.make_node("Conv", ["pictures", "filters"], ["raw"]),
+            helper.make_node("Conv", ["images", "filters"], ["raw"]),
             helper.make_node("Relu", ["raw"], ["activation"]),
             helper.make_node("MaxPool", ["activation"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2]),
             helper.make_node("Flatten", ["pooled"], ["vector0"]),
@@ -70,7 +70,7 @@ class Masked:
         graph = helper.make_graph(
             nodes,
             "masked",
-            [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["N", 1, 9, 9])],
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 1, 9, 9])],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
             weights,
         )
@@ -84,54 +84,54 @@ class Masked:
 @pytest.fixture(params=[1, 2, 3], ids="{0} layers".format)
 def masked(request, tmp_path):
     network = Masked(request.param)
-    pictures = np.random.default_rng(20).normal(size=(4, 1, 9, 9)).astype(np.float32)
-    return network, network.load(tmp_path), pictures
+    images = np.random.default_rng(20).normal(size=(4, 1, 9, 9)).astype(np.float32)
+    return network, network.load(tmp_path), images
 
 
-def every_class(engine, pictures, name, **options):
-    return engine.explain(pictures, name, targets=[list(range(CLASSES))] * len(pictures), **options)
+def every_class(engine, images, name, **options):
+    return engine.explain(images, name, targets=[list(range(CLASSES))] * len(images), **options)
 
 
 def test_closed_form_of_a_one_layer_network(masked):
     """Each pooling cell hands its gradient to one winner, so α_v = Σ J_v/(hw) without any derivative."""
-    network, engine, pictures = masked
+    network, engine, images = masked
     expected = [
         np.einsum("cv,vij->cij", network.slopes(x).sum(axis=(2, 3)) / SIDE**2, network.activation(x))
-        for x in pictures
+        for x in images
     ]
     assert np.abs(expected).max() > 0.1
-    assert_close(every_class(engine, pictures, "gradcam").raw, expected, factor=4)
+    assert_close(every_class(engine, images, "gradcam").raw, expected, factor=4)
 
 
 def test_completeness_through_max_pooling(masked):
-    _, engine, pictures = masked
+    _, engine, images = masked
     for name in ("hirescam", "xgradcam"):
-        found = every_class(engine, pictures, name)
+        found = every_class(engine, images, name)
         assert_close(found.raw.sum(axis=(2, 3)), found.scores, factor=8)  # sums over 64 cells and 5 channels
 
 
 @pytest.mark.parametrize("score", ["logit", "probability"])
 def test_what_is_never_read_gets_nothing_of_the_elementwise_methods(masked, score):
     """Rows 4 to 7 of the map are not read; the others' weights are global and shine there all the same."""
-    _, engine, pictures = masked
+    _, engine, images = masked
     for name in LOCAL:
-        raw = every_class(engine, pictures, name, score=score).raw
+        raw = every_class(engine, images, name, score=score).raw
         assert not raw[:, :, 4:].any()
         assert raw[:, :, :4].any()
     for name in GLOBAL:
-        assert (every_class(engine, pictures, name, score=score).raw[:, :, 4:] > 0).any()
+        assert (every_class(engine, images, name, score=score).raw[:, :, 4:] > 0).any()
 
 
 def test_what_is_never_seen_changes_no_gradient(masked):
     """Pixel rows 5 to 8 lie under unread rows alone."""
-    _, engine, pictures = masked
-    altered = pictures.copy()
+    _, engine, images = masked
+    altered = images.copy()
     altered[:, :, 5:] = np.random.default_rng(21).normal(size=altered[:, :, 5:].shape)
     for name in LOCAL:
-        before, after = (every_class(engine, x, name) for x in (pictures, altered))
+        before, after = (every_class(engine, x, name) for x in (images, altered))
         assert np.array_equal(before.scores, after.scores)
         assert np.array_equal(before.raw, after.raw)
-    before, after = (every_class(engine, x, "gradcam").raw for x in (pictures, altered))
+    before, after = (every_class(engine, x, "gradcam").raw for x in (images, altered))
     assert np.array_equal(before[:, :, :4], after[:, :, :4])
     assert (before[:, :, 4:] != after[:, :, 4:]).any()
 
@@ -146,13 +146,13 @@ def test_masked_flattened_heads(tmp_path, head):
             values.reshape(len(values), 3, 4, 3)[:, :, 2:] = 0
             tensor.CopyFrom(numpy_helper.from_array(values, first))
     engine = camrt.load(small.save(tmp_path), target="activation", threads=1)
-    pictures = np.random.default_rng(22).random((3, *small.picture), np.float32)
+    images = np.random.default_rng(22).random((3, *small.image), np.float32)
     for name in LOCAL:
-        raw = every_class(engine, pictures, name).raw
+        raw = every_class(engine, images, name).raw
         assert not raw[:, :, 2:].any()
         assert raw[:, :, :2].any()
     for name in GLOBAL:
-        assert every_class(engine, pictures, name).raw[:, :, 2:].any()
+        assert every_class(engine, images, name).raw[:, :, 2:].any()
 
 
 def test_expected_grad_cam_of_random_networks():
@@ -164,9 +164,9 @@ def test_expected_grad_cam_of_random_networks():
     """
     count, draws, batches = 32, 400, 10
     rng = np.random.default_rng(23)
-    picture = rng.normal(size=(9, 9))
-    picture[6:, 5:] = 0
-    windows = np.lib.stride_tricks.sliding_window_view(picture, (2, 2))
+    image = rng.normal(size=(9, 9))
+    image[6:, 5:] = 0
+    windows = np.lib.stride_tricks.sliding_window_view(image, (2, 2))
     maps = []
     for _ in range(batches):
         activation = np.maximum(
@@ -221,7 +221,7 @@ def test_any_gradient_against_the_oracle(name, given_):
         METHODS[name](g, a)
         for g, a in zip(gradient.astype(np.float64), activation.astype(np.float64), strict=True)
     ]
-    assert_sums_close(build(name, {}).map(gradient, activation), expected, activation)
+    assert_sums_close(make_method(name, {}).map(gradient, activation), expected, activation)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_any_gradient_against_the_oracle(name, given_):
 def test_units_of_the_activation_do_not_matter(name, options, given_, power):
     """A·s and G/s are the same network: bit by bit, for no constant is added anywhere."""
     gradient, activation = given_
-    method, scale = build(name, options), np.float32(2.0**power)
+    method, scale = make_method(name, options), np.float32(2.0**power)
     moved = method.map(gradient / scale, activation * scale)
     assert np.array_equal(moved, method.map(gradient, activation))
 
@@ -245,16 +245,16 @@ def test_units_of_the_activation_do_not_matter(name, options, given_, power):
 def test_the_score_s_scale_is_the_map_s(name, given_, power):
     """Grad-CAM++ is no such method: its score is an exponential's exponent."""
     gradient, activation = given_
-    method, scale = build(name, {}), np.float32(2.0**power)
+    method, scale = make_method(name, {}), np.float32(2.0**power)
     assert np.array_equal(method.map(gradient * scale, activation), method.map(gradient, activation) * scale)
 
 
 @pytest.mark.parametrize("name", METHODS)
 @given(gradients_and_activations(), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=40)
-def test_order_of_channels_pictures_and_places(name, given_, shuffler):
+def test_order_of_channels_images_and_places(name, given_, shuffler):
     gradient, activation = given_
-    method = build(name, {})
+    method = make_method(name, {})
     plain = method.map(gradient, activation)
     order = list(range(gradient.shape[1]))
     shuffler.shuffle(order)

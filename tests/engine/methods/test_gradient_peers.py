@@ -1,4 +1,4 @@
-"""The gradient methods against other libraries, on the same weights and pictures."""
+"""The gradient methods against other libraries, on the same weights and images."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from peer_libraries import import_peer
-from tolerances import assert_close
 
 import camrt
+from helpers.peer_libraries import import_peer
+from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -52,8 +52,8 @@ class Network(nn.Module):
             ),
         }[head]
 
-    def forward(self, pictures):
-        return self.head(self.rectify(self.features(pictures)))
+    def forward(self, images):
+        return self.head(self.rectify(self.features(images)))
 
 
 @pytest.fixture(scope="module", params=["pooled-linear", "flattened-network", "generic"])
@@ -64,13 +64,13 @@ def twins(request, tmp_path_factory):
     with torch.no_grad():
         module.features[3].weight *= 3
         module.head[-1].weight *= 3
-    pictures = np.random.default_rng(1).normal(size=(4, 3, 15, 19)).astype(np.float32)
+    images = np.random.default_rng(1).normal(size=(4, 3, 15, 19)).astype(np.float32)
     path = tmp_path_factory.mktemp("peers") / "network.onnx"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*treespec.*", category=FutureWarning)
         torch.onnx.export(
-            module, (torch.from_numpy(pictures),), path, dynamo=True, verbose=False,
-            dynamic_shapes={"pictures": {0: torch.export.Dim("N")}},
+            module, (torch.from_numpy(images),), path, dynamo=True, verbose=False,
+            dynamic_shapes={"images": {0: torch.export.Dim("N")}},
         )  # fmt: skip
     target = next(
         found.name
@@ -82,8 +82,8 @@ def twins(request, tmp_path_factory):
     return SimpleNamespace(
         module=module,
         engine=engine,
-        pictures=pictures,
-        tensor=torch.from_numpy(pictures),
+        images=images,
+        tensor=torch.from_numpy(images),
         targets=[0, 3, 1, 4],
     )
 
@@ -96,9 +96,7 @@ def test_pytorch_grad_cam(twins, name):
     cam = getattr(peer, made)(model=twins.module, target_layers=[twins.module.rectify])
     expected = cam(twins.tensor, [ClassifierOutputTarget(target) for target in twins.targets])
     cam.activations_and_grads.release()
-    found = twins.engine.explain(
-        twins.pictures, name, targets=twins.targets, postprocess="library", **options
-    )
+    found = twins.engine.explain(twins.images, name, targets=twins.targets, postprocess="library", **options)
     assert (found.flags == 0).any()
     assert_close(found.maps, expected, np.float32, factor=FACTOR)
 
@@ -115,7 +113,7 @@ def stretched(raw):
 )
 def test_torchcam(twins, name, made):
     methods = import_peer("torchcam").methods
-    raw = twins.engine.explain(twins.pictures, name, targets=twins.targets).raw
+    raw = twins.engine.explain(twins.images, name, targets=twins.targets).raw
     alive = np.flatnonzero(np.maximum(raw, 0).max((1, 2)) > 0)
     with getattr(methods, made)(twins.module, target_layer=twins.module.rectify) as extractor:
         expected = extractor(twins.targets, twins.module(twins.tensor))[0].detach().numpy()
@@ -128,7 +126,7 @@ def test_torchcam_leaves_the_weights_out_of_grad_cam_plus_plus(twins):
     methods = import_peer("torchcam").methods
     with methods.GradCAMpp(twins.module, target_layer=twins.module.rectify) as extractor:
         theirs = extractor(twins.targets, twins.module(twins.tensor))[0].detach().numpy()
-    ours = twins.engine.explain(twins.pictures, "gradcam++", targets=twins.targets).raw
+    ours = twins.engine.explain(twins.images, "gradcam++", targets=twins.targets).raw
     kept = []
 
     def keep(_, __, output):
@@ -155,7 +153,7 @@ def test_captum_at_the_layer(twins):
     attr = import_peer("captum.attr")
     target = torch.tensor(twins.targets)
     expected = attr.LayerGradCam(twins.module, twins.module.rectify).attribute(twins.tensor, target=target)
-    found = twins.engine.explain(twins.pictures, "gradcam", targets=twins.targets)
+    found = twins.engine.explain(twins.images, "gradcam", targets=twins.targets)
     assert_close(found.raw, expected.detach().numpy()[:, 0], np.float32, factor=FACTOR)
 
 
@@ -165,18 +163,18 @@ def test_captum_at_the_pixels(twins):
     explain = twins.engine.explain
     options = {"targets": twins.targets, "blur": 1}
     plain = attr.Saliency(twins.module).attribute(twins.tensor.clone().requires_grad_(), target=target)
-    found = explain(twins.pictures, "gradient", **options)
+    found = explain(twins.images, "gradient", **options)
     assert_close(found.raw, plain.detach().amax(1).numpy(), np.float32, factor=FACTOR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that it sets hooks on ReLUs, and that it takes them off
         guided = attr.GuidedBackprop(twins.module).attribute(
             twins.tensor.clone().requires_grad_(), target=target
         )
-    found = explain(twins.pictures, "guided", **options)
+    found = explain(twins.images, "guided", **options)
     assert_close(found.raw, guided.detach().abs().amax(1).numpy(), np.float32, factor=FACTOR)
     whole = attr.IntegratedGradients(twins.module).attribute(
         twins.tensor.clone().requires_grad_(), target=target, n_steps=33, method="riemann_trapezoid"
     )
-    found = explain(twins.pictures, "integrated-textbook", steps=32, **options)
+    found = explain(twins.images, "integrated-textbook", steps=32, **options)
     # captum's weights of its 33 points sum to 32/33, not to one
     assert_close(found.raw, whole.detach().abs().amax(1).numpy() * 33 / 32, np.float32, factor=FACTOR)

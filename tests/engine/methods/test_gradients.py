@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from oracles.classifiers import HEADS, classifier, pooled_linear
-from oracles.gradients import METHODS, numeric_gradient
-from tolerances import assert_close
 
 import camrt
-from camrt.engine.methods import build
+from camrt.engine.methods import make_method
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from camrt.errors import DegenerateMapWarning, MethodError
 from camrt.kernels.saliency import MapFlag
+from helpers.oracles.classifiers import HEADS, classifier, pooled_linear
+from helpers.oracles.gradients import METHODS, numeric_gradient
+from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
 # Central differences of step 1e-5 in float64 are good to about 1e-9 of the score, far inside float32.
@@ -25,48 +25,48 @@ G = np.array([[[1, 2], [0, 0]], [[3, -1], [0, 0]]], np.float32)
 @pytest.mark.parametrize("head", HEADS)
 def test_against_the_oracle(engine_of: EngineOf, head: str, ending: str | None, score: str) -> None:
     small = classifier(head, cells=(3, 5), ending=ending, scale=0.5, trunk="convolve")
-    pictures = np.random.default_rng(7).normal(size=(3, *small.picture)).astype(np.float32)
+    images = np.random.default_rng(7).normal(size=(3, *small.image)).astype(np.float32)
     engine = engine_of(small)
     targets = np.array([[0, 3], [1, 2], [3, 1]])
     scores = small.scores(score)
     gradients = [
         [numeric_gradient(lambda a, c=c: scores(a)[c], small.activation(x)) for c in row]
-        for x, row in zip(pictures, targets, strict=True)
+        for x, row in zip(images, targets, strict=True)
     ]
     for name, oracle in METHODS.items():
-        found = engine.explain(pictures, name, targets=targets, score=score)
+        found = engine.explain(images, name, targets=targets, score=score)
         expected = [
             [oracle(gradient, small.activation(x)) for gradient in row]
-            for x, row in zip(pictures, gradients, strict=True)
+            for x, row in zip(images, gradients, strict=True)
         ]
         assert_close(found.raw, expected, factor=8)  # convolutions, two or three layers there and back
         assert_close(
-            found.scores, [scores(small.activation(x))[row] for x, row in zip(pictures, targets, strict=True)]
+            found.scores, [scores(small.activation(x))[row] for x, row in zip(images, targets, strict=True)]
         )
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_several_targets_are_one_by_one(engine_of: EngineOf, head: str) -> None:
     small = classifier(head, trunk="convolve")
-    pictures = np.random.default_rng(8).normal(size=(3, *small.picture)).astype(np.float32)
+    images = np.random.default_rng(8).normal(size=(3, *small.image)).astype(np.float32)
     engine = engine_of(small, batch_size=2)
-    together = engine.explain(pictures, "gradcam++", targets=[[0, 1, 2]] * 3)
+    together = engine.explain(images, "gradcam++", targets=[[0, 1, 2]] * 3)
     for t in range(3):
-        assert np.array_equal(engine.explain(pictures, "gradcam++", targets=t).raw, together.raw[:, t])
+        assert np.array_equal(engine.explain(images, "gradcam++", targets=t).raw, together.raw[:, t])
     algebra = head in ("pooled-linear", "flattened-linear")
     assert together.passes.head_adjoint == (0 if algebra else 9)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_picture_that_overflows_spoils_no_other(engine_of: EngineOf, head: str) -> None:
+def test_per_image_that_overflows_spoils_no_other(engine_of: EngineOf, head: str) -> None:
     small = classifier(head, trunk="convolve")
-    pictures = np.random.default_rng(12).normal(size=(3, *small.picture)).astype(np.float32)
+    images = np.random.default_rng(12).normal(size=(3, *small.image)).astype(np.float32)
     engine = engine_of(small)
-    alone = {name: engine.explain(pictures, name, targets=[[0, 1]] * 3) for name in METHODS}
-    pictures[1] = np.sign(pictures[1]) * np.float32(3e38)
+    alone = {name: engine.explain(images, name, targets=[[0, 1]] * 3) for name in METHODS}
+    images[1] = np.sign(images[1]) * np.float32(3e38)
     for name in METHODS:
         with pytest.warns(DegenerateMapWarning, match="2 of 6 maps were not finite"):
-            found = engine.explain(pictures, name, targets=[[0, 1]] * 3)
+            found = engine.explain(images, name, targets=[[0, 1]] * 3)
         assert (found.flags[1] == MapFlag.NOT_FINITE).all()
         assert not found.maps[1].any()
         assert_close(found.raw[[0, 2]], alone[name].raw[[0, 2]])
@@ -143,19 +143,19 @@ def test_a_channel_without_activation_has_no_weight() -> None:
 
 def test_pooled_linear_heads_make_the_family_one_map(engine_of: EngineOf) -> None:
     small = classifier("pooled-linear", cells=(4, 3), trunk="convolve")
-    pictures = np.random.default_rng(9).normal(size=(4, *small.picture)).astype(np.float32)
+    images = np.random.default_rng(9).normal(size=(4, *small.image)).astype(np.float32)
     engine = engine_of(small)
-    assert (engine.explain(pictures, "activation").raw > 0).any()
-    cam = engine.explain(pictures, "cam", targets=1).raw - small.bias[1].astype(np.float32)
+    assert (engine.explain(images, "activation").raw > 0).any()
+    cam = engine.explain(images, "cam", targets=1).raw - small.bias[1].astype(np.float32)
     for name in ("gradcam", "hirescam"):
-        assert_close(engine.explain(pictures, name, targets=1).raw, cam / 12, factor=4)
-    alive = [(small.activation(x).sum(axis=(1, 2)) > 0).all() for x in pictures]
+        assert_close(engine.explain(images, name, targets=1).raw, cam / 12, factor=4)
+    alive = [(small.activation(x).sum(axis=(1, 2)) > 0).all() for x in images]
     assert any(alive)
-    found = engine.explain(pictures, "xgradcam", targets=1).raw
+    found = engine.explain(images, "xgradcam", targets=1).raw
     assert_close(found[alive], cam[alive] / 12, factor=4)
     # through the softmax the weights change together with those of the other classes, the family stays one
     maps = [
-        engine.explain(pictures, name, targets=1, score="probability").raw for name in ("gradcam", "hirescam")
+        engine.explain(images, name, targets=1, score="probability").raw for name in ("gradcam", "hirescam")
     ]
     assert_close(maps[0], maps[1], factor=4)
 
@@ -167,10 +167,10 @@ def test_completeness(engine_of: EngineOf, head: str) -> None:
     for tensor in small.model.graph.initializer:
         if "bias" in tensor.name:
             tensor.raw_data = bytes(len(tensor.raw_data))
-    pictures = np.abs(np.random.default_rng(10).normal(size=(3, *small.picture))).astype(np.float32)
+    images = np.abs(np.random.default_rng(10).normal(size=(3, *small.image))).astype(np.float32)
     engine = engine_of(small)
     for name in ("hirescam", "xgradcam"):
-        found = engine.explain(pictures, name, targets=[[0, 1, 2, 3]] * 3)
+        found = engine.explain(images, name, targets=[[0, 1, 2, 3]] * 3)
         assert_close(found.raw.sum(axis=(2, 3)), found.scores, factor=8)
 
 
@@ -178,18 +178,18 @@ def test_grad_cam_does_not_know_the_scale_of_the_logits(engine_of: EngineOf) -> 
     maps = []
     for scale in (1.0, 8.0):
         small = classifier("pooled-linear", scale=scale, trunk="convolve", seed=3)
-        pictures = np.random.default_rng(11).normal(size=(2, *small.picture)).astype(np.float32)
-        maps.append(engine_of(small).explain(pictures, "gradcam", targets=2).maps)
+        images = np.random.default_rng(11).normal(size=(2, *small.image)).astype(np.float32)
+        maps.append(engine_of(small).explain(images, "gradcam", targets=2).maps)
     assert_close(maps[1], maps[0], factor=2)
 
 
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(MethodError, match="score='logits' is not understood"):
-        build("gradcam", {"score": "logits"})
+        make_method("gradcam", {"score": "logits"})
     with pytest.raises(MethodError, match="normalise_alpha='yes' must be True or False"):
-        build("grad-cam++", {"normalise_alpha": "yes"})
-    assert type(build("Grad-CAM++", {})) is GradCAMPlusPlus
-    assert type(build("xGrad_CAM", {})) is XGradCAM
+        make_method("grad-cam++", {"normalise_alpha": "yes"})
+    assert type(make_method("Grad-CAM++", {})) is GradCAMPlusPlus
+    assert type(make_method("xGrad_CAM", {})) is XGradCAM
 
 
 def test_describe_names_the_adjoint(engine_of: EngineOf) -> None:

@@ -8,10 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, node  # noqa: E402
-from tolerances import assert_close  # noqa: E402
 
 import camrt  # noqa: E402
+from helpers.adjoint_cases import AdjointCase, node  # noqa: E402
+from helpers.tolerances import assert_close  # noqa: E402
 
 SHAPE = (3, 6, 5)
 RNG = np.random.default_rng(0)
@@ -117,16 +117,18 @@ def test_a_head(name, tmp_path):
     nodes, function, weights, opset = HEADS[name]
     before = [node("Mul", "x live", "alive"), node("Tanh", "alive", "a")]
     live = np.array([1, 1, 0 if name == "deviation" else 1], np.float32).reshape(1, 3, 1, 1)  # a dead channel
-    case = Case([*before, *nodes], lambda x: function(torch.tanh(x)), SHAPE, {**weights, "live": live}, opset)
+    case = AdjointCase(
+        [*before, *nodes], lambda x: function(torch.tanh(x)), SHAPE, {**weights, "live": live}, opset
+    )
     path = tmp_path / "model.onnx"
     path.write_bytes(case.model().SerializeToString())
     engine = camrt.load(path, target="a")
-    pictures = case.pictures(3)
-    x = torch.from_numpy(pictures).requires_grad_()
+    images = case.images(3)
+    x = torch.from_numpy(images).requires_grad_()
     a = torch.tanh(x * double(live))
     a.retain_grad()
     function(a).flatten(1)[:, 1].sum().backward()
-    batch = pictures.astype(np.float32)
+    batch = images.astype(np.float32)
     # the head there and back in float32, places of samples in cells among them
     expected = (a * a.grad).sum(1).detach().numpy()
     found = engine.explain(batch, "hirescam", targets=1, size="map").raw
@@ -135,7 +137,7 @@ def test_a_head(name, tmp_path):
     assert_close(found, x.grad.abs().amax(1).numpy(), np.float32, factor=64)
 
 
-def test_pictures_of_any_size(tmp_path):
+def test_images_of_any_size(tmp_path):
     """A map stretched to a size that the graph computes from another's, H and W open."""
     nodes = [
         node("Tanh", "x", "t"), node("MaxPool", "t", "a", kernel_shape=[2, 2], strides=[2, 2]),
@@ -148,7 +150,7 @@ def test_pictures_of_any_size(tmp_path):
         t = torch.tanh(x)
         return (F.interpolate(F.max_pool2d(t, 2), size=t.shape[2:], mode="bilinear") * t).mean((2, 3))
 
-    case = Case(nodes, function, (3, 16, 12), open_size=True)
+    case = AdjointCase(nodes, function, (3, 16, 12), open_size=True)
     path = tmp_path / "model.onnx"
     path.write_bytes(case.model().SerializeToString())
     engine = camrt.load(path, target="t")

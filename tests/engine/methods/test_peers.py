@@ -1,4 +1,4 @@
-"""The same maps as other libraries make of the same weights and pictures, where they mean the same."""
+"""The same maps as other libraries make of the same weights and images, where they mean the same."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles import postprocess
-from peer_libraries import import_peer
-from tolerances import assert_close
 
 import camrt
+from helpers.oracles import postprocess
+from helpers.peer_libraries import import_peer
+from helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.peers
 CLASSES = 5
@@ -24,18 +24,18 @@ FACTOR = 2
 
 @dataclass(frozen=True)
 class Pair:
-    """One network as a torch module and as an engine, and pictures for both."""
+    """One network as a torch module and as an engine, and images for both."""
 
     module: Any
     engine: camrt.Engine
-    pictures: np.ndarray
+    images: np.ndarray
     targets: list[int]
 
     @property
     def tensor(self) -> Any:
         import torch
 
-        return torch.from_numpy(self.pictures)
+        return torch.from_numpy(self.images)
 
     @property
     def activations(self) -> Any:
@@ -64,8 +64,8 @@ def network(flattened: bool) -> Any:
                 else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
             )
 
-        def forward(self, pictures: Any) -> Any:
-            return self.head(self.rectify(self.features(pictures)))
+        def forward(self, images: Any) -> Any:
+            return self.head(self.rectify(self.features(images)))
 
     torch.manual_seed(3)
     made = Network().eval()
@@ -83,23 +83,23 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     module = network(request.param == "flattened-network")
-    pictures = np.random.default_rng(1).normal(size=(4, 3, 15, 19)).astype(np.float32)
+    images = np.random.default_rng(1).normal(size=(4, 3, 15, 19)).astype(np.float32)
     path: Path = tmp_path_factory.mktemp("peers") / "network.onnx"
     with warnings.catch_warnings():
         # torch's exporter copies one of its own objects that its pytree module has deprecated.
         warnings.filterwarnings("ignore", message=r".*treespec.*", category=FutureWarning)
         torch.onnx.export(
             module,
-            (torch.from_numpy(pictures),),
+            (torch.from_numpy(images),),
             path,
             dynamo=True,
-            dynamic_shapes={"pictures": {0: torch.export.Dim("N")}},
+            dynamic_shapes={"images": {0: torch.export.Dim("N")}},
             verbose=False,
         )
     engine = camrt.load(path, threads=1)
     assert engine.head.kind == request.param
     assert engine.target.shape == (8, 4, 5)
-    yield Pair(module, engine, pictures, [0, 3, 1, 4])
+    yield Pair(module, engine, images, [0, 3, 1, 4])
     torch.set_num_threads(threads)
 
 
@@ -120,8 +120,8 @@ def test_both_compute_the_same(pair: Pair) -> None:
     import torch
 
     with torch.no_grad():
-        assert_close(pair.engine.predict(pair.pictures), pair.module(pair.tensor).numpy())
-    found = pair.engine.explain(pair.pictures, "activation")
+        assert_close(pair.engine.predict(pair.images), pair.module(pair.tensor).numpy())
+    found = pair.engine.explain(pair.images, "activation")
     assert_close(found.raw, pair.activations.numpy().sum(axis=1))
 
 
@@ -129,7 +129,7 @@ def test_score_cam_of_pytorch_grad_cam(pair: Pair) -> None:
     with grad_cam(pair, "ScoreCAM") as peer:
         expected = peer(input_tensor=pair.tensor, targets=outputs(pair.targets))
     options = {"definition": "grad-cam", "postprocess": "library"}
-    found = pair.engine.explain(pair.pictures, "score", targets=pair.targets, **options)
+    found = pair.engine.explain(pair.images, "score", targets=pair.targets, **options)
     assert_close(found.maps, expected, factor=FACTOR)
 
 
@@ -142,7 +142,7 @@ def test_score_cam_of_torchcam(pair: Pair) -> None:
         pair.module(pair.tensor)
         (expected,) = extractor(class_idx=pair.targets)
     options = {"definition": "torchcam", "normalisation": "minmax", "size": "map"}
-    found = pair.engine.explain(pair.pictures, "score", targets=pair.targets, **options)
+    found = pair.engine.explain(pair.images, "score", targets=pair.targets, **options)
     assert_close(found.maps, expected.numpy(), factor=FACTOR)
 
 
@@ -158,9 +158,7 @@ def test_cam_of_torchcam(pair: Pair) -> None:
         (scaled,) = extractor(class_idx=pair.targets)
         (plain,) = extractor(class_idx=pair.targets, normalized=False)
         bias = pair.module.head[2].bias[pair.targets].numpy()
-    found = pair.engine.explain(
-        pair.pictures, "cam", targets=pair.targets, normalisation="minmax", size="map"
-    )
+    found = pair.engine.explain(pair.images, "cam", targets=pair.targets, normalisation="minmax", size="map")
     assert_close(found.maps, scaled.numpy(), factor=FACTOR)
     assert_close(found.raw - bias[:, None, None], plain.numpy(), factor=FACTOR)
 
@@ -179,10 +177,10 @@ def test_ablation_cam_of_pytorch_grad_cam(pair: Pair) -> None:
     channel, each time less than before: there is nothing to compare with.
     """
     assert all(float(one.min()) == 0 for one in pair.activations)
-    assert (pair.engine.predict(pair.pictures)[np.arange(4), pair.targets] > 0).all()
+    assert (pair.engine.predict(pair.images)[np.arange(4), pair.targets] > 0).all()
     with grad_cam(pair, "AblationCAM") as peer:
         expected = peer(input_tensor=pair.tensor, targets=outputs(pair.targets))
-    found = pair.engine.explain(pair.pictures, "ablation", targets=pair.targets, postprocess="library")
+    found = pair.engine.explain(pair.images, "ablation", targets=pair.targets, postprocess="library")
     assert_close(found.maps, expected, factor=3 * FACTOR)  # differences of logits
     activations = pair.activations.numpy().astype(np.float64)
     raw = np.einsum("nk,nkij->nij", ablation_weights(pair, pair.targets), activations)
@@ -204,7 +202,7 @@ def test_ablation_cam_of_a_negative_logit(pair: Pair) -> None:
             pair.module.head[-1].bias += 40
     scores = logits[np.arange(4), pair.targets]
     assert (scores < 0).all()
-    found = pair.engine.explain(pair.pictures, "ablation", targets=pair.targets)
+    found = pair.engine.explain(pair.images, "ablation", targets=pair.targets)
     raw = np.einsum("nk,nkij->nij", weights * -np.abs(scores)[:, None], pair.activations.numpy())
     # Its logits of magnitude 40 differ by a few: they lose tens of epsilons of that.
     assert_close(found.raw * found.scores[:, None, None], raw, factor=20)
@@ -217,7 +215,7 @@ def test_eigen_cam_of_pytorch_grad_cam(pair: Pair) -> None:
     from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
     projected = get_2d_projection(pair.activations.numpy())
-    found = pair.engine.explain(pair.pictures, "eigen", targets=pair.targets, postprocess="library")
+    found = pair.engine.explain(pair.images, "eigen", targets=pair.targets, postprocess="library")
     for i in range(4):
         sign = np.sign((projected[i] * found.raw[i]).sum())
         assert_close(sign * found.raw[i], projected[i], factor=FACTOR)

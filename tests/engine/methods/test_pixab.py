@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import postprocess
-from oracles.answers import Answers
-from oracles.cam import class_map
-from oracles.classifiers import HEADS, classifier, pooled_linear
-from oracles.pixab import distinct_boxes, pixab_cam
-from tolerances import assert_close
 
 import camrt
 from camrt.engine.methods.boxes import count_boxes, place_boxes
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.errors import MemoryLimitError
-from camrt.export.budget import Budget, limited
+from camrt.export.budget import Budget, within_budget
+from helpers.oracles import postprocess
+from helpers.oracles.cam import class_map
+from helpers.oracles.classifiers import HEADS, classifier, pooled_linear
+from helpers.oracles.head_scores import HeadScores
+from helpers.oracles.pixab import distinct_boxes, pixab_cam
+from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
 FOUR_BOXES = ((1, 1), (1, 2), (2, 1), (2, 2))
@@ -55,7 +55,7 @@ def reference(options: dict[str, Any]) -> dict[str, Any]:
 
 def mapped(method: PixabCAM, activation: np.ndarray, score: Callable[[np.ndarray], Any]) -> np.ndarray:
     """Raw maps (C, h, w) of one activation under any score."""
-    raw, _ = method.raw(Answers(activation, lambda values: np.atleast_1d(score(values))))
+    raw, _ = method.raw(HeadScores(activation, lambda values: np.atleast_1d(score(values))))
     return raw[0]
 
 
@@ -66,19 +66,19 @@ def mapped(method: PixabCAM, activation: np.ndarray, score: Callable[[np.ndarray
 @pytest.mark.parametrize("head", HEADS)
 def test_against_the_oracle(engine_of: EngineOf, head: str, options: dict[str, Any]) -> None:
     small = classifier(head, cells=(3, 5), scale=0.3, trunk="convolve")
-    pictures = np.random.default_rng(11).normal(size=(2, *small.picture)).astype(np.float32)
-    found = engine_of(small).explain(pictures, "pixab", targets=[[0, 3], [1, 2]], **options)
+    images = np.random.default_rng(11).normal(size=(2, *small.image)).astype(np.float32)
+    found = engine_of(small).explain(images, "pixab", targets=[[0, 3], [1, 2]], **options)
     scores = small.scores(options.get("score", "probability"))
     raw = np.array(
         [
             [pixab_cam(scores, small.activation(x), c, **reference(options)) for c in row]
-            for x, row in zip(pictures, found.targets, strict=True)
+            for x, row in zip(images, found.targets, strict=True)
         ]
     )
     # Every term is a difference of two float32 scores over one of them: it loses what they share.
     for one, expected in zip(found.raw.reshape(-1, 3, 5), raw.reshape(-1, 3, 5), strict=True):
         assert_close(one, expected, factor=10)
-    size = small.picture[1:]
+    size = small.image[1:]
     for one, low in zip(found.maps.reshape(-1, *size), found.raw.reshape(-1, 3, 5), strict=True):
         assert_close(one, postprocess.native(low, size, minmax=True))
 
@@ -90,13 +90,13 @@ def test_odd_sizes(
     engine_of: EngineOf, head: str, ending: str, channels: int, cells: tuple[int, int]
 ) -> None:
     small = classifier(head, cells=cells, channels=channels, trunk="keep", scale=1.0, ending=ending)
-    pictures = np.random.default_rng(12).normal(size=(2, *small.picture)).astype(np.float32)
-    found = engine_of(small).explain(pictures, "pixab", targets=1, postprocess="library", size=(7, 6))
+    images = np.random.default_rng(12).normal(size=(2, *small.image)).astype(np.float32)
+    found = engine_of(small).explain(images, "pixab", targets=1, postprocess="library", size=(7, 6))
     scores = small.scores("probability")
-    raw = np.array([pixab_cam(scores, small.activation(x), 1, denominators="N2") for x in pictures])
+    raw = np.array([pixab_cam(scores, small.activation(x), 1, denominators="N2") for x in images])
     for one, expected in zip(found.raw, raw, strict=True):
         assert_close(one, expected, factor=5)
-    assert_close(found.scores, [scores(small.activation(x))[1] for x in pictures], factor=4)
+    assert_close(found.scores, [scores(small.activation(x))[1] for x in images], factor=4)
     assert_close(found.maps, [postprocess.library(one, (7, 6)) for one in found.raw])
 
 
@@ -104,12 +104,12 @@ def test_odd_sizes(
 def test_one_cell_boxes_of_the_logit_are_cam(engine_of: EngineOf, trunk: str) -> None:
     """On a linear head what a cell takes away, and what it brings, is its share of the class map."""
     small = classifier("pooled-linear", cells=(4, 5), trunk=trunk)
-    pictures = np.random.default_rng(13).normal(size=(3, *small.picture)).astype(np.float32)
+    images = np.random.default_rng(13).normal(size=(3, *small.image)).astype(np.float32)
     found = engine_of(small).explain(
-        pictures, "pixab", targets=[[0, 1, 2, 3]] * 3, score="logit", boxes=((1, 1),)
+        images, "pixab", targets=[[0, 1, 2, 3]] * 3, score="logit", boxes=((1, 1),)
     )
     assert small.weight is not None
-    for x, row in zip(pictures, found.raw, strict=True):
+    for x, row in zip(images, found.raw, strict=True):
         for c in range(4):
             cam = class_map(small.activation(x), small.weight, np.zeros(4), c)
             # p = 2 · (f_ij / hw) / |Y − Y₀|, and Y − Y₀ is the mean of f.
@@ -119,11 +119,11 @@ def test_one_cell_boxes_of_the_logit_are_cam(engine_of: EngineOf, trunk: str) ->
 def test_cells_cancel_out_to_the_whole(engine_of: EngineOf) -> None:
     """Σ over cells of Y − Y_−cell is Y − Y₀ for a linear score."""
     small = classifier("flattened-linear", cells=(4, 5), trunk="keep")
-    pictures = np.random.default_rng(14).normal(size=(2, *small.picture)).astype(np.float32)
+    images = np.random.default_rng(14).normal(size=(2, *small.image)).astype(np.float32)
     options = {"score": "logit", "denominators": "N3", "boxes": ((1, 1),), "perspectives": "deletion"}
-    found = engine_of(small).explain(pictures, "pixab", targets=2, **options)
+    found = engine_of(small).explain(images, "pixab", targets=2, **options)
     score = small.scores("logit")
-    falls = [score(x)[2] - score(np.zeros(x.shape))[2] for x in pictures]
+    falls = [score(x)[2] - score(np.zeros(x.shape))[2] for x in images]
     assert_close(found.raw.sum(axis=(1, 2)), np.sign(falls), factor=5)
 
 
@@ -132,8 +132,8 @@ def test_cells_cancel_out_to_the_whole(engine_of: EngineOf) -> None:
 def test_no_distinct_box_is_run_twice(engine_of: EngineOf, head: str, perspectives: str) -> None:
     small = classifier(head, cells=(3, 4))
     engine = engine_of(small)
-    pictures = np.random.default_rng(15).random((2, *small.picture)).astype(np.float32) + 0.5
-    found = engine.explain(pictures, "pixab", targets=[[0, 1]] * 2, perspectives=perspectives)
+    images = np.random.default_rng(15).random((2, *small.image)).astype(np.float32) + 0.5
+    found = engine.explain(images, "pixab", targets=[[0, 1]] * 2, perspectives=perspectives)
     boxes = len(distinct_boxes(FOUR_BOXES, (3, 4), "coverage"))
     sides = 2 if perspectives == "both" else 1
     # Beside the boxes only the empty activation is run, a few times at most.
@@ -145,8 +145,8 @@ def test_no_distinct_box_is_run_twice(engine_of: EngineOf, head: str, perspectiv
 def test_a_tiny_probability_says_nothing(engine_of: EngineOf) -> None:
     weight = np.array([[40.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     engine = engine_of(pooled_linear(weight, np.zeros(2), (2, 2)))
-    picture = np.random.default_rng(0).random((1, 3, 2, 2)).astype(np.float32) + 1
-    found = engine.explain(picture, "pixab", targets=[[0, 1]])
+    image = np.random.default_rng(0).random((1, 3, 2, 2)).astype(np.float32) + 1
+    found = engine.explain(image, "pixab", targets=[[0, 1]])
     assert found.scores[0, 1] < 1e-12
     assert found.flags.tolist() == [[0, 1]]
     assert not found.raw[0, 1].any()
@@ -155,11 +155,11 @@ def test_a_tiny_probability_says_nothing(engine_of: EngineOf) -> None:
 
 def test_a_tiny_empty_score_is_not_divided_by(engine_of: EngineOf) -> None:
     small = pooled_linear(np.array([[90.0, 0, 0], [0, 1, 0]]), np.array([-40.0, 0.0]), (2, 2))
-    picture = np.random.default_rng(0).random((1, 3, 2, 2)).astype(np.float32) + 0.1
-    found = engine_of(small).explain(picture, "pixab", targets=0)
+    image = np.random.default_rng(0).random((1, 3, 2, 2)).astype(np.float32) + 0.1
+    found = engine_of(small).explain(image, "pixab", targets=0)
     scores = small.scores("probability")
     assert scores(np.zeros((3, 2, 2)))[0] < 1e-12
-    raw = pixab_cam(scores, picture[0], 0, denominators="N2")
+    raw = pixab_cam(scores, image[0], 0, denominators="N2")
     # Probabilities near 1e-17 are exponentials of float32 logits of magnitude 40, good to 40 epsilons.
     assert_close(found.raw[0], raw, factor=5)
 
@@ -241,14 +241,14 @@ def test_pass_counts_of_the_specification(
     assert distinct == 2 * (h * w + h * (w - 1) + (h - 1) * w + (h - 1) * (w - 1))
     for placements in (covering, anchors, same):
         assert 2 * len(placements.distinct) == distinct
-    answers = Answers(np.ones((1, h, w)), lambda values: np.atleast_1d(square(values)))
+    answers = HeadScores(np.ones((1, h, w)), lambda values: np.atleast_1d(square(values)))
     PixabCAM().raw(answers)
     assert answers.asked_boxes == distinct
 
 
 def test_boxes_of_a_large_map_are_counted_without_being_listed() -> None:
     h, w = 6, 100_000
-    with limited(Budget(max_memory=1 << 20)):
+    with within_budget(Budget(max_memory=1 << 20)):
         counted = count_boxes(FOUR_BOXES, (h, w), "coverage")
         with pytest.raises(MemoryLimitError):
             place_boxes(FOUR_BOXES, (h, w), "coverage")

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from oracles.classifiers import HEADS, classifier, pooled_linear
-from oracles.gradients import integrated, integrated_textbook, numeric_gradient, strongest
-from tolerances import assert_close
 
 import camrt
-from camrt.engine.methods import build
+from camrt.engine.methods import make_method
 from camrt.engine.methods.pixels import blur_matrix
 from camrt.errors import AdjointError, MethodError
+from helpers.oracles.classifiers import HEADS, classifier, pooled_linear
+from helpers.oracles.gradients import integrated, integrated_textbook, numeric_gradient, strongest
+from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
 PIXELS = (
@@ -36,30 +36,30 @@ FEW |= {"smoothgrad": {"draws": 3}, "vargrad": {"draws": 3}, "opticam": {"steps"
 
 
 def batch(small, count=2, seed=7):
-    return np.random.default_rng(seed).normal(size=(count, *small.picture)).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=(count, *small.image)).astype(np.float32)
 
 
 @pytest.mark.parametrize("score", ["logit", "probability"])
 @pytest.mark.parametrize("head", HEADS)
 def test_gradients_against_the_oracle(engine_of: EngineOf, head: str, score: str) -> None:
     small = classifier(head, cells=(2, 3), scale=0.5, trunk="convolve")
-    pictures, engine = batch(small), engine_of(small)
-    scores = small.scores_of_picture(score)
+    images, engine = batch(small), engine_of(small)
+    scores = small.scores_of_image(score)
     functions = [[lambda x, c=c: scores(x)[c] for c in (0, 2)]] * 2
     targets = [[0, 2]] * 2
-    plain = engine.explain(pictures, "gradient", targets=targets, blur=1, score=score)
+    plain = engine.explain(images, "gradient", targets=targets, blur=1, score=score)
     expected = [
-        [strongest(numeric_gradient(f, x)) for f in row] for x, row in zip(pictures, functions, strict=True)
+        [strongest(numeric_gradient(f, x)) for f in row] for x, row in zip(images, functions, strict=True)
     ]
     assert_close(plain.raw, expected, factor=40 if score == "probability" else 8)
     assert plain.raw.shape == (2, 2, 3, 5)
-    code = engine.explain(pictures, "integrated", targets=targets, blur=1, steps=4, score=score)
-    expected = [[integrated(f, x, 4, 0 * x) for f in row] for x, row in zip(pictures, functions, strict=True)]
+    code = engine.explain(images, "integrated", targets=targets, blur=1, steps=4, score=score)
+    expected = [[integrated(f, x, 4, 0 * x) for f in row] for x, row in zip(images, functions, strict=True)]
     assert_close(code.raw, expected, factor=40 if score == "probability" else 8)
-    textbook = engine.explain(pictures, "integrated-textbook", targets=targets, blur=1, steps=4, score=score)
+    textbook = engine.explain(images, "integrated-textbook", targets=targets, blur=1, steps=4, score=score)
     expected = [
         [strongest(integrated_textbook(f, x, 4, 0 * x)) for f in row]
-        for x, row in zip(pictures, functions, strict=True)
+        for x, row in zip(images, functions, strict=True)
     ]
     assert_close(textbook.raw, expected, factor=40 if score == "probability" else 8)
     assert plain.passes.full_adjoint == 4
@@ -67,36 +67,36 @@ def test_gradients_against_the_oracle(engine_of: EngineOf, head: str, score: str
     assert code.passes.full == (4 * 5 if score == "probability" else 0)
 
 
-def noisy(picture, draws, noise, seed):
-    spread = picture.max() - picture.min()
+def noisy(image, draws, noise, seed):
+    spread = image.max() - image.min()
     for draw in range(draws):
-        pattern = np.random.default_rng([seed, draw]).standard_normal(picture.shape, np.float32)
-        yield picture + np.float32(noise) * spread * pattern
+        pattern = np.random.default_rng([seed, draw]).standard_normal(image.shape, np.float32)
+        yield image + np.float32(noise) * spread * pattern
 
 
 def test_noisy_gradients_against_the_oracle(engine_of: EngineOf) -> None:
     small = classifier("generic", cells=(2, 3), scale=0.5, trunk="convolve")
-    pictures, engine = batch(small, 3), engine_of(small, batch_size=4)
+    images, engine = batch(small, 3), engine_of(small, batch_size=4)
     for seed in (0, 5):
         each = [
             [
                 strongest(numeric_gradient(lambda a: small.logits(a)[1], copy.astype(np.float64)))
                 for copy in noisy(x, 6, 0.25, seed)
             ]
-            for x in pictures
+            for x in images
         ]
         options = {"targets": 1, "blur": 1, "draws": 6, "seed": seed}
-        assert_close(engine.explain(pictures, "smoothgrad", **options).raw, np.mean(each, axis=1), factor=8)
-        assert_close(engine.explain(pictures, "vargrad", **options).raw, np.var(each, axis=1), factor=16)
+        assert_close(engine.explain(images, "smoothgrad", **options).raw, np.mean(each, axis=1), factor=8)
+        assert_close(engine.explain(images, "vargrad", **options).raw, np.var(each, axis=1), factor=16)
 
 
-def test_a_picture_gets_its_own_noise_wherever_it_stands(engine_of: EngineOf) -> None:
+def test_per_image_gets_its_own_noise_wherever_it_stands(engine_of: EngineOf) -> None:
     small = classifier("pooled-linear", trunk="convolve")
-    pictures = batch(small, 5)
-    together = engine_of(small, batch_size=2).explain(pictures, "smoothgrad", targets=1, draws=3)
-    alone = engine_of(small, batch_size=7).explain(pictures[3:4], "smoothgrad", targets=1, draws=3)
+    images = batch(small, 5)
+    together = engine_of(small, batch_size=2).explain(images, "smoothgrad", targets=1, draws=3)
+    alone = engine_of(small, batch_size=7).explain(images[3:4], "smoothgrad", targets=1, draws=3)
     assert_close(alone.raw[0], together.raw[3], factor=4)
-    other = engine_of(small).explain(pictures[3:4], "smoothgrad", targets=1, draws=3, seed=1)
+    other = engine_of(small).explain(images[3:4], "smoothgrad", targets=1, draws=3, seed=1)
     assert np.abs(other.raw - alone.raw).max() > 0.01 * np.abs(alone.raw).max()
 
 
@@ -108,9 +108,9 @@ def test_the_variance_of_a_linear_score_is_nothing(engine_of: EngineOf) -> None:
 def test_integrated_gradients_are_complete(engine_of: EngineOf) -> None:
     """What the pixels are given sums to score(x) − score(0), exactly so for a linear score."""
     small = pooled_linear(np.array([[1.0, -2.0, 0.5]]), np.zeros(1), (3, 4))
-    picture = batch(small, 1)
-    expected = np.abs(picture * np.array([1.0, -2.0, 0.5])[:, None, None] / 12).max(axis=1)
-    assert_close(engine_of(small).explain(picture, "integrated-textbook", targets=0, blur=1).raw, expected)
+    image = batch(small, 1)
+    expected = np.abs(image * np.array([1.0, -2.0, 0.5])[:, None, None] / 12).max(axis=1)
+    assert_close(engine_of(small).explain(image, "integrated-textbook", targets=0, blur=1).raw, expected)
     smooth = classifier("generic", cells=(2, 3), scale=0.5, trunk="convolve")
     x = batch(smooth, 1)[0].astype(np.float64)
     whole = integrated_textbook(lambda a: smooth.logits(a)[0], x, 256, 0 * x)
@@ -156,21 +156,21 @@ def test_guided_back_propagation(engine_of: EngineOf) -> None:
             (x,) = context.saved_tensors
             return g * (x > 0) * (g > 0)
 
-    pictures = batch(small)
-    x = torch.from_numpy(pictures).double().requires_grad_()
+    images = batch(small)
+    x = torch.from_numpy(images).double().requires_grad_()
     maps = Guided.apply(torch.nn.functional.conv2d(x, weights["kernel"], stride=2, padding=1))
     units = Guided.apply(maps.flatten(1) @ weights["hidden"].T + weights["hidden_bias"])
     (units @ weights["weight"].T)[:, 2].sum().backward()
     engine = engine_of(small)
-    found = engine.explain(pictures, "guided", targets=2, blur=1)
+    found = engine.explain(images, "guided", targets=2, blur=1)
     assert_close(found.raw, x.grad.abs().amax(1).numpy(), factor=8)
-    grad_cam = engine.explain(pictures, "gradcam", targets=2)
-    both = engine.explain(pictures, "guided-gradcam", targets=2, blur=1)
+    grad_cam = engine.explain(images, "gradcam", targets=2)
+    both = engine.explain(images, "guided-gradcam", targets=2, blur=1)
     assert_close(both.raw, found.raw * grad_cam.maps, factor=8)
     assert both.passes.head_adjoint == 2
     for name in ("gradcam++", "xgradcam", "score", "ablation", "activation", "pixab"):
-        coarse = engine.explain(pictures, name, targets=2)
-        guided = engine.explain(pictures, f"guided-{name}", targets=2, blur=1)
+        coarse = engine.explain(images, name, targets=2)
+        guided = engine.explain(images, f"guided-{name}", targets=2, blur=1)
         assert_close(guided.raw, found.raw * coarse.maps, factor=8)
         for count in ("head", "full", "head_adjoint"):
             assert getattr(guided.passes, count) == getattr(coarse.passes, count), (name, count)
@@ -189,8 +189,8 @@ def test_opti_cam_takes_the_steps_that_torch_takes(engine_of: EngineOf) -> None:
         t.name: torch.tensor(np.array(__import__("onnx").numpy_helper.to_array(t))).double()
         for t in small.model.graph.initializer
     }
-    pictures = batch(small, 3)
-    x = torch.from_numpy(pictures).double()
+    images = batch(small, 3)
+    x = torch.from_numpy(images).double()
 
     def activation(values):
         return torch.nn.functional.conv2d(values, weights["kernel"], stride=2, padding=1).clamp(min=0)
@@ -209,7 +209,7 @@ def test_opti_cam_takes_the_steps_that_torch_takes(engine_of: EngineOf) -> None:
         logit(x * (up - low) / (high - low)).sum().backward()
         optimiser.step()
     expected = (u.softmax(1)[:, :, None, None] * maps).sum(1).detach().numpy()
-    found = engine_of(small, batch_size=2).explain(pictures, "opticam", targets=2, steps=12)
+    found = engine_of(small, batch_size=2).explain(images, "opticam", targets=2, steps=12)
     # Adam divides by the gradient's own size: rounding of small gradients grows with every step.
     assert_close(found.raw, expected, factor=200)
     assert found.passes.full_adjoint == 3 * 12
@@ -217,11 +217,11 @@ def test_opti_cam_takes_the_steps_that_torch_takes(engine_of: EngineOf) -> None:
 
 def test_opti_cam_climbs(engine_of: EngineOf) -> None:
     small = classifier("generic", cells=(4, 5), trunk="convolve", channels=6, scale=4.0)
-    pictures, engine = batch(small, 4), engine_of(small)
+    images, engine = batch(small, 4), engine_of(small)
 
     def masked(steps):
-        found = engine.explain(pictures, "opticam", targets=1, steps=steps, normalisation="minmax")
-        return engine.predict(pictures * found.maps[:, None])[:, 1]
+        found = engine.explain(images, "opticam", targets=1, steps=steps, normalisation="minmax")
+        return engine.predict(images * found.maps[:, None])[:, 1]
 
     assert (masked(60) >= masked(1) - 1e-3).all()
     assert (masked(60) > masked(1) + 1e-2).any()
@@ -230,17 +230,17 @@ def test_opti_cam_climbs(engine_of: EngineOf) -> None:
 @pytest.mark.parametrize("name", [*PIXELS, "opticam"])
 def test_batches_do_not_matter(engine_of: EngineOf, name: str) -> None:
     small = classifier("pooled-network", trunk="convolve")
-    pictures = batch(small, 5)
+    images = batch(small, 5)
     options = FEW.get(name, {})
-    one = engine_of(small, batch_size=1).explain(pictures, name, targets=[[0, 1]] * 5, **options)
-    all_ = engine_of(small, batch_size=32).explain(pictures, name, targets=[[0, 1]] * 5, **options)
+    one = engine_of(small, batch_size=1).explain(images, name, targets=[[0, 1]] * 5, **options)
+    all_ = engine_of(small, batch_size=32).explain(images, name, targets=[[0, 1]] * 5, **options)
     assert_close(one.raw, all_.raw, factor=200 if name == "opticam" else 8)
-    if name != "guided-score":  # Score-CAM runs a picture of nothing once a batch
+    if name != "guided-score":  # Score-CAM runs an image of nothing once a batch
         assert one.passes == all_.passes
 
 
 @pytest.mark.parametrize("name", PIXELS)
-def test_maps_are_as_large_as_the_picture(engine_of: EngineOf, name: str) -> None:
+def test_maps_are_as_large_as_the_image(engine_of: EngineOf, name: str) -> None:
     small = classifier("pooled-network", cells=(3, 2), trunk="convolve")
     found = engine_of(small).explain(batch(small), name, **FEW.get(name, {}))
     assert found.raw.shape == found.maps.shape == (2, 5, 3)
@@ -264,4 +264,4 @@ WRONG = [
 @pytest.mark.parametrize(("name", "options", "text"), WRONG, ids=str)
 def test_wrong_options_are_refused(name: str, options: dict[str, object], text: str) -> None:
     with pytest.raises(MethodError, match=text):
-        build(name, options)
+        make_method(name, options)

@@ -7,9 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from adjoint_cases import Case, adjoint_of, check, node  # noqa: E402
-
 from camrt.errors import AdjointError  # noqa: E402
+from helpers.adjoint_cases import AdjointCase, build_adjoint_of, check_adjoint, node  # noqa: E402
 
 SHAPE = (6, 2, 5)  # six tokens of ten numbers
 
@@ -80,10 +79,10 @@ def test_attention(name):
     def function(x):
         return attend(*made(x), 2, **options)
 
-    check(Case(nodes, function, SHAPE, weights, 23), double=False, factor=32)
+    check_adjoint(AdjointCase(nodes, function, SHAPE, weights, 23), double=False, factor=32)
 
 
-def test_attention_of_heads_apart_and_of_a_mask_made_from_the_picture():
+def test_attention_of_heads_apart_and_of_a_mask_made_from_the_image():
     nodes, weights, made = projected(8)
     apart = [node("Reshape", f"{n} heads", f"{n}h") for n in "qkv"]
     turned = [node("Transpose", f"{n}h", f"{n}t", perm=[0, 2, 1, 3]) for n in "qkv"]
@@ -96,16 +95,16 @@ def test_attention_of_heads_apart_and_of_a_mask_made_from_the_picture():
         mask = (x.reshape(len(x), 6, 10) @ double(weights["wm"]))[:, None]
         return attend(*made(x), 2, 2, mask=mask)
 
-    check(Case(nodes, function, SHAPE, weights, 23), double=False, factor=32)
+    check_adjoint(AdjointCase(nodes, function, SHAPE, weights, 23), double=False, factor=32)
 
 
 def test_attention_to_earlier_steps_is_refused():
     nodes, weights, made = projected(8)
     weights["past"] = np.zeros((5, 2, 3, 4), np.float32)
     attention = node("Attention", "q k v _ past past", "y p r", q_num_heads=2, kv_num_heads=2)
-    case = Case([*nodes, attention], lambda x: attend(*made(x), 2, 2), SHAPE, weights, 23)
+    case = AdjointCase([*nodes, attention], lambda x: attend(*made(x), 2, 2), SHAPE, weights, 23)
     with pytest.raises(AdjointError, match="earlier steps"):
-        adjoint_of(case, double=False)
+        build_adjoint_of(case, double=False)
 
 
 def test_places_told_by_turning_pairs():
@@ -124,4 +123,4 @@ def test_places_told_by_turning_pairs():
         c, s = double(weights["c"]), double(weights["s"])
         return torch.cat([first * c - second * s, second * c + first * s], -1)
 
-    check(Case(nodes, function, (6, 4, 2), weights, 23), double=False)
+    check_adjoint(AdjointCase(nodes, function, (6, 4, 2), weights, 23), double=False)

@@ -8,13 +8,20 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, adjoint_of, check, gradient, node, run_single  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from tolerances import assert_close  # noqa: E402
 
 import camrt  # noqa: E402
 from camrt.errors import AdjointError  # noqa: E402
 from camrt.export.adjoint import WEIGHTING  # noqa: E402
+from helpers.adjoint_cases import (  # noqa: E402
+    AdjointCase,
+    build_adjoint_of,
+    check_adjoint,
+    node,
+    run_single,
+    torch_gradient,
+)
+from helpers.tolerances import assert_close  # noqa: E402
 
 W = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32) / 3
 
@@ -51,23 +58,23 @@ def case(**options):
     one, other = two_ways(options.get("element", TensorProto.FLOAT))
     chosen = node("If", "c", "z", then_branch=one, else_branch=other)
     weights = {"w": W, "half": np.array(0.05, np.float32)}
-    return Case([*BEFORE, chosen, node("Add", "z x", "y")], function, weights=weights, **options)
+    return AdjointCase([*BEFORE, chosen, node("Add", "z x", "y")], function, weights=weights, **options)
 
 
 @pytest.mark.parametrize("mean", [-0.3, 0.4])
-def test_a_branch_chosen_by_the_picture(mean):
-    check(case(values=lambda rng, shape: rng.standard_normal(shape) + mean), double=False, factor=16)
+def test_a_branch_chosen_by_the_image(mean):
+    check_adjoint(case(values=lambda rng, shape: rng.standard_normal(shape) + mean), double=False, factor=16)
 
 
 @pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.DOUBLE])
 def test_branches_of_other_types(element):
     """The numbers a branch holds are brought to the gradient's type too."""
-    model = adjoint_of(case(element=element), double=False)
-    pictures = (
+    model = build_adjoint_of(case(element=element), double=False)
+    images = (
         np.random.default_rng(1).standard_normal((2, 3, 5, 4)).astype(np.float16).astype(np.float64) - 0.5
     )
-    weighting, _, expected = gradient(function, pictures)
-    found = run_single(model, {"map": pictures, WEIGHTING: weighting})[1]
+    weighting, _, expected = torch_gradient(function, images)
+    found = run_single(model, {"map": images, WEIGHTING: weighting})[1]
     assert_close(found, expected, np.float32, factor=16)
 
 
@@ -79,14 +86,14 @@ def test_a_branch_in_a_head(tmp_path):
         node("Greater", "level half", "c"),
         node("If", "c", "z", then_branch=one, else_branch=other), node("GlobalAveragePool", "z", "y"),
     ]  # fmt: skip
-    made = Case(nodes, lambda x: x.mean((2, 3)), weights={"half": np.array(0.05, np.float32)})
+    made = AdjointCase(nodes, lambda x: x.mean((2, 3)), weights={"half": np.array(0.05, np.float32)})
     path = tmp_path / "model.onnx"
     path.write_bytes(made.model().SerializeToString())
     engine = camrt.load(path, target="t")
-    pictures = made.pictures(2)
-    a = torch.tanh(torch.from_numpy(pictures)).requires_grad_()
+    images = made.images(2)
+    a = torch.tanh(torch.from_numpy(images)).requires_grad_()
     (a * a).mean((2, 3))[:, 2].sum().backward()
-    found = engine.explain(pictures.astype(np.float32), "hirescam", targets=2, size="map").raw
+    found = engine.explain(images.astype(np.float32), "hirescam", targets=2, size="map").raw
     assert_close(found, (a * a.grad).sum(1).detach().numpy(), np.float32, factor=8)
 
 
@@ -111,8 +118,8 @@ def test_a_branch_inside_a_branch():
 
     for mean in (-0.3, 0.4):
         values = lambda rng, shape, mean=mean: rng.standard_normal(shape) / 2 + mean  # noqa: E731
-        check(
-            Case(nodes, nested, weights={"half": np.array(0.05, np.float32)}, values=values),
+        check_adjoint(
+            AdjointCase(nodes, nested, weights={"half": np.array(0.05, np.float32)}, values=values),
             double=False,
             factor=16,
         )
@@ -130,4 +137,4 @@ def test_loops_are_refused_by_name():
     nodes = [node("Relu", "x", "a"), node("Loop", "times yes a", "y", body=body)]
     weights = {"times": np.array(2), "yes": np.array(True)}
     with pytest.raises(AdjointError, match=r"Loop \(node 'Loop_y'\): camrt has no rule"):
-        adjoint_of(Case(nodes, torch.tanh, weights=weights), double=False)
+        build_adjoint_of(AdjointCase(nodes, torch.tanh, weights=weights), double=False)

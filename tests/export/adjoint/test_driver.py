@@ -8,16 +8,24 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, adjoint_of, check, gradient, node, open_graph, run_single  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
-from tolerances import assert_close  # noqa: E402
 
 import camrt  # noqa: E402
 from camrt.errors import AdjointError, CutError  # noqa: E402
-from camrt.export.adjoint import WEIGHTING, adjoint_model  # noqa: E402
-from camrt.export.cutting import beside_name  # noqa: E402
+from camrt.export.adjoint import WEIGHTING, build_adjoint_model  # noqa: E402
+from camrt.export.heads.cut import extra_input_name  # noqa: E402
+from helpers.adjoint_cases import (  # noqa: E402
+    AdjointCase,
+    build_adjoint_of,
+    check_adjoint,
+    node,
+    open_graph,
+    run_single,
+    torch_gradient,
+)
+from helpers.tolerances import assert_close  # noqa: E402
 
 W = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32) / 3
 V = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
@@ -50,20 +58,20 @@ def test_cotangents_that_meet_are_added():
         c = a * x + a
         return c + x + c + a
 
-    check(Case(nodes, function))
+    check_adjoint(AdjointCase(nodes, function))
 
 
 @pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])
 def test_everything_is_computed_in_one_type_whatever_the_file_holds(element):
     """The weights are those of the narrow type; the arithmetic is not."""
-    case = Case(HEAD, head, weights={"w": W, "v": V}, element=element)
-    model = adjoint_of(case, double=False)
+    case = AdjointCase(HEAD, head, weights={"w": W, "v": V}, element=element)
+    model = build_adjoint_of(case, double=False)
     held = {tensor.data_type for tensor in model.graph.initializer}
     assert held <= {TensorProto.FLOAT, TensorProto.INT64}
     narrow = {name: narrowed(value, element) for name, value in case.weights.items()}
-    twin = adjoint_of(Case(HEAD, head, weights=narrow), double=False)
-    pictures = case.pictures(3)
-    feeds = {"map": pictures, WEIGHTING: np.ones((3, 5), np.float32)}
+    twin = build_adjoint_of(AdjointCase(HEAD, head, weights=narrow), double=False)
+    images = case.images(3)
+    feeds = {"map": images, WEIGHTING: np.ones((3, 5), np.float32)}
     for found, expected in zip(run_single(model, feeds), run_single(twin, feeds), strict=True):
         assert np.array_equal(found, expected)
 
@@ -80,14 +88,14 @@ def test_a_tensor_that_goes_around_is_an_input_of_its_own():
         node("Sigmoid", "a", "s"),
         node("Mul", "s b", "y"),
     ]
-    case = Case(nodes, lambda x: torch.sigmoid(F.relu(x)) * torch.tanh(x))
+    case = AdjointCase(nodes, lambda x: torch.sigmoid(F.relu(x)) * torch.tanh(x))
     model, graph = open_graph(case.model())
-    back = adjoint_model(model, graph, "a", input_name="map", batch=None, beside=["b"])
-    x = torch.from_numpy(case.pictures(2))
+    back = build_adjoint_model(model, graph, "a", input_name="map", batch=None, extra_inputs=["b"])
+    x = torch.from_numpy(case.images(2))
     a, b = F.relu(x).requires_grad_(), torch.tanh(x)
     weighting = np.random.default_rng(2).standard_normal((2, 60)).astype(np.float32)
     (torch.sigmoid(a) * b).flatten(1).mul(double(weighting)).sum().backward()
-    feeds = {"map": a.detach().numpy(), beside_name(0): b.numpy(), WEIGHTING: weighting}
+    feeds = {"map": a.detach().numpy(), extra_input_name(0): b.numpy(), WEIGHTING: weighting}
     assert_close(run_single(back, feeds)[1], a.grad.numpy(), np.float32, factor=4)
 
 
@@ -103,35 +111,41 @@ def test_what_the_trunk_pass_gives_is_not_run_again():
         name: rng.standard_normal(size).astype(np.float32)
         for name, size in {"w": (60, 7), "v": (7, 4)}.items()
     }
-    case = Case(
+    case = AdjointCase(
         nodes, lambda x: F.relu(x.flatten(1) @ double(weights["w"])) @ double(weights["v"]), weights=weights
     )
     model, graph = open_graph(case.model())
-    back = adjoint_model(model, graph, "x" if "x" in graph.shapes else graph.input_name, input_name="map",
-                         batch=None, given=["z"])  # fmt: skip
+    back = build_adjoint_model(
+        model,
+        graph,
+        "x" if "x" in graph.shapes else graph.input_name,
+        input_name="map",
+        batch=None,
+        known_tensors=["z"],
+    )
     forward = [each for each in back.graph.node if each.op_type == "MatMul"]
     assert len(forward) == 3  # the second layer, and both ways back
-    pictures = case.pictures(2)
-    weighting, _, expected = gradient(case.function, pictures)
-    z = pictures.reshape(2, -1) @ weights["w"]
-    feeds = {"map": pictures, beside_name(0): z, WEIGHTING: weighting}
+    images = case.images(2)
+    weighting, _, expected = torch_gradient(case.function, images)
+    z = images.reshape(2, -1) @ weights["w"]
+    feeds = {"map": images, extra_input_name(0): z, WEIGHTING: weighting}
     assert_close(run_single(back, feeds)[1], expected, np.float32, factor=8)
 
 
 def test_a_fixed_batch():
-    case = Case(HEAD, head, weights={"w": W, "v": V}, batch=3)
-    pictures = case.pictures(3)
-    weighting, _, expected = gradient(head, pictures)
-    found = run_single(adjoint_of(case, double=False), {"map": pictures, WEIGHTING: weighting})
+    case = AdjointCase(HEAD, head, weights={"w": W, "v": V}, batch=3)
+    images = case.images(3)
+    weighting, _, expected = torch_gradient(head, images)
+    found = run_single(build_adjoint_of(case, double=False), {"map": images, WEIGHTING: weighting})
     assert_close(found[1], expected, np.float32, factor=8)
 
 
 def test_the_logits_must_depend_on_the_start():
     nodes = [node("Relu", "x", "a"), node("Shape", "a", "s"), node("ConstantOfShape", "s", "zero"),
              node("Tanh", "x", "t"), node("Add", "t zero", "y")]  # fmt: skip
-    model, graph = open_graph(Case(nodes, torch.tanh).model())
+    model, graph = open_graph(AdjointCase(nodes, torch.tanh).model())
     with pytest.raises(AdjointError, match="do not depend on 'a'"):
-        adjoint_model(model, graph, "a", input_name="map", batch=None)
+        build_adjoint_model(model, graph, "a", input_name="map", batch=None)
 
 
 @pytest.mark.parametrize("opset", [9, 10, 12])
@@ -147,21 +161,21 @@ def test_an_operator_set_without_computed_slices_or_adding_scatters(opset):
     def function(x):
         return F.max_pool2d(F.conv2d(x, double(W), stride=2), (2, 1), 1).mean((2, 3))
 
-    check(Case(nodes, function, (3, 7, 6), {"w": W}, opset), double=False)
+    check_adjoint(AdjointCase(nodes, function, (3, 7, 6), {"w": W}, opset), double=False)
 
 
 def test_what_has_no_spelling_in_the_later_operator_set_is_said():
     nodes = [node("Dropout", "x", "d m"), node("Mul", "d m", "y")]  # the mask's type was another
     with pytest.raises(AdjointError, match="operator set 17, and this file's, of operator set 9,"):
-        adjoint_of(Case(nodes, lambda x: x, opset=9), double=False)
+        build_adjoint_of(AdjointCase(nodes, lambda x: x, opset=9), double=False)
 
 
 def test_numbers_that_are_not_finite_do_not_raise():
-    model = adjoint_of(Case(HEAD, head, weights={"w": W, "v": V}), double=False)
-    pictures = np.zeros((2, 3, 5, 4))
-    pictures[0, 0, 0, 0] = np.nan
-    pictures[1, 0, 0, 0] = np.inf
-    logits, _ = run_single(model, {"map": pictures, WEIGHTING: np.ones((2, 5), np.float32)})
+    model = build_adjoint_of(AdjointCase(HEAD, head, weights={"w": W, "v": V}), double=False)
+    images = np.zeros((2, 3, 5, 4))
+    images[0, 0, 0, 0] = np.nan
+    images[1, 0, 0, 0] = np.inf
+    logits, _ = run_single(model, {"map": images, WEIGHTING: np.ones((2, 5), np.float32)})
     assert np.isnan(logits[0]).all()
 
 
@@ -177,19 +191,19 @@ def test_a_method_without_gradients_works_where_there_is_no_rule(tmp_path):
     nodes = [node("Relu", "x", "a"), node("Hardmax", "a", "h", axis=1), *HEAD[3:]]
     nodes[2] = node("GlobalAveragePool", "h", "p")
     v = np.random.default_rng(4).standard_normal((3, 5)).astype(np.float32)
-    engine = camrt.load(write(Case(nodes, None, weights={"v": v}), tmp_path / "m.onnx"), target="a")
-    pictures = Case(nodes, None).pictures(2).astype(np.float32)
-    assert engine.explain(pictures, "pixab").maps.shape == (2, 5, 4)
+    engine = camrt.load(write(AdjointCase(nodes, None, weights={"v": v}), tmp_path / "m.onnx"), target="a")
+    images = AdjointCase(nodes, None).images(2).astype(np.float32)
+    assert engine.explain(images, "pixab").maps.shape == (2, 5, 4)
     for method in ("gradcam", "gradient", "opticam"):
         with pytest.raises(
             AdjointError, match=r"derivative is zero \(Hardmax \(node 'Hardmax_h'\)\).*'pixab'"
         ):
-            engine.explain(pictures, method)
+            engine.explain(images, method)
 
 
 def test_a_target_inside_a_fused_operator_is_not_found(tmp_path):
     fused = node("FusedConv", "x w", "a", domain="com.microsoft", activation="Relu", pads=[1, 1, 1, 1])
-    path = write(Case([fused, *HEAD[2:]], head, weights={"w": W, "v": V}), tmp_path / "m.onnx")
+    path = write(AdjointCase([fused, *HEAD[2:]], head, weights={"w": W, "v": V}), tmp_path / "m.onnx")
     with pytest.raises(CutError, match="target 'c' was not found"):
         camrt.load(path, target="c")
 
@@ -197,7 +211,7 @@ def test_a_target_inside_a_fused_operator_is_not_found(tmp_path):
 def test_a_float16_file(tmp_path):
     wide = camrt.load(
         write(
-            Case(
+            AdjointCase(
                 HEAD,
                 head,
                 weights={"w": narrowed(W, TensorProto.FLOAT16), "v": narrowed(V, TensorProto.FLOAT16)},
@@ -207,12 +221,15 @@ def test_a_float16_file(tmp_path):
         target="a",
     )
     half = camrt.load(
-        write(Case(HEAD, head, weights={"w": W, "v": V}, element=TensorProto.FLOAT16), tmp_path / "h.onnx"),
+        write(
+            AdjointCase(HEAD, head, weights={"w": W, "v": V}, element=TensorProto.FLOAT16),
+            tmp_path / "h.onnx",
+        ),
         target="a",
     )
-    pictures = Case(HEAD, head).pictures(3).astype(np.float32)
+    images = AdjointCase(HEAD, head).images(3).astype(np.float32)
     for method in ("gradcam", "layercam", "gradient"):
-        expected, found = (engine.explain(pictures, method, targets=1).raw for engine in (wide, half))
+        expected, found = (engine.explain(images, method, targets=1).raw for engine in (wide, half))
         # the trunk's activation is float16
         assert_close(found, expected, np.float16, factor=4)
 
@@ -226,21 +243,21 @@ def test_a_quantised_file_follows_the_straight_through_rule(tmp_path):
         node("GlobalAveragePool", "b", "p"), *HEAD[4:],
     ]  # fmt: skip
     mixed = np.random.default_rng(5).standard_normal((4, 4, 1, 1)).astype(np.float32)
-    case = Case(nodes, head, weights={"w": W, "v": V, "s": scale, "z": zero, "w2": mixed})
+    case = AdjointCase(nodes, head, weights={"w": W, "v": V, "s": scale, "z": zero, "w2": mixed})
     engine = camrt.load(write(case, tmp_path / "q.onnx"), target="a")
-    pictures = case.pictures(2)
+    images = case.images(2)
 
     def quantised(x):
         whole = (torch.round(x / 0.02)).clamp(0, 255) * 0.02
         return x + (whole - x).detach()
 
-    c = F.conv2d(torch.from_numpy(pictures), double(W), padding=1)
+    c = F.conv2d(torch.from_numpy(images), double(W), padding=1)
     a = ((torch.round(c / 0.02)).clamp(0, 255) * 0.02).detach().requires_grad_()
     d = F.conv2d(a, double(mixed))
     passed = d.clamp(0.0, 255 * 0.02)  # nothing passes where the quantiser is saturated
     b = quantised(d).detach() + passed - passed.detach()
     (b.mean((2, 3)) @ double(V))[:, 1].sum().backward()
-    found = engine.explain(pictures.astype(np.float32), "hirescam", targets=1, size="map")
+    found = engine.explain(images.astype(np.float32), "hirescam", targets=1, size="map")
     assert_close(found.raw, (a * a.grad).sum(1).detach().numpy(), np.float32, factor=50)  # 0.02 is rounded
 
 
@@ -283,9 +300,9 @@ def test_random_graphs(data):
                 values.append({**UNARY, **BINARY}[operator](*given_))
         return values[-1]
 
-    case = Case(nodes, function, weights={"w": square})
-    pictures = case.pictures(2)
-    weighting, logits, expected = gradient(function, pictures)
-    found = run_single(adjoint_of(case, double=False), {"map": pictures, WEIGHTING: weighting})
+    case = AdjointCase(nodes, function, weights={"w": square})
+    images = case.images(2)
+    weighting, logits, expected = torch_gradient(function, images)
+    found = run_single(build_adjoint_of(case, double=False), {"map": images, WEIGHTING: weighting})
     assert_close(found[0], logits, np.float32, factor=16)
     assert_close(found[1], expected, np.float32, factor=64)  # products of several layers' slopes

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from adjoint_cases import Case, check, cornered, node, positive  # noqa: E402
+from helpers.adjoint_cases import AdjointCase, check_adjoint, node, random_positive, random_with_corners  # noqa: E402
 
 SHAPE = (3, 5, 4)
 
@@ -67,7 +67,9 @@ def test_the_standard_deviation_of_a_dead_channel(name):
         "last": np.array([2]),
     }  # fmt: skip
     # 0.5 is exact in any of them; the rest is rounded
-    check(Case(SPREAD_BY[name], deviation, SHAPE, weights, values=dead_channel), double=False, factor=32)
+    check_adjoint(
+        AdjointCase(SPREAD_BY[name], deviation, SHAPE, weights, values=dead_channel), double=False, factor=32
+    )
 
 
 SINGULAR = {
@@ -75,7 +77,7 @@ SINGULAR = {
     "Pow": ([node("Pow", "x p", "y")], lambda x: x**0.3, zeros),
     "Pow none": ([node("Pow", "x none", "y")], lambda x: x**0 + 0 * x, zeros),
     "Asin": ([node("Clip", "x low high", "c"), node("Asin", "c", "y")], lambda x: torch.asin(x.clamp(-1, 1)),
-             cornered),
+             random_with_corners),
     "Acos": ([node("Acos", "x", "y")], torch.acos, lambda rng, shape: rng.integers(-1, 2, shape)),
     "Acosh": ([node("Acosh", "x", "y")], torch.acosh, lambda rng, shape: rng.integers(1, 4, shape)),
     "unit length": ([node("LpNormalization", "x", "y", axis=1, p=2)],
@@ -91,7 +93,7 @@ CONSTANTS = {
 @pytest.mark.parametrize("name", SINGULAR)
 def test_nothing_passes_where_a_finite_function_has_an_infinite_slope(name):
     nodes, function, values = SINGULAR[name]
-    case = Case(nodes, without(function), SHAPE, CONSTANTS, values=values)
+    case = AdjointCase(nodes, without(function), SHAPE, CONSTANTS, values=values)
     if name == "unit length":
 
         def zeroed(x):
@@ -99,7 +101,7 @@ def test_nothing_passes_where_a_finite_function_has_an_infinite_slope(name):
             return torch.where(long, function(torch.where(long, x, 1.0)), 0.0)
 
         case.function = zeroed
-    check(case, double=False, factor=16)
+    check_adjoint(case, double=False, factor=16)
 
 
 @pytest.mark.parametrize("name", ["Log", "Reciprocal", "Div", "Pow", "Atanh"])
@@ -128,9 +130,12 @@ def test_zero_times_an_infinite_slope_is_zero(name):
         return np.where(rng.random(shape) < 0.3, 0.0, rng.random(shape) * 0.7 + 0.2)
 
     nodes = [node("Greater", "x zero", "c"), *nodes, ending]
-    check(Case(nodes, function, SHAPE, weights, values=within), double=False, factor=16)
+    check_adjoint(AdjointCase(nodes, function, SHAPE, weights, values=within), double=False, factor=16)
 
 
 def test_an_exponent_that_is_computed():
     nodes = [node("Tanh", "x", "t"), node("GlobalAveragePool", "t", "e"), node("Pow", "x e", "y")]
-    check(Case(nodes, lambda x: x ** torch.tanh(x).mean((2, 3), keepdim=True), values=positive), factor=16)
+    check_adjoint(
+        AdjointCase(nodes, lambda x: x ** torch.tanh(x).mean((2, 3), keepdim=True), values=random_positive),
+        factor=16,
+    )

@@ -8,12 +8,20 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, check, gradient, node, open_graph, run_double, run_single  # noqa: E402
 from onnx import TensorProto  # noqa: E402
-from tolerances import assert_close  # noqa: E402
 
 import camrt  # noqa: E402
-from camrt.export.adjoint import WEIGHTING, adjoint_model  # noqa: E402
+from camrt.export.adjoint import WEIGHTING, build_adjoint_model  # noqa: E402
+from helpers.adjoint_cases import (  # noqa: E402
+    AdjointCase,
+    check_adjoint,
+    node,
+    open_graph,
+    run_double,
+    run_single,
+    torch_gradient,
+)
+from helpers.tolerances import assert_close  # noqa: E402
 
 END = np.iinfo(np.int64).max
 
@@ -25,26 +33,28 @@ def whole(*numbers):
 def watched(case, element):
     """The adjoint of a case."""
     model, graph = open_graph(case.model(), case.shape[1:])
-    return adjoint_model(model, graph, graph.input_name, input_name="map", batch=None, element=element)
+    return build_adjoint_model(model, graph, graph.input_name, input_name="map", batch=None, element=element)
 
 
 def check_sizes(case, *, double=True, others=((5, 9), (9, 10), (12, 4))):
-    """One graph, made at one picture size, run at others."""
+    """One graph, made at one image size, run at others."""
     wide, narrow = (watched(case, element) for element in (TensorProto.DOUBLE, TensorProto.FLOAT))
     for size in [case.shape[1:], *others]:
         for count in (1, 2, 7):
-            pictures = np.random.default_rng(count).standard_normal((count, case.shape[0], *size), np.float32)
-            weighting, _, expected = gradient(case.function, pictures.astype(np.float64))
-            feeds = {"map": pictures, WEIGHTING: weighting}
+            images = np.random.default_rng(count).standard_normal((count, case.shape[0], *size), np.float32)
+            weighting, _, expected = torch_gradient(case.function, images.astype(np.float64))
+            feeds = {"map": images, WEIGHTING: weighting}
             if double:
                 assert_close(run_double(wide, feeds)[1], expected, np.float64)
             assert_close(run_single(narrow, feeds)[1], expected, np.float32, factor=4)  # means of some dozens
 
 
 def averaged(nodes, function, **weights):
-    """The map "z" averaged, in a graph that leaves its picture size open."""
+    """The map "z" averaged, in a graph that leaves its image size open."""
     ending = node("GlobalAveragePool", "z", "y")
-    return Case([*nodes, ending], lambda x: function(x).mean((2, 3)), (3, 8, 7), weights, open_size=True)
+    return AdjointCase(
+        [*nodes, ending], lambda x: function(x).mean((2, 3)), (3, 8, 7), weights, open_size=True
+    )
 
 
 @pytest.mark.parametrize("axis", [1, 2, -1])
@@ -85,7 +95,7 @@ def test_picking_from_an_axis_of_open_size(index):
     weights = {"i": np.array(index, np.int64)}
     rank = np.ndim(index)
     nodes = [node("Gather", "x i", "z", axis=2), node("ReduceMean", "z", "y", axes=[*range(2, 3 + rank)])]
-    case = Case(
+    case = AdjointCase(
         nodes, lambda x: x[:, :, index].mean([*range(2, 3 + rank)]), (3, 8, 7), weights, open_size=True
     )
     check_sizes(case)
@@ -96,7 +106,7 @@ def test_picking_several_from_behind_an_axis_of_open_size(index):
     rank = np.ndim(index)
     nodes = [node("Gather", "x i", "z", axis=2), node("ReduceMean", "z", "y", axes=[*range(2, 3 + rank)])]
     weights = {"i": np.array(index, np.int64)}
-    case = Case(
+    case = AdjointCase(
         nodes, lambda x: x[:, :, index].mean([*range(2, 3 + rank)]), (3, 8, 7), weights, open_size=True
     )
     check_sizes(case)
@@ -110,7 +120,7 @@ def test_picking_a_column_whose_place_is_computed_from_the_size():
         node("Gather", "x middle", "c", axis=3), node("ReduceMean", "c", "y", axes=[2], keepdims=0),
     ]  # fmt: skip
     weights = {"three": np.array(3), "two": np.array(2)}
-    case = Case(nodes, lambda x: x[..., x.shape[3] // 2].mean(2), (3, 8, 7), weights, open_size=True)
+    case = AdjointCase(nodes, lambda x: x[..., x.shape[3] // 2].mean(2), (3, 8, 7), weights, open_size=True)
     check_sizes(case)
 
 
@@ -122,7 +132,7 @@ def test_indices_that_are_computed_from_sizes():
         node("Gather", "v places", "w"), node("Reshape", "w rows", "y"),
     ]  # fmt: skip
     weights = {"all": whole(-1), "zero": np.array(0), "one": np.array(1), "rows": whole(-1, 60)}
-    case = Case(nodes, lambda x: x.flatten().flip(0).reshape(len(x), 60), weights=weights, opset=18)
+    case = AdjointCase(nodes, lambda x: x.flatten().flip(0).reshape(len(x), 60), weights=weights, opset=18)
     check_sizes(case, others=())
     case.opset = 15  # whose scattering cannot add
     check_sizes(case, others=())
@@ -137,16 +147,16 @@ def test_picking_places():
         node("Transpose", "p", "y", perm=[2, 3, 0, 1]),
     ]
     weights = {"i": np.stack([rows, columns], -1)}
-    check(Case(nodes, lambda x: x[:, :, rows, columns], weights=weights, opset=18))
+    check_adjoint(AdjointCase(nodes, lambda x: x[:, :, rows, columns], weights=weights, opset=18))
 
 
 def test_padding_that_also_cuts_off():
-    case = Case(
+    case = AdjointCase(
         [node("Pad", "x n", "y")],
         lambda x: F.pad(x, (2, -1, -1, 1)),
         weights={"n": whole(0, 0, -1, 2, 0, 0, 1, -1)},
     )
-    check(case, double=False)  # ONNX's own reference cuts nothing off
+    check_adjoint(case, double=False)  # ONNX's own reference cuts nothing off
 
 
 def test_padding_computed_from_sizes():
@@ -163,8 +173,10 @@ def test_padding_computed_from_sizes():
 @pytest.mark.parametrize("upper", [0, 1])
 def test_triangles(upper):
     function = torch.triu if upper else torch.tril
-    check(
-        Case([node("Trilu", "x k", "y", upper=upper)], lambda x: function(x, 1), weights={"k": np.array(1)})
+    check_adjoint(
+        AdjointCase(
+            [node("Trilu", "x k", "y", upper=upper)], lambda x: function(x, 1), weights={"k": np.array(1)}
+        )
     )
 
 
@@ -185,7 +197,7 @@ def test_copies_go_back_to_what_they_are_copies_of(mode, around):
     pads = whole(0, 0, *around[:2], 0, 0, *around[2:])
     nodes = [node("Pad", "x n", "y", mode=mode)]
     opset = 19 if mode == "wrap" else 13
-    check(Case(nodes, padded(mode, around), weights={"n": pads}, opset=opset))
+    check_adjoint(AdjointCase(nodes, padded(mode, around), weights={"n": pads}, opset=opset))
     averages = averaged([node("Tanh", "x", "t"), node("Pad", "t n", "p", mode=mode), node("Tanh", "p", "z")],
                         lambda x: torch.tanh(padded(mode, around)(torch.tanh(x))), n=pads)  # fmt: skip
     averages.opset = opset
@@ -205,13 +217,15 @@ def test_edges_in_every_operator_set(opset):
     def function(x):
         return F.max_pool2d(F.pad(x, (1, 0, 1, 1), mode="replicate"), (3, 2), 2)
 
-    check(Case(nodes, function, (3, 7, 6), {"n": whole(*around)}, opset), double=False)
+    check_adjoint(AdjointCase(nodes, function, (3, 7, 6), {"n": whole(*around)}, opset), double=False)
 
 
 def test_copies_of_some_axes_and_around_a_volume():
     nodes = [node("Pad", "x n _ a", "y", mode="reflect")]
     weights = {"n": whole(1, 2), "a": whole(-1)}
-    check(Case(nodes, lambda x: F.pad(x, (1, 2, 0, 0), mode="reflect"), weights=weights, opset=18))
+    check_adjoint(
+        AdjointCase(nodes, lambda x: F.pad(x, (1, 2, 0, 0), mode="reflect"), weights=weights, opset=18)
+    )
     nodes = [
         node("Unsqueeze", "x a", "v"), node("Pad", "v n", "p", mode="edge"), node("Squeeze", "p a", "y"),
     ]  # fmt: skip
@@ -220,14 +234,18 @@ def test_copies_of_some_axes_and_around_a_volume():
     def function(x):
         return F.pad(x.unsqueeze(1), (2, 0, 0, 3, 1, 2), mode="replicate").squeeze(1)
 
-    check(Case(nodes, function, weights=weights, opset=18))
+    check_adjoint(AdjointCase(nodes, function, weights=weights, opset=18))
 
 
 def test_copies_at_one_end_and_a_cut_at_the_other():
     nodes = [node("Pad", "x n", "y", mode="edge")]
     pads = whole(0, 0, 2, -1, 0, 0, -1, 1)
-    check(Case(nodes, lambda x: F.pad(x[:, :, :-1, 1:], (0, 1, 2, 0), mode="replicate"), weights={"n": pads}),
-          double=False)  # fmt: skip
+    check_adjoint(
+        AdjointCase(
+            nodes, lambda x: F.pad(x[:, :, :-1, 1:], (0, 1, 2, 0), mode="replicate"), weights={"n": pads}
+        ),
+        double=False,
+    )
 
 
 SAME = [
@@ -261,13 +279,13 @@ def test_sizes_that_are_computed_but_fixed(tmp_path):
         node("Relu", "p", "a"),
         node("GlobalAveragePool", "a", "y"),
     ]
-    case = Case(nodes, lambda x: same("edge")(x).relu().mean((2, 3)), (3, 7, 6), NUMBERS)
+    case = AdjointCase(nodes, lambda x: same("edge")(x).relu().mean((2, 3)), (3, 7, 6), NUMBERS)
     path = tmp_path / "model.onnx"
     path.write_bytes(case.model().SerializeToString())
     engine = camrt.load(path, target="a")
     assert engine.targets()[-1].shape == (3, 10, 7)
-    pictures = case.pictures(3)
-    given = torch.from_numpy(pictures).requires_grad_()
+    images = case.images(3)
+    given = torch.from_numpy(images).requires_grad_()
     case.function(given).flatten(1)[:, 1].sum().backward()
-    found = engine.explain(pictures.astype(np.float32), "gradient", targets=1, blur=1, score="logit").raw
+    found = engine.explain(images.astype(np.float32), "gradient", targets=1, blur=1, score="logit").raw
     assert_close(found, given.grad.abs().amax(1).numpy(), np.float32, factor=4)

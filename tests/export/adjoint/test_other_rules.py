@@ -8,10 +8,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, check, cornered, near, node, positive  # noqa: E402
 from onnx import TensorProto  # noqa: E402
 
 from camrt.errors import AdjointError  # noqa: E402
+from helpers.adjoint_cases import (  # noqa: E402
+    AdjointCase,
+    away_from,
+    check_adjoint,
+    node,
+    random_positive,
+    random_with_corners,
+)
 
 SHAPE = (3, 5, 4)
 
@@ -24,9 +31,11 @@ def double(values):
     return torch.from_numpy(np.asarray(values, np.float64))
 
 
-def one(operator, function, *, values=cornered, **attributes):
+def one(operator, function, *, values=random_with_corners, **attributes):
     opset, domain = attributes.pop("opset", 17), attributes.pop("domain", "")
-    case = Case([node(operator, "x", "y", domain=domain, **attributes)], function, opset=opset, values=values)
+    case = AdjointCase(
+        [node(operator, "x", "y", domain=domain, **attributes)], function, opset=opset, values=values
+    )
     return pytest.param(case, domain == "", id=f"{operator}-{opset}-{attributes}")
 
 
@@ -39,13 +48,13 @@ UNARY = [
     one("Clip", lambda x: F.hardtanh(x, -1.0, 2.0), opset=9, min=-1.0, max=2.0),
     one("LeakyRelu", lambda x: F.leaky_relu(x, 0.25), alpha=0.25),
     one("ThresholdedRelu", lambda x: F.threshold(x, 1.5, 0.0), alpha=1.5),
-    one("Elu", lambda x: F.elu(x, 0.75), alpha=0.75, values=near(0)),
+    one("Elu", lambda x: F.elu(x, 0.75), alpha=0.75, values=away_from(0)),
     one("Celu", lambda x: F.celu(x, 0.75), alpha=0.75),
-    one("Selu", F.selu, values=near(0)),
+    one("Selu", F.selu, values=away_from(0)),
     one("Sigmoid", torch.sigmoid),
     one("Tanh", torch.tanh),
-    one("HardSigmoid", F.hardsigmoid, alpha=1 / 6, values=near(-3, 3)),
-    one("HardSwish", F.hardswish, values=near(-3, 3)),
+    one("HardSigmoid", F.hardsigmoid, alpha=1 / 6, values=away_from(-3, 3)),
+    one("HardSwish", F.hardswish, values=away_from(-3, 3)),
     one("Softplus", F.softplus),
     one("Softsign", F.softsign),
     one("Erf", torch.erf),
@@ -56,9 +65,9 @@ UNARY = [
     one("QuickGelu", quick_gelu, domain="com.microsoft", alpha=1.702),
     one("Mish", F.mish, opset=18),
     one("Exp", torch.exp),
-    one("Log", torch.log, values=positive),
-    one("Sqrt", torch.sqrt, values=positive),
-    one("Reciprocal", torch.reciprocal, values=positive),
+    one("Log", torch.log, values=random_positive),
+    one("Sqrt", torch.sqrt, values=random_positive),
+    one("Reciprocal", torch.reciprocal, values=random_positive),
     one("Neg", torch.neg),
     one("Abs", torch.abs),
     one("Sin", torch.sin),
@@ -71,7 +80,7 @@ UNARY = [
     one("Softmax", lambda x: x.softmax(-1)),
     one("LogSoftmax", lambda x: x.log_softmax(2), axis=2),
     one("LogSoftmax", lambda x: x.flatten(1).log_softmax(1).view_as(x), opset=12, axis=1),
-    one("LpNormalization", lambda x: F.normalize(x, dim=1, eps=0), axis=1, p=2, values=positive),
+    one("LpNormalization", lambda x: F.normalize(x, dim=1, eps=0), axis=1, p=2, values=random_positive),
     one("LRN", lambda x: F.local_response_norm(x, 3, 0.5, 0.6, 2.0), size=3, alpha=0.5, beta=0.6, bias=2.0),
     one("ReduceMean", lambda x: x.mean((2, 3)), axes=[2, 3], keepdims=0),
     one("ReduceMean", lambda x: x.mean(2, keepdim=True), axes=[-2]),
@@ -90,7 +99,9 @@ def test_operators_of_one_tensor(case, standard):
     # ONNX's own reference lacks some, or makes them in float32 only.
     lacking = {"LRN", "Celu", "Selu", "HardSwish", "Softsign", "Erf", "Mish", "Gelu", "HardSigmoid"}
     old_softmax = "Softmax" in case.nodes[0].op_type and case.opset < 13
-    check(case, double=standard and case.nodes[0].op_type not in lacking and not old_softmax, factor=16)
+    check_adjoint(
+        case, double=standard and case.nodes[0].op_type not in lacking and not old_softmax, factor=16
+    )
 
 
 def several(
@@ -98,7 +109,7 @@ def several(
 ):
     label = name or nodes[-1].op_type
     return pytest.param(
-        Case(nodes, function, shape, weights or {}, opset, values, **options), factor, id=label
+        AdjointCase(nodes, function, shape, weights or {}, opset, values, **options), factor, id=label
     )
 
 
@@ -125,8 +136,8 @@ OTHERS = [
     several([*TWICE, node("Mul", "a b", "y")], both(lambda a, b: a * b)),
     several([*TWICE, node("Sum", "a b x", "y")], lambda x: F.relu(x) + torch.tanh(x) + x),
     several([*TWICE, node("Mean", "a b x", "y")], lambda x: (F.relu(x) + torch.tanh(x) + x) / 3),
-    several([*TWICE, node("Max", "a b", "y")], both(torch.maximum), values=cornered),
-    several([*TWICE, node("Min", "a b", "y")], both(torch.minimum), values=cornered),
+    several([*TWICE, node("Max", "a b", "y")], both(torch.maximum), values=random_with_corners),
+    several([*TWICE, node("Min", "a b", "y")], both(torch.minimum), values=random_with_corners),
     several([node("Exp", "x", "a"), node("Div", "x a", "y")], lambda x: x / x.exp(), name="div"),
     several([*SPREAD, node("Mul", "x b", "y")], spread(lambda x, b: x * b), name="mul-spread"),
     several([*SPREAD, node("Div", "b w", "c"), node("Sub", "x c", "y")],
@@ -134,11 +145,11 @@ OTHERS = [
     several([node("Mul", "x w", "y")], lambda x: x * double(W["w"]), weights=W, name="mul-weight"),
     several([node("Pow", "x p", "y")], lambda x: x**2, weights={"p": np.array(2, np.float32)}, name="square"),
     several([node("Pow", "x p", "y")], lambda x: x**-1.5, weights={"p": np.array(-1.5, np.float32)},
-            values=positive, name="power"),
+            values=random_positive, name="power"),
     several([node("PRelu", "x s", "y")], lambda x: torch.where(x > 0, x, x * double(W["w"])),
-            weights={"s": W["w"]}, values=cornered),
+            weights={"s": W["w"]}, values=random_with_corners),
     several([node("Clip", "x _ hi", "y")], lambda x: F.hardtanh(x, -99.0, 1.0),
-            weights={"hi": np.array(1, np.float32)}, values=cornered),
+            weights={"hi": np.array(1, np.float32)}, values=random_with_corners),
     several([node("Greater", "x zero", "c"), *TWICE, node("Where", "c a b", "y")],
             lambda x: torch.where(x > 0, F.relu(x), torch.tanh(x)), weights={"zero": np.float32(0)[None]}),
     several([node("BatchNormalization", "x s b m v", "y", epsilon=0.0078125)],
@@ -218,7 +229,7 @@ OTHERS = [
 def test_operators_of_several_tensors(case, factor):
     operators = {made.op_type for made in case.nodes}
     lacking = {"LayerNormalization", "GroupNormalization", "RMSNormalization", "BatchNormalization", "PRelu"}
-    check(case, double=not operators & lacking, factor=factor)
+    check_adjoint(case, double=not operators & lacking, factor=factor)
 
 
 def test_the_straight_through_rule():
@@ -237,10 +248,10 @@ def test_the_straight_through_rule():
 
     weights = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)}
     nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "y")]
-    check(Case(nodes, Through.apply, weights=weights), double=False)
+    check_adjoint(AdjointCase(nodes, Through.apply, weights=weights), double=False)
     each = {"s": np.array([0.1, 0.1, 0.1], np.float32), "z": np.array([3, 3, 3], np.uint8)}
     nodes = [node("QuantizeLinear", "x s z", "q", axis=1), node("DequantizeLinear", "q s z", "y", axis=1)]
-    check(Case(nodes, Through.apply, weights=each), double=False)
+    check_adjoint(AdjointCase(nodes, Through.apply, weights=each), double=False)
 
 
 REFUSED = {
@@ -258,4 +269,4 @@ REFUSED = {
 @pytest.mark.parametrize(("nodes", "weights", "text"), REFUSED.values(), ids=REFUSED)
 def test_what_has_no_derivative_or_no_rule_is_refused_by_name(nodes, weights, text):
     with pytest.raises(AdjointError, match=text):
-        check(Case(nodes, None, weights=weights))
+        check_adjoint(AdjointCase(nodes, None, weights=weights))

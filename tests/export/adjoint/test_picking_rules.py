@@ -8,10 +8,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, adjoint_of, check, cornered, node, positive  # noqa: E402
 from onnx import TensorProto  # noqa: E402
 
 from camrt.errors import AdjointError  # noqa: E402
+from helpers.adjoint_cases import (  # noqa: E402
+    AdjointCase,
+    build_adjoint_of,
+    check_adjoint,
+    node,
+    random_positive,
+    random_with_corners,
+)
 
 SHAPE = (3, 5, 4)
 
@@ -113,12 +120,12 @@ SMOOTH = {"LpNormalization, p = 1", "MeanVarianceNormalization", "Tan", "Mod"}
 @pytest.mark.parametrize("name", CASES)
 def test_picking_and_formulas(name):
     nodes, function, weights = CASES[name]
-    values = cornered if name not in SMOOTH else None
+    values = random_with_corners if name not in SMOOTH else None
     if name.startswith("TopK"):
         values = None  # which of equal numbers is picked differs
     if name in ("Tan", "Mod", "MeanVarianceNormalization"):
-        values = positive
-    check(Case(nodes, function, SHAPE, weights, 17, values), double=False, factor=32)
+        values = random_positive
+    check_adjoint(AdjointCase(nodes, function, SHAPE, weights, 17, values), double=False, factor=32)
 
 
 def test_a_number_of_one_channel_goes_back_to_the_place_it_was_pooled_from():
@@ -132,7 +139,7 @@ def test_a_number_of_one_channel_goes_back_to_the_place_it_was_pooled_from():
         pooled, places = F.max_pool2d(x, 2, 2, return_indices=True)
         return F.max_unpool2d(torch.tanh(pooled), places, 2, 2)
 
-    check(Case(nodes, function, (3, 6, 4)), double=False)
+    check_adjoint(AdjointCase(nodes, function, (3, 6, 4)), double=False)
 
 
 @pytest.mark.parametrize("axes", [[2, 3], [-1]], ids=str)
@@ -143,8 +150,8 @@ def test_crops_and_pads_around_the_centre(axes):
         x = F.pad(x, (0, 0, 1, 2)) if len(axes) == 2 else x
         return x[..., 1:2]
 
-    case = Case([node("CenterCropPad", "x n", "y", axes=axes)], function, SHAPE, {"n": sizes}, 18)
-    check(case, double=False)
+    case = AdjointCase([node("CenterCropPad", "x n", "y", axes=axes)], function, SHAPE, {"n": sizes}, 18)
+    check_adjoint(case, double=False)
 
 
 def test_columns_put_together():
@@ -160,7 +167,7 @@ def test_columns_put_together():
         whole_map = F.fold(columns, (6, 7), (2, 2), (1, 2), 0, (2, 1))
         return whole_map[:, :, 1:, :6]
 
-    check(Case(nodes, function, (8, 3, 5), weights, 18), double=False)
+    check_adjoint(AdjointCase(nodes, function, (8, 3, 5), weights, 18), double=False)
 
 
 REFUSED = {
@@ -179,4 +186,4 @@ REFUSED = {
 def test_what_is_refused_is_said(name):
     nodes, text = REFUSED[name]
     with pytest.raises(AdjointError, match=text):
-        adjoint_of(Case(nodes, lambda x: x, SHAPE, {"k": whole(2)}, 18), double=False)
+        build_adjoint_of(AdjointCase(nodes, lambda x: x, SHAPE, {"k": whole(2)}, 18), double=False)

@@ -7,9 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from adjoint_cases import Case, adjoint_of, check, node  # noqa: E402
-
 from camrt.errors import AdjointError  # noqa: E402
+from helpers.adjoint_cases import AdjointCase, build_adjoint_of, check_adjoint, node  # noqa: E402
 
 HIDDEN = 4
 ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}  # torch's gates in ONNX's order
@@ -67,7 +66,7 @@ def test_every_state(kind, both):
         states = layer(rows(x))[0]
         return states.unflatten(2, (1 + both, HIDDEN)).permute(1, 0, 2, 3)
 
-    check(Case(nodes, function, (3, 2, 3), {**weights, **FLAT}), double=False, factor=16)
+    check_adjoint(AdjointCase(nodes, function, (3, 2, 3), {**weights, **FLAT}), double=False, factor=16)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
@@ -87,7 +86,7 @@ def test_the_last_state_alone(kind):
         last = last[0] * last[1] if kind == "LSTM" else last
         return last.permute(1, 0, 2)
 
-    check(Case(nodes, function, (3, 2, 3), {**weights, **FLAT}), double=False, factor=16)
+    check_adjoint(AdjointCase(nodes, function, (3, 2, 3), {**weights, **FLAT}), double=False, factor=16)
 
 
 def test_from_behind_and_without_a_bias():
@@ -103,8 +102,10 @@ def test_from_behind_and_without_a_bias():
     def function(x):
         return layer(rows(x).flip(0))[0].flip(0).transpose(0, 1)
 
-    check(
-        Case(nodes, function, (3, 2, 3), {**weights, **FLAT, "one": np.array([1])}), double=False, factor=16
+    check_adjoint(
+        AdjointCase(nodes, function, (3, 2, 3), {**weights, **FLAT, "one": np.array([1])}),
+        double=False,
+        factor=16,
     )
 
 
@@ -132,12 +133,14 @@ def test_a_reset_before_the_product():
         *ROWS, node("GRU", "s w r b", "h", **given("GRU", False)), node("Squeeze", "h one", "q"),
         node("Transpose", "q", "y", perm=[1, 0, 2]),
     ]  # fmt: skip
-    check(
-        Case(nodes, function, (3, 2, 3), {**weights, **FLAT, "one": np.array([1])}), double=False, factor=16
+    check_adjoint(
+        AdjointCase(nodes, function, (3, 2, 3), {**weights, **FLAT, "one": np.array([1])}),
+        double=False,
+        factor=16,
     )
 
 
-def test_first_states_made_from_the_picture():
+def test_first_states_made_from_the_image():
     layer, weights = layer_of("LSTM", True)
     start = [
         node("ReduceMean", "x", "m", axes=[2, 3], keepdims=0), node("Concat", "m m m", "mm", axis=1),
@@ -161,7 +164,9 @@ def test_first_states_made_from_the_picture():
         states = layer(rows(x), (first, torch.tanh(first)))[0]
         return states.unflatten(2, (2, HIDDEN)).permute(1, 0, 2, 3)
 
-    check(Case(nodes, function, (3, 2, 3), {**weights, **FLAT, **numbers}), double=False, factor=16)
+    check_adjoint(
+        AdjointCase(nodes, function, (3, 2, 3), {**weights, **FLAT, **numbers}), double=False, factor=16
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,4 +178,4 @@ def test_variants_are_refused(attributes, text):
     nodes = [*ROWS, node("LSTM", "s w r b", "h", **given("LSTM", False), **attributes),
              node("Transpose", "h", "y", perm=[2, 0, 1, 3])]  # fmt: skip
     with pytest.raises(AdjointError, match=text):
-        adjoint_of(Case(nodes, lambda x: rows(x), (3, 2, 3), {**weights, **FLAT}), double=False)
+        build_adjoint_of(AdjointCase(nodes, lambda x: rows(x), (3, 2, 3), {**weights, **FLAT}), double=False)

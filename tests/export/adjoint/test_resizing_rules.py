@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 import onnxruntime as ort
 import pytest
-from adjoint_cases import Case, adjoint_of, node, run_single
-from tolerances import assert_close
 
 from camrt.export.adjoint import WEIGHTING
+from helpers.adjoint_cases import AdjointCase, build_adjoint_of, node, run_single
+from helpers.tolerances import assert_close
 
 SHAPE = (2, 6, 5)
 SCALES = [(2.0, 3.0), (1.5, 0.5), (0.6, 0.8), (3.0, 1.0)]
@@ -32,8 +32,8 @@ def check_against_the_runtime(case, back=None):
     units = np.eye(cells, dtype=np.float32).reshape(cells, *case.shape)
     matrix = forth.run(None, {"x": units})[0].astype(np.float64)
     weighting = np.random.default_rng(0).standard_normal((2, matrix.shape[1])).astype(np.float32)
-    feeds = {"map": case.pictures(2), WEIGHTING: weighting}
-    found = run_single(back or adjoint_of(case, double=False), feeds)[1]
+    feeds = {"map": case.images(2), WEIGHTING: weighting}
+    found = run_single(back or build_adjoint_of(case, double=False), feeds)[1]
     # The runtime makes its matrix in float32, and cubic weights cancel.
     assert_close(found.reshape(2, cells), weighting @ matrix.T, np.float32, factor=64)
 
@@ -50,7 +50,7 @@ def test_every_way_of_interpolating(way, kind):
             after = [int(np.floor(size * np.float32(s))) for size, s in zip(SHAPE[1:], scale, strict=True)]
             weights = {"s": np.array(after), "a": np.array([2, 3])}
             nodes = [node("Resize", "x _ _ s", "y", axes=[2, 3], **attributes)]
-        check_against_the_runtime(Case(nodes, None, SHAPE, weights, opset=19))
+        check_against_the_runtime(AdjointCase(nodes, None, SHAPE, weights, opset=19))
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
@@ -59,18 +59,18 @@ def test_interpolation_before_its_ways_had_names(operator, opset, mode):
     for scale in [(2.0, 2.0), (2.0, 3.0)] if operator == "Upsample" else SCALES:
         weights = {"s": np.array([1, 1, *scale], np.float32)}
         nodes = [node(operator, "x s", "y", mode=mode)]
-        check_against_the_runtime(Case(nodes, None, SHAPE, weights, opset=opset))
+        check_against_the_runtime(AdjointCase(nodes, None, SHAPE, weights, opset=opset))
 
 
 def test_scales_of_some_axes():
     weights = {"s": np.array([2.5, 0.5], np.float32)}
     nodes = [node("Resize", "x _ s", "y", mode="linear", axes=[3, 2])]
-    check_against_the_runtime(Case(nodes, None, SHAPE, weights, opset=18))
+    check_against_the_runtime(AdjointCase(nodes, None, SHAPE, weights, opset=18))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 @pytest.mark.parametrize("way", ["half_pixel", "align_corners", "asymmetric"])
-def test_interpolation_of_pictures_of_open_size(way, kind):
+def test_interpolation_of_images_of_open_size(way, kind):
     """By scales, and by sizes computed from another map's; the graph is run at sizes it was not made at."""
     attributes = {"coordinate_transformation_mode": way, **kind}
     scaled = [node("Resize", "x _ s", "y", **attributes)]
@@ -83,8 +83,8 @@ def test_interpolation_of_pictures_of_open_size(way, kind):
         "one": np.array([0, 0, 1, 2]),
     }  # fmt: skip
     for nodes in (scaled, sized):
-        case = Case(nodes, None, (2, 6, 5), weights, opset=18, open_size=True)
-        back = adjoint_of(case, double=False)
+        case = AdjointCase(nodes, None, (2, 6, 5), weights, opset=18, open_size=True)
+        back = build_adjoint_of(case, double=False)
         back.graph.input[1].type.tensor_type.shape.dim[1].dim_param = "C"  # as many as the map has cells
         for size in ((6, 5), (4, 7), (3, 5)):
             check_against_the_runtime(replace(case, shape=(2, *size)), back)
@@ -94,7 +94,7 @@ def test_interpolation_of_pictures_of_open_size(way, kind):
 def test_smoothing_where_the_map_shrinks(mode):
     weights = {"s": np.array([1, 1, 0.5, 0.4], np.float32)}
     nodes = [node("Resize", "x _ s", "y", mode=mode, antialias=1)]
-    check_against_the_runtime(Case(nodes, None, (2, 8, 7), weights, opset=18))
+    check_against_the_runtime(AdjointCase(nodes, None, (2, 8, 7), weights, opset=18))
 
 
 def test_cropping_while_resizing():
@@ -102,7 +102,7 @@ def test_cropping_while_resizing():
         "r": np.array([0.2, -0.1, 0.7, 0.8], np.float32), "n": np.array([4, 5]),
     }  # fmt: skip
     attributes = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "axes": [2, 3]}
-    case = Case([node("Resize", "x r _ n", "y", **attributes)], None, SHAPE, weights, opset=18)
+    case = AdjointCase([node("Resize", "x r _ n", "y", **attributes)], None, SHAPE, weights, opset=18)
     check_against_the_runtime(case)
 
 
@@ -113,4 +113,4 @@ def test_channels_last():
         node("Resize", "t _ s", "r", mode="linear"),
         node("Transpose", "r", "y", perm=[0, 3, 1, 2]),
     ]
-    check_against_the_runtime(Case(nodes, None, SHAPE, weights))
+    check_against_the_runtime(AdjointCase(nodes, None, SHAPE, weights))

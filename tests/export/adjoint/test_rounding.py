@@ -8,11 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, check, cornered, near, node  # noqa: E402
 from onnx import TensorProto  # noqa: E402
-from tolerances import assert_close  # noqa: E402
 
 import camrt  # noqa: E402
+from helpers.adjoint_cases import AdjointCase, away_from, check_adjoint, node, random_with_corners  # noqa: E402
+from helpers.tolerances import assert_close  # noqa: E402
 
 SHAPE = (3, 5, 4)
 
@@ -62,8 +62,10 @@ STEPPED = {
 @pytest.mark.parametrize("name", STEPPED)
 def test_a_step_function_makes_its_own_term_zero(name):
     nodes, function = STEPPED[name]
-    case = Case(nodes, function, SHAPE, {"half": np.array(0.5, np.float32)}, values=cornered)
-    check(case, double=False)
+    case = AdjointCase(
+        nodes, function, SHAPE, {"half": np.array(0.5, np.float32)}, values=random_with_corners
+    )
+    check_adjoint(case, double=False)
 
 
 QUANTISERS = {
@@ -100,16 +102,19 @@ def test_a_rounding_between_a_scaling_and_its_inverse_is_a_quantiser(name):
         return kept + (torch.round((x / scale).clamp(-4, 4)) * scale - kept).detach()
 
     weights = {key: np.asarray(value) for key, value in weights.items()}
-    check(
-        Case(QUANTISERS[name], function, SHAPE, weights, values=near(*np.arange(-2, 2, 0.05))), double=False
+    check_adjoint(
+        AdjointCase(QUANTISERS[name], function, SHAPE, weights, values=away_from(*np.arange(-2, 2, 0.05))),
+        double=False,
     )
 
 
 def loaded(nodes, weights, path):
     nodes[-1].output[0] = "z"
-    case = Case([*nodes, node("Tanh", "z", "t"), node("GlobalAveragePool", "t", "y")], None, SHAPE, weights)
+    case = AdjointCase(
+        [*nodes, node("Tanh", "z", "t"), node("GlobalAveragePool", "t", "y")], None, SHAPE, weights
+    )
     path.write_bytes(case.model().SerializeToString())
-    return camrt.load(path, target="x_relu"), case.pictures(2)
+    return camrt.load(path, target="x_relu"), case.images(2)
 
 
 def test_what_is_taken_for_the_identity_is_told(tmp_path):
@@ -121,14 +126,14 @@ def test_what_is_taken_for_the_identity_is_told(tmp_path):
     }
     nodes = [node("Relu", "x", "x_relu"), node("Div", "x_relu s", "d"), node("Round", "d", "r"),
              node("Clip", "r low high", "c"), node("Mul", "c s", "y")]  # fmt: skip
-    engine, pictures = loaded(nodes, weights, tmp_path / "m.onnx")
+    engine, images = loaded(nodes, weights, tmp_path / "m.onnx")
     assert any("identity (1: 'Round_r')" in note for note in engine.notes)
     assert "identity (1: 'Round_r')" in engine.describe()
-    a = torch.from_numpy(pictures).relu().requires_grad_()
+    a = torch.from_numpy(images).relu().requires_grad_()
     kept = a.clamp(max=2.0)
     rounded = kept + ((torch.round(a / 0.5)).clamp(-4, 4) * 0.5 - kept).detach()
     torch.tanh(rounded).mean((2, 3))[:, 1].sum().backward()
-    found = engine.explain(pictures.astype(np.float32), "hirescam", targets=1, size="map").raw
+    found = engine.explain(images.astype(np.float32), "hirescam", targets=1, size="map").raw
     assert_close(found, (a * a.grad).sum(1).detach().numpy(), np.float32, factor=8)
 
 
@@ -136,12 +141,12 @@ def test_a_signed_root_in_a_head(tmp_path):
     """Bilinear pooling's: the sign is a step function, and at zero nothing is infinite."""
     nodes = [node("Relu", "x", "x_relu"), node("Sign", "x_relu", "s"), node("Abs", "x_relu", "a"),
              node("Sqrt", "a", "r"), node("Mul", "s r", "y")]  # fmt: skip
-    engine, pictures = loaded(nodes, {}, tmp_path / "m.onnx")
+    engine, images = loaded(nodes, {}, tmp_path / "m.onnx")
     assert not any("identity" in note for note in engine.notes)
-    a = torch.from_numpy(pictures).relu().requires_grad_()
+    a = torch.from_numpy(images).relu().requires_grad_()
     some = a > 0
     root = torch.where(some, torch.where(some, a, 1.0).sqrt(), 0.0)
     torch.tanh(root).mean((2, 3))[:, 1].sum().backward()
-    found = engine.explain(pictures.astype(np.float32), "gradcam", targets=1, size="map").raw
+    found = engine.explain(images.astype(np.float32), "gradcam", targets=1, size="map").raw
     expected = (a.grad.mean((2, 3), keepdim=True) * a).sum(1).detach().numpy()
     assert_close(found, expected, np.float32, factor=8)

@@ -8,10 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
-from adjoint_cases import Case, check, node  # noqa: E402
+
+from helpers.adjoint_cases import AdjointCase, check_adjoint, node  # noqa: E402
 
 MODES = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
-# From the picture itself: two channels, squashed and stretched beyond the map's edges.
+# From the image itself: two channels, squashed and stretched beyond the map's edges.
 GRID = [
     node("Slice", "x zero two one", "p"), node("Tanh", "p", "t"), node("Mul", "t far", "m"),
     node("Add", "m off", "o"), node("Transpose", "o", "grid", perm=[0, 2, 3, 1]),
@@ -43,7 +44,7 @@ def test_sampling(mode, padding, aligned, opset):
         return F.grid_sample(x, grid(x), MODES[mode], padding, bool(aligned))
 
     # the places are rounded to float32, and a cell is as wide as 2/5 of the grid
-    check(Case(nodes, function, (3, 5, 4), NUMBERS, opset), double=False, factor=64)
+    check_adjoint(AdjointCase(nodes, function, (3, 5, 4), NUMBERS, opset), double=False, factor=64)
 
 
 def test_a_spatial_transformer():
@@ -63,5 +64,8 @@ def test_a_spatial_transformer():
         )
         return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
 
-    check(Case(nodes, function, (3, 5, 4), {"w": w, "b": b, "form": np.array([-1, 2, 3])}, 20), double=False,
-          factor=64)  # fmt: skip
+    check_adjoint(
+        AdjointCase(nodes, function, (3, 5, 4), {"w": w, "b": b, "form": np.array([-1, 2, 3])}, 20),
+        double=False,
+        factor=64,
+    )

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from oracles.classifiers import HEADS, classifier
-from tolerances import assert_close
 
-from camrt.export.adjoint import GRADIENT, WEIGHTING, adjoint_model
-from camrt.export.cutting import head_model
-from camrt.export.graph import Graph, set_shape
-from camrt.export.interface import LOGITS, standardise
+from camrt.export.adjoint import GRADIENT, WEIGHTING, build_adjoint_model
+from camrt.export.graph.index import Graph, set_shape
+from camrt.export.heads.cut import build_head_model
+from camrt.export.rewrites.interface import LOGITS, standardise
+from helpers.oracles.classifiers import HEADS, classifier
+from helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.peers
 onnx_ad = pytest.importorskip("onnx_ad")
@@ -25,7 +25,7 @@ def test_the_same_gradient(name):
     model = onnx.ModelProto()
     model.CopyFrom(small.model)
     graph = Graph(model, standardise(model).probe_shape(COUNT))
-    head = head_model(model, graph, "activation", LOGITS, input_name="map", batch=COUNT)
+    head = build_head_model(model, graph, "activation", LOGITS, input_name="map", batch=COUNT)
     set_shape(head.graph.input[0], [COUNT, CHANNELS, *CELLS])
     classes = graph.shape(LOGITS)[1]
     set_shape(head.graph.output[0], [COUNT, classes])
@@ -33,7 +33,7 @@ def test_the_same_gradient(name):
     rng = np.random.default_rng(0)
     maps = rng.standard_normal((COUNT, CHANNELS, *CELLS), np.float32)
     weighting = rng.standard_normal((COUNT, classes), np.float32)
-    ours = run(adjoint_model(model, graph, "activation", input_name="map", batch=COUNT),
+    ours = run(build_adjoint_model(model, graph, "activation", input_name="map", batch=COUNT),
                [GRADIENT], {"map": maps, WEIGHTING: weighting})[0]  # fmt: skip
     seed, output = (next(value.name for value in values if value.name.startswith("adj_"))
                     for values in (theirs.graph.input, theirs.graph.output))  # fmt: skip

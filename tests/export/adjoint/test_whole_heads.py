@@ -1,6 +1,6 @@
 """Gradients of whole heads, cut at several depths, against torch's autograd in float64.
 
-Weights are random, pictures small, and the layers behind a flattened map narrowed. A few architectures are
+Weights are random, images small, and the layers behind a flattened map narrowed. A few architectures are
 tried each time; CAMRT_ALL_ARCHITECTURES=1 tries all, by both exporters.
 """
 
@@ -14,16 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 import pytest
-from peer_libraries import import_peer
-from tolerances import TOLERANCES, assert_close
 
-from camrt.engine.backends import onnx_runtime
-from camrt.engine.batch_axis import settle_batch
-from camrt.engine.observing import observer
-from camrt.export.adjoint import GRADIENT, WEIGHTING, adjoint_model
-from camrt.export.cutting import beside_name, candidates, crossing, tapped_model
-from camrt.export.interface import LOGITS, standardise
-from camrt.export.reading import read_model
+from camrt.engine.batch_axis import resolve_batch_axis
+from camrt.engine.runtime import make_onnx_runtime
+from camrt.engine.shape_probe import make_shape_observer
+from camrt.export.adjoint import GRADIENT, WEIGHTING, build_adjoint_model
+from camrt.export.heads.cut import (
+    build_tapped_model,
+    extra_input_name,
+    find_candidates,
+    find_crossing_tensors,
+)
+from camrt.export.io.model_file import read_model
+from camrt.export.rewrites.interface import LOGITS, standardise
+from helpers.peer_libraries import import_peer
+from helpers.tolerances import TOLERANCES, assert_close
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -44,7 +49,7 @@ class Case:
     """An architecture of torchvision, and the modules whose outputs it is cut at.
 
     With `corners`, some ReLU among its many is given a number so near to zero, or a max-pooling two so near
-    to each other, that float32 decides otherwise than float64: that picture's gradients then differ a little.
+    to each other, that float32 decides otherwise than float64: that image's gradients then differ a little.
     """
 
     name: str
@@ -145,7 +150,7 @@ def export(net, size, path, dynamo):
     return path
 
 
-def truth(net, layer, pictures, weighting):
+def truth(net, layer, images, weighting):
     """Activation of a module and the gradient there, in float64."""
     twin = copy.deepcopy(net).double()
     caught = {}
@@ -155,18 +160,18 @@ def truth(net, layer, pictures, weighting):
         return caught["activation"].clone()  # an in-place layer behind it works on the clone
 
     handle = twin.get_submodule(layer).register_forward_hook(catch)
-    logits = twin(torch.from_numpy(pictures).double())
+    logits = twin(torch.from_numpy(images).double())
     handle.remove()
     (logits * torch.from_numpy(weighting).double()).sum().backward()
     return caught["activation"].detach().numpy(), caught["activation"].grad.numpy()
 
 
 def indexed(path):
-    runtime = onnx_runtime(threads=1)
-    watch = observer(runtime)
+    runtime = make_onnx_runtime(threads=1)
+    watch = make_shape_observer(runtime)
     model = read_model(path).model
     interface = standardise(model, observer=watch)
-    interface, graph, _ = settle_batch(model, interface, runtime, None, watch)
+    interface, graph, _ = resolve_batch_axis(model, interface, runtime, None, watch)
     graph.observe(LOGITS)
     return model, interface, graph
 
@@ -176,7 +181,7 @@ def session(model):
 
 
 def with_corners_of(found, expected):
-    """What is expected, but for at most two pictures that went round another corner and differ a little."""
+    """What is expected, but for at most two images that went round another corner and differ a little."""
     flat, exact = (values.reshape(len(values), -1) for values in (found, expected))
     allowed = DEEP * TOLERANCES["float32"][0] * np.abs(expected).max()
     other = (np.abs(flat - exact) > allowed).any(axis=1)
@@ -192,14 +197,14 @@ def test_the_gradient_at_several_depths(case, dynamo, torchvision, tmp_path):
         net = build(torchvision, case)
         path = export(net, case.size, tmp_path / "model.onnx", dynamo)
     model, interface, graph = indexed(path)
-    listed = [found.name for found in candidates(graph) if found.layout == "map"]
-    whole = session(tapped_model(model, graph, {f"t_{i}": name for i, name in enumerate(listed)}))
+    listed = [found.name for found in find_candidates(graph) if found.layout == "map"]
+    whole = session(build_tapped_model(model, graph, {f"t_{i}": name for i, name in enumerate(listed)}))
     rng = np.random.default_rng(3)
-    pictures = rng.standard_normal((7, 3, case.size, case.size), np.float32)
+    images = rng.standard_normal((7, 3, case.size, case.size), np.float32)
     weighting = rng.standard_normal((7, CLASSES)).astype(np.float32)
-    shown = whole.run([f"t_{i}" for i in range(len(listed))], {whole.get_inputs()[0].name: pictures})
+    shown = whole.run([f"t_{i}" for i in range(len(listed))], {whole.get_inputs()[0].name: images})
     for layer in case.layers:
-        activation, gradient = truth(net, layer, pictures, weighting)
+        activation, gradient = truth(net, layer, images, weighting)
         alike = [
             (np.abs(value - activation).max(), name, value)
             for name, value in zip(listed, shown, strict=True)
@@ -209,10 +214,12 @@ def test_the_gradient_at_several_depths(case, dynamo, torchvision, tmp_path):
         assert difference < 1e-4 * np.abs(activation).max(), (
             f"no tensor of the graph is the output of {layer}"
         )
-        around = crossing(graph, name)
+        around = find_crossing_tensors(graph, name)
         assert not around
         back = session(
-            adjoint_model(model, graph, name, input_name="map", batch=interface.batch, beside=around)
+            build_adjoint_model(
+                model, graph, name, input_name="map", batch=interface.batch, extra_inputs=around
+            )
         )
         for count in (1, 2, 7):
             feeds = {"map": value[:count], WEIGHTING: weighting[:count]}
@@ -221,7 +228,7 @@ def test_the_gradient_at_several_depths(case, dynamo, torchvision, tmp_path):
             if case.corners:
                 expected = with_corners_of(found, expected)
             assert_close(found, expected, np.float32, factor=DEEP)
-        assert_close(logits, net(torch.from_numpy(pictures)).numpy(), np.float32, factor=DEEP)
+        assert_close(logits, net(torch.from_numpy(images)).numpy(), np.float32, factor=DEEP)
 
 
 def test_a_cut_that_something_goes_around(torchvision, tmp_path):
@@ -232,40 +239,40 @@ def test_a_cut_that_something_goes_around(torchvision, tmp_path):
         path = export(net, case.size, tmp_path / "model.onnx", False)
     model, _, graph = indexed(path)
     rng = np.random.default_rng(4)
-    pictures = rng.standard_normal((2, 3, 64, 64), np.float32)
+    images = rng.standard_normal((2, 3, 64, 64), np.float32)
     weighting = rng.standard_normal((2, CLASSES)).astype(np.float32)
-    activation, gradient = truth(net, "layer3.1.bn2", pictures, weighting)
-    listed = [found.name for found in candidates(graph) if not found.clean]
-    around = {name: crossing(graph, name) for name in listed}
+    activation, gradient = truth(net, "layer3.1.bn2", images, weighting)
+    listed = [found.name for found in find_candidates(graph) if not found.clean]
+    around = {name: find_crossing_tensors(graph, name) for name in listed}
     names = sorted({*listed, *(other for others in around.values() for other in others)})
-    whole = session(tapped_model(model, graph, {f"t_{i}": name for i, name in enumerate(names)}))
+    whole = session(build_tapped_model(model, graph, {f"t_{i}": name for i, name in enumerate(names)}))
     values = dict(
-        zip(
-            names, whole.run([f"t_{i}" for i in range(len(names))], {"camrt_pictures": pictures}), strict=True
-        )
+        zip(names, whole.run([f"t_{i}" for i in range(len(names))], {"camrt_images": images}), strict=True)
     )
     name = next(
         name for name in listed
         if values[name].shape == activation.shape and np.allclose(values[name], activation, atol=1e-4)
     )  # fmt: skip
     assert len(around[name]) == 1
-    back = session(adjoint_model(model, graph, name, input_name="map", batch=None, beside=around[name]))
-    feeds = {"map": values[name], WEIGHTING: weighting, beside_name(0): values[around[name][0]]}
+    back = session(
+        build_adjoint_model(model, graph, name, input_name="map", batch=None, extra_inputs=around[name])
+    )
+    feeds = {"map": values[name], WEIGHTING: weighting, extra_input_name(0): values[around[name][0]]}
     assert_close(back.run([GRADIENT], feeds)[0], gradient, np.float32, factor=DEEP)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
-def test_the_gradient_with_respect_to_the_picture(name, torchvision, tmp_path):
+def test_the_gradient_with_respect_to_the_image(name, torchvision, tmp_path):
     case = next(case for case in CASES if case.name == name)
     with torch.no_grad():
         net = build(torchvision, case)
         path = export(net, case.size, tmp_path / "model.onnx", False)
     model, _, graph = indexed(path)
     rng = np.random.default_rng(5)
-    pictures = rng.standard_normal((2, 3, case.size, case.size), np.float32)
+    images = rng.standard_normal((2, 3, case.size, case.size), np.float32)
     weighting = rng.standard_normal((2, CLASSES)).astype(np.float32)
-    given = torch.from_numpy(pictures).double().requires_grad_()
+    given = torch.from_numpy(images).double().requires_grad_()
     (copy.deepcopy(net).double()(given) * torch.from_numpy(weighting).double()).sum().backward()
-    back = session(adjoint_model(model, graph, graph.input_name, input_name="altered", batch=None))
-    found = back.run([GRADIENT], {"altered": pictures, WEIGHTING: weighting})[0]
+    back = session(build_adjoint_model(model, graph, graph.input_name, input_name="altered", batch=None))
+    found = back.run([GRADIENT], {"altered": images, WEIGHTING: weighting})[0]
     assert_close(found, given.grad.numpy(), np.float32, factor=DEEP)

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from blocked_nets import BLOCKED, Pair, network
-from foreign import optimised, pictures, residual, runtime_answers
 from onnx import helper, numpy_helper
-from tolerances import assert_close
-from zoo import save
 
 import camrt
 from camrt.errors import ModelFileError, UnsupportedModelError
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers.nchwc_nets import BLOCKED, NetworkPair, build_network_pair
+from helpers.third_party_models import random_images, residual_model, run_onnxruntime, save_optimised
+from helpers.tolerances import assert_close
+from helpers.zoo import save
 
 
 @pytest.mark.parametrize(
@@ -24,17 +24,17 @@ from camrt.export.reading import read_model
 def test_a_file_that_the_runtime_saved_at_its_highest_level(
     channels: int, features: int, tmp_path: Path
 ) -> None:
-    source = save(residual(channels, features, ends="Softmax"), tmp_path / "model.onnx")
-    saved = optimised(source, "ALL", tmp_path / "saved.onnx")
+    source = save(residual_model(channels, features, ends="Softmax"), tmp_path / "model.onnx")
+    saved = save_optimised(source, "ALL", tmp_path / "saved.onnx")
     if not any(node.domain == BLOCKED for node in onnx.load(saved).graph.node):
         pytest.skip("this processor's kernels take maps as they are")
-    batch = pictures()
+    batch = random_images()
     engine, other = camrt.load(saved), camrt.load(source)
     assert engine.interface.recognised == "Softmax"
     assert engine.target.shape == other.target.shape == (features, 6, 6)
     assert engine.head.kind == "pooled-linear"
     found = engine.probabilities(engine.predict(batch))
-    assert_close(found, runtime_answers(saved, batch)[0], factor=8)
+    assert_close(found, run_onnxruntime(saved, batch)[0], factor=8)
     for method in ("gradcam", "ablation", "pixab", "gradient", "eigen"):
         maps, expected = (each.explain(batch, method, targets=2).raw for each in (engine, other))
         assert_close(maps, expected, factor=64)  # differences of scores, and other orders of sums before them
@@ -50,14 +50,14 @@ def test_a_file_that_the_runtime_saved_at_its_highest_level(
 )
 def test_every_operator_is_turned_back(block: int, channels: int, opset: int, tmp_path: Path) -> None:
     """Whatever block this processor has: the dimensions say which the file was made for."""
-    plain, blocked = network(block, channels, opset).models()
+    plain, blocked = build_network_pair(block, channels, opset).models()
     path = tmp_path / "model.onnx"
     path.write_bytes(blocked.SerializeToString())
     read = read_model(path).model
     onnx.checker.check_model(read)
     assert all(not node.domain for node in read.graph.node)
     batch = np.random.default_rng(1).standard_normal((2, 3, 12, 10), np.float32)
-    assert_close(runtime_answers(read, batch)[0], runtime_answers(plain, batch)[0], factor=4)
+    assert_close(run_onnxruntime(read, batch)[0], run_onnxruntime(plain, batch)[0], factor=4)
     # Filters without what they were filled up with, number by number.
     for one, other in zip(stored(read), stored(plain), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -82,8 +82,8 @@ def plain_imports(model: onnx.ModelProto) -> onnx.ModelProto:
 @pytest.mark.parametrize("opset", [9, 10, 11, 17])
 def test_larger_maps(opset: int, tmp_path: Path) -> None:
     """Each number four times; and between them, as the runtime computes it on a processor with blocks."""
-    pair = Pair(8, 8, opset)
-    pair.convolution("pictures", "first", 3, 8, 3, plain=True)
+    pair = NetworkPair(8, 8, opset)
+    pair.convolution("images", "first", 3, 8, 3, plain=True)
     pair.nodes[1].append(
         helper.make_node(
             "Upsample", ["first"], ["larger"], domain=BLOCKED, scales=[1, 1, 2, 3], mode="nearest"
@@ -109,7 +109,7 @@ def test_larger_maps(opset: int, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(blocked.SerializeToString())
     batch = np.random.default_rng(1).standard_normal((2, 3, 12, 10), np.float32)
-    assert_close(camrt.load(path).predict(batch), runtime_answers(plain, batch)[0], factor=4)
+    assert_close(camrt.load(path).predict(batch), run_onnxruntime(plain, batch)[0], factor=4)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_larger_maps(opset: int, tmp_path: Path) -> None:
     ],
 )
 def test_larger_maps_of_the_runtime(mode: str, places: str, tmp_path: Path) -> None:
-    model = residual(32, 32)
+    model = residual_model(32, 32)
     node = next(node for node in model.graph.node if node.op_type == "AveragePool")
     source, made = node.input[0], node.output[0]
     index = list(model.graph.node).index(node)
@@ -144,16 +144,16 @@ def test_larger_maps_of_the_runtime(mode: str, places: str, tmp_path: Path) -> N
     model.graph.node.insert(
         index + 1, helper.make_node("AveragePool", ["larger"], [made], kernel_shape=[2, 2], strides=[2, 2])
     )
-    saved = optimised(save(model, tmp_path / "model.onnx"), "ALL", tmp_path / "saved.onnx")
-    batch = pictures()
-    assert_close(camrt.load(saved).predict(batch), runtime_answers(model, batch)[0], factor=4)
+    saved = save_optimised(save(model, tmp_path / "model.onnx"), "ALL", tmp_path / "saved.onnx")
+    batch = random_images()
+    assert_close(camrt.load(saved).predict(batch), run_onnxruntime(model, batch)[0], factor=4)
 
 
 # ---------------------------------------------------------------- what does not fit
 
 
 def broken(change: str) -> onnx.ModelProto:
-    model = network(8, 20).models()[1]
+    model = build_network_pair(8, 20).models()[1]
     graph = model.graph
     by_name = {tensor.name: tensor for tensor in graph.initializer}
     if change == "a-filter-that-is-computed":
@@ -173,7 +173,7 @@ def broken(change: str) -> onnx.ModelProto:
         index = next(i for i, node in enumerate(graph.node) if node.op_type == "Tanh")
         graph.node[index].op_type = "Flatten"
     elif change == "out-of-nowhere":
-        next(node for node in graph.node if node.op_type == "ReorderOutput").input[0] = "pictures"
+        next(node for node in graph.node if node.op_type == "ReorderOutput").input[0] = "images"
     elif change == "a-weight-in-between":
         graph.initializer.append(numpy_helper.from_array(np.ones((1, 24, 1, 1), np.float32), "by"))
         next(node for node in graph.node if node.op_type == "Mul").input[1] = "by"

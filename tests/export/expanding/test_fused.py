@@ -9,26 +9,26 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from foreign import optimised, pictures, residual, runtime_answers
 from onnx import TensorProto, helper, numpy_helper
-from oracles.gradients import numeric_gradient
-from tolerances import assert_close
-from zoo import save
 
 import camrt
 from camrt.errors import UnsupportedModelError
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers.oracles.gradients import numeric_gradient
+from helpers.third_party_models import random_images, residual_model, run_onnxruntime, save_optimised
+from helpers.tolerances import assert_close
+from helpers.zoo import save
 
 
 @pytest.mark.parametrize("level", ["BASIC", "EXTENDED"])
 def test_a_file_that_the_runtime_saved_explains_as_its_source(level: str, tmp_path: Path) -> None:
-    source = save(residual(), tmp_path / "model.onnx")
-    path = optimised(source, level, tmp_path / "saved.onnx")
+    source = save(residual_model(), tmp_path / "model.onnx")
+    path = save_optimised(source, level, tmp_path / "saved.onnx")
     if level == "EXTENDED":
         assert any(node.op_type == "FusedConv" for node in onnx.load(path).graph.node)
-    batch = pictures()
+    batch = random_images()
     engine, other = camrt.load(path), camrt.load(source)
-    assert_close(engine.predict(batch), runtime_answers(path, batch)[0], factor=4)
+    assert_close(engine.predict(batch), run_onnxruntime(path, batch)[0], factor=4)
     assert engine.head.kind == other.head.kind == "pooled-linear"
     for method in ("gradcam", "ablation", "pixab", "gradient", "guided"):
         assert_close(
@@ -45,10 +45,10 @@ def layer(
     rng = np.random.default_rng(3)
     weight = rng.standard_normal((6, 3, 3, 3)) / 5
     stored = {"w": weight, "b": rng.standard_normal(6), "m": rng.standard_normal((6, 4)), "c": np.ones(4)}
-    ahead, inputs = [], ["pictures", "w", "b"]
+    ahead, inputs = [], ["images", "w", "b"]
     if summed:
         stored["w1"] = rng.standard_normal((6, 3, 1, 1))
-        ahead = [helper.make_node("Conv", ["pictures", "w1"], ["z"], kernel_shape=[1, 1])]
+        ahead = [helper.make_node("Conv", ["images", "w1"], ["z"], kernel_shape=[1, 1])]
         inputs.append("z")
     if operator == "FusedConv":
         made = [
@@ -71,7 +71,7 @@ def layer(
     graph = helper.make_graph(
         nodes,
         "layer",
-        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["N", 3, 5, 4])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 5, 4])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4])],
         [numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items() if k in used],
     )
@@ -103,14 +103,14 @@ def test_a_joined_layer_against_the_runtime_s_own(case: str, tmp_path: Path) -> 
     batch = np.random.default_rng(7).standard_normal((2, 3, 5, 4), np.float32)
     assert all(not node.domain for node in read_model(path).model.graph.node)
     engine = camrt.load(path, target="A")
-    assert_close(engine.predict(batch), runtime_answers(model, batch)[0], factor=4)
+    assert_close(engine.predict(batch), run_onnxruntime(model, batch)[0], factor=4)
     if case not in ("tanh", "sigmoid", "none"):  # smooth: differences of float32 numbers say what slopes are
         return
     found = engine.input_gradients(batch[:1], np.array([[0, 1, 0, 0]], np.float32))[1][0]
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def logit(picture: np.ndarray) -> float:
-        return float(session.run(None, {"pictures": picture[None].astype(np.float32)})[0][0, 1])
+    def logit(image: np.ndarray) -> float:
+        return float(session.run(None, {"images": image[None].astype(np.float32)})[0][0, 1])
 
     assert_close(found, numeric_gradient_of_steps(logit, batch[0]), np.float16)
 
@@ -168,7 +168,7 @@ def test_bounds_that_are_vectors_of_one_number(
     shape: tuple[int, ...], constant: bool, tmp_path: Path
 ) -> None:
     """The runtime takes them; the gradient's graph too."""
-    model = residual()
+    model = residual_model()
     bounds = {"low": np.full(shape, 0, np.float32), "high": np.full(shape, 0.4, np.float32)}
     for node in model.graph.node:
         if node.output[0] == "A":
@@ -184,10 +184,10 @@ def test_bounds_that_are_vectors_of_one_number(
         else:
             model.graph.initializer.append(tensor)
     path = save(model, tmp_path / "model.onnx")
-    batch = pictures()
+    batch = random_images()
     engine = camrt.load(path)
     other = camrt.load(save(scalars, tmp_path / "scalars.onnx"))
-    assert_close(engine.predict(batch), runtime_answers(scalars, batch)[0], factor=4)
+    assert_close(engine.predict(batch), run_onnxruntime(scalars, batch)[0], factor=4)
     for method in ("gradcam", "pixab", "ablation", "gradient"):
         found, expected = (each.explain(batch, method, targets=0).raw for each in (engine, other))
         assert_close(found, expected, factor=4)

@@ -8,39 +8,39 @@ from pathlib import Path
 
 import onnx
 import pytest
-from blocked_nets import network
-from foreign import optimised, residual
 from onnx import helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from zoo import save
 
 from camrt.errors import CamrtError
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers.nchwc_nets import build_network_pair
+from helpers.third_party_models import residual_model, save_optimised
+from helpers.zoo import save
 
 NUMBERS = (0, -1, 1, 2, 3, 64, 10**9, 2**31, 2**63 - 1, -(2**63))
 VALUES = (1, 1.5, "text", [1, 2], [1.5], ["text"])
 
 
 def fused(folder: Path) -> Path:
-    return optimised(save(residual(), folder / "floats.onnx"), "EXTENDED", folder / "source.onnx")
+    return save_optimised(save(residual_model(), folder / "floats.onnx"), "EXTENDED", folder / "source.onnx")
 
 
 def blocked(folder: Path) -> Path:
     path = folder / "source.onnx"
-    path.write_bytes(network(8, 12).models()[1].SerializeToString())
+    path.write_bytes(build_network_pair(8, 12).models()[1].SerializeToString())
     return path
 
 
 def dynamic(folder: Path) -> Path:
     quantize_dynamic(
-        save(residual(), folder / "floats.onnx"), folder / "dynamic.onnx", weight_type=QuantType.QUInt8
+        save(residual_model(), folder / "floats.onnx"), folder / "dynamic.onnx", weight_type=QuantType.QUInt8
     )
-    return optimised(folder / "dynamic.onnx", "EXTENDED", folder / "source.onnx")
+    return save_optimised(folder / "dynamic.onnx", "EXTENDED", folder / "source.onnx")
 
 
 def whole_numbers(folder: Path) -> Path:
     """Every node of a file of floats called as the layer of whole numbers that it could be."""
-    model = residual()
+    model = residual_model()
     names = {"Conv": "QLinearConv", "Add": "QLinearAdd", "Concat": "QLinearConcat", "Gemm": "QGemm"}
     domains = {"QLinearConv": ""}
     for node in model.graph.node:

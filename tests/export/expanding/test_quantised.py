@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from foreign import SIZE, behind, optimised, pictures, residual, runtime_answers
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -20,19 +19,27 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
-from oracles.ablation import weights
-from oracles.pixab import pixab_cam
-from tolerances import assert_close
-from zoo import save
 
 import camrt
 from camrt.errors import UnsupportedModelError
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers.oracles.ablation import weights
+from helpers.oracles.pixab import pixab_cam
+from helpers.third_party_models import (
+    SIZE,
+    extract_tail,
+    random_images,
+    residual_model,
+    run_onnxruntime,
+    save_optimised,
+)
+from helpers.tolerances import assert_close
+from helpers.zoo import save
 
 
 class Batches(CalibrationDataReader):
     def __init__(self) -> None:
-        self.left = iter([{"pictures": pictures(2, seed)} for seed in range(3)])
+        self.left = iter([{"images": random_images(2, seed)} for seed in range(3)])
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self.left, None)
@@ -57,7 +64,7 @@ def quantised(
     **options: Any,
 ) -> Path:
     """The small network by onnxruntime's quantiser; weights of 7 bits, so that no kernel saturates."""
-    source = save(residual(opset=opset), folder / "floats.onnx")
+    source = save(residual_model(opset=opset), folder / "floats.onnx")
     made = folder / f"{form}.onnx"
     quantize_static(
         source,
@@ -94,15 +101,15 @@ def test_a_file_of_whole_numbers_gives_its_own_answers(
     path = quantised(tmp_path, kind=kind, per_channel=per_channel, opset=opset)
     file = onnx.load(path)
     assert not any(node.op_type in ("Conv", "Gemm") for node in file.graph.node)
-    batch = pictures()
-    expected, step = runtime_answers(path, batch)[0], step_of(file)
+    batch = random_images()
+    expected, step = run_onnxruntime(path, batch)[0], step_of(file)
     engine = camrt.load(path)
     assert engine.target.shape == (24, 6, 6)
     off = np.abs(engine.predict(batch) - expected)
     assert off.max() <= 1.01 * step
     assert (off < 0.01 * step).mean() >= 0.8  # steps are coarse: a tie may fall either way
     # Also where nothing joins the three nodes again.
-    off = np.abs(runtime_answers(read_model(path).model, batch, plain=True)[0] - expected)
+    off = np.abs(run_onnxruntime(read_model(path).model, batch, plain=True)[0] - expected)
     assert off.max() <= 1.01 * step
     assert (off < 0.01 * step).mean() >= 0.8
 
@@ -115,14 +122,14 @@ def test_what_is_behind_the_target_agrees_with_the_file_s_own_nodes(tmp_path: Pa
     assert engine.target.node == conv.name
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
     scale, zero = stored[conv.input[6]], stored[conv.input[7]]
-    rest = behind(file, conv.output[0], TensorProto.INT8, ["N", 24, 6, 6])
+    rest = extract_tail(file, conv.output[0], TensorProto.INT8, ["N", 24, 6, 6])
     session = ort.InferenceSession(rest.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def score(activation: np.ndarray) -> np.ndarray:
         whole = np.clip(np.rint(activation / scale) + zero, -128, 127).astype(np.int8)
         return session.run(None, {conv.output[0]: whole[None]})[0][0]
 
-    batch, step = pictures(2), step_of(file)
+    batch, step = random_images(2), step_of(file)
     found, maps = engine.channel_weights(batch, "ablation", targets=2)
     for one, activation in zip(found, maps, strict=True):
         off = np.abs(one - weights(score, activation, 2)) * abs(score(activation)[2])
@@ -139,7 +146,7 @@ def test_gradients_are_those_of_the_form_with_quantisers(tmp_path: Path) -> None
     """The quantiser writes the same numbers in both forms."""
     other = camrt.load(quantised(tmp_path, QuantFormat.QDQ))
     engine = camrt.load(quantised(tmp_path))
-    batch = pictures()
+    batch = random_images()
     assert_close(engine.predict(batch), other.predict(batch), factor=1e4)  # a step at most: see above
     found, expected = (each.channel_weights(batch, "gradcam", targets=3)[0] for each in (engine, other))
     assert_close(found, expected, factor=8)
@@ -152,10 +159,10 @@ def test_gradients_are_those_of_the_form_with_quantisers(tmp_path: Path) -> None
 def test_what_the_runtime_saved_of_it_gives_the_same(form: QuantFormat, level: str, tmp_path: Path) -> None:
     """Maps with their channels last among them, where this processor's kernels want that."""
     path = quantised(tmp_path, form, QuantType.QUInt8)
-    saved = optimised(path, level, tmp_path / "saved.onnx")
-    batch = pictures()
+    saved = save_optimised(path, level, tmp_path / "saved.onnx")
+    batch = random_images()
     engine = camrt.load(saved)
-    assert np.abs(engine.predict(batch) - runtime_answers(saved, batch)[0]).max() <= 1.01 * step_of(
+    assert np.abs(engine.predict(batch) - run_onnxruntime(saved, batch)[0]).max() <= 1.01 * step_of(
         onnx.load(path)
     )
     assert engine.target.shape == (24, 6, 6)
@@ -166,8 +173,8 @@ def test_what_the_runtime_saved_of_it_gives_the_same(form: QuantFormat, level: s
 def test_weights_of_4_bits(kind: QuantType, tmp_path: Path) -> None:
     """The runtime takes them before opset 21, when ONNX had no such type."""
     path = quantised(tmp_path, QuantFormat.QDQ, weight=kind)
-    engine, batch = camrt.load(path), pictures()
-    off = np.abs(engine.predict(batch) - runtime_answers(path, batch, plain=True)[0])
+    engine, batch = camrt.load(path), random_images()
+    off = np.abs(engine.predict(batch) - run_onnxruntime(path, batch, plain=True)[0])
     assert off.max() <= 1.01 * step_of(onnx.load(path))
     assert (off < 0.01 * step_of(onnx.load(path))).mean() >= 0.8
     for method in ("gradcam", "ablation", "pixab", "gradient"):
@@ -180,9 +187,9 @@ def test_the_runtime_s_own_quantisers(kind: QuantType, tmp_path: Path) -> None:
     path = quantised(tmp_path, QuantFormat.QDQ, kind, UseQDQContribOps=True)
     assert {node.domain for node in onnx.load(path).graph.node} == {"", "com.microsoft"}
     assert all(not node.domain for node in read_model(path).model.graph.node)
-    engine, batch = camrt.load(path), pictures()
+    engine, batch = camrt.load(path), random_images()
     step = step_of(onnx.load(path))
-    assert np.abs(engine.predict(batch) - runtime_answers(path, batch)[0]).max() <= 1.01 * step
+    assert np.abs(engine.predict(batch) - run_onnxruntime(path, batch)[0]).max() <= 1.01 * step
     plain = camrt.load(tmp_path / "floats.onnx")
     found, expected = (each.channel_weights(batch, "gradcam", targets=3)[0] for each in (engine, plain))
     passed = found != 0  # nothing passes where a number lies outside the range that was calibrated
@@ -193,13 +200,13 @@ def test_the_runtime_s_own_quantisers(kind: QuantType, tmp_path: Path) -> None:
 
 def test_scales_found_while_running(tmp_path: Path) -> None:
     """quantize_dynamic: the file's answers, and gradients as if nothing had been rounded."""
-    source = save(residual(), tmp_path / "floats.onnx")
+    source = save(residual_model(), tmp_path / "floats.onnx")
     path = tmp_path / "dynamic.onnx"
     quantize_dynamic(source, path, weight_type=QuantType.QUInt8)
-    one = pictures(1)
-    for given in (path, optimised(path, "ALL", tmp_path / "saved.onnx")):
+    one = random_images(1)
+    for given in (path, save_optimised(path, "ALL", tmp_path / "saved.onnx")):
         engine = camrt.load(given)
-        assert_close(engine.predict(one), runtime_answers(given, one)[0], factor=8)
+        assert_close(engine.predict(one), run_onnxruntime(given, one)[0], factor=8)
         floats = camrt.load(source)
         found = engine.explain(one, "gradcam", targets=2).raw
         expected = floats.explain(one, "gradcam", targets=2).raw
@@ -251,14 +258,14 @@ def of_one(
         tensor("choose", rng.random((2, 4, 5, 5)) < 0.5, np.bool_),
     ]
     nodes = [
-        helper.make_node("QuantizeLinear", ["pictures", "s", "z"], ["q"]),
+        helper.make_node("QuantizeLinear", ["images", "s", "z"], ["q"]),
         helper.make_node(operator, inputs.split(), ["y"], domain=domain, **attributes),
     ]
     used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,
         "one",
-        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
         [
             helper.make_tensor_value_info(
                 "y", element or helper.np_dtype_to_tensor_dtype(np.dtype(kind)), None
@@ -312,14 +319,14 @@ def test_one_node_against_the_runtime_s_own_kernel(case: str, tmp_path: Path) ->
     operator, inputs, attributes, shape, more = ONE_NODE[case]
     model = of_one(operator, inputs, attributes, shape, **more)
     batch = np.random.default_rng(6).standard_normal(shape, np.float32)
-    expected = runtime_answers(model, batch)[0]
+    expected = run_onnxruntime(model, batch)[0]
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
     read = read_model(path).model
     own = [node for node in read.graph.node if node.op_type == operator and "q" in node.input]
     assert not own
     assert all(node.domain in ("", "ai.onnx") for node in read.graph.node)
-    found = runtime_answers(read, batch, plain=True)[0]
+    found = run_onnxruntime(read, batch, plain=True)[0]
     assert found.dtype == expected.dtype
     if found.dtype == np.float32:
         assert_close(found, expected)

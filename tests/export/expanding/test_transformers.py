@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from foreign import optimised, runtime_answers
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from tolerances import assert_close
 
 import camrt
-from camrt.export.reading import read_model
+from camrt.export.io.model_file import read_model
+from helpers.third_party_models import run_onnxruntime, save_optimised
+from helpers.tolerances import assert_close
 
 Array = np.ndarray[Any, Any]
 SIZE, TOKENS, CLASSES = 8, 12, 4  # a map of 3×4 cells
@@ -40,7 +40,7 @@ def weights() -> dict[str, Array]:
 def classifier(pieces: Sequence[NodeProto], opset: int, path: Path) -> Path:
     """A map "A" (N, 8, 3, 4), its tokens "t" (N, 12, 8), the pieces from "t" to "z", their mean, a layer."""
     nodes = [
-        node("Conv", "pictures w", "c"), node("Tanh", "c", "A"), node("Reshape", "A rows", "f"),
+        node("Conv", "images w", "c"), node("Tanh", "c", "A"), node("Reshape", "A rows", "f"),
         node("Transpose", "f", "t", perm=[0, 2, 1]), *pieces, node("Transpose", "z", "u", perm=[0, 2, 1]),
         node("Reshape", "u grid", "g"), node("GlobalAveragePool", "g", "p"), node("Flatten", "p", "y"),
         node("MatMul", "y out", "logits"),
@@ -49,7 +49,7 @@ def classifier(pieces: Sequence[NodeProto], opset: int, path: Path) -> Path:
     graph = helper.make_graph(
         nodes,
         "pieces",
-        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["N", 3, 3, 4])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 3, 4])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
         [numpy_helper.from_array(value, name) for name, value in weights().items() if name in used],
     )
@@ -93,7 +93,7 @@ def numeric(path: Path, batch: Array, cells: Array, step: float = 1e-2) -> Array
     moved = step * np.eye(cells[0].size, dtype=np.float32).reshape(-1, *cells.shape[1:])
     found = []
     for one in cells:
-        up, down = (runtime_answers(behind, (one + sign * moved).astype(np.float32))[0] for sign in (1, -1))
+        up, down = (run_onnxruntime(behind, (one + sign * moved).astype(np.float32))[0] for sign in (1, -1))
         found.append(((up.astype(np.float64) - down)[:, 1] / (2 * step)).reshape(one.shape))
     return np.stack(found)
 
@@ -106,7 +106,7 @@ def test_pieces_of_transformers(name: str, opset: int, tmp_path: Path) -> None:
     left = {made.op_type for made in read_model(path).model.graph.node if made.domain == M}
     assert left <= {"FastGelu"}
     engine = camrt.load(path, target="A")
-    expected = runtime_answers(path, batch)[0]
+    expected = run_onnxruntime(path, batch)[0]
     assert_close(engine.predict(batch), expected, np.float32, factor=8)
     found = engine.explain(batch, "hirescam", targets=1, size="map").raw
     weight = weights()["w"][:, :, 0, 0]
@@ -131,7 +131,7 @@ def test_a_transformer_as_the_runtime_saves_it(tmp_path: Path) -> None:
         numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()
     )
     onnx.save(model, source)
-    path = optimised(source, "EXTENDED", tmp_path / "saved.onnx")
+    path = save_optimised(source, "EXTENDED", tmp_path / "saved.onnx")
     kinds = {made.op_type for made in onnx.load(path).graph.node}
     assert {"LayerNormalization", "BiasGelu"} <= kinds
     batch = np.random.default_rng(1).standard_normal((2, 3, 3, 4)).astype(np.float32)

@@ -37,7 +37,7 @@ def names(model: ModelProto, chance: random.Random) -> str | None:
     if name is None:
         return None
     new = chance.choice(
-        ["", "camrt_logits", "camrt_pictures", "x" * 400, "é\n", *all_names(model)[:5], "0", "file_"]
+        ["", "camrt_logits", "camrt_images", "x" * 400, "é\n", *all_names(model)[:5], "0", "file_"]
     )
     once = chance.random() < 0.4
     for node in model.graph.node:

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from interpreting import INTERPRETED, torch
+
+from helpers.triton_interpreter import INTERPRETED, torch
 
 
 def pytest_collection_modifyitems(items):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 
 from camrt.kernels.ablate import gpu, reference
+from helpers.tolerances import assert_close
 
 # (N, K, h, w): maps smaller than a vector, borders of channels within vectors, several tiles of a row.
 SHAPES = [

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 
 from camrt.kernels.box_probabilities import gpu, reference
+from helpers.tolerances import assert_close
 
 # n, h, w, classes, boxes: a block has 256 classes, a tile 8 boxes
 SHAPES = [(1, 1, 1, 1, 1), (2, 7, 5, 63, 17), (1, 3, 3, 256, 8), (2, 2, 9, 600, 9)]
@@ -77,7 +77,7 @@ def test_any_strides_and_types_are_read(rng, tensor):
         assert torch.equal(one, third)
 
 
-def test_one_row_of_logits_serves_all_pictures(rng, tensor):
+def test_one_row_of_logits_serves_all_images(rng, tensor):
     x, _, keep, targets = case(rng, 3, 2, 2, 9)
     row = tensor(keep[:1])
     arguments = tensor(all_boxes(2, 2)), tensor(targets)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import TOLERANCES, assert_close
 
 from camrt.engine.methods.boxes import place_boxes
 from camrt.kernels.box_scores import gpu, reference
+from helpers.tolerances import TOLERANCES, assert_close
 
 # n, K, h, w, classes: a block has 16 classes here, 32 or 64 channels and 32 boxes
 SHAPES = [(1, 1, 1, 1, 1), (2, 5, 3, 2, 17), (1, 70, 7, 5, 20)]
@@ -14,7 +14,7 @@ def placed(h, w, sides=((1, 1), (2, 2))):
     """The boxes of Pixab-CAM, and how much each counts for each cell: its mean of means, applied to ones."""
     placements = place_boxes(sides, (h, w), "coverage")
     ones = np.eye(len(placements.distinct))[None]
-    shares = np.mean([grid.per_cell(ones)[0] for grid in placements.grids], axis=0)
+    shares = np.mean([grid.mean_per_cell(ones)[0] for grid in placements.grids], axis=0)
     return placements.distinct.copy(), shares.astype(np.float32)
 
 
@@ -126,8 +126,8 @@ def test_a_border_around_the_map_is_left_out_by_slicing(rng, tensor):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 3, 5, 150), (1, 33, 13, 12, 40), (1, 3, 15, 18, 70)], ids=str)
-def test_blocks_as_of_many_pictures(shape, rng, tensor, monkeypatch):
-    """Where pictures are many a block has 64 classes, or 32 where they have more than 128 cells."""
+def test_blocks_as_of_many_images(shape, rng, tensor, monkeypatch):
+    """Where images are many a block has 64 classes, or 32 where they have more than 128 cells."""
     monkeypatch.setattr(gpu, "ENOUGH", 1)
     arrays, targets = case(rng, *shape)
     boxes = some_boxes(rng, *shape[2:4])
@@ -152,7 +152,7 @@ def test_sums_of_contributions_keep_the_digits_of_float32(rng, tensor):
         assert_close(found[0].cpu().numpy(), expected[0], np.float32, factor=20)
 
 
-def test_digits_of_a_sure_picture_are_kept(rng, tensor):
+def test_digits_of_a_sure_image_are_kept(rng, tensor):
     """Where the target's probability is 1 − 1e-7, what boxes change is still known to many digits."""
     arrays, targets = case(rng, 1, 4, 3, 3, 8, targets=1)
     targets[:] = 5
@@ -170,7 +170,7 @@ def test_digits_of_a_sure_picture_are_kept(rng, tensor):
     assert_close(values.cpu().numpy(), expected, np.float32, factor=4)  # as above
 
 
-def test_a_picture_without_probability_says_nothing(rng, tensor):
+def test_per_image_without_probability_says_nothing(rng, tensor):
     arrays, targets = case(rng, 2, 4, 3, 3, 8)
     arrays[2][1] = -80 * (np.arange(8) != 7)
     targets[1] = 3

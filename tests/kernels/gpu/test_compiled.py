@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kernel_variants import every_variant
+
+from helpers.kernel_variants import all_variants
 
 pytestmark = pytest.mark.aot
 
@@ -17,7 +18,7 @@ def compiled():
     """Asks a process that compiles one case at a time, each when its test wants it."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     with subprocess.Popen(
-        [sys.executable, "-m", "kernel_variants.compiling"],
+        [sys.executable, "-m", "helpers.kernel_variants.compilation"],
         env=environment,
         cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
@@ -39,7 +40,7 @@ def compiled():
 
 
 @pytest.mark.parametrize("capability", ["80", "90"], ids=lambda c: f"sm_{c}")
-@pytest.mark.parametrize("variant", every_variant(), ids=str)
+@pytest.mark.parametrize("variant", all_variants(), ids=str)
 def test_resources(compiled, variant, capability):
     found = compiled(variant, capability)
     assert "error" not in found, found["error"]

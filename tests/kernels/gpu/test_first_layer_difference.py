@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 
 from camrt.kernels.first_layer_difference import gpu, reference
+from helpers.tolerances import assert_close
 
 # (N, h, w, F): features past a tile, a single cell, long boxes.
 SHAPES = [(1, 1, 1, 1), (3, 7, 5, 63), (2, 2, 9, 130), (1, 7, 7, 16), (1, 2, 2, 2100)]
@@ -99,7 +99,7 @@ def test_types_may_differ(rng, tensor, poisoned, rounded):
     assert_close(out.double().cpu().numpy(), expected, "float16")
 
 
-def test_one_answer_may_do_for_all_pictures(rng, tensor, poisoned):
+def test_one_answer_may_do_for_all_images(rng, tensor, poisoned):
     start, partial = case(rng, 3, 2, 2, 9)
     batch_index, boxes = tensor(np.arange(3)), tensor(boxes_for(rng, 3, 2, 2))
     one, each = poisoned((3, 9), "float32"), poisoned((3, 9), "float32")

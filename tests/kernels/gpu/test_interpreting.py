@@ -4,8 +4,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from interpreting import INTERPRETED
 from triton.runtime.errors import InterpreterError
+
+from helpers.triton_interpreter import INTERPRETED
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="kernels run on the GPU")
 

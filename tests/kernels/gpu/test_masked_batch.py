@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 
 from camrt.kernels.masked_batch import gpu, reference
+from helpers.tolerances import assert_close
 
 ORDERS = ["upsample-first", "normalise-first"]
 SIZES = [(1, 1, 4, 4), (7, 5, 63, 31), (5, 9, 3, 2), (2, 3, 1, 1), (1, 6, 9, 33), (14, 14, 65, 64)]
@@ -76,11 +76,11 @@ def test_masks_reach_both_ends(rng, tensor, poisoned):
 def test_the_extremes_are_where_they_are_looked_for(rng):
     """Over every axis, the least and greatest of all samples are among the chosen ones."""
     from camrt.kernels.resampling import bilinear
-    from camrt.kernels.resampling_gpu import extremes
+    from camrt.kernels.resampling_gpu import extreme_pixels
 
     for h, w, height, width, align in [(7, 7, 224, 224, False), (5, 3, 17, 40, True), (9, 8, 4, 5, False)]:
-        rows = extremes(h, height, align, torch.device("cpu")).numpy()
-        columns = extremes(w, width, align, torch.device("cpu")).numpy()
+        rows = extreme_pixels(h, height, align, torch.device("cpu")).numpy()
+        columns = extreme_pixels(w, width, align, torch.device("cpu")).numpy()
         assert len(rows) <= min(2 * h, height)
         up = bilinear(rng.standard_normal((50, h, w)), (height, width), align)
         some = up[:, rows][:, :, columns]
@@ -105,9 +105,9 @@ def test_empty_batch(tensor, poisoned):
             {"activations": torch.zeros(2, 3, 4, 4).double()},
             "activations must be a tensor of float32, float16 or bf",
         ),
-        ({"pictures": np.zeros((2, 3, 8, 8))}, "pictures must be a tensor of .* got ndarray"),
-        ({"pictures": torch.zeros(1, 3, 8, 8)}, "pictures must hold 2 pictures like activations, got 1"),
-        ({"pictures": torch.zeros(2, 3, 8, 0), "out": torch.zeros(2, 3, 8, 0)}, "must not be empty"),
+        ({"images": np.zeros((2, 3, 8, 8))}, "images must be a tensor of .* got ndarray"),
+        ({"images": torch.zeros(1, 3, 8, 8)}, "images must hold 2 images like activations, got 1"),
+        ({"images": torch.zeros(2, 3, 8, 0), "out": torch.zeros(2, 3, 8, 0)}, "must not be empty"),
         ({"batch_index": torch.zeros(2)}, "batch_index must be a tensor of int32 or int64, got torch.flo"),
         ({"channel": torch.zeros(3).long()}, r"channel must have shape \(2\), got \(3,\)"),
         ({"out": torch.zeros(2, 3, 8, 9)}, r"out must have shape \(2, 3, 8, 8\), got \(2, 3, 8, 9\)"),
@@ -120,7 +120,7 @@ def test_empty_batch(tensor, poisoned):
 def test_errors_name_what_is_wrong(change, message):
     arguments = {
         "activations": torch.zeros(2, 3, 4, 4),
-        "pictures": torch.zeros(2, 3, 8, 8),
+        "images": torch.zeros(2, 3, 8, 8),
         "batch_index": torch.zeros(2).long(),
         "channel": torch.zeros(2).long(),
         "out": torch.zeros(2, 3, 8, 8),

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 
 from camrt.kernels.partial_products import gpu, reference
+from helpers.tolerances import assert_close
 
-# (N, F, K, L): pictures up to and past 16 and 32, features past a tile, sums of one term and of many.
+# (N, F, K, L): images up to and past 16 and 32, features past a tile, sums of one term and of many.
 SHAPES = [
     (1, 1, 1, 1), (2, 131, 7, 5), (17, 33, 20, 49), (35, 5, 3, 2), (3, 16, 70, 3), (1, 40, 2, 63),
     (5, 17, 1, 9), (4, 9, 30, 1),
@@ -19,7 +19,7 @@ def put(request, tensor):
     """Put a weight on the device in one of its two layouts."""
     if request.param == "native":
         return tensor
-    return lambda array, kind: gpu.prepared(tensor(array, kind))
+    return lambda array, kind: gpu.pack_weight(tensor(array, kind))
 
 
 def case(rng, n, f, k, cells):
@@ -88,13 +88,13 @@ def test_both_splits_add_up_to_the_layer(rng, put, tensor):
 
 def test_prepared_is_the_same_weight(rng, tensor, kind):
     weight = tensor(rng.standard_normal((6, 5, 4)).astype(np.float32), kind)
-    prepared = gpu.prepared(weight)
+    prepared = gpu.pack_weight(weight)
     assert torch.equal(prepared, weight)
     assert prepared.stride() == (1, 6, 30)
     assert prepared.untyped_storage().nbytes() == weight.untyped_storage().nbytes()
 
 
-def test_no_pictures(tensor):
+def test_no_images(tensor):
     weight, u = tensor(np.ones((4, 3, 2), np.float32)), tensor(np.ones((0, 3, 2), np.float32))
     assert gpu.partial_products(weight, u, by="cell").shape == (0, 2, 4)
     assert gpu.partial_products(weight, u, by="channel").shape == (0, 3, 4)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camrt.evaluation.curves import ranks_of
+from camrt.evaluation.metrics.curves import ranks_of
 from camrt.kernels.perturb import gpu, reference
 
 SIZES = [(1, 1, 1), (3, 7, 5), (2, 63, 1), (1, 1, 63), (3, 33, 65), (4, 9, 31)]
@@ -69,7 +69,7 @@ def test_sheets_and_output_may_differ_in_type(rng, tensor, poisoned, rounded):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 17, 40])
-def test_programs_may_write_many_pictures(batch, rng, agrees, monkeypatch):
+def test_programs_may_write_many_images(batch, rng, agrees, monkeypatch):
     monkeypatch.setattr(gpu, "PROGRAMS", 1)
     sheets, choice, shape = case(rng, (2, 5, 33), batch=max(batch, 2))
     agrees(sheets, (choice[0], *(one[:batch] for one in choice[1:])), (batch, *shape[1:]))
@@ -112,8 +112,8 @@ def test_empty_batch(tensor, poisoned):
     [
         ({"sheets": torch.zeros(2, 3, 4)}, r"sheets must have the axes \(S, C, H, W\), got shape"),
         ({"sheets": torch.zeros(2, 3, 2, 4).double()}, "sheets must be a tensor of float32, .* got torch.f"),
-        ({"sheets": torch.zeros(0, 3, 2, 4)}, "0 sheets and 1 rankings for 2 pictures"),
-        ({"ranks": torch.zeros(0, 8).int()}, "2 sheets and 0 rankings for 2 pictures"),
+        ({"sheets": torch.zeros(0, 3, 2, 4)}, "0 sheets and 1 rankings for 2 images"),
+        ({"ranks": torch.zeros(0, 8).int()}, "2 sheets and 0 rankings for 2 images"),
         ({"ranks": torch.zeros(1, 7).int()}, r"ranks must have shape \(any, 8\), got \(1, 7\)"),
         ({"ranks": torch.zeros(1, 8)}, "ranks must be a tensor of int32 or int64, got torch.float32"),
         ({"ranking": torch.zeros(2, 1).int()}, r"ranking must have shape \(any\), got \(2, 1\)"),

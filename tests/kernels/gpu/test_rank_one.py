@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 
 from camrt.kernels.rank_one import gpu, reference
+from helpers.tolerances import assert_close
 
 # (N, K, F, L): pooled inputs, maps smaller than a vector, borders of features within vectors.
 SHAPES = [

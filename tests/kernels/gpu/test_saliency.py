@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import assert_close
 
 from camrt.kernels.resampling import axis_table
 from camrt.kernels.saliency import MapFlag, gpu, reference
+from helpers.tolerances import assert_close
 
-# every number of rows that is written at once, and maps larger and smaller than pictures
+# every number of rows that is written at once, and maps larger and smaller than images
 SIZES = [
     (1, 1, 4, 4),
     (7, 5, 63, 31),
@@ -161,11 +161,11 @@ def test_maps_lie_in_the_unit_interval(device, h, w, height, width, how, relu, s
 @pytest.mark.parametrize("align", [False, True], ids=["half-pixel", "align-corners"])
 def test_rows_written_together_lie_between_three_rows_of_cells(align):
     for h, height in product(range(1, 17), range(1, 60)):
-        group = gpu.rows_together(h, height, align)
+        group = gpu.rows_per_group(h, height, align)
         lower, _, s = axis_table(h, height, align)
         top = np.arange(height) // group * group
         assert (lower + s <= lower[top] + 2 + 1e-12).all()
-    assert [gpu.rows_together(h, 224, False) for h in (7, 28, 56, 112, 224, 225)] == [8, 8, 4, 2, 2, 1]
+    assert [gpu.rows_per_group(h, 224, False) for h in (7, 28, 56, 112, 224, 225)] == [8, 8, 4, 2, 2, 1]
 
 
 def test_no_maps(tensor):

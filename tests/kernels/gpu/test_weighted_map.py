@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_close
 
 from camrt.kernels.saliency import MapFlag
 from camrt.kernels.saliency.gpu import saliency
 from camrt.kernels.weighted_map import gpu, reference
+from helpers.tolerances import assert_close
 
-# (h, w, H, W): read as one run of memory where the picture is large enough; several rounds of cells
+# (h, w, H, W): read as one run of memory where the image is large enough; several rounds of cells
 SIZES = [
     (1, 1, 4, 4),
     (7, 5, 63, 31),
@@ -210,7 +210,7 @@ def test_no_maps(n, t, tensor):
         "array",
         "weight-axes",
         "channels",
-        "pictures",
+        "images",
         "size",
         "mode",
         "normalisation",

@@ -1,0 +1,643 @@
+"""The engine: a loaded classifier that predicts and explains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from camrt.engine.arrays import concat, to_float32, to_numpy
+from camrt.engine.batch import (
+    Images,
+    MapSize,
+    PreparedBatch,
+    check_real_numbers,
+    prepare_batch,
+    resolve_map_size,
+)
+from camrt.engine.call_limits import with_call_limits
+from camrt.engine.caller_warnings import warn_caller
+from camrt.engine.cuts import Cut
+from camrt.engine.description import describe_engine
+from camrt.engine.device import NUMPY_DEVICE, Device
+from camrt.engine.explanation import Explanation
+from camrt.engine.fusion import Fusion, saliency_maps
+from camrt.engine.heads import Head
+from camrt.engine.heads.comparison import Comparison
+from camrt.engine.images.framing import Framing
+from camrt.engine.images.preprocess import Preprocessing
+from camrt.engine.methods import ChannelMethod, MapShape, Method, make_method, suggest_options
+from camrt.engine.operations import operations
+from camrt.engine.origin import Origin, mutable_state, reload_engine
+from camrt.engine.passes import PassCounts
+from camrt.engine.preprocess_adaptation import expected_levels
+from camrt.engine.queries import NO_PROBABILITIES, HeadQueries, fill_nan_rows, find_nan_rows
+from camrt.engine.runtime import Runner
+from camrt.engine.runtime.batch_splitting import OomSplitter
+from camrt.engine.scores import probabilities
+from camrt.engine.targets import TargetChooser, make_target_chooser
+from camrt.errors import (
+    BackendError,
+    DeadlineError,
+    DegenerateMapWarning,
+    InputError,
+    MethodError,
+    PickleError,
+    TargetError,
+)
+from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.budget import allowed_memory
+from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
+from camrt.export.heads.cut import ACTIVATION, JOINT, TargetTensor
+from camrt.export.rewrites.interface import LOGITS, Interface
+from camrt.kernels.float_errors import ignore_float_errors
+from camrt.kernels.saliency import MapFlag
+
+__all__ = ["Engine"]
+
+EVALUATION = "camrt.evaluation"  # the group of entry points that `Engine.evaluate` looks into
+
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+
+
+@dataclass
+class _Block:
+    """Some images' explanations, before they are maps of the image's size.
+
+    Attributes:
+        logits: (n, C).
+        classes: (n, T).
+        several: Whether the caller thinks of them as (n, T) rather than (n,).
+        answers: For each method scores (n, T), and each layer's raw maps (n, T, h, w).
+        passes: What each method ran.
+        seconds: What each method took; the first, with the pass that all share.
+    """
+
+    logits: Array
+    classes: Array
+    several: bool
+    answers: list[tuple[Array, ...]]
+    passes: list[PassCounts]
+    seconds: list[float]
+
+
+class Engine:
+    """A loaded classifier; made by `camrt.load`. Safe to use from several threads at once.
+
+    Batches are arrays of NumPy, tensors of torch, arrays of any library that speaks DLPack, or images. What
+    is given back are arrays of the same kind, in the same place. On a GPU nothing is copied between the batch
+    and the maps when a tensor there is given, and what is given back may not have been computed yet, as with
+    torch's own operations.
+
+    A pickled engine is how it was loaded, and is loaded again where it is unpickled; see
+    `camrt.engine.origin`. Copies, deep ones too, share what was made ready.
+
+    Attributes:
+        path: The model file.
+        sha256: Hash of the file and of its external data.
+        interface: What the model takes and gives.
+        labels: Class names, when known.
+        preprocessing: How images become the model's input, when known.
+        batch_size: Rows run at once, the bound on memory.
+        threads: Threads of the native kernels; None lets them choose.
+        call_deadline: Seconds that a call may take; may be set.
+        notes: What loading changed or could not change, in sentences.
+        verification: What was compared with the model's own answers when it was loaded, and how they agreed.
+        device: Where the engine computes.
+        runtime: What runs the model: the name of its backend.
+        front: What the file does to its images by itself, before its first layer.
+        origin: How it was loaded; None of a torch model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sha256: str,
+        interface: Interface,
+        model: Runner,
+        cuts: tuple[Cut, ...],
+        candidates: tuple[TargetTensor, ...],
+        adjoints: Mapping[ReluRule, Runner],
+        *,
+        labels: tuple[str, ...] | None,
+        preprocessing: Preprocessing | None,
+        batch_size: int,
+        threads: int | None,
+        notes: tuple[str, ...],
+        verification: tuple[Comparison, ...] = (),
+        device: Device = NUMPY_DEVICE,
+        runtime: str = "onnxruntime",
+        front: BuiltinPreprocessing = BuiltinPreprocessing(),  # noqa: B008  # immutable
+    ) -> None:
+        self.path = path
+        self.sha256 = sha256
+        self.interface = interface
+        self.labels = labels
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.threads = threads
+        self.notes = notes
+        self._max_memory = allowed_memory()
+        self.call_deadline = 600.0
+        self.verification = verification
+        self.device = device
+        self.runtime = runtime
+        self.front = front
+        self.origin: Origin | None = None
+        self._levels = expected_levels(interface, front) if preprocessing is None else preprocessing.levels
+        self._model = model
+        self._cuts = cuts
+        self._candidates = candidates
+        self._adjoints = adjoints
+        here = operations(device.put(np.zeros(1, np.float32)))
+        self._halving = OomSplitter("batch", here.out_of_memory_errors, here.release_memory)
+
+    @property
+    def max_memory(self) -> int:
+        """Bytes that a call may allocate at once, as the engine was loaded with; see `camrt.load`."""
+        return self._max_memory
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return self.interface.num_classes
+
+    @property
+    def target(self) -> TargetTensor:
+        """The tensor the model is cut at; the first of several."""
+        return self._cuts[0].target
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Where the model is cut: one for each target it was loaded with."""
+        return self._cuts
+
+    @property
+    def head(self) -> Head:
+        """What follows the cut; the first of several."""
+        return self._cuts[0].head
+
+    def targets(self) -> list[TargetTensor]:
+        """Every activation (K, h, w) the model could be cut at, in graph order."""
+        chosen = {cut.target.name for cut in self._cuts}
+        return [replace(item, chosen=item.name in chosen) for item in self._candidates]
+
+    @with_call_limits("describing")
+    def describe(self) -> str:
+        """What was found in the file, and what every method will cost in passes, and why."""
+        return describe_engine(self)
+
+    @with_call_limits("predicting")
+    @ignore_float_errors
+    def predict(self, batch: Images) -> Array:
+        """Logits of a batch.
+
+        Args:
+            batch: float32 (N, C, H, W) as the model takes it, of NumPy, torch or any library that speaks
+                DLPack; or a list of images (paths, Pillow images, uint8 arrays (H, W, 3), the bytes of
+                files, open files), or a single one, when the preprocessing is known. Whole numbers are taken
+                where the file is made for pixels as they are.
+
+        Returns:
+            (N, classes) float32; of a CALM model log p(y|x). `engine.probabilities` turns them into
+            probabilities.
+
+        Raises:
+            InputError: A batch this model cannot take.
+            ImageError: An image cannot be read.
+            DeadlineError: The call took longer than `call_deadline`.
+            MemoryLimitError: It needs more than `max_memory` at once.
+        """
+        given = self._prepared(batch)
+        return given.to_caller(
+            concat(
+                [
+                    self._model(given.images[start : start + self.batch_size], [LOGITS])[0]
+                    for start in range(0, len(given.images), self.batch_size)
+                ]
+            )
+        )
+
+    def _chooser(self, given: PreparedBatch, targets: Any, top_k: int | None) -> TargetChooser:
+        """What chooses the classes to explain."""
+        count, place = len(given.images), self.device
+        return make_target_chooser(
+            targets, count, self.num_classes, place, given.to_caller, self.labels, top_k
+        )
+
+    def _prepared(self, batch: Images) -> PreparedBatch:
+        """A batch as the model takes it, where the engine computes."""
+        return prepare_batch(batch, self.interface, self.preprocessing, self.device, self._levels)
+
+    @ignore_float_errors
+    def probabilities(self, logits: Array) -> Array:
+        """Probabilities of logits (..., classes) after this model's softmax or sigmoid.
+
+        Raises:
+            InputError: The model gives plain numbers, which have none; or these are no logits of it.
+        """
+        if self.interface.activation == "none":
+            raise InputError(NO_PROBABILITIES)
+        logits = check_real_numbers(logits, "the logits", self.num_classes)
+        return probabilities(logits, self.interface.inverse_link)
+
+    @with_call_limits("explaining")
+    @ignore_float_errors
+    def explain(
+        self,
+        batch: Images,
+        method: str | Method = "pixab",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        size: MapSize = "image",
+        fuse: Fusion = "mean",
+        **options: Any,
+    ) -> Explanation:
+        """Saliency maps of a batch.
+
+        Args:
+            batch: float32 (N, C, H, W) as the model takes it, of NumPy, torch or any library that speaks
+                DLPack; or a list of images (paths, Pillow images, uint8 arrays (H, W, 3), the bytes of
+                files, open files), or a single one, when the preprocessing is known. What lies on a GPU is
+                not looked at: an image there with NaN or infinity in it gets a map of zeros, and the flag
+                that says so.
+            method: A method's name (`camrt.methods()` lists them; case, hyphens and a closing "cam" do not
+                matter), or a method object.
+            targets: Classes to explain: None for the predicted one, one class for all images, (N,), or
+                (N, T) for several each; any number costs the passes of one. Classes are indices or, where
+                `labels` are known, names in any capitals. Or a function that is given the logits (n, classes)
+                of some images at a time and answers (n,) or (n, T).
+            top_k: Explain so many of the most probable classes of each image instead, (N, top_k).
+            size: "image" for maps as large as the model's input, "map" for the activation's own grid (the
+                finest of several), "original" for maps as large as the images, zero where the preprocessing
+                cut them off (images of one size; see also `Explanation.on_original`), or (H, W) for the
+                model's input in that size.
+            fuse: How the maps of several layers become one, when the model was loaded with several targets:
+                "mean" or "max" of their saliency.
+            **options: The method's options.
+
+        Returns:
+            The explanation, of arrays of the batch's kind; `.maps` has shape targets.shape + (H, W), float32
+            in [0, 1].
+
+        Raises:
+            MethodError: Unknown method or option, or one this model's head does not admit.
+            AdjointError: The method needs a gradient, and an operator on the way has none, or no rule.
+            InputError: A batch this model cannot take.
+            TargetError: Classes out of range or of the wrong shape.
+            ImageError: An image cannot be read.
+            DeadlineError: The call took longer than `call_deadline`.
+            MemoryLimitError: It needs more than `max_memory` at once.
+        """
+        return self._explain(batch, (make_method(method, options),), targets, top_k, size, fuse)[0]
+
+    @with_call_limits("explaining")
+    @ignore_float_errors
+    def explain_all(
+        self,
+        batch: Images,
+        methods: Sequence[str | Method],
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        size: MapSize = "image",
+        fuse: Fusion = "mean",
+        **unknown: Any,
+    ) -> tuple[Explanation, ...]:
+        """Saliency maps of a batch by several methods, which share the pass through the trunk.
+
+        The arguments and errors are those of `explain`, but for methods' options, which go into methods that
+        are objects: `camrt.methods()["score"](definition="grad-cam")`.
+
+        Returns:
+            One explanation a method, in their order. The shared pass is counted in the first.
+        """
+        if unknown:
+            names = ", ".join(map(repr, unknown))
+            raise MethodError(
+                f"explain_all has no argument {names}{suggest_options(list(unknown), ())}; options go "
+                "into a method "
+                "that is an object: camrt.methods()[name](...)"
+            )
+        if isinstance(methods, str | Method | Mapping) or not isinstance(methods, Iterable):
+            raise InputError(f"methods={methods!r} must be a list of one or more methods")
+        chosen = tuple(make_method(method, {}) for method in methods)
+        if not chosen:
+            raise InputError("methods= must be a list of one or more methods: it is empty")
+        return self._explain(batch, chosen, targets, top_k, size, fuse)
+
+    @with_call_limits("computing gradients")
+    @ignore_float_errors
+    def input_gradients(
+        self, batch: Array, weighting: Array | Callable[[Array], Array]
+    ) -> tuple[Array, Array]:
+        """The gradient of a weighting of the logits with respect to the model's input.
+
+        Args:
+            batch: What `predict` takes.
+            weighting: w, float (N, classes); or a function from logits (n, classes) to it, for which each
+                image is run once more.
+
+        Returns:
+            Logits (N, classes), and d(Σ_c w_c · logit_c)/dx, (N, C, H, W); NaN for images whose logits are
+            not finite.
+
+        Raises:
+            AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
+            InputError: A batch this model cannot take, or a weighting of another shape.
+        """
+        given = self._prepared(batch)
+        if not callable(weighting):
+            weighting = self._weighting(weighting, len(given.images))
+        logits, gradients = [], []
+        for start in range(0, len(given.images), self.batch_size):
+            block = given.images[start : start + self.batch_size]
+            if callable(weighting):
+                wanted = self._weighting(
+                    weighting(given.to_caller(self._model(block, [LOGITS])[0])), len(block)
+                )
+            else:
+                wanted = weighting[start : start + self.batch_size]
+            found, gradient = self._adjoints["plain"](
+                block, [LOGITS, GRADIENT], {WEIGHTING: to_float32(self.device.put(wanted))}
+            )
+            logits.append(found)
+            gradients.append(fill_nan_rows(gradient, find_nan_rows(found)))
+        return given.to_caller(concat(logits)), given.to_caller(concat(gradients))
+
+    def _weighting(self, given: Any, count: int) -> Array:
+        """A weighting of the logits, one row an image."""
+        found = check_real_numbers(given, "the weighting", self.num_classes)
+        if tuple(found.shape) != (count, self.num_classes):
+            raise InputError(
+                f"a weighting of the logits has shape ({count}, {self.num_classes}) for as many "
+                f"images, not {tuple(found.shape)}"
+            )
+        return found
+
+    @with_call_limits("computing weights")
+    @ignore_float_errors
+    def channel_weights(
+        self,
+        batch: Images,
+        method: str | Method = "gradcam",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        **options: Any,
+    ) -> tuple[Array, Array]:
+        """The weights that a method gives the activation's channels.
+
+        The arguments and errors are those of `explain`.
+
+        Returns:
+            Weights targets.shape + (K,), and the activation (N, K, h, w) that their sum is of.
+
+        Raises:
+            MethodError: Maps of the method are no weighted sum of channels.
+            InputError: The model is cut at several targets.
+        """
+        chosen = make_method(method, options)
+        if not isinstance(chosen, ChannelMethod):
+            raise MethodError(f"{chosen.name} does not weight channels as wholes")
+        if len(self._cuts) > 1:
+            raise InputError(
+                "the model is cut at several targets: load it with the one whose channels are meant"
+            )
+        given = self._prepared(batch)
+        choose = self._chooser(given, targets, top_k)
+        kept = []
+        for start in range(0, len(given.images), self.batch_size):
+            block = given.images[start : start + self.batch_size]
+            outputs = self._model_outputs(block, (chosen,))
+            classes, several = choose(slice(start, start + self.batch_size), outputs[LOGITS])
+            asked = self._questions(block, self._fetched(chosen)[0], classes, outputs, PassCounts())
+            kept.append((chosen.weights(asked)[0], asked.activations))
+        weights, activations = (given.to_caller(concat(parts)) for parts in zip(*kept, strict=True))
+        return (weights if several else weights[:, 0]), activations
+
+    def evaluate(self, data: Any, methods: Any = ("pixab", "gradcam", "ablation"), **settings: Any) -> Any:
+        """Which explanation to trust: metrics of methods on annotated images.
+
+        The arguments, the answer and the errors are those of `camrt.evaluation.evaluate`, which is found by the
+        package's entry point: explaining imports nothing of evaluation.
+
+        Args:
+            data: A folder of images with their annotations, or a data set.
+            methods: Names of methods, with options if need be, or method objects.
+            **settings: `metrics`, `settings`, `dead`, `out`, `resume`, `progress`.
+
+        Raises:
+            BackendError: camrt's entry points are not installed.
+        """
+        found = entry_points(group=EVALUATION, name="evaluate")
+        if not found:
+            raise BackendError(
+                "camrt was installed without its entry points, as by a tool that bundles applications: call "
+                "camrt.evaluation.evaluate(engine, data, methods), or install camrt anew"
+            )
+        return next(iter(found)).load()(self, data, methods, **settings)
+
+    def _explain(
+        self,
+        batch: Images,
+        methods: tuple[Method, ...],
+        targets: Any,
+        top_k: int | None,
+        size: MapSize,
+        fuse: Fusion,
+    ) -> tuple[Explanation, ...]:
+        started = time.perf_counter()
+        given = self._prepared(batch)
+        images = given.images
+        resolve_map_size(size, (1, 1), (1, 1), given.framings)  # refuses nonsense before anything is run
+        if fuse not in get_args(Fusion):
+            raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
+        choose = self._chooser(given, targets, top_k)
+        seconds = [time.perf_counter() - started, *(0.0 for _ in methods[1:])]
+
+        done = 0  # images
+
+        def explained(start: int, end: int) -> _Block:
+            nonlocal done
+            begun, some = time.perf_counter(), slice(start, end)
+            outputs = self._model_outputs(images[some], methods)
+            classes, several = choose(some, outputs[LOGITS])
+            block = _Block(outputs[LOGITS], classes, several, [], [PassCounts() for _ in methods], [])
+            block.passes[0].trunk += end - start
+            for method, passes in zip(methods, block.passes, strict=True):
+                block.answers.append(self._explain_block(given, some, method, classes, outputs, passes))
+                block.seconds.append(time.perf_counter() - begun)
+                begun = time.perf_counter()
+            done = end
+            return block
+
+        try:
+            blocks = self._halving.run_in_pieces(len(images), explained, most=self.batch_size)
+        except DeadlineError as late:
+            raise DeadlineError(
+                f"{late}. {done} of {len(images)} images were done: pass fewer at once"
+            ) from late
+        if len({block.classes.shape[1] for block in blocks}) > 1:
+            raise TargetError("the function that chooses targets gave a different number of them each time")
+        logits, classes = concat([one.logits for one in blocks]), concat([one.classes for one in blocks])
+        shape = tuple(classes.shape) if blocks[0].several else (len(classes),)
+        answers = []
+        for number, method in enumerate(methods):
+            started = time.perf_counter()
+            scores, *raws = (
+                concat(parts) for parts in zip(*(one.answers[number] for one in blocks), strict=True)
+            )
+            found = list(raws)
+            grid = max((tuple(raw.shape[2:]) for raw in found), key=lambda cells: cells[0] * cells[1])
+            image = (images.shape[2], images.shape[3])
+            final = resolve_map_size(size, image, grid, given.framings)
+            seen = self.framing(image, method)
+            shown = Framing.whole(image)  # which part of the input the maps show
+            if isinstance(size, str) and size == "map":
+                shown = seen
+            elif isinstance(size, str) and size == "original" and given.framings is not None:
+                shown = given.framings[0].inverse(image)
+            within = shown.inverse(final).compose(seen)
+            maps, flags, raw = saliency_maps(found, method, within, fuse, self.threads)
+            warn_nonfinite_maps(flags)
+            explanation = Explanation(
+                method=repr(method),
+                maps=given.to_caller(maps.reshape(*shape, *final)),
+                raw=given.to_caller(raw.reshape(*shape, *raw.shape[2:])),
+                targets=given.to_caller(classes.reshape(shape)),
+                scores=given.to_caller(scores.reshape(shape)),
+                logits=given.to_caller(logits),
+                probabilities=given.to_caller(probabilities(logits, self.interface.inverse_link)),
+                flags=given.to_caller(flags.reshape(shape)),
+                passes=sum((one.passes[number] for one in blocks), start=PassCounts()),
+                seconds=seconds[number] + sum(one.seconds[number] for one in blocks),
+                labels=self.labels,
+                views=given.views,
+                framings=given.framings,
+                map_framing=shown,
+            )
+            last = time.perf_counter() - started
+            answers.append(replace(explanation, seconds=explanation.seconds + last))
+        return tuple(answers)
+
+    def _fetched(self, method: Method) -> list[tuple[Cut, dict[str, str], list[str]]]:
+        """For each cut a method looks at: the tensors by their role, and the model's own outputs."""
+        cuts = self._cuts[:1] if method.explains_pixels or method.needs_joint else self._cuts
+        own = [JOINT] if method.needs_joint and self.interface.joint is not None else []
+        return [(cut, cut.required_taps(method), own) for cut in cuts]
+
+    def _model_outputs(self, images: Array, methods: tuple[Method, ...]) -> dict[str, Array]:
+        """Everything that some methods need of one pass, by name."""
+        fetched = dict.fromkeys([LOGITS])
+        for method in methods:
+            for _, tapped, own in self._fetched(method):
+                fetched |= dict.fromkeys([*own, *tapped.values()])
+        return dict(zip(fetched, self._model(images, list(fetched)), strict=True))
+
+    def _explain_block(
+        self,
+        given: PreparedBatch,
+        some: slice,
+        method: Method,
+        classes: Array,
+        outputs: Mapping[str, Array],
+        passes: PassCounts,
+    ) -> tuple[Array, ...]:
+        """Scores (n, T) of some images, and each layer's raw maps (n, T, h, w)."""
+        raws = []
+        for fetched in self._fetched(method):
+            questions = self._questions(given.images[some], fetched, classes, outputs, passes)
+            raw, scores = method.raw(questions)
+            raws.append(raw if given.nan_rows is None else fill_nan_rows(raw, given.nan_rows[some]))
+        return scores, *raws
+
+    def _questions(
+        self,
+        images: Array,
+        fetched: tuple[Cut, dict[str, str], list[str]],
+        classes: Array,
+        outputs: Mapping[str, Array],
+        passes: PassCounts,
+    ) -> HeadQueries:
+        """What a method may ask about a block at a cut."""
+        cut, tapped, own = fetched
+        extras = {role: outputs[name] for role, name in tapped.items()}
+        extras |= {name: outputs[name] for name in own}
+        return HeadQueries(
+            images=images,
+            activations=extras.pop(ACTIVATION),
+            logits=outputs[LOGITS],
+            targets=classes,
+            activation=self.interface.inverse_link,
+            has_logits=self.interface.joint is None,
+            head=cut.head,
+            model=self._model,
+            logits_output=LOGITS,
+            adjoints=self._adjoints,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            passes=passes,
+            extras=extras,
+            framing=self.framing((images.shape[2], images.shape[3])),
+        )
+
+    def framing(self, size: tuple[int, int], method: Method | None = None) -> Framing:
+        """The part of the model's input (H, W) that raw maps show, of a method or of any on activations."""
+        if method is not None and method.explains_pixels:
+            return Framing.whole(size)
+        # Activations of mirrored images were turned back at the cut: see `TargetTensor.mirrored`.
+        return Framing(size, self.front.region(size).upright)
+
+    @property
+    def map_shape(self) -> MapShape:
+        """Size (K, h, w) of the activation at the cut."""
+        return MapShape(*self.target.shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise PickleError(
+                f"the engine of {self.path.name} cannot be pickled: only one that camrt.load made of an ONNX "
+                "file can be loaded again elsewhere. Call camrt.load in each process, such as in a worker's "
+                "initializer, or start processes by fork"
+            )
+        return reload_engine, (self.origin, mutable_state(self))
+
+    def __copy__(self) -> Engine:
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        if not self.sha256:
+            raise PickleError(
+                f"the engine of {self.path.name} cannot be copied with its module: copy the module, and call "
+                "camrt.load on that; copy.copy(engine) explains the same module"
+            )
+        return copy(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"<camrt.Engine {self.path.name}: {self.num_classes} classes, "
+            f"cut at {self.target.name!r}, {self.head.kind}>"
+        )
+
+
+def warn_nonfinite_maps(flags: Array) -> None:
+    """Warns of maps that are not finite, where that is known without waiting for a device."""
+    if not operations(flags).host_readable:
+        return
+    broken = int((to_numpy(flags) == MapFlag.NOT_FINITE).sum())
+    if broken:
+        warn_caller(
+            f"{broken} of {to_numpy(flags).size} maps were not finite and are "
+            "all zeros (explanation.flags says which): the model gave NaN or infinity for them",
+            DegenerateMapWarning,
+        )

@@ -1,0 +1,1 @@
+"""Reading pictures, preparing them for a model, and drawing maps over them."""

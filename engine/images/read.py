@@ -1,0 +1,242 @@
+"""Reading images: whatever Pillow can decode becomes RGB, whatever it cannot becomes an `ImageError`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from camrt.engine.caller_warnings import warn_caller
+from camrt.engine.images.bit_depth import read_bit_depth, to_8_bits
+from camrt.engine.images.pillow_warnings import refuse_bomb, silence_pillow
+from camrt.engine.images.streams import image_bytes, is_stream
+from camrt.errors import ImageError, InputRangeWarning
+from camrt.export.io.file_kinds import describe_missing
+from camrt.kernels.fork_safety import block_forks
+
+__all__ = ["ImageSource", "find_images", "is_image_name", "read_image", "readable_formats"]
+
+ImageSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | bytes | bytearray | IO[bytes]
+"""What `read_image` accepts."""
+
+# Pillow lists these, but cannot decode them by itself: stubs for other libraries' formats, Windows
+# metafiles, and PostScript, which is a program that Pillow would hand to Ghostscript to run.
+_UNSUITABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read."""
+    with block_forks():
+        Image.init()  # imports Pillow's modules
+    return tuple(sorted(set(Image.OPEN) - _UNSUITABLE))
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    known = set(readable_formats())
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in known)
+
+
+def is_image_name(name: str | os.PathLike[str]) -> bool:
+    """Whether the file name ends as an image's that Pillow reads (".jpg", ".PNG", ...)."""
+    return Path(name).suffix.lower() in _suffixes()
+
+
+def read_image(source: ImageSource) -> Image.Image:
+    """One image as RGB, upright.
+
+    EXIF orientation is applied, transparency is laid over white, palettes, CMYK (without its colour profile)
+    and grey are converted, grey in more than 8 bits is scaled to 8 by its declared or found range, floating
+    point is taken as [0, 1]; `camrt.engine.images.bit_depth` has the rules. Of several frames the first is
+    read. Warnings that Pillow gives on the way are silenced, except the one about a decompression bomb, which
+    is an error here; a range that had to be guessed is an `InputRangeWarning`.
+
+    Args:
+        source: A file, a Pillow image (left as it is, not closed), a uint8 array (H, W, 3) or (H, W), or an
+            image file's bytes, or an open file of them, which is read from its beginning and left open.
+
+    Returns:
+        A new RGB image that holds no file open.
+
+    Raises:
+        ImageError: Missing, a folder, not an image, truncated, too many pixels, bands that are no colours,
+            or pixels that have no RGB form; the message names the file and the reason.
+    """
+    if isinstance(source, np.ma.MaskedArray):
+        raise ImageError("an image is a masked array, whose mask no model sees: fill it (array.filled(0))")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _decode(source, str(getattr(source, "filename", "") or "the image"))
+    if is_stream(source):
+        name = str(getattr(source, "name", "") or "the image")
+        return _decode(image_bytes(source, name), name)
+    if not isinstance(source, str | os.PathLike):
+        raise ImageError(describe_wrong_type(source))
+    path = Path(source)
+    name = str(path)
+    try:
+        if path.is_dir():
+            raise ImageError(f"{name}: is a folder, not an image")
+        if not path.exists():
+            raise ImageError(f"{source}: {describe_missing(source)}")
+        if not path.is_file():
+            raise ImageError(f"{name}: is not a regular file")
+        with path.open("rb") as file:
+            return _decode(file, name)
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def describe_wrong_type(source: Any) -> str:
+    """What to say of something that is no image."""
+    expected = "expected a file, its bytes, a Pillow image or a uint8 array as image, got "
+    if isinstance(source, memoryview):
+        return f"{expected}a memoryview: say bytes(view) of a file's bytes, numpy.asarray(view) of pixels"
+    if isinstance(source, (list, tuple)):
+        return f"{expected}a {type(source).__name__}: numbers for the model go in one array (N, C, H, W)"
+    return expected + type(source).__name__
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ImageError(
+            f"an image given as an array must be uint8 (H, W, 3) or (H, W), got {array.dtype} "
+            f"{array.shape}; numbers for the model go in one array (N, C, H, W), not in a list"
+        )
+    if 0 in array.shape:
+        raise ImageError(f"an image given as an array has no pixels: {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def _decode(source: Any, name: str) -> Image.Image:
+    """The RGB image in an open file or a lazily loaded image, with every failure named."""
+    read, guessed = _decoded(source, name)
+    if guessed is not None:
+        warn_caller(guessed, InputRangeWarning)
+    return read
+
+
+def _decoded(source: Any, name: str) -> tuple[Image.Image, str | None]:
+    with silence_pillow():
+        try:
+            if isinstance(source, Image.Image):
+                return _rgb(source)
+            with Image.open(source, formats=readable_formats()) as image:
+                refuse_bomb(image)
+                decoded = _rgb(image)
+                refuse_bomb(image)  # a few formats say their size only when they are decoded
+                return decoded
+        except UnidentifiedImageError:
+            raise ImageError(f"{name}: not an image that Pillow can read") from None
+        except Image.DecompressionBombError:
+            raise ImageError(
+                f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels, which might be a decompression bomb"
+            ) from None
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+        except Exception as error:  # damaged files make Pillow's decoders raise almost anything
+            raise ImageError(f"{name}: truncated or damaged: {error}") from error
+
+
+def _rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    if 0 in image.size:
+        raise ImageError("has no pixels")
+    depth = read_bit_depth(image)  # before it is loaded, which forgets it
+    image, guessed = to_8_bits(_upright(image), depth)
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        if image.mode == "La":  # Pillow converts premultiplied grey to plain grey alone
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    try:
+        return image.convert("RGB"), guessed
+    except ValueError:
+        raise ImageError(f"pixels of mode {image.mode} have no RGB form") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it is, where that cannot be understood."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF is no reason to refuse sound pixels
+        return image
+
+
+def find_images(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    on_error: Callable[[ImageError], None] | None = None,
+) -> Iterator[Path]:
+    """The image files among some paths, one by one.
+
+    Folders are walked with their sub-folders, in the order of the names; files in them count by their
+    suffix (see `is_image_name`), and names that begin with a dot do not count. Links to folders inside a
+    folder are not followed. A file that is named itself is always yielded.
+
+    Args:
+        paths: Files and folders.
+        on_error: Called with each error instead of raising it; the walk then goes on.
+
+    Yields:
+        Paths, folder by folder.
+
+    Raises:
+        ImageError: A path that does not exist, a folder that cannot be listed or holds no image.
+    """
+    for given in paths:
+        path = Path(given)
+        try:
+            if not path.exists():
+                raise ImageError(
+                    f"{path}: {describe_missing(given).replace('no such file', 'no such file or folder')}"
+                )
+            if not path.is_dir():
+                yield path
+                continue
+            empty = True
+            for found in _walk(path, on_error):
+                empty = False
+                yield found
+            if empty:
+                raise ImageError(f"{path}: no image in this folder")
+        except ImageError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+        except OSError as error:
+            failure = ImageError(f"{path}: cannot be read: {error.strerror or error}")
+            if on_error is None:
+                raise failure from error
+            on_error(failure)
+
+
+def _walk(folder: Path, on_error: Callable[[ImageError], None] | None) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(
+                (entry.name, entry.is_dir(follow_symlinks=False), entry.is_dir())
+                for entry in listing
+                if not entry.name.startswith(".")
+            )
+    except OSError as error:
+        failure = ImageError(f"{folder}: cannot be listed: {error.strerror or error}")
+        if on_error is None:
+            raise failure from error
+        on_error(failure)
+        return
+    for name, is_folder, leads_to_folder in entries:
+        if is_folder:
+            yield from _walk(folder / name, on_error)
+        elif not leads_to_folder and is_image_name(name):
+            yield folder / name

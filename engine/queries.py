@@ -1,0 +1,296 @@
+"""The four questions, bound to one batch: what methods ask and heads answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from camrt.engine.arrays import (
+    arange_like,
+    concat,
+    is_constant_over_cells,
+    library,
+    repeat,
+    safe_divide,
+    zeros,
+)
+from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
+from camrt.engine.images.framing import Framing, uncrop_maps
+from camrt.engine.operations import operations
+from camrt.engine.passes import PassCounts
+from camrt.engine.runtime import Runner
+from camrt.engine.scores import ScoreKind, ScoreReader
+from camrt.errors import MethodError
+from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.heads.cut import JOINT
+from camrt.export.outputs.output_form import InverseLink
+
+__all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries"]
+
+NO_PROBABILITIES = (
+    "this model's answers are plain numbers (activation='none'), which have no probabilities: ask for "
+    "score='logit', which is the number itself, or load it with activation='softmax' or 'sigmoid'"
+)
+NO_JOINT = (
+    "needs a CALM model, whose file holds log p(y,z|x): train one with camrt train --head calm-em, and write "
+    "its file with camrt export"
+)
+
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+
+
+@dataclass(frozen=True)
+class HeadQueries:
+    """What a method may ask about a batch. All arrays lie where the engine computes.
+
+    Attributes:
+        images: (N, C, H, W) float32, as the model takes them.
+        activations: (N, K, h, w) float32 at the cut.
+        logits: (N, C) float32.
+        targets: (N, T) target classes.
+        activation: How logits become probabilities.
+        has_logits: False for a CALM model, whose scores are probabilities p(y|x) and never anything else.
+        head: What answers questions about altered activations.
+        model: Graph images -> logits.
+        logits_output: Name of that graph's logits.
+        adjoints: Graphs images, weighting -> gradient with respect to the images, by their ReLU rule.
+        batch_size: Rows a batch.
+        threads: Threads of the native kernels; None lets them choose.
+        passes: Where passes are counted.
+        extras: Further tensors of the trunk pass.
+        framing: The images' (H, W), and the part of them that maps show.
+    """
+
+    images: Array
+    activations: Array
+    logits: Array
+    targets: Array
+    activation: InverseLink
+    has_logits: bool
+    head: Head
+    model: Runner
+    logits_output: str
+    adjoints: Mapping[ReluRule, Runner]
+    batch_size: int
+    threads: int | None
+    passes: PassCounts
+    extras: dict[str, Array]
+    framing: Framing
+
+    def for_target(self, target: int) -> HeadQueries:
+        """The same questions about target number `target` alone."""
+        return replace(self, targets=self.targets[:, target : target + 1])
+
+    def scores(self, kind: ScoreKind) -> Array:
+        """(N, T): the scores of the images as they are."""
+        return self._asked(kind).scores
+
+    def scores_without_channels(self, kind: ScoreKind) -> Array:
+        """(N, K, T): the scores with channel k of the activation set to zero."""
+        return self.head.scores_without_channels(self._asked(kind))
+
+    def scores_with_boxes(
+        self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
+    ) -> tuple[Array | None, Array | None]:
+        """(N, P, T) twice: with each box of cells set to zero, and with nothing but the box kept."""
+        return self.head.scores_with_boxes(self._asked(kind), boxes, delete=delete, keep=keep)
+
+    def scores_of_zero_activation(self, kind: ScoreKind) -> Array:
+        """(N, T): the scores of an all-zero activation."""
+        return self.head.scores_of_zero_activation(self._asked(kind))
+
+    def gradients(self, kind: ScoreKind) -> Iterator[Array]:
+        """For each target in turn (N, K, h, w): the gradient of its score with respect to the activation.
+
+        NaN for images whose logits are not finite. The arrays may be read-only.
+
+        Raises:
+            AdjointError: An operator behind the cut has no derivative, or camrt has no rule for it.
+        """
+        broken = find_nan_rows(self.logits)
+        for gradient in self.head.gradients(self._asked(kind)):
+            yield fill_nan_rows(gradient, broken)
+
+    def image_gradients(
+        self, rows: Array, batch_index: Array, target: int, kind: ScoreKind, *, relu: ReluRule = "plain"
+    ) -> Array:
+        """(B, C, H, W): the gradient of the score of target number `target` with respect to altered images.
+
+        They are run in batches of `batch_size`; a probability needs a pass more for its softmax. NaN where
+        the gradient's logits are not finite.
+
+        Args:
+            rows: (B, C, H, W) altered images.
+            batch_index: (B,) the image each of them comes from, whose target is meant.
+            target: Column of `targets`.
+            kind: Logit or probability.
+            relu: How ReLUs pass gradients on, see `camrt.export.adjoint`.
+
+        Raises:
+            AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
+        """
+        reader = self._reader(kind)
+        parts = []
+        for start in range(0, len(rows), self.batch_size):
+            block, owners = (
+                rows[start : start + self.batch_size],
+                batch_index[start : start + self.batch_size],
+            )
+            if reader.kind == "logit":
+                logits = zeros((len(block), self.logits.shape[1]), self.logits)  # any: it is linear in them
+            else:
+                self.passes.full += len(block)
+                logits = self.model(block, [self.logits_output])[0]
+            weighting = reader.weighting(logits, owners, target)
+            self.passes.full_adjoint += len(block)
+            found, gradient = self.adjoints[relu](
+                block, [self.logits_output, GRADIENT], {WEIGHTING: weighting}
+            )
+            parts.append(fill_nan_rows(gradient, find_nan_rows(found)))
+        return concat(parts)
+
+    def class_maps(self) -> Array:
+        """(N, T, h, w): the targets' class maps.
+
+        Raises:
+            MethodError: The head is not a linear layer behind global pooling.
+        """
+        maps = self.head.class_maps(self._asked("logit"))
+        if maps is None:
+            raise MethodError(
+                "'cam' needs a linear layer behind global pooling, and this model's head is "
+                f"{self.head.kind}; 'pixab' and 'ablation' work on any head"
+            )
+        return maps
+
+    def scores_of_masked_images(
+        self,
+        kind: ScoreKind,
+        *,
+        order: Literal["upsample-first", "normalise-first"],
+        align_corners: bool,
+        epsilon: float,
+    ) -> tuple[Array, Array]:
+        """Scores of the images masked by each channel of the activation, upsampled and normalised.
+
+        Returns:
+            (N, K, T) scores, and (N, K) whether the channel is constant: its mask is nowhere, and its answer
+            zero, found without a pass where values are seen.
+        """
+        count, channels = self.activations.shape[:2]
+        reader, compute = self._reader(kind), operations(self.activations)
+        xp = library(self.activations)
+        answers = zeros((count, channels, self.targets.shape[1]), self.activations)
+        flat = xp.reshape(self.activations, (count, channels, -1))
+        with np.errstate(invalid="ignore"):
+            constant = ~(xp.max(flat, axis=2) > xp.min(flat, axis=2))
+
+        def fill(batch_index: Array, channel: Array, rows: Array) -> None:
+            if not self.framing.is_whole:
+                masks = self.uncropped_masks(
+                    self.activations[batch_index, channel], order, align_corners, epsilon
+                )
+                rows[...] = self.images[batch_index] * masks[:, None]
+                return
+            compute.masked_batch(
+                self.activations,
+                self.images,
+                batch_index,
+                channel,
+                rows,
+                order=order,
+                align_corners=align_corners,
+                epsilon=epsilon,
+                threads=self.threads,
+            )
+
+        def run(rows: Array, batch_index: Array) -> Array:
+            self.passes.full += len(rows)
+            return self.model(rows, [self.logits_output])[0]
+
+        for batch_index, channel, logits in run_altered_rows(
+            find_changed_pairs(count, channels, constant, lambda: ~constant),
+            self.images.shape[1:],
+            self.batch_size,
+            fill,
+            run,
+            self.model.allocate_rows,
+        ):
+            answers[batch_index, channel] = reader.read(logits, batch_index)
+        if not compute.host_readable:
+            answers = xp.where(constant[:, :, None], xp.zeros_like(answers), answers)
+        return answers, constant
+
+    def uncropped_masks(
+        self,
+        channels: Array,
+        order: Literal["upsample-first", "normalise-first"],
+        align_corners: bool,
+        epsilon: float,
+    ) -> Array:
+        """Channels (B, h, w) of a part of the images as masks (B, H, W), as `masked_batch` makes them."""
+
+        def normalised(values: Array) -> Array:
+            xp = library(values)
+            low = xp.min(values, axis=(1, 2), keepdims=True)
+            spread = xp.max(values, axis=(1, 2), keepdims=True) - low
+            return safe_divide(values - low, spread + epsilon + xp.zeros_like(values), (spread > 0))
+
+        first = channels if order == "upsample-first" else normalised(channels)
+        masks = uncrop_maps(first, self.framing, beyond="edge", align_corners=align_corners)
+        return normalised(masks) if order == "upsample-first" else masks
+
+    def scores_of_zero_image(self, kind: ScoreKind) -> Array:
+        """(N, T): the scores of an image of zeros, in the model's input space; one pass for them all."""
+        self.passes.full += 1
+        xp, count = library(self.images), len(self.images)
+        logits = self.model(xp.zeros_like(self.images[:1]), [self.logits_output])[0]
+        return self._reader(kind).read(repeat(logits, count, axis=0), arange_like(count, logits))
+
+    def log_joint(self) -> Array:
+        """(N, C, h, w): log p(y,z|x) of a CALM model.
+
+        Raises:
+            MethodError: It is none.
+        """
+        if JOINT not in self.extras:
+            raise MethodError(f"'calm' {NO_JOINT}")
+        return self.extras[JOINT]
+
+    def supported_kind(self, kind: ScoreKind) -> ScoreKind:
+        """A kind of score where the model has it: a logit in place of a probability of plain numbers."""
+        return "logit" if self.activation == "none" else kind
+
+    def _reader(self, kind: ScoreKind) -> ScoreReader:
+        if kind == "probability" and self.activation == "none":
+            raise MethodError(NO_PROBABILITIES)
+        return ScoreReader(self.targets, kind if self.has_logits else "probability", self.activation)
+
+    @cached_property
+    def _logit_asked(self) -> QueryContext:
+        return QueryContext(self.activations, self.logits, self._reader("logit"), self.passes, self.extras)
+
+    def _asked(self, kind: ScoreKind) -> QueryContext:
+        return replace(self._logit_asked, reader=self._reader(kind))
+
+
+def find_nan_rows(logits: Array) -> Array:
+    """Whether any of a row's logits is not finite."""
+    xp = library(logits)
+    return ~xp.all(xp.isfinite(logits), axis=1)
+
+
+def fill_nan_rows(numbers: Array, broken: Array) -> Array:
+    """Numbers (N, ...) with NaN in the rows marked: masks in a graph may have hidden what they mean."""
+    if operations(numbers).host_readable and not broken.any():
+        return numbers
+    xp = library(numbers)
+    flat = numbers.ndim == 4 and is_constant_over_cells(numbers)
+    held = numbers[:, :, :1, :1] if flat else numbers
+    marks = xp.reshape(broken, (len(broken), *([1] * (numbers.ndim - 1))))
+    marked = xp.where(marks, xp.full_like(held, float("nan")), held)
+    return xp.broadcast_to(marked, numbers.shape) if flat else marked

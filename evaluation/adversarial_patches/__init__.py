@@ -1,0 +1,1 @@
+"""Pictures with adversarial patches, in which it is known where a model sees a class."""

@@ -1,0 +1,375 @@
+"""The metrics of some images: one trunk pass for all methods, one answer a question for all metrics."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camrt.engine.engine import Engine
+from camrt.engine.explanation import Explanation
+from camrt.engine.fusion import layer_saliency
+from camrt.engine.images.framing import Framing
+from camrt.engine.methods import Method
+from camrt.errors import DegenerateMapWarning
+from camrt.evaluation.metrics.box_accuracy import overlaps
+from camrt.evaluation.metrics.curves import area_under_curve, insertion_baseline, ranks_of, step_pixel_counts
+from camrt.evaluation.metrics.dead_zone_share import dead_share
+from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
+from camrt.evaluation.metrics.localisation import is_peak_inside, share_inside
+from camrt.evaluation.metrics.removal import blur_images, scale_blur_kernel
+from camrt.evaluation.perturbation import IMAGE, ZERO, PerturbationQueries, PerturbationResult
+from camrt.evaluation.suite.prepared_sample import ClassAnnotation, PreparedSample
+from camrt.evaluation.suite.settings import METRICS, Settings
+from camrt.kernels.saliency import MapFlag
+
+__all__ = [
+    "CENTRE_BASELINE",
+    "MeasurementPlan",
+    "Measurements",
+    "centre_gaussian",
+    "measure_block",
+    "min_max_normalise",
+]
+
+Array = NDArray[Any]
+TableRow = dict[str, Any]
+
+CENTRE_BASELINE = "(centre)"
+"""The name of the baseline: a Gaussian in the middle of every image, whatever it shows."""
+ERASED, BLURRED = "erased", "blurred"
+
+
+@dataclass(frozen=True, eq=False)
+class MeasurementPlan:
+    """What is measured on every image.
+
+    Attributes:
+        engine: The model.
+        methods: By name.
+        metrics: Names, see `camrt.evaluation.suite.settings.METRICS`.
+        settings: The rest.
+        size: (H, W) of the model's input.
+        empty: (classes,) logits of an image of zeros.
+        dead: (H, W) the pixels that cannot influence the model, for μ.
+        deltas: Overlaps of MaxBoxAccV2.
+    """
+
+    engine: Engine
+    methods: Mapping[str, Method]
+    metrics: tuple[str, ...]
+    settings: Settings
+    size: tuple[int, int]
+    empty: Array | None = None
+    dead: NDArray[np.bool_] | None = None
+    deltas: tuple[float, ...] = (0.3, 0.5, 0.7)
+
+    def has_any_metric(self, *names: str) -> bool:
+        """Whether any of some metrics is measured."""
+        return any(name in self.metrics for name in names)
+
+    def needs_maps_of(self, which: str) -> bool:
+        """Whether any metric is measured on the maps of that class."""
+        return any(METRICS[name].of == which for name in self.metrics)
+
+
+@dataclass
+class Measurements:
+    """Rows of three tables: a row an image, a row an image and annotated class, and a row a map."""
+
+    images: list[TableRow] = field(default_factory=list)
+    objects: list[TableRow] = field(default_factory=list)
+    maps: list[TableRow] = field(default_factory=list)
+    passes: int = 0
+
+
+def measure_block(
+    plan: MeasurementPlan, block: Sequence[PreparedSample], advance: Callable[[float], None] | None = None
+) -> Measurements:
+    """Measures every metric of every method on some images, at most as many as the engine's batch size.
+
+    Args:
+        plan: What to measure.
+        block: The images.
+        advance: Told from time to time which share of the block's altered images was run.
+    """
+    pixels = np.stack([item.pixels for item in block])
+    known = [tuple(dict.fromkeys(_classes(plan, item))) for item in block]
+    width = 1 + max(len(classes) for classes in known)
+
+    def choose(logits: Array) -> Array:
+        rows = []
+        for classes, predicted in zip(known, logits.argmax(axis=1).tolist(), strict=True):
+            own = dict.fromkeys((predicted, *classes))
+            rows.append([*own, *[predicted] * (width - len(own))])
+        return np.array(rows, np.int64)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateMapWarning)  # counted by their flags instead
+        found = plan.engine.explain_all(pixels, list(plan.methods.values()), targets=choose)
+    by_method = dict(zip(plan.methods, found, strict=True))
+    first = found[0]
+    sheets = {}
+    if plan.has_any_metric("insertion"):
+        sheets[BLURRED] = insertion_baseline(pixels)
+    if plan.has_any_metric("removal") and plan.settings.base == "blur":
+        sheets[ERASED] = blur_images(pixels, *scale_blur_kernel(pixels.shape[2]))
+    altered = PerturbationQueries(pixels, first.logits, first.targets, sheets, plan.empty)
+    asked = {
+        (name, i): _add_queries(plan, altered, explanation, i, item)
+        for name, explanation in by_method.items()
+        for i, item in enumerate(block)
+    }
+    chance = [_add_random_queries(plan, altered, i, item) for i, item in enumerate(block)]
+    run = 0
+
+    def told(count: int) -> None:
+        nonlocal run
+        run += count
+        if advance is not None:
+            advance(run / len(altered))
+
+    answers = altered.run(plan.engine.predict, plan.engine.probabilities, plan.engine.batch_size, told)
+    measured = Measurements(passes=answers.passes + sum(_total(explanation) for explanation in found))
+    for i, item in enumerate(block):
+        measured.images.append(_image_row(first, answers, i, item, chance[i]))
+        measured.objects += (
+            [_object_row(item, target) for target in item.targets] if plan.needs_maps_of("objects") else []
+        )
+    for name, explanation in by_method.items():
+        rows: list[tuple[TableRow, Array, ClassAnnotation | None]] = []
+        for i, item in enumerate(block):
+            rows += _map_rows(plan, name, explanation, answers, i, item, asked[name, i])
+        _add_localisation(plan, rows)
+        measured.maps += [row for row, _, _ in rows]
+    if plan.needs_maps_of("objects"):
+        centre = centre_gaussian((pixels.shape[2], pixels.shape[3]))
+        rows = [
+            (_blank(item.name, CENTRE_BASELINE, target.label), centre, target)
+            for item in block
+            for target in item.targets
+        ]
+        _add_localisation(plan, rows)
+        measured.maps += [row for row, _, _ in rows]
+    return measured
+
+
+def _classes(plan: MeasurementPlan, item: PreparedSample) -> list[int]:
+    """The classes beside the predicted one whose maps are needed."""
+    classes = [item.label] if item.label is not None and plan.needs_maps_of("label") else []
+    return classes + [target.label for target in item.targets if plan.needs_maps_of("objects")]
+
+
+def _total(explanation: Explanation) -> int:
+    passes = explanation.passes
+    return passes.trunk + passes.full + passes.full_adjoint
+
+
+@dataclass(frozen=True)
+class _QueryIndices:
+    """Where the answers about one map are."""
+
+    masked: int | None = None
+    deletion: list[int] = field(default_factory=list)
+    insertion: list[int] = field(default_factory=list)
+    removal: list[int] = field(default_factory=list)
+
+
+def _add_queries(
+    plan: MeasurementPlan,
+    altered: PerturbationQueries,
+    explanation: Explanation,
+    i: int,
+    item: PreparedSample,
+) -> _QueryIndices:
+    asked = (
+        _QueryIndices(altered.add_masked(i, explanation.maps[i, 0]))
+        if plan.has_any_metric("drop", "increase")
+        else _QueryIndices()
+    )
+    ranks_at = cache(lambda slot: ranks_of(explanation.maps[i, slot][None])[0])  # often of one slot twice
+    if plan.has_any_metric("deletion", "insertion"):
+        ranks = ranks_at(0)
+        counts = step_pixel_counts(altered.pixels, plan.settings.step or explanation.maps.shape[-1]).tolist()
+        if plan.has_any_metric("deletion"):
+            asked.deletion.extend(altered.add_ranked(i, ranks, counts, ZERO, IMAGE))
+        if plan.has_any_metric("insertion"):
+            asked.insertion.extend(altered.add_ranked(i, ranks, counts, IMAGE, BLURRED))
+    if plan.has_any_metric("removal") and item.label is not None:
+        ranks = ranks_at(_target_index(explanation, i, item.label))
+        asked.removal.extend(_add_removal_queries(plan, altered, i, ranks))
+    return asked
+
+
+def _add_random_queries(
+    plan: MeasurementPlan, altered: PerturbationQueries, i: int, item: PreparedSample
+) -> list[int]:
+    if not plan.has_any_metric("removal") or item.label is None:
+        return []
+    own = np.random.default_rng((plan.settings.seed, zlib.crc32(item.name.encode())))
+    return _add_removal_queries(plan, altered, i, own.permutation(altered.pixels).astype(np.int64))
+
+
+def _add_removal_queries(
+    plan: MeasurementPlan, altered: PerturbationQueries, i: int, ranks: NDArray[np.int64]
+) -> list[int]:
+    counts = [int(share * altered.pixels) for share in plan.settings.shares]
+    return altered.add_ranked(i, ranks, counts, ERASED if plan.settings.base == "blur" else ZERO, IMAGE)
+
+
+def _target_index(explanation: Explanation, i: int, label: int) -> int:
+    return int(np.flatnonzero(explanation.targets[i] == label)[0])
+
+
+def _image_row(
+    explanation: Explanation, answers: PerturbationResult, i: int, item: PreparedSample, chance: list[int]
+) -> TableRow:
+    predicted = int(explanation.targets[i, 0])
+    return {
+        "image": item.name,
+        "label": item.label,
+        "predicted": predicted,
+        "probability": float(explanation.probabilities[i, predicted]),
+        "right_after_random_removal": [bool(answers.predicted[place] == item.label) for place in chance],
+    }
+
+
+def _object_row(item: PreparedSample, target: ClassAnnotation) -> TableRow:
+    height, width = item.pixels.shape[1:]
+    return {
+        "image": item.name,
+        "class": target.label,
+        "boxes": len(target.wsol_boxes),
+        "share": float(target.pixel_mask((height, width)).mean()),
+        "inside": None if target.mask is None else np.packbits(target.mask == 1).tobytes(),
+        "ignored": None if target.mask is None else np.packbits(target.mask == 255).tobytes(),
+    }
+
+
+def _blank(image: str, method: str, label: int) -> TableRow:
+    return {"image": image, "method": method, "class": label, "is_label": None, "is_predicted": None}
+
+
+def _map_rows(
+    plan: MeasurementPlan,
+    name: str,
+    explanation: Explanation,
+    answers: PerturbationResult,
+    i: int,
+    item: PreparedSample,
+    asked: _QueryIndices,
+) -> list[tuple[TableRow, Array, ClassAnnotation | None]]:
+    """The rows of one image and method, with the map and the annotation each is about."""
+    predicted = int(explanation.targets[i, 0])
+    annotated = {target.label: target for target in item.targets} if plan.needs_maps_of("objects") else {}
+    classes = dict.fromkeys(
+        [
+            *([predicted] if plan.needs_maps_of("predicted") else []),
+            *([item.label] if plan.needs_maps_of("label") and item.label is not None else []),
+            *annotated,
+        ]
+    )
+    rows = []
+    for label in classes:
+        slot = _target_index(explanation, i, label)
+        flag = int(explanation.flags[i, slot])
+        raw, saliency = explanation.raw[i, slot], explanation.maps[i, slot]
+        row: TableRow = _blank(item.name, name, label) | {
+            "is_label": label == item.label,
+            "is_predicted": label == predicted,
+            "probability": float(explanation.probabilities[i, label]),
+            "flag": flag,
+            "raw": np.ascontiguousarray(raw, np.float32).tobytes(),
+            "grid": list(raw.shape),
+        }
+        defined = flag != MapFlag.NOT_FINITE
+        if label == predicted and defined:
+            row |= _faithfulness(plan, plan.methods[name], raw, row["probability"], answers, asked)
+            if plan.has_any_metric("mu") and plan.dead is not None:
+                row["mu"] = _number(dead_share(saliency[None], plan.dead)[0])
+        if label == item.label and defined and asked.removal:
+            row["right_after_removal"] = [bool(answers.predicted[p] == label) for p in asked.removal]
+        rows.append((row, saliency, annotated.get(label)))
+    return rows
+
+
+def _faithfulness(
+    plan: MeasurementPlan,
+    method: Method,
+    raw: Array,
+    probability: float,
+    answers: PerturbationResult,
+    asked: _QueryIndices,
+) -> TableRow:
+    row: TableRow = {}
+    if plan.has_any_metric("compactness"):
+        cells, _ = layer_saliency(raw[None, None], method, Framing.whole(raw.shape), plan.engine.threads)
+        row["compactness"] = float(compactness(cells[0])[0])
+    chosen = answers.probabilities[:, 0]
+    if asked.masked is not None:
+        after = float(chosen[asked.masked])
+        row |= {
+            "probability_masked": after,
+            "drop": _number(drops([probability], [after])[0]),
+            "increase": _number(increases([probability], [after])[0]),
+        }
+    for curve in ("deletion", "insertion"):
+        places = getattr(asked, curve)
+        if places:
+            values = chosen[places]
+            row |= {curve: _number(area_under_curve(values)), f"{curve}_curve": values.tolist()}
+    return row
+
+
+def _add_localisation(
+    plan: MeasurementPlan, rows: Sequence[tuple[TableRow, Array, ClassAnnotation | None]]
+) -> None:
+    """Enters what boxes and masks say of maps."""
+    boxed: list[tuple[TableRow, Array, NDArray[np.int64]]] = []
+    for row, saliency, target in rows:
+        if target is None:
+            continue
+        if plan.has_any_metric("pointing", "energy") and (target.mask is not None or len(target.boxes)):
+            area = target.pixel_mask(plan.size)
+            row["pointing"] = is_peak_inside(saliency, area)
+            row["energy"] = share_inside(saliency, area)
+        if plan.has_any_metric("maxboxacc", "maxboxaccv2") and len(target.wsol_boxes):
+            boxed.append((row, min_max_normalise(saliency), target.wsol_boxes))
+    if not boxed:
+        return
+    maps, drawn = np.stack([saliency for _, saliency, _ in boxed]), [boxes for _, _, boxes in boxed]
+    if plan.has_any_metric("maxboxaccv2"):
+        best = overlaps(maps, drawn, threads=plan.engine.threads)
+        hits = np.stack([best >= delta for delta in plan.deltas], axis=1)
+        for (row, _, _), own in zip(boxed, hits, strict=True):
+            row["box_hits"] = np.packbits(own, axis=1).tobytes()
+    if plan.has_any_metric("maxboxacc"):
+        best = overlaps(maps, drawn, contours="largest", threads=plan.engine.threads)
+        for (row, _, _), own in zip(boxed, best >= 0.5, strict=True):
+            row["largest_box_hits"] = np.packbits(own).tobytes()
+
+
+def min_max_normalise(saliency: Array) -> NDArray[np.float32]:
+    """A map from its minimum to its maximum as 0 to 1, as WSOL takes every map; zeros if it is constant."""
+    low, high = saliency.min(), saliency.max()
+    if not high > low:
+        return np.zeros(saliency.shape, np.float32)
+    return np.asarray((saliency - low) / (high - low), np.float32).clip(0, 1)
+
+
+def centre_gaussian(size: tuple[int, int]) -> NDArray[np.float32]:
+    """A Gaussian in the middle (H, W), sigma a quarter of each side: what looking at nothing brings."""
+    rows, columns = ((np.arange(side) - (side - 1) / 2) / (side / 4) for side in size)
+    return np.exp(-(rows[:, None] ** 2 + columns[None] ** 2) / 2).astype(np.float32)
+
+
+def _number(value: Any) -> float | None:
+    """A float, or None where it is undefined."""
+    number = float(value)
+    return number if np.isfinite(number) else None

@@ -1,0 +1,182 @@
+"""The figures as a table: methods down, metrics across, the best marked, and how many maps counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from camrt.evaluation.escaping import escape_markdown
+from camrt.evaluation.suite.measurement import CENTRE_BASELINE
+from camrt.evaluation.suite.settings import METRICS
+from camrt.evaluation.suite.summary import is_clearly_behind
+
+__all__ = ["ReportCell", "ReportColumn", "build_columns", "describe_same_maps", "removal_rows", "to_markdown"]
+
+
+@dataclass(frozen=True)
+class ReportCell:
+    """One figure, as it is written.
+
+    Attributes:
+        text: The figure.
+        best: Whether none is better.
+        is_tied: Whether it is not clearly behind the best.
+    """
+
+    text: str
+    best: bool = False
+    is_tied: bool = False
+
+
+@dataclass(frozen=True)
+class ReportColumn:
+    """One metric over all methods.
+
+    Attributes:
+        title: With an arrow to the better side.
+        cells: One a method.
+        counted: How many maps each figure is of, as text.
+        remark: What did not count, or nothing.
+    """
+
+    title: str
+    cells: tuple[ReportCell, ...]
+    counted: str
+    remark: str
+
+
+def build_columns(results: Mapping[str, Any]) -> tuple[list[str], list[ReportColumn]]:
+    """The methods, the baseline last, and a column for each metric."""
+    figures = results["figures"]
+    methods = [*results["methods"], *([CENTRE_BASELINE] if figures.get(CENTRE_BASELINE) else [])]
+    return methods, [
+        _column(name, [figures[method].get(name) for method in methods], methods)
+        for name in results["metrics"]
+    ]
+
+
+def _column(name: str, found: Sequence[Mapping[str, Any] | None], methods: Sequence[str]) -> ReportColumn:
+    metric = METRICS[name]
+    values = [None if figure is None else figure["value"] for figure in found]
+    # The baseline is there to be beaten, and is never marked.
+    rivals = [
+        value
+        for value, method in zip(values, methods, strict=True)
+        if value is not None and method != CENTRE_BASELINE
+    ]
+    best = (max(rivals) if metric.better == "higher" else min(rivals)) if len(rivals) > 1 else None
+    cells = tuple(
+        ReportCell(
+            _text(name, figure),
+            value is not None and value == best and method != CENTRE_BASELINE,
+            figure is not None and "behind" in figure and value != best and not is_clearly_behind(figure),
+        )
+        for figure, value, method in zip(found, values, methods, strict=True)
+    )
+    numbers = {figure["counted"] for figure in found if figure is not None}
+    undefined = {
+        method: figure["undefined"]
+        for figure, method in zip(found, methods, strict=True)
+        if figure is not None and figure["undefined"]
+    }
+    counted = " to ".join(str(number) for number in sorted({min(numbers), max(numbers)})) if numbers else "0"
+    remark = ", ".join(f"{method}: {count} undefined, left out" for method, count in undefined.items())
+    return ReportColumn(f"{metric.title} {'↑' if metric.better == 'higher' else '↓'}", cells, counted, remark)
+
+
+def _text(name: str, figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return ""
+    if figure["value"] is None:
+        return "undefined"
+    digits = 3 if name in ("deletion", "insertion", "removal", "mu") else 1
+    text = f"{figure['value']:.{digits}f}"
+    if figure.get("error") is None:
+        return text
+    text += f" ± {figure['error']:.{digits}f}"
+    deviation = figure.get("deviation")
+    return text if deviation is None else f"{text} (deviation {deviation:.{digits}f})"
+
+
+def _mark_ties(cell: ReportCell) -> str:
+    return f"{cell.text} ≈" if cell.is_tied else cell.text
+
+
+def describe_same_maps(group: Sequence[str]) -> str:
+    """Says that some methods are one on this model."""
+    return f"{', '.join(group)}: the same maps on this model; their figures differ by rounding alone"
+
+
+def removal_rows(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """R_k of every method, with the accuracies it is made of."""
+    rows = []
+    for method, found in results["figures"].items():
+        shares = (found.get("removal") or {}).get("shares")
+        if shares:
+            rows.append((method, [_ratio(entry) for entry in shares]))
+    return rows
+
+
+def _ratio(entry: Mapping[str, Any]) -> str:
+    if entry["ratio"] is None:
+        return "undefined"
+    return f"{entry['ratio']:.2f} ({100 * entry['accuracy']:.0f}/{100 * entry['random']:.0f} %)"
+
+
+def to_markdown(results: Mapping[str, Any]) -> str:
+    """The table as Markdown, with what a reader needs to judge it."""
+    methods, found = build_columns(results)
+    images, model = results["images"], results["model"]
+    lines = [
+        f"# Explanations of {escape_markdown(model['file'])}",
+        "",
+        f"{images['measured']} of {images['drawn']} images measured ({results['data']['kind']}, "
+        f"{escape_markdown(results['data']['root'])}); accuracy {_share(images['accuracy'])} of "
+        f"{images['with_label']} with a class; {images['objects']} annotated classes in "
+        f"{images['with_objects']} images, on average {_share(images['object_share'])} of the image. "
+        "Arrows point to the better side; ± is the standard error of the mean; the best is bold, and ≈ marks "
+        "what is behind it by less than two standard errors of the paired difference.",
+        "",
+        "| method | " + " | ".join(column.title for column in found) + " |",
+        "| --- |" + " --- |" * len(found),
+    ]
+    for number, method in enumerate(methods):
+        cells = [column.cells[number] for column in found]
+        lines.append(
+            f"| {escape_markdown(method)} | "
+            + " | ".join(f"**{cell.text}**" if cell.best else _mark_ties(cell) for cell in cells)
+            + " |"
+        )
+    lines.append("| maps that counted | " + " | ".join(column.counted for column in found) + " |")
+    lines.append("")
+    lines += [
+        f"- {column.title[:-2]}: {escape_markdown(column.remark)}." for column in found if column.remark
+    ]
+    lines += [
+        f"- {METRICS[name].title}: not measured: {escape_markdown(why)}."
+        for name, why in results["left_out"].items()
+    ]
+    lines += [f"- {escape_markdown(describe_same_maps(group))}." for group in results["alike"]]
+    if CENTRE_BASELINE in methods:
+        lines.append(f"- {CENTRE_BASELINE}: a Gaussian in the middle of every image, whatever it shows.")
+    rows = removal_rows(results)
+    if rows:
+        shares = [f"{share:g}" for share in results["settings"]["shares"]]
+        lines += [
+            "",
+            "R_k = accuracy left / accuracy left with as many random pixels erased, by the share erased:",
+            "",
+        ]
+        lines += ["| method | " + " | ".join(shares) + " |", "| --- |" + " --- |" * len(shares)]
+        lines += [f"| {escape_markdown(method)} | " + " | ".join(cells) + " |" for method, cells in rows]
+    if results["problems"]:
+        lines += ["", f"{len(results['problems'])} problems with images and annotations:", ""]
+        lines += [f"- {escape_markdown(problem)}" for problem in results["problems"][:20]]
+        if len(results["problems"]) > 20:
+            lines.append(f"- and {len(results['problems']) - 20} more, in results.json")
+    return "\n".join(lines) + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{100 * value:.1f} %"

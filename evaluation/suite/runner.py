@@ -1,0 +1,353 @@
+"""The run: images in blocks, parts kept on the way, figures in the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camrt.engine.digests import combined_digest, file_digest
+from camrt.engine.identity import model_identity, package_versions
+from camrt.engine.images.preprocess import Preprocessing
+from camrt.engine.methods import Method
+from camrt.engine.queries import NO_PROBABILITIES
+from camrt.engine.run_folder import lock_folder
+from camrt.errors import AdjointError, CamrtError, DataError, InputError, MethodError
+from camrt.evaluation.datasets import Dataset, Sample, read_dataset
+from camrt.evaluation.datasets.regions import PngRegion
+from camrt.evaluation.suite.block_store import RESULTS, TABLES, BlockStore, FileHashes, write_parquet
+from camrt.evaluation.suite.measurement import MeasurementPlan, Measurements, measure_block
+from camrt.evaluation.suite.prepared_sample import PreparedSample, prepare_sample
+from camrt.evaluation.suite.settings import METRICS, Settings, parse_methods, parse_metrics
+from camrt.evaluation.suite.summary import find_equal_methods, summarise
+from camrt.export.io.atomic_files import write_atomic
+from camrt.kernels.float_errors import ignore_float_errors
+
+if TYPE_CHECKING:
+    from camrt.engine.engine import Engine
+
+__all__ = ["BLOCK", "Evaluation", "evaluate"]
+
+BLOCK = 8
+"""Images measured at a time; what a run that is killed loses."""
+
+Progress = Callable[[float, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        results: What `results.json` holds: settings, counts, problems and the figures of every method.
+        measured: The rows behind the figures.
+        plan: What was measured.
+        dataset: The images.
+    """
+
+    results: dict[str, Any]
+    measured: Measurements
+    plan: MeasurementPlan
+    dataset: Dataset
+
+    @property
+    def figures(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """For each method the figure of each metric; `["pixab"]["deletion"]["value"]`."""
+        found: dict[str, dict[str, dict[str, Any]]] = self.results["figures"]
+        return found
+
+    def __repr__(self) -> str:
+        return (
+            f"<Evaluation of {', '.join(self.plan.methods)} on {len(self.measured.images)} images: "
+            f"{', '.join(self.plan.metrics)}>"
+        )
+
+
+@ignore_float_errors
+def evaluate(
+    engine: Engine,
+    data: Dataset | str | Path,
+    methods: str | Sequence[str | Method] | Mapping[str, str | Method] = ("pixab", "gradcam", "ablation"),
+    metrics: str | Sequence[str] = "all",
+    *,
+    settings: Settings | None = None,
+    dead: NDArray[np.bool_] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measures explanation methods on a model and annotated images.
+
+    Every metric of `METRICS` that the images' annotations allow is measured on the same maps; altered
+    images of all methods and metrics share batches, and none is run twice. Memory is bounded by the
+    engine's batch size.
+
+    Args:
+        engine: The model, with its preprocessing.
+        data: A data set, or a folder that `camrt.evaluation.datasets.read_dataset` reads.
+        methods: Names, with options if need be ("pixab:denominators=N1"), or method objects; "all".
+        metrics: Names, or "all": then those that cannot be measured are left out, and the results say why.
+        settings: How; see `Settings`.
+        dead: bool (H, W), pixels that cannot influence the model, for μ.
+        out: Folder for results.json, the Parquet tables and the report; None keeps all in memory.
+        resume: Go on with a run in that folder, if there is one.
+        overwrite: Replace a run in that folder.
+        progress: Called with how many images are done, as a fraction, and how many there are.
+
+    Returns:
+        The figures, and the rows behind them.
+
+    Raises:
+        InputError: Metrics that the images do not allow, a preprocessing that is not known, or a folder
+            that holds another run or is being written by one.
+        StorageError: Results cannot be written; what was measured before is kept.
+        MethodError: A method that this model does not admit.
+        DataError: No images.
+    """
+    chosen = settings or Settings()
+    preprocessing = engine.preprocessing
+    if preprocessing is None:
+        raise InputError("the model's preprocessing is not known: load it with camrt.load(preprocessing=...)")
+    if engine.interface.activation == "none":
+        raise InputError(f"metrics are of probabilities: {NO_PROBABILITIES}")
+    built = parse_methods(methods, chosen.postprocess)
+    parse_metrics(metrics)  # refuses unknown ones before anything is read
+    if not isinstance(data, Dataset):
+        data = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
+    if not data.samples:
+        raise DataError(f"{data.root}: no image to measure on")
+    samples, found_before = draw_samples(data.samples, chosen), len(data.samples)
+    names, left_out = select_metrics(metrics, samples, dead)
+    empty = engine.predict(np.zeros((1, preprocessing.channels, *preprocessing.size), np.float32))[0]
+    plan = MeasurementPlan(engine, built, names, chosen, preprocessing.size, empty, dead)
+    fingerprint = run_fingerprint(plan, data, samples, preprocessing)
+    data = replace(data, samples=samples)
+    if out is None:
+        return _run_blocks(plan, data, preprocessing, fingerprint, found_before, left_out, None, progress)
+    with lock_folder(Path(out)):
+        parts = BlockStore(Path(out), fingerprint, resume=resume, overwrite=overwrite)
+        return _run_blocks(plan, data, preprocessing, fingerprint, found_before, left_out, parts, progress)
+
+
+def _run_blocks(
+    plan: MeasurementPlan,
+    data: Dataset,
+    preprocessing: Preprocessing,
+    fingerprint: Mapping[str, Any],
+    found_before: int,
+    left_out: Mapping[str, str],
+    parts: BlockStore | None,
+    progress: Progress | None,
+) -> Evaluation:
+    """The run, and its results in a folder if it has one."""
+    samples = data.samples
+    size = min(BLOCK, plan.engine.batch_size)
+    if parts is not None and (finished := parts.completed) is not None:
+        for number, block in enumerate(split_blocks(samples, size)):
+            parts.check_unchanged(number, hash_files(block, data.root))
+        parts.clear()
+        return Evaluation(*finished, plan, data)
+    measured, problems = Measurements(), [str(problem) for problem in data.problems]
+    read: FileHashes = []
+    for number, block in enumerate(split_blocks(samples, size)):
+        done = number * size
+        own = hash_files(block, data.root)
+        if parts is not None and number in parts:
+            parts.check_unchanged(number, own)
+            found, faults = parts.read(number)
+        else:
+            ready, faults = _read_block(plan, block, preprocessing, data.inclusive_boxes)
+            found = _measure_block(plan, ready, _block_progress(progress, done, len(block), len(samples)))
+            if parts is not None:
+                parts.write(number, found, faults, own)
+        for table in TABLES:
+            getattr(measured, table).extend(getattr(found, table))
+        measured.passes += found.passes
+        problems += faults
+        read += own
+        if progress is not None:
+            progress(done + len(block), len(samples))
+    if not measured.images:
+        raise DataError(f"none of the {len(samples)} images could be read: {'; '.join(problems[:3])}")
+    results = {
+        **fingerprint,
+        "data": {**fingerprint["data"], "contents": combined_digest(read)},
+        "images": count_images(found_before, samples, measured),
+        "left_out": left_out,
+        "notes": list(data.notes),
+        "problems": problems,
+        "alike": find_equal_methods(plan, measured),
+        "passes": measured.passes + 1,
+        "figures": summarise(plan, measured),
+    }
+    evaluation = Evaluation(results, measured, plan, data)
+    if parts is not None:
+        write_results(evaluation, parts.folder.parent)
+        parts.clear()
+    return evaluation
+
+
+def hash_files(block: Sequence[Sample], root: Path) -> FileHashes:
+    """The files of some images and of their masks, with hashes of their contents."""
+    found: FileHashes = []
+    for sample in block:
+        regions = [region for mask in sample.masks for region in (mask.region, *mask.ignored)]
+        files = [region.path for region in regions if isinstance(region, PngRegion)]
+        for path in dict.fromkeys([sample.path, *files]):
+            name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+            found.append([name, file_digest(path)])
+    return found
+
+
+def hash_annotations(samples: Sequence[Sample], root: Path) -> str:
+    """A hash of what images are annotated with, wherever they lie."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        text = repr((sample.name, sample.label, sample.boxes, sample.masks))
+        digest.update(text.replace(str(root), "").encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _read_block(
+    plan: MeasurementPlan, block: Sequence[Sample], preprocessing: Preprocessing, inclusive: bool
+) -> tuple[list[PreparedSample], list[str]]:
+    """The images that can be read, and what was wrong with them and the others."""
+    ready: list[PreparedSample] = []
+    faults = []
+    for sample in block:
+        try:
+            item = prepare_sample(
+                sample, preprocessing, masks=plan.needs_maps_of("objects"), inclusive=inclusive
+            )
+        except CamrtError as error:
+            faults.append(f"{sample.path}: not measured: {error}")
+            continue
+        ready.append(item)
+        faults += [f"{item.name}: {text}" for text in item.problems]
+    return ready, faults
+
+
+def _measure_block(
+    plan: MeasurementPlan, ready: list[PreparedSample], advance: Callable[[float], None]
+) -> Measurements:
+    if not ready:
+        return Measurements()
+    try:
+        return measure_block(plan, ready, advance)
+    except (MethodError, AdjointError):
+        _explain_refusal(plan, ready[0])
+        raise
+
+
+def _block_progress(progress: Progress | None, done: int, count: int, total: int) -> Callable[[float], None]:
+    """Tells of a block's share as of the whole."""
+    return lambda share: None if progress is None else progress(done + share * count, total)
+
+
+def _explain_refusal(plan: MeasurementPlan, item: PreparedSample) -> None:
+    """Says which methods the model refuses, all at once."""
+    refused = []
+    for name, method in plan.methods.items():
+        try:
+            plan.engine.explain(item.pixels[None], method)
+        except (MethodError, AdjointError) as error:
+            refused.append(f"{name}: {error}")
+    if refused:
+        raise MethodError("this model does not admit " + "; ".join(refused))
+
+
+def draw_samples(samples: Sequence[Sample], settings: Settings) -> tuple[Sample, ...]:
+    """The samples to measure: all, or `limit` of them, drawn with the seed, in their order."""
+    if settings.limit is None or settings.limit >= len(samples):
+        return tuple(samples)
+    places = np.random.default_rng(settings.seed).choice(len(samples), settings.limit, replace=False)
+    return tuple(samples[place] for place in sorted(places.tolist()))
+
+
+def select_metrics(
+    metrics: str | Sequence[str], samples: Sequence[Sample], dead: NDArray[np.bool_] | None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The metrics that the images allow, and why the others are left out.
+
+    Raises:
+        InputError: One was asked for by name and cannot be measured, or none can.
+    """
+    names = parse_metrics(metrics)
+    missing = {
+        "label": None if any(sample.label is not None for sample in samples) else "no image has a class",
+        "boxes": None if any(sample.boxes for sample in samples) else "no image has boxes",
+        "masks": None if any(sample.masks for sample in samples) else "no image has masks",
+        "dead zone": None
+        if dead is not None and dead.any()
+        else "the model's dead zone was not given, or is empty",
+    }
+    missing["objects"] = missing["boxes"] and missing["masks"] and "no image has boxes or masks"
+    left_out = {name: why for name in names if (why := missing.get(METRICS[name].needs))}
+    everything = metrics in ("all", ["all"], ("all",))
+    if left_out and not everything:
+        raise InputError("; ".join(f"{name} cannot be measured: {why}" for name, why in left_out.items()))
+    kept = tuple(name for name in names if name not in left_out)
+    if not kept:
+        raise InputError("no metric can be measured: " + "; ".join(left_out.values()))
+    return kept, left_out
+
+
+def split_blocks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """Some samples at a time."""
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def run_fingerprint(
+    plan: MeasurementPlan, data: Dataset, samples: Sequence[Sample], preprocessing: Preprocessing
+) -> dict[str, Any]:
+    """Everything that the results depend on."""
+    engine = plan.engine
+    return {
+        "versions": package_versions(),
+        "model": model_identity(engine, preprocessing),
+        "data": {"kind": data.kind, "root": data.root.name, "sha256": hash_annotations(samples, data.root)},
+        "methods": {name: repr(method) for name, method in plan.methods.items()},
+        "metrics": list(plan.metrics),
+        "settings": json.loads(json.dumps(asdict(plan.settings))),
+        "dead_zone": None
+        if plan.dead is None
+        else hashlib.sha256(np.packbits(plan.dead).tobytes()).hexdigest(),
+    }
+
+
+def count_images(found: int, samples: Sequence[Sample], measured: Measurements) -> dict[str, Any]:
+    """How many images there are, and how many of them counted."""
+    labelled = [row for row in measured.images if row["label"] is not None]
+    right = [row["label"] == row["predicted"] for row in labelled]
+    return {
+        "found": found,
+        "drawn": len(samples),
+        "measured": len(measured.images),
+        "with_label": len(labelled),
+        "accuracy": float(np.mean(right)) if right else None,
+        "with_objects": len({row["image"] for row in measured.objects}),
+        "objects": len(measured.objects),
+        "object_share": float(np.mean([row["share"] for row in measured.objects]))
+        if measured.objects
+        else None,
+    }
+
+
+def write_results(evaluation: Evaluation, folder: Path) -> None:
+    """Writes results.json, the tables and the report."""
+    from camrt.evaluation.escaping import to_json_bytes
+    from camrt.evaluation.suite.report import write_report
+
+    for table in TABLES:
+        write_parquet(folder / f"{table}.parquet", table, getattr(evaluation.measured, table))
+    write_report(evaluation, folder)
+    # Last, since it says that the run came to its end.
+    write_atomic(folder / RESULTS, to_json_bytes(evaluation.results))

@@ -1,0 +1,1 @@
+"""Cutting a classifier into trunk and head, and factoring the head."""

@@ -1,0 +1,202 @@
+"""Reading an ONNX file that somebody else made.
+
+    file = read_model("resnet50.onnx")
+    file.model.graph
+
+Nothing is executed, written or unpickled. The file is refused, with the reason and what to do, when it is
+not ONNX, is incomplete, reaches outside its folder, or asks for far more memory or time than its size
+suggests. Each step counts before it calls anything that could take long:
+
+    bytes -> fields -> parse -> versions -> locations -> functions -> operator sets -> order -> structure
+          -> external data -> stored tensors -> expansion of runtimes' operators, sizes of results
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import onnx
+
+from camrt.errors import CamrtError, ModelFileError, UnsafeModelError
+from camrt.export.expanding import expand_operators
+from camrt.export.graph.topological_sort import sort_nodes
+from camrt.export.graph.traversal import graph_tensors, walk_nodes
+from camrt.export.io.external_data import check_locations, read_external_data
+from camrt.export.io.file_kinds import describe_kind, describe_missing
+from camrt.export.io.graph_checks import (
+    check_graph,
+    check_tensors,
+    clear_duplicate_names,
+    open_empty_dimensions,
+    remove_initializers_from_inputs,
+)
+from camrt.export.io.operand_checks import check_operands
+from camrt.export.io.opsets import check_operators, check_versions, normalise_domains, read_opsets
+from camrt.export.io.schema_checks import check_attributes, check_signatures
+from camrt.export.io.wire_format import check_field_count
+from camrt.export.limits import ReadingLimits, human_bytes
+from camrt.export.rewrites.float_types import cast_floats, needs_float32
+from camrt.export.rewrites.local_functions import inline_functions
+from camrt.export.rewrites.old_opsets import raise_opset
+
+__all__ = ["ModelFile", "ReadingLimits", "read_model"]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file that has been read and checked.
+
+    Attributes:
+        path: The file, links resolved.
+        model: The model: external data loaded, local functions inlined, training information dropped, nodes
+            in topological order, no initializer among the graph's inputs, operators standard ones where they
+            can be written so (`expanding`), of operator set 9 at least, and in float32 where the layers of
+            the file are of doubles or bfloat16.
+        sha256: Of the file's bytes followed by the external data that was read, in the order of the model.
+        notes: What a reader of the results should know of it.
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+# Imported by name: protobuf ships without types.
+_DecodeError: type[Exception] = import_module("google.protobuf.message").DecodeError
+
+_DEFAULT_LIMITS = ReadingLimits()
+
+
+def read_model(path: str | os.PathLike[str], *, limits: ReadingLimits = _DEFAULT_LIMITS) -> ModelFile:
+    """Read and check an ONNX file, with its external data.
+
+    Args:
+        path: The model file. It may itself be a symbolic link; its external data may not.
+        limits: What a file may ask for.
+
+    Returns:
+        The model, whole.
+
+    Raises:
+        ModelFileError: Missing, not a regular file, not ONNX, incomplete, inconsistent, or over 2 GiB.
+        UnsafeModelError: External data outside the model's folder, or a claim beyond the limits.
+        UnsupportedModelError: An operator or a version that the installed onnx and onnxruntime do not take.
+    """
+    given = Path(path)
+    try:
+        resolved, data = _file_bytes(given, limits)
+        digest = hashlib.sha256(data)
+        model, size = _parse(data, limits), len(data)
+        del data
+        notes = _check_and_complete(model, resolved.parent, digest, size, limits)
+    except CamrtError as error:
+        raise type(error)(f"{given}: {error}") from None
+    return ModelFile(resolved, model, digest.hexdigest(), notes)
+
+
+def _file_bytes(path: Path, limits: ReadingLimits) -> tuple[Path, bytes]:
+    """Read a regular file whole, having looked at its size and its first bytes; never waits for a pipe."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        resolved = path.resolve(strict=True)
+        size = _regular_size(resolved.stat(), limits)
+        descriptor = os.open(resolved, flags)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            size = _regular_size(os.fstat(descriptor), limits)
+            head = file.read(min(size, 4096))
+            kind = describe_kind(head)
+            if kind is not None:
+                raise ModelFileError(f"is not an ONNX file: it looks like {kind[0]}; {kind[1]}")
+            file.seek(0)
+            data = file.read(size)
+    except FileNotFoundError:
+        raise ModelFileError(describe_missing(path)) from None
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name, no permission
+        if isinstance(error, CamrtError):
+            raise
+        raise ModelFileError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) != size:
+        raise ModelFileError("changed while it was read; try again")
+    return resolved, data
+
+
+def _regular_size(status: os.stat_result, limits: ReadingLimits) -> int:
+    if stat.S_ISDIR(status.st_mode):
+        raise ModelFileError("is a folder; give the .onnx file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelFileError("is not a regular file")
+    if status.st_size == 0:
+        raise ModelFileError("is empty; download or export it again")
+    if status.st_size > limits.max_file_bytes:
+        raise ModelFileError(
+            f"has {human_bytes(status.st_size)}; an ONNX file holds {human_bytes(limits.max_file_bytes)} "
+            "at most (a limit of protobuf): save it with its weights as external data"
+        )
+    return status.st_size
+
+
+def _parse(data: bytes, limits: ReadingLimits) -> onnx.ModelProto:
+    check_field_count(data, limits.max_fields)
+    model = onnx.ModelProto()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # protobuf's "unexpected end-group tag"
+            used = model.ParseFromString(data)
+    except _DecodeError as error:
+        raise ModelFileError(f"is not an ONNX file, or is damaged: {error}") from None
+    if used != len(data):
+        raise ModelFileError("is not an ONNX file, or is damaged: something follows the model")
+    if not model.HasField("graph"):
+        raise ModelFileError("has no graph, so it is not an ONNX file or is cut short")
+    return model
+
+
+def _check_and_complete(
+    model: onnx.ModelProto, folder: Path, digest: hashlib._Hash, size: int, limits: ReadingLimits
+) -> tuple[str, ...]:
+    """Check a parsed model, inline its functions and read its external data, in place; returns notes."""
+    model.ClearField("training_info")
+    graph = model.graph
+    check_versions(model, read_opsets(model))
+    for function in model.functions:
+        check_locations(walk_nodes(function.node, limits.max_depth, function.attribute_proto).tensors)
+    inline_functions(model, limits)
+
+    found = walk_nodes(graph.node, limits.max_depth)
+    if len(found.nodes) > limits.max_nodes_after_inlining:
+        raise UnsafeModelError(
+            f"has {len(found.nodes)} nodes; at most {limits.max_nodes_after_inlining} are allowed"
+        )
+    remove_initializers_from_inputs(graph)
+    open_empty_dimensions(graph)
+    normalise_domains(model, found.nodes)
+    raise_opset(model)
+    if sort_nodes(graph):
+        found = walk_nodes(graph.node, limits.max_depth)  # they are new objects
+    tensors = [*graph_tensors(graph), *found.tensors]
+    versions = read_opsets(model)
+    check_graph(graph, limits)
+    check_operators(found.nodes, versions)
+    check_attributes(found.nodes)
+    check_signatures(found.nodes, versions)
+    check_locations(tensors)
+    read_external_data(tensors, folder, digest, size, limits)
+    check_tensors(tensors, limits)
+    check_operands(graph)
+    types = expand_operators(model, versions, limits)
+    check_signatures(
+        walk_nodes(graph.node, limits.max_depth).nodes, versions
+    )  # what runtimes' own nodes have become
+    check_operands(graph)
+    clear_duplicate_names(graph)
+    if not needs_float32(graph, types):
+        return ()
+    cast_floats(model, onnx.TensorProto.FLOAT)
+    return ("the file's layers of doubles or bfloat16, which runtimes lack, are computed in float32",)

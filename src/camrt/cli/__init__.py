@@ -1,0 +1,1 @@
+"""The command line; `camrt.cli.main` is where it begins."""

@@ -1,0 +1,143 @@
+"""Reading the command line's arguments: what they mean, or a clear error."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camrt.default import resolve_model_path, scene_path
+from camrt.errors import InputError, TargetError
+
+if TYPE_CHECKING:
+    from camrt.engine.engine import Engine
+    from camrt.engine.images.preprocess import Preprocessing
+
+__all__ = [
+    "engine_preprocessing",
+    "model_and_images",
+    "parse_bytes",
+    "parse_pair",
+    "parse_seconds",
+    "parse_size",
+    "parse_target",
+    "read_labels",
+    "read_preprocessing",
+]
+
+
+def model_and_images(model: str | None, images: Sequence[Path] | None) -> tuple[Path, list[Path]]:
+    """The model file and the images that the positional arguments mean."""
+    from camrt.engine.images.read import is_image_name
+
+    if model is None:
+        return resolve_model_path("default"), [scene_path()]
+    if is_image_name(model):
+        raise InputError(f"{model} is an image: first the model (a file, or default), then the images")
+    if not images:
+        raise InputError(f"give the images to explain after the model: camrt explain {model} IMAGES...")
+    return resolve_model_path(model), list(images)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(H, W) of a --size such as 224x224."""
+    return None if text is None else parse_pair("--size", text)
+
+
+def parse_pair(option: str, text: str) -> tuple[int, int]:
+    """(H, W) of an option such as 224x224."""
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    if match is None:
+        raise InputError(f"{option} must be HxW, such as 224x224, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def parse_bytes(option: str, text: str) -> int:
+    """Bytes of an option such as 2GiB, 500MB or 1000000."""
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([kmgt])(i?))?b?", text.strip().lower())
+    count = 0.0
+    if match is not None:
+        number, prefix, binary = match.groups()
+        count = float(number) * (1024 if binary else 1000) ** (" kmgt".index(prefix) if prefix else 0)
+    if not 1 <= count < 1 << 60:
+        raise InputError(f"{option} must be a number of bytes, such as 2GiB, 500MB or 1000000, got {text!r}")
+    return int(count)
+
+
+def parse_seconds(option: str, text: str) -> float:
+    """Seconds of an option such as 30 or 2.5; inf for no bound."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise InputError(
+            f"{option} must be seconds above zero, such as 30, or inf for no bound; got {text!r}"
+        )
+    return seconds
+
+
+def read_labels(path: Path | None) -> tuple[str, ...] | dict[int, str] | None:
+    """Class names of a --labels file: a JSON array or object, or one a line."""
+    from camrt.engine.options import read_label_file
+
+    if path is None:
+        return None
+    found = read_label_file(path, f"--labels {path}")
+    return found if isinstance(found, dict) else tuple(found)
+
+
+def read_preprocessing(
+    value: str | None, size: tuple[int, int] | None
+) -> Preprocessing | str | Mapping[str, Any] | None:
+    """What to give to `load`: complete where --size is given, else for the model's own size."""
+    from camrt.engine.images.preprocess import NAMES, Preprocessing
+    from camrt.engine.options import read_text_file
+
+    if value is None:
+        return None
+    given: Any = value
+    if value not in NAMES:
+        if not Path(value).is_file():
+            raise InputError(f"--preprocessing {value}: neither one of {', '.join(NAMES)} nor a JSON file")
+        try:
+            given = json.loads(read_text_file(Path(value), f"--preprocessing {value}"))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"--preprocessing {value}: not valid JSON: {error}") from None
+        if not isinstance(given, dict):
+            raise InputError(f"--preprocessing {value}: expected a JSON object")
+        if size is not None:
+            given["size"] = size
+    return given if size is None else Preprocessing.coerce(given, size)
+
+
+def engine_preprocessing(engine: Engine, size: tuple[int, int] | None) -> Preprocessing:
+    """The engine's preprocessing, at the size of --size where it is given."""
+    from camrt.engine.images.preprocess import NAMES
+
+    if engine.preprocessing is None:
+        raise InputError(
+            "the model does not say how it wants its images prepared; "
+            f"say --preprocessing {'|'.join(NAMES)}, or a JSON file"
+        )
+    return engine.preprocessing if size is None else replace(engine.preprocessing, size=size)
+
+
+def parse_target(text: str, engine: Engine) -> int:
+    """The class that a --target means: an index, or a name."""
+    from camrt.engine.targets import find_class
+
+    if re.fullmatch(r"[+-]?\d{1,18}", text):
+        if not 0 <= int(text) < engine.num_classes:
+            raise TargetError(f"--target {text}: classes are 0 to {engine.num_classes - 1}")
+        return int(text)
+    if not engine.labels:
+        raise TargetError(f"--target {text}: the model has no class names; give an index, or --labels FILE")
+    try:
+        return find_class(text, engine.labels)
+    except TargetError as error:
+        raise TargetError(f"--target {text}: {error}") from None

@@ -1,0 +1,377 @@
+"""The commands under `camrt evaluate`. What is heavy is imported inside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from camrt.cli.arguments import engine_preprocessing, parse_size, read_preprocessing
+from camrt.cli.evaluate_options import (
+    Annotations,
+    BackendName,
+    BatchSize,
+    Device,
+    Labels,
+    Limit,
+    Methods,
+    Model,
+    Out,
+    Overwrite,
+    Plans,
+    Precision,
+    PreprocessingOption,
+    Resume,
+    Seed,
+    Size,
+    Threads,
+    load_engine,
+    split_list,
+)
+from camrt.cli.evaluate_theory import check_theory_options, print_theory
+from camrt.cli.groups import DefaultCommandGroup
+from camrt.cli.model_options import ModelOptions, with_model_options
+from camrt.cli.output import add_row, make_console, progress_bar, report_errors, strip_control
+from camrt.default import resolve_model_path
+from camrt.engine.methods.option_text import parse_options
+from camrt.errors import InputError
+
+__all__ = ["add_commands"]
+
+ON_IMAGES = "images"
+
+
+class _Evaluate(DefaultCommandGroup):
+    """`camrt evaluate MODEL FOLDER` is `camrt evaluate images MODEL FOLDER`."""
+
+    default_command = ON_IMAGES
+
+
+app = typer.Typer(
+    help="Which explanation to trust, on your model and your images: camrt evaluate MODEL FOLDER.",
+    no_args_is_help=True,
+    cls=_Evaluate,
+)
+
+
+@app.callback()
+def _main() -> None:
+    """Options before any command."""
+
+
+@app.command(ON_IMAGES)
+@with_model_options
+def on_images(
+    model: Model,
+    data: Annotated[Path, typer.Argument(help="Folder of images with their annotations.")],
+    methods: Methods = "pixab,gradcam,ablation",
+    metrics: Annotated[str, typer.Option(help="Separated by commas, or all.")] = "all",
+    out: Out = Path("camrt-evaluation"),
+    annotations: Annotations = None,
+    kind: Annotated[
+        str | None, typer.Option(help="folder, csv, coco, voc, wsol or masks, where it is not plain.")
+    ] = None,
+    preprocessing: PreprocessingOption = None,
+    labels: Labels = None,
+    size: Size = None,
+    limit: Limit = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Pixels a step of deletion and insertion; a row of them.")
+    ] = None,
+    base: Annotated[str, typer.Option(help="What remove-and-classify puts in: blur or zero.")] = "blur",
+    pxap: Annotated[str, typer.Option(help="exact, or reference: the benchmark's bins.")] = "exact",
+    examples: Annotated[int, typer.Option(min=0, help="Images in the report.")] = 8,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    threads: Threads = None,
+    device: Device = "cpu",
+    backend: BackendName = None,
+    plans: Plans = None,
+    precision: Precision = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    *,
+    model_options: ModelOptions,
+) -> None:
+    """Measure methods on annotated images: faithfulness, deletion, removal, localisation.
+
+    Writes results.json, Parquet tables, table.md and report.html. A run that was stopped goes on with
+    --resume.
+    """
+    with report_errors(resumes=True):
+        from camrt.evaluation.datasets import read_dataset
+        from camrt.evaluation.suite import Settings, evaluate
+
+        engine = load_engine(
+            model, preprocessing, size, labels, batch_size=batch_size, threads=threads,
+            device=device, backend=backend, plans=plans, precision=precision, **model_options,
+        )  # fmt: skip
+        found = read_dataset(
+            data, annotations=annotations, kind=kind, labels=engine.labels, num_classes=engine.num_classes
+        )
+        settings: dict[str, Any] = {
+            "step": step, "base": base, "pxap": pxap, "examples": examples, "seed": seed, "limit": limit,
+        }  # fmt: skip
+        with progress_bar("measuring images") as progress:
+            evaluation = evaluate(
+                engine,
+                found,
+                split_list(methods),
+                split_list(metrics),
+                settings=Settings(**settings),
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        _print_evaluation(evaluation.results, out)
+
+
+@app.command()
+@with_model_options
+def walls(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="An ONNX classifier, or the word default.")] = None,
+    data: Annotated[Path | None, typer.Argument(help="Folder of images.")] = None,
+    theory: Annotated[
+        bool,
+        typer.Option("--theory", help="Measure what the paper proves, on networks that are drawn: no MODEL."),
+    ] = False,
+    filters: Annotated[int, typer.Option(min=1, help="With --theory: V; the paper's figures: 256.")] = 64,
+    side: Annotated[
+        int, typer.Option(min=5, help="With --theory: of the image, 4n + 1; the paper's figures: 29.")
+    ] = 9,
+    draws: Annotated[
+        int, typer.Option(min=2, help="With --theory: networks that expectations are taken over.")
+    ] = 20_000,
+    image: Annotated[
+        Path | None, typer.Option(help="With --theory: an image, such as a digit; else drawn numbers.")
+    ] = None,
+    methods: Methods = "gradcam,gradcam++,xgradcam,hirescam,score,ablation,eigen,layercam",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results: camrt-walls, or camrt-walls-theory."),
+    ] = None,
+    dead_rows: Annotated[
+        int | None, typer.Option(min=1, help="Take the lowest rows for dead, and look no further.")
+    ] = None,
+    preprocessing: PreprocessingOption = None,
+    labels: Labels = None,
+    size: Size = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    threads: Threads = None,
+    device: Device = "cpu",
+    backend: BackendName = None,
+    plans: Plans = None,
+    precision: Precision = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    *,
+    model_options: ModelOptions,
+) -> None:
+    """Find the pixels that cannot influence a model, and how much of each map lies there (μ).
+
+    With --theory, Proposition 2, Theorem 3 and the dead rows of the masked VGG-16, each value beside what the
+    paper says of it.
+    """
+    with report_errors(resumes=True):
+        check_theory_options(context, theory=theory)
+        if theory:
+            asked = {"filters": filters, "side": side, "draws": draws, "seed": seed, "image": image}
+            print_theory(asked, out or Path("camrt-walls-theory"), resume=resume, overwrite=overwrite)
+            return
+        if model is None or data is None:
+            raise InputError("say which MODEL, and a folder of images; or --theory, which needs neither")
+        from camrt.evaluation.datasets import read_dataset
+        from camrt.evaluation.dead_zone.detection import find_dead_zone
+        from camrt.evaluation.metrics.dead_zone_share import lower_rows_mask
+        from camrt.evaluation.suite import Settings, evaluate
+
+        engine = load_engine(
+            model, preprocessing, size, labels, batch_size=batch_size, threads=threads,
+            device=device, backend=backend, plans=plans, precision=precision, **model_options,
+        )  # fmt: skip
+        assert engine.preprocessing is not None  # _loaded sees to it
+        sides = engine.preprocessing.size
+        if dead_rows is not None:
+            dead = lower_rows_mask(sides, dead_rows)
+            make_console().print(
+                f"dead zone: the lowest {dead_rows} of {sides[0]} rows, as given", soft_wrap=True
+            )
+        else:
+            zone = find_dead_zone(engine, size=sides, seed=seed)
+            dead = zone.pixels
+            make_console().print(
+                f"dead zone: {100 * zone.share:.1f} % of the image, its lowest {zone.lowest_rows} of "
+                f"{sides[0]} rows whole; found by {zone.method}, confirmed with noise",
+                soft_wrap=True,
+            )
+            if not dead.any():
+                make_console().print("every pixel can influence the model: there is nothing to measure μ on")
+                return
+        found = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
+        out = out or Path("camrt-walls")
+        with progress_bar("measuring images") as progress:
+            evaluation = evaluate(
+                engine,
+                found,
+                split_list(methods),
+                ["mu"],
+                settings=Settings(seed=seed, limit=limit, postprocess="library"),
+                dead=dead,
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        _print_evaluation(evaluation.results, out)
+        make_console().print(f"a map that is the same everywhere: {float(dead.mean()) ** 0.5:.3f}")
+
+
+@app.command()
+@with_model_options
+def sanity(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
+    methods: Methods = "pixab,gradcam,guided",
+    stages: Annotated[int, typer.Option(min=1, help="How many stages, evenly over the layers.")] = 6,
+    draw: Annotated[str, typer.Option(help="How weights are drawn anew: normal, he or shuffle.")] = "normal",
+    preprocessing: PreprocessingOption = None,
+    size: Size = None,
+    limit: Annotated[int, typer.Option(min=1, help="Take the first images alone.")] = 16,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for results.json; else they are printed alone.")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    *,
+    model_options: ModelOptions,
+) -> None:
+    """Draw a model's layers anew, from the last on: maps that stay as they were do not depend on them."""
+    from itertools import islice
+    from typing import cast
+
+    from rich.table import Table
+
+    with report_errors(resumes=out is not None):
+        from camrt.engine.images.read import find_images
+        from camrt.evaluation.metrics.randomisation import cascading_randomisation
+        from camrt.evaluation.metrics.weight_layers import Draw
+        from camrt.evaluation.suite.settings import parse_methods
+
+        if out is None and (resume or overwrite):
+            raise InputError("--resume and --overwrite are about a folder of results: name it by --out")
+        engine = load_engine(model, preprocessing, size, None, **model_options)
+        built = parse_methods(split_list(methods))
+        found = cascading_randomisation(
+            resolve_model_path(model),
+            [str(path) for path in islice(find_images(images), limit)],
+            list(built.values()),
+            stages=stages,
+            target=engine.target.name,
+            seed=seed,
+            draw=cast("Draw", draw),
+            preprocessing=engine.preprocessing,
+            batch_size=batch_size,
+            load_options=model_options,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        table = Table("layers drawn anew", "down to", *(f"{name}: rank correlation, SSIM" for name in built))
+        for place, count in enumerate(found.stages):
+            cells = [
+                f"{found.mean_spearman[place, m]:.2f}, {found.mean_ssim[place, m]:.2f}"
+                + (f" ({left_out} undefined)" if (left_out := found.undefined_spearman[place, m]) else "")
+                for m in range(len(built))
+            ]
+            add_row(table, f"{count} of {len(found.layers)}", found.layers[count - 1], *cells)
+        make_console().print(table)
+        make_console().print(f"means over {len(found.targets)} images, each at the class it was predicted as")
+
+
+def _print_evaluation(results: dict[str, Any], out: Path) -> None:
+    from rich.table import Table
+
+    from camrt.evaluation.suite.report.table import build_columns
+
+    methods, found = build_columns(results)
+    table = Table("method", *(column.title for column in found))
+    for number, method in enumerate(methods):
+        add_row(table, method, *(column.cells[number].text for column in found))
+    add_row(table, "maps that counted", *(column.counted for column in found))
+    make_console().print(table)
+    for name, why in results["left_out"].items():
+        make_console().print(strip_control(f"{name}: not measured: {why}"), soft_wrap=True, markup=False)
+    if results["problems"]:
+        make_console().print(f"{len(results['problems'])} problems with images and annotations, listed there")
+    make_console().print(
+        strip_control(f"files in {out}: report.html, table.md, results.json"), soft_wrap=True, markup=False
+    )
+
+
+@app.command()
+@with_model_options
+def axioms(
+    model: Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")],
+    images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="See camrt methods; repeatable.")
+    ] = None,
+    preprocessing: Annotated[
+        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HxW to bring images to, where the model leaves it open.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
+    ] = None,
+    *,
+    model_options: ModelOptions,
+) -> None:
+    """Check the axioms of attributions: invariance, sensitivity and completeness.
+
+    Without a method, "calm" for a CALM model and "cam" for any other.
+    """
+    from rich.table import Table
+
+    with report_errors():
+        import numpy as np
+
+        import camrt
+        from camrt.engine.images.read import find_images, read_image
+        from camrt.evaluation.metrics.axioms import measure_axioms as measured
+
+        path = resolve_model_path(model)
+        sides = parse_size(size)
+        engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides), **model_options)
+        steps = engine_preprocessing(engine, sides)
+        arrays = [steps.array(steps.view(read_image(found))) for found in find_images(images)]
+        if not arrays:
+            raise InputError("no images were found")
+        batch = np.stack(arrays)  # prepared once for every method and every file with a constant
+        options = parse_options(option or [])
+        columns = ("changes under f + C", "silent cells that matter", "|sum - p(y|x)|")
+        axes = ("invariant", "sensitive", "complete")
+        table = Table("method", *columns, *axes, title=f"Axioms on {len(batch)} images")
+        for name in method or ["calm" if engine.head.has_joint else "cam"]:
+            found = measured(path, batch, name, preprocessing=steps, load_options=model_options, **options)
+            held = ["yes" if flag else "no" for flag in (found.invariant, found.sensitive, found.complete)]
+            figures = (
+                f"{found.invariance:.3g}",
+                f"{100 * found.insensitivity:.3g} %",
+                f"{found.incompleteness:.3g}",
+            )
+            add_row(table, found.method, *figures, *held)
+        make_console().print(table)
+
+
+def add_commands(main: typer.Typer) -> None:
+    """Adds the commands to the command line."""
+    main.add_typer(app, name="evaluate")

@@ -1,0 +1,234 @@
+"""The command line: `camrt explain`, `camrt inspect`, `camrt methods`.
+
+Nothing heavy is imported here but inside the commands, so that `camrt --help` is quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import camrt
+from camrt.cli.arguments import (
+    engine_preprocessing,
+    model_and_images,
+    parse_size,
+    parse_target,
+    read_labels,
+    read_preprocessing,
+)
+from camrt.cli.model_options import ModelOptions, with_model_options
+from camrt.cli.output import add_row, make_console, report_errors, strip_control
+from camrt.default import resolve_model_path
+from camrt.engine.methods.option_text import parse_options
+from camrt.errors import InputError, TargetError
+
+if TYPE_CHECKING:
+    from camrt.engine.engine import Engine
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="camrt",
+    help="Where did the classifier look? Class activation maps of exported image classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"camrt {camrt.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+@app.command()
+@with_model_options
+def explain(
+    model: Annotated[
+        str | None, typer.Argument(help="An ONNX classifier, or the word default: the bundled one.")
+    ] = None,
+    images: Annotated[list[Path] | None, typer.Argument(help="Images and folders of images.")] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="See camrt methods.")] = "pixab",
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="Class to explain: index or name; repeatable."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", min=1, help="Explain the most probable classes instead.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("camrt-out"),
+    original: Annotated[
+        bool,
+        typer.Option("--original", help="Draw on whole images, not on what the model saw of them."),
+    ] = False,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Target tensor, see camrt inspect; repeatable: the maps are then fused."),
+    ] = None,
+    fuse: Annotated[
+        str, typer.Option(help="How the maps of several layers become one: mean or max.")
+    ] = "mean",
+    preprocessing: Annotated[
+        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images read and explained at a time.")] = 32,
+    size: Annotated[
+        str | None, typer.Option(help="HxW to bring images to, where the model leaves it open.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    backend: Annotated[
+        str | None,
+        typer.Option(help="onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-rtx; for .pt2 files torch."),
+    ] = None,
+    plans: Annotated[Path | None, typer.Option(help="Folder of TensorRT plans, see camrt export.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16, on a GPU.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in the folder; what is done is not done again."),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in the folder: its files alone are removed.")
+    ] = False,
+    *,
+    model_options: ModelOptions,
+) -> None:
+    """Explain images, and write an overlay for each and the maps as NumPy arrays.
+
+    Without arguments, the bundled classifier explains its bundled scene. A run that was stopped goes on with
+    --resume; a folder that holds results is not written into otherwise.
+    Exit code: 0, or 1 when images had to be skipped, or 2 when the model or a request is wrong.
+    """
+    with report_errors(resumes=True):
+        from camrt.cli.explain_run import ExplainJob, explain_images
+
+        model_file, paths = model_and_images(model, images)
+        if target and top_k is not None:
+            raise InputError("give --target or --top-k, not both")
+        hw = parse_size(size)
+        options = parse_options(option or [])
+        engine = _load(
+            model_file,
+            target=layer or None,
+            batch_size=batch_size,
+            threads=threads,
+            device=device,
+            backend=backend,
+            plans=plans,
+            precision=precision,
+            labels=read_labels(labels),
+            preprocessing=read_preprocessing(preprocessing, hw),
+            **model_options,
+        )
+        job = ExplainJob(
+            engine=engine,
+            preprocessing=engine_preprocessing(engine, hw),
+            method=method,
+            options=options,
+            classes=[parse_target(text, engine) for text in target or []],
+            top_k=top_k or 1,
+            batch_size=batch_size,
+            fuse=fuse,
+            out=out,
+            original=original,
+            load_settings=model_options | {"precision": precision},
+        )
+        if job.top_k > engine.num_classes:
+            raise TargetError(f"--top-k {job.top_k}: the model has {engine.num_classes} classes")
+        skipped = explain_images(job, paths, resume=resume, overwrite=overwrite)
+    if skipped:
+        raise typer.Exit(1)
+
+
+@app.command()
+@with_model_options
+def inspect(
+    model: Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")],
+    layer: Annotated[str | None, typer.Option(help="Target tensor.")] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(help="Compare every kind of answer with the model's own on noise, and list the errors."),
+    ] = False,
+    *,
+    model_options: ModelOptions,
+) -> None:
+    """Show how a model is cut, and the tensors it could be cut at."""
+    from rich.table import Table
+
+    with report_errors():
+        engine = _load(
+            resolve_model_path(model), target=layer, verify="thorough" if verify else True, **model_options
+        )
+        console = make_console()
+        console.print(strip_control(engine.describe()), markup=False)
+        table = Table("target", "node", "operator", "K x h x w", "clean", "chosen", title="Targets")
+        for found in engine.targets():
+            shape = " x ".join("?" if side is None else str(side) for side in found.shape)
+            yes_no = ["yes" if flag else "no" for flag in (found.clean, found.chosen)]
+            add_row(table, found.name, found.node, found.operator, shape, *yes_no, bold=found.chosen)
+        console.print(table)
+        if verify:
+            compared = Table(
+                "question", "times", "largest error", "allowed", "agrees", title="Compared on noise"
+            )
+            for question in dict.fromkeys(one.question for one in engine.verification):
+                same = [one for one in engine.verification if one.question == question]
+                largest = max(one.error for one in same)
+                result = "yes" if all(one.agrees for one in same) else "no"
+                error = f"{largest:.1e}"
+                if all(one.refused is not None for one in same):
+                    error, result = "none", f"refused: {same[0].refused}"
+                add_row(compared, question, str(len(same)), error, f"{same[0].allowed:g}", result)
+            console.print(compared)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods and their options."""
+    from rich.table import Table
+
+    from camrt.engine.methods import methods as registry
+
+    with report_errors():
+        table = Table("method", "summary", "options (-O KEY=VALUE)")
+        for name, kind in registry().items():
+            summary = (kind.__doc__ or "").strip().partition("\n")[0]
+            add_row(table, name, summary, ", ".join(_option_names(kind)))
+        make_console().print(table)
+
+
+def _load(model: Path, **settings: Any) -> Engine:
+    from camrt.engine.load import load
+
+    return load(model, **settings)
+
+
+def _option_names(method: Any) -> list[str]:
+    """The options of a method's class, each with its default."""
+    names = []
+    for field in fields(method):
+        default = field.default
+        if default is MISSING and field.default_factory is not MISSING:
+            default = field.default_factory()
+        names.append(field.name if default is MISSING else f"{field.name}={default!r}")
+    return names

@@ -1,0 +1,170 @@
+"""The command `camrt export`. What is heavy is imported inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from camrt.cli.arguments import parse_size
+from camrt.cli.model_options import ModelOptions, with_model_options
+from camrt.cli.output import make_console, report_errors, strip_control
+from camrt.errors import InputError
+
+if TYPE_CHECKING:
+    from camrt.engine.tensorrt_plans.build import Precision
+
+__all__ = ["add_command"]
+
+ONNX = "onnx"
+
+
+@with_model_options
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder, as camrt train leaves it; for TensorRT an ONNX file, or the word default."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the ONNX file goes; for TensorRT the folder of plans.")
+    ],
+    to: Annotated[str, typer.Option(help="onnx, tensorrt, or tensorrt-rtx.")] = ONNX,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Images to compare the file with torch on; repeatable.")
+    ] = None,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Take images of any height and width.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set.")] = None,
+    precision: Annotated[str | None, typer.Option(help="What plans compute in: fp32, fp16 or bf16.")] = None,
+    batches: Annotated[
+        str | None, typer.Option(help="Least, usual and most rows of a plan's run, such as 1,8,32.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HxW of the images, where the model leaves it open.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Tensor to explain at, as in camrt explain; repeatable.")
+    ] = None,
+    gradients: Annotated[
+        bool | None,
+        typer.Option("--gradients/--no-gradients", help="Build plans of gradients too; yes if not said."),
+    ] = None,
+    *,
+    model_options: ModelOptions,
+) -> None:
+    """Write a trained run as an ONNX file, or build the TensorRT plans of an ONNX file.
+
+    An ONNX file is put in place once it gives torch's answers, on the images given, or on one that ships
+    with camrt. Plans are for this card and this TensorRT; camrt.load(..., plans=FOLDER) runs them.
+    """
+    with report_errors():
+        model_options.pop("trusted", None)  # neither a run nor an ONNX file holds anything that could be run
+        for_plans = {
+            "--precision": precision,
+            "--batches": batches,
+            "--size": size,
+            "--target": target or None,
+            "--gradients": gradients,
+            **{f"--{name}": value for name, value in model_options.items()},
+        }
+        for_onnx = {"--images": images or None, "--dynamic-size": dynamic_size or None, "--opset": opset}
+        strange = [
+            name for name, value in (for_plans if to == ONNX else for_onnx).items() if value is not None
+        ]
+        if strange:
+            raise InputError(f"{', '.join(strange)} mean{'s' * (len(strange) == 1)} nothing with --to {to}")
+        if to == ONNX:
+            write_onnx(Path(source), out, images or [], dynamic_size, opset)
+        else:
+            write_plans(
+                source, out, to, precision, batches, size, target, gradients is not False, model_options
+            )
+
+
+def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, opset: int | None) -> None:
+    """A run as an ONNX file."""
+    import numpy as np
+
+    from camrt.cli.optional_imports import import_training
+    from camrt.default import scene_path
+    from camrt.engine.images.read import find_images, read_image
+
+    (runs,) = import_training("runs")
+    from camrt.engine.torch_models.to_onnx import to_onnx
+
+    classifier, description = runs.load_run(run)
+    paths = list(find_images(images)) if images else [scene_path()]
+    views = [description.preprocessing.view(read_image(path)) for path in paths[:64]]
+    if not views:
+        raise InputError("no images were found to compare the file on")
+    example = np.stack([description.preprocessing.array(view) for view in views])
+    to_onnx(
+        classifier,
+        example,
+        out,
+        labels=description.labels,
+        preprocessing=description.preprocessing,
+        opset=opset,
+        dynamic_size=dynamic_size,
+        provenance=description.provenance,
+    )
+    make_console().print(
+        f"{strip_control(str(out))}: {out.stat().st_size / 1e6:.1f} MB, {description.head} on "
+        f"{description.backbone}, {len(description.labels)} classes; the same as torch on {len(views)} "
+        f"image{'s' * (len(views) != 1)}",
+        soft_wrap=True,
+    )
+
+
+def write_plans(
+    model: str,
+    out: Path,
+    to: str,
+    precision: str | None,
+    batches: str | None,
+    size: str | None,
+    target: list[str] | None,
+    gradients: bool,
+    model_options: ModelOptions,
+) -> None:
+    """The TensorRT plans of a file."""
+    from camrt.engine.plan_export import export_plans
+
+    screen = make_console(stderr=True)
+    chosen: Precision = precision or "fp32"  # type: ignore[assignment]  # checked where it is used
+    found = export_plans(
+        model,
+        out,
+        to=to,
+        precision=chosen,
+        batches=parse_batches(batches or "1,8,32"),
+        size=parse_size(size),
+        target=target[0] if target and len(target) == 1 else target,
+        gradients=gradients,
+        progress=lambda label: screen.print(f"building the {label}"),
+        **model_options,
+    )
+    built, megabytes = found.folder.built_with, sum(size for _, size in found.plans) / 1e6
+    make_console().print(
+        f"{strip_control(str(out))}: {len(found.plans)} plans, {megabytes:.1f} MB, in "
+        f"{built['precision']}, by {built['flavour']} {built['version']} for {built['card'] or 'any card'}",
+        soft_wrap=True,
+    )
+
+
+def parse_batches(text: str) -> tuple[int, int, int]:
+    """Three whole numbers."""
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--batches must be three whole numbers such as 1,8,32, got {text!r}")
+    first, second, third = (int(part) for part in parts)
+    return first, second, third
+
+
+def add_command(app: typer.Typer) -> None:
+    """Adds the command to the command line."""
+    app.command()(export)

@@ -1,0 +1,1 @@
+"""What tests share: oracles, small models, and ways to disturb a run."""
