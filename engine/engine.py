@@ -426,7 +426,7 @@ class Engine:
     def evaluate(self, data: Any, methods: Any = ("pixab", "gradcam", "ablation"), **settings: Any) -> Any:
         """Which explanation to trust: metrics of methods on annotated images.
 
-        The arguments, the answer and the errors are those of `camrt.evaluation.evaluate`, which is found by the
+        The arguments, the answer and the errors are those of `camrt.evaluation.evaluate`, found by the
         package's entry point: explaining imports nothing of evaluation.
 
         Args:
