@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import tomllib
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +29,30 @@ def pytest_xdist_auto_num_workers() -> int:
     from camrt.kernels.processors import usable_processors
 
     return min(MOST_WORKERS, usable_processors())
+
+
+EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.toml"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a run with `CAMRT_CHECK_SKIPS=1` that skips more than `expected_skips.toml` explains."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CAMRT_CHECK_SKIPS") != "1" or hasattr(session.config, "workerinput") or not reporter:
+        return
+    rules = tomllib.loads(EXPECTED_SKIPS.read_text())["skip"]
+    counts: Counter[str] = Counter()
+    for report in reporter.stats.get("skipped", []):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        matching = next((rule["reason"] for rule in rules if re.search(rule["reason"], reason)), reason)
+        counts[matching] += 1
+    allowed = {rule["reason"]: rule["at_most"] for rule in rules}
+    grown = {reason: count for reason, count in counts.items() if count > allowed.get(reason, 0)}
+    if grown:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        for reason, count in grown.items():
+            reporter.write_line(
+                f"{count} tests were skipped, {allowed.get(reason, 0)} are expected: {reason!r}; say why in "
+                f"{EXPECTED_SKIPS.name}, or have them run",
+                red=True,
+            )
