@@ -37,11 +37,11 @@ class NumpyDevice:
         return "NumPy's arrays"
 
     def put(self, values: Any) -> npt.NDArray[Any]:
-        """See `Device`."""
+        """Brings an array here."""
         return to_numpy(values)
 
     def from_dlpack(self, producer: Any) -> npt.NDArray[Any]:
-        """See `Device`."""
+        """Takes an array of any library through DLPack."""
         return np.from_dlpack(producer)
 
 
@@ -85,7 +85,7 @@ class TorchDevice:
             renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.fork_safety`: a child has nothing of its parent's on a card."""
+        """Starts anew in a forked child, see `camrt.kernels.fork_safety`."""
         self._lost = True
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ class TorchDevice:
         return moved
 
     def from_dlpack(self, producer: Any) -> torch.Tensor:
-        """See `Device`."""
+        """Takes an array of any library through DLPack."""
         from torch.utils.dlpack import from_dlpack
 
         taken: torch.Tensor = from_dlpack(producer)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from typing_extensions import override
 
 from camrt.engine.engine import Engine
 from camrt.engine.runtime.ort_cpu import OnnxRuntime, OnnxRuntimeRunner
@@ -51,8 +52,8 @@ class GraphRecorder(OnnxRuntime):
         super().__init__(**options)
         self._made: list[RecordedGraph] = []
 
+    @override
     def make_runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Any:
-        """See `OnnxRuntime.runner`."""
         own = onnx.ModelProto()
         own.CopyFrom(model)
         self._made.append(RecordedGraph(label, own, batch))
@@ -73,7 +74,7 @@ class RecordingRunner:
         self.outputs = runner.outputs
 
     def allocate_rows(self, shape: tuple[int, ...]) -> Array:
-        """See `camrt.engine.runtime.Runner`."""
+        """Allocates a buffer for rows that this runner is given."""
         return self._runner.allocate_rows(shape)
 
     def __call__(
@@ -82,7 +83,6 @@ class RecordingRunner:
         fetch: Sequence[str] | None = None,
         extra_inputs: Mapping[str, Array] | None = None,
     ) -> list[Array]:
-        """See `camrt.engine.runtime.Runner`."""
         given = {self._note.model.graph.input[0].name: batch, **(extra_inputs or {})}
         self._note.shapes.update({name: tuple(values.shape[1:]) for name, values in given.items()})
         return self._runner(batch, fetch, extra_inputs)

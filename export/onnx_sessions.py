@@ -34,7 +34,6 @@ class _Threaded:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.fork_safety`."""
         for session in list(self.sessions):
             never_free(session)
         self.sessions = WeakSet()

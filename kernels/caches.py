@@ -38,7 +38,7 @@ class ByteCache(Generic[T]):
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.fork_safety`."""
+        """Starts anew in a forked child, see `camrt.kernels.fork_safety`."""
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T], size: int | None = None) -> T:

@@ -64,7 +64,7 @@ class ForkSafeLock:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `Renewable`."""
+        """Starts anew in a forked child, see `camrt.kernels.fork_safety`."""
         self._lock = RLock()
 
     def __enter__(self) -> None:

@@ -30,7 +30,6 @@ class _PillowFilter:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.fork_safety`: in a child nobody is decoding what its parent's threads were."""
         self._lock = Lock()
         self._count = 0
         self._remove()

@@ -8,6 +8,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+from typing_extensions import override
+
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.queries import HeadQueries
@@ -123,8 +125,8 @@ class ChannelMethod(Method):
     def weights(self, queries: HeadQueries) -> tuple[Array, Array]:
         """The channels' weights α (N, T, K), and the scores (N, T) they explain."""
 
+    @override
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
-        """See `Method`."""
         weights, scores = self.weights(queries)
         return weighted_sum(weights, queries.activations), scores
 

@@ -124,7 +124,6 @@ class _Registry:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.fork_safety`: a child makes none of its parent's sessions."""
         self.changed, self.making = threading.Condition(), 0
 
 

@@ -26,7 +26,7 @@ class DeadlineWatcher:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.fork_safety`."""
+        """Starts anew in a forked child, see `camrt.kernels.fork_safety`."""
         self._changed = threading.Condition()
         self._due: dict[int, tuple[float, Callable[[], None]]] = {}
         self._tickets = itertools.count()

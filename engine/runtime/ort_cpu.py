@@ -206,7 +206,7 @@ class OnnxRuntimeRunner:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.fork_safety`, and this file's description."""
+        """Starts anew in a forked child, see `camrt.kernels.fork_safety`."""
         made = self._made
         if made is not None and (self._threads != 1 or made.arena.runs):
             never_free(made)  # what was being run cannot be freed either
@@ -226,7 +226,7 @@ class OnnxRuntimeRunner:
         self._ready().arena.release_unused()
 
     def allocate_rows(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """See `camrt.engine.runtime.Runner`."""
+        """Allocates a buffer for rows that this runner is given."""
         reserve_array(shape, f"rows of the {self._label}")
         return np.empty(shape, np.float32)
 

@@ -163,7 +163,7 @@ class OnnxRuntimeGpuRunner:
         )
 
     def allocate_rows(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """See `camrt.engine.runtime.Runner`."""
+        """Allocates a buffer for rows that this runner is given."""
         return torch.empty(shape, dtype=self._inputs[self._first][1], device=self._device)
 
     def __call__(

@@ -114,7 +114,7 @@ class TensorRTRunner:
             self._least = self._most = fixed
 
     def allocate_rows(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """See `camrt.engine.runtime.Runner`."""
+        """Allocates a buffer for rows that this runner is given."""
         return torch.empty(shape, dtype=self._kinds[self._first], device=self._device)
 
     def __call__(

@@ -127,7 +127,6 @@ class _WorkerPool:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """See `camrt.kernels.fork_safety`."""
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._running: set[_Job[Any]] = set()

@@ -22,15 +22,15 @@ class WrappedRunner:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """See `camrt.engine.runtime.Runner`."""
+        """Names of the outputs that can be asked for."""
         return self._runner.outputs
 
     def allocate_rows(self, shape: tuple[int, ...]) -> Any:
-        """See `camrt.engine.runtime.Runner`."""
+        """Allocates a buffer for rows that this runner is given."""
         return self._runner.allocate_rows(shape)
 
     def __call__(
         self, batch: Any, fetch: Sequence[str] | None = None, extra_inputs: Mapping[str, Any] | None = None
     ) -> list[Any]:
-        """See `camrt.engine.runtime.Runner`."""
+        """Runs the other runner."""
         return self._runner(batch, fetch, extra_inputs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from camrt.engine.torch_models.calls import Call
 from camrt.engine.torch_models.cut import HookedCut
@@ -25,12 +26,12 @@ __all__ = ["FlattenedLinear", "find_flattened_linear"]
 class VectorLayout(MapLayout):
     """Rows (N, F) as maps of one cell."""
 
+    @override
     def to_map(self, tensor: torch.Tensor, image: tuple[int, int]) -> torch.Tensor:
-        """See `MapLayout`."""
         return tensor[:, :, None, None]
 
+    @override
     def from_map(self, maps: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
-        """See `MapLayout`."""
         return maps.flatten(1).clone()
 
 
@@ -85,7 +86,7 @@ class RestRunner:
         self._size = size
 
     def allocate_rows(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """See `Runner`."""
+        """Allocates a buffer for rows that this runner is given."""
         return self._runner.allocate_rows(shape)
 
     def __call__(

@@ -65,7 +65,7 @@ class CellwiseLinear:
         self._weight = weight
 
     def allocate_rows(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """See `Runner`."""
+        """Allocates a buffer for rows that this runner is given."""
         return torch.empty(shape, device=self._weight.device)
 
     def __call__(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from camrt.engine.arrays import concat, pad_rows
 from camrt.engine.runtime.batch_splitting import OomSplitter
@@ -49,7 +50,7 @@ class HookedRunner(ABC):
         self._halving = OomSplitter(model.name, halved, torch.cuda.empty_cache)
 
     def allocate_rows(self, shape: tuple[int, ...]) -> Tensor:
-        """See `camrt.engine.runtime.Runner`."""
+        """Allocates a buffer for rows that this runner is given."""
         return self.model.allocate_rows(shape)
 
     def __call__(
@@ -107,8 +108,8 @@ class ModuleForward(HookedRunner):
         self._cuts = cuts
         self._joint = joint
 
+    @override
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-        """See `HookedRunner`."""
         images = feeds[BATCH_INPUT]
         size = (images.shape[2], images.shape[3])
         asked = [(cut, taps) for cut, taps in self._cuts if set(taps.values()) & set(names)]
@@ -137,8 +138,8 @@ class HeadForward(HookedRunner):
         super().__init__(cut.model, (LOGITS,), gradients=False)
         self._cut = cut
 
+    @override
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-        """See `HookedRunner`."""
         return {LOGITS: to_float32(self._cut.logits(self.model.to_tensor(feeds[BATCH_INPUT]), feeds))}
 
 
@@ -153,8 +154,8 @@ class HeadBackward(HookedRunner):
         super().__init__(cut.model, (LOGITS, GRADIENT), gradients=True)
         self._cut = cut
 
+    @override
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-        """See `HookedRunner`."""
         maps = self.model.to_tensor(feeds[BATCH_INPUT]).requires_grad_()
         logits = self._cut.logits(maps, feeds)
         return backpropagate(self.model, logits, maps, feeds[WEIGHTING], repr(self._cut.path))
@@ -171,8 +172,8 @@ class HeadClassMaps(HookedRunner):
         super().__init__(cut.model, (CLASS_MAPS,), gradients=False)
         self._cut = cut
 
+    @override
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-        """See `HookedRunner`."""
         maps = self._cut.class_maps(self.model.to_tensor(feeds[BATCH_INPUT]), feeds)
         if maps is None:
             raise BackendError(
@@ -194,8 +195,8 @@ class ModuleBackward(HookedRunner):
         super().__init__(model, (LOGITS, GRADIENT), gradients=True)
         self._relu = relu
 
+    @override
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-        """See `HookedRunner`."""
         images = self.model.to_tensor(feeds[BATCH_INPUT]).requires_grad_()
         logits = self.model.logits(images.clone())
         if self._relu == "guided":

@@ -58,7 +58,6 @@ class FreshRandomRunner(WrappedRunner):
     def __call__(
         self, batch: Any, fetch: Sequence[str] | None = None, extra_inputs: Mapping[str, Any] | None = None
     ) -> list[Any]:
-        """See `camrt.engine.runtime.Runner`."""
         answers = super().__call__(batch, fetch, extra_inputs)
         for device in {torch.device("cpu"), self._device}:
             torch.rand(1, device=device)

@@ -46,7 +46,7 @@ class PngRegion:
     scaled: bool = False
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """See `Region`."""
+        """The pixels of this region, bool (H, W)."""
         try:
             marked = read_mask(self.path, None if self.scaled else size)
         except DataError as error:
@@ -72,7 +72,7 @@ class PolygonRegion:
     rings: tuple[tuple[float, ...], ...]
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """See `Region`."""
+        """The pixels of this region, bool (H, W)."""
         inside = np.zeros(size, np.bool_)
         for ring in self.rings:
             inside |= _fill_polygon(ring, size)
@@ -102,7 +102,7 @@ class RunLengthRegion:
             raise DataError(f"the run lengths do not add up to the image's {wanted} pixels")
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """See `Region`."""
+        """The pixels of this region, bool (H, W)."""
         if size != self.size:
             raise DataError(
                 f"the run lengths are of {self.size[1]}×{self.size[0]} pixels, not {size[1]}×{size[0]}"

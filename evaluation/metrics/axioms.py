@@ -167,7 +167,6 @@ class _CellDeletionEffect(Method):
         return True
 
     def raw(self, ask: HeadQueries) -> tuple[Array, Array]:
-        """See `Method`."""
         height, width = ask.activations.shape[2:]
         rows, columns = (place.ravel() for place in np.indices((height, width)))
         cells = np.stack([rows, columns, rows + 1, columns + 1], axis=1).astype(np.int64)
@@ -179,7 +178,6 @@ class _CellDeletionEffect(Method):
         return change.reshape(*scores.shape, height, width), scores
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
-        """See `Method`."""
         passes, why = head.box_passes(shape.height * shape.width)
         return Cost(passes, 0, why)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from typing_extensions import override
+
 from camrt.engine.arrays import arange_like, constant_like, library, safe_divide, to_float32
 from camrt.engine.class_sets import class_sets
 from camrt.engine.heads import Head
@@ -37,8 +39,8 @@ class SupersetCAM(Method):
         """Sums of maps from 0 to 1 are nowhere negative."""
         return False
 
+    @override
     def raw(self, ask: HeadQueries) -> tuple[Any, Any]:
-        """See `Method`."""
         images, classes = ask.logits.shape
         xp = library(ask.logits)
         every = xp.broadcast_to(arange_like(classes, ask.logits)[None], (images, classes))
@@ -51,6 +53,6 @@ class SupersetCAM(Method):
         added = xp.matmul(members, stretched.reshape(images, classes, -1))
         return to_float32(added).reshape(*members.shape[:2], *maps.shape[2:]), ask.scores("logit")
 
+    @override
     def cost(self, head: Head, shape: MapShape) -> Cost:
-        """See `Method`."""
         return CAM().cost(head, shape)
