@@ -150,7 +150,6 @@ class Engine:
         self.runtime = runtime
         self.front = front
         self.origin: Origin | None = None
-        self._levels = expected_levels(interface, front) if preprocessing is None else preprocessing.levels
         self._model = model
         self._cuts = cuts
         self._candidates = candidates
@@ -233,7 +232,13 @@ class Engine:
 
     def _prepared(self, batch: Images) -> PreparedBatch:
         """A batch as the model takes it, where the engine computes."""
-        return prepare_batch(batch, self.interface, self.preprocessing, self.device, self._levels)
+        return prepare_batch(batch, self.interface, self.preprocessing, self.device, self._expected_levels())
+
+    def _expected_levels(self) -> tuple[float, float] | None:
+        """The range of numbers that the model is made for, where that is known."""
+        if self.preprocessing is None:
+            return expected_levels(self.interface, self.front)
+        return self.preprocessing.levels
 
     @ignore_float_errors
     def probabilities(self, logits: Array) -> Array:
@@ -595,6 +600,19 @@ class Engine:
             return Framing.whole(size)
         # Activations of mirrored images were turned back at the cut: see `TargetTensor.mirrored`.
         return Framing(size, self.front.region(size).upright)
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> Engine:
+        """The same model with another preprocessing, sharing what was made ready; this one keeps its own.
+
+        Args:
+            preprocessing: How images become the model's input.
+
+        Example:
+            engine.with_preprocessing(camrt.Preprocessing.named("imagenet", (224, 224)))
+        """
+        other = copy(self)
+        other.preprocessing = preprocessing
+        return other
 
     @property
     def map_shape(self) -> MapShape:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Origin", "record_origin", "reload_engine"]
 
-MUTABLE_ATTRIBUTES = ("batch_size", "call_deadline", "labels")
-"""Attributes of an engine that its user may have set since it was loaded."""
+MUTABLE_ATTRIBUTES = ("batch_size", "call_deadline", "labels", "preprocessing")
+"""Attributes of an engine that may have changed since it was loaded."""
 
 _LIVE_ENGINES: WeakValueDictionary[str, Engine] = WeakValueDictionary()
 """The engines of this process that were loaded from files, by their origins' names."""

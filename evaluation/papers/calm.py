@@ -21,7 +21,7 @@ from camrt.evaluation.papers.reproduced_table import (
     mean_figure,
 )
 from camrt.evaluation.papers.row_selection import select_rows, to_figure
-from camrt.evaluation.papers.run_state import NO_DATA, ReproductionRun, as_squashed, with_preprocessing
+from camrt.evaluation.papers.run_state import NO_DATA, ReproductionRun, as_squashed
 from camrt.evaluation.papers.superset_cam import SupersetCAM
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE
 
@@ -61,7 +61,7 @@ def measure_cues(run: ReproductionRun, table: PublishedTable) -> ReproducedTable
     if not pairs:
         why = "no two classes of the folder differ in one to three parts"
         return ReproducedTable(table, wanted.build_rows({}, why), {}, table.remarks, facts)
-    engine = with_preprocessing(run.engine, as_squashed(run.preprocessing))
+    engine = run.engine.with_preprocessing(as_squashed(run.preprocessing))
     found: dict[str, Mapping[str, MeasuredFigure]] = {}
     for number, (key, method) in enumerate(wanted.methods.items()):
         run.progress(f"difference maps of {key}", number, len(wanted.methods))

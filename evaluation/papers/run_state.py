@@ -6,7 +6,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from camrt.engine.engine import Engine
     from camrt.evaluation.adversarial_patches.examples import AdversarialExamples
 
-__all__ = ["NO_DATA", "ReproductionRun", "as_squashed", "with_preprocessing"]
+__all__ = ["NO_DATA", "ReproductionRun", "as_squashed"]
 
 NO_DATA = "it needs images: give a folder (--data)"
 
@@ -230,13 +229,6 @@ class ReproductionRun:
             found = found.repeat_per_patch(self.engine.probabilities(self.engine.predict(found.images)))
         self.examples[kind] = found
         return found
-
-
-def with_preprocessing(engine: Engine, preprocessing: Preprocessing) -> Engine:
-    """The same model with another preprocessing; the engine given keeps its own."""
-    other = copy(engine)
-    other.preprocessing = preprocessing
-    return other
 
 
 def as_squashed(preprocessing: Preprocessing) -> Preprocessing:

@@ -15,7 +15,7 @@ from camrt.evaluation.dead_zone.stack_mix import MANIFEST, is_built_from, write_
 from camrt.evaluation.papers.published_table import PublishedTable
 from camrt.evaluation.papers.reproduced_table import MeasuredFigure, ReproducedTable
 from camrt.evaluation.papers.row_selection import select_rows, to_figure
-from camrt.evaluation.papers.run_state import NO_DATA, ReproductionRun, as_squashed, with_preprocessing
+from camrt.evaluation.papers.run_state import NO_DATA, ReproductionRun, as_squashed
 from camrt.export.io.atomic_files import storage_errors
 
 __all__ = ["measure_dead_zone"]
@@ -48,7 +48,7 @@ def measure_dead_zone(run: ReproductionRun, table: PublishedTable) -> Reproduced
     if isinstance(stacks, str):
         remarks += (f"the images are taken as they are, not stacked: {stacks}",)
     else:
-        data, engine = stacks, with_preprocessing(run.engine, as_squashed(run.preprocessing))
+        data, engine = stacks, run.engine.with_preprocessing(as_squashed(run.preprocessing))
         remarks += (
             f"on STACK-MIX of {len(stacks)} classes: the lowest {zone.lowest_rows} rows are another "
             "image's of the class; nobody has looked through them",

@@ -134,6 +134,19 @@ def test_copies_share_what_was_made_ready():
     assert engine.call_deadline == 600.0
 
 
+def test_another_preprocessing_leaves_the_engine_its_own_and_goes_along(file: Path):
+    engine = camrt.load(file)
+    before = engine.preprocessing
+    assert before is not None
+    other = engine.with_preprocessing(replace(before, mean=(0.1, 0.2, 0.3)))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    assert engine.preprocessing == before
+    assert np.array_equal(engine.predict(image), camrt.load(file).predict(image))
+    assert not np.array_equal(other.predict(image), engine.predict(image))
+    for found in (pickle.loads(pickle.dumps(other)), elsewhere(other)):
+        assert np.array_equal(found.predict(image), other.predict(image))
+
+
 def test_an_engine_of_a_torch_module_is_told_how_to_go_elsewhere(tmp_path: Path):
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(

@@ -91,8 +91,7 @@ def load_engine(
     engine = camrt.load(
         resolve_model_path(model), preprocessing=steps, labels=read_labels(labels), **settings
     )
-    engine.preprocessing = engine_preprocessing(engine, sides)
-    return engine
+    return engine.with_preprocessing(engine_preprocessing(engine, sides))
 
 
 def split_list(text: str) -> list[str]:
