@@ -16,19 +16,18 @@ MAKERS = {
     "linspace", "indices", "standard_normal",
 }  # fmt: skip
 FINE = {
-    "allocating.py": MAKERS,
+    "allocation.py": MAKERS,
     "affine.py": {"arange"},  # rows of a weight, asked for
-    "axes.py": {"arange"},  # as long as a constant
-    "batching.py": {"empty"},  # as long as a shape
-    "from_torch.py": {"repeat"},  # a caller's own images
-    "front.py": {"diag"},  # of a weight
+    "axis_roles.py": {"arange"},  # as long as a constant
+    "batch_axis.py": {"empty"},  # as long as a shape
+    "builtin_preprocessing.py": {"diag"},  # of a weight
     "factoring.py": {"arange"},  # as long as an array there is
     "image_gathers.py": {"arange"},  # as long as a constant
     "resizing.py": {"arange", "ones"},  # as long as a matrix that was asked for, or as a shape
-    "moving.py": {"arange", "zeros"},  # likewise
+    "data_movement.py": {"arange", "zeros"},  # likewise
     "padding.py": {"zeros"},  # as long as a shape
     "quantised.py": {"ones"},  # as long as a constant
-    "small_values.py": {"arange", "full", "ones", "empty"},  # of `MOST_VALUES` at most, by inference
+    "value_propagation.py": {"arange", "full", "ones", "empty"},  # of `MAX_VALUES` at most, by inference
 }
 
 
