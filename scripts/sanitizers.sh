@@ -157,7 +157,7 @@ for kind in "${kinds[@]}"; do
   phase "$kind" pool '' "$out/build/$kind/_pool_calls" 300
   phase "$kind" kernels '' "$python" "$scripts/kernel_calls.py" --rounds "$rounds"
   # A test may take as long as the phase: one of seconds takes minutes here.
-  phase "$kind" tests '' "$python" -m pytest -q -p watched_kernels -p no:cacheprovider -o timeout=0 \
+  phase "$kind" tests '' "$python" -m pytest -q -p sanitized_kernels -p no:cacheprovider -o timeout=0 \
     tests/kernels --ignore tests/kernels/gpu
   phase "$kind" engines "$not_ours" "$python" "$scripts/engine_calls.py" --calls "$calls"
 done

@@ -92,7 +92,7 @@ py::array_t<bool> masked_batch(const Array<T>& activations, const Array<T>& imag
     const T* maps = activations.data();
     const T* from = images.data();
     T* to = out.mutable_data();
-    const std::int64_t* images = image.data();
+    const std::int64_t* index = image.data();
     const std::int64_t* chosen = channel.data();
     const Options options{normalise_first, epsilon};
     {
@@ -104,9 +104,9 @@ py::array_t<bool> masked_batch(const Array<T>& activations, const Array<T>& imag
         parallel_for(batch, useful_threads(threads, batch * pixels), [&](Index begin, Index end) {
             const Scratch<T> scratch(cells + (up.h + 1) * up.width);
             for (Index b = begin; b < end; ++b) {
-                const T* map = maps + (images[b] * maps_of_image + chosen[b]) * cells;
+                const T* map = maps + (index[b] * maps_of_image + chosen[b]) * cells;
                 T* result = to + b * pixels;
-                flags[b] = !mask_one(up, options, map, from + images[b] * pixels, channels, scratch.get(), result);
+                flags[b] = !mask_one(up, options, map, from + index[b] * pixels, channels, scratch.get(), result);
                 if (flags[b]) std::fill_n(result, pixels, T{0});
             }
         });

@@ -49,14 +49,14 @@ void rank_one(const Array<T>& base, const Array<T>& weight, const Array<T>& acti
     const T* weights = weight.data();
     const T* maps = activations.data();
     T* to = out.mutable_data();
-    const std::int64_t* images = image.data();
+    const std::int64_t* index = image.data();
     const std::int64_t* chosen = channel.data();
     const py::gil_scoped_release release;
     const Index size = features * length;
     parallel_for(batch, useful_threads(threads, batch * size), [&](Index begin, Index end) {
         for (Index b = begin; b < end; ++b) {
-            const T* map = maps + (images[b] * channels + chosen[b]) * length;
-            subtract(whole + images[b] * size, weights + chosen[b] * features, map, features, length,
+            const T* map = maps + (index[b] * channels + chosen[b]) * length;
+            subtract(whole + index[b] * size, weights + chosen[b] * features, map, features, length,
                      to + b * size);
         }
     });
