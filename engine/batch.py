@@ -27,11 +27,10 @@ from camrt.export.rewrites.input_form import INTEGER_RANGES
 from camrt.export.rewrites.interface import Interface
 from camrt.kernels.fork_safety import check_torch_threads
 
-__all__ = ["Images", "MapSize", "PreparedBatch", "check_real_numbers", "prepare_batch", "resolve_map_size"]
+__all__ = ["MapSize", "PreparedBatch", "check_real_numbers", "prepare_batch", "resolve_map_size"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 MapSize = Literal["image", "map", "original"] | tuple[int, int]  # of maps
-Images = Any  # a float array (N, C, H, W), or images: see `camrt.engine.images.read.ImageSource`
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +54,7 @@ class PreparedBatch:
 
 
 def prepare_batch(
-    batch: Images,
+    batch: Any,
     interface: Interface,
     preprocessing: Preprocessing | None,
     device: Device,

@@ -8,19 +8,13 @@ from copy import copy
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, overload
 
 import numpy as np
 
+from camrt.engine.array_types import ArrayT, DLPackArray, NumPyArray, NumPyBatch
 from camrt.engine.arrays import concat, to_float32, to_numpy
-from camrt.engine.batch import (
-    Images,
-    MapSize,
-    PreparedBatch,
-    check_real_numbers,
-    prepare_batch,
-    resolve_map_size,
-)
+from camrt.engine.batch import MapSize, PreparedBatch, check_real_numbers, prepare_batch, resolve_map_size
 from camrt.engine.call_limits import with_call_limits
 from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.cuts import Cut
@@ -64,6 +58,7 @@ __all__ = ["Engine"]
 EVALUATION = "camrt.evaluation"  # the group of entry points that `Engine.evaluate` looks into
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+Weighting = NumPyArray | DLPackArray | Sequence[Any]  # of logits
 
 
 @dataclass
@@ -192,9 +187,15 @@ class Engine:
         """What was found in the file, and what every method will cost in passes, and why."""
         return describe_engine(self)
 
+    @overload
+    def predict(self, batch: NumPyBatch) -> NumPyArray: ...
+
+    @overload
+    def predict(self, batch: ArrayT) -> ArrayT: ...
+
     @with_call_limits("predicting")
     @ignore_float_errors
-    def predict(self, batch: Images) -> Array:
+    def predict(self, batch: Any) -> Array:
         """Logits of a batch.
 
         Args:
@@ -230,7 +231,7 @@ class Engine:
             targets, count, self.num_classes, place, given.to_caller, self.labels, top_k
         )
 
-    def _prepared(self, batch: Images) -> PreparedBatch:
+    def _prepared(self, batch: Any) -> PreparedBatch:
         """A batch as the model takes it, where the engine computes."""
         return prepare_batch(batch, self.interface, self.preprocessing, self.device, self._expected_levels())
 
@@ -239,6 +240,12 @@ class Engine:
         if self.preprocessing is None:
             return expected_levels(self.interface, self.front)
         return self.preprocessing.levels
+
+    @overload
+    def probabilities(self, logits: NumPyArray | Sequence[Any]) -> NumPyArray: ...
+
+    @overload
+    def probabilities(self, logits: ArrayT) -> ArrayT: ...
 
     @ignore_float_errors
     def probabilities(self, logits: Array) -> Array:
@@ -252,11 +259,10 @@ class Engine:
         logits = check_real_numbers(logits, "the logits", self.num_classes)
         return probabilities(logits, self.interface.inverse_link)
 
-    @with_call_limits("explaining")
-    @ignore_float_errors
+    @overload
     def explain(
         self,
-        batch: Images,
+        batch: NumPyBatch,
         method: str | Method = "pixab",
         *,
         targets: Any = None,
@@ -264,7 +270,34 @@ class Engine:
         size: MapSize = "image",
         fuse: Fusion = "mean",
         **options: Any,
-    ) -> Explanation:
+    ) -> Explanation[NumPyArray]: ...
+
+    @overload
+    def explain(
+        self,
+        batch: ArrayT,
+        method: str | Method = "pixab",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        size: MapSize = "image",
+        fuse: Fusion = "mean",
+        **options: Any,
+    ) -> Explanation[ArrayT]: ...
+
+    @with_call_limits("explaining")
+    @ignore_float_errors
+    def explain(
+        self,
+        batch: Any,
+        method: str | Method = "pixab",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        size: MapSize = "image",
+        fuse: Fusion = "mean",
+        **options: Any,
+    ) -> Explanation[Any]:
         """Saliency maps of a batch.
 
         Args:
@@ -303,11 +336,35 @@ class Engine:
         """
         return self._explain(batch, (make_method(method, options),), targets, top_k, size, fuse)[0]
 
+    @overload
+    def explain_all(
+        self,
+        batch: NumPyBatch,
+        methods: Sequence[str | Method],
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        size: MapSize = "image",
+        fuse: Fusion = "mean",
+    ) -> tuple[Explanation[NumPyArray], ...]: ...
+
+    @overload
+    def explain_all(
+        self,
+        batch: ArrayT,
+        methods: Sequence[str | Method],
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        size: MapSize = "image",
+        fuse: Fusion = "mean",
+    ) -> tuple[Explanation[ArrayT], ...]: ...
+
     @with_call_limits("explaining")
     @ignore_float_errors
     def explain_all(
         self,
-        batch: Images,
+        batch: Any,
         methods: Sequence[str | Method],
         *,
         targets: Any = None,
@@ -315,7 +372,7 @@ class Engine:
         size: MapSize = "image",
         fuse: Fusion = "mean",
         **unknown: Any,
-    ) -> tuple[Explanation, ...]:
+    ) -> tuple[Explanation[Any], ...]:
         """Saliency maps of a batch by several methods, which share the pass through the trunk.
 
         The arguments and errors are those of `explain`, but for methods' options, which go into methods that
@@ -337,6 +394,16 @@ class Engine:
         if not chosen:
             raise InputError("methods= must be a list of one or more methods: it is empty")
         return self._explain(batch, chosen, targets, top_k, size, fuse)
+
+    @overload
+    def input_gradients(
+        self, batch: NumPyBatch, weighting: Weighting | Callable[[NumPyArray], Weighting]
+    ) -> tuple[NumPyArray, NumPyArray]: ...
+
+    @overload
+    def input_gradients(
+        self, batch: ArrayT, weighting: Weighting | Callable[[ArrayT], Weighting]
+    ) -> tuple[ArrayT, ArrayT]: ...
 
     @with_call_limits("computing gradients")
     @ignore_float_errors
@@ -387,11 +454,33 @@ class Engine:
             )
         return found
 
+    @overload
+    def channel_weights(
+        self,
+        batch: NumPyBatch,
+        method: str | Method = "gradcam",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        **options: Any,
+    ) -> tuple[NumPyArray, NumPyArray]: ...
+
+    @overload
+    def channel_weights(
+        self,
+        batch: ArrayT,
+        method: str | Method = "gradcam",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        **options: Any,
+    ) -> tuple[ArrayT, ArrayT]: ...
+
     @with_call_limits("computing weights")
     @ignore_float_errors
     def channel_weights(
         self,
-        batch: Images,
+        batch: Any,
         method: str | Method = "gradcam",
         *,
         targets: Any = None,
@@ -452,13 +541,13 @@ class Engine:
 
     def _explain(
         self,
-        batch: Images,
+        batch: Any,
         methods: tuple[Method, ...],
         targets: Any,
         top_k: int | None,
         size: MapSize,
         fuse: Fusion,
-    ) -> tuple[Explanation, ...]:
+    ) -> tuple[Explanation[Any], ...]:
         started = time.perf_counter()
         given = self._prepared(batch)
         images = given.images

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from camrt.engine.array_types import ArrayT_co, NumPyArray
 from camrt.engine.arrays import to_numpy
 from camrt.engine.file_names import FileNames, overlay_name
 from camrt.engine.images.framing import Framing, uncrop_maps
@@ -29,16 +30,15 @@ __all__ = ["FLAG_NAMES", "Explanation"]
 FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 """What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
 
-Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 ARRAY_FIELDS = ("maps", "raw", "targets", "scores", "logits", "probabilities", "flags")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Explanation:
+class Explanation(Generic[ArrayT_co]):
     """The saliency of N images, for one target class each or for T.
 
-    Arrays are of the kind that was explained: of NumPy, or tensors where the batch was. `numpy()` brings them
-    all to NumPy.
+    Arrays are of the kind that was explained: of NumPy, or tensors where the batch was, in annotations
+    `Explanation[npt.NDArray[Any]]` and `Explanation[torch.Tensor]`. `numpy()` brings them all to NumPy.
 
     Args:
         method: The method with its options, as its `repr`.
@@ -61,13 +61,13 @@ class Explanation:
     """
 
     method: str
-    maps: Array
-    raw: Array
-    targets: Array
-    scores: Array
-    logits: Array
-    probabilities: Array
-    flags: Array
+    maps: ArrayT_co
+    raw: ArrayT_co
+    targets: ArrayT_co
+    scores: ArrayT_co
+    logits: ArrayT_co
+    probabilities: ArrayT_co
+    flags: ArrayT_co
     passes: PassCounts
     seconds: float
     labels: tuple[str, ...] | None = None
@@ -113,9 +113,9 @@ class Explanation:
         ]
         return f"<Explanation {'; '.join(parts)}>"
 
-    def numpy(self) -> Explanation:
+    def numpy(self) -> Explanation[NumPyArray]:
         """The same with arrays of NumPy; waits for a device that they lie on."""
-        return replace(self, **self._on_host())
+        return replace(cast("Explanation[NumPyArray]", self), **self._on_host())
 
     def _on_host(self) -> dict[str, Any]:
         return {name: to_numpy(getattr(self, name)) for name in ARRAY_FIELDS}

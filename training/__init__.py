@@ -38,15 +38,16 @@ __all__ = [
     "with_head",
 ]
 
-__getattr__, __dir__, _ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "classifier": ["Classifier", "ParameterGroups", "with_head"],
-        "trainer": ["fit"],
-        "heads": ["CALMHead", "CAMHead"],
-        "losses": ["calm_em_loss", "calm_ml_loss"],
-        "recipe": ["Recipe"],
-        "runs": ["load_run"],
-        "lr_search": ["Search", "search"],
-    },
-)
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__,
+        submod_attrs={
+            "classifier": ["Classifier", "ParameterGroups", "with_head"],
+            "trainer": ["fit"],
+            "heads": ["CALMHead", "CAMHead"],
+            "losses": ["calm_em_loss", "calm_ml_loss"],
+            "recipe": ["Recipe"],
+            "runs": ["load_run"],
+            "lr_search": ["Search", "search"],
+        },
+    )

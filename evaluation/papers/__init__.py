@@ -32,14 +32,15 @@ __all__ = [
     "reproduce",
 ]
 
-__getattr__, __dir__, _ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "catalogue": ["CATALOGUE"],
-        "options": ["Options"],
-        "published": ["PUBLISHED"],
-        "reproduced_table": ["MeasuredFigure", "ReproducedRow", "ReproducedTable"],
-        "run_state": ["ReproductionRun"],
-        "reproduction": ["TABLE_TASKS", "reproduce"],
-    },
-)
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__,
+        submod_attrs={
+            "catalogue": ["CATALOGUE"],
+            "options": ["Options"],
+            "published": ["PUBLISHED"],
+            "reproduced_table": ["MeasuredFigure", "ReproducedRow", "ReproducedTable"],
+            "run_state": ["ReproductionRun"],
+            "reproduction": ["TABLE_TASKS", "reproduce"],
+        },
+    )

@@ -17,6 +17,12 @@ import lazy_loader
 from camrt import errors
 
 if TYPE_CHECKING:
+    from camrt import default as default
+    from camrt import engine as engine
+    from camrt import evaluation as evaluation
+    from camrt import export as export
+    from camrt import kernels as kernels
+    from camrt import training as training
     from camrt.engine.engine import Engine
     from camrt.engine.explanation import Explanation
     from camrt.engine.images.preprocess import Preprocessing
@@ -32,15 +38,16 @@ __version__ = "0.1.0"
 
 __all__ = ["Engine", "Explanation", "Preprocessing", "__version__", "errors", "load", "methods", "to_onnx"]
 
-__getattr__, __dir__, _ = lazy_loader.attach(
-    __name__,
-    {"default", "engine", "errors", "evaluation", "export", "kernels", "training"},
-    {
-        "engine.explanation": ["Explanation"],
-        "engine.load": ["load"],
-        "engine.methods": ["methods"],
-        "engine.images.preprocess": ["Preprocessing"],
-        "engine.engine": ["Engine"],
-        "engine.torch_models.to_onnx": ["to_onnx"],
-    },
-)
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__,
+        {"default", "engine", "errors", "evaluation", "export", "kernels", "training"},
+        {
+            "engine.explanation": ["Explanation"],
+            "engine.load": ["load"],
+            "engine.methods": ["methods"],
+            "engine.images.preprocess": ["Preprocessing"],
+            "engine.engine": ["Engine"],
+            "engine.torch_models.to_onnx": ["to_onnx"],
+        },
+    )
