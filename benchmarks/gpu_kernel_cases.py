@@ -354,19 +354,19 @@ def box_score_cases(make: ArrayFactory, kind: torch.dtype) -> KernelCase:
     weight = (make.normal(classes, k, kind=torch.float32) / k**0.5).to(kind)
     scale = 1 / side**2
     logits = scale * (a.float().sum((2, 3)) @ weight.float().T)
-    nothing = torch.zeros_like(logits)
+    empty_logits = torch.zeros_like(logits)
     targets = logits.argmax(1, keepdim=True)
     kept: list[torch.Tensor] = []
 
     def work() -> None:
-        kept[:] = box_scores_gpu.box_scores(a, weight, logits, nothing, boxes, targets, scale=scale)
+        kept[:] = box_scores_gpu.box_scores(a, weight, logits, empty_logits, boxes, targets, scale=scale)
 
     def reference() -> Any:
         return box_scores.reference.box_scores(
             to_float64(a[:1]),
             to_float64(weight),
             to_float64(logits[:1]),
-            to_float64(nothing[:1]),
+            to_float64(empty_logits[:1]),
             to_cpu(boxes),
             to_cpu(targets[:1]),
             scale=scale,

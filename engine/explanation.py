@@ -354,7 +354,8 @@ def _check_index(number: int, count: int, what: str) -> int:
     except TypeError:
         found = None
     if found is None:
-        raise NoSuchImageError(f"{number!r:.80} is no number of a {what}: give a whole number")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise NoSuchImageError(f"{number!r:.80} is no number of {article} {what}: give a whole number")
     if not -count <= found < count:
         raise NoSuchImageError(f"there is no {what} {found}: the explanation has {count}, counted from 0")
     return found % count

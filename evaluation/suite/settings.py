@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from camrt.engine.methods import Method, canonical_name, make_method
 from camrt.engine.methods import methods as registry
-from camrt.engine.methods.option_text import parse_options
+from camrt.engine.option_text import parse_options
 from camrt.errors import InputError, MethodError
 from camrt.evaluation.checks import check_integer
 

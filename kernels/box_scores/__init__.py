@@ -39,8 +39,8 @@ def box_scores(
     """Compute the targets' probabilities with each box of cells deleted, and with nothing but it kept.
 
     A cell contributes x_ij = scale × W · features_ij to the logits. Deleting a box leaves
-    softmax(logits − sum of x), keeping it alone softmax(nothing + sum of x). NaN among the numbers that a
-    probability depends on makes it NaN.
+    softmax(logits − sum of x), keeping it alone softmax(empty_logits + sum of x). NaN among the numbers that
+    a probability depends on makes it NaN.
 
     Args:
         features: φ(A) − φ(0), what cells send to the pooling, shape (N, K, h, w).
@@ -169,8 +169,8 @@ def _check(
             f"weight must have at least one class and {channels} channels like features, got {weight.shape}"
         )
     logits = check_floats("logits", logits, "N C", features.dtype)
-    empty_logits = check_floats("nothing", empty_logits, "N C", features.dtype)
-    for name, one in (("logits", logits), ("nothing", empty_logits)):
+    empty_logits = check_floats("empty_logits", empty_logits, "N C", features.dtype)
+    for name, one in (("logits", logits), ("empty_logits", empty_logits)):
         if one.shape != (n, classes):
             raise ValueError(f"{name} must have shape {(n, classes)}, got {one.shape}")
     if not math.isfinite(scale):

@@ -158,7 +158,7 @@ def _check(
             f"weight must have at least one class and {channels} channels like features, "
             f"got {tuple(weight.shape)}"
         )
-    for name, one in (("logits", logits), ("nothing", empty_logits)):
+    for name, one in (("logits", logits), ("empty_logits", empty_logits)):
         check_floats(name, one, "N C", device)
         if one.shape != (n, classes):
             raise ValueError(f"{name} must have shape {(n, classes)}, got {tuple(one.shape)}")
@@ -218,7 +218,7 @@ def _parts(
     scale,
     p_logits,  # (N, C), of the whole map
     stride_ln, stride_lc,
-    p_nothing,  # (N, C), logits of an empty map
+    p_empty,  # (N, C), logits of an empty map
     stride_on, stride_oc,
     p_boxes,  # (P, 4)
     boxes,
@@ -244,7 +244,7 @@ def _parts(
     wide_column = column.to(tl.int64)
     logits = tl.load(p_logits + n * stride_ln + wide_column * stride_lc, known, other=float("-inf"))
     logits = logits.to(tl.float32)
-    others = tl.load(p_nothing + n * stride_on + wide_column * stride_oc, known, other=float("-inf"))
+    others = tl.load(p_empty + n * stride_on + wide_column * stride_oc, known, other=float("-inf"))
     others = others.to(tl.float32)
     p_image = p_features + n * stride_n * UNIT
     p_rows = p_weight + wide_column * stride_wc

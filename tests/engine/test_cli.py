@@ -62,7 +62,7 @@ class FakeEngine:
         self.path, self.sha256 = Path(settings["path"]), "0" * 64
         self.cuts: tuple[Any, ...] = ()
         self.batch_size = settings.get("batch_size", 32)
-        self.runtime, self.place = "onnxruntime", "here"
+        self.runtime, self.device = "onnxruntime", "here"
         self.calls: list[dict[str, Any]] = []
         self.flag = 0
 

@@ -56,9 +56,9 @@ class Spy:
     def allocate_rows(self, shape: tuple[int, ...]) -> Array:
         return self.runner.allocate_rows(shape)
 
-    def __call__(self, batch: Array, fetch: Any = None, beside: Any = None) -> list[Array]:
+    def __call__(self, batch: Array, fetch: Any = None, extra_inputs: Any = None) -> list[Array]:
         self.sizes.append(len(batch))
-        return self.runner(batch, fetch, beside)
+        return self.runner(batch, fetch, extra_inputs)
 
 
 @dataclass

@@ -96,7 +96,7 @@ def test_graphs_behind_the_cut_are_made_ready_when_first_needed(tmp_path):
         return make(self, model, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnnxRuntime, "runner", watched)
+        patch.setattr(OnnxRuntime, "make_runner", watched)
         engine = camrt.load(path, verify=False)
         engine.predict(batch)
         assert labels == ["model"]

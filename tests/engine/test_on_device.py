@@ -62,8 +62,8 @@ class TensorRunner:
     def allocate_rows(self, shape):
         return torch.full(shape, torch.nan)
 
-    def __call__(self, batch, fetch=None, beside=None):
-        feeds = {name: values.contiguous().numpy() for name, values in (beside or {}).items()}
+    def __call__(self, batch, fetch=None, extra_inputs=None):
+        feeds = {name: values.contiguous().numpy() for name, values in (extra_inputs or {}).items()}
         return [torch.from_numpy(found) for found in self.runner(batch.contiguous().numpy(), fetch, feeds)]
 
 

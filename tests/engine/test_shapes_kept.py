@@ -30,7 +30,7 @@ class Answers:
     def allocate_rows(self, shape):
         return np.empty(shape, np.float32)
 
-    def __call__(self, batch, fetch=None, beside=None):
+    def __call__(self, batch, fetch=None, extra_inputs=None):
         return list(self.answers)
 
 

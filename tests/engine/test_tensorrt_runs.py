@@ -164,7 +164,7 @@ def card(monkeypatch):
         Logger=type("Logger", (), {"__init__": lambda self, severity: None, "ERROR": 1}),
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: Engine(plan, made)),
     )
-    folder = SimpleNamespace(plan=lambda model, label: model.SerializeToString())
+    folder = SimpleNamespace(read_plan=lambda model, label: model.SerializeToString())
     monkeypatch.setattr("camrt.engine.runtime.trt.numbered_cuda_device", lambda device: torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "Stream", stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: made.current)
@@ -223,7 +223,7 @@ def test_any_number_of_rows(count, card):
     x, w = rows_of(count), rows_of(count, 1)
     runner = card.make_runner()
     with forbid_gpu_sync():
-        found = runner(x, beside={"w": w})
+        found = runner(x, extra_inputs={"w": w})
     check(found, x, w)
     assert sum(shapes["x"][0] for _, shapes, _ in card.contexts[0].ran) == max(count, 2) + (count == 9)
 
@@ -231,12 +231,12 @@ def test_any_number_of_rows(count, card):
 @pytest.mark.parametrize("count", [1, 4, 9])
 def test_a_plan_of_a_fixed_batch(count, card):
     x, w = rows_of(count), rows_of(count, 1)
-    check(card.make_runner(TensorProto.FLOAT, 4)(x, beside={"w": w}), x, w)
+    check(card.make_runner(TensorProto.FLOAT, 4)(x, extra_inputs={"w": w}), x, w)
     assert all(shapes["x"] == (4, 3) for _, shapes, _ in card.contexts[0].ran)
 
 
 def test_no_rows_give_none(card):
-    y, z = card.make_runner()(rows_of(0), beside={"w": rows_of(0)})
+    y, z = card.make_runner()(rows_of(0), extra_inputs={"w": rows_of(0)})
     assert (tuple(y.shape), tuple(z.shape)) == ((0, 3), (0,))
 
 
@@ -247,7 +247,7 @@ def test_types(element, given, card):
     kind = ELEMENTS[element][1]
     x, w = rows_of(5).to(kind).to(given), rows_of(5, 1).to(kind).to(given)
     with forbid_gpu_sync():
-        found = runner(x, beside={"w": w})
+        found = runner(x, extra_inputs={"w": w})
     check(found, x.to(kind), w.to(kind), str(kind).removeprefix("torch."))
     made = runner.allocate_rows((4, 3))
     assert (made.dtype, made.device, tuple(made.shape)) == (kind, torch.device("cpu"), (4, 3))
@@ -267,14 +267,14 @@ def test_any_strides_and_offsets(card):
     x, w = rows_of(6).T.contiguous().T, torch.cat([rows_of(1), rows_of(6, 1)])[1:]
     assert not x.is_contiguous()
     assert w.data_ptr() % ALIGNMENT
-    check(card.make_runner()(x, beside={"w": w}), x, w)
+    check(card.make_runner()(x, extra_inputs={"w": w}), x, w)
     (_, _, addresses) = card.contexts[0].ran[0]
     assert addresses["w"] != w.data_ptr()
 
 
 def test_what_can_be_taken_as_it_lies_is_not_copied(card):
     x, w = aligned(rows_of(6)), aligned(rows_of(6, 1))
-    check(card.make_runner()(x, beside={"w": w}), x, w)
+    check(card.make_runner()(x, extra_inputs={"w": w}), x, w)
     (_, _, addresses) = card.contexts[0].ran[0]
     assert (addresses["x"], addresses["w"]) == (x.data_ptr(), w.data_ptr())
 
@@ -286,7 +286,7 @@ def test_runs_come_after_what_the_callers_stream_holds_and_one_after_another(car
         card.current = torch.cuda.Stream()
         x = aligned(torch.full((6, 3), torch.nan))
         card.current.queued.append(lambda x=x, seed=seed: x.copy_(rows_of(6, seed)))
-        check(runner(x, beside={"w": w}), rows_of(6, seed), w)
+        check(runner(x, extra_inputs={"w": w}), rows_of(6, seed), w)
     streams = {stream for stream, _, _ in card.contexts[0].ran}
     assert len(streams) == 1
     assert card.current not in streams
@@ -296,7 +296,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(card):
     card.holds = 3
     x, w = rows_of(8), rows_of(8, 1)
     with pytest.warns(SmallerBatchWarning, match="does not hold"):
-        found = card.make_runner()(x, beside={"w": w})
+        found = card.make_runner()(x, extra_inputs={"w": w})
     check(found, x, w)
     assert [shapes["x"][0] for _, shapes, _ in card.contexts[0].ran] == [2, 2, 2, 2]
 
@@ -304,16 +304,16 @@ def test_a_batch_that_memory_does_not_hold_is_halved(card):
 def test_a_failure_is_said(card):
     runner = card.make_runner()
     with pytest.raises(BackendError, match="TensorRT failed while running the graph"):
-        runner(torch.zeros(4, 5), beside={"w": rows_of(4)})
+        runner(torch.zeros(4, 5), extra_inputs={"w": rows_of(4)})
     card.works = False
     with pytest.raises(BackendError, match="TensorRT failed while running the graph"):
-        runner(rows_of(4), beside={"w": rows_of(4)})
+        runner(rows_of(4), extra_inputs={"w": rows_of(4)})
     assert not any(stream.queued for stream in card.streams)  # nothing runs on memory that is given back
 
 
 def test_a_tensor_that_lies_elsewhere_is_refused(card):
     with pytest.raises(BackendError, match="'w' of the graph lies on meta, and its plan runs on cpu: put it"):
-        card.make_runner()(rows_of(3), beside={"w": rows_of(3).to("meta")})
+        card.make_runner()(rows_of(3), extra_inputs={"w": rows_of(3).to("meta")})
 
 
 METHODS = ("pixab", "ablation", "gradcam", "gradient", "score", "eigen")

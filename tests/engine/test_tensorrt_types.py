@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 import camrt.engine
+import camrt.export
+import camrt.kernels
 
 bindings = pytest.importorskip(
     "tensorrt_rtx_bindings", reason="TensorRT for RTX is missing: pip install 'camrt[dev]'"
@@ -17,7 +19,7 @@ bindings = pytest.importorskip(
 pytest.importorskip("torch")
 pytest.importorskip("mypy", reason="mypy is missing: pip install 'camrt[dev]'")
 
-CHECKED = ("backends/tensorrt.py", "plans/bindings.py", "plans/building.py")
+CHECKED = ("runtime/trt.py", "tensorrt_plans/bindings.py", "tensorrt_plans/build.py")
 
 # What signatures do not say, and what they say wrongly: (pattern, what takes its place).
 CORRECTIONS = (
@@ -63,6 +65,12 @@ def mypy(tmp_path_factory):
         assert count, f"nothing is left to correct by {pattern!r}"
     stub.write_text(text)
     (folder / "mypy.ini").write_text(CONFIGURATION)
+    # The rooms of an editable install lie in folders where mypy does not look for them.
+    package = folder / "stubs" / "camrt"
+    package.mkdir()
+    rooms = [Path(one.__file__).parent for one in (camrt.engine, camrt.export, camrt.kernels)]
+    for part in {one.name: one for one in (*Path(camrt.__file__).parent.iterdir(), *rooms)}.values():
+        (package / part.name).symlink_to(part)
 
     def run(*words):
         ran = subprocess.run(
@@ -80,14 +88,14 @@ def source(name):
 
 # What is put in place of what is there, and what mypy says of it.
 MISTAKES = (
-    ("backends/tensorrt.py", "set_tensor_address(", "set_tensor_adress(", "set_tensor_adress"),
-    ("backends/tensorrt.py", "(self._stream.cuda_stream)", "()", "stream_handle"),
-    ("backends/tensorrt.py", "trt.DataType.HALF", "trt.DataType.FP16", "FP16"),
-    ("backends/tensorrt.py", "trt.module.Runtime(self._logger)", "trt.module.Runtime()", "logger"),
-    ("plans/building.py", "network.num_inputs", "network.number_inputs", "number_inputs"),
-    ("plans/building.py", "get_error(number).desc()", "get_error(number).describe()", "describe"),
-    ("plans/building.py", "trt.ILogger.Severity.ERROR", "trt.ILogger.Level.ERROR", "Level"),
-    ("plans/bindings.py", "tensorrt_rtx_bindings.OnnxParser]", "tensorrt_rtx_bindings.Parser]", "Parser"),
+    ("runtime/trt.py", "set_tensor_address(", "set_tensor_adress(", "set_tensor_adress"),
+    ("runtime/trt.py", "(self._stream.cuda_stream)", "()", "stream_handle"),
+    ("runtime/trt.py", "trt.DataType.HALF", "trt.DataType.FP16", "FP16"),
+    ("runtime/trt.py", "trt.module.Runtime(self._logger)", "trt.module.Runtime()", "logger"),
+    ("tensorrt_plans/build.py", "network.num_inputs", "network.number_inputs", "number_inputs"),
+    ("tensorrt_plans/build.py", "get_error(number).desc()", "get_error(number).describe()", "describe"),
+    ("tensorrt_plans/build.py", "trt.ILogger.Severity.ERROR", "trt.ILogger.Level.ERROR", "Level"),
+    ("tensorrt_plans/bindings.py", "_bindings.OnnxParser]", "_bindings.Parser]", "Parser"),
 )  # fmt: skip
 
 

@@ -163,10 +163,10 @@ def test_four_images_are_run(tmp_path, monkeypatch, name):
     rows = []
     own = OnnxRuntimeRunner.__call__
 
-    def counting(self, batch, fetch=None, beside=None):
+    def counting(self, batch, fetch=None, extra_inputs=None):
         if self._label == "model":
             rows.append(len(batch))
-        return own(self, batch, fetch, beside)
+        return own(self, batch, fetch, extra_inputs)
 
     monkeypatch.setattr(OnnxRuntimeRunner, "__call__", counting)
     camrt.load(save(zoo_model(name).model, tmp_path / "m.onnx"))

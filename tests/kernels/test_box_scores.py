@@ -25,9 +25,9 @@ def placed(h, w, assignment="coverage", sides=SIDES):
 def case(rng, n, k, h, w, classes, targets=3):
     features = np.maximum(rng.standard_normal((n, k, h, w)), 0)
     weight = rng.standard_normal((classes, k))
-    nothing = np.repeat(rng.standard_normal((1, classes)), n, axis=0)
-    logits = nothing + features.mean((2, 3)) @ weight.T
-    return [features, weight, logits, nothing], rng.integers(0, classes, (n, targets))
+    empty_logits = np.repeat(rng.standard_normal((1, classes)), n, axis=0)
+    logits = empty_logits + features.mean((2, 3)) @ weight.T
+    return [features, weight, logits, empty_logits], rng.integers(0, classes, (n, targets))
 
 
 def assert_values_close(values, expected, scores, base, reading, dtype):
@@ -71,12 +71,12 @@ def test_probabilities_agree_with_reference(shape, rng, dtype, threads, strided)
 
 
 def test_reference_agrees_with_loops(rng):
-    (features, weight, logits, nothing), targets = case(rng, 2, 3, 3, 2, 4)
+    (features, weight, logits, empty_logits), targets = case(rng, 2, 3, 3, 2, 4)
     boxes, _ = placed(3, 2)
-    pair = reference.box_scores(features, weight, logits, nothing, boxes, targets, scale=0.5)
+    pair = reference.box_scores(features, weight, logits, empty_logits, boxes, targets, scale=0.5)
     for n, p, t in np.ndindex(pair[0].shape):
         r0, c0, r1, c1 = boxes[p]
-        for sign, base, out in ((-1, logits, pair[0]), (1, nothing, pair[1])):
+        for sign, base, out in ((-1, logits, pair[0]), (1, empty_logits, pair[1])):
             powers = []
             for c in range(4):
                 box = features[n, :, r0:r1, c0:c1].sum((1, 2))
@@ -165,7 +165,7 @@ def test_no_boxes_and_no_targets(rng):
         ({"weight": np.zeros((0, 3))}, "weight must have at least one class"),
         ({"weight": np.zeros((4, 3), np.float32)}, "weight must be float64 like the other arrays"),
         ({"logits": np.zeros((2, 5))}, r"logits must have shape \(2, 4\), got \(2, 5\)"),
-        ({"nothing": np.zeros((1, 4))}, r"nothing must have shape \(2, 4\), got \(1, 4\)"),
+        ({"empty_logits": np.zeros((1, 4))}, r"empty_logits must have shape \(2, 4\), got \(1, 4\)"),
         ({"boxes": [(0, 0, 3, 1)]}, r"boxes\[0\] is \(0, 0, 3, 1\)"),
         ({"shares": np.zeros((2, 2, 2))}, r"shares must have shape \(2, 2, 1\), got \(2, 2, 2\)"),
         ({"targets": [[0], [4]]}, r"targets holds 4, outside 0\.\.3"),
@@ -181,7 +181,7 @@ def test_errors_name_what_is_wrong(change, message):
         "features": np.zeros((2, 3, 2, 2)),
         "weight": np.zeros((4, 3)),
         "logits": np.zeros((2, 4)),
-        "nothing": np.zeros((2, 4)),
+        "empty_logits": np.zeros((2, 4)),
         "boxes": [(0, 0, 1, 1)],
         "shares": np.zeros((2, 2, 1)),
         "targets": [[0], [1]],

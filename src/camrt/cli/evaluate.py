@@ -34,7 +34,7 @@ from camrt.cli.groups import DefaultCommandGroup
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import add_row, make_console, progress_bar, report_errors, strip_control
 from camrt.default import resolve_model_path
-from camrt.engine.methods.option_text import parse_options
+from camrt.engine.option_text import parse_options
 from camrt.errors import InputError
 
 __all__ = ["add_commands"]

@@ -56,9 +56,9 @@ OPTIONS: dict[str, Any] = {
 
 
 def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options above; what they say is its argument `reading`, a `ModelOptions`."""
+    """Gives a command the options above; what they say is its argument `model_options`, a `ModelOptions`."""
     signature = inspect.signature(command, eval_str=True)
-    own = [one for one in signature.parameters.values() if one.name != "reading"]
+    own = [one for one in signature.parameters.values() if one.name != "model_options"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in OPTIONS.items()
@@ -68,8 +68,8 @@ def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         texts = {name: given.pop(name) for name in OPTIONS}
         with report_errors():
-            reading = parse_model_options(texts)
-        command(**given, reading=reading)
+            model_options = parse_model_options(texts)
+        command(**given, model_options=model_options)
 
     run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in (*own, *added)}

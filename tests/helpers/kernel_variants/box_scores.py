@@ -23,7 +23,7 @@ def _parts(
     return Variant(
         "box_scores",
         "_parts",
-        {"p_features": f"*{kind}", "p_weight": f"*{kind}", "p_logits": f"*{kind}", "p_nothing": f"*{kind}"}
+        {"p_features": f"*{kind}", "p_weight": f"*{kind}", "p_logits": f"*{kind}", "p_empty": f"*{kind}"}
         | {"p_boxes": "*i64", "p_targets": "*i64", "scale": "fp32"},
         {"UNIT": unit, "FLAT": True, "ONCE": once, "HALF": half, "INTERPRETED": False}
         | {"CELLS": held, "DEPTH": 64 if half else 32, "CLASSES": classes, "BOXES": 32}

@@ -29,9 +29,9 @@ def some_boxes(rng, h, w, count=40):
 def case(rng, n, k, h, w, classes, targets=3):
     features = np.maximum(rng.standard_normal((n, k, h, w)), 0)
     weight = rng.standard_normal((classes, k))
-    nothing = np.repeat(rng.standard_normal((1, classes)), n, axis=0)
-    logits = nothing + features.mean((2, 3)) @ weight.T
-    arrays = [one.astype(np.float32) for one in (features, weight, logits, nothing)]
+    empty_logits = np.repeat(rng.standard_normal((1, classes)), n, axis=0)
+    logits = empty_logits + features.mean((2, 3)) @ weight.T
+    arrays = [one.astype(np.float32) for one in (features, weight, logits, empty_logits)]
     return arrays, rng.integers(0, classes, (n, targets))
 
 
@@ -105,10 +105,10 @@ def test_any_strides_and_types_are_read(rng, tensor):
     plain = gpu.cell_scores(
         *(tensor(one) for one in arrays), tensor(boxes), tensor(shares), tensor(targets), scale=0.05
     )
-    features, weight, logits, nothing = arrays
+    features, weight, logits, empty_logits = arrays
     others = gpu.cell_scores(
         tensor(features, gaps=True), tensor(weight, "float16", gaps=True), tensor(logits, gaps=True),
-        tensor(nothing[:1], "float16").expand(2, 20), tensor(boxes).int(), tensor(shares, gaps=True),
+        tensor(empty_logits[:1], "float16").expand(2, 20), tensor(boxes).int(), tensor(shares, gaps=True),
         tensor(targets).int(), scale=0.05,
     )  # fmt: skip
     for one, other in zip(plain, others, strict=True):
@@ -219,14 +219,14 @@ def test_features_that_are_not_finite_stay_in_their_boxes(value, rng, tensor):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", ["weight", "logits", "nothing"])
+@pytest.mark.parametrize("where", ["weight", "logits", "empty_logits"])
 def test_weights_and_logits_that_are_not_finite(where, value, rng, tensor, rounded):
     """In half types, since an infinite weight of float32, cut in two, may make NaN."""
     arrays, targets = case(rng, 2, 3, 3, 4, 40)
     arrays[0] += 0.1  # an infinite weight meets no zero
     arrays = [rounded(one, "float16") for one in arrays]
     targets[:, 0] = 33
-    arrays[["weight", "logits", "nothing"].index(where) + 1][1, 33 if where != "weight" else 1] = value
+    arrays[["weight", "logits", "empty_logits"].index(where) + 1][1, 33 if where != "weight" else 1] = value
     finite, _ = check_odd(tensor, arrays, targets, placed(3, 4), "float16")
     assert finite[0].any() or where == "weight"
 
@@ -273,7 +273,7 @@ def test_nothing_asked(rng, tensor):
         ({"weight": torch.zeros(4, 2)}, r"weight must have .* 3 channels like features, got \(4, 2\)"),
         ({"weight": torch.zeros(0, 3)}, "weight must have at least one class"),
         ({"logits": torch.zeros(2, 5)}, r"logits must have shape \(2, 4\), got \(2, 5\)"),
-        ({"nothing": torch.zeros(1, 4)}, r"nothing must have shape \(2, 4\), got \(1, 4\)"),
+        ({"empty_logits": torch.zeros(1, 4)}, r"empty_logits must have shape \(2, 4\), got \(1, 4\)"),
         ({"boxes": torch.zeros(1, 4)}, "boxes must be a tensor of int32 or int64, got torch.float32"),
         ({"shares": torch.zeros(2, 2, 2)}, r"shares must have shape \(2, 2, 1\), got \(2, 2, 2\)"),
         ({"targets": torch.zeros(2).long()}, r"targets must have shape \(2, any\), got \(2,\)"),
@@ -288,7 +288,7 @@ def test_errors_name_what_is_wrong(change, message):
         "features": torch.zeros(2, 3, 2, 2),
         "weight": torch.zeros(4, 3),
         "logits": torch.zeros(2, 4),
-        "nothing": torch.zeros(2, 4),
+        "empty_logits": torch.zeros(2, 4),
         "boxes": torch.tensor([[0, 0, 1, 1]]),
         "shares": torch.zeros(2, 2, 1),
         "targets": torch.zeros(2, 1).long(),
