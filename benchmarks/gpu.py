@@ -9,7 +9,7 @@ a gigabyte and more, with the second-level cache emptied between runs. Its floor
 its bytes at the card's own bandwidth, and its multiply-adds at the card's own rate.
 
 (c) Pixab-CAM, Ablation-CAM and Grad-CAM are timed beside predictions, (d) Score-CAM beside as many forward
-passes, (e) other packages beside camrt, and (f) the peak of memory is measured: see `gpu_explaining.py`.
+passes, (e) other packages beside camrt, and (f) the peak of memory is measured: see `gpu_explain.py`.
 
 Whatever does not agree with its reference is not timed, and the exit status is 1. `--check` only compares, on
 small arrays and networks, and needs no card: TRITON_INTERPRET=1 python benchmarks/gpu.py --check.

@@ -1,4 +1,4 @@
-"""Networks for `gpu_explaining.py`, and what explanations of them must be, in float64."""
+"""Networks for `gpu_explain.py`, and what explanations of them must be, in float64."""
 
 from __future__ import annotations
 

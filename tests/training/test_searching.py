@@ -223,7 +223,7 @@ def test_a_search_that_is_cut_off_goes_on(
     folder = tmp_path / "search"
     places = {
         "while a draw is trained": (runs, "save_run"),
-        "before it is judged": (lr_search, "localisation"),
+        "before it is judged": (lr_search, "measure_localisation"),
         "before its model is kept": (lr_search, "keep_best"),
     }
     module, name = places[cut]
@@ -252,7 +252,7 @@ def test_a_search_may_be_given_more_draws(
     folder = tmp_path / "search"
     told: list[int] = []
     searched(data, folder, replace(TWO, draws=1), objects=objects)
-    searched(data, folder, objects=objects, resume=True, tell=lambda draw: told.append(draw.number))
+    searched(data, folder, objects=objects, resume=True, on_draw=lambda draw: told.append(draw.number))
     assert told == [2]
     assert content(folder) == content(whole[0])
     with pytest.raises(TrainingError, match="has 2 draws already, and 1 were asked for"):
@@ -277,7 +277,7 @@ def test_a_search_may_be_given_more_draws(
 class Given(Search):
     """Draws what diverges first, and then what does not."""
 
-    def rate(self, seed: int, number: int) -> float:
+    def draw_lr(self, seed: int, number: int) -> float:
         return (1e30, 0.01)[number - 1]
 
 

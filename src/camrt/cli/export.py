@@ -89,14 +89,15 @@ def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, ops
     """A run as an ONNX file."""
     import numpy as np
 
-    from camrt.cli.optional_imports import import_training
+    from camrt.cli.optional_imports import training_imports
     from camrt.default import scene_path
     from camrt.engine.images.read import find_images, read_image
 
-    (runs,) = import_training("runs")
+    with training_imports():
+        from camrt.training.runs import load_run
     from camrt.engine.torch_models.to_onnx import to_onnx
 
-    classifier, description = runs.load_run(run)
+    classifier, description = load_run(run)
     paths = list(find_images(images)) if images else [scene_path()]
     views = [description.preprocessing.view(read_image(path)) for path in paths[:64]]
     if not views:

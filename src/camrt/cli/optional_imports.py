@@ -1,23 +1,24 @@
-"""The modules of this room that need libraries of an extra, imported when a command needs them."""
+"""Imports of `camrt.training` by commands, whose libraries come with an extra."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from camrt.errors import TrainingError
 
-__all__ = ["import_training"]
+__all__ = ["training_imports"]
 
 
-def import_training(*names: str) -> tuple[Any, ...]:
-    """Modules of `camrt.training`, by name.
+@contextmanager
+def training_imports() -> Iterator[None]:
+    """Imports within it that fail for a missing library name the extra that has it.
 
     Raises:
         TrainingError: A library that training needs is missing.
     """
     try:
-        return tuple(import_module(f"camrt.training.{name}") for name in names)
+        yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("camrt"):
             raise

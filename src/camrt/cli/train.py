@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from camrt.cli.groups import DefaultCommandGroup
-from camrt.cli.optional_imports import import_training
+from camrt.cli.optional_imports import training_imports
 from camrt.cli.output import make_console, report_errors, strip_control
 from camrt.cli.train_masked import masked_vgg
 from camrt.cli.train_search import LR_RANGE, UNANNOTATED_MEASURES, check_search_options, run_search
@@ -104,10 +104,12 @@ def train(
     A run that was cut off goes on with --resume and ends as if it had not been.
     """
     with report_errors(resumes=True):
-        fitting, runs = import_training("fitting", "runs")
-        from camrt.training.recipe import Recipe
-        from camrt.training.run_preparation import is_first_process
-        from camrt.training.splits import read_wsol_split, split_folder
+        with training_imports():
+            from camrt.training.recipe import Recipe
+            from camrt.training.run_preparation import is_first_process
+            from camrt.training.runs import RECIPE, WEIGHTS
+            from camrt.training.splits import read_wsol_split, split_folder
+            from camrt.training.trainer import fit
 
         given = {
             "head": head,
@@ -138,8 +140,8 @@ def train(
                 "--strategy": strategy != "auto",
             },
         )
-        if config is None and resume and (out / runs.RECIPE).exists():
-            config = out / runs.RECIPE
+        if config is None and resume and (out / RECIPE).exists():
+            config = out / RECIPE
         if config is None:
             changes.setdefault("backbone", "small")
             settings = Recipe.from_settings(add_default_canvas(changes))
@@ -172,7 +174,7 @@ def train(
                 (search, lr_range, search_by), settings, (images, held), out, data, annotations, shared
             )
             return
-        found = fitting.fit(
+        found = fit(
             settings,
             images,
             held,
@@ -187,7 +189,7 @@ def train(
         last = "the last" if settings.keep == "last" else "the best"
         make_console().print(
             f"epoch {figures['epochs_trained']} was {last}: validation loss {figures['val_loss']:.4f}, "
-            f"top-1 {100 * figures['val_top1']:.1f} %; weights in {strip_control(str(out / runs.WEIGHTS))}",
+            f"top-1 {100 * figures['val_top1']:.1f} %; weights in {strip_control(str(out / WEIGHTS))}",
             soft_wrap=True,
         )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from camrt.cli.optional_imports import import_training
+from camrt.cli.optional_imports import training_imports
 from camrt.cli.output import make_console, progress_bar, report_errors, strip_control
 
 __all__ = ["masked_vgg"]
@@ -41,7 +41,11 @@ def masked_vgg(
     A run that was cut off goes on with --resume and ends as if it had not been.
     """
     with report_errors(resumes=True):
-        running, training, splits = import_training("masked_runs", "masked_training", "splits")
+        with training_imports():
+            from camrt.training.masked_runs import MODEL, MaskedRunConfig, train_masked
+            from camrt.training.masked_training import MaskedTrainingSettings
+            from camrt.training.splits import split_folder
+
         given: dict[str, Any] = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -52,10 +56,11 @@ def masked_vgg(
             "mixed": mixed,
             "checkpoint_steps": checkpoint_steps,
         }
-        asked = running.MaskedRun(
-            network=network, kept_rows=kept_rows, masked=not unmasked, settings=training.Settings(**given)
+        known: Any = network  # MaskedRunConfig refuses what it does not know
+        asked = MaskedRunConfig(
+            network=known, kept_rows=kept_rows, masked=not unmasked, settings=MaskedTrainingSettings(**given)
         )
-        images, held_out = splits.split_folder(data, 0.1, seed)
+        images, held_out = split_folder(data, 0.1, seed)
         model = asked.build(len(images.labels))
         screen = make_console(stderr=True)
         screen.print(
@@ -65,7 +70,7 @@ def masked_vgg(
             soft_wrap=True,
         )
         with progress_bar("epochs", total=epochs, on=screen) as show:
-            figures = running.train_masked(
+            figures = train_masked(
                 asked,
                 model,
                 images,
@@ -73,13 +78,13 @@ def masked_vgg(
                 out,
                 resume=resume,
                 overwrite=overwrite,
-                report=lambda epoch, loss: screen.print(f"epoch {epoch + 1}: loss {loss:.4f}"),
-                advance=show,
+                on_epoch=lambda epoch, loss: screen.print(f"epoch {epoch + 1}: loss {loss:.4f}"),
+                on_step=show,
             )
         make_console().print(
             strip_control(
                 f"top-1 {100 * figures['top1']:.1f} %, top-5 {100 * figures['top5']:.1f} %; the network in "
-                f"{out / running.MODEL}"
+                f"{out / MODEL}"
             ),
             soft_wrap=True,
             markup=False,
