@@ -69,7 +69,7 @@ class AttackOptions:
     def __post_init__(self) -> None:
         check_attack_options(self.eta, self.steps, self.confidence)
         check_integer("tries", self.tries, 1)
-        check_integer("at_once", self.batch_size, 1)
+        check_integer("batch_size", self.batch_size, 1)
 
 
 def build_ae2(

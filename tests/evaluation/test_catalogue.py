@@ -126,7 +126,7 @@ def test_commands_are_understood(line: str) -> None:
     else:
         module = re.match(r"python -m ([\w.]+) ", line)
         assert module is not None
-        assert (ROOT / Path(*module[1].split(".")[1:]).with_suffix(".py")).is_file() or not DOCUMENTS.is_dir()
+        assert (ROOT / Path(*module[1].split(".")).with_suffix(".py")).is_file() or not DOCUMENTS.is_dir()
 
 
 # ---------------------------------------------------------------- what was measured

@@ -584,7 +584,7 @@ def test_builders_refuse(engine: Engine, change: dict[str, Any], words: str) -> 
         ({"steps": 1.5}, "steps=1.5"),
         ({"confidence": 0}, "confidence=0"),
         ({"tries": 0}, "tries=0"),
-        ({"at_once": True}, "at_once=True"),
+        ({"batch_size": True}, "batch_size=True"),
     ],
 )
 def test_options_refuse(change: dict[str, Any], words: str) -> None:

@@ -298,9 +298,9 @@ def test_the_same_seed_gives_the_same_bytes(engine: Any, folder: Path, tmp_path:
 SCRIPT = """
 import sys
 import camrt
-from annotated import COLOURS, STEPS
+from helpers.annotated_images import COLOURS, PREPROCESSING
 from camrt.evaluation.suite import Settings, evaluate
-engine = camrt.load(sys.argv[1], preprocessing=STEPS, labels=COLOURS, batch_size=2)
+engine = camrt.load(sys.argv[1], preprocessing=PREPROCESSING, labels=COLOURS, batch_size=2)
 def told(done, total):
     if sys.argv[4] and done >= float(sys.argv[4]):
         open(sys.argv[3] + ".reached", "w").close()
