@@ -5,7 +5,7 @@ every method of an engine work within a `Budget`: whoever is about to allocate s
 a caller decides asks first (`reserve`), and whoever goes through a graph looks at the clock on the way
 (`check_deadline`). The budget of the call at hand is found without being passed along:
 
-    with limited(Budget(max_memory=1 << 30, seconds=10.0, call="loading")):
+    with within_budget(Budget(max_memory=1 << 30, seconds=10.0, call="loading")):
         reserve(math.prod(shape) * 4, "noise to try the model with")
         zeros = np.zeros(shape, np.float32)
 """
@@ -101,7 +101,7 @@ _CURRENT: ContextVar[tuple[Budget, ...]] = ContextVar("camrt_budget", default=()
 
 @contextmanager
 def within_budget(budget: Budget) -> Iterator[None]:
-    """Works within a budget; one inside another holds beside it.
+    """Limits memory and time of the block; budgets of enclosing blocks hold as well.
 
     Raises:
         MemoryLimitError: The system had less memory than the budget allows, and none left.
@@ -191,7 +191,7 @@ def check_deadline() -> None:
 
 @contextmanager
 def prefer_deadline_error() -> Iterator[None]:
-    """What the block fails with after the deadline becomes the error that says so.
+    """Raises `DeadlineError` in place of whatever the block raises once the deadline has passed.
 
     Raises:
         DeadlineError: The block failed, and the call at hand has taken too long.
@@ -207,7 +207,7 @@ def prefer_deadline_error() -> Iterator[None]:
 
 
 def with_deadline(items: Iterable[T]) -> Iterator[T]:
-    """Goes through things of a file, which may be many, and looks at the clock on the way.
+    """Yields the items, calling `check_deadline` once every `CHECK_EVERY` of them.
 
     Raises:
         DeadlineError: The call at hand has taken too long.

@@ -1,11 +1,11 @@
-"""The last resort of reading a file: an error of ours on a file of a stranger's is a camrt error too.
+"""Turns unexpected exceptions of the graph analysis (bugs of camrt) into `UnsupportedModelError`.
 
 The analysis of a graph refuses what it does not know with a reason, and looks at what it takes for granted
 when the file is read (`camrt.export.io.schema_checks`, `camrt.export.io.operand_checks`). Should a file come
 through all that and still make it fail, a server that catches `CamrtError` goes on; the error says that the
 fault is ours, and has the exception that it came from as its cause.
 
-    with understood("model.onnx"):
+    with report_internal_errors("model.onnx"):
         analyse(graph)
 
 Where the environment variable `CAMRT_INTERNAL_ERRORS` is "raise", as in the tests and in the fuzzer, nothing

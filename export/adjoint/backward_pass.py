@@ -14,7 +14,7 @@ from camrt.export.graph.node_maker import NodeMaker
 from camrt.export.graph.operators import FLOATING, RESHAPING
 from camrt.export.rewrites.input_form import is_rounding
 
-__all__ = ["BackwardPass", "find_reached", "sum_cotangents", "tensors_read"]
+__all__ = ["BackwardPass", "sum_cotangents", "tensors_read"]
 
 # What does with the whole numbers of an image what it would do with real ones, or makes them.
 ON_WHOLE_NUMBERS = RESHAPING | {
@@ -74,15 +74,6 @@ def tensors_read(node: NodeProto) -> list[str]:
     if any(item.type == AttributeProto.GRAPH for item in node.attribute):
         return list(dict.fromkeys(names_read(node)))
     return list(node.input)
-
-
-def find_reached(nodes: Sequence[NodeProto], start: Sequence[str]) -> frozenset[str]:
-    """The tensors of a graph that depend on the values of others, and not only on their shapes."""
-    reached = set(start)
-    for node in nodes:
-        if node.op_type not in ("Shape", "Size") and any(name in reached for name in names_read(node)):
-            reached.update(name for name in node.output if name)
-    return frozenset(reached)
 
 
 def apply_rule(step: BackwardStep) -> Sequence[str | None]:

@@ -14,10 +14,11 @@ from onnx import TensorProto, helper
 
 from camrt.errors import AdjointError
 from camrt.export.adjoint import rules  # noqa: F401  (registers them)
-from camrt.export.adjoint.backward_pass import BackwardPass, find_reached
+from camrt.export.adjoint.backward_pass import BackwardPass
 from camrt.export.adjoint.registry import GRADIENT_FREE_HINT, ReluRule
-from camrt.export.graph.index import Graph, drop_unread_initializers, names_read, opset, set_shape
+from camrt.export.graph.index import Graph, find_dependents, opset, set_shape
 from camrt.export.graph.node_maker import NodeMaker
+from camrt.export.graph.upkeep import drop_unused
 from camrt.export.heads.cut import build_head_model, extra_input_name
 from camrt.export.rewrites.float_types import cast_floats
 from camrt.export.rewrites.interface import LOGITS
@@ -58,9 +59,8 @@ def build_adjoint_model(
         batch: Fixed batch size of the graph; None when it is open.
         extra_inputs: Tensors that go around the cut; no gradient is followed into them.
         known_tensors: Tensors of the head that are inputs too, named as if they followed those of
-            `extra_inputs`, because
-            the trunk pass has made them already: what leads to them is not run again.
-        relu: How ReLUs pass gradients on, see `Step`.
+            `extra_inputs`, because the trunk pass has made them already: what leads to them is not run again.
+        relu: How ReLUs pass gradients on, see `BackwardStep`.
         element: Element type of the graph that is made.
         supports_scatter_add: Whether the runtime has a ScatterElements that adds; pooling is slower without.
 
@@ -73,7 +73,7 @@ def build_adjoint_model(
             f"operator set {opset(model)}, holds something that has no spelling there: convert the file "
             "(onnx.version_converter.convert_version), or export it again"
         )
-    reached = find_reached(graph.nodes, [start])
+    reached = find_dependents([start], graph.nodes, through_sizes=False)
     if LOGITS not in reached:
         raise AdjointError(f"the logits do not depend on {start!r}: their gradient there is zero everywhere")
     head = build_head_model(
@@ -149,16 +149,3 @@ def replace_by_input(head: onnx.ModelProto, name: str, outer: str, batch: int | 
     set_shape(value, [batch or "N", *shape[1:]])
     head.graph.input.append(value)
     head.graph.node.insert(0, helper.make_node("Identity", [outer], [name]))
-
-
-def drop_unused(head: onnx.ModelProto) -> None:
-    """Takes out the nodes and weights that neither output needs."""
-    needed = {value.name for value in head.graph.output}
-    kept = []
-    for node in reversed(head.graph.node):
-        if any(name in needed for name in node.output):
-            needed.update(names_read(node))
-            kept.append(node)
-    del head.graph.node[:]
-    head.graph.node.extend(reversed(kept))
-    drop_unread_initializers(head)

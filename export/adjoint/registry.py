@@ -54,7 +54,7 @@ class BackwardStep:
     dead_ends: list[str]
 
     def no_gradient(self) -> Sequence[None]:
-        """The cotangents of inputs whose derivative is zero; notes that the way back ends here."""
+        """Returns no cotangent for any input, and records this node as one whose derivative is zero."""
         self.dead_ends.append(self.label())
         return ()
 

@@ -171,7 +171,7 @@ def upstream_tensors(graph: Graph, name: str) -> set[str]:
 
 
 def find_straight_through(graph: Graph) -> tuple[str, ...]:
-    """The nodes that gradients take for the identity though they round: their names, or what they make."""
+    """Names (or first outputs) of the rounding nodes that get a straight-through gradient."""
     return tuple(
         node.name or node.output[0]
         for node in graph.nodes

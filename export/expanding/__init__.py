@@ -23,9 +23,9 @@ from camrt.export.expanding.empty_inputs import CRASHING_ON_EMPTY, refuse_empty_
 from camrt.export.expanding.modulo import refuse_modulo
 from camrt.export.expanding.quantised import carry_quantised, note_quantised
 from camrt.export.expanding.registry import EXPANSIONS, Expansion, GraphRewrite, stored_tensors
-from camrt.export.graph.index import drop_unread_initializers
 from camrt.export.graph.result_sizes import ResultSizes
 from camrt.export.graph.traversal import normalise_domain, walk_nodes
+from camrt.export.graph.upkeep import drop_unread_initializers, replace_nodes
 from camrt.export.limits import ReadingLimits
 
 __all__ = ["expand_operators"]
@@ -73,9 +73,7 @@ def expand_operators(
     refuse_empty_inputs(into.nodes)
     if not changed:
         return sizes.types
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in into.nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, into.nodes)
     drop_unread_initializers(model)
     return sizes.types
 

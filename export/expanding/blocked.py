@@ -92,7 +92,7 @@ class Blocks:
         self._read[name] = max(self._read[name], count)
 
     def fill(self, name: str, count: int) -> None:
-        """Takes that what makes a tensor makes so many channels, and zeros behind them."""
+        """Records that the producer of a tensor writes `count` channels and zero-pads the rest."""
         self._made[name] = count
 
     def counts(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Operators for which ONNX Runtime ends the process when they are given nothing.
+"""Operators that crash ONNX Runtime when an input axis has length zero.
 
 InstanceNormalization reads the first number of each channel, and GRU waits for threads that it never began.
 A Slice, or sizes that a file computes, can leave them an axis of no length. Where sizes are known, such a

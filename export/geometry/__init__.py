@@ -1,1 +1,1 @@
-"""Where things lie in the picture: what axes run over, and which part of the picture a tensor shows."""
+"""Where things lie in the image: what axes run over, and which part of the image a tensor shows."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import onnx
 from onnx import NodeProto
 
-from camrt.export.budget import with_deadline
-from camrt.export.graph.index import Graph, attribute, subgraphs
+from camrt.export.graph.index import Graph, attribute
+from camrt.export.graph.traversal import every_graph
 
 __all__ = ["find_cross_batch_nodes", "find_random_nodes"]
 
@@ -17,19 +14,12 @@ RANDOM = frozenset(
 )
 
 
-def every_node(graph: onnx.GraphProto) -> Iterator[NodeProto]:
-    """All nodes of a graph, those of its subgraphs too."""
-    for node in with_deadline(graph.node):
-        yield node
-        for inner in subgraphs(node):
-            yield from every_node(inner)
-
-
 def find_random_nodes(graph: Graph) -> tuple[str, ...]:
     """The nodes that draw random numbers, each as operator and name."""
     return tuple(
         describe_node(node)
-        for node in every_node(graph.model.graph)
+        for part in every_graph(graph.model.graph)
+        for node in part.node
         if node.op_type in RANDOM or (node.op_type == "Dropout" and is_training_dropout(graph, node))
     )
 
@@ -42,7 +32,8 @@ def find_cross_batch_nodes(graph: Graph) -> tuple[str, ...]:
     """
     return tuple(
         describe_node(node)
-        for node in every_node(graph.model.graph)
+        for part in every_graph(graph.model.graph)
+        for node in part.node
         if (node.op_type == "DynamicQuantizeLinear" and node.input[0] in graph.dependent)
         or (node.op_type == "BatchNormalization" and attribute(node, "training_mode", 0))
     )

@@ -18,19 +18,19 @@ from camrt.export.budget import allowed_memory, check_deadline, with_deadline
 from camrt.export.graph.folding_cost import is_cheap
 from camrt.export.graph.shape_inference import infer_shapes, set_shape, static_shape
 from camrt.export.graph.size_tensors import BATCH, is_size_tensor
+from camrt.export.graph.traversal import node_subgraphs
 
 __all__ = [
     "Graph",
     "ShapeObserver",
     "attribute",
-    "drop_unread_initializers",
+    "find_dependents",
     "has_open_size",
     "has_trailing_ones",
     "names_read",
     "opset",
     "set_shape",
     "static_shape",
-    "subgraphs",
 ]
 
 Array = npt.NDArray[Any]
@@ -56,17 +56,11 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
-def subgraphs(node: NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs a node holds, as If, Loop and Scan do."""
-    for item in node.attribute:
-        yield from [item.g] if item.type == onnx.AttributeProto.GRAPH else item.graphs
-
-
 def names_read(node: NodeProto) -> Iterator[str]:
     """Every tensor a node reads, those its subgraphs take from outside included; looks at the clock."""
     check_deadline()
     yield from (name for name in node.input if name)
-    for graph in subgraphs(node):
+    for graph in node_subgraphs(node):
         made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         for inner in graph.node:
             yield from (name for name in names_read(inner) if name not in made)
@@ -90,7 +84,7 @@ def has_trailing_ones(shape: tuple[int, ...] | None) -> bool:
 
 
 class DeadlineCheckedNodes(list[NodeProto]):
-    """Nodes of a graph: whoever goes through them looks at the clock on the way."""
+    """A list of nodes whose iteration checks the deadline."""
 
     def __iter__(self) -> Iterator[NodeProto]:
         return with_deadline(super().__iter__())
@@ -135,10 +129,14 @@ class Graph:
         self._twin: Graph | None = None
         self.shapes, self.types = infer_shapes(model, input_shape)
         self.dependent = self.downstream(self.input_name)
-        self._of_batch = find_dependents(BATCH, self.nodes) if BATCH in self.producers else frozenset[str]()
+        self._of_batch = find_dependents([BATCH], self.nodes) if BATCH in self.producers else frozenset[str]()
 
     def observe(self, end: str) -> bool:
-        """Learns by running what inference left unknown of the tensors `end` needs; whether anything was."""
+        """Runs the model to find shapes and types that inference left unknown upstream of `end`.
+
+        Returns:
+            Whether any were found.
+        """
         needed = [self.nodes[index] for index in self.upstream_nodes(end)]
         unknown = {
             name: self.types.get(name)
@@ -155,7 +153,7 @@ class Graph:
 
     def downstream(self, name: str) -> frozenset[str]:
         """The tensors that depend on tensor `name`, itself too; see `camrt.export.graph.size_tensors`."""
-        return find_dependents(name, self.nodes)
+        return find_dependents([name], self.nodes)
 
     def size_source(self, size: str) -> str:
         """The tensor that a size (`camrt.export.graph.size_tensors`) is read off."""
@@ -269,9 +267,7 @@ class Graph:
     @cached_property
     def downstream_of_values(self) -> frozenset[str]:
         """The tensors that depend on what the images show, and not only on their number and sizes."""
-        return find_dependents(
-            self.input_name, (node for node in self.nodes if node.op_type not in ("Shape", "Size"))
-        )
+        return find_dependents([self.input_name], self.nodes, through_sizes=False)
 
     def at_other_batch(self) -> Graph:
         """The same model indexed at another batch size: an axis that differs runs over images."""
@@ -313,17 +309,27 @@ class Graph:
         return value
 
 
-def find_dependents(name: str, nodes: Iterable[NodeProto]) -> frozenset[str]:
-    """What nodes make from a tensor's value, itself included; sizes count as made from none."""
-    reached = {name}
+def find_dependents(
+    names: Iterable[str], nodes: Iterable[NodeProto], *, through_sizes: bool = True
+) -> frozenset[str]:
+    """The tensors that nodes make from those named, which are included; size tensors are made from none.
+
+    Args:
+        names: Where to start.
+        nodes: The nodes, in order.
+        through_sizes: Whether what is made of the shape of a tensor alone (`Shape`, `Size`) counts.
+    """
+    reached = set(names)
     for node in nodes:
+        if not through_sizes and node.op_type in ("Shape", "Size"):
+            continue
         if not any(map(is_size_tensor, node.output)) and any(read in reached for read in names_read(node)):
             reached.update(made for made in node.output if made)
     return frozenset(reached)
 
 
 def window_size(node: NodeProto, feeds: Mapping[str, Array]) -> int:
-    """How many numbers the reference evaluator lays side by side for each number that a node makes."""
+    """Elements that the reference evaluator holds in memory for each output element (im2col windows)."""
     kernel = math.prod(int(side) for side in attribute(node, "kernel_shape", []))
     if node.op_type in ("Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv"):
         place = 3 if node.op_type == "QLinearConv" else 1
@@ -346,12 +352,3 @@ def evaluate_node(model: onnx.ModelProto, node: NodeProto, feeds: dict[str, Arra
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of means over nothing
         return [np.asarray(value) for value in ReferenceEvaluator(single).run(None, feeds)]
-
-
-def drop_unread_initializers(model: onnx.ModelProto) -> None:
-    """Drops the initializers that nothing reads, where they are: the others' weights are not copied."""
-    read = {name for node in model.graph.node for name in names_read(node)}
-    read.update(value.name for value in model.graph.output)
-    for index in with_deadline(reversed(range(len(model.graph.initializer)))):
-        if model.graph.initializer[index].name not in read:
-            del model.graph.initializer[index]

@@ -1,4 +1,4 @@
-"""Sizes that a graph computes with: they say nothing of what an image shows.
+"""Size tensors: the batch and axis sizes a graph computes with; they do not depend on image content.
 
 Exporters read sizes off tensors wherever they need them, so that paths of sizes run from the image to
 every part of the graph. `camrt.export.rewrites.batch_axis` brings them to three kinds: numbers, the tensor

@@ -15,11 +15,12 @@ from camrt.export.limits import quote_name
 __all__ = [
     "LabelledTensor",
     "WalkResult",
-    "attribute_subgraphs",
+    "every_graph",
     "graph_tensors",
     "node_label",
     "node_subgraphs",
     "normalise_domain",
+    "subgraphs_of",
     "walk_nodes",
 ]
 
@@ -64,18 +65,27 @@ def node_label(node: onnx.NodeProto) -> str:
     return f"node {quote_name(name)} ({operator[:120]})"
 
 
-def attribute_subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    """The graphs that an attribute holds, whatever type it says it has."""
-    graphs = list(attribute.graphs)
-    if attribute.HasField("g"):
-        graphs.append(attribute.g)
-    return graphs
-
-
 def node_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs that a node's attributes hold."""
-    for attribute in node.attribute:
-        yield from attribute_subgraphs(attribute)
+    """The graphs that a node's attributes hold, as those of If, Loop and Scan do."""
+    return subgraphs_of(node.attribute)
+
+
+def subgraphs_of(attributes: Iterable[AttributeProto]) -> Iterator[onnx.GraphProto]:
+    """The graphs that attributes hold, whatever type they say they have."""
+    for attribute in attributes:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all that its nodes hold, each before those inside it."""
+    waiting = [graph]
+    while waiting:
+        current = waiting.pop()
+        yield current
+        for node in with_deadline(current.node):
+            waiting.extend(node_subgraphs(node))
 
 
 def _sparse(sparse: onnx.SparseTensorProto, label: str) -> Iterator[LabelledTensor]:
@@ -136,7 +146,7 @@ def walk_nodes(
             return
         label = node_label(node) if node is not None else "a function"
         found.tensors.extend(_attribute_tensors(attribute, label))
-        for graph in attribute_subgraphs(attribute):
+        for graph in subgraphs_of([attribute]):
             if depth >= max_depth:
                 raise UnsafeModelError(f"{label} nests subgraphs more than {max_depth} deep")
             found.tensors.extend(graph_tensors(graph))

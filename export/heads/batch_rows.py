@@ -29,7 +29,7 @@ __all__ = ["RowFormat", "find_row_format"]
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How a tensor is carried by the row.
+    """How a tensor that bypasses the cut is converted to one row per image, and back.
 
     Attributes:
         kind: "rows" for images along an axis, "size" for what is the same for all, "single" for a tensor of

@@ -205,7 +205,7 @@ def choose_targets(
 
 
 def describe_lost_pixels(graph: Graph) -> str:
-    """Which node put the pixels elsewhere, if one did, to follow what could not be found."""
+    """Message suffix naming the node that moves pixels (RoiAlign), if there is one."""
     for node in graph.nodes:
         if node.op_type in SAMPLING and node.input[0] in graph.dependent:
             return (

@@ -16,8 +16,9 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import InputError, UnsupportedModelError
-from camrt.export.graph.index import Graph, attribute, drop_unread_initializers, names_read
+from camrt.export.graph.index import Graph, attribute
 from camrt.export.graph.operators import RESHAPING, preserves_values
+from camrt.export.graph.upkeep import drop_unused
 from camrt.export.rewrites.interface import LOGITS
 
 __all__ = ["LastLayer", "find_last_layer"]
@@ -45,8 +46,9 @@ class LastLayer:
         """The model up to the features, (N, K), which are its only output."""
         found = onnx.ModelProto()
         found.CopyFrom(self.model)
-        output = helper.make_tensor_value_info(self.features, TensorProto.FLOAT, None)
-        end_at(found, self.features, output)
+        del found.graph.output[:], found.graph.value_info[:]
+        found.graph.output.append(helper.make_tensor_value_info(self.features, TensorProto.FLOAT, None))
+        drop_unused(found)
         return found
 
     def with_layer(
@@ -68,10 +70,9 @@ class LastLayer:
                 f"a last layer needs weights (C, K), biases (C,) and C labels, not {weight.shape}, "
                 f"{bias.shape} and {len(labels)}"
             )
-        found = onnx.ModelProto()
-        found.CopyFrom(self.model)
-        output = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", len(weight)])
-        end_at(found, self.features, output)
+        found = self.trunk()
+        logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", len(weight)])
+        found.graph.output[0].CopyFrom(logits)
         for name, values in ((WEIGHT, weight), (BIAS, bias)):
             found.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
         found.graph.node.append(
@@ -128,18 +129,3 @@ def find_features(graph: Graph, node: NodeProto) -> str | None:
     if node.op_type == "MatMul" and node.input[1] not in graph.dependent:
         return str(node.input[0]) if node.input[0] in graph.dependent else None
     return None
-
-
-def end_at(model: onnx.ModelProto, last: str, output: onnx.ValueInfoProto) -> None:
-    """Drops all that the tensor `last` does not need, and declares an output."""
-    needed = {last}
-    for index in reversed(range(len(model.graph.node))):
-        node = model.graph.node[index]
-        if needed.intersection(node.output):
-            needed.update(names_read(node))
-        else:
-            del model.graph.node[index]
-    del model.graph.output[:]
-    model.graph.output.append(output)
-    del model.graph.value_info[:]
-    drop_unread_initializers(model)

@@ -43,7 +43,7 @@ def find_variable_input(graph: Graph, node: NodeProto) -> str | None:
 
 
 def is_inverted_later(graph: Graph, node: NodeProto) -> bool:
-    """Whether a node raises to a power, or e to it, and behind a mean over the cells that is undone."""
+    """Whether a node is Pow or Exp and, after a mean over the cells, its inverse (root or Log) follows."""
     power = exponent(graph, node)
     if power is None and node.op_type != "Exp":
         return False

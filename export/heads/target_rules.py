@@ -61,7 +61,7 @@ def choose_tensors(flow: Flow[T], maps: Mapping[T, MapFormat], *, above_weights:
 
 
 def find_last_mixed(flow: Flow[T], maps: Mapping[T, MapFormat], listed: list[T]) -> T | None:
-    """Rules 1 and 3; what follows a map (N, K, h, w) can but take its cells together."""
+    """Rules 1 and 3: the last tensor whose cells are mixed later; always so for a map (N, K, h, w)."""
     for tensor in reversed(listed):
         if maps[tensor].layout == "map" or flow.mixes_cells(tensor):
             return tensor
@@ -91,7 +91,7 @@ def find_two_branches(flow: Flow[T], maps: Mapping[T, MapFormat]) -> list[T]:
 
 
 def step_back(flow: Flow[T], maps: Mapping[T, MapFormat], start: T) -> T:
-    """Rules 4 to 7, from a tensor to those before it that as much runs through."""
+    """Rules 4 to 7: steps back to earlier tensors that lie on the same number of paths."""
     known = [tensor for tensor in maps if flow.count_through(tensor) == flow.count_through(start)]
     current = start
     while True:

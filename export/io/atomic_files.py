@@ -1,4 +1,4 @@
-"""Files that are always whole: each is written beside its place, and moved there when it is on the disk.
+"""Atomic writing: a file is written under a temporary name in its folder and renamed once it is on the disk.
 
 What is half written is called a draft. While a process writes one it holds a lock on it, so that a draft
 without a lock is one that a killed process left.

@@ -60,7 +60,7 @@ class ScoreTensor:
 
 @dataclass(frozen=True)
 class LossyOutput:
-    """What is left of scores in a tensor.
+    """The operator that reduced class scores to something less (best score, class index, boxes).
 
     Attributes:
         node: The operator that left it: TopK, ArgMax, a comparison, boxes.

@@ -73,7 +73,7 @@ class OutputForm:
 
 @dataclass(frozen=True)
 class OutputCore:
-    """What an answer is once what changes no number that matters is looked through.
+    """The tensor behind an output once reshapes, casts, quantisers, harmless clips and factors are removed.
 
     Attributes:
         tensor: The tensor.
@@ -285,7 +285,7 @@ def reduces_classes(scores: ScoreShapes, node: NodeProto) -> bool:
 def probe_output_form(
     scores: ScoreShapes, answer: ScoreTensor, activation: Activation | None, prober: Prober | None
 ) -> OutputForm:
-    """What the numbers of an answer are that no softmax or sigmoid was written for."""
+    """Classifies an output that ends in no softmax or sigmoid, by its value bounds and a run on noise."""
     graph = scores.graph
     within = find_bounds(graph, answer.name)
     if within[0] < 0.0:
@@ -338,7 +338,7 @@ def make_plain_form(
     prober: Prober | None,
     within: Interval = (-math.inf, math.inf),
 ) -> OutputForm:
-    """Logits, or where there is one number an image that no logit would be, a plain value."""
+    """Takes the output as logits; one number per image that cannot be a logit is taken as a plain value."""
     if answer.classes != 1 or activation is not None:
         return OutputForm(answer.name)
     values = probe_output(scores.graph, answer.name, 1, prober) if within[0] < 0.0 else None

@@ -1,4 +1,4 @@
-"""What answers are by their numbers, and what makes logits of them.
+"""Tells logits, probabilities and plain values apart by their numbers, and makes logits of each.
 
 Numbers p that a model gives for some images of noise tell a distribution from other numbers; whether they
 are sigmoids only their bounds tell, since an answer may lie in [0, 1] by accident.

@@ -26,9 +26,10 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from camrt.export.budget import with_deadline
-from camrt.export.graph.index import Graph, attribute, drop_unread_initializers, names_read, set_shape
+from camrt.export.graph.index import Graph, attribute, set_shape
 from camrt.export.graph.shape_inference import fixed_sizes
 from camrt.export.graph.size_tensors import BATCH, SIZE_PREFIX, is_size_tensor, make_batch_size_nodes
+from camrt.export.graph.upkeep import drop_unused, replace_nodes
 from camrt.export.graph.value_propagation import MAX_VALUES, move_elements
 from camrt.export.rewrites.input_form import IMAGES
 from camrt.export.rewrites.interface import LOGITS, Interface
@@ -57,7 +58,7 @@ def simplify_reshapes(model: onnx.ModelProto, graph: Graph) -> None:
         node.input[1] = name
         changed = True
     if changed:
-        drop_unread(model)
+        drop_unused(model)
 
 
 def rewritten_shape(graph: Graph, node: NodeProto, batch: int) -> tuple[int, ...] | None:
@@ -99,13 +100,10 @@ def share_sizes(
     sizes = _SizeSharing(model, graphs, fixed_size, batch_is_fixed)
     for node in with_deadline(model.graph.node):
         sizes.take(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in sizes.nodes]
-    del model.graph.node[:]
-    if not any(BATCH in node.output for node in nodes):
-        model.graph.node.extend(make_batch_size_nodes(IMAGES))
-    model.graph.node.extend(nodes)
+    counted = any(BATCH in node.output for node in sizes.nodes)
+    replace_nodes(model.graph, [*([] if counted else make_batch_size_nodes(IMAGES)), *sizes.nodes])
     model.graph.initializer.extend(sizes.initializers)
-    drop_unread(model)
+    drop_unused(model)
 
 
 class _SizeSharing:
@@ -256,24 +254,6 @@ class _SizeSharing:
             if by_batch:
                 self.nodes.append(helper.make_node("Div", [whole, BATCH], [made]))
         return made
-
-
-def drop_unread(model: onnx.ModelProto) -> None:
-    """Removes the nodes and initializers that no output needs."""
-    producers = {name: node for node in model.graph.node for name in node.output if name}
-    needed: set[int] = set()
-    pending = [value.name for value in model.graph.output]
-    while pending:
-        node = producers.get(pending.pop())
-        if node is not None and id(node) not in needed:
-            needed.add(id(node))
-            pending.extend(names_read(node))
-    kept = [node for node in model.graph.node if id(node) in needed]
-    if len(kept) != len(model.graph.node):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
-    drop_unread_initializers(model)
 
 
 def open_batch(model: onnx.ModelProto, interface: Interface) -> None:

@@ -11,7 +11,7 @@ from onnx import NodeProto, helper
 
 from camrt.export.budget import with_deadline
 from camrt.export.graph.index import Graph, attribute
-from camrt.export.rewrites.interface import lift_constants
+from camrt.export.graph.upkeep import lift_constants, rename_tensors, replace_nodes
 
 __all__ = ["inline_constant_branches"]
 
@@ -30,35 +30,24 @@ def inline_constant_branches(model: onnx.ModelProto, graph: Graph) -> bool:
         if condition is None:
             nodes.append(node)
             continue
-        branch = onnx.GraphProto()
-        branch.CopyFrom(attribute(node, "then_branch" if condition.reshape(-1)[0] else "else_branch"))
-        inner = {tensor.name for tensor in branch.initializer}
-        inner.update(name for step in branch.node for name in step.output if name)
-        names = {name: f"camrt_branch_{taken}_{name}" for name in inner}
-        rename_tensors(branch, names)
-        for tensor in branch.initializer:
-            tensor.name = names[tensor.name]
+        chosen = attribute(node, "then_branch" if condition.reshape(-1)[0] else "else_branch")
+        branch = copy_with_prefix(chosen, f"camrt_branch_{taken}_")
         model.graph.initializer.extend(branch.initializer)
         nodes.extend(branch.node)
         for value, output in zip(branch.output, node.output, strict=True):
-            nodes.append(helper.make_node("Identity", [names.get(value.name, value.name)], [output]))
+            nodes.append(helper.make_node("Identity", [value.name], [output]))
         taken += 1
     if taken:
-        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
+        replace_nodes(model.graph, nodes)
         lift_constants(model)
     return taken > 0
 
 
-def rename_tensors(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Renames tensors where nodes make and read them, in subgraphs too."""
-    for node in with_deadline(graph.node):
-        for listed in (node.input, node.output):
-            for position, name in enumerate(listed):
-                listed[position] = names.get(name, name)
-        for item in node.attribute:
-            for inner in [item.g] if item.HasField("g") else item.graphs:
-                rename_tensors(inner, names)
-                for value in inner.output:
-                    value.name = names.get(value.name, value.name)
+def copy_with_prefix(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
+    """A copy of a subgraph, the tensors made in it renamed; those it reads from outside keep their names."""
+    copy = onnx.GraphProto()
+    copy.CopyFrom(graph)
+    own = {tensor.name for tensor in copy.initializer}
+    own.update(name for node in copy.node for name in node.output if name)
+    rename_tensors(copy, lambda name: f"{prefix}{name}" if name in own else name)
+    return copy

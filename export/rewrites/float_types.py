@@ -26,7 +26,7 @@ from camrt.export.graph.index import names_read
 from camrt.export.graph.operators import FLOATING, QUANTISERS
 from camrt.export.graph.shape_inference import without_large_weights
 from camrt.export.graph.traversal import node_subgraphs, normalise_domain
-from camrt.export.rewrites.interface import constant_tensor
+from camrt.export.graph.upkeep import constant_tensor, rename_tensors
 
 __all__ = ["cast_floats", "largest_finite", "needs_float32"]
 
@@ -267,7 +267,7 @@ class _Scope:
             source, made = item.name, self._operators.new_name()
             if item.name in self._now:
                 source, made = made, item.name
-                _rename(self._graph, {made: source})
+                self._rename({made: source})
             self._graph.node.append(helper.make_node("Cast", [source], [made], to=element))
             item.name = made
 
@@ -283,7 +283,11 @@ class _Scope:
                 self._graph.initializer.add().CopyFrom(tensor)
                 self._graph.initializer[-1].name = kept
             self._operators.convert(tensor)
-        _rename(self._graph, names)
+        self._rename(names)
+
+    def _rename(self, names: Mapping[str, str]) -> None:
+        if names:
+            rename_tensors(self._graph, lambda name: names.get(name, name))
 
     def _rewrite(self, node: NodeProto, inferred: NodeProto) -> None:
         operators = self._operators
@@ -339,18 +343,3 @@ class _Scope:
             self._nodes.append(helper.make_node("Cast", [source], [made], to=wanted))
             self._casts[key] = made
         return self._casts[key]
-
-
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Renames tensors in a graph and in its subgraphs."""
-    if not names:
-        return
-    for node in with_deadline(graph.node):
-        for part in (node.input, node.output):
-            for index, name in enumerate(part):
-                if name in names:
-                    part[index] = names[name]
-        for inner in node_subgraphs(node):
-            _rename(inner, names)
-    for item in graph.output:
-        item.name = names.get(item.name, item.name)

@@ -19,9 +19,9 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.errors import InputError, UnsupportedModelError
-from camrt.export.budget import with_deadline
 from camrt.export.graph.index import attribute, set_shape, static_shape
 from camrt.export.graph.operators import ELEMENTWISE_BINARY, ELEMENTWISE_UNARY, FLOATING, QUANTISERS
+from camrt.export.graph.upkeep import rename_tensors, replace_nodes
 
 __all__ = [
     "IMAGES",
@@ -195,14 +195,12 @@ def standardise_input(model: onnx.ModelProto, layout: InputLayout | None = None)
             )
         )
         current = "camrt_cast"
-    rename_reads(model.graph, form.name, current)
+    rename_tensors(model.graph, lambda name: current if name == form.name else name)
     del model.graph.input[:]
     model.graph.input.append(helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, None))
     sizes = [form.batch or "N", form.channels, form.height or "height", form.width or "width"]
     set_shape(model.graph.input[0], sizes)
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(front + nodes)
+    replace_nodes(model.graph, [*front, *model.graph.node])
     del model.graph.value_info[:]
     return form
 
@@ -238,16 +236,3 @@ def describe_shape(value: onnx.ValueInfoProto) -> str:
         for axis in value.type.tensor_type.shape.dim
     ]
     return "(" + ", ".join(axes) + ")"
-
-
-def rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Lets every node, in subgraphs too, and every graph output that read `old` read `new`."""
-    for node in with_deadline(graph.node):
-        for position, name in enumerate(node.input):
-            if name == old:
-                node.input[position] = new
-        for item in node.attribute:
-            if item.type == onnx.AttributeProto.GRAPH:
-                rename_reads(item.g, old, new)
-            for inner in item.graphs:
-                rename_reads(inner, old, new)

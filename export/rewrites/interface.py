@@ -20,9 +20,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from camrt.errors import ModelFileError, UnsupportedModelError
-from camrt.export.budget import with_deadline
-from camrt.export.graph.index import Graph, ShapeObserver, drop_unread_initializers, set_shape
+from camrt.export.graph.index import Graph, ShapeObserver, set_shape
 from camrt.export.graph.operators import preserves_values
+from camrt.export.graph.upkeep import drop_unused, lift_constants, rename_tensors
 from camrt.export.outputs.class_scores import ScoreShapes, choose_score_tensor
 from camrt.export.outputs.declared_heads import read_declared_head
 from camrt.export.outputs.output_form import Activation, InverseLink, OutputForm, find_output_form
@@ -30,7 +30,7 @@ from camrt.export.outputs.score_kinds import LogitTransform, Prober, make_logit_
 from camrt.export.rewrites.input_form import InputLayout, standardise_input
 from camrt.export.rewrites.opset_upgrade import upgrade_opset
 
-__all__ = ["Interface", "lift_constants", "standardise"]
+__all__ = ["Interface", "standardise"]
 
 # Height and width taken for the analysis when neither the graph nor the preprocessing says.
 OPEN_SIZE = 224
@@ -99,37 +99,6 @@ def probe_size(height: int | None, width: int | None, size: tuple[int, int] | No
     return height or open_height, width or open_width
 
 
-def lift_constants(model: onnx.ModelProto) -> None:
-    """Turns `Constant` nodes of the main graph into initializers, in place."""
-    kept = []
-    for node in with_deadline(model.graph.node):
-        tensor = constant_tensor(node) if node.op_type == "Constant" else None
-        if tensor is None:
-            kept.append(node)
-        else:
-            tensor.name = node.output[0]
-            model.graph.initializer.append(tensor)
-    if len(kept) != len(model.graph.node):
-        del model.graph.node[:]
-        model.graph.node.extend(kept)
-    model.ir_version = max(model.ir_version, 4)  # initializers need not be inputs
-
-
-def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
-    """The tensor of a `Constant` node in any of its dense spellings."""
-    for item in node.attribute:
-        value = helper.get_attribute_value(item)
-        if item.name == "value":
-            copy = TensorProto()
-            copy.CopyFrom(value)
-            return copy
-        if item.name in ("value_float", "value_floats"):
-            return numpy_helper.from_array(np.asarray(value, dtype=np.float32))
-        if item.name in ("value_int", "value_ints"):
-            return numpy_helper.from_array(np.asarray(value, dtype=np.int64))
-    return None
-
-
 def standardise(
     model: onnx.ModelProto,
     *,
@@ -158,7 +127,7 @@ def standardise(
         UnsupportedModelError: The model is not a single-input classifier with an (N, C) output.
     """
     own = read_declared_head(model)
-    escape_names(model.graph)
+    rename_tensors(model.graph, escape_name)
     output = escape_name(output) if output is not None else None
     lift_constants(model)
     upgrade_opset(model)
@@ -197,24 +166,8 @@ def standardise(
 
 
 def escape_name(name: str) -> str:
-    """What a tensor of the file is called here: names that begin with camrt_ are for tensors of our own."""
+    """Prefixes a name that begins with camrt_, which is reserved for tensors camrt adds."""
     return f"file_{name}" if name.startswith("camrt_") else name
-
-
-def escape_names(graph: onnx.GraphProto) -> None:
-    """Renames the tensors whose names camrt gives to its own, in subgraphs too."""
-    for node in with_deadline(graph.node):
-        for names in (node.input, node.output):
-            for position, name in enumerate(names):
-                if escape_name(name) != name:
-                    names[position] = escape_name(name)
-        for item in node.attribute:
-            for inner in [item.g] if item.HasField("g") else item.graphs:
-                escape_names(inner)
-    sparse = [tensor.values for tensor in graph.sparse_initializer]
-    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer, *sparse]:
-        if escape_name(value.name) != value.name:
-            value.name = escape_name(value.name)
 
 
 def find_calm_logits(graph: Graph, probabilities: str, joint: str) -> tuple[str, str]:
@@ -245,7 +198,7 @@ def find_calm_logits(graph: Graph, probabilities: str, joint: str) -> tuple[str,
 def end_at_logits(model: onnx.ModelProto, scores: ScoreShapes, ending: OutputForm, classes: int) -> None:
     """Ends the graph at a float32 (N, classes) `camrt_logits` and drops the nodes nothing needs."""
     graph, current = scores.graph, ending.tensor
-    nodes = [graph.nodes[index] for index in graph.upstream_nodes(current)]
+    nodes: list[onnx.NodeProto] = []
     if not (scores.is_plain(current) and len(graph.shape(current) or ()) == 2):
         if scores.is_plain(current):
             nodes.append(helper.make_node("Flatten", [current], ["camrt_flat_logits"], axis=1))
@@ -260,12 +213,11 @@ def end_at_logits(model: onnx.ModelProto, scores: ScoreShapes, ending: OutputFor
         nodes += read
         model.graph.initializer.extend(constants)
     nodes.append(helper.make_node("Cast", [current], [LOGITS], to=TensorProto.FLOAT))
-    del model.graph.node[:]
     model.graph.node.extend(nodes)
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, None))
     set_shape(model.graph.output[0], [graph.input_shape[0] if has_fixed_batch(model) else "N", classes])
-    drop_unread_initializers(model)
+    drop_unused(model)
 
 
 def has_fixed_batch(model: onnx.ModelProto) -> bool:

@@ -20,10 +20,10 @@ from onnx import inliner
 
 from camrt.errors import ModelFileError, UnsafeModelError, UnsupportedModelError
 from camrt.export.graph.traversal import (
-    attribute_subgraphs,
     node_label,
     node_subgraphs,
     normalise_domain,
+    subgraphs_of,
     walk_nodes,
 )
 from camrt.export.limits import ReadingLimits, human_bytes, human_count, quote_name
@@ -95,7 +95,7 @@ class _Counter:
         for function in model.functions:
             if not function.name:
                 raise ModelFileError("has a function without a name")
-            if any(attribute_subgraphs(attribute) for attribute in function.attribute_proto):
+            if next(subgraphs_of(function.attribute_proto), None) is not None:
                 raise UnsafeModelError(
                     f"function {quote_name(function.name)} takes a graph, which camrt does not expand"
                 )

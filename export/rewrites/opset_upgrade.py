@@ -21,12 +21,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.export.budget import with_deadline
-from camrt.export.graph.index import attribute, names_read, opset, static_shape
+from camrt.export.graph.index import attribute, opset, static_shape
 from camrt.export.graph.operators import FLOATING
 from camrt.export.graph.shape_inference import without_large_weights
+from camrt.export.graph.traversal import every_graph
+from camrt.export.graph.upkeep import replace_nodes
 
 __all__ = ["MODERN_OPSET", "upgrade_opset"]
 
@@ -97,18 +99,18 @@ def upgrade_opset(model: onnx.ModelProto) -> bool:
         return False  # what reads the model next says what is wrong with it
     state = _Upgrade(
         opset(model),
-        {value.name: value for value in typed_values(inferred)},
+        {value.name: value for part in every_graph(inferred) for value in _typed(part)},
         {tensor.name: tensor for tensor in model.graph.initializer},
-        frozenset(names_read_in(model.graph)),
+        frozenset(name for part in every_graph(model.graph) for name in _names_read(part)),
     )
     copy = GraphProto()
     copy.node.extend(model.graph.node)
     try:
-        upgrade_graph(copy, state)
+        for part in reversed([*every_graph(copy)]):  # those inside first: nodes are copied with them
+            upgrade_graph(part, state)
     except _NoNewSpellingError:
         return False
-    del model.graph.node[:]
-    model.graph.node.extend(copy.node)
+    replace_nodes(model.graph, copy.node)
     model.graph.initializer.extend(state.initializers)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
@@ -117,44 +119,28 @@ def upgrade_opset(model: onnx.ModelProto) -> bool:
     return True
 
 
-def typed_values(graph: GraphProto) -> list[onnx.ValueInfoProto]:
-    """Every typed tensor of a graph and its subgraphs."""
-    found = [*graph.input, *graph.value_info, *graph.output]
-    for inner in subgraphs_of(graph):
-        found += typed_values(inner)
-    return found
+def _typed(graph: GraphProto) -> list[onnx.ValueInfoProto]:
+    return [*graph.input, *graph.value_info, *graph.output]
 
 
-def subgraphs_of(graph: GraphProto) -> list[GraphProto]:
-    """The graphs that a graph's nodes hold themselves."""
-    return [item.g for node in graph.node for item in node.attribute if item.type == AttributeProto.GRAPH]
-
-
-def names_read_in(graph: GraphProto) -> set[str]:
-    """The tensors that nodes read, or that are a graph's outputs."""
-    found = {name for node in graph.node for name in names_read(node)}
-    for each in (graph, *subgraphs_of(graph)):
-        found.update(value.name for value in each.output)
-    return found
+def _names_read(graph: GraphProto) -> list[str]:
+    return [name for node in graph.node for name in node.input] + [value.name for value in graph.output]
 
 
 def upgrade_graph(graph: GraphProto, state: _Upgrade) -> None:
-    """Gives a graph the newer spelling of its nodes, those of its subgraphs too."""
-    for inner in subgraphs_of(graph):
-        upgrade_graph(inner, state)
+    """Gives the nodes of a graph without its subgraphs their newer spelling."""
     made: list[NodeProto] = []
     for node in with_deadline(graph.node):
         first, change = _CHANGES.get(node.op_type, (0, None))
         if change is None or node.domain not in ("", "ai.onnx") or state.opset >= first:
-            made.append(NodeProto.FromString(node.SerializeToString()))
+            made.append(node)
             continue
         state.nodes = []
         change(node, state)
         if node.name and state.nodes:
             state.nodes[-1].name = node.name
         made += state.nodes
-    del graph.node[:]
-    graph.node.extend(made)
+    replace_nodes(graph, made)
 
 
 def kept_attributes(node: NodeProto, *moved: str) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from camrt.export.budget import Budget, with_deadline, within_budget
 from camrt.export.geometry.axis_roles import find_axis_roles
 from camrt.export.graph.batch_effects import find_cross_batch_nodes, find_random_nodes
 from camrt.export.graph.folding_cost import is_cheap
-from camrt.export.graph.index import Graph, drop_unread_initializers
+from camrt.export.graph.index import Graph
 from camrt.export.graph.shape_inference import infer_shapes, propagate_values
 from camrt.export.graph.topological_sort import sort_nodes
 from camrt.export.graph.traversal import walk_nodes
+from camrt.export.graph.upkeep import drop_unread_initializers
 from camrt.export.heads.cut import choose_targets, find_candidates, find_crossing_tensors
 from camrt.export.heads.factoring import factor_head
 from camrt.export.heads.flow import MODULUS, count_paths

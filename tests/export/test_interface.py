@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import camrt
 from camrt.errors import UnsupportedModelError
+from camrt.export.graph.upkeep import lift_constants
 from camrt.export.io.opsets import newest_opset
 from camrt.export.rewrites.input_form import INTEGER_RANGES, standardise_input
-from camrt.export.rewrites.interface import lift_constants, standardise
+from camrt.export.rewrites.interface import standardise
 from helpers.tolerances import assert_close
 from helpers.zoo import HEADS, classifier, model_of, save, with_ending
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from camrt.export.adjoint.backward_pass import BackwardPass, find_reached, tensors_read
+from camrt.export.adjoint.backward_pass import BackwardPass, tensors_read
 from camrt.export.adjoint.registry import BackwardStep, rule
-from camrt.export.graph.index import Graph, names_read
+from camrt.export.graph.index import Graph, find_dependents, names_read
 from camrt.export.graph.node_maker import NodeMaker
 
 __all__: list[str] = []
@@ -45,7 +45,7 @@ def build_backward_branch(step: BackwardStep, branch: GraphProto, wanted: Sequen
     )
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in branch.node]
     graph = index_branch(step, branch, wanted)
-    reached = find_reached(nodes, wanted)
+    reached = find_dependents(wanted, nodes, through_sizes=False)
     walk = BackwardPass(graph, make, reached, step.relu, step.guided, step.dead_ends)
     for value, cotangent in zip(branch.output, step.cotangents, strict=True):
         if cotangent is not None and value.name in reached:

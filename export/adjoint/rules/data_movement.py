@@ -200,9 +200,9 @@ def flatten_index_axes(step: BackwardStep, axis: int) -> str:
 
 
 def scatter_at_run_time(step: BackwardStep, axis: int) -> str:
-    """Put back where indices say that are known only when the graph runs, or that count from an open end.
+    """Gradient of a Gather whose indices are known only at run time.
 
-    The matrix of `scatter_along_axis` is then what the node itself picks of unit vectors.
+    It multiplies by the one-hot matrix that the node itself gathers from an identity matrix.
     """
     make = step.make
     size = read_sizes(step, step.x, [axis])
