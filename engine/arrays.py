@@ -6,6 +6,7 @@ Constants are copied there once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace, device, is_numpy_array
 
+from camrt.errors import MemoryLimitError
 from camrt.export.budget import reserve_array
-from camrt.kernels.caches import ByteCache
+from camrt.kernels.dispatch import backend_of, constant_like, is_tensor
 
 __all__ = [
     "all_index_pairs",
@@ -24,7 +26,9 @@ __all__ = [
     "constant_like",
     "is_constant_over_cells",
     "library",
+    "out_of_memory_errors",
     "pad_rows",
+    "release_memory",
     "repeat",
     "reserve_for",
     "safe_divide",
@@ -35,10 +39,8 @@ __all__ = [
     "zeros",
 ]
 
-_CONSTANTS: ByteCache[Any] = ByteCache()
-SCORE_TOLERANCE = (
-    2.0**-21
-)  # of a score: four units in the last place of float32, by which two ways to one number part
+SCORE_TOLERANCE = 2.0**-21
+"""Of a score: four units in the last place of float32, by which two ways to one number part."""
 
 
 def library(*arrays: Any) -> Any:
@@ -48,18 +50,6 @@ def library(*arrays: Any) -> Any:
         arrays: All of one library.
     """
     return array_namespace(*arrays)
-
-
-def constant_like(values: npt.NDArray[Any], array: Any) -> Any:
-    """Constants of NumPy, brought to the library and the place of an array; not to be written to.
-
-    Those that are used again are not copied again.
-    """
-    if is_numpy_array(array):
-        return values
-    place = device(array)
-    key = (values.tobytes(), values.shape, values.dtype.str, str(place))
-    return _CONSTANTS.get(key, lambda: library(array).asarray(values.copy(), device=place))
 
 
 def arange_like(count: int, array: Any) -> Any:
@@ -129,6 +119,19 @@ def reserve_for(shape: Sequence[int], array: Any, what: str, *, itemsize: int = 
     """
     if is_numpy_array(array) or device(array).type == "cpu":
         reserve_array(shape, what, itemsize=itemsize)
+
+
+def out_of_memory_errors(array: Any) -> tuple[type[Exception], ...]:
+    """What is raised where memory is short for arrays like this one; less may fit."""
+    return (
+        (MemoryLimitError, sys.modules["torch"].OutOfMemoryError) if is_tensor(array) else (MemoryLimitError,)
+    )
+
+
+def release_memory(array: Any) -> None:
+    """Gives back memory that torch holds for later, if an array lies on a GPU."""
+    if backend_of(array) == "gpu":
+        sys.modules["torch"].cuda.empty_cache()
 
 
 def to_float32(values: Any) -> Any:

@@ -18,13 +18,13 @@ from camrt.engine.images.framing import MAX_MAP_SIDE, Framing
 from camrt.engine.images.preprocess import NAMES, Preprocessing
 from camrt.engine.images.read import read_image
 from camrt.engine.images.streams import is_stream
-from camrt.engine.operations import operations
 from camrt.engine.preprocess_adaptation import Levels
 from camrt.engine.range_check import warn_of_range
 from camrt.errors import InputError
 from camrt.export.budget import reserve_array
 from camrt.export.rewrites.input_form import INTEGER_RANGES
 from camrt.export.rewrites.interface import Interface
+from camrt.kernels.dispatch import host_readable
 from camrt.kernels.fork_safety import check_torch_threads
 
 __all__ = ["MapSize", "PreparedBatch", "check_real_numbers", "prepare_batch", "resolve_map_size"]
@@ -86,19 +86,13 @@ def prepare_batch(
     array, give = read_array(batch, device, raw)
     check_shape(array, interface)
     images = device.put(array)
-    seen = next((one for one in (array, images) if is_host_readable(one)), None)
+    seen = next((one for one in (array, images) if host_readable(one)), None)
     if seen is not None:
         check_values(seen)
         warn_of_range(seen, held if levels is None else levels)
         return PreparedBatch(images, give, None, None, None)
     xp = library(images)
     return PreparedBatch(images, give, None, None, ~xp.all(xp.isfinite(images), axis=(1, 2, 3)))
-
-
-def is_host_readable(array: Array) -> bool:
-    """Whether the values of an array can be looked at without waiting for a device."""
-    in_memory = is_numpy_array(array) or array.device.type == "cpu"
-    return in_memory and operations(array).host_readable
 
 
 def read_array(batch: Any, device: Device, raw: bool) -> tuple[Array, Callable[[Array], Any]]:

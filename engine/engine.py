@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -13,7 +14,7 @@ from typing import Any, get_args, overload
 import numpy as np
 
 from camrt.engine.array_types import ArrayT, DLPackArray, NumPyArray, NumPyBatch
-from camrt.engine.arrays import concat, to_float32, to_numpy
+from camrt.engine.arrays import concat, out_of_memory_errors, release_memory, to_float32, to_numpy
 from camrt.engine.batch import MapSize, PreparedBatch, check_real_numbers, prepare_batch, resolve_map_size
 from camrt.engine.call_limits import with_call_limits
 from camrt.engine.caller_warnings import warn_caller
@@ -27,7 +28,6 @@ from camrt.engine.heads.comparison import Comparison
 from camrt.engine.images.framing import Framing
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.methods import ChannelMethod, MapShape, Method, make_method, suggest_options
-from camrt.engine.operations import operations
 from camrt.engine.origin import Origin, mutable_state, reload_engine
 from camrt.engine.passes import PassCounts
 from camrt.engine.preprocess_adaptation import expected_levels
@@ -50,6 +50,7 @@ from camrt.export.budget import allowed_memory
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.heads.cut import ACTIVATION, JOINT, TargetTensor
 from camrt.export.rewrites.interface import LOGITS, Interface
+from camrt.kernels.dispatch import host_readable
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import MapFlag
 
@@ -149,8 +150,8 @@ class Engine:
         self._cuts = cuts
         self._candidates = candidates
         self._adjoints = adjoints
-        here = operations(device.put(np.zeros(1, np.float32)))
-        self._halving = OomSplitter("batch", here.out_of_memory_errors, here.release_memory)
+        here = device.put(np.zeros(1, np.float32))
+        self._halving = OomSplitter("batch", out_of_memory_errors(here), partial(release_memory, here))
 
     @property
     def max_memory(self) -> int:
@@ -739,7 +740,7 @@ class Engine:
 
 def warn_nonfinite_maps(flags: Array) -> None:
     """Warns of maps that are not finite, where that is known without waiting for a device."""
-    if not operations(flags).host_readable:
+    if not host_readable(flags):
         return
     broken = int((to_numpy(flags) == MapFlag.NOT_FINITE).sum())
     if broken:

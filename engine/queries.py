@@ -20,7 +20,6 @@ from camrt.engine.arrays import (
 )
 from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
 from camrt.engine.images.framing import Framing, uncrop_maps
-from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounts
 from camrt.engine.runtime import Runner
 from camrt.engine.scores import ScoreKind, ScoreReader
@@ -28,6 +27,8 @@ from camrt.errors import MethodError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.heads.cut import JOINT
 from camrt.export.outputs.output_form import InverseLink
+from camrt.kernels.dispatch import host_readable
+from camrt.kernels.masked_batch import masked_batch
 
 __all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries"]
 
@@ -182,7 +183,7 @@ class HeadQueries:
             zero, found without a pass where values are seen.
         """
         count, channels = self.activations.shape[:2]
-        reader, compute = self._reader(kind), operations(self.activations)
+        reader = self._reader(kind)
         xp = library(self.activations)
         answers = zeros((count, channels, self.targets.shape[1]), self.activations)
         flat = xp.reshape(self.activations, (count, channels, -1))
@@ -196,7 +197,7 @@ class HeadQueries:
                 )
                 rows[...] = self.images[batch_index] * masks[:, None]
                 return
-            compute.masked_batch(
+            masked_batch(
                 self.activations,
                 self.images,
                 batch_index,
@@ -221,7 +222,7 @@ class HeadQueries:
             self.model.allocate_rows,
         ):
             answers[batch_index, channel] = reader.read(logits, batch_index)
-        if not compute.host_readable:
+        if not host_readable(self.activations):
             answers = xp.where(constant[:, :, None], xp.zeros_like(answers), answers)
         return answers, constant
 
@@ -286,7 +287,7 @@ def find_nan_rows(logits: Array) -> Array:
 
 def fill_nan_rows(numbers: Array, broken: Array) -> Array:
     """Numbers (N, ...) with NaN in the rows marked: masks in a graph may have hidden what they mean."""
-    if operations(numbers).host_readable and not broken.any():
+    if host_readable(numbers) and not broken.any():
         return numbers
     xp = library(numbers)
     flat = numbers.ndim == 4 and is_constant_over_cells(numbers)

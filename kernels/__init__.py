@@ -1,13 +1,13 @@
 """camrt.kernels: the arithmetic of the explanations, in C++, in Triton and in NumPy.
 
 Every operation is a folder: `reference.py` defines it in NumPy, `cpu.cpp` computes it fast, and
-`__init__.py` checks the arguments and dispatches to one of the two; a few are made of others and have no
-`cpu.cpp`. `gpu.py` computes it on a card, on torch tensors, and is imported by itself. Import an operation
-from its folder:
+`__init__.py` checks the arguments and calls one of the two; a few are made of others and have no `cpu.cpp`.
+`gpu.py` computes it on a card. Which of them a call means is told by its first argument: see
+`camrt.kernels.dispatch`. Import an operation from its folder:
 
     from camrt.kernels.masked_batch import masked_batch
 
-`IMPLEMENTATION` says which of the two is in use. The environment variable `CAMRT_KERNELS`, set to
+`IMPLEMENTATION` says which of the first two is in use. The environment variable `CAMRT_KERNELS`, set to
 `native` or `reference` before the first import, forces the choice.
 """
 

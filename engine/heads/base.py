@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.arrays import all_index_pairs, arange_like, library
-from camrt.engine.operations import operations
 from camrt.engine.passes import PassCounts
 from camrt.engine.runtime.batch_splitting import allocate_buffer
 from camrt.engine.scores import ScoreReader
+from camrt.kernels.dispatch import host_readable
 
 __all__ = [
     "Head",
@@ -166,7 +166,7 @@ def find_changed_pairs(
         array: Any that lies where it does.
         changed: Gives a mask (rows, columns), not zero where something changes; asked only where it is seen.
     """
-    if operations(array).host_readable:
+    if host_readable(array):
         mask = changed()
         found: tuple[Array, Array] = library(mask).nonzero(mask)
         return found
@@ -205,7 +205,7 @@ def run_altered_rows(
     batch_index, index = pairs
     if not len(batch_index):
         return
-    buffer = allocate_buffer(rows, min(batch_size, len(batch_index)), row_shape, operations(batch_index))
+    buffer = allocate_buffer(rows, min(batch_size, len(batch_index)), row_shape, batch_index)
     size = len(buffer)
     for start in range(0, len(batch_index), size):
         batch_rows, indices = batch_index[start : start + size], index[start : start + size]

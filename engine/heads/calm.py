@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from camrt.engine.arrays import clip_min, constant_like, library, to_float32, to_numpy, zeros
+from camrt.engine.arrays import clip_min, constant_like, library, reserve_for, to_float32, to_numpy, zeros
 from camrt.engine.heads.base import Boxes, Head, QueryContext, sample_boxes
 from camrt.engine.heads.generic import GenericHead
-from camrt.engine.operations import operations
 from camrt.engine.runtime import Runner
+from camrt.kernels.box_sums import box_sums
 
 __all__ = ["CalmHead", "agrees_with_graph"]
 
@@ -61,7 +61,8 @@ class CalmHead(Head):
         shares = xp.concat([chosen, xp.sum(joint, axis=1, keepdims=True)], axis=1)
         shares = xp.permute_dims(shares, (0, 2, 3, 1))
         cells, nothing = shares[:, :height], shares[:, height, 0]
-        inside = operations(cells).box_sums(cells, boxes, self._threads)
+        reserve_for((count, len(boxes), cells.shape[3]), cells, "sums over boxes")
+        inside = box_sums(cells, boxes, threads=self._threads)
         area = constant_like((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), cells)[:, None]
         deleted = kept = None
         if delete:

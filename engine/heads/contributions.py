@@ -16,11 +16,13 @@ import numpy as np
 from camrt.engine.arrays import library, reserve_for, to_float32
 from camrt.engine.device import NUMPY_DEVICE, Device
 from camrt.engine.heads.base import Boxes, QueryContext
-from camrt.engine.operations import operations
 from camrt.engine.runtime import Runner
 from camrt.export.heads.cut import PHI
 from camrt.export.heads.factoring import Factors
+from camrt.kernels.box_scores import box_scores
 from camrt.kernels.caches import ByteCache
+from camrt.kernels.dispatch import backend_of
+from camrt.kernels.partial_products import pack_weight, partial_products
 
 __all__ = ["Contributions", "interior", "take_classes"]
 
@@ -61,7 +63,7 @@ class Contributions:
         if factors.reduction == "flatten":
             weight = self.factors.weight
             assert weight is not None
-            flat = operations(weight).pack_weight(weight.reshape(*weight.shape[:2], -1))
+            flat = pack_weight(weight.reshape(*weight.shape[:2], -1))
             self.factors = replace(self.factors, weight=flat.reshape(weight.shape))
         self.features = len(factors.bias)
         self._phi = phi
@@ -115,7 +117,8 @@ class Contributions:
         if not self.is_pooled:
             weight = self.factors.weight
             assert weight is not None
-            products = operations(difference).partial_products(
+            reserve_for((count, height * width, self.features), difference, "contributions", itemsize=4)
+            products = partial_products(
                 weight.reshape(self.features, channels, -1),
                 difference.reshape(count, channels, -1),
                 by="cell",
@@ -134,7 +137,7 @@ class Contributions:
         return (
             self.is_pooled
             and self.factors.weight is not None
-            and operations(activations).has_fused_box_scores
+            and backend_of(activations) == "gpu"  # there it is one kernel
         )
 
     def box_scores(self, context: QueryContext, boxes: Boxes) -> tuple[Array, Array]:
@@ -142,19 +145,20 @@ class Contributions:
         shape = context.activations.shape
         cells = (shape[2], shape[3])
         features, weight = interior(self.phi_difference(context), cells), self.factors.weight
+        assert weight is not None
         empty = self.first_layer_of_zero(shape[1:])
         xp = library(features)
-        if (
-            self.half_dtype is not None
-        ):  # the type that both come from: tensor cores take it, and nothing is lost
+        if self.half_dtype is not None:  # tensor cores take the type that both come from; nothing is lost
             features, weight = (xp.astype(values, self.half_dtype) for values in (features, weight))
-        return operations(features).box_scores(
+        targets = context.reader.targets
+        reserve_for((2, shape[0], len(boxes), targets.shape[1]), features, "boxes' scores")
+        return box_scores(
             features,
             weight,
             context.logits,
             xp.broadcast_to(empty, (shape[0], len(empty))),
             boxes,
-            context.reader.targets,
+            targets,
             scale=self.factors.scale(cells),
             threads=self.threads,
         )
@@ -185,7 +189,8 @@ class Contributions:
         weight = self.factors.weight
         assert weight is not None
         count, channels = difference.shape[:2]
-        return operations(difference).partial_products(
+        reserve_for((count, channels, self.features), difference, "contributions", itemsize=4)
+        return partial_products(
             weight.reshape(self.features, channels, -1),
             difference.reshape(count, channels, -1),
             by="channel",

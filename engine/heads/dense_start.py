@@ -10,8 +10,8 @@ import numpy.typing as npt
 from camrt.engine.arrays import repeat, zeros
 from camrt.engine.device import NUMPY_DEVICE, Device
 from camrt.engine.heads.base import QueryContext, find_nonzero_channels, run_altered_rows
-from camrt.engine.operations import operations
 from camrt.engine.runtime import Runner
+from camrt.kernels.rank_one import rank_one
 
 __all__ = ["DensePhiAblation"]
 
@@ -58,7 +58,6 @@ class DensePhiAblation:
     def _answer(self, context: QueryContext, block: slice, answers: Array) -> None:
         activations = context.activations[block]
         first = self._layer(activations)[0]
-        compute = operations(activations)
         rows_shape = tuple(first.shape[1:])
         padded = pad_border(activations, (rows_shape[1], rows_shape[2]))
         flat = padded.reshape(*padded.shape[:2], -1)
@@ -66,7 +65,7 @@ class DensePhiAblation:
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
             out = rows.reshape(len(rows), *base.shape[1:])
-            compute.rank_one(base, self._columns, flat, batch_index, channel, out, self._threads)
+            rank_one(base, self._columns, flat, batch_index, channel, out, threads=self._threads)
 
         def run(rows: Array, batch_index: Array) -> Array:
             context.passes.head += len(rows)

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from camrt.engine.arrays import arange_like, concat, library, repeat, reserve_for, to_float32, zeros
+from camrt.engine.arrays import (
+    arange_like,
+    concat,
+    constant_like,
+    library,
+    repeat,
+    reserve_for,
+    to_float32,
+    zeros,
+)
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
 from camrt.engine.heads.contributions import Contributions, interior, take_classes
 from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.heads.generic import GenericHead
-from camrt.engine.operations import operations
 from camrt.engine.runtime import Runner
 from camrt.export.heads.cut import CELLS, PHI
+from camrt.kernels.box_probabilities import box_probabilities_pair
+from camrt.kernels.box_sums import box_sums
 from camrt.kernels.caches import ByteCache
+from camrt.kernels.dispatch import host_readable
+from camrt.kernels.first_layer_difference import first_layer_boxes, first_layer_channels
+from camrt.kernels.partial_products import matmul_packed
 
 __all__ = ["FactoredHead"]
 
@@ -92,7 +105,7 @@ class FactoredHead(Head):
         else:
             difference = self._contributions.phi_difference(context)
             cells = self._contributions.target_contributions(difference, (shape[2], shape[3]), targets)
-        sums = operations(cells).box_sums(cells, boxes, self._contributions.threads)
+        sums = self._box_sums(cells, boxes)
         full = library(sums).take_along_axis(context.logits, targets, axis=1)[:, None]
         empty = self._contributions.first_layer_of_zero(shape[1:])[targets][:, None]
         finish = context.reader.scores_of_target_logits
@@ -102,20 +115,28 @@ class FactoredHead(Head):
         self, context: QueryContext, block: slice, cells: Array, boxes: Boxes
     ) -> tuple[Array, Array]:
         empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
-        nothing = repeat(empty[None], len(cells), axis=0)
+        empty_logits = repeat(empty[None], len(cells), axis=0)
         targets, threads = context.reader.targets[block], self._contributions.threads
-        compute = operations(cells)
-        return compute.box_probabilities(cells, context.logits[block], nothing, boxes, targets, threads)
+        reserve_for((2, len(cells), len(boxes), targets.shape[1]), cells, "boxes' scores")
+        return box_probabilities_pair(
+            cells, context.logits[block], empty_logits, boxes, targets, threads=threads
+        )
+
+    def _box_sums(self, cells: Array, boxes: Boxes) -> Array:
+        """Sums (N, P, F) of cells (N, h, w, F) over boxes."""
+        reserve_for((len(cells), len(boxes), cells.shape[3]), cells, "sums over boxes", itemsize=4)
+        return box_sums(cells, boxes, threads=self._contributions.threads)
 
     def _network_boxes(
         self, context: QueryContext, block: slice, cells: Array, boxes: Boxes, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         xp = library(cells)
-        boxed = operations(cells).first_layer_boxes(cells, boxes, self._contributions.threads)
+        sums = self._box_sums(cells, boxes) if host_readable(cells) else None
+        listed = constant_like(boxes, cells)
         empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
         first, features = block.start, cells.shape[3]
         full = empty + to_float32(xp.sum(cells, axis=(1, 2), dtype=xp.float64))
-        changed = boxed.changed_pairs()
+        changed = find_changed_pairs(len(cells), len(boxes), cells, lambda: xp.any(sums != 0, axis=2))
         result: list[Array | None] = []
         for wanted, start, keeping, unchanged in (
             (delete, full, False, context.scores[block]),
@@ -134,7 +155,12 @@ class FactoredHead(Head):
             def fill(
                 batch_index: Array, box: Array, rows: Array, start: Array = start, keeping: bool = keeping
             ) -> None:
-                boxed.fill(start, batch_index, box, rows, keep=keeping)
+                if sums is None:
+                    first_layer_boxes(start, cells, batch_index, listed[box], rows, keep=keeping)
+                elif keeping:
+                    rows[...] = start[batch_index] + sums[batch_index, box]
+                else:
+                    rows[...] = start[batch_index] - sums[batch_index, box]
 
             for batch_index, box, logits in self._run(context, changed, features, fill):
                 answers[batch_index, box] = context.reader.read(logits, batch_index + first)
@@ -196,7 +222,7 @@ class FactoredHead(Head):
     def _answer_channels(self, context: QueryContext, block: slice, products: Array, answers: Array) -> None:
         empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
         first = block.start
-        xp, compute = library(products), operations(products)
+        xp = library(products)
         if self._rest is None:
             full = context.logits[block]
         else:
@@ -205,7 +231,7 @@ class FactoredHead(Head):
         changed = find_changed_pairs(count, channels, products, lambda: xp.any(products != 0, axis=2))
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
-            compute.first_layer_channels(full, products, batch_index, channel, rows)
+            first_layer_channels(full, products, batch_index, channel, rows)
 
         for batch_index, channel, logits in self._run(context, changed, features, fill):
             answers[batch_index + first, channel] = context.reader.read(logits, batch_index + first)
@@ -239,7 +265,7 @@ class FactoredHead(Head):
         weight = self._contributions.factors.weight
         if weight is not None:
             flat = weight.reshape(*weight.shape[:2], -1)
-            rows = operations(weight).matmul_packed(rows, flat)
+            rows = matmul_packed(rows, flat)
         return self._over_cells(rows, context)
 
     def _over_cells(self, rows: Array, context: QueryContext) -> Array:

@@ -15,8 +15,8 @@ from camrt.engine.heads.base import (
     find_nonzero_channels,
     run_altered_rows,
 )
-from camrt.engine.operations import operations
 from camrt.engine.runtime import Runner
+from camrt.kernels.ablate import ablate_boxes, ablate_channels
 from camrt.kernels.caches import ByteCache
 
 __all__ = ["GenericHead"]
@@ -60,12 +60,11 @@ class GenericHead(Head):
 
     def scores_without_channels(self, context: QueryContext) -> Array:
         activations = context.activations
-        compute = operations(activations)
         answers = repeat(context.scores[:, None], activations.shape[1], axis=1)
         changed = find_nonzero_channels(activations)
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
-            compute.ablate_channels(activations, batch_index, channel, rows, self._threads)
+            ablate_channels(activations, batch_index, channel, rows, threads=self._threads)
 
         for batch_index, channel, logits in self._run(context, changed, fill):
             answers[batch_index, channel] = context.reader.read(logits, batch_index)
@@ -75,7 +74,6 @@ class GenericHead(Head):
         self, context: QueryContext, boxes: Boxes, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         activations = context.activations
-        compute = operations(activations)
         listed, count = constant_like(boxes, activations), len(boxes)
         changed = find_changed_pairs(
             len(activations), count, activations, lambda: find_nonzero_boxes(activations, boxes)
@@ -87,9 +85,7 @@ class GenericHead(Head):
                 continue
 
             def fill(batch_index: Array, box: Array, rows: Array, keeping: bool = keeping) -> None:
-                compute.ablate_boxes(
-                    activations, batch_index, listed[box], rows, keep=keeping, threads=self._threads
-                )
+                ablate_boxes(activations, batch_index, listed[box], rows, keep=keeping, threads=self._threads)
 
             for batch_index, box, logits in self._run(context, changed, fill):
                 answers[batch_index, box] = context.reader.read(logits, batch_index)

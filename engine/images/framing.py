@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from camrt.engine.arrays import constant_like, library, reserve_for
-from camrt.engine.operations import operations
 from camrt.export.geometry.region import Region
 from camrt.kernels.resampling import axis_table
+from camrt.kernels.saliency import saliency
 
 __all__ = ["MAX_MAP_SIDE", "Framing", "uncrop_maps", "uncropped_saliency"]
 
@@ -119,7 +119,6 @@ def uncropped_saliency(
             min(max(round(abs(side)), 1), MAX_MAP_SIDE) for side in (lower - upper, right - left)
         )
         size = height, width
-    maps, flags = operations(raw).saliency(
-        raw, size, mode=mode, normalisation=normalisation, relu=relu, threads=threads
-    )
+    reserve_for((len(raw), *size), raw, "maps", itemsize=4)
+    maps, flags = saliency(raw, size, mode=mode, normalisation=normalisation, relu=relu, threads=threads)
     return (maps if framing.is_whole else uncrop_maps(maps, framing)), flags

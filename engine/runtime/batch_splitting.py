@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from camrt.engine.arrays import out_of_memory_errors, release_memory
 from camrt.engine.caller_warnings import warn_caller
-from camrt.engine.operations import Operations
 from camrt.errors import BackendError, MemoryLimitError, SmallerBatchWarning
 from camrt.export.budget import check_deadline
 
@@ -69,7 +69,7 @@ class OomSplitter:
 
 
 def allocate_buffer(
-    rows: Callable[[tuple[int, ...]], Any], size: int, shape: tuple[int, ...], compute: Operations
+    rows: Callable[[tuple[int, ...]], Any], size: int, shape: tuple[int, ...], array: Any
 ) -> Any:
     """Memory for so many rows of a shape, or for half as many, and so on, until there is enough.
 
@@ -77,7 +77,7 @@ def allocate_buffer(
         rows: Makes it, given a shape.
         size: Rows.
         shape: Of a row.
-        compute: The operations for arrays there.
+        array: An array that lies there.
 
     Raises:
         BackendError: A single row does not fit on a device.
@@ -86,11 +86,11 @@ def allocate_buffer(
     while True:
         try:
             return rows((size, *shape))
-        except compute.out_of_memory_errors as error:
+        except out_of_memory_errors(array) as error:
             smaller = halve_batch(size, "altered row", error)
             warn_smaller_batch(size, smaller, "altered model's input", error)
             size = smaller
-            compute.release_memory()
+            release_memory(array)
 
 
 def halve_batch(size: int, row: str, error: Exception) -> int:

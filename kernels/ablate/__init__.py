@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.ablate import reference
 from camrt.kernels.checks import Floats, check_boxes, check_floats, check_indices, check_output, thread_count
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
@@ -15,6 +16,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["ablate_boxes", "ablate_channels"]
 
 
+@dispatched()
 @ignore_float_errors
 def ablate_channels(
     activations: Floats,
@@ -47,6 +49,7 @@ def ablate_channels(
         reference.ablate_channels(activations, batch_index, channel, out)
 
 
+@dispatched()
 @ignore_float_errors
 def ablate_boxes(
     activations: Floats,

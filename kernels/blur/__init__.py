@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.blur import reference
 from camrt.kernels.checks import Floats, check_floats, thread_count
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
@@ -18,9 +19,10 @@ if IMPLEMENTATION == "native":
 __all__ = ["blur"]
 
 
+@dispatched()
 @ignore_float_errors
 def blur(
-    images: Floats, weights: ArrayLike, border: Literal["mirror", "zero"], threads: int | None = None
+    images: Floats, weights: ArrayLike, border: Literal["mirror", "zero"], *, threads: int | None = None
 ) -> Floats:
     """Weigh the neighbours in every column and then in every row by the same weights, in float64 arithmetic.
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.box_probabilities import reference
 from camrt.kernels.checks import Floats, Ints, check_boxes, check_floats, check_indices, thread_count
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 
 if IMPLEMENTATION == "native":
@@ -56,6 +57,7 @@ def box_probabilities(
     return reference.box_probabilities(contributions, logits, boxes, targets, sign=sign)
 
 
+@dispatched(host=("boxes",))
 @ignore_float_errors
 def box_probabilities_pair(
     contributions: Floats,

@@ -19,11 +19,13 @@ from camrt.kernels.checks import (
     check_map_size,
     thread_count,
 )
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["box_scores", "cell_scores"]
 
 
+@dispatched(host=("boxes",))
 @ignore_float_errors
 def box_scores(
     features: Floats,

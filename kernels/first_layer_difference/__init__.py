@@ -6,12 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from camrt.kernels.checks import Floats, check_boxes, check_floats, check_indices, check_output
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.first_layer_difference import reference
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["first_layer_boxes", "first_layer_channels"]
 
 
+@dispatched()
 @ignore_float_errors
 def first_layer_boxes(
     start: Floats, partial: Floats, batch_index: ArrayLike, boxes: ArrayLike, out: Floats, *, keep: bool
@@ -45,6 +47,7 @@ def first_layer_boxes(
     reference.first_layer_boxes(start, partial, batch_index, boxes, out, keep=bool(keep))
 
 
+@dispatched()
 @ignore_float_errors
 def first_layer_channels(
     start: Floats, partial: Floats, batch_index: ArrayLike, channel: ArrayLike, out: Floats

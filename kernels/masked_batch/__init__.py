@@ -17,6 +17,7 @@ from camrt.kernels.checks import (
     check_output,
     thread_count,
 )
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.masked_batch import reference
 
@@ -26,6 +27,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["masked_batch"]
 
 
+@dispatched()
 @ignore_float_errors
 def masked_batch(
     activations: Floats,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, check_floats, thread_count
+from camrt.kernels.dispatch import Array, backend_of, dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.partial_products import reference
 
 if IMPLEMENTATION == "native":
     from camrt.kernels import _native
 
-__all__ = ["partial_products"]
+__all__ = ["matmul_packed", "pack_weight", "partial_products"]
 
 
+@dispatched()
 @ignore_float_errors
 def partial_products(
     weight: Floats, u: Floats, *, by: Literal["cell", "channel"], threads: int | None = None
@@ -55,3 +58,25 @@ def partial_products(
         _native.partial_products(weight, u, by == "channel", out, workers)
         return out
     return reference.partial_products(weight, u, by=by)
+
+
+@ignore_float_errors
+def pack_weight(weight: Array) -> Array:
+    """A weight (F, K, L) as `partial_products` reads it fastest where it lies: the same numbers.
+
+    On a GPU it is a copy, to be made once; elsewhere the weight itself.
+    """
+    if backend_of(weight) != "gpu":
+        return weight
+    packed: Array = import_module(f"{__name__}.gpu").pack_weight(weight)
+    return packed
+
+
+@ignore_float_errors
+def matmul_packed(rows: Array, weight: Array) -> Array:
+    """Σ_f rows[n, f] · weight[f, k, l], shape (N, K, L), of a packed weight, which is read as it lies."""
+    features, channels, cells = weight.shape
+    if backend_of(weight) != "gpu":
+        return (rows @ weight.reshape(features, -1)).reshape(len(rows), channels, cells)
+    found = rows @ weight.permute(0, 2, 1).reshape(features, cells * channels)
+    return found.reshape(len(rows), cells, channels).permute(0, 2, 1)

@@ -48,7 +48,7 @@ def partial_products(
     - by "channel": out[n, k, f] = Σ_l weight[f, k, l] u[n, k, l]
 
     The sum of either over its second axis is the layer's output without bias. Tensors may be float32, float16
-    or bfloat16, each its own; sums are float32. A weight that is `pack_weight` is read from memory once for
+    or bfloat16, each its own; sums are float32. A weight that `pack_weight` made is read from memory once for
     up to 32 images; for more, it is read from there or from cache once for each 32.
 
     Args:

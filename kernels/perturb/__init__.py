@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, Ints, check_floats, check_indices, check_output, thread_count
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.perturb import reference
 
@@ -15,6 +16,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["perturb"]
 
 
+@dispatched()
 @ignore_float_errors
 def perturb(
     sheets: Floats,
@@ -24,6 +26,7 @@ def perturb(
     first: ArrayLike,
     rest: ArrayLike,
     out: Floats,
+    *,
     threads: int | None = None,
 ) -> None:
     """Write out[b] = sheets[first[b]] where ranks[ranking[b]] < count[b], and sheets[rest[b]] elsewhere.

@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, check_floats, check_indices, check_output, thread_count
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.rank_one import reference
 
@@ -15,6 +16,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["rank_one"]
 
 
+@dispatched()
 @ignore_float_errors
 def rank_one(
     base: Floats,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from camrt.kernels import IMPLEMENTATION
 from camrt.kernels.checks import Floats, check_floats, check_map_size, thread_count
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import reference
 
@@ -28,6 +29,7 @@ class MapFlag(IntEnum):
     NOT_FINITE = 3
 
 
+@dispatched()
 @ignore_float_errors
 def saliency(
     raw: Floats,

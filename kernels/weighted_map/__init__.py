@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels.checks import Floats, check_floats, check_map_size
+from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import saliency
 from camrt.kernels.weighted_map import reference
@@ -15,6 +16,7 @@ from camrt.kernels.weighted_map import reference
 __all__ = ["weighted_map"]
 
 
+@dispatched()
 @ignore_float_errors
 def weighted_map(
     activations: Floats,

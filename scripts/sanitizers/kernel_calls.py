@@ -137,7 +137,7 @@ def calls_of(draw: RandomInputs) -> dict[str, list[Call]]:
             output_call(draw, ablate_boxes, (batch, k, h, w), maps, batch_index, few, keep=keep)
             for keep in (False, True)
         ],
-        "blur": [lambda: blur(shown, taps, "mirror" if mirror else "zero", threads)],
+        "blur": [lambda: blur(shown, taps, "mirror" if mirror else "zero", threads=threads)],
         "box_probabilities": [
             lambda: box_probabilities(contributions, logits, boxes, chosen, sign=-1, threads=threads),
             lambda: box_probabilities(contributions, logits, boxes, chosen, sign=1, threads=threads),

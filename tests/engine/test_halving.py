@@ -12,7 +12,7 @@ from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 
-from camrt.engine.operations.on_cpu import OnCpu  # noqa: E402
+from camrt.engine.heads import factored  # noqa: E402
 from helpers.torch_nets import Modular, build_net, random_images  # noqa: E402
 
 
@@ -117,15 +117,15 @@ def test_a_module_that_holds_nothing_says_so():
 
 @pytest.fixture
 def short(monkeypatch):
-    """Native kernels on tensors that find too little memory for more than two images' boxes."""
-    plain = OnCpu.box_probabilities
+    """A kernel on tensors that finds too little memory for more than two images' boxes."""
+    plain = factored.box_probabilities_pair
 
-    def full(self, cells, *rest):
+    def full(cells, *rest, **options):
         if len(cells) > 2:
             raise torch.OutOfMemoryError(f"{len(cells)} images")
-        return plain(self, cells, *rest)
+        return plain(cells, *rest, **options)
 
-    monkeypatch.setattr(OnCpu, "box_probabilities", full)
+    monkeypatch.setattr(factored, "box_probabilities_pair", full)
 
 
 def test_memory_that_a_head_lacks_halves_the_batch(short):
@@ -148,10 +148,10 @@ def test_memory_that_a_head_lacks_halves_the_batch(short):
 
 
 def test_per_image_that_does_not_fit_is_an_error(monkeypatch):
-    def full(self, *_):
+    def full(*_, **__):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(OnCpu, "box_probabilities", full)
+    monkeypatch.setattr(factored, "box_probabilities_pair", full)
     engine = camrt.load(build_net(Modular), target="relu", size=(12, 16))
     with pytest.warns(SmallerBatchWarning), pytest.raises(BackendError, match="a single row of the batch"):
         engine.explain(random_images(2), "pixab")
@@ -167,11 +167,11 @@ def test_room_for_altered_inputs_is_halved():
         return np.zeros(shape)
 
     with pytest.warns(SmallerBatchWarning) as said:
-        assert allocate_buffer(rows, 10, (4, 2), OnCpu()).shape == (3, 4, 2)
+        assert allocate_buffer(rows, 10, (4, 2), torch.zeros(1)).shape == (3, 4, 2)
     assert "does not hold 10 rows of the altered model's input: 5 are" in str(said[0].message)
     assert sizes == [(10, 4, 2), (5, 4, 2), (3, 4, 2)]
     with (
         pytest.warns(SmallerBatchWarning),
         pytest.raises(BackendError, match="does not hold a single altered row"),
     ):
-        allocate_buffer(lambda shape: rows((9, *shape)), 2, (1,), OnCpu())
+        allocate_buffer(lambda shape: rows((9, *shape)), 2, (1,), torch.zeros(1))

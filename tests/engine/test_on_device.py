@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 import camrt
-import camrt.engine.operations as chosen
 from camrt.engine.device import TorchDevice
+from camrt.engine.heads import contributions
 from camrt.engine.load import build_engine
-from camrt.engine.operations.on_cpu import NATIVE, OnCpu, to_numpy_view
-from camrt.engine.operations.on_gpu import ON_GPU, OnGpu
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import AdjointError, InputError, MethodError
 from camrt.export.io.model_file import read_model
+from camrt.kernels import dispatch
 from camrt.kernels.saliency import MapFlag
 from helpers.calm_models import calm_model
 from helpers.gpu_sync_guard import forbid_gpu_sync
@@ -67,29 +66,17 @@ class TensorRunner:
         return [torch.from_numpy(found) for found in self.runner(batch.contiguous().numpy(), fetch, feeds)]
 
 
-class Blind(OnCpu):
-    """The native kernels, for heads that may not look at values."""
-
-    host_readable = False
-    has_fused_box_scores = True
-
-    def first_layer_boxes(self, cells, boxes, threads):
-        rows = ON_GPU.first_layer_boxes(cells, boxes, threads)
-        rows.fill = lambda start, image, box, out, *, keep: NATIVE.first_layer_boxes(
-            to_numpy_view(cells), boxes, threads
-        ).fill(to_numpy_view(start), to_numpy_view(image), to_numpy_view(box), to_numpy_view(out), keep=keep)
-        return rows
-
-
 @pytest.fixture
 def blind(monkeypatch):
-    monkeypatch.setattr(chosen, "_of_tensors", lambda _: Blind())
+    """The native kernels, for heads that may not look at values."""
+    monkeypatch.setattr(dispatch, "READABLE", frozenset({"numpy"}))
+    monkeypatch.setattr(contributions, "backend_of", lambda _: "gpu")
 
 
 @pytest.fixture
 def triton(monkeypatch):
-    assert not OnGpu.host_readable
-    monkeypatch.setattr(chosen, "_of_tensors", lambda _: ON_GPU)
+    assert "gpu" not in dispatch.READABLE
+    monkeypatch.setitem(dispatch.DEVICE_BACKENDS, "cpu", "gpu")
     with np.errstate(all="ignore"):  # the interpreter computes with NumPy
         yield
 
@@ -352,7 +339,7 @@ def test_modules_by_tritons_kernels(kind, path, triton):
             continue
         found = plain.explain(torch.from_numpy(batch), method, targets=targets, size=(5, 7), **options)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(chosen, "_of_tensors", lambda _: OnCpu())
+            patch.setitem(dispatch.DEVICE_BACKENDS, "cpu", "cpu")
             expected = plain.explain(batch, method, targets=targets, size=(5, 7), **options)
         same(found, expected)
 

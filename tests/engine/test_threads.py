@@ -9,7 +9,7 @@ import pytest
 
 import camrt
 from camrt.engine import cuts
-from camrt.engine.operations import native
+from camrt.engine.heads import factored, generic
 from camrt.export.heads.factoring import Unfactored
 from helpers import hostile_models
 
@@ -32,7 +32,7 @@ def spied(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[in
 )
 def test_a_factored_head_passes_them_on(kernel, score, tmp_path: Path, monkeypatch):
     engine = camrt.load(hostile_models.classifier(tmp_path / "model.onnx"), threads=1)
-    seen = spied(monkeypatch, native, kernel)
+    seen = spied(monkeypatch, factored, kernel)
     engine.explain(BATCH, "pixab", score=score)
     assert set(seen) == {1}
 
@@ -41,6 +41,6 @@ def test_a_factored_head_passes_them_on(kernel, score, tmp_path: Path, monkeypat
 def test_a_generic_head_passes_them_on(kernel, method, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(cuts, "factor_head", lambda *_: Unfactored("asked for by a test"))
     engine = camrt.load(hostile_models.classifier(tmp_path / "model.onnx"), threads=1)
-    seen = spied(monkeypatch, native, kernel)
+    seen = spied(monkeypatch, generic, kernel)
     engine.explain(BATCH, method)
     assert set(seen) == {1}

@@ -28,10 +28,9 @@ def all_boxes(h, w, largest=99):
 def test_native_agrees_with_reference(native, shape, largest, normal, poisoned, threads, strided):
     cells = normal(*shape)
     boxes = all_boxes(*shape[1:3], largest)
-    out, expected = (poisoned(shape[0], len(boxes), shape[3]) for _ in range(2))
+    expected = poisoned(shape[0], len(boxes), shape[3])
     reference.box_sums(cells, boxes, expected)
-    assert box_sums(strided(cells), boxes, out, threads=threads) is out
-    assert_close(out, expected)
+    assert_close(box_sums(strided(cells), boxes, threads=threads), expected)
     assert_close(box_sums(cells, boxes.astype(np.int32)), expected)
 
 
@@ -88,7 +87,5 @@ def test_errors_name_what_is_wrong():
     cells = np.zeros((1, 3, 3, 2))
     with pytest.raises(ValueError, match=r"boxes must have shape \(P, 4\), got \(4,\)"):
         box_sums(cells, [0, 0, 1, 1])
-    with pytest.raises(ValueError, match=r"out must have shape \(1, 1, 2\), got \(1, 2, 2\)"):
-        box_sums(cells, [(0, 0, 1, 1)], np.zeros((1, 2, 2)))
     with pytest.raises(ValueError, match="boxes must hold integers, got float64"):
         box_sums(cells, [(0.0, 0.0, 1.0, 1.0)])

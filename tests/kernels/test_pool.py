@@ -30,7 +30,7 @@ pictures = np.random.default_rng(0).standard_normal((64, 3, 64, 64)).astype(np.f
 taps = np.full(9, 1 / 9)
 
 def answer(threads):
-    return blur(pictures, taps, "mirror", threads).tobytes()
+    return blur(pictures, taps, "mirror", threads=threads).tobytes()
 
 def tasks():
     return set(os.listdir("/proc/self/task"))
@@ -87,11 +87,11 @@ def test_callers_at_once_and_alone_are_answered_alike(rng):
     shapes = [(int(n), 3, int(h), 40) for n, h in rng.integers(1, 64, size=(12, 2))]
     given = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
     taps = np.full(5, 0.2)
-    alone = [blur(pictures, taps, "zero", 1).tobytes() for pictures in given]
+    alone = [blur(pictures, taps, "zero", threads=1).tobytes() for pictures in given]
 
     def ask(place: int) -> bool:
         turned = [*range(place, len(given)), *range(place)] * 10
-        return all(blur(given[i], taps, "zero", 1 + i % 5).tobytes() == alone[i] for i in turned)
+        return all(blur(given[i], taps, "zero", threads=1 + i % 5).tobytes() == alone[i] for i in turned)
 
     with ThreadPoolExecutor(8) as callers:
         assert all(callers.map(ask, range(8)))
