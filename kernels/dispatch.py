@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from itertools import starmap, zip_longest
@@ -42,7 +41,7 @@ def is_tensor(array: object) -> bool:
 
 def backend_of(array: Array) -> Backend:
     """What computes on an array: NumPy's "numpy", or of a tensor "cpu" or "gpu", where it lies."""
-    if isinstance(array, np.ndarray) or not is_tensor(array):
+    if not is_tensor(array):
         return "numpy"
     return DEVICE_BACKENDS.get(array.device.type, "gpu")
 
@@ -77,8 +76,7 @@ def dispatched(*, host: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Call
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             array: Any = args[0] if args else kwargs.get(names[0])
-            backend = backend_of(array)
-            if backend == "numpy":
+            if isinstance(array, np.ndarray) or (backend := backend_of(array)) == "numpy":
                 return function(*args, **kwargs)
             if backend == "cpu":
                 return _call_on_cpu(function, names, args, kwargs)
@@ -92,17 +90,23 @@ def dispatched(*, host: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Call
 def _call_on_cpu(
     function: Callable[..., R], names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> R:
-    with ExitStack() as stack:
+    buffers: list[tuple[Any, NDArray[Any]]] = []
 
-        def to_array(name: str | None, value: Any) -> Any:
-            if not is_tensor(value):
-                return value
-            return stack.enter_context(numpy_output(value)) if name == "out" else to_numpy_view(value)
+    def to_array(name: str | None, value: Any) -> Any:
+        if not is_tensor(value):
+            return value
+        if name != "out" or (value.is_contiguous() and not _is_half(value)):
+            return to_numpy_view(value)
+        rows = np.empty(tuple(value.shape), np.float32 if _is_half(value) else to_numpy_view(value).dtype)
+        buffers.append((value, rows))
+        return rows
 
-        found: Any = function(
-            *starmap(to_array, zip_longest(names[: len(args)], args)),
-            **{name: to_array(name, value) for name, value in kwargs.items()},
-        )
+    found: Any = function(
+        *starmap(to_array, zip_longest(names[: len(args)], args)),
+        **{name: to_array(name, value) for name, value in kwargs.items()},
+    )
+    for out, rows in buffers:
+        out.copy_(_to_tensor(rows))
     made: Any = tuple(map(_to_tensor, found)) if isinstance(found, tuple) else _to_tensor(found)
     return cast(R, made)
 
@@ -132,19 +136,9 @@ def to_numpy_view(tensor: Any) -> NDArray[Any]:
     return array
 
 
-@contextmanager
-def numpy_output(out: Any) -> Iterator[NDArray[Any]]:
-    """An array for a kernel to write in the place of a tensor on the CPU."""
-    if out.is_contiguous() and not _is_half(out):
-        yield to_numpy_view(out)
-        return
-    rows = np.empty(tuple(out.shape), np.float32 if _is_half(out) else to_numpy_view(out).dtype)
-    yield rows
-    out.copy_(_to_tensor(rows))
-
-
 def _is_half(tensor: Any) -> bool:
-    return bool(tensor.is_floating_point()) and tensor.element_size() == 2
+    kind = tensor.dtype
+    return bool(kind.itemsize == 2 and kind.is_floating_point)
 
 
 def _to_tensor(value: Any) -> Any:

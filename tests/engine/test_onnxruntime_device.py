@@ -364,13 +364,13 @@ def test_an_endless_run_is_stopped_at_its_deadline(tmp_path):
 
 def test_loading_is_stopped_at_its_deadline():
     with pytest.raises(DeadlineError, match="its deadline of 1e-09 s"), within_budget(Budget(seconds=1e-9)):
-        sessions(several_outputs()).of(0)
+        sessions(several_outputs()).session_for(0)
 
 
 def test_a_graph_that_is_none_is_refused():
     model = graph_of([helper.make_node("Flub", ["x"], ["y"])], [("x", FLOAT, ["N"])], [("y", FLOAT, ["N"])])
     with pytest.raises(BackendError, match=r"onnxruntime refuses the graph: .*Flub"):
-        sessions(model).of(0)
+        sessions(model).session_for(0)
 
 
 # ---------------------------------------------------------------- streams
@@ -379,8 +379,8 @@ def test_a_graph_that_is_none_is_refused():
 def test_each_stream_has_a_session():
     asked = []
     own = sessions(several_outputs(), providers=lambda stream: asked.append(stream) or [(CPU, {})])
-    assert own.of(1) is own.of(1)
-    assert own.of(1).session is not own.of(7).session
+    assert own.session_for(1) is own.session_for(1)
+    assert own.session_for(1).session is not own.session_for(7).session
     assert asked == [1, 7]
 
 
@@ -395,8 +395,8 @@ def test_a_run_takes_the_session_of_its_stream(monkeypatch):
     own = sessions(several_outputs())
     runner = OnnxRuntimeGpuRunner(own, "graph", None, HOST)
     seen = []
-    of = own.of
-    monkeypatch.setattr(own, "of", lambda stream: seen.append(stream) or of(stream))
+    session_for = own.session_for
+    monkeypatch.setattr(own, "session_for", lambda stream: seen.append(stream) or session_for(stream))
     monkeypatch.setattr(module, "current_stream", lambda device: 5)
     runner(torch.from_numpy(images(1)))
     assert seen == [5]
@@ -468,7 +468,7 @@ def test_a_provider_that_is_not_started_is_named(asked, claimed, message, monkey
     monkeypatch.setattr(ort, "InferenceSession", Claiming)
     monkeypatch.setattr(Claiming, "claimed", claimed)
     with pytest.raises(BackendError, match=message):
-        sessions(several_outputs(), providers=provided(asked)).of(1)
+        sessions(several_outputs(), providers=provided(asked)).session_for(1)
 
 
 @pytest.mark.parametrize(
@@ -489,7 +489,7 @@ def test_what_is_raised_where_libraries_are_missing(asked, raised, message, monk
 
     monkeypatch.setattr(ort, "InferenceSession", fail)
     with pytest.raises(BackendError, match=message):
-        sessions(several_outputs(), providers=provided(asked)).of(1)
+        sessions(several_outputs(), providers=provided(asked)).session_for(1)
 
 
 def test_operators_that_the_cpu_would_run_are_named(monkeypatch):
@@ -498,13 +498,13 @@ def test_operators_that_the_cpu_would_run_are_named(monkeypatch):
         BackendError,
         match=r"CUDA provider does not take every operator of the graph: Conv, Flatten, Gemm, Relu would run",
     ):
-        sessions(several_outputs(), providers=provided(CUDA)).of(1)
+        sessions(several_outputs(), providers=provided(CUDA)).session_for(1)
     counts = graph_of(
         [helper.make_node("Shape", ["x"], ["sizes"]), helper.make_node("ReduceProd", ["sizes"], ["y"])],
         [("x", FLOAT, ["N", "K"])],
         [("y", TensorProto.INT64, None)],
     )
-    assert sessions(counts, providers=provided(CUDA)).of(1)
+    assert sessions(counts, providers=provided(CUDA)).session_for(1)
 
 
 # ---------------------------------------------------------------- the backend

@@ -53,7 +53,7 @@ class Checking(OnnxRuntime):
         self.folder = folder
 
     def make_runner(self, model, *, label, batch=None):
-        assert self.folder.plan(model, label)
+        assert self.folder.read_plan(model, label)
         return super().make_runner(model, label=label, batch=batch)
 
 
@@ -119,7 +119,7 @@ def test_an_unfinished_export_is_none(exported, tmp_path, monkeypatch, trt):
     def fail(self, *args, **kwargs):
         raise BackendError("out of memory")
 
-    monkeypatch.setattr("camrt.engine.plan_export.Builder.build", fail)
+    monkeypatch.setattr("camrt.engine.plan_export.PlanBuilder.build", fail)
     with pytest.raises(BackendError, match="out of memory"):
         export_plans(exported.path, tmp_path, to="tensorrt-rtx")
     with pytest.raises(BackendError, match="is no folder of plans"):
@@ -142,7 +142,7 @@ def test_a_graph_without_a_plan_is_named(exported):
         ),
         ({"version": "9.9"}, r"built for another version of TensorRT \(.*, here 9\.9\)"),
         (
-            {"card": CudaDevice("Some GPU", (8, 0))},
+            {"cuda_device": CudaDevice("Some GPU", (8, 0))},
             r"built for another card \(None, here Some GPU \(sm_80\)\)",
         ),
     ],

@@ -137,8 +137,8 @@ def test_damaged_notes_are_errors(tmp_path: Path, content: bytes) -> None:
 HOLDING = """
 import sys, time
 from pathlib import Path
-from camrt.engine.run_folder import held
-with held(Path(sys.argv[1])):
+from camrt.engine.run_folder import lock_folder
+with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -172,8 +172,8 @@ import os, signal, sys, time
 from pathlib import Path
 if SLOWLY:  # before ours is registered, and so it comes first
     os.register_at_fork(after_in_child=lambda: time.sleep(1))
-from camrt.engine.run_folder import held
-with held(Path(sys.argv[1])):
+from camrt.engine.run_folder import lock_folder
+with lock_folder(Path(sys.argv[1])):
     child = os.fork()
     if bool(child) == SLOWLY:  # the child says so when it has let go
         print(child or os.getpid(), flush=True)
