@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
 from importlib import import_module
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,20 @@ def test_the_version_is_said_once():
     if not project.exists():
         pytest.skip("the tests are not beside the project's own files")
     assert tomllib.loads(project.read_text())["project"]["version"] == camrt.__version__
+
+
+def test_experiments_are_no_part_of_the_wheel():
+    project = ROOT / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("the tests are not beside the project's own files")
+    packages = tomllib.loads(project.read_text())["tool"]["scikit-build"]["wheel"]["packages"]
+    assert {name.split("/")[0] for name in packages} == {"camrt"}
+    assert "experiments" not in packages.values()
+    sources = [path for folder in packages.values() for path in (ROOT / folder).rglob("*.py")]
+    assert len(sources) > 300
+    importing = re.compile(r"^\s*(from|import) (experiments|helpers|tests)\b", re.MULTILINE)
+    assert [path for path in sources if importing.search(path.read_text("utf-8"))] == []
+    assert [file for file in files("camrt") or () if "experiments" in file.parts] == []
 
 
 def test_an_unknown_attribute_is_an_attribute_error():
