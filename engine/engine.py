@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,45 +14,41 @@ from typing import Any, get_args, overload
 import numpy as np
 
 from camrt.engine.array_types import ArrayT, DLPackArray, NumPyArray, NumPyBatch
-from camrt.engine.arrays import concat, out_of_memory_errors, release_memory, to_float32, to_numpy
+from camrt.engine.arrays import concat, out_of_memory_errors, release_memory, to_float32
 from camrt.engine.batch import MapSize, PreparedBatch, check_real_numbers, prepare_batch, resolve_map_size
 from camrt.engine.call_limits import with_call_limits
-from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.cuts import Cut
 from camrt.engine.description import describe_engine
 from camrt.engine.device import NUMPY_DEVICE, Device
+from camrt.engine.explain_prepared import explain_prepared
 from camrt.engine.explanation import Explanation
-from camrt.engine.fusion import Fusion, saliency_maps
+from camrt.engine.fusion import Fusion
 from camrt.engine.heads import Head
 from camrt.engine.heads.comparison import Comparison
 from camrt.engine.images.framing import Framing
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.methods import ChannelMethod, MapShape, Method, make_method, suggest_options
+from camrt.engine.model_run import ModelRun
 from camrt.engine.origin import Origin, mutable_state, reload_engine
 from camrt.engine.passes import PassCounts
 from camrt.engine.preprocess_adaptation import expected_levels
-from camrt.engine.queries import NO_PROBABILITIES, HeadQueries, fill_nan_rows, find_nan_rows
+from camrt.engine.queries import NO_PROBABILITIES, fill_nan_rows, find_nan_rows
 from camrt.engine.runtime import Runner
 from camrt.engine.runtime.batch_splitting import OomSplitter
 from camrt.engine.scores import probabilities
 from camrt.engine.targets import TargetChooser, make_target_chooser
 from camrt.errors import (
     BackendError,
-    DeadlineError,
-    DegenerateMapWarning,
     InputError,
     MethodError,
     PickleError,
-    TargetError,
 )
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
 from camrt.export.budget import allowed_memory
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
-from camrt.export.heads.cut import ACTIVATION, JOINT, TargetTensor
+from camrt.export.heads.cut import TargetTensor
 from camrt.export.rewrites.interface import LOGITS, Interface
-from camrt.kernels.dispatch import host_readable
 from camrt.kernels.float_errors import ignore_float_errors
-from camrt.kernels.saliency import MapFlag
 
 __all__ = ["Engine"]
 
@@ -60,27 +56,6 @@ EVALUATION = "camrt.evaluation"  # the group of entry points that `Engine.evalua
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Weighting = NumPyArray | DLPackArray | Sequence[Any]  # of logits
-
-
-@dataclass
-class _Block:
-    """Some images' explanations, before they are maps of the image's size.
-
-    Attributes:
-        logits: (n, C).
-        classes: (n, T).
-        several: Whether the caller thinks of them as (n, T) rather than (n,).
-        answers: For each method scores (n, T), and each layer's raw maps (n, T, h, w).
-        passes: What each method ran.
-        seconds: What each method took; the first, with the pass that all share.
-    """
-
-    logits: Array
-    classes: Array
-    several: bool
-    answers: list[tuple[Array, ...]]
-    passes: list[PassCounts]
-    seconds: list[float]
 
 
 class Engine:
@@ -151,7 +126,7 @@ class Engine:
         self._candidates = candidates
         self._adjoints = adjoints
         here = device.put(np.zeros(1, np.float32))
-        self._halving = OomSplitter("batch", out_of_memory_errors(here), partial(release_memory, here))
+        self._splitter = OomSplitter("batch", out_of_memory_errors(here), partial(release_memory, here))
 
     @property
     def max_memory(self) -> int:
@@ -385,9 +360,8 @@ class Engine:
         if unknown:
             names = ", ".join(map(repr, unknown))
             raise MethodError(
-                f"explain_all has no argument {names}{suggest_options(list(unknown), ())}; options go "
-                "into a method "
-                "that is an object: camrt.methods()[name](...)"
+                f"explain_all has no argument {names}{suggest_options(list(unknown), ())}; options go into "
+                "a method that is an object: camrt.methods()[name](...)"
             )
         if isinstance(methods, str | Method | Mapping) or not isinstance(methods, Iterable):
             raise InputError(f"methods={methods!r} must be a list of one or more methods")
@@ -507,13 +481,13 @@ class Engine:
                 "the model is cut at several targets: load it with the one whose channels are meant"
             )
         given = self._prepared(batch)
-        choose = self._chooser(given, targets, top_k)
+        choose, run = self._chooser(given, targets, top_k), self._make_run()
         kept = []
         for start in range(0, len(given.images), self.batch_size):
             block = given.images[start : start + self.batch_size]
-            outputs = self._model_outputs(block, (chosen,))
+            outputs = run.run_trunk(block, (chosen,))
             classes, several = choose(slice(start, start + self.batch_size), outputs[LOGITS])
-            asked = self._questions(block, self._fetched(chosen)[0], classes, outputs, PassCounts())
+            asked = run.make_queries(block, run.find_fetched(chosen)[0], classes, outputs, PassCounts())
             kept.append((chosen.weights(asked)[0], asked.activations))
         weights, activations = (given.to_caller(concat(parts)) for parts in zip(*kept, strict=True))
         return (weights if several else weights[:, 0]), activations
@@ -551,145 +525,36 @@ class Engine:
     ) -> tuple[Explanation[Any], ...]:
         started = time.perf_counter()
         given = self._prepared(batch)
-        images = given.images
         resolve_map_size(size, (1, 1), (1, 1), given.framings)  # refuses nonsense before anything is run
         if fuse not in get_args(Fusion):
             raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
-        choose = self._chooser(given, targets, top_k)
-        seconds = [time.perf_counter() - started, *(0.0 for _ in methods[1:])]
+        return explain_prepared(
+            self._make_run(),
+            self._splitter,
+            given,
+            methods,
+            self._chooser(given, targets, top_k),
+            size=size,
+            fuse=fuse,
+            labels=self.labels,
+            seconds=time.perf_counter() - started,
+        )
 
-        done = 0  # images
-
-        def explained(start: int, end: int) -> _Block:
-            nonlocal done
-            begun, some = time.perf_counter(), slice(start, end)
-            outputs = self._model_outputs(images[some], methods)
-            classes, several = choose(some, outputs[LOGITS])
-            block = _Block(outputs[LOGITS], classes, several, [], [PassCounts() for _ in methods], [])
-            block.passes[0].trunk += end - start
-            for method, passes in zip(methods, block.passes, strict=True):
-                block.answers.append(self._explain_block(given, some, method, classes, outputs, passes))
-                block.seconds.append(time.perf_counter() - begun)
-                begun = time.perf_counter()
-            done = end
-            return block
-
-        try:
-            blocks = self._halving.run_in_pieces(len(images), explained, most=self.batch_size)
-        except DeadlineError as late:
-            raise DeadlineError(
-                f"{late}. {done} of {len(images)} images were done: pass fewer at once"
-            ) from late
-        if len({block.classes.shape[1] for block in blocks}) > 1:
-            raise TargetError("the function that chooses targets gave a different number of them each time")
-        logits, classes = concat([one.logits for one in blocks]), concat([one.classes for one in blocks])
-        shape = tuple(classes.shape) if blocks[0].several else (len(classes),)
-        answers = []
-        for number, method in enumerate(methods):
-            started = time.perf_counter()
-            scores, *raws = (
-                concat(parts) for parts in zip(*(one.answers[number] for one in blocks), strict=True)
-            )
-            found = list(raws)
-            grid = max((tuple(raw.shape[2:]) for raw in found), key=lambda cells: cells[0] * cells[1])
-            image = (images.shape[2], images.shape[3])
-            final = resolve_map_size(size, image, grid, given.framings)
-            seen = self.framing(image, method)
-            shown = Framing.whole(image)  # which part of the input the maps show
-            if isinstance(size, str) and size == "map":
-                shown = seen
-            elif isinstance(size, str) and size == "original" and given.framings is not None:
-                shown = given.framings[0].inverse(image)
-            within = shown.inverse(final).compose(seen)
-            maps, flags, raw = saliency_maps(found, method, within, fuse, self.threads)
-            warn_nonfinite_maps(flags)
-            explanation = Explanation(
-                method=repr(method),
-                maps=given.to_caller(maps.reshape(*shape, *final)),
-                raw=given.to_caller(raw.reshape(*shape, *raw.shape[2:])),
-                targets=given.to_caller(classes.reshape(shape)),
-                scores=given.to_caller(scores.reshape(shape)),
-                logits=given.to_caller(logits),
-                probabilities=given.to_caller(probabilities(logits, self.interface.inverse_link)),
-                flags=given.to_caller(flags.reshape(shape)),
-                passes=sum((one.passes[number] for one in blocks), start=PassCounts()),
-                seconds=seconds[number] + sum(one.seconds[number] for one in blocks),
-                labels=self.labels,
-                views=given.views,
-                framings=given.framings,
-                map_framing=shown,
-            )
-            last = time.perf_counter() - started
-            answers.append(replace(explanation, seconds=explanation.seconds + last))
-        return tuple(answers)
-
-    def _fetched(self, method: Method) -> list[tuple[Cut, dict[str, str], list[str]]]:
-        """For each cut a method looks at: the tensors by their role, and the model's own outputs."""
-        cuts = self._cuts[:1] if method.explains_pixels or method.needs_joint else self._cuts
-        own = [JOINT] if method.needs_joint and self.interface.joint is not None else []
-        return [(cut, cut.required_taps(method), own) for cut in cuts]
-
-    def _model_outputs(self, images: Array, methods: tuple[Method, ...]) -> dict[str, Array]:
-        """Everything that some methods need of one pass, by name."""
-        fetched = dict.fromkeys([LOGITS])
-        for method in methods:
-            for _, tapped, own in self._fetched(method):
-                fetched |= dict.fromkeys([*own, *tapped.values()])
-        return dict(zip(fetched, self._model(images, list(fetched)), strict=True))
-
-    def _explain_block(
-        self,
-        given: PreparedBatch,
-        some: slice,
-        method: Method,
-        classes: Array,
-        outputs: Mapping[str, Array],
-        passes: PassCounts,
-    ) -> tuple[Array, ...]:
-        """Scores (n, T) of some images, and each layer's raw maps (n, T, h, w)."""
-        raws = []
-        for fetched in self._fetched(method):
-            questions = self._questions(given.images[some], fetched, classes, outputs, passes)
-            raw, scores = method.raw(questions)
-            raws.append(raw if given.nan_rows is None else fill_nan_rows(raw, given.nan_rows[some]))
-        return scores, *raws
-
-    def _questions(
-        self,
-        images: Array,
-        fetched: tuple[Cut, dict[str, str], list[str]],
-        classes: Array,
-        outputs: Mapping[str, Array],
-        passes: PassCounts,
-    ) -> HeadQueries:
-        """What a method may ask about a block at a cut."""
-        cut, tapped, own = fetched
-        extras = {role: outputs[name] for role, name in tapped.items()}
-        extras |= {name: outputs[name] for name in own}
-        return HeadQueries(
-            images=images,
-            activations=extras.pop(ACTIVATION),
-            logits=outputs[LOGITS],
-            targets=classes,
-            activation=self.interface.inverse_link,
-            has_logits=self.interface.joint is None,
-            head=cut.head,
-            model=self._model,
-            logits_output=LOGITS,
-            adjoints=self._adjoints,
-            batch_size=self.batch_size,
-            threads=self.threads,
-            passes=passes,
-            extras=extras,
-            framing=self.framing((images.shape[2], images.shape[3])),
+    def _make_run(self) -> ModelRun:
+        """What runs the model, as it is set now."""
+        return ModelRun(
+            self._model,
+            self._cuts,
+            self._adjoints,
+            self.interface,
+            self.front,
+            self.batch_size,
+            self.threads,
         )
 
     def framing(self, size: tuple[int, int], method: Method | None = None) -> Framing:
         """The part of the model's input (H, W) that raw maps show, of a method or of any on activations."""
-        if method is not None and method.explains_pixels:
-            return Framing.whole(size)
-        # Activations of mirrored images were turned back at the cut: see `TargetTensor.mirrored`.
-        return Framing(size, self.front.region(size).upright)
+        return self._make_run().framing(size, method)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> Engine:
         """The same model with another preprocessing, sharing what was made ready; this one keeps its own.
@@ -735,17 +600,4 @@ class Engine:
         return (
             f"<camrt.Engine {self.path.name}: {self.num_classes} classes, "
             f"cut at {self.target.name!r}, {self.head.kind}>"
-        )
-
-
-def warn_nonfinite_maps(flags: Array) -> None:
-    """Warns of maps that are not finite, where that is known without waiting for a device."""
-    if not host_readable(flags):
-        return
-    broken = int((to_numpy(flags) == MapFlag.NOT_FINITE).sum())
-    if broken:
-        warn_caller(
-            f"{broken} of {to_numpy(flags).size} maps were not finite and are "
-            "all zeros (explanation.flags says which): the model gave NaN or infinity for them",
-            DegenerateMapWarning,
         )
