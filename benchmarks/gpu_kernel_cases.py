@@ -29,7 +29,6 @@ from camrt.kernels.partial_products import gpu as products_gpu
 from camrt.kernels.perturb import gpu as perturb_gpu
 from camrt.kernels.rank_one import gpu as rank_one_gpu
 from camrt.kernels.saliency import gpu as saliency_gpu
-from camrt.kernels.weighted_map import gpu as weighted_gpu
 
 __all__ = ["ArrayFactory", "KernelCase", "cases"]
 
@@ -173,28 +172,6 @@ def ablate_cases(make: ArrayFactory, kind: torch.dtype, boxes: bool) -> KernelCa
             ablate_gpu.ablate_channels(a, batch_index, channel, out)
 
     return case(f"ablate_{'boxes' if boxes else 'channels'}", kind, (out,), work, lambda: out, reference)
-
-
-def weighted_map_cases(make: ArrayFactory, kind: torch.dtype) -> KernelCase:
-    """Maps of ResNet-50: 256 images, 20 targets each."""
-    n, t, k, side = make.count(256, 2), make.count(20, 2), make.count(2048, 32), make.count(224, 33)
-    a, w = make.normal(n, k, 7, 7, kind=kind), make.normal(n, t, k, kind=kind)
-    kept: list[torch.Tensor] = []
-
-    def work() -> None:
-        kept[:] = weighted_gpu.weighted_map(a, w, (side, side))
-
-    def reference() -> Any:
-        sums = np.einsum("tk,kij->tij", to_float64(w[0]), to_float64(a[0]))
-        maps, _ = saliency.reference.saliency(
-            sums, (side, side), mode="native", normalisation="max", relu=True, align_corners=False
-        )
-        return maps[:SHOWN]
-
-    out = make.empty(n * t, side, side, kind=torch.float32)
-    return case(
-        "weighted_map", kind, (a, w, out), work, lambda: kept[0].flatten(0, 1), reference, 2.0 * a.numel() * t
-    )
 
 
 def saliency_cases(make: ArrayFactory, kind: torch.dtype) -> KernelCase:
@@ -387,7 +364,6 @@ def cases(make: ArrayFactory) -> Iterator[KernelCase]:
         for boxes in (False, True):
             yield ablate_cases(make, kind, boxes)
         for one in (
-            weighted_map_cases,
             saliency_cases,
             blur_cases,
             rank_one_cases,

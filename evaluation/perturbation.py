@@ -16,12 +16,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from camrt.engine.arrays import library, to_device_async, to_float32, to_numpy, zeros
 from camrt.errors import InputError
 from camrt.kernels.perturb import perturb
 
 __all__ = ["IMAGE", "ZERO", "PerturbationQueries", "PerturbationResult"]
 
-Array = npt.NDArray[Any]
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Indices = npt.NDArray[np.int64]
 Predict: TypeAlias = Callable[[Array], Array]
 Query: TypeAlias = tuple[Any, ...]
@@ -49,11 +50,12 @@ class PerturbationQueries:
     """Questions about some images, and their answers.
 
     Args:
-        images: (n, C, H, W) float32, as the model takes them.
-        logits: (n, classes) of the images as they are: they need not be asked for again.
-        classes: (n, T) the classes whose probabilities matter, for each image.
-        sheets: Further sheets, by name: (n, C, H, W) each.
-        empty: (classes,) logits of an image of zeros, when they are known.
+        images: (n, C, H, W) float32, as the model takes them. Where they lie altered images are made: as
+            tensors on a GPU they never leave it.
+        logits: (n, classes) of the images as they are, on the host: they need not be asked for again.
+        classes: (n, T) the classes whose probabilities matter, for each image, on the host.
+        sheets: Further sheets, by name: (n, C, H, W) each, where the images lie.
+        empty: (classes,) logits of an image of zeros, when they are known, on the host.
     """
 
     def __init__(
@@ -64,7 +66,8 @@ class PerturbationQueries:
         sheets: Mapping[str, Array] | None = None,
         empty: Array | None = None,
     ) -> None:
-        self.images = np.ascontiguousarray(images, dtype=np.float32)
+        xp = library(images)
+        self.images = images if images.dtype == xp.float32 else to_float32(images)
         self.logits = logits
         self.classes = classes
         self.empty = empty
@@ -74,11 +77,11 @@ class PerturbationQueries:
             raise InputError(f"the sheets {IMAGE!r} and {ZERO!r} are there already")
         if any(sheet.shape != self.images.shape for sheet in further.values()):
             raise InputError("every sheet must have the images' shape")
-        self._sheets = np.concatenate(
+        self._sheets = xp.concat(
             [
                 self.images,
-                *(np.asarray(sheet, np.float32) for sheet in further.values()),
-                np.zeros_like(self.images[:1]),  # not 0 times an image, which may hold infinities
+                *(to_float32(sheet) for sheet in further.values()),
+                xp.zeros_like(self.images[:1]),  # not 0 times an image, which may hold infinities
             ]
         )
         self._first = {name: number * count for number, name in enumerate([IMAGE, *further])}
@@ -150,8 +153,8 @@ class PerturbationQueries:
         """Runs every question once.
 
         Args:
-            predict: From images to logits (n, classes).
-            probabilities: From logits to probabilities.
+            predict: From images, which lie where those given do, to logits (n, classes).
+            probabilities: From logits to probabilities, on the host.
             batch_size: Images a batch, the bound on memory.
             advance: Told how many images were run, from time to time.
         """
@@ -177,12 +180,12 @@ class PerturbationQueries:
                 open_.append(place)
         # Questions of one kind together, so that each batch is filled by few calls of a kernel.
         open_.sort(key=lambda place: questions[place][0])
-        buffer = np.empty((min(batch_size, max(len(open_), 1)), *self.images.shape[1:]), np.float32)
+        buffer = zeros((min(batch_size, max(len(open_), 1)), *self.images.shape[1:]), self.images)
         for start in range(0, len(open_), batch_size):
             block = open_[start : start + batch_size]
             rows = buffer[: len(block)]
             self._fill([questions[place] for place in block], rows)
-            enter(np.array(block), predict(rows))
+            enter(np.array(block), to_numpy(predict(rows)))
             passes += len(block)
             if advance is not None:
                 advance(len(block))
@@ -197,22 +200,19 @@ class PerturbationQueries:
             out = rows[start : start + len(own)]
             if kind == "masked":
                 for row, (_, mask, image) in zip(out, own, strict=True):
-                    np.multiply(self.images[image], self._maps[mask], out=row)
+                    row[...] = self.images[image] * to_device_async(self._maps[mask], row)
             elif kind == "sheet":
                 for row, (_, sheet, _) in zip(out, own, strict=True):
                     row[...] = self._sheets[sheet]
             else:
                 used = sorted({question[1] for question in own})
                 local = {ranking: number for number, ranking in enumerate(used)}
-                perturb(
-                    self._sheets,
-                    np.stack([self._ranks[ranking] for ranking in used]),
-                    [local[question[1]] for question in own],
-                    [question[2] for question in own],
-                    [question[3] for question in own],
-                    [question[4] for question in own],
-                    out,
+                choices = [(local[ranking], *others) for _, ranking, *others, _ in own]
+                ranks, ranking, count, first, rest = (
+                    to_device_async(one, self._sheets)
+                    for one in (np.stack([self._ranks[one] for one in used]), *np.array(choices).T.copy())
                 )
+                perturb(self._sheets, ranks, ranking, count, first, rest, out)
 
     def _place(self, question: Query) -> int:
         return self._questions.setdefault(question, len(self._questions))

@@ -8,39 +8,44 @@ blurred image and puts the true pixels in.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from camrt.engine.arrays import to_float32, to_numpy
 from camrt.errors import InputError
 from camrt.evaluation.metrics.removal import gaussian
+from camrt.kernels import perturb
 from camrt.kernels.blur import blur
+from camrt.kernels.dispatch import host_readable, is_tensor
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["area_under_curve", "insertion_baseline", "ranks_of", "rise_blur_weights", "step_pixel_counts"]
 
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 BLUR_SIDE, BLUR_SIGMA = 11, 5.0
 """Of the blur that insertion starts from."""
 
 
 @ignore_float_errors
-def ranks_of(maps: ArrayLike) -> NDArray[np.int64]:
+def ranks_of(maps: Any) -> Any:
     """The place of each pixel in its map's order: (N, H·W), 0 for the most salient.
 
     Args:
-        maps: (N, H, W), finite. Of equal values the first in row-major order comes first.
+        maps: (N, H, W), finite, which is not looked at on a GPU. Of equal values the first in row-major order
+            comes first.
 
     Raises:
         InputError: Another shape, or values that are not finite.
     """
-    checked = np.asarray(maps)
-    if checked.ndim != 3 or not np.isfinite(checked).all():
-        raise InputError(f"maps must be (N, H, W) and finite, not {checked.shape}")
-    signed = checked.astype(np.result_type(checked, np.float16), copy=False)  # the negative of any type
-    flat = signed.reshape(len(signed), signed.shape[1] * signed.shape[2])
-    order = np.argsort(-flat, axis=1, kind="stable")
-    ranks = np.empty_like(order, dtype=np.int64)
-    np.put_along_axis(ranks, order, np.arange(flat.shape[1])[None], axis=1)
-    return ranks
+    if not is_tensor(maps):
+        maps = np.asarray(maps)
+        # The negative of any type.
+        maps = maps if maps.dtype == np.float32 else maps.astype(np.float64)
+    if maps.ndim != 3 or (host_readable(maps) and not np.isfinite(to_numpy(maps)).all()):
+        raise InputError(f"maps must be (N, H, W) and finite, not {tuple(maps.shape)}")
+    return perturb.ranks_of(maps)
 
 
 @ignore_float_errors
@@ -90,9 +95,10 @@ def rise_blur_weights(side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA) -> NDArr
 
 
 @ignore_float_errors
-def insertion_baseline(
-    images: NDArray[np.float32], side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA
-) -> NDArray[np.float32]:
-    """Images (N, C, H, W), as the model takes them, blurred as RISE does, with zeros beyond the border."""
-    found: NDArray[np.float32] = blur(images, rise_blur_weights(side, sigma), "zero").astype(np.float32)
+def insertion_baseline(images: Array, side: int = BLUR_SIDE, sigma: float = BLUR_SIGMA) -> Array:
+    """Images (N, C, H, W), as the model takes them, blurred as RISE does, with zeros beyond the border.
+
+    They may be tensors, and are blurred where they lie.
+    """
+    found: Array = to_float32(blur(images, rise_blur_weights(side, sigma), "zero"))
     return found

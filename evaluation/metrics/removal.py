@@ -145,8 +145,10 @@ def gaussian(side: int, sigma: float) -> npt.NDArray[np.float64]:
 
 
 @ignore_float_errors
-def blur_images(images: Array, side: int, sigma: float) -> Array:
+def blur_images(images: Any, side: int, sigma: float) -> Any:
     """Images (N, C, H, W) blurred channel by channel, mirrored at the border, which is not repeated.
+
+    They may be tensors, and are blurred where they lie.
 
     Raises:
         InputError: The kernel reaches further than the image does.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camrt.engine.arrays import to_numpy
 from camrt.engine.engine import Engine
 from camrt.engine.explanation import Explanation
 from camrt.engine.fusion import layer_saliency
@@ -115,12 +116,13 @@ def measure_block(
         found = plan.engine.explain_all(pixels, list(plan.methods.values()), targets=choose)
     by_method = dict(zip(plan.methods, found, strict=True))
     first = found[0]
+    placed = plan.engine.device.put(pixels)  # altered images are made where the model runs
     sheets = {}
     if plan.has_any_metric("insertion"):
-        sheets[BLURRED] = insertion_baseline(pixels)
+        sheets[BLURRED] = insertion_baseline(placed)
     if plan.has_any_metric("removal") and plan.settings.base == "blur":
-        sheets[ERASED] = blur_images(pixels, *scale_blur_kernel(pixels.shape[2]))
-    altered = PerturbationQueries(pixels, first.logits, first.targets, sheets, plan.empty)
+        sheets[ERASED] = blur_images(placed, *scale_blur_kernel(pixels.shape[2]))
+    altered = PerturbationQueries(placed, first.logits, first.targets, sheets, plan.empty)
     asked = {
         (name, i): _add_queries(plan, altered, explanation, i, item)
         for name, explanation in by_method.items()
@@ -193,7 +195,8 @@ def _add_queries(
         if plan.has_any_metric("drop", "increase")
         else _QueryIndices()
     )
-    ranks_at = cache(lambda slot: ranks_of(explanation.maps[i, slot][None])[0])  # often of one slot twice
+    put = plan.engine.device.put
+    ranks_at = cache(lambda slot: to_numpy(ranks_of(put(explanation.maps[i, slot][None])))[0])  # often twice
     if plan.has_any_metric("deletion", "insertion"):
         ranks = ranks_at(0)
         counts = step_pixel_counts(altered.pixels, plan.settings.step or explanation.maps.shape[-1]).tolist()

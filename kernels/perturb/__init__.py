@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from camrt.kernels import IMPLEMENTATION
@@ -13,7 +14,7 @@ from camrt.kernels.perturb import reference
 if IMPLEMENTATION == "native":
     from camrt.kernels import _native
 
-__all__ = ["perturb"]
+__all__ = ["perturb", "ranks_of"]
 
 
 @dispatched()
@@ -60,3 +61,27 @@ def perturb(
         _native.perturb(sheets, ranks, ranking, count, first, rest, out, workers)
     else:
         reference.perturb(sheets, ranks, ranking, count, first, rest, out)
+
+
+@dispatched()
+@ignore_float_errors
+def ranks_of(saliency: Floats) -> Ints:
+    """The place of each pixel in its map's order, 0 for the most salient: what `perturb` goes by.
+
+    Of equal values the first in row-major order comes first; NaN comes after everything else.
+
+    Args:
+        saliency: Shape (R, H, W).
+
+    Returns:
+        Shape (R, H·W), integers.
+
+    Raises:
+        ValueError: saliency has a wrong type or shape.
+    """
+    saliency = check_floats("saliency", saliency, "R H W")
+    flat = saliency.reshape(len(saliency), saliency.shape[1] * saliency.shape[2])
+    order = np.argsort(-flat, axis=1, kind="stable")
+    ranks = np.empty_like(order, dtype=np.int64)
+    np.put_along_axis(ranks, order, np.arange(flat.shape[1])[None], axis=1)
+    return ranks

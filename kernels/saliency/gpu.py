@@ -13,16 +13,7 @@ from camrt.kernels.resampling_gpu import cell_steps, extreme_pixels, locate_cell
 from camrt.kernels.saliency import MapFlag
 from camrt.kernels.tensor_checks import check_floats, on_device
 
-__all__ = [
-    "cell_offsets",
-    "check_options",
-    "judge_maps",
-    "rows_per_group",
-    "saliency",
-    "sampling_arguments",
-    "widen_range",
-    "write_rows",
-]
+__all__ = ["rows_per_group", "saliency"]
 
 CELLS, MAPS = 2048, 4
 """Cells of how many maps a program looks at together, at most; a larger map has a program to itself, which

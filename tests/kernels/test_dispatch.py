@@ -20,7 +20,6 @@ from camrt.kernels.partial_products import partial_products  # noqa: E402
 from camrt.kernels.perturb import perturb  # noqa: E402
 from camrt.kernels.rank_one import rank_one  # noqa: E402
 from camrt.kernels.saliency import saliency  # noqa: E402
-from camrt.kernels.weighted_map import weighted_map  # noqa: E402
 
 ROWS = np.array([1, 0, 1])
 CHANNEL = np.array([2, 0, 3])
@@ -56,7 +55,6 @@ CALLS = {
     "perturb": ((3, 4, 3, 3), perturb, (MAPS, RANKS, ROWS, [3, 0, 9], ROWS, ROWS[::-1].copy()), {}),
     "rank_one": ((3, 5, 9), rank_one, (normal(2, 5, 9), normal(4, 5), normal(2, 4, 9), ROWS, CHANNEL), {}),
     "saliency": (None, saliency, (normal(4, 3, 3), (7, 5)), {"normalisation": "minmax"}),
-    "weighted_map": (None, weighted_map, (MAPS, normal(2, 3, 4), (7, 5)), {"mode": "library"}),
 }  # fmt: skip
 
 

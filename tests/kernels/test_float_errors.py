@@ -22,7 +22,6 @@ from camrt.kernels.partial_products import partial_products
 from camrt.kernels.perturb import perturb
 from camrt.kernels.rank_one import rank_one
 from camrt.kernels.saliency import saliency
-from camrt.kernels.weighted_map import weighted_map
 
 OPERATIONS = [found.name for found in pkgutil.iter_modules(camrt.kernels.__path__) if found.ispkg]
 WHOLE = [[0, 0, 3, 3], [0, 1, 2, 3]]
@@ -69,7 +68,6 @@ CALLS = {
     "rank_one": lambda: rank_one(ends(2, 5, 9), ends(4, 5), ends(2, 4, 9), [0, 1], [1, 3], ends(2, 5, 9)),
     "saliency": lambda: saliency(ends(5, 3, 3), (7, 5)),
     "saliency-minmax": lambda: saliency(ends(5, 3, 3), (7, 5), mode="library", normalisation="minmax"),
-    "weighted_map": lambda: weighted_map(ends(2, 9, 3, 3), ends(2, 4, 9), (7, 5)),
 }
 
 

@@ -9,7 +9,7 @@ from camrt.kernels.blur import blur
 from camrt.kernels.box_probabilities import box_probabilities_pair
 from camrt.kernels.box_sums import box_sums
 from camrt.kernels.partial_products import matmul_packed, pack_weight, partial_products
-from camrt.kernels.weighted_map import weighted_map
+from camrt.kernels.saliency import saliency
 from helpers.tolerances import assert_close
 from helpers.triton_interpreter import INTERPRETED, torch
 
@@ -25,12 +25,11 @@ def _interpreted(monkeypatch):
 def test_functions_of_arrays_take_tensors_there(rng, tensor, poisoned):
     maps, logits = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 4, 3, 3), (2, 5)))
     cells, targets = rng.standard_normal((2, 3, 3, 5)).astype(np.float32), np.array([[4, 0], [1, 1]])
-    weights = rng.standard_normal((2, 3, 4)).astype(np.float32)
     for function, given, options in (
         (blur, (maps, np.array([0.25, 0.5, 0.25]), "zero"), {}),
         (box_probabilities_pair, (cells, logits, logits[::-1].copy(), BOXES, targets), {"threads": 1}),
         (box_sums, (cells, BOXES), {"threads": 2}),
-        (weighted_map, (maps, weights, (7, 5)), {"threads": 1}),
+        (saliency, (maps[0], (7, 5)), {"threads": 1}),
     ):
         kept = [
             one is BOXES or one.dtype == np.float64 if isinstance(one, np.ndarray) else True for one in given
