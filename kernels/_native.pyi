@@ -9,10 +9,10 @@ _Floats = NDArray[np.floating[Any]]
 _Ints = NDArray[np.int64]
 
 def ablate_boxes(
-    activations: _Floats, image: _Ints, boxes: _Ints, out: _Floats, keep: bool, threads: int
+    activations: _Floats, batch_index: _Ints, boxes: _Ints, out: _Floats, keep: bool, threads: int
 ) -> None: ...
 def ablate_channels(
-    activations: _Floats, image: _Ints, channel: _Ints, out: _Floats, threads: int
+    activations: _Floats, batch_index: _Ints, channel: _Ints, out: _Floats, threads: int
 ) -> None: ...
 def average_precision(
     scores: _Floats, marks: NDArray[np.uint8], threads: int
@@ -44,7 +44,7 @@ def box_sums(cells: _Floats, boxes: _Ints, out: _Floats, threads: int) -> None: 
 def masked_batch(
     activations: _Floats,
     images: _Floats,
-    image: _Ints,
+    batch_index: _Ints,
     channel: _Ints,
     out: _Floats,
     normalise_first: bool,
@@ -57,7 +57,7 @@ def rank_one(
     base: _Floats,
     weight: _Floats,
     activations: _Floats,
-    image: _Ints,
+    batch_index: _Ints,
     channel: _Ints,
     out: _Floats,
     threads: int,

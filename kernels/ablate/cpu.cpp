@@ -12,22 +12,22 @@ struct Batch {
     Index batch, channels, rows, columns, item;
     const char* from;
     char* to;
-    const std::int64_t* image;
+    const std::int64_t* batch_index;
 
     Index map_bytes() const { return rows * columns * item; }
     Index image_bytes() const { return channels * map_bytes(); }
-    const char* source(Index b) const { return from + image[b] * image_bytes(); }
+    const char* source(Index b) const { return from + batch_index[b] * image_bytes(); }
     char* target(Index b) const { return to + b * image_bytes(); }
 };
 
 template <class T>
-Batch batch_of(const Array<T>& activations, const Indices& image, Array<T>& out) {
+Batch batch_of(const Array<T>& activations, const Indices& batch_index, Array<T>& out) {
     require(activations.ndim() == 4 && out.ndim() == 4, "wrong number of axes");
     for (int axis = 1; axis < 4; ++axis) {
         require(out.shape(axis) == activations.shape(axis), "out and activations differ in shape");
     }
-    require(image.size() == out.shape(0), "image must be as long as out");
-    require(within(image, activations.shape(0)), "image out of range");
+    require(batch_index.size() == out.shape(0), "batch_index must be as long as out");
+    require(within(batch_index, activations.shape(0)), "batch_index out of range");
     return {out.shape(0),
             out.shape(1),
             out.shape(2),
@@ -35,15 +35,15 @@ Batch batch_of(const Array<T>& activations, const Indices& image, Array<T>& out)
             static_cast<Index>(sizeof(T)),
             reinterpret_cast<const char*>(activations.data()),
             reinterpret_cast<char*>(out.mutable_data()),
-            image.data()};
+            batch_index.data()};
 }
 
 std::size_t bytes(Index count) { return static_cast<std::size_t>(count); }
 
 template <class T>
-void ablate_channels(const Array<T>& activations, const Indices& image, const Indices& channel, Array<T>& out,
-                     Index threads) {
-    const Batch all = batch_of(activations, image, out);
+void ablate_channels(const Array<T>& activations, const Indices& batch_index, const Indices& channel,
+                     Array<T>& out, Index threads) {
+    const Batch all = batch_of(activations, batch_index, out);
     require(channel.size() == all.batch, "channel must be as long as out");
     require(within(channel, all.channels), "channel out of range");
     const std::int64_t* chosen = channel.data();
@@ -78,9 +78,9 @@ void ablate_box(const Batch& all, Index b, const std::int64_t* box, bool keep) {
 }
 
 template <class T>
-void ablate_boxes(const Array<T>& activations, const Indices& image, const Indices& boxes, Array<T>& out,
+void ablate_boxes(const Array<T>& activations, const Indices& batch_index, const Indices& boxes, Array<T>& out,
                   bool keep, Index threads) {
-    const Batch all = batch_of(activations, image, out);
+    const Batch all = batch_of(activations, batch_index, out);
     require(boxes_within(boxes, all.rows, all.columns) && boxes.shape(0) == all.batch, "boxes out of range");
     const std::int64_t* box = boxes.data();
     const py::gil_scoped_release release;
@@ -93,10 +93,10 @@ void ablate_boxes(const Array<T>& activations, const Indices& image, const Indic
 template <class T>
 void define(py::module_& module) {
     module.def("ablate_channels", &ablate_channels<T>, py::arg("activations").noconvert(),
-               py::arg("image").noconvert(), py::arg("channel").noconvert(), py::arg("out").noconvert(),
+               py::arg("batch_index").noconvert(), py::arg("channel").noconvert(), py::arg("out").noconvert(),
                py::arg("threads"));
     module.def("ablate_boxes", &ablate_boxes<T>, py::arg("activations").noconvert(),
-               py::arg("image").noconvert(), py::arg("boxes").noconvert(), py::arg("out").noconvert(),
+               py::arg("batch_index").noconvert(), py::arg("boxes").noconvert(), py::arg("out").noconvert(),
                py::arg("keep"), py::arg("threads"));
 }
 

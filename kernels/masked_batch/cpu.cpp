@@ -72,18 +72,20 @@ CAMRT_CLONES bool mask_one(const Upsampling<double>& up, Options options, const 
 }
 
 template <class T>
-py::array_t<bool> masked_batch(const Array<T>& activations, const Array<T>& images, const Indices& image,
+py::array_t<bool> masked_batch(const Array<T>& activations, const Array<T>& images, const Indices& batch_index,
                                const Indices& channel, Array<T>& out, bool normalise_first, bool align_corners,
                                double epsilon, Index threads) {
     require(activations.ndim() == 4 && images.ndim() == 4 && out.ndim() == 4, "wrong number of axes");
     require(activations.shape(2) > 0 && activations.shape(3) > 0, "activations without cells");
     require(activations.shape(0) == images.shape(0), "activations and images differ in length");
     const Index batch = out.shape(0);
-    require(image.size() == batch && channel.size() == batch, "image and channel must be as long as out");
+    require(batch_index.size() == batch && channel.size() == batch,
+            "batch_index and channel must be as long as out");
     for (int axis = 1; axis < 4; ++axis) {
         require(out.shape(axis) == images.shape(axis), "out and images differ in shape");
     }
-    require(within(image, activations.shape(0)) && within(channel, activations.shape(1)), "index out of range");
+    require(within(batch_index, activations.shape(0)) && within(channel, activations.shape(1)),
+            "index out of range");
 
     const Index maps_of_image = activations.shape(1);
     const Index channels = images.shape(1);
@@ -92,7 +94,7 @@ py::array_t<bool> masked_batch(const Array<T>& activations, const Array<T>& imag
     const T* maps = activations.data();
     const T* from = images.data();
     T* to = out.mutable_data();
-    const std::int64_t* index = image.data();
+    const std::int64_t* index = batch_index.data();
     const std::int64_t* chosen = channel.data();
     const Options options{normalise_first, epsilon};
     {
@@ -117,7 +119,7 @@ py::array_t<bool> masked_batch(const Array<T>& activations, const Array<T>& imag
 template <class T>
 void define(py::module_& module) {
     module.def("masked_batch", &masked_batch<T>, py::arg("activations").noconvert(),
-               py::arg("images").noconvert(), py::arg("image").noconvert(), py::arg("channel").noconvert(),
+               py::arg("images").noconvert(), py::arg("batch_index").noconvert(), py::arg("channel").noconvert(),
                py::arg("out").noconvert(), py::arg("normalise_first"), py::arg("align_corners"),
                py::arg("epsilon"), py::arg("threads"));
 }

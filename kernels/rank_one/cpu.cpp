@@ -32,8 +32,8 @@ CAMRT_CLONES void subtract(const double* base, const double* weight, const doubl
 }
 
 template <class T>
-void rank_one(const Array<T>& base, const Array<T>& weight, const Array<T>& activations, const Indices& image,
-              const Indices& channel, Array<T>& out, Index threads) {
+void rank_one(const Array<T>& base, const Array<T>& weight, const Array<T>& activations,
+              const Indices& batch_index, const Indices& channel, Array<T>& out, Index threads) {
     require(base.ndim() == 3 && weight.ndim() == 2 && activations.ndim() == 3 && out.ndim() == 3,
             "wrong number of axes");
     const Index images = base.shape(0), features = base.shape(1), length = base.shape(2);
@@ -43,13 +43,14 @@ void rank_one(const Array<T>& base, const Array<T>& weight, const Array<T>& acti
                 activations.shape(2) == length,
             "activations do not match base and weight");
     require(out.shape(1) == features && out.shape(2) == length, "out and base differ in shape");
-    require(image.size() == batch && channel.size() == batch, "image and channel must be as long as out");
-    require(within(image, images) && within(channel, channels), "index out of range");
+    require(batch_index.size() == batch && channel.size() == batch,
+            "batch_index and channel must be as long as out");
+    require(within(batch_index, images) && within(channel, channels), "index out of range");
     const T* whole = base.data();
     const T* weights = weight.data();
     const T* maps = activations.data();
     T* to = out.mutable_data();
-    const std::int64_t* index = image.data();
+    const std::int64_t* index = batch_index.data();
     const std::int64_t* chosen = channel.data();
     const py::gil_scoped_release release;
     const Index size = features * length;
@@ -65,7 +66,7 @@ void rank_one(const Array<T>& base, const Array<T>& weight, const Array<T>& acti
 template <class T>
 void define(py::module_& module) {
     module.def("rank_one", &rank_one<T>, py::arg("base").noconvert(), py::arg("weight").noconvert(),
-               py::arg("activations").noconvert(), py::arg("image").noconvert(),
+               py::arg("activations").noconvert(), py::arg("batch_index").noconvert(),
                py::arg("channel").noconvert(), py::arg("out").noconvert(), py::arg("threads"));
 }
 
