@@ -32,7 +32,6 @@ __all__ = [
     "attack_patches",
     "engine_gradient",
     "input_range",
-    "torch_gradient",
 ]
 
 Array = npt.NDArray[Any]
@@ -82,7 +81,7 @@ def attack_patches(
     pixel is at the end of its range, or the gradient is zero), or whose answer is not finite, is left alone.
 
     Args:
-        gradient: The model, see `engine_gradient` and `torch_gradient`.
+        gradient: The model, see `engine_gradient`.
         size: (H, W) of the images.
         channels: C.
         patches: (P, 4) half-open (r0, c0, r1, c1) in pixels.
@@ -168,39 +167,6 @@ def engine_gradient(engine: Engine) -> GradientFunction:
 
         logits, slopes = engine.input_gradients(images, weighting)
         return engine.probabilities(logits), slopes
-
-    return gradient
-
-
-@ignore_float_errors
-def torch_gradient(module: Any) -> GradientFunction:
-    """The gradient of softmax cross-entropy through a torch module that returns logits (N, classes).
-
-    Args:
-        module: A module in evaluation mode; it runs on the device of its parameters.
-
-    Raises:
-        InputError: torch is missing, or the module is in training mode, where batches change its answers.
-        TargetError: When called: a class out of range.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise InputError("a torch module needs torch, which is missing: pip install 'camrt[torch]'") from None
-    if module.training:
-        raise InputError("the module is in training mode: call its eval() first")
-    parameter = next(iter(module.parameters()), torch.zeros(()))
-
-    def gradient(images: Array, targets: Indices) -> tuple[Array, Array]:
-        leaf = torch.from_numpy(images).to(parameter.device, parameter.dtype).requires_grad_()
-        with torch.enable_grad():
-            logits = module(leaf)
-            _check_targets(targets, logits.shape[1])
-            wanted = torch.from_numpy(targets).to(logits.device)
-            loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
-            (slope,) = torch.autograd.grad(loss, leaf)
-        shares = logits.detach().softmax(dim=1)
-        return shares.cpu().float().numpy(), slope.cpu().float().numpy()
 
     return gradient
 

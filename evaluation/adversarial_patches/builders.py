@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.engine import Engine
-from camrt.engine.images.preprocess import Preprocessing
 from camrt.errors import DataError, InputError
 from camrt.evaluation.adversarial_patches.attack import (
     ETA,
@@ -79,7 +78,6 @@ def build_ae2(
     patches: int | None = None,
     seed: int = 0,
     options: AttackOptions | None = None,
-    preprocessing: Preprocessing | None = None,
     gradient: GradientFunction | None = None,
 ) -> AdversarialExamples:
     """Images of adversarial patches on zeros (AE2).
@@ -92,9 +90,9 @@ def build_ae2(
         patches: Patches an image; None draws 1 to 9 for each.
         seed: Of everything drawn.
         options: How patches are attacked.
-        preprocessing: Says what range pixels have; None takes the engine's.
-        gradient: The model's gradient; None takes the engine's. For a model whose operators the engine has no
-            gradients of, `torch_gradient` of the same model. Whether a patch succeeded is the engine's word.
+        gradient: The model's gradient; None takes the engine's. For an ONNX file with operators that camrt
+            cannot differentiate, `engine_gradient` of the same model loaded from torch. Whether a patch
+            succeeded is decided by `engine`.
 
     Raises:
         InputError: No preprocessing is known, too few classes for different ones in an image, or an
@@ -102,7 +100,7 @@ def build_ae2(
         AdjointError: The engine has no gradient of this model.
         DataError: No patch succeeded in any image.
     """
-    return _build(engine, None, None, count, patches, seed, options, preprocessing, gradient)
+    return _build(engine, None, None, count, patches, seed, options, gradient)
 
 
 def build_ae1(
@@ -114,7 +112,6 @@ def build_ae1(
     patches: int | None = None,
     seed: int = 0,
     options: AttackOptions | None = None,
-    preprocessing: Preprocessing | None = None,
     gradient: GradientFunction | None = None,
 ) -> AdversarialExamples:
     """Natural images whose pixels under adversarial patches are theirs instead (AE1): x·(1 − m) + patches.
@@ -128,7 +125,6 @@ def build_ae1(
         patches: See `build_ae2`.
         seed: See `build_ae2`.
         options: See `build_ae2`.
-        preprocessing: See `build_ae2`.
         gradient: See `build_ae2`.
 
     Raises:
@@ -142,7 +138,7 @@ def build_ae1(
     barred = None if labels is None else np.asarray(labels)
     if barred is not None and (barred.shape != (len(scenes),) or barred.dtype.kind not in "iu"):
         raise InputError(f"labels must be {len(scenes)} classes, one an image, not {barred.shape}")
-    return _build(engine, scenes, barred, count, patches, seed, options, preprocessing, gradient)
+    return _build(engine, scenes, barred, count, patches, seed, options, gradient)
 
 
 def _build(
@@ -153,18 +149,15 @@ def _build(
     patches: int | None,
     seed: int,
     options: AttackOptions | None,
-    preprocessing: Preprocessing | None,
     gradient: GradientFunction | None,
 ) -> AdversarialExamples:
     check_integer("count", count, 1)
     check_integer("seed", seed, 0)
     if patches is not None:
         check_integer("patches", patches, 1, MOST_PATCHES)
-    options, steps = options or AttackOptions(), preprocessing or engine.preprocessing
+    options, steps = options or AttackOptions(), engine.preprocessing
     if steps is None:
-        raise InputError(
-            "the range of the model's input is not known: give preprocessing=, here or to camrt.load"
-        )
+        raise InputError("the range of the model's input is not known: give camrt.load its preprocessing=")
     shape = (
         steps.channels,
         engine.interface.height or steps.size[0],

@@ -30,11 +30,12 @@ from camrt.kernels.float_errors import ignore_float_errors
 __all__ = [
     "TheoremCheck",
     "check_theorem",
+    "draw_maps",
     "expected_grad_cam",
     "expected_norm",
     "lower_bound",
+    "mean_and_standard_error",
     "patch_norms",
-    "simulate",
 ]
 
 BLOCK_NUMBERS = 4_000_000
@@ -151,9 +152,21 @@ def scale_norms(norms: npt.ArrayLike, pool: int, pooled: tuple[int, int], tau: f
     return tau**2 * lengths / (2 * math.sqrt(math.pi) * pool**2 * math.sqrt(math.prod(pooled)))
 
 
-@ignore_float_errors
-def simulate(xi: npt.ArrayLike, V: int, k: int, pool: int, draws: int, seed: int = 0) -> tuple[Array, Array]:
-    """Mean and standard error (h, w) of Grad-CAM over networks drawn as in Theorem 3, τ = 1.
+def mean_and_standard_error(blocks: Iterable[Array]) -> tuple[Array, Array]:
+    """Mean and standard error (h, w) of two or more maps that come in blocks (n, h, w)."""
+    count = 0
+    totals = squares = np.zeros(())
+    for block in blocks:
+        count += len(block)
+        totals = totals + block.sum(axis=0)
+        squares = squares + (block**2).sum(axis=0)
+    mean = totals / count
+    variance = np.maximum(squares / count - mean**2, 0) * count / (count - 1)
+    return mean, np.sqrt(variance / count)
+
+
+def draw_maps(xi: npt.ArrayLike, V: int, k: int, pool: int, draws: int, seed: int) -> Iterator[Array]:
+    """Grad-CAM maps (n, h, w) of networks drawn as in Theorem 3 with τ = 1, block by block, `draws` in all.
 
     Filters and the dense weights of the upper half of the rows are drawn one by one; the coefficients α_v
     follow from them by Proposition 2.
@@ -169,24 +182,6 @@ def simulate(xi: npt.ArrayLike, V: int, k: int, pool: int, draws: int, seed: int
     Raises:
         InputError: Sizes that do not fit, an odd h', or fewer than two draws.
     """
-    return mean_and_standard_error(draw_maps(xi, V, k, pool, draws, seed))
-
-
-def mean_and_standard_error(blocks: Iterable[Array]) -> tuple[Array, Array]:
-    """Mean and standard error (h, w) of two or more maps that come in blocks (n, h, w)."""
-    count = 0
-    totals = squares = np.zeros(())
-    for block in blocks:
-        count += len(block)
-        totals = totals + block.sum(axis=0)
-        squares = squares + (block**2).sum(axis=0)
-    mean = totals / count
-    variance = np.maximum(squares / count - mean**2, 0) * count / (count - 1)
-    return mean, np.sqrt(variance / count)
-
-
-def draw_maps(xi: npt.ArrayLike, V: int, k: int, pool: int, draws: int, seed: int) -> Iterator[Array]:
-    """Grad-CAM maps (n, h, w) of random networks, block by block, `draws` in all; see `simulate`."""
     image = to_float64("xi", xi)
     if V < 1 or draws < 2:
         raise InputError(f"a filter and two draws are needed, not V={V} and draws={draws}")
@@ -244,11 +239,6 @@ class TheoremCheck:
     zero_places: int
     largest_at_zero: float
 
-    @property
-    def agrees(self) -> bool:
-        """Whether the ratio is within three standard errors of 1 and the bound holds everywhere."""
-        return abs(self.ratio - 1) <= 3 * self.ratio_error and self.bound_holds
-
 
 @ignore_float_errors
 def check_theorem(
@@ -265,7 +255,7 @@ def check_theorem(
         seed: Of the draws.
 
     Raises:
-        InputError: As `simulate`, or an image of zeros.
+        InputError: As `draw_maps`, or an image of zeros.
     """
     norms = patch_norms(xi, k)
     pooled = pooled_size(check_image_size(xi), k, pool)

@@ -107,18 +107,6 @@ class OneLayerCNN:
         """(h', w')."""
         return pooled_size(self.size, self.filters.shape[1], self.pool)
 
-    @property
-    def seen_rows(self) -> int:
-        """How many of the input's rows, from the top, can influence the output.
-
-        Those under the pooled rows down to the last one with a dense weight that is not zero.
-        """
-        used = self.weights[0].reshape(-1, len(self.filters), *self.pooled).any(axis=(0, 1, 3))
-        if not used.any():
-            return 0
-        last = int(np.flatnonzero(used)[-1])
-        return (last + 1) * self.pool + int(self.filters.shape[1]) - 1
-
     def mask_lower(self, rows: int) -> Self:
         """The same network with the first dense weights of the lower rows of every C_v set to zero.
 

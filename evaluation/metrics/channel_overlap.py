@@ -6,9 +6,8 @@ E8): the reason it gives for weighting cells rather than channels. Methods witho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -19,17 +18,17 @@ from camrt.evaluation.box_masks import boxes_to_mask
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.resampling import bilinear
 
-__all__ = ["PUBLISHED_OVERLAP", "TOP_CHANNELS", "ChannelOverlap", "channel_overlap", "scaled_top_channels"]
+__all__ = [
+    "TOP_CHANNELS",
+    "ChannelOverlap",
+    "measure_channel_overlap",
+    "scaled_top_channels",
+]
 
 TOP_CHANNELS = 100
 """Channels that the paper looks at."""
 PAPER_CHANNELS = 2048
 """Channels of the paper's Inception-v3 at the cut."""
-
-PUBLISHED_OVERLAP: Mapping[str, float] = MappingProxyType(
-    {"gradcam": 56, "gradcam++": 39, "score": 26, "ablation": 53, "xgradcam": 37}
-)
-"""COP, channels of the 100 highest, on 500 AE2 with four patches, of Inception-v3."""
 
 
 def scaled_top_channels(channels: int) -> int:
@@ -71,7 +70,7 @@ class ChannelOverlap:
 
 
 @ignore_float_errors
-def channel_overlap(
+def measure_channel_overlap(
     weights: npt.ArrayLike,
     activations: npt.ArrayLike,
     size: tuple[int, int],

@@ -9,9 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,6 @@ from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = [
-    "PUBLISHED_DEPENDENCE",
-    "PUBLISHED_LOCALISATION",
     "ActivationDependence",
     "PatchLocalisation",
     "PatchTaskResult",
@@ -36,33 +33,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-
-PUBLISHED_LOCALISATION: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
-    {
-        "gradcam": (46.5, 42.7, 45.3, 43.1),
-        "gradcam++": (44.3, 40.7, 43.8, 40.2),
-        "score": (43.2, 40.2, 42.9, 39.5),
-        "ablation": (46.8, 43.1, 46.7, 44.9),
-        "xgradcam": (44.0, 41.9, 43.1, 40.6),
-        "pixab": (55.3, 50.1, 54.9, 51.3),
-    }
-)
-"""PG and OL of DAP1, then of DAP2, in per cent, of Inception-v3 and 500 images each.
-
-Where a linear layer follows global pooling, as in that network, gradcam and xgradcam are the same map; that
-their figures differ cannot be reproduced."""
-
-PUBLISHED_DEPENDENCE: Mapping[str, float] = MappingProxyType(
-    {
-        "gradcam": 0.391,
-        "gradcam++": 0.028,
-        "score": 0.014,
-        "ablation": 0.223,
-        "xgradcam": 0.031,
-        "pixab": 0.402,
-    }
-)
-"""DOA, on 500 AE2 with four patches, of Inception-v3."""
 
 
 @dataclass(frozen=True, eq=False)

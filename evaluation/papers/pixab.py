@@ -8,7 +8,11 @@ import numpy as np
 
 from camrt.engine.methods import ChannelMethod, Method, make_method
 from camrt.errors import CamrtError, InputError
-from camrt.evaluation.metrics.channel_overlap import TOP_CHANNELS, channel_overlap, scaled_top_channels
+from camrt.evaluation.metrics.channel_overlap import (
+    TOP_CHANNELS,
+    measure_channel_overlap,
+    scaled_top_channels,
+)
 from camrt.evaluation.metrics.patch_tasks import (
     PatchLocalisation,
     measure_activation_dependence,
@@ -224,7 +228,7 @@ def overlap_figures(run: ReproductionRun, kind: str, method: ChannelMethod) -> M
         weights, activations = run.engine.channel_weights(
             examples.images[block], method, targets=examples.targets[block]
         )
-        measured = channel_overlap(
+        measured = measure_channel_overlap(
             weights,
             activations,
             (examples.images.shape[2], examples.images.shape[3]),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["Numbers", "PublishedColumn", "PublishedRow", "PublishedTable", "build_rows"]
+__all__ = ["Better", "Numbers", "PublishedColumn", "PublishedRow", "PublishedTable"]
 
 Numbers = tuple[float | None, ...]
+Better = Literal["higher", "lower", ""]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PublishedColumn:
     title: str
     of: tuple[str, ...] = ("",)
     digits: int = 1
-    better: Literal["higher", "lower", ""] = "higher"
+    better: Better = "higher"
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,3 @@ class PublishedTable:
     def heading(self) -> str:
         """Title and number."""
         return f"{self.title} ({self.number or 'the number of the table is not known'})"
-
-
-def build_rows(
-    titles: Mapping[str, str], columns: tuple[PublishedColumn, ...], numbers: Mapping[str, Numbers]
-) -> tuple[PublishedRow, ...]:
-    """Rows from all numbers of a method in one line, column after column."""
-    rows = []
-    for key, line in numbers.items():
-        if len(line) != sum(len(column.of) for column in columns):
-            raise ValueError(f"{key}: {len(line)} numbers do not fill the columns")
-        rest, figures = line, {}
-        for column in columns:
-            figures[column.name], rest = rest[: len(column.of)], rest[len(column.of) :]
-        rows.append(PublishedRow(key, titles[key], MappingProxyType(figures)))
-    return tuple(rows)

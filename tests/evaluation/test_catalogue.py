@@ -22,6 +22,7 @@ from camrt.errors import DataError, InputError
 from camrt.evaluation.papers import PUBLISHED, TABLE_TASKS, measured
 from camrt.evaluation.papers.catalogue import CATALOGUE, GROUPS, find_entries, find_tasks, task_of
 from camrt.evaluation.papers.measured import Record, read_records
+from camrt.evaluation.papers.published import read_published
 from camrt.evaluation.papers.reproduction import find_task
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +128,52 @@ def test_commands_are_understood(line: str) -> None:
         module = re.match(r"python -m ([\w.]+) ", line)
         assert module is not None
         assert (ROOT / Path(*module[1].split(".")).with_suffix(".py")).is_file() or not DOCUMENTS.is_dir()
+
+
+PRINTED = """
+papers.p = "A paper"
+shared_remarks.s = "said of several"
+titles.cam = "CAM"
+[[tables]]
+name = "one"
+title = "One"
+paper = "p"
+setting = "everywhere"
+columns = [{ name = "a", title = "A", of = ["x", "y"] }, { name = "b", title = "B", better = "lower" }]
+remarks = ["first"]
+shared_remarks = ["s"]
+rows = { cam = [1.5, nan, 2], other = [] }
+"""
+
+
+def test_published_tables_are_read() -> None:
+    table = read_published(PRINTED)["one"]
+    assert (table.paper, table.number, table.remarks) == ("A paper", None, ("first", "said of several"))
+    assert [(column.of, column.digits, column.better) for column in table.columns] == [
+        (("x", "y"), 1, "higher"),
+        (("",), 1, "lower"),
+    ]
+    assert [(row.key, row.title, dict(row.figures)) for row in table.rows] == [
+        ("cam", "CAM", {"a": (1.5, None), "b": (2,)}),
+        ("other", "other", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("2]", "2, 3]", "cam: 4 numbers do not fill the columns"),
+        ("2]", '"2"]', "no published tables"),
+        ('"lower"', '"left"', "better side of 'b' cannot be 'left'"),
+        ("setting =", "sitting =", "no published tables.*sitting"),
+        ('paper = "p"', 'paper = "q"', "no published tables.*q"),
+        ("titles.", "titles", "no published tables.*titles"),
+        ("[[tables]]", "[[tables]", "line"),
+    ],
+)
+def test_published_tables_that_are_none_are_refused(before: str, after: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_published(PRINTED.replace(before, after))
 
 
 # ---------------------------------------------------------------- what was measured

@@ -20,15 +20,17 @@ from camrt.engine.methods import Method
 from camrt.errors import DataError, InputError, MethodError
 from camrt.evaluation.adversarial_patches.builders import AttackOptions, build_ae1, build_ae2
 from camrt.evaluation.adversarial_patches.examples import AdversarialExamples
-from camrt.evaluation.metrics.channel_overlap import PUBLISHED_OVERLAP, channel_overlap, scaled_top_channels
+from camrt.evaluation.metrics.channel_overlap import (
+    measure_channel_overlap,
+    scaled_top_channels,
+)
 from camrt.evaluation.metrics.patch_tasks import (
-    PUBLISHED_DEPENDENCE,
-    PUBLISHED_LOCALISATION,
     ActivationDependence,
     cosine_distance,
     measure_activation_dependence,
     measure_patch_localisation,
 )
+from camrt.evaluation.papers import PUBLISHED
 from camrt.evaluation.papers.box_ablation import box_table
 from helpers.oracles import ablation as slow_ablation
 from helpers.oracles import patches as oracle
@@ -243,7 +245,7 @@ def test_cop_by_loops(
     ends = np.minimum(starts + rng.integers(1, 4, (2, patches, 2)), size)
     boxes = list(np.concatenate([starts, ends], axis=2))
     chosen = rng.integers(0, patches, 2)
-    found = channel_overlap(
+    found = measure_channel_overlap(
         weights, activations, size, boxes, chosen, top=top, cover=cover, thresholds=LEVELS
     )
     for row, level in enumerate(LEVELS):
@@ -269,7 +271,7 @@ def test_overlap_by_hand() -> None:
     activations[0, 4] = 1
     corners = [np.array([[0, 0, 1, 1], [0, 1, 1, 2], [1, 1, 2, 2]])]
     counts = [
-        channel_overlap([[5, 4, 3, 2, 1]], activations, (2, 2), corners, [chosen], top=top)
+        measure_channel_overlap([[5, 4, 3, 2, 1]], activations, (2, 2), corners, [chosen], top=top)
         .counts[:, 0]
         .tolist()
         for chosen, top in ((0, 5), (0, 2), (1, 5), (2, 5))
@@ -286,7 +288,7 @@ def test_the_top_channels_scale_with_their_number(channels: int, top: int) -> No
     weights, activations = rng.random((1, channels)), rng.random((1, channels, 1, 2))
     boxes = [np.array([[0, 0, 1, 1], [0, 1, 1, 2]])]
     found, same = (
-        channel_overlap(weights, activations, (1, 2), boxes, [0], top=one) for one in ("scaled", top)
+        measure_channel_overlap(weights, activations, (1, 2), boxes, [0], top=one) for one in ("scaled", top)
     )
     assert (found.top, found.counts.tolist()) == (top, same.counts.tolist())
 
@@ -318,7 +320,7 @@ def test_cop_of_2048_channels_by_a_slow_count(tmp_path: Path) -> None:
     for method, weights in own.items():
         given, activations = engine.channel_weights(images, method, targets=targets)
         assert given.shape == (2, 2048)
-        found = channel_overlap(given, activations, (12, 12), boxes, chosen, thresholds=LEVELS)
+        found = measure_channel_overlap(given, activations, (12, 12), boxes, chosen, thresholds=LEVELS)
         assert found.top == 100
         for row, level in enumerate(LEVELS):
             expected = [
@@ -335,7 +337,7 @@ def test_cop_of_2048_channels_by_a_slow_count(tmp_path: Path) -> None:
 
 def test_a_pixel_at_the_threshold_is_not_active() -> None:
     corners = [np.array([[0, 0, 1, 1], [0, 1, 1, 2]])]
-    found = channel_overlap([[1.0]], [[[[2.0, 1.0], [0.0, 0.0]]]], (2, 2), corners, [0], top=1)
+    found = measure_channel_overlap([[1.0]], [[[[2.0, 1.0], [0.0, 0.0]]]], (2, 2), corners, [0], top=1)
     assert found.counts[:, 0].tolist() == [1, 0, 0]
 
 
@@ -343,11 +345,11 @@ def test_per_image_of_one_patch_has_no_overlap_and_is_left_out() -> None:
     activations = np.zeros((2, 1, 2, 2))
     activations[:, 0, 0, 0] = 1
     boxes = [np.array([[0, 0, 1, 1]]), np.array([[0, 0, 1, 1], [0, 0, 1, 1]])]
-    found = channel_overlap(np.ones((2, 1)), activations, (2, 2), boxes, [0, 0], top=1)
+    found = measure_channel_overlap(np.ones((2, 1)), activations, (2, 2), boxes, [0, 0], top=1)
     assert np.isnan(found.counts[:, 0]).all()
     assert found.means == (1.0, 1.0, 1.0)
     assert found.undefined == 1
-    alone = channel_overlap(np.ones((1, 1)), activations[:1], (2, 2), boxes[:1], [0], top=1)
+    alone = measure_channel_overlap(np.ones((1, 1)), activations[:1], (2, 2), boxes[:1], [0], top=1)
     assert np.isnan(alone.means).all()
 
 
@@ -377,7 +379,7 @@ def test_overlap_refuses(change: dict[str, Any], words: str) -> None:
         "chosen": [0],
     }
     with pytest.raises(InputError, match=words):
-        channel_overlap(**(given | change))
+        measure_channel_overlap(**(given | change))
 
 
 # ---------------------------------------------------------------- E12
@@ -393,21 +395,30 @@ def test_the_table_of_boxes_has_every_setting_once_in_every_reading() -> None:
         assert (method.boxes, method.perspectives) == (row.boxes, row.perspectives)
         assert (method.denominators, method.assignment) == (row.reading, row.assignment)
         assert method.score == "probability"
-        assert (row.published is None) == any(3 in shape for shape in row.boxes)
     pixab = camrt.methods()["pixab"]
     few = {row.name: row for row in box_table(("N2",), ("coverage",))}
     assert len(few) == 24
-    assert few["1x1 deletion"].published == (52.6, 44.3, 51.9, 44.8)
     assert few["2x1 preservation"].boxes == ((2, 1),)
-    assert few["2x1 preservation"].published == (51.7, 44.3, 51.9, 43.9)
-    assert few["1x1+2x1 both"].published == (54.1, 47.5, 53.3, 48.0)
-    assert few["1x1+1x2+2x1+2x2 both"].published == PUBLISHED_LOCALISATION["pixab"]
     assert few["1x1+1x2+2x1+2x2 both"].method == pixab(score="probability", denominators="N2")
 
 
-def test_what_is_published_is_of_methods_that_exist() -> None:
-    for published in (PUBLISHED_LOCALISATION, PUBLISHED_DEPENDENCE, PUBLISHED_OVERLAP):
-        assert set(published) <= set(camrt.methods())
+def test_what_is_published_of_boxes() -> None:
+    found = {
+        row.key: tuple(number for numbers in row.figures.values() for number in numbers)
+        for name in ("pixab-6", "pixab-7", "pixab-8", "pixab-9", "pixab-10")
+        for row in PUBLISHED[name].rows
+    }
+    for row in box_table(("N2",), ("coverage",)):
+        assert (found[row.name] == ()) == any(3 in shape for shape in row.boxes)
+    assert found["1x1 deletion"] == (52.6, 44.3, 51.9, 44.8)
+    assert found["2x1 preservation"] == (51.7, 44.3, 51.9, 43.9)
+    assert found["1x1+2x1 both"] == (54.1, 47.5, 53.3, 48.0)
+    assert found["1x1+1x2+2x1+2x2 both"] == found["pixab"]
+
+
+@pytest.mark.parametrize("name", ["pixab-1", "pixab-2", "pixab-6"])
+def test_what_is_published_is_of_methods_that_exist(name: str) -> None:
+    assert {row.key for row in PUBLISHED[name].rows} <= set(camrt.methods())
 
 
 def test_with_one_perspective_the_readings_are_one_map(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from camrt.evaluation.adversarial_patches.attack import (
     attack_patches,
     engine_gradient,
     input_range,
-    torch_gradient,
 )
 from camrt.evaluation.adversarial_patches.builders import (
     MOST_PATCHES,
@@ -276,7 +274,8 @@ def test_torch_gives_the_same() -> None:
 
     net = torch_nets.build_net(torch_nets.Modular, seed=1)
     images, targets = torch_nets.random_images(2, 7, 6), np.array([1, 4])
-    shares, slopes = torch_gradient(net)(images, targets)
+    gradient = engine_gradient(camrt.load(net, example=images[:1]))
+    shares, slopes = gradient(images, targets)
     twin = torch_nets.build_net(torch_nets.Modular, seed=1).double()
 
     def logits(image: Any) -> Any:
@@ -289,15 +288,7 @@ def test_torch_gives_the_same() -> None:
         assert_close(slopes[n], expected, "float32", factor=4)  # a deeper network in float32
     assert all(parameter.grad is None for parameter in net.parameters())
     with pytest.raises(TargetError, match="class 5 is out of range"):
-        torch_gradient(net)(images, np.array([0, 5]))
-    with pytest.raises(InputError, match="training mode"):
-        torch_gradient(net.train())
-
-
-def test_torch_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"camrt\[torch\]"):
-        torch_gradient(object())
+        gradient(images, np.array([0, 5]))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from camrt.errors import DataError, InputError, MethodError
 from camrt.evaluation.adversarial_patches import builders
 from camrt.evaluation.datasets import read_dataset
 from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
-from camrt.evaluation.metrics.channel_overlap import channel_overlap
+from camrt.evaluation.metrics.channel_overlap import measure_channel_overlap
 from camrt.evaluation.metrics.dead_zone_share import dead_share
 from camrt.evaluation.metrics.patch_tasks import measure_activation_dependence, measure_patch_localisation
 from camrt.evaluation.metrics.pixel_precision import pxap
@@ -275,7 +275,7 @@ def test_doa_and_cop_are_of_four_patches(patch_run: ReproductionRun) -> None:
     weights, activations = patch_run.engine.channel_weights(
         examples.images, "gradcam", targets=examples.targets
     )
-    measured = channel_overlap(
+    measured = measure_channel_overlap(
         weights,
         activations,
         (SIDE, SIDE),
@@ -295,7 +295,7 @@ def test_cop_of_as_large_a_share_as_the_papers(patch_run: ReproductionRun) -> No
     run = replace(patch_run, options=replace(patch_run.options, top_channels="scaled"))
     cop = reproduce("pixab-1", run.engine, run=run)
     weights, activations = run.engine.channel_weights(examples.images, "gradcam", targets=examples.targets)
-    measured = channel_overlap(
+    measured = measure_channel_overlap(
         weights, activations, (SIDE, SIDE), examples.boxes, examples.chosen, top="scaled", thresholds=(0.25,)
     )
     assert measured.top == 1

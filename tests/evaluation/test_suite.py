@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import camrt
 from camrt.cli.main import app
 from camrt.engine.methods import GradCAM, PixabCAM
 from camrt.engine.run_folder import JOURNAL_FILE, lock_folder
-from camrt.errors import DataError, InputError, MethodError
+from camrt.errors import BackendError, DataError, InputError, MethodError
 from camrt.evaluation.datasets import read_dataset
 from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
 from camrt.evaluation.metrics.curves import ranks_of
@@ -392,6 +393,18 @@ def test_other_contents_of_equal_names_and_sizes_are_not_mixed(engine: Any, tmp_
     evaluate(engine, read(data, engine), "pixab", metrics=["pxap"], out=tmp_path / "whole")
     for path in sorted((tmp_path / "whole").iterdir()):
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+
+
+def test_the_engine_finds_the_evaluation_by_its_entry_point(
+    engine: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (entry,) = entry_points(group="camrt.evaluation")
+    assert entry.name == "evaluate"
+    assert entry.load() is evaluate is camrt.evaluation.evaluate
+    assert engine.evaluate(folder, ["gradcam"], metrics=["drop"]).figures["gradcam"].keys() == {"drop"}
+    monkeypatch.setattr("camrt.engine.engine.entry_points", lambda **asked: ())
+    with pytest.raises(BackendError, match=r"without its entry points.*or install camrt anew"):
+        engine.evaluate(folder, ["gradcam"])
 
 
 def test_two_evaluations_do_not_share_a_folder(engine: Any, folder: Path, tmp_path: Path) -> None:

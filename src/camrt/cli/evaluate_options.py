@@ -59,7 +59,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images run at once: the bou
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Measure this many images, drawn with the seed.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
-Resume = Annotated[bool, typer.Option(help="Go on with a run in that folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run in that folder.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run in that folder: its files alone are removed.")
 ]
