@@ -59,7 +59,7 @@ def arange_like(count: int, array: Any) -> Any:
 
 
 def all_index_pairs(rows: int, columns: int, array: Any) -> tuple[Any, Any]:
-    """Row and column indices of all entries of a table, row by row, where an array lies."""
+    """Row and column indices of every entry of a (rows, columns) table, on the device of `array`."""
     reserve_for((3, rows, columns), array, "pairs of an image and what is altered in it")
     every = arange_like(rows * columns, array)
     return every // columns, every % columns
@@ -106,7 +106,7 @@ def repeat(array: Any, count: int, axis: int) -> Any:
 
 
 def reserve_for(shape: Sequence[int], array: Any, what: str, *, itemsize: int = 8) -> None:
-    """Asks for memory where an array lies, if that is the host's; a device's is found by running.
+    """Checks the host memory limit for an array of this shape; device memory is not checked.
 
     Args:
         shape: Of what will be made there.
@@ -135,7 +135,7 @@ def release_memory(array: Any) -> None:
 
 
 def to_float32(values: Any) -> Any:
-    """In float32."""
+    """Casts an array to float32."""
     xp = library(values)
     return xp.astype(values, xp.float32)
 

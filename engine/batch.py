@@ -39,11 +39,11 @@ class PreparedBatch:
 
     Attributes:
         images: (N, C, H, W) float32, where the engine computes.
-        to_caller: Makes arrays from there the kind of array that the caller passed, in its place.
+        to_caller: Converts results to the caller's array library and device.
         views: What the model sees of each image, where images were passed.
         framings: Which part of each image that is, where images were passed.
-        nan_rows: (N,) whether an image holds NaN or infinity, where that is not looked at: on a device. None
-            where such a batch is refused.
+        nan_rows: (N,) rows with NaN or infinity, for batches on a device, which are not refused; None for
+            batches on the host, which are.
     """
 
     images: Array

@@ -62,7 +62,7 @@ class Cut:
         head: What follows the cut.
         taps: Outputs of the trunk pass by what they are: `ACTIVATION`, and where the head reads them `PHI`,
             `CELLS` and the tensors that go around the cut (`extra_input_name`).
-        gradient_roles: What they are of taps that only gradients read.
+        gradient_roles: Roles of the taps that only gradient methods fetch.
     """
 
     target: TargetTensor
@@ -122,8 +122,9 @@ def make_cuts(
             factors = factor_head(graph, tensor, interface.batch)
         start = find_adjoint_start(tensor, factors)
         vectors = () if not clean or start is None else find_feature_vectors(graph, start)
-        beside = (*around, *vectors)
-        shown = {ACTIVATION: tensor} | {extra_input_name(i): name for i, name in enumerate(beside)}
+        extra_tensors = (*around, *vectors)
+        shown = {ACTIVATION: tensor}
+        shown |= {extra_input_name(i): name for i, name in enumerate(extra_tensors)}
         if start is not None and start != tensor:
             shown[FIRST_LAYER] = start
         if isinstance(factors, Factors):
@@ -210,9 +211,9 @@ def make_reference(
         )
         return make_adjoint_runner(part, "head's adjoint", interface, runtime)
 
-    beside = tuple(extra_input_name(i) for i in range(len(around)))
-    adjoint = HeadAdjoint(LazyRunner(back), beside)
-    graphs = GenericHead(LazyRunner(make), adjoint, batch_size, "to compare with", threads, beside)
+    extra_inputs = tuple(extra_input_name(i) for i in range(len(around)))
+    adjoint = HeadAdjoint(LazyRunner(back), extra_inputs)
+    graphs = GenericHead(LazyRunner(make), adjoint, batch_size, "to compare with", threads, extra_inputs)
     known = isinstance(head, FactoredHead) and head.first_layer_is_known
     return ReferenceHead(graphs, graphs.run_graph, has_own_gradient=known)
 
@@ -289,10 +290,10 @@ def make_head(
         )
         return make_adjoint_runner(part, "head's adjoint", interface, runtime)
 
-    beside = tuple(extra_input_name(i) for i in range(len(around)))
+    extra_inputs = tuple(extra_input_name(i) for i in range(len(around)))
     given = tuple(extra_input_name(len(around) + i) for i in range(len(vectors)))
     adjoint = HeadAdjoint(
-        LazyRunner(back), beside + given, FIRST_LAYER if start not in (None, target) else None
+        LazyRunner(back), extra_inputs + given, FIRST_LAYER if start not in (None, target) else None
     )
 
     def generic(reason: str) -> GenericHead:
@@ -302,7 +303,7 @@ def make_head(
             )
             return make_logits_runner(part, "head", interface, runtime)
 
-        return GenericHead(LazyRunner(make), adjoint, batch_size, reason, threads, beside)
+        return GenericHead(LazyRunner(make), adjoint, batch_size, reason, threads, extra_inputs)
 
     if interface.joint is not None:
         return make_calm_head(model, graph, target, around, interface, runtime, generic, threads)
@@ -361,12 +362,12 @@ def make_calm_head(
     )
     put = runtime.device.put
     activations = put(normal_noise((2, *shape[1:])))
-    nothing = put(np.zeros((2, interface.num_classes), np.float32))
+    logits = put(np.zeros((2, interface.num_classes), np.float32))
     every = put(np.tile(np.arange(interface.num_classes), (2, 1)))
     reader = ScoreReader(every, "probability", "softmax")
-    asked = QueryContext(activations, nothing, reader, PassCounts(), {})
+    context = QueryContext(activations, logits, reader, PassCounts(), {})
     try:
-        return head if agrees_with_graph(head, whole, asked) else whole
+        return head if agrees_with_graph(head, whole, context) else whole
     except BackendError:  # a head of one size takes no further row of cells
         return whole
 

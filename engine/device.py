@@ -1,4 +1,4 @@
-"""Where an engine's arrays lie: with NumPy on the host, or with torch on a device."""
+"""The device of an engine's arrays: NumPy on the host, or torch on a CPU or GPU."""
 
 from __future__ import annotations
 

@@ -202,9 +202,9 @@ class Engine:
 
     def _chooser(self, given: PreparedBatch, targets: Any, top_k: int | None) -> TargetChooser:
         """What chooses the classes to explain."""
-        count, place = len(given.images), self.device
+        count = len(given.images)
         return make_target_chooser(
-            targets, count, self.num_classes, place, given.to_caller, self.labels, top_k
+            targets, count, self.num_classes, self.device, given.to_caller, self.labels, top_k
         )
 
     def _prepared(self, batch: Any) -> PreparedBatch:
@@ -487,8 +487,8 @@ class Engine:
             block = given.images[start : start + self.batch_size]
             outputs = run.run_trunk(block, (chosen,))
             classes, several = choose(slice(start, start + self.batch_size), outputs[LOGITS])
-            asked = run.make_queries(block, run.find_fetched(chosen)[0], classes, outputs, PassCounts())
-            kept.append((chosen.weights(asked)[0], asked.activations))
+            queries = run.make_queries(block, run.find_fetched(chosen)[0], classes, outputs, PassCounts())
+            kept.append((chosen.weights(queries)[0], queries.activations))
         weights, activations = (given.to_caller(concat(parts)) for parts in zip(*kept, strict=True))
         return (weights if several else weights[:, 0]), activations
 

@@ -37,7 +37,7 @@ class ExplainedBlock:
     Attributes:
         logits: (n, C).
         classes: (n, T).
-        several: Whether the caller thinks of them as (n, T) rather than (n,).
+        several: Whether results are returned as (n, T); False for (n,).
         answers: For each method scores (n, T), and each layer's raw maps (n, T, h, w).
         passes: What each method ran.
         seconds: What each method took; the first, with the pass that all share.

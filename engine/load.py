@@ -277,19 +277,19 @@ def build_engine(
     notes += changed
     listed = tuple(find_candidates(graph, grid))
     found = [
-        place
+        chosen
         for wanted in list_targets(target)
-        for place in choose_targets(graph, wanted, grid, interface.joint)
+        for chosen in choose_targets(graph, wanted, grid, interface.joint)
     ]
-    notes += dict.fromkeys(note for place in found for note in describe_resampling(graph, place.name))
+    notes += dict.fromkeys(note for chosen in found for note in describe_resampling(graph, chosen.name))
     tensors = []
-    for number, place in enumerate(found):
+    for number, chosen in enumerate(found):
         tensors.append(
             insert_map(
-                model, graph, place.name, place.layout, place.prefix, place.shape, number, place.mirrored
+                model, graph, chosen.name, chosen.layout, chosen.prefix, chosen.shape, number, chosen.mirrored
             )
         )
-        if place.layout != "map" or place.mirrored:
+        if chosen.layout != "map" or chosen.mirrored:
             graph = Graph(model, graph.input_shape, watch)
             graph.observe(LOGITS)
     size = None if steps is None else steps.size

@@ -67,7 +67,7 @@ def record_origin(
         path: What that was given.
         options: And what else.
     """
-    place = "default" if path == "default" else os.path.abspath(path)  # noqa: PTH100  # resolves no links
+    source = "default" if path == "default" else os.path.abspath(path)  # noqa: PTH100  # resolves no links
     plans, target = options["plans"], options["target"]
     given = {
         **options,
@@ -75,7 +75,7 @@ def record_origin(
         "labels": engine.labels,  # which may have been in a file
         "target": tuple(target) if isinstance(target, list) else target,
     }
-    engine.origin = Origin(load, place, engine.sha256, given, uuid4().hex)
+    engine.origin = Origin(load, source, engine.sha256, given, uuid4().hex)
     _LIVE_ENGINES[engine.origin.name] = engine
 
 

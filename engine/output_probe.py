@@ -34,7 +34,7 @@ def images_in_ranges(shape: Sequence[int]) -> Array:
 def make_output_prober(runtime: Backend) -> Prober:
     """A prober that runs the model once, on four images; one by one where it does not take them together.
 
-    A model that cannot be run so teaches nothing.
+    It returns None for a model that cannot be run.
     """
 
     def probe(model: onnx.ModelProto, input_shape: tuple[int, ...], name: str) -> Array | None:

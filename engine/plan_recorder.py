@@ -100,10 +100,10 @@ def run_every_graph(engine: Engine, size: tuple[int, int], *, gradients: bool, g
     shape = (2, engine.interface.channels, *size)
     reserve_array(shape, "the batch that a plan is tried on")
     batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    asked = [*FORWARD_METHODS, *(GRADIENT_METHODS if gradients else ()), *(("guided",) if guided else ())]
+    names = [*FORWARD_METHODS, *(GRADIENT_METHODS if gradients else ()), *(("guided",) if guided else ())]
     if engine.head.has_joint:
-        asked.append("calm")
-    for method in asked:
+        names.append("calm")
+    for method in names:
         try:
             engine.explain(batch, method)
         except (AdjointError, MethodError):  # the model has no such question

@@ -88,21 +88,21 @@ class HeadQueries:
 
     def scores(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of the images as they are."""
-        return self._asked(kind).scores
+        return self._context(kind).scores
 
     def scores_without_channels(self, kind: ScoreKind) -> Array:
         """(N, K, T): the scores with channel k of the activation set to zero."""
-        return self.head.scores_without_channels(self._asked(kind))
+        return self.head.scores_without_channels(self._context(kind))
 
     def scores_with_boxes(
         self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         """(N, P, T) twice: with each box of cells set to zero, and with nothing but the box kept."""
-        return self.head.scores_with_boxes(self._asked(kind), boxes, delete=delete, keep=keep)
+        return self.head.scores_with_boxes(self._context(kind), boxes, delete=delete, keep=keep)
 
     def scores_of_zero_activation(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of an all-zero activation."""
-        return self.head.scores_of_zero_activation(self._asked(kind))
+        return self.head.scores_of_zero_activation(self._context(kind))
 
     def gradients(self, kind: ScoreKind) -> Iterator[Array]:
         """For each target in turn (N, K, h, w): the gradient of its score with respect to the activation.
@@ -113,7 +113,7 @@ class HeadQueries:
             AdjointError: An operator behind the cut has no derivative, or camrt has no rule for it.
         """
         broken = find_nan_rows(self.logits)
-        for gradient in self.head.gradients(self._asked(kind)):
+        for gradient in self.head.gradients(self._context(kind)):
             yield fill_nan_rows(gradient, broken)
 
     def image_gradients(
@@ -160,7 +160,7 @@ class HeadQueries:
         Raises:
             MethodError: The head is not a linear layer behind global pooling.
         """
-        maps = self.head.class_maps(self._asked("logit"))
+        maps = self.head.class_maps(self._context("logit"))
         if maps is None:
             raise MethodError(
                 "'cam' needs a linear layer behind global pooling, and this model's head is "
@@ -272,11 +272,11 @@ class HeadQueries:
         return ScoreReader(self.targets, kind if self.has_logits else "probability", self.activation)
 
     @cached_property
-    def _logit_asked(self) -> QueryContext:
+    def _logit_context(self) -> QueryContext:
         return QueryContext(self.activations, self.logits, self._reader("logit"), self.passes, self.extras)
 
-    def _asked(self, kind: ScoreKind) -> QueryContext:
-        return replace(self._logit_asked, reader=self._reader(kind))
+    def _context(self, kind: ScoreKind) -> QueryContext:
+        return replace(self._logit_context, reader=self._reader(kind))
 
 
 def find_nan_rows(logits: Array) -> Array:
@@ -286,7 +286,10 @@ def find_nan_rows(logits: Array) -> Array:
 
 
 def fill_nan_rows(numbers: Array, broken: Array) -> Array:
-    """Numbers (N, ...) with NaN in the rows marked: masks in a graph may have hidden what they mean."""
+    """Fills the marked rows of an array (N, ...) with NaN.
+
+    `Where` nodes can mask non-finite values, so results of such rows cannot be trusted.
+    """
     if host_readable(numbers) and not broken.any():
         return numbers
     xp = library(numbers)

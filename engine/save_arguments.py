@@ -28,10 +28,10 @@ def check_result_folder(folder: Any) -> Path:
         raise InputError(f"folder={os.fspath(folder)!r:.80} is no path; '.' is the folder that you are in")
     if is_address(folder):
         raise InputError(f"folder={os.fspath(folder)!r:.80} is an address: camrt writes on this machine only")
-    place = Path(folder)
-    if os.path.exists(place) and not place.is_dir():  # noqa: PTH110  # which takes names of any length
-        raise StorageError(f"{place}: is there and no folder: name a folder for the results, new or not")
-    return place
+    path = Path(folder)
+    if os.path.exists(path) and not path.is_dir():  # noqa: PTH110  # which takes names of any length
+        raise StorageError(f"{path}: is there and no folder: name a folder for the results, new or not")
+    return path
 
 
 def check_file_name(option: str, name: Any) -> None:

@@ -20,8 +20,8 @@ def probabilities(logits: Array, activation: InverseLink) -> Array:
     """Class probabilities of logits (..., C), float32; NaN where a logit is NaN, and of plain numbers."""
     xp = library(logits)
     if activation == "none":
-        nothing: Array = to_float32(xp.full_like(logits, float("nan")))
-        return nothing
+        undefined: Array = to_float32(xp.full_like(logits, float("nan")))
+        return undefined
     wide = xp.astype(logits, xp.float64)
     if activation == "sigmoid":
         # exp of a negative number only: no overflow for either sign.
@@ -65,18 +65,18 @@ class ScoreReader:
         xp = library(logits)
         classes = self.targets[batch_index, target][:, None]
         own = arange_like(logits.shape[1], logits)[None] == classes
-        nothing = xp.zeros_like(logits)
+        zero = xp.zeros_like(logits)
         if self.kind == "logit":
-            return xp.where(own, xp.ones_like(logits), nothing)
+            return xp.where(own, xp.ones_like(logits), zero)
         # 1 − p_c is never computed so: it has no digits left where p_c is nearly one
         if not self.needs_softmax:
             chosen = xp.take_along_axis(logits, classes, axis=1)
             slope = probabilities(chosen, self.activation)
             if self.activation == "sigmoid":
                 slope = slope * probabilities(-chosen, "sigmoid")
-            return xp.where(own, slope, nothing)
+            return xp.where(own, slope, zero)
         shares = probabilities(logits, "softmax")
-        others = xp.where(own, nothing, shares)
+        others = xp.where(own, zero, shares)
         rest = xp.sum(others, axis=1, keepdims=True)
         return xp.take_along_axis(shares, classes, axis=1) * xp.where(own, rest, -others)
 

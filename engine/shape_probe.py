@@ -20,8 +20,8 @@ def make_shape_observer(runtime: Backend) -> ShapeObserver:
     """An observer that runs the whole model once with the shapes of unknown tensors as outputs.
 
     Tensors themselves are outputs only where their element type is not known either: all of them together
-    would fill the memory. A model that cannot be run so teaches nothing: what is asked of it then fails on
-    what is known.
+    would fill the memory. It returns no shapes for a model that cannot be run; later steps then use the
+    inferred ones.
     """
 
     def observe(

@@ -101,7 +101,7 @@ def make_target_chooser(
         xp = library(logits)
         return xp.astype(xp.argmax(logits, axis=1), xp.int64)[:, None], False
 
-    def asked(some: slice, logits: Array) -> tuple[Array, bool]:
+    def chosen_by_function(some: slice, logits: Array) -> tuple[Array, bool]:
         chosen = targets(give(logits))
         if chosen is None:
             return predicted(some, logits)
@@ -118,7 +118,7 @@ def make_target_chooser(
     if targets is None:
         return predicted
     if callable(targets):
-        return asked
+        return chosen_by_function
     given, several = parse_targets(targets, count, classes, labels)
     held = device.put(given)
     return lambda some, _: (held[some], several)

@@ -16,7 +16,7 @@ Array = Any
 
 
 class HeadAdjoint:
-    """Runs the head forth and back once a target.
+    """Runs the head's forward and backward pass once per target.
 
     Args:
         runner: Graph A (N, K, h, w), weighting (N, C) -> gradient (N, K, h, w).
@@ -26,15 +26,15 @@ class HeadAdjoint:
 
     def __init__(self, runner: Runner, extra_inputs: tuple[str, ...] = (), start: str | None = None) -> None:
         self._runner = runner
-        self._beside = extra_inputs
+        self._extra_inputs = extra_inputs
         self._start = start
 
     def gradients(self, context: QueryContext) -> Iterator[Array]:
         """For each target in turn the gradient of its score, of the shape of what the graph takes."""
         start = context.activations if self._start is None else context.extras[self._start]
-        images = arange_like(len(context.activations), context.activations)
+        batch_index = arange_like(len(context.activations), context.activations)
         for target in range(context.reader.targets.shape[1]):
-            context.passes.head_adjoint += len(images)
-            feeds = {name: context.extras[name] for name in self._beside}
-            feeds[WEIGHTING] = context.reader.weighting(context.logits, images, target)
+            context.passes.head_adjoint += len(batch_index)
+            feeds = {name: context.extras[name] for name in self._extra_inputs}
+            feeds[WEIGHTING] = context.reader.weighting(context.logits, batch_index, target)
             yield self._runner(start, [GRADIENT], feeds)[0]

@@ -31,7 +31,7 @@ Boxes = npt.NDArray[np.int64]  # known to the host
 
 @dataclass(frozen=True)
 class QueryContext:
-    """One question's circumstances.
+    """The batch and the scores that a query to a head is about.
 
     Attributes:
         activations: (N, K, h, w) float32.

@@ -60,16 +60,16 @@ class CalmHead(Head):
         chosen = xp.take_along_axis(joint, context.reader.targets[:, :, None, None], axis=1)
         shares = xp.concat([chosen, xp.sum(joint, axis=1, keepdims=True)], axis=1)
         shares = xp.permute_dims(shares, (0, 2, 3, 1))
-        cells, nothing = shares[:, :height], shares[:, height, 0]
+        cells, empty = shares[:, :height], shares[:, height, 0]
         reserve_for((count, len(boxes), cells.shape[3]), cells, "sums over boxes")
         inside = box_sums(cells, boxes, threads=self._threads)
         area = constant_like((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), cells)[:, None]
         deleted = kept = None
         if delete:
             outside = clip_min(xp.sum(cells, axis=(1, 2))[:, None] - inside, 0.0)
-            deleted = to_probabilities(outside + area * nothing[:, None])
+            deleted = to_probabilities(outside + area * empty[:, None])
         if keep:
-            kept = to_probabilities(inside + (height * width - area) * nothing[:, None])
+            kept = to_probabilities(inside + (height * width - area) * empty[:, None])
         return deleted, kept
 
     def scores_without_channels(self, context: QueryContext) -> Array:

@@ -1,4 +1,4 @@
-"""Whether a head answers what its own graph answers, when that is run on altered activations.
+"""Compares a head's results with those of its ONNX graph on altered activations.
 
 Compared are the logits, boxes deleted and kept, channels removed, the empty activation and gradients. Errors
 are shares of the largest change that an alteration makes, so that large logits do not hide them. Gradients
@@ -185,13 +185,13 @@ def compare_head(
         thorough: Whether many boxes, all channels and each gradient are compared, or some.
     """
     found: list[Comparison] = []
-    for number, asked in enumerate(natural):
-        found += compare_pairs("logits", logit_pairs(reference, asked), precision)
+    for number, context in enumerate(natural):
+        found += compare_pairs("logits", logit_pairs(reference, context), precision)
         if head is not reference.head:
-            height, width = asked.activations.shape[2:]
+            height, width = context.activations.shape[2:]
             boxes = sample_boxes(height, width, most=32)
             some = boxes if thorough else boxes[number % len(boxes)][None]
-            found += compare_pairs("boxes", box_pairs(head, reference, asked, some), precision)
+            found += compare_pairs("boxes", box_pairs(head, reference, context, some), precision)
     last = natural[-1]
     if precision.slopes is not None and (thorough or reference.has_own_gradient):
         found += compare_pairs("gradient", slope_pairs(head, reference, last), precision, precision.slopes)

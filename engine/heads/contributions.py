@@ -58,7 +58,7 @@ class Contributions:
             bias=device.put(factors.bias),
             cell_bias=None if factors.cell_bias is None else device.put(factors.cell_bias),
         )
-        self._place = device
+        self._device = device
         self.half_dtype = half_dtype
         if factors.reduction == "flatten":
             weight = self.factors.weight
@@ -68,8 +68,8 @@ class Contributions:
         self.features = len(factors.bias)
         self._phi = phi
         self.threads = threads
-        self._silent: ByteCache[Array] = ByteCache()
-        self._empty: ByteCache[Array] = ByteCache()
+        self._phi_of_zero: ByteCache[Array] = ByteCache()
+        self._first_layer_of_zero: ByteCache[Array] = ByteCache()
         self._mix = cell_layer
 
     @property
@@ -84,30 +84,30 @@ class Contributions:
         return context.extras[PHI] - self.phi_of_zero(context.activations.shape[1:])
 
     def phi_of_zero(self, shape: tuple[int, ...]) -> Array:
-        """φ(0), (K', h', w'), of an activation of shape (K, h, w)."""
+        """Returns φ(0), (K', h', w'), of an activation of shape (K, h, w)."""
 
         def find() -> Array:
-            nothing = self._place.put(np.zeros((1, *shape), np.float32))
-            return (nothing if self._phi is None else self._phi(nothing)[0])[0]
+            empty = self._device.put(np.zeros((1, *shape), np.float32))
+            return (empty if self._phi is None else self._phi(empty)[0])[0]
 
-        return self._silent.get(shape, find)
+        return self._phi_of_zero.get(shape, find)
 
     def first_layer_of_zero(self, shape: tuple[int, ...]) -> Array:
         """z(0), (F,): the first layer's answer to an all-zero activation of shape (K, h, w)."""
-        return self._empty.get(shape, lambda: self._find_empty(shape))
+        return self._first_layer_of_zero.get(shape, lambda: self._find_empty(shape))
 
     def _find_empty(self, shape: tuple[int, ...]) -> Array:
         bias, cells = self.factors.bias, (shape[1], shape[2])
         if self._phi is None:
             each = self.factors.cell_bias
             return bias if each is None else bias + self.factors.cells(cells) * each
-        silent = self.phi_of_zero(shape)
+        phi_of_zero = self.phi_of_zero(shape)
         weight = self.factors.weight
-        xp = library(silent)
+        xp = library(phi_of_zero)
         if not self.is_pooled:
             assert weight is not None
-            return to_float32(bias + xp.tensordot(weight, silent, axes=3))
-        summed = xp.sum(silent, axis=(1, 2), dtype=xp.float64) * self.factors.scale(cells)
+            return to_float32(bias + xp.tensordot(weight, phi_of_zero, axes=3))
+        summed = xp.sum(phi_of_zero, axis=(1, 2), dtype=xp.float64) * self.factors.scale(cells)
         mixed = summed if weight is None else xp.astype(weight, xp.float64) @ summed
         return to_float32(bias + mixed)
 

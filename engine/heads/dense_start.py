@@ -19,7 +19,7 @@ Array = Any
 
 
 class DensePhiAblation:
-    """Takes weight[:, k] · A_k out of the first layer's answer, cell by cell; only what follows it is run.
+    """Subtracts weight[:, k] · A_k from the first layer's output, cell by cell; only what follows it is run.
 
     Args:
         weight: (F, K) of the layer.

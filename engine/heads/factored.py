@@ -22,7 +22,7 @@ from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.runtime import Runner
 from camrt.export.heads.cut import CELLS, PHI
-from camrt.kernels.box_probabilities import box_probabilities_pair
+from camrt.kernels.box_probabilities import box_probabilities, box_probabilities_pair
 from camrt.kernels.box_sums import box_sums
 from camrt.kernels.caches import ByteCache
 from camrt.kernels.dispatch import host_readable
@@ -86,7 +86,7 @@ class FactoredHead(Head):
                 else self._contributions.cell_contributions(difference, (height, width))
             )
             pair = (
-                self._softmax_boxes(context, block, cells, boxes)
+                self._softmax_boxes(context, block, cells, boxes, keep)
                 if self._rest is None
                 else self._network_boxes(context, block, cells, boxes, delete, keep)
             )
@@ -112,15 +112,16 @@ class FactoredHead(Head):
         return finish(full - sums) if delete else None, finish(empty + sums) if keep else None
 
     def _softmax_boxes(
-        self, context: QueryContext, block: slice, cells: Array, boxes: Boxes
-    ) -> tuple[Array, Array]:
+        self, context: QueryContext, block: slice, cells: Array, boxes: Boxes, keep: bool
+    ) -> tuple[Array, Array | None]:
+        logits, targets = context.logits[block], context.reader.targets[block]
+        threads = self._contributions.threads
+        reserve_for((1 + keep, len(cells), len(boxes), targets.shape[1]), cells, "boxes' scores")
+        if not keep:
+            return box_probabilities(cells, logits, boxes, targets, sign=-1, threads=threads), None
         empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
         empty_logits = repeat(empty[None], len(cells), axis=0)
-        targets, threads = context.reader.targets[block], self._contributions.threads
-        reserve_for((2, len(cells), len(boxes), targets.shape[1]), cells, "boxes' scores")
-        return box_probabilities_pair(
-            cells, context.logits[block], empty_logits, boxes, targets, threads=threads
-        )
+        return box_probabilities_pair(cells, logits, empty_logits, boxes, targets, threads=threads)
 
     def _box_sums(self, cells: Array, boxes: Boxes) -> Array:
         """Sums (N, P, F) of cells (N, h, w, F) over boxes."""
@@ -251,13 +252,13 @@ class FactoredHead(Head):
                 yield self._before_first_layer(rows.reshape(len(rows), -1), context)
         else:
             weight = self._contributions.factors.weight
-            images = arange_like(len(context.activations), context.activations)
+            batch_index = arange_like(len(context.activations), context.activations)
             for target in range(context.reader.targets.shape[1]):
                 if context.reader.kind == "logit" and weight is not None:
                     chosen = weight[context.reader.targets[:, target]]
-                    yield self._over_cells(chosen.reshape(len(images), -1), context)
+                    yield self._over_cells(chosen.reshape(len(batch_index), -1), context)
                 else:
-                    rows = context.reader.weighting(context.logits, images, target)
+                    rows = context.reader.weighting(context.logits, batch_index, target)
                     yield self._before_first_layer(rows, context)
 
     def _before_first_layer(self, rows: Array, context: QueryContext) -> Array:

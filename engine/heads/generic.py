@@ -52,7 +52,7 @@ class GenericHead(Head):
     ) -> None:
         self._runner = runner
         self._adjoint = adjoint
-        self._beside = extra_inputs
+        self._extra_inputs = extra_inputs
         self._batch_size = batch_size
         self._reason = reason
         self._threads = threads
@@ -94,12 +94,14 @@ class GenericHead(Head):
     def scores_of_zero_activation(self, context: QueryContext) -> Array:
         activations = context.activations
         xp, count = library(activations), len(activations)
-        images = arange_like(count, activations)
-        if self._beside:
-            return context.reader.read(self._counted(context)(xp.zeros_like(activations), images), images)
+        batch_index = arange_like(count, activations)
+        if self._extra_inputs:
+            return context.reader.read(
+                self._counted(context)(xp.zeros_like(activations), batch_index), batch_index
+            )
         key = tuple(activations.shape[1:])
         empty = self._empty.get(key, lambda: self._runner(xp.zeros_like(activations[:1]))[0])
-        return context.reader.read(repeat(empty, count, axis=0), images)
+        return context.reader.read(repeat(empty, count, axis=0), batch_index)
 
     def run_graph(
         self, activations: Array, extra_inputs: Mapping[str, Array]
@@ -110,7 +112,7 @@ class GenericHead(Head):
             activations: (N, K, h, w).
             extra_inputs: The tensors that go around the cut, by name; others are left out.
         """
-        feeds = {name: extra_inputs[name] for name in self._beside}
+        feeds = {name: extra_inputs[name] for name in self._extra_inputs}
         logits, *further = self._runner(activations, None, feeds)
         return logits, dict(zip(self._runner.outputs[1:], further, strict=True))
 
@@ -142,7 +144,7 @@ class GenericHead(Head):
     def _counted(self, context: QueryContext) -> Callable[[Array, Array], Array]:
         def run(rows: Array, batch_index: Array) -> Array:
             context.passes.head += len(rows)
-            feeds = {name: context.extras[name][batch_index] for name in self._beside}
+            feeds = {name: context.extras[name][batch_index] for name in self._extra_inputs}
             return self._runner(rows, None, feeds)[0]
 
         return run

@@ -73,14 +73,14 @@ class OptiCAM(Method):
         up = [
             constant_like(interpolation_matrix(before, after, *part), flat) for before, after, part in sides
         ]
-        images = arange_like(count, flat)
+        batch_index = arange_like(count, flat)
         u, mean, square = (xp.zeros_like(flat[:, :, 0]) for _ in range(3))
         for step in range(1, self.steps + 1):
             weights = softmax(u)
             coarse = xp.reshape(weights[:, None] @ flat, (count, *cells))
             mask, spread = min_max_normalise(up[0] @ coarse @ up[1].T)
             rows = xp.astype(queries.images * mask[:, None], xp.float32)
-            found = queries.image_gradients(rows, images, target, self.score)
+            found = queries.image_gradients(rows, batch_index, target, self.score)
             back = xp.sum(xp.astype(found, xp.float64) * queries.images, axis=1)
             down = up[0].T @ normalise_adjoint(back, mask, spread) @ up[1]
             rise = (flat @ xp.reshape(down, (count, -1, 1)))[:, :, 0]

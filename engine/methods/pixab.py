@@ -88,16 +88,16 @@ class PixabCAM(Method):
         several = (8, *queries.targets.shape, len(placements.distinct))
         reserve_for(several, queries.targets, "what boxes' scores are compared by")
         kind = self.score or queries.supported_kind("probability")
-        scores, nothing = queries.scores(kind), queries.scores_of_zero_activation(kind)
+        scores, empty = queries.scores(kind), queries.scores_of_zero_activation(kind)
         xp = library(scores)
-        scores, nothing = xp.astype(scores, xp.float64), xp.astype(nothing, xp.float64)
+        scores, empty = xp.astype(scores, xp.float64), xp.astype(empty, xp.float64)
         deleted, kept = queries.scores_with_boxes(placements.distinct, kind, delete=delete, keep=keep)
-        falls, gains = self._denominators(kind, scores, nothing)
+        falls, gains = self._denominators(kind, scores, empty)
         parts = []
         if deleted is not None:
             parts.append(-score_change(deleted, scores[:, None]) / falls[:, None])
         if kept is not None:
-            parts.append(score_change(kept, nothing[:, None]) / gains[:, None])
+            parts.append(score_change(kept, empty[:, None]) / gains[:, None])
         total = self._mean(placements, sum(parts[1:], start=parts[0]))  # the sum of means, which is linear
         if kind == "probability":
             # A probability this small cannot be divided by: the map says nothing.
@@ -105,13 +105,13 @@ class PixabCAM(Method):
             total = xp.where(small, xp.zeros_like(total), total)
         return xp.astype(total, xp.float32), xp.astype(scores, xp.float32)
 
-    def _denominators(self, kind: ScoreKind, scores: Array, nothing: Array) -> tuple[Array, Array]:
+    def _denominators(self, kind: ScoreKind, scores: Array, empty: Array) -> tuple[Array, Array]:
         reading = self.denominators or ("N2" if kind == "probability" else "N3")
         if reading == "N3":
-            between = clip_min(abs(scores - nothing), MIN_SCORE)
+            between = clip_min(abs(scores - empty), MIN_SCORE)
             return between, between
         falls = clip_min(abs(scores), MIN_SCORE)
-        gains = clip_min(abs(nothing), MIN_SCORE) if reading == "N2" else falls
+        gains = clip_min(abs(empty), MIN_SCORE) if reading == "N2" else falls
         return falls, gains
 
     def _mean(self, placements: Placements, values: Array) -> Array:

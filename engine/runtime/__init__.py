@@ -55,9 +55,9 @@ class Backend(Protocol):
     Attributes:
         name: Its name.
         supports_scatter_add: Whether it has a ScatterElements that adds.
-        taps_cell_contributions: Whether the cells' contributions are taken out of the model's own graph: no
-            where a kernel needs none.
-        device: Where its runners take arrays and give them.
+        taps_cell_contributions: Whether the cells' contributions are extra outputs of the model's graph;
+            False where a kernel does not need them.
+        device: The device that its runners' inputs and outputs are on.
     """
 
     name: str

@@ -96,7 +96,7 @@ class Arena:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """To be held by what runs in it, in the thread that does."""
+        """Context manager around each run, in its thread: counts the runs that use the arena."""
         with self._counting:
             self.runs += 1
         try:

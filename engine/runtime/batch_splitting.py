@@ -1,4 +1,4 @@
-"""As many rows at once as a device's memory holds, found by running."""
+"""Splits a batch in halves until it fits in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime may leave to the CPU: the nodes of a graph that do nothing but count."""
+"""Nodes that only compute shapes, which ONNX Runtime may run on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running what cannot be interrupted, such as an operator of a runtime, so that its caller can go on.
+"""Runs uninterruptible work in a worker thread, so that the caller can stop at a deadline or on Ctrl-C.
 
 A runtime looks at its flag to stop between two operators, and one operator of a file that somebody else made
 may take minutes. And Python's signal handlers run in the main thread only, which sees nothing of Ctrl-C while

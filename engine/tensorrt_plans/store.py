@@ -149,7 +149,7 @@ class PlanStore:
 
 
 def build_environment(trt: Bindings) -> dict[str, str | None]:
-    """Where plans can run: what they are refused without."""
+    """What plans depend on: TensorRT flavour and version, GPU, camrt version."""
     return {
         "flavour": trt.flavour,
         "version": trt.version,

@@ -47,7 +47,7 @@ class HookedHead(GenericHead):
         if self._cut.skipped_calls is None or self._cut.layout.prefix:
             own: Tensor = super().scores_of_zero_activation(asked)  # differs from image to image
             return own
-        feeds = {name: asked.extras[name][:1] for name in self._beside}
+        feeds = {name: asked.extras[name][:1] for name in self._extra_inputs}
         logits = self._runner(torch.zeros_like(asked.activations[:1]), None, feeds)[0]
         count = len(asked.activations)
         scores: Tensor = asked.reader.read(logits.expand(count, -1), arange_like(count, logits))
@@ -67,7 +67,7 @@ class HookedHead(GenericHead):
             block = slice(start, start + self._batch_size)
             rows = asked.activations[block]
             asked.passes.head += len(rows)
-            feeds = {name: asked.extras[name][block] for name in self._beside}
+            feeds = {name: asked.extras[name][block] for name in self._extra_inputs}
             maps: Tensor = self._maps(rows, None, feeds)[0]
             found.append(maps.take_along_dim(asked.reader.targets[block][:, :, None, None], dim=1))
         return torch.cat(found)
@@ -107,7 +107,7 @@ class HookedHead(GenericHead):
 
         def run(rows: Tensor, image: Tensor) -> Tensor:
             asked.passes.full += len(rows)
-            feeds = {name: asked.extras[name][image] for name in self._beside}
+            feeds = {name: asked.extras[name][image] for name in self._extra_inputs}
             found: Tensor = self._runner(rows, None, feeds)[0]
             return found
 

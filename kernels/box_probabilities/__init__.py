@@ -17,6 +17,7 @@ if IMPLEMENTATION == "native":
 __all__ = ["box_probabilities", "box_probabilities_pair"]
 
 
+@dispatched(host=("boxes",))
 @ignore_float_errors
 def box_probabilities(
     contributions: Floats,

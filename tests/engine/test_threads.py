@@ -28,12 +28,17 @@ def spied(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[in
 
 
 @pytest.mark.parametrize(
-    ("kernel", "score"), [("box_probabilities_pair", "probability"), ("box_sums", "logit")]
+    ("kernel", "options"),
+    [
+        ("box_probabilities_pair", {"score": "probability"}),
+        ("box_probabilities", {"perspectives": "deletion"}),
+        ("box_sums", {"score": "logit"}),
+    ],
 )
-def test_a_factored_head_passes_them_on(kernel, score, tmp_path: Path, monkeypatch):
+def test_a_factored_head_passes_them_on(kernel, options, tmp_path: Path, monkeypatch):
     engine = camrt.load(hostile_models.classifier(tmp_path / "model.onnx"), threads=1)
     seen = spied(monkeypatch, factored, kernel)
-    engine.explain(BATCH, "pixab", score=score)
+    engine.explain(BATCH, "pixab", **options)
     assert set(seen) == {1}
 
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from camrt.kernels import dispatch  # noqa: E402
 from camrt.kernels.ablate import ablate_boxes, ablate_channels  # noqa: E402
 from camrt.kernels.blur import blur  # noqa: E402
-from camrt.kernels.box_probabilities import box_probabilities_pair  # noqa: E402
+from camrt.kernels.box_probabilities import box_probabilities, box_probabilities_pair  # noqa: E402
 from camrt.kernels.box_scores import box_scores  # noqa: E402
 from camrt.kernels.box_sums import box_sums  # noqa: E402
 from camrt.kernels.first_layer_difference import first_layer_boxes, first_layer_channels  # noqa: E402
@@ -39,6 +39,9 @@ CALLS = {
     "ablate_channels": ((3, 4, 3, 3), ablate_channels, (MAPS, ROWS, CHANNEL), {"threads": 1}),
     "ablate_boxes": ((3, 4, 3, 3), ablate_boxes, (MAPS, ROWS, BOXES), {"keep": True}),
     "blur": (None, blur, (MAPS, [0.25, 0.5, 0.25], "mirror"), {"threads": 2}),
+    "box_probabilities": (
+        None, box_probabilities, (normal(2, 3, 3, 5), LOGITS, BOXES, TARGETS), {"sign": -1, "threads": 1},
+    ),
     "box_probabilities_pair": (
         None, box_probabilities_pair, (normal(2, 3, 3, 5), LOGITS, LOGITS[::-1].copy(), BOXES, TARGETS), {},
     ),

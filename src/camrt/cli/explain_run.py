@@ -181,7 +181,7 @@ class ImageWalk:
         return batch if batch.files else None
 
     def skip_finished(self, kept: FinishedBatch) -> bool:
-        """Whether the next images are those of a batch that was kept, which are passed over then."""
+        """Skips the next images if they are those of a finished batch; whether they were."""
         taken: list[tuple[Path, str | None]] = []
         for wanted in kept.visited:
             found = self._take()

@@ -1,4 +1,4 @@
-"""Groups of commands of which one is meant where none is named."""
+"""Command groups with a default command."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 from camrt.kernels import dispatch
 from camrt.kernels.ablate import ablate_channels
 from camrt.kernels.blur import blur
-from camrt.kernels.box_probabilities import box_probabilities_pair
+from camrt.kernels.box_probabilities import box_probabilities, box_probabilities_pair
 from camrt.kernels.box_sums import box_sums
 from camrt.kernels.partial_products import matmul_packed, pack_weight, partial_products
 from camrt.kernels.saliency import saliency
@@ -27,6 +27,7 @@ def test_functions_of_arrays_take_tensors_there(rng, tensor, poisoned):
     cells, targets = rng.standard_normal((2, 3, 3, 5)).astype(np.float32), np.array([[4, 0], [1, 1]])
     for function, given, options in (
         (blur, (maps, np.array([0.25, 0.5, 0.25]), "zero"), {}),
+        (box_probabilities, (cells, logits, BOXES, targets), {"sign": -1}),
         (box_probabilities_pair, (cells, logits, logits[::-1].copy(), BOXES, targets), {"threads": 1}),
         (box_sums, (cells, BOXES), {"threads": 2}),
         (saliency, (maps[0], (7, 5)), {"threads": 1}),
