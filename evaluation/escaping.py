@@ -1,28 +1,22 @@
-"""Names from outside - of files, classes, methods, models - as each format shows them and nothing else."""
+"""Escapes untrusted text (names of files, classes, methods, models) for Markdown, charts and JSON."""
 
 from __future__ import annotations
 
 import json
 import re
-from html import escape
 from typing import Any
 
-__all__ = ["escape_chart", "escape_html", "escape_markdown", "to_json_bytes"]
+__all__ = ["escape_chart", "escape_markdown", "replace_unprintable", "to_json_bytes"]
 
 
 def escape_markdown(text: str) -> str:
     """Text for a line or a table's cell of Markdown: nothing in it is markup, and it stays on its line."""
-    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", _replace_unprintable(text))
-
-
-def escape_html(text: str) -> str:
-    """Text for an HTML page, in an element or in an attribute in quotes."""
-    return escape(_replace_unprintable(text))
+    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", replace_unprintable(text))
 
 
 def escape_chart(text: str) -> str:
     """Text for matplotlib: "$" begins no formula, and "_" in front hides nothing."""
-    safe = _replace_unprintable(text).replace("$", r"\$")
+    safe = replace_unprintable(text).replace("$", r"\$")
     return f" {safe}" if safe.startswith("_") else safe
 
 
@@ -36,7 +30,7 @@ def to_json_bytes(value: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _replace_unprintable(text: str) -> str:
+def replace_unprintable(text: str) -> str:
     """Without characters that are not printed or that turn the line around; space of any kind is " "."""
     return "".join(
         c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text

@@ -14,8 +14,9 @@ from hypothesis import given
 from markdown_it import MarkdownIt
 
 import camrt
-from camrt.evaluation.escaping import escape_html, escape_markdown, to_json_bytes
+from camrt.evaluation.escaping import escape_markdown, to_json_bytes
 from camrt.evaluation.suite import Settings, evaluate
+from camrt.evaluation.suite.report.page import make_environment
 from helpers.annotated_images import COLOURS, PREPROCESSING, boxed_squares, colour_model
 
 NASTY = "a|b\n`c`_d_<img src=x onerror=e()>&lt;[e](http://f)*g*~~h~~\x1b[2J\u202e$i$\udcff"
@@ -35,6 +36,9 @@ def test_a_cell_of_markdown_shows_the_text(text: str) -> None:
     assert shown == f"x{kept}x"
 
 
+TEMPLATE = make_environment().from_string('<b title="{{ text }}">{{ text }}</b>')
+
+
 class Texts(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +55,7 @@ class Texts(HTMLParser):
 @given(TEXTS)
 def test_a_page_shows_the_text(text: str) -> None:
     page = Texts()
-    page.feed(f'<b title="{escape_html(text)}">{escape_html(text)}</b>')
+    page.feed(TEMPLATE.render(text=text))
     page.close()
     kept = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
     assert page.tags == [("b", [("title", kept)])]

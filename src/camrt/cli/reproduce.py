@@ -84,7 +84,7 @@ def reproduce(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     threads: Threads = None,
-    resume: Annotated[bool, typer.Option(help="Go on with runs in that folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with runs in that folder.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace runs in that folder: their files alone are removed.")
     ] = False,
