@@ -246,7 +246,7 @@ class ReferenceExplainer:
     def _answers(self, count: int, alter: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (count, C) of altered activations, given those to be made."""
         every = torch.arange(count, device=self._batch.device)
-        return torch.cat([self._behind(alter(some)) for some in every.split(CHUNK)])
+        return torch.cat([self._run_head(alter(some)) for some in every.split(CHUNK)])
 
 
 @contextmanager
