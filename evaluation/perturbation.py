@@ -1,4 +1,4 @@
-"""What the model says of altered images: every question answered once, in full batches.
+"""Predictions on perturbed images: equal queries are run once, in full batches.
 
 All perturbation metrics ask about images of two kinds: some pixels of one sheet (the image, its blurred
 copies, zeros) put into another along a ranking, or the image multiplied by a map. `PerturbationQueries`
@@ -33,7 +33,7 @@ IMAGE, ZERO = "image", "zero"
 
 @dataclass(frozen=True, eq=False)
 class PerturbationResult:
-    """What was answered.
+    """Predictions for all queries of a PerturbationQueries.
 
     Attributes:
         probabilities: (Q, T) of each question: those of its image's classes.

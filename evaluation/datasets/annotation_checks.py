@@ -248,7 +248,7 @@ def find_single_class(boxes: Iterable[Box], masks: Iterable[Mask]) -> int | None
 
 
 def quote_untrusted(text: object) -> str:
-    """Something untrusted, fit to be shown in a message."""
+    """Untrusted text, quoted, escaped and shortened for a message."""
     plain = ascii(text) if not isinstance(text, str) or not text.isprintable() else repr(text)
     return plain if len(plain) <= _MAX_SHOWN else plain[: _MAX_SHOWN - 3] + "..."
 

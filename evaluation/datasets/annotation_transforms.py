@@ -1,4 +1,4 @@
-"""Annotations on the model's grid: boxes and masks go where the preprocessing puts their pixels."""
+"""Brings boxes and masks from an image's coordinates to those of the model's input, as pixels are brought."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _MAX_HEADER_LENGTH = 65536  # characters of a header
 
 @dataclass(frozen=True)
 class CsvHeader:
-    """Where things stand in a row.
+    """Which column of the CSV file holds what.
 
     Attributes:
         columns: How many there are.

@@ -232,7 +232,7 @@ def read_numbered_lines(path: Path) -> Iterator[tuple[int, int, str]]:
 
 
 def read_ordered_names(path: Path) -> tuple[str, ...]:
-    """What the numbers 1, 2, ... stand for, in a file that lists them in that order."""
+    """The names in a file of lines "1 NAME", "2 NAME", ..., numbered without gaps."""
     found: list[str] = []
     for number, key, name in read_numbered_lines(path):
         if key != len(found) + 1:

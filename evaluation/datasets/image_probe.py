@@ -1,4 +1,4 @@
-"""Looking into image files: the size of an image without decoding it, and the values of a PNG mask."""
+"""Reads an image's size from its header without decoding it, and the values of a PNG mask."""
 
 from __future__ import annotations
 

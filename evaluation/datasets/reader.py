@@ -1,4 +1,4 @@
-"""One way in to every format of annotations."""
+"""Reads a data set of any supported annotation format."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def measure_theory(
 def _measure_parts(
     subject: TheoryInputs, folder: RunFolder | None, progress: Callable[[str, float, int], None] | None
 ) -> dict[str, list[Statement]]:
-    """Every part, those that were finished before by their notes."""
+    """Checks every group of statements; groups that a resumed run has finished are read from its notes."""
     noted = {} if folder is None else {note["part"]: note["statements"] for note in folder.finished}
     found: dict[str, list[Statement]] = {}
     for number, (name, measure) in enumerate(STATEMENT_CHECKS.items()):

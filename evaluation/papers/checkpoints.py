@@ -25,7 +25,7 @@ WRAPPERS: Final = ("state_dict", "model")
 
 
 def write_checkpoint_as_onnx(path: Path, folder: Path) -> Path:
-    """Writes the network of a checkpoint as an ONNX file, named after its contents; again is nothing.
+    """Writes the network of a checkpoint as an ONNX file named after a hash of it, unless the file is there.
 
     Args:
         path: A state dict of torchvision's VGG, by torch or in safetensors.

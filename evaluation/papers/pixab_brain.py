@@ -136,7 +136,7 @@ class LastLayerInputs:
 
 
 def load_trained(run: ReproductionRun, folder: Path) -> dict[str, Any] | None:
-    """What was noted of a last layer that was trained before; None where none was."""
+    """The notes on a last layer that an earlier run trained; None where none is, or its file is gone."""
     noted = (
         [] if run.folder is None else [note["trained"] for note in run.folder.finished if "trained" in note]
     )

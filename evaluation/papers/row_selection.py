@@ -35,7 +35,12 @@ class RowSelection:
     def build_rows(
         self, figures: Mapping[str, Mapping[str, MeasuredFigure]], why: str = ""
     ) -> tuple[ReproducedRow, ...]:
-        """Rows with what was measured; `why` is said of those that were to be and were not."""
+        """The table's rows with their measured figures.
+
+        Args:
+            figures: By the row's key, and the column's name.
+            why: The reason that rows get which were selected and not measured.
+        """
         return tuple(
             ReproducedRow(
                 row,
@@ -55,7 +60,7 @@ def select_rows(
     why: Mapping[str, str] | None = None,
     postprocess: str | None = None,
 ) -> RowSelection:
-    """What the options leave of a table's rows, and what the model admits.
+    """Selects the rows that the options ask for and whose methods the model can run.
 
     Args:
         run: The model and the options.

@@ -72,11 +72,11 @@ class MeasurementPlan:
     deltas: tuple[float, ...] = (0.3, 0.5, 0.7)
 
     def has_any_metric(self, *names: str) -> bool:
-        """Whether any of some metrics is measured."""
+        """Whether at least one of the named metrics is measured."""
         return any(name in self.metrics for name in names)
 
     def needs_maps_of(self, which: str) -> bool:
-        """Whether any metric is measured on the maps of that class."""
+        """Whether a metric needs maps of this kind of class: predicted, label or objects, see `Metric`."""
         return any(METRICS[name].of == which for name in self.metrics)
 
 
@@ -175,7 +175,7 @@ def _total(explanation: Explanation) -> int:
 
 @dataclass(frozen=True)
 class _QueryIndices:
-    """Where the answers about one map are."""
+    """Indices, in the results, of the queries made for one map."""
 
     masked: int | None = None
     deletion: list[int] = field(default_factory=list)
@@ -333,7 +333,7 @@ def _faithfulness(
 def _add_localisation(
     plan: MeasurementPlan, rows: Sequence[tuple[TableRow, Array, ClassAnnotation | None]]
 ) -> None:
-    """Enters what boxes and masks say of maps."""
+    """Adds the localisation metrics (pointing game, energy, box hits) to the rows of maps."""
     boxed: list[tuple[TableRow, Array, NDArray[np.int64]]] = []
     for row, saliency, target in rows:
         if target is None:
@@ -367,7 +367,7 @@ def min_max_normalise(saliency: Array) -> NDArray[np.float32]:
 
 
 def centre_gaussian(size: tuple[int, int]) -> NDArray[np.float32]:
-    """A Gaussian in the middle (H, W), sigma a quarter of each side: what looking at nothing brings."""
+    """A Gaussian in the middle (H, W), sigma a quarter of each side: a baseline."""
     rows, columns = ((np.arange(side) - (side - 1) / 2) / (side / 4) for side in size)
     return np.exp(-(rows[:, None] ** 2 + columns[None] ** 2) / 2).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""The run: images in blocks, parts kept on the way, figures in the end."""
+"""Runs an evaluation: measures images in blocks, stores each block, and summarises them at the end."""
 
 from __future__ import annotations
 
@@ -247,12 +247,12 @@ def _measure_block(
 
 
 def _block_progress(progress: Progress | None, done: int, count: int, total: int) -> Callable[[float], None]:
-    """Tells of a block's share as of the whole."""
+    """A callback that turns a block's progress into that of the whole run."""
     return lambda share: None if progress is None else progress(done + share * count, total)
 
 
 def _explain_refusal(plan: MeasurementPlan, item: PreparedSample) -> None:
-    """Says which methods the model refuses, all at once."""
+    """Raises one error that names every method which the model cannot run."""
     refused = []
     for name, method in plan.methods.items():
         try:

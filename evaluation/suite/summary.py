@@ -238,7 +238,7 @@ def unpack_bits(flags: bytes, shape: tuple[int, int]) -> NDArray[np.bool_]:
 def _pxap(
     plan: MeasurementPlan, name: str, rows: Sequence[TableRow], objects: Mapping[tuple[str, int], TableRow]
 ) -> MetricFigure:
-    """Pooled over all pixels. The maps are made anew from their small form, one at a time."""
+    """Pooled over all pixels; maps are upsampled again from their stored small form, one at a time."""
     counts, used, side = PixelCounts(plan.settings.pxap), 0, plan.size
     for row in rows:
         annotation = objects[row["image"], row["class"]]
@@ -267,7 +267,7 @@ def _pxap(
 
 
 def rebuild_map(row: TableRow, plan: MeasurementPlan, size: tuple[int, int]) -> NDArray[np.float32]:
-    """The saliency map (H, W) that a row is about, of the model's input, made from its raw form once more."""
+    """Rebuilds a row's saliency map (H, W), on the model's input, from the raw map stored in the row."""
     raw = np.frombuffer(row["raw"], np.float32).reshape(1, 1, *row["grid"])
     method = plan.methods[row["method"]]
     framing = plan.engine.framing(plan.size, method).resized_to(size)

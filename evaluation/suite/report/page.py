@@ -106,7 +106,7 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
     lines += [f"{describe_same_maps(group)}." for group in results["alike"]]
     if CENTRE_BASELINE in methods:
         lines.append(
-            f"{CENTRE_BASELINE} is a Gaussian in the middle of every image: what looking at nothing brings."
+            f"{CENTRE_BASELINE} is a Gaussian in the middle of every image: a map that ignores the image."
         )
     lines.append(
         "± is the standard error of the mean; arrows point to the better side. The best is bold on green; "

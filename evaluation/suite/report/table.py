@@ -104,7 +104,7 @@ def _mark_ties(cell: ReportCell) -> str:
 
 
 def describe_same_maps(group: Sequence[str]) -> str:
-    """Says that some methods are one on this model."""
+    """A sentence which says that these methods give the same maps on this model."""
     return f"{', '.join(group)}: the same maps on this model; their figures differ by rounding alone"
 
 
