@@ -88,6 +88,7 @@ class Engine:
 
     def __init__(
         self,
+        *,
         path: Path,
         sha256: str,
         interface: Interface,
@@ -95,7 +96,6 @@ class Engine:
         cuts: tuple[Cut, ...],
         candidates: tuple[TargetTensor, ...],
         adjoints: Mapping[ReluRule, Runner],
-        *,
         labels: tuple[str, ...] | None,
         preprocessing: Preprocessing | None,
         batch_size: int,

@@ -33,7 +33,7 @@ FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 ARRAY_FIELDS = ("maps", "raw", "targets", "scores", "logits", "probabilities", "flags")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Explanation(Generic[ArrayT_co]):
     """The saliency of N images, for one target class each or for T.
 

@@ -13,10 +13,10 @@ from camrt.default import resolve_model_path
 from camrt.engine.arrays import to_numpy
 from camrt.engine.batch_axis import resolve_batch_axis
 from camrt.engine.call_limits import check_deadline_option, check_memory
-from camrt.engine.calm_check import is_joint_distribution
 from camrt.engine.cuts import make_image_adjoints
 from camrt.engine.device import Device
 from camrt.engine.engine import Engine
+from camrt.engine.heads.calm import is_joint_distribution
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.noise import normal_noise
 from camrt.engine.options import check_pair, list_targets, resolve_labels, resolve_preprocessing
@@ -315,13 +315,13 @@ def build_engine(
     if interface.joint is not None:
         check_calm(checked.runner, interface, size, runtime.device)
     return Engine(
-        file.path,
-        file.sha256,
-        interface,
-        checked.runner,
-        checked.cuts,
-        listed,
-        make_image_adjoints(model, graph, interface, runtime),
+        path=file.path,
+        sha256=file.sha256,
+        interface=interface,
+        model=checked.runner,
+        cuts=checked.cuts,
+        candidates=listed,
+        adjoints=make_image_adjoints(model, graph, interface, runtime),
         labels=names,
         preprocessing=steps,
         batch_size=batch_size,

@@ -6,19 +6,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from camrt.engine.arrays import clip_min, constant_like, library, reserve_for, to_float32, to_numpy, zeros
 from camrt.engine.heads.base import Boxes, Head, QueryContext, sample_boxes
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.runtime import Runner
 from camrt.kernels.box_sums import box_sums
+from camrt.kernels.float_errors import ignore_float_errors
 
-__all__ = ["CalmHead", "agrees_with_graph"]
+__all__ = ["CalmHead", "agrees_with_graph", "is_joint_distribution"]
 
 Array = Any
 
 # Largest difference of a probability between the sums of cells and the head itself.
 PROBABILITY_TOLERANCE = 1e-4
+# Likewise between what a model says are probabilities and what they add up to.
+SUM_TOLERANCE = 1e-3
 
 
 class CalmHead(Head):
@@ -119,3 +123,20 @@ def agrees_with_graph(head: CalmHead, generic: GenericHead, context: QueryContex
         and bool((np.abs(to_numpy(mine) - to_numpy(theirs)) <= PROBABILITY_TOLERANCE).all())
         for mine, theirs in zip(found, expected, strict=True)
     )
+
+
+@ignore_float_errors
+def is_joint_distribution(log_joint: npt.NDArray[Any], logits: npt.NDArray[Any]) -> bool:
+    """Whether p(y,z|x) adds up to one, and over places to exp of the logits.
+
+    Args:
+        log_joint: log p(y,z|x), (N, C, h, w).
+        logits: log p(y|x), (N, C).
+    """
+    if log_joint.ndim != 4 or log_joint.shape[:2] != logits.shape:
+        return False
+    if np.isnan(log_joint).any() or not np.isfinite(logits).all():
+        return False
+    of_class = np.exp(log_joint.astype(np.float64)).sum(axis=(2, 3))
+    whole = np.abs(of_class.sum(axis=1) - 1).max()
+    return bool(max(whole, np.abs(of_class - np.exp(logits.astype(np.float64))).max()) <= SUM_TOLERANCE)

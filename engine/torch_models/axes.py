@@ -1,7 +1,7 @@
 """Which axes of a module's tensors run over the cells of a map, by following what autograd recorded.
 
-The rules are those of `camrt.export.geometry.axis_parts`. A tensor's *place* is the node of the autograd
-graph that made it, and the number of that node's output.
+The rules are those of `camrt.export.geometry.axis_parts`. A tensor's *edge* is the node of the autograd
+graph that made it, and the number of that node's output, as in `torch.autograd.graph.GradientEdge`.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ REDUCING = frozenset(
 # Put what they read into another order, or their axes are others than their input's.
 REORDERING = frozenset({"Diagonal", "Gather", "GridSampler2D", "Sort", "Topk", "Unique2"})
 ATTENTION = "ScaledDotProduct"
-# What asking a node for what it kept ends in: another version of torch keeps it under another name, or it is
-# a tensor that was written over since.
+# Raised where a saved value of an autograd node is missing: another version of torch names it otherwise, or
+# the tensor was overwritten.
 SAVED_VALUE_ERRORS = (AttributeError, RuntimeError)
 
 

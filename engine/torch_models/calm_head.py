@@ -1,4 +1,4 @@
-"""A CALM head inside a torch module, believed when its numbers are what they should be."""
+"""Finds a declared CALM head in a torch module, and takes it only if it reproduces the module's logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from camrt.engine.arrays import to_numpy
-from camrt.engine.calm_check import is_joint_distribution
+from camrt.engine.heads.calm import is_joint_distribution
 from camrt.engine.torch_models.model import TorchModel, to_float32
 
 __all__ = ["capture_joint", "find_calm_head"]
@@ -30,7 +30,7 @@ def capture_joint(model: TorchModel, path: str) -> Iterator[list[torch.Tensor]]:
 
 
 def find_calm_head(model: TorchModel, images: torch.Tensor) -> str | None:
-    """The path of the module's CALM head, if its logits are log p(y|x), within `TorchModel.running`."""
+    """The path of a module's CALM head, if its logits are log p(y|x); within `TorchModel.evaluation_mode`."""
     for path, part in model.module.named_modules():
         if getattr(part, "kind", None) == "calm" and callable(getattr(part, "log_place", None)):
             with capture_joint(model, path) as seen:

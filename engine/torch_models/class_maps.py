@@ -114,7 +114,7 @@ class ClassMapTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         self._known[id(tensor)] = TracedTensor(tensor, twin, cells)
 
     def _forget(self, tensor: torch.Tensor, *, written: bool) -> None:
-        """Of a tensor behind the target nothing is known, until it is; nor of those it was written over."""
+        """Drops what was known of a tensor behind the target; if written to, of all in its memory."""
         self._behind[id(tensor)] = tensor
         self._known.pop(id(tensor), None)
         if written:
@@ -128,7 +128,7 @@ TwinAndCells = tuple[torch.Tensor | None, tuple[int, int]]
 
 
 def trace_cellwise(func: Any, args: Any, of: list[TracedTensor], result: torch.Tensor) -> TwinAndCells | None:
-    """Of an operation that acts on every cell by itself; None for others."""
+    """(None, cells) if the operation acts on each cell by itself, else None."""
     if any(one.twin is not None for one in of) or result.ndim != 4:
         return None
     operator, cells = func.overloadpacket, of[0].cells
@@ -146,7 +146,7 @@ def trace_cellwise(func: Any, args: Any, of: list[TracedTensor], result: torch.T
 
 
 def trace_mean(func: Any, args: Any, of: list[TracedTensor], result: torch.Tensor) -> TwinAndCells | None:
-    """Of a mean over all cells; None for others."""
+    """(twin, cells) if the operation is a mean over all cells, else None."""
     source = of[0]
     if len(of) > 1 or source.twin is not None:
         return None

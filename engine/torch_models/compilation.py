@@ -8,6 +8,10 @@ by tracing: attributes that are numbers, and code that depends on the shapes of 
 
 Code that looks at the numbers in tensors is refused. So is a module whose results differ when traced: that is
 how chance, and state that changes from pass to pass, show.
+
+`torch.compile` compiles what was traced, and does not trace it: its front end refuses what runners do, which
+is to set hooks, to take gradients and to hook nodes of autograd. `ModuleState` stands for that front end's
+guards.
 """
 
 from __future__ import annotations
@@ -189,7 +193,7 @@ class GraphCache:
         return ready
 
     def _trace(self, run: Run, given: Mapping[str, Tensor], names: tuple[str, ...]) -> torch.fx.GraphModule:
-        """The operators that compute the outputs, traced on noise: other numbers then show what it fixed."""
+        """Traces the computation on noise; the check on the real inputs finds values that tracing fixed."""
 
         def computation(*values: Tensor) -> tuple[Tensor, ...]:
             with ValueReadGuard():
@@ -269,7 +273,8 @@ class CudaGraphRunner:
     """A function of tensors on a GPU, captured in a CUDA graph: one call queues all of its kernels.
 
     What is given is copied in, and what it gives is copied out: a later call does not overwrite it. Calls
-    from several streams wait for each other there, not on the host.
+    from several streams wait for each other there, not on the host. `torch.cuda.make_graphed_callables` has
+    neither, and its capture fails when another thread allocates memory meanwhile.
 
     Args:
         function: Takes tensors and gives tensors, waiting for nothing.
@@ -308,7 +313,7 @@ class CudaGraphRunner:
 
 
 class ModuleState:
-    """Everything of a module that a graph refers to, or that tracing has run.
+    """Identities and addresses of the parameters, buffers, submodules and hooks that a graph depends on.
 
     Args:
         module: The module.
@@ -362,7 +367,7 @@ def refuse_value_read(name: str) -> NoReturn:
 
 
 def needs_sync(node: torch.fx.Node) -> bool:
-    """Whether a node has the host wait for a GPU: for a copy, or for a shape that depends on numbers."""
+    """Whether a node waits for a GPU: a copy between devices, or an output shape that depends on data."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     packet = node.target.overloadpacket

@@ -25,10 +25,10 @@ from camrt.kernels.caches import ByteCache
 __all__ = ["IMAGE", "PREFIX", "HookedCut"]
 
 IMAGE = extra_input_name(0)
-"""What the head needs of the image: all of it where something goes around the cut. Else only its size, and
-then this is empty, of shape (N, H, W, 0): a size that lies on the host, wherever tensors lie."""
+"""Extra input of the head: the images, where a path goes around the cut; else an empty tensor (N, H, W, 0),
+whose shape holds the size of the images, so that no GPU is waited for to know it."""
 PREFIX = extra_input_name(1)
-"""The tokens (N, p, K) in front of the patches, where the trunk is left out."""
+"""Extra input of the head: the tokens (N, p, K) in front of the patches, where the trunk is left out."""
 
 LOGIT_TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest relative difference of logits with and without the trunk; 1e-4 in wider types."""
@@ -62,7 +62,7 @@ class HookedCut:
 
     @property
     def extra_inputs(self) -> tuple[str, ...]:
-        """What the head takes beside the activation."""
+        """Names of the inputs that the head takes besides the activation."""
         return (IMAGE, PREFIX) if self.skipped_calls is not None and self.layout.prefix else (IMAGE,)
 
     @contextmanager
@@ -110,7 +110,7 @@ class HookedCut:
             handle.remove()
 
     def to_trunk_outputs(self, tensor: torch.Tensor, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """What a trunk pass gives of a captured output: the activation, and what the head takes beside it."""
+        """What a trunk pass gives of a captured output: the activation, and the extra inputs of the head."""
         found = {ACTIVATION: to_float32(self.layout.to_map(tensor, size))}
         if self.skipped_calls is not None:
             found |= self.size_only_inputs(len(tensor), size)
@@ -119,34 +119,34 @@ class HookedCut:
         return found
 
     def size_only_inputs(self, count: int, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """What the head takes beside the activation of images of which only the size matters."""
+        """Extra inputs of a head that needs only the size of the images."""
         return {IMAGE: self.model.allocate_rows((count, *size, 0))}
 
     def logits(self, maps: torch.Tensor, extra_inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (N, C) of altered maps (N, K, h, w), within `TorchModel.running`."""
+        """Logits (N, C) of altered maps (N, K, h, w), within `TorchModel.evaluation_mode`."""
         if self.skipped_calls is None:
             images = self.model.to_tensor(extra_inputs[IMAGE])
             with self.replace_output(maps, None, self._calls - 1):
                 return self.model.logits(images)
         height, width = extra_inputs[IMAGE].shape[1:3]
         with torch.no_grad():
-            way = self._skipped_calls_by_size.get(
+            skipped = self._skipped_calls_by_size.get(
                 (height, width), lambda: self._find_verified((height, width))
             )
-        if way is None:
+        if skipped is None:
             raise CutError(
                 f"something goes around {self.path!r} for images {height}×{width}, and nothing did for "
                 f"those the module was loaded with: load it with size=({height}, {width})"
             )
         prefix = self.model.to_tensor(extra_inputs[PREFIX]) if self.layout.prefix else None
-        return self._run_without_trunk(way, maps, prefix, (height, width))
+        return self._run_without_trunk(skipped, maps, prefix, (height, width))
 
     def class_maps(self, maps: torch.Tensor, extra_inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """(N, C, h, w) whose mean is the logits, within `TorchModel.running`; None when there are none."""
-        following = ClassMapTracer(maps)
-        with following:
+        """(N, C, h, w) whose mean is the logits, or None; within `TorchModel.evaluation_mode`."""
+        tracer = ClassMapTracer(maps)
+        with tracer:
             logits = self.logits(maps, extra_inputs)
-        return following.class_maps(logits)
+        return tracer.class_maps(logits)
 
     def _finds_class_maps(self, size: tuple[int, int]) -> bool:
         if self.skipped_calls is None or self.layout.kind != "map":
@@ -156,16 +156,16 @@ class HookedCut:
         return self.class_maps(nothing, self.size_only_inputs(count, size)) is not None
 
     def _run_without_trunk(
-        self, way: SkippedCalls, maps: torch.Tensor, prefix: torch.Tensor | None, size: tuple[int, int]
+        self, skipped: SkippedCalls, maps: torch.Tensor, prefix: torch.Tensor | None, size: tuple[int, int]
     ) -> torch.Tensor:
         nothing = torch.full(
             (len(maps), self._channels, *size), torch.nan, dtype=maps.dtype, device=maps.device
         )
-        with way.skip(len(maps)), self.replace_output(maps, prefix, way.call_index):
+        with skipped.skip(len(maps)), self.replace_output(maps, prefix, skipped.call_index):
             return self.model.logits(nothing)
 
     def _find_verified(self, size: tuple[int, int]) -> SkippedCalls | None:
-        """The shortcut for images of a size, if it gives the logits that the whole module gives."""
+        """The calls that can be skipped for images of a size, if the logits are those of the whole module."""
         images = self.model.to_tensor(
             probe_batch(self.model.batch or PROBE_BATCH_SIZES[0], self._channels, size)
         )
@@ -174,13 +174,13 @@ class HookedCut:
         maps = self.layout.to_map(seen[0], size).to(images.dtype)
         prefix = seen[0][:, : self.layout.prefix]
         for dense in (False, True):
-            way = find_skipped_calls(self.model, self.path, size, self._channels, dense=dense)
-            if way is None:
+            skipped = find_skipped_calls(self.model, self.path, size, self._channels, dense=dense)
+            if skipped is None:
                 return None
             try:
-                found = self._run_without_trunk(way, maps, prefix, size)
+                found = self._run_without_trunk(skipped, maps, prefix, size)
             except BackendError:  # code between modules writes into a tensor that has one number in memory
                 continue
             scale = float(expected.abs().max()) * LOGIT_TOLERANCES.get(expected.dtype, 1e-4)
-            return way if bool(((found - expected).abs() <= scale).all()) else None
+            return skipped if bool(((found - expected).abs() <= scale).all()) else None
         return None

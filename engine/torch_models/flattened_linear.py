@@ -63,7 +63,7 @@ class FlattenedLinear:
         bias: Any = torch.zeros(len(weight), device=weight.device)
         if self.layer.bias is not None:
             bias = self.layer.bias.detach().float()
-        return Factors("identity", None, None, None, "flatten", (0, 0), weight, bias, None, "", None)
+        return Factors(reduction="flatten", weight=weight, bias=bias)
 
     def rest(self, size: tuple[int, int]) -> RestRunner | None:
         """What follows the layer, for images of (H, W); None where nothing does."""
@@ -100,7 +100,7 @@ class RestRunner:
 
 
 def find_flattened_linear(cut: HookedCut, channels: int, size: tuple[int, int]) -> FlattenedLinear | None:
-    """The layer that is given the flattened activation and nothing else, within `Subject.running`.
+    """The layer that is given the flattened activation and nothing else, within `TorchModel.evaluation_mode`.
 
     It is recognised by being given the numbers of noise. Nothing may go around it.
 
@@ -114,14 +114,14 @@ def find_flattened_linear(cut: HookedCut, channels: int, size: tuple[int, int]) 
     """
     if cut.skipped_calls is None or cut.layout.kind != "map":
         return None
-    subject = cut.model
-    count = subject.batch or PROBE_BATCH_SIZES[0]
+    model = cut.model
+    count = model.batch or PROBE_BATCH_SIZES[0]
     maps, *cells = cut.layout.shape
-    activations = subject.to_tensor(probe_batch(count, maps, (cells[0], cells[1])))
+    activations = model.to_tensor(probe_batch(count, maps, (cells[0], cells[1])))
     given: dict[str, list[bool]] = {}
     handles = [
         part.register_forward_pre_hook(make_input_check(given.setdefault(path, []), activations.flatten(1)))
-        for path, part in subject.module.named_modules()
+        for path, part in model.module.named_modules()
         if type(part) is torch.nn.Linear
     ]
     try:
@@ -132,12 +132,12 @@ def find_flattened_linear(cut: HookedCut, channels: int, size: tuple[int, int]) 
     for path, calls in given.items():
         if calls != [True]:
             continue
-        layer = subject.module.get_submodule(path)
+        layer = model.module.get_submodule(path)
         assert isinstance(layer, torch.nn.Linear)
         layout = VectorLayout("tokens", (layer.out_features, 1, 1))
-        behind = HookedCut(subject, Candidate(Call(path, layer, None, 0), layout, True), 1, channels, size)
+        behind = HookedCut(model, Candidate(Call(path, layer, None, 0), layout, True), 1, channels, size)
         if behind.skipped_calls is not None:
-            answers = subject.to_tensor(probe_batch(count, layer.out_features, (1, 1)))
+            answers = model.to_tensor(probe_batch(count, layer.out_features, (1, 1)))
             logits = behind.logits(answers, behind.size_only_inputs(count, size))
             last = torch.equal(logits, answers.flatten(1))
             return FlattenedLinear(layer, path, behind, cut.layout.shape, last)

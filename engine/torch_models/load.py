@@ -121,30 +121,30 @@ def load_module(
     if sides is None and steps is not None:
         sides = steps.size
     sides = probe_size(given.height, given.width, sides)
-    subject = TorchModel(
+    model = TorchModel(
         given.module, given.name, device, given.batch, choose_compiler(compile, device), layout=given.layout
     )
-    if kind is not None and subject.device_and_dtype()[1] != kind:
+    if kind is not None and model.device_and_dtype()[1] != kind:
         raise InputError(
             f"precision={precision!r} was asked for, and the parameters of {given.name} are "
-            f"{subject.device_and_dtype()[1]}: convert it with module.to({kind})"
+            f"{model.device_and_dtype()[1]}: convert it with module.to({kind})"
         )
     wanted = None if output is None else str(output)
     cells = check_pair("grid", grid)
     channels, (listed, found, classes, joint) = try_channel_counts(
-        subject,
+        model,
         given,
-        lambda channels: explore_module(subject, channels, sides, target, wanted, cells, activation),
+        lambda channels: explore_module(model, channels, sides, target, wanted, cells, activation),
     )
-    notes = list(subject.notes)
+    notes = list(model.notes)
     if isinstance(source, TorchArchive):
         notes.append(f"opened as trusted, and so this of the file was run: {'; '.join(source.runs)}")
     if given.batch is not None:
         notes.append(f"the batch axis is fixed at {given.batch} in the file")
     hooked = []
-    with subject.evaluation_mode(gradients=False):
+    with model.evaluation_mode(gradients=False):
         for candidate, calls in found:
-            cut = HookedCut(subject, candidate, calls, channels, sides)
+            cut = HookedCut(model, candidate, calls, channels, sides)
             hooked.append((candidate, cut, build_head(cut, channels, sides, batch_size, threads)))
     cuts = []
     for number, (candidate, cut, head) in enumerate(hooked):
@@ -154,21 +154,21 @@ def load_module(
         cuts.append(Cut(candidate.to_target_tensor(), head, taps))
     tapped = [(cut, dict(made.taps)) for (_, cut, _), made in zip(hooked, cuts, strict=True)]
     interface = Interface(
-        channels,
-        given.height,
-        given.width,
-        given.batch,
-        classes,
-        subject.activation,
-        subject.ending,
-        given.layout,
-        joint,
-        reading=subject.reading,
-        is_distribution=activation is None and subject.reading == "log",
-        notes=subject.notes,
+        channels=channels,
+        height=given.height,
+        width=given.width,
+        batch=given.batch,
+        num_classes=classes,
+        activation=model.activation,
+        recognised=model.ending,
+        layout=given.layout,
+        joint=joint,
+        reading=model.reading,
+        is_distribution=activation is None and model.reading == "log",
+        notes=model.notes,
     )
     steps, changed = adapt_preprocessing(steps, interface, BuiltinPreprocessing())
-    runner, place = ModuleForward(subject, tapped, joint), TorchDevice(subject.device_and_dtype()[0])
+    runner, place = ModuleForward(model, tapped, joint), TorchDevice(model.device_and_dtype()[0])
     checked = verify_module(
         runner,
         cuts,
@@ -176,19 +176,19 @@ def load_module(
         interface,
         sides,
         place,
-        subject.device_and_dtype()[1],
+        model.device_and_dtype()[1],
         batch_size=batch_size,
         threads=threads,
         level=verify,
     )
     return Engine(
-        given.path,
-        given.sha256,
-        interface,
-        runner,
-        checked.cuts,
-        tuple(item.to_target_tensor() for item in listed),
-        {"plain": ModuleBackward(subject, "plain"), "guided": ModuleBackward(subject, "guided")},
+        path=given.path,
+        sha256=given.sha256,
+        interface=interface,
+        model=runner,
+        cuts=checked.cuts,
+        candidates=tuple(item.to_target_tensor() for item in listed),
+        adjoints={"plain": ModuleBackward(model, "plain"), "guided": ModuleBackward(model, "guided")},
         labels=resolve_labels(labels, {}, classes),
         preprocessing=steps,
         batch_size=checked.batch_size,
@@ -257,7 +257,7 @@ def explore_module(
 def build_head(
     cut: HookedCut, channels: int, size: tuple[int, int], batch_size: int, threads: int | None
 ) -> HookedHead:
-    """The head of a cut in its cheapest form, within `TorchModel.running`."""
+    """The head of a cut in its cheapest form, within `TorchModel.evaluation_mode`."""
     linear = find_pooled_linear(cut, size)
     if linear is not None:
         return LinearHead(cut, linear, batch_size, threads)

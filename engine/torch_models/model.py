@@ -1,4 +1,4 @@
-"""A torch module run so that nothing of it has changed afterwards."""
+"""Runs a torch module in evaluation mode and restores its training flags and the random state."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TorchModel:
         reading: What is done to its answers to make logits of them, see `camrt.export.outputs.score_kinds`.
         activation: How logits become probabilities.
         notes: What a user should know of how answers were read.
-        writes: Whether the module writes into the images it is given: it is then given copies.
+        writes_input: Whether the module writes into the images it is given: it is then given copies.
         lock: What is held while it runs.
 
     Args:
@@ -185,7 +185,7 @@ class TorchModel:
         return torch.empty(shape, dtype=kind, device=device, memory_format=memory)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, C) of images, within `running`; a softmax or sigmoid at the end is left out.
+        """Logits (N, C) of images, within `evaluation_mode`; a softmax or sigmoid at the end is left out.
 
         Of answers that are a distribution p without ending so, they are log p.
 
@@ -259,7 +259,7 @@ class TorchModel:
         return self.to_logits(rows)
 
     def _classify_answers(self, rows: torch.Tensor, activation: Activation | None, *, in_unit: bool) -> None:
-        """Decides by their numbers what answers (N, C) are that no softmax or sigmoid was seen to make.
+        """Takes outputs (N, C) that no softmax or sigmoid made for logits, probabilities or plain values.
 
         Args:
             rows: The answers to noise.
@@ -285,7 +285,7 @@ class TorchModel:
 
 
 class EndingTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Notes the last softmax over classes, or sigmoid, that is computed: what goes in and what comes out."""
+    """Records what goes into the last softmax over classes, or sigmoid, of a pass, and what comes out."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
@@ -430,10 +430,10 @@ def choose_output(found: dict[str, torch.Tensor], count: int, wanted: str | None
 
 
 def to_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """In float32, without a way back."""
+    """A detached copy in float32; the tensor itself where it is one already."""
     return tensor.detach().float()
 
 
 def clone_detached(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy that in-place layers behind it cannot reach."""
+    """A detached clone, safe from later in-place operations."""
     return tensor.detach().clone()

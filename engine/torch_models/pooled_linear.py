@@ -38,7 +38,7 @@ class PooledLinear:
         bias: Any = torch.zeros(len(weight), device=weight.device)
         if self.bias is not None:
             bias = to_float32(self.module.get_parameter(self.bias))
-        return Factors("identity", None, None, None, "mean", (0, 0), weight, bias, None, "", None)
+        return Factors(reduction="mean", weight=weight, bias=bias)
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +80,7 @@ class CellwiseLinear:
 
 
 def find_pooled_linear(cut: HookedCut, size: tuple[int, int]) -> PooledLinear | None:
-    """The parameters that make logits of an activation, within `Subject.running`; None when there are none.
+    """The parameters that make logits of an activation, or None; within `TorchModel.evaluation_mode`.
 
     They are recognised by what they give for noise.
 
@@ -90,20 +90,20 @@ def find_pooled_linear(cut: HookedCut, size: tuple[int, int]) -> PooledLinear | 
     """
     if not cut.has_class_maps:
         return None
-    subject = cut.model
+    model = cut.model
     channels, *cells = cut.layout.shape
-    activations = subject.to_tensor(
-        probe_batch(subject.batch or PROBE_BATCH_SIZES[0], channels, (cells[0], cells[1]))
+    activations = model.to_tensor(
+        probe_batch(model.batch or PROBE_BATCH_SIZES[0], channels, (cells[0], cells[1]))
     )
-    beside = cut.size_only_inputs(len(activations), size)
-    found = cut.class_maps(activations, beside)
+    extra_inputs = cut.size_only_inputs(len(activations), size)
+    found = cut.class_maps(activations, extra_inputs)
     if found is None:  # of other numbers there were
         return None
-    maps, logits = to_float32(found), to_float32(cut.logits(activations, beside))
+    maps, logits = to_float32(found), to_float32(cut.logits(activations, extra_inputs))
     near = LOGIT_TOLERANCES.get(found.dtype, 1e-4) * float(maps.abs().max())
     if not is_close(maps.mean(dim=(2, 3)), logits, near):
         return None  # a border that padding put around the cells takes part in the mean
-    named = dict(subject.module.named_parameters())
+    named = dict(model.module.named_parameters())
     for path, weight in named.items():
         if tuple(weight.shape) not in ((logits.shape[1], channels), (logits.shape[1], channels, 1, 1)):
             continue
@@ -111,17 +111,17 @@ def find_pooled_linear(cut: HookedCut, size: tuple[int, int]) -> PooledLinear | 
         constant = rest.mean(dim=(0, 2, 3))
         if not is_close(rest, constant[None, :, None, None], near):
             continue
-        beside_it = f"{path.rpartition('.')[0]}.bias".lstrip(".")
-        for other in dict.fromkeys([beside_it, *named]):
+        own_bias = f"{path.rpartition('.')[0]}.bias".lstrip(".")
+        for other in dict.fromkeys([own_bias, *named]):
             bias = named.get(other)
             if (
                 bias is not None
                 and bias.shape == constant.shape
                 and is_close(to_float32(bias), constant, near)
             ):
-                return PooledLinear(subject.module, path, other)
+                return PooledLinear(model.module, path, other)
         if is_close(constant, torch.zeros_like(constant), near):
-            return PooledLinear(subject.module, path, None)
+            return PooledLinear(model.module, path, None)
     return None
 
 

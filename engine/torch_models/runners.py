@@ -30,7 +30,7 @@ BATCH_INPUT = ""  # the batch among what is fed, which has no name
 
 
 class HookedRunner(ABC):
-    """What all have in common; see `camrt.engine.runtime.Runner`.
+    """Base class of the runners of a hooked module; see `camrt.engine.runtime.Runner`.
 
     Args:
         model: The module.

@@ -1,8 +1,8 @@
 """Running what follows a target without what comes before it.
 
-The outermost module calls that ended before the target's are answered without being made, by tensors of the
-shapes they gave, full of NaN: code between modules still runs, on NaN, and whatever of it went around the
-target would show in the logits. Shapes for any batch size come from passes of two sizes.
+The outermost module calls that ended before the target's return stub tensors of the shapes that were
+recorded, filled with NaN, instead of running. Code between modules still runs, so that a path which goes
+around the target shows as NaN in the logits. Shapes for any batch size come from passes of two sizes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["PROBE_BATCH_SIZES", "SkippedCalls", "find_skipped_calls", "probe_bat
 
 Array = npt.NDArray[Any]
 
-PROBE_BATCH_SIZES = (2, 3)  # of the passes that tell how shapes grow with the batch
+PROBE_BATCH_SIZES = (2, 3)  # of two passes, from which the axes that depend on the batch are inferred
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A tensor whose axes have `fixed + slope · batch` cells."""
+    """Shape, type and device of a tensor whose axes have length `fixed + slope · batch`."""
 
     axes: tuple[tuple[int, int], ...]
     dtype: torch.dtype

@@ -128,15 +128,17 @@ def to_onnx(
         raise InputError(f"example must be a batch (N, C, H, W), this one has shape {images.shape}")
     parameter = next(module.parameters(), None)
     device = "cpu" if parameter is None else str(parameter.device)
-    subject = TorchModel(module, type(module).__name__, device, None)
+    torch_model = TorchModel(module, type(module).__name__, device, None)
     several = images if len(images) > 1 or not dynamic_batch else np.repeat(images, 2, axis=0)
-    with subject.evaluation_mode(gradients=False):
-        logits = subject.pick_logits(subject.to_tensor(images), output)
+    with torch_model.evaluation_mode(gradients=False):
+        logits = torch_model.pick_logits(torch_model.to_tensor(images), output)
         names = resolve_labels(labels, {}, logits.shape[1])
         steps = Preprocessing.coerce(preprocessing, (images.shape[2], images.shape[3]))
-        outputs = NamedOutputs(module, subject.output)
-        given = list(outputs.named(subject.to_tensor(images)))
-        model = export_graph(outputs, subject.to_tensor(several), opset, dynamic_batch, dynamic_size, given)
+        outputs = NamedOutputs(module, torch_model.output)
+        given = list(outputs.named(torch_model.to_tensor(images)))
+        model = export_graph(
+            outputs, torch_model.to_tensor(several), opset, dynamic_batch, dynamic_size, given
+        )
         batches = [images, np.concatenate([images, images[:1]])[::-1]] if dynamic_batch else [images]
         if dynamic_size:
             batches.append(np.concatenate([images, images[:, :, ::-1]], axis=2))
@@ -144,13 +146,16 @@ def to_onnx(
             dict(
                 zip(
                     given,
-                    (to_numpy(to_float32(one)) for one in subject.call(subject.to_tensor(batch), outputs)),
+                    (
+                        to_numpy(to_float32(one))
+                        for one in torch_model.call(torch_model.to_tensor(batch), outputs)
+                    ),
                     strict=True,
                 )
             )
             for batch in batches
         ]
-        _, kind = subject.device_and_dtype()
+        _, kind = torch_model.device_and_dtype()
     metadata = {} if names is None else {"camrt.labels": json.dumps(names, ensure_ascii=False)}
     if steps is not None:
         metadata[METADATA_KEY] = steps.to_json()

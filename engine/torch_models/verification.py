@@ -41,10 +41,9 @@ class VerifiedModule:
 
 
 class FreshRandomRunner(WrappedRunner):
-    """A module that draws other random numbers in each call, if it draws any.
+    """Runs a module and then advances torch's generators: randomness in it shows as answers that differ.
 
-    By itself a call leaves the state of torch's generators as it found it, so that the next one would draw
-    the same.
+    By itself a call leaves the generators as it found them, so that the next one would draw the same numbers.
 
     Args:
         runner: The module.

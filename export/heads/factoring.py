@@ -51,7 +51,7 @@ class AffineStart:
     rest: onnx.ModelProto
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Factors:
     """A head written as ψ ∘ P ∘ φ.
 
@@ -72,17 +72,17 @@ class Factors:
         rest: Graph from that answer (N, F) to the logits; None when ψ is affine.
     """
 
-    phi: Literal["identity", "separable", "dense"]
-    phi_model: onnx.ModelProto | None
-    phi_tensor: str | None
-    phi_start: AffineStart | None
+    phi: Literal["identity", "separable", "dense"] = "identity"
+    phi_model: onnx.ModelProto | None = None
+    phi_tensor: str | None = None
+    phi_start: AffineStart | None = None
     reduction: Literal["mean", "sum", "flatten"]
-    border: tuple[int, int]
+    border: tuple[int, int] = (0, 0)
     weight: Array | None
     bias: Array
-    cell_bias: Array | None
-    answer: str
-    rest: onnx.ModelProto | None
+    cell_bias: Array | None = None
+    answer: str = ""
+    rest: onnx.ModelProto | None = None
 
     def cells(self, size: tuple[int, int]) -> int:
         """How many cells P takes together for a map of h×w, the border that φ adds included."""

@@ -311,7 +311,9 @@ def test_devices(monkeypatch):
         with pytest.raises(BackendError, match="this needs an NVIDIA GPU, and its driver is not installed"):
             load_module(build_net(Modular), device="cuda")
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("camrt.engine.torch_models.model"), "cards", lambda: ("a card",))
+        patch.setattr(
+            import_module("camrt.engine.torch_models.model"), "list_cuda_devices", lambda: ("a card",)
+        )
         patch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(BackendError, match="this torch sees no GPU: install one that is built for CUDA"):
             load_module(build_net(Modular), device="cuda")
@@ -330,7 +332,7 @@ def test_devices(monkeypatch):
     with pytest.raises(BackendError, match="without values"):
         load_module(net)
     engine = load_module(build_net(Modular), size=(12, 16))
-    engine._model.subject.module.to("meta")
+    engine._model.model.module.to("meta")
     with pytest.raises(BackendError, match="without values"):
         engine.explain(random_images())
 
