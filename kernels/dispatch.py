@@ -91,13 +91,17 @@ def _call_on_cpu(
     function: Callable[..., R], names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> R:
     buffers: list[tuple[Any, NDArray[Any]]] = []
+    first = args[0] if args else kwargs[names[0]]
+    kind = np.dtype(np.float32) if _is_half(first) else to_numpy_view(first).dtype  # what is computed in
 
     def to_array(name: str | None, value: Any) -> Any:
         if not is_tensor(value):
             return value
-        if name != "out" or (value.is_contiguous() and not _is_half(value)):
+        if name != "out" or (
+            value.is_contiguous() and not _is_half(value) and to_numpy_view(value).dtype == kind
+        ):
             return to_numpy_view(value)
-        rows = np.empty(tuple(value.shape), np.float32 if _is_half(value) else to_numpy_view(value).dtype)
+        rows = np.empty(tuple(value.shape), kind)
         buffers.append((value, rows))
         return rows
 
