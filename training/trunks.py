@@ -16,21 +16,26 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from camrt.errors import InputError
+from camrt.export.heads.flow import Flow, Kind, Operation
+from camrt.export.heads.target_rules import find_class_convolution_source, find_only_source
 
 __all__ = ["TimmTrunk", "blank_images", "eval_mode", "extract_trunk", "map_shape"]
 
 AVERAGING = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 AVERAGING_CALLS = ("avg_pool2d", "adaptive_avg_pool2d", "dropout", "dropout2d")
+BY_CHANNEL = (
+    nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid, nn.LeakyReLU,
+    nn.ELU,
+)  # fmt: skip
+BY_CHANNEL_CALLS = ("relu", "relu_", "sigmoid")
 HEAD_MODULES = (
-    *AVERAGING, nn.Linear, nn.Flatten, nn.MaxPool2d, nn.AdaptiveMaxPool2d,
-    nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d,
-    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid, nn.Softmax, nn.LeakyReLU, nn.ELU,
+    *AVERAGING, *BY_CHANNEL, nn.Linear, nn.Flatten, nn.MaxPool2d, nn.AdaptiveMaxPool2d,
+    nn.LayerNorm, nn.BatchNorm1d, nn.Softmax,
 )  # fmt: skip
 HEAD_CALLS = (
-    *AVERAGING_CALLS, "mean", "flatten", "view", "reshape", "squeeze", "size", "getattr", "getitem",
-    "contiguous", "permute", "transpose", "relu", "relu_",
-    "linear", "softmax", "log_softmax", "sigmoid", "layer_norm", "unsqueeze",
-    "max_pool2d", "adaptive_max_pool2d",
+    *AVERAGING_CALLS, *BY_CHANNEL_CALLS, "mean", "flatten", "view", "reshape", "squeeze", "size", "getattr",
+    "getitem", "contiguous", "permute", "transpose", "linear", "softmax", "log_softmax", "layer_norm",
+    "unsqueeze", "max_pool2d", "adaptive_max_pool2d",
 )  # fmt: skip
 
 
@@ -141,21 +146,23 @@ def traced_trunk(model: nn.Module, size: tuple[int, int]) -> fx.GraphModule:
             "head to camrt.training.Classifier yourself"
         ) from error
     output = next(node for node in graph.nodes if node.op == "output")
-    maps = [node for node in find_common_nodes(graph) if is_spatial(node)]
+    flow = build_flow(trunk)
+    maps = [node for node in graph.nodes if is_spatial(node) and flow.is_clean_cut(node)]
     if not maps:
         raise InputError(f"{name} has no map (N, K, h, w) that its logits come from")
-    chosen = maps[-1]
-    while calls_any(trunk, chosen, AVERAGING, AVERAGING_CALLS):
-        chosen = chosen.all_input_nodes[0]
-    if not any(has_weights(trunk, node) for node in find_dependents(graph, chosen)):
-        chosen = find_class_convolution_input(trunk, chosen, name)
+    chosen = skip_averaging(flow, maps[-1])
+    if flow.has_weights_between(chosen):
+        behind = flow.downstream(chosen) - {chosen, output}
+        for node in graph.nodes:
+            if node in behind:
+                check_fits_head(trunk, node, name)
     else:
-        for node in find_dependents(graph, chosen):
-            if not fits_head(trunk, node):
-                raise InputError(
-                    f"{name} does not end in a pooled-linear or flattened head: {node.target} comes after "
-                    "its last map"
-                )
+        features = find_class_convolution_source(flow, maps, chosen)
+        if features == chosen:
+            raise InputError(
+                f"{name} ends in a map that no 1×1 convolution makes: its classes cannot be replaced"
+            )
+        chosen = skip_averaging(flow, features)
     output.replace_input_with(output.all_input_nodes[0], chosen)
     output.args = (chosen,)
     graph.eliminate_dead_code()
@@ -164,34 +171,43 @@ def traced_trunk(model: nn.Module, size: tuple[int, int]) -> fx.GraphModule:
     return trunk
 
 
-def find_common_nodes(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that every way from the images to the output leads through, in order."""
-    nodes = list(graph.nodes)
-    to = {node: int(node.op == "placeholder") for node in nodes}
-    for node in nodes:
-        if node.op != "placeholder":
-            to[node] = sum(to[source] for source in node.all_input_nodes)
-    back = {node: int(node.op == "output") for node in nodes}
-    for node in reversed(nodes):
-        if node.op != "output":
-            back[node] = sum(back[user] for user in node.users)
-    every = to[nodes[-1]]
-    return [node for node in nodes if to[node] * back[node] == every]
+def build_flow(model: fx.GraphModule) -> Flow[fx.Node]:
+    """The operations of a traced model, from the images to its output."""
+    nodes = list(model.graph.nodes)
+    steps = [
+        Operation(
+            tuple(node.all_input_nodes),
+            (node,),
+            classify_node(model, node),
+            learned=has_weights(model, node),
+        )
+        for node in nodes
+        if node.op != "placeholder"
+    ]
+    start = next(node for node in nodes if node.op == "placeholder")
+    return Flow(steps, start, nodes[-1])
+
+
+def classify_node(model: fx.GraphModule, node: fx.Node) -> Kind:
+    """What a node does to the tensor it reads; dropout changes nothing when the trunk is cut."""
+    if calls_any(model, node, AVERAGING, AVERAGING_CALLS):
+        return "averages"
+    if calls_any(model, node, BY_CHANNEL, BY_CHANNEL_CALLS):
+        return "by-channel"
+    return "pointwise" if is_pointwise_convolution(model, node) else "other"
+
+
+def skip_averaging(flow: Flow[fx.Node], node: fx.Node) -> fx.Node:
+    """The node behind which there is only averaging and dropout up to `node`."""
+    while (before := find_only_source(flow, node, ("averages",))) is not None:
+        node = before
+    return node
 
 
 def is_spatial(node: fx.Node) -> bool:
     """Whether a node gives a map of more than one cell."""
     shape: tuple[int, ...] = getattr(node.meta.get("tensor_meta"), "shape", ())
     return node.op not in ("placeholder", "output") and len(shape) == 4 and shape[2] * shape[3] > 1
-
-
-def find_dependents(graph: fx.Graph, chosen: fx.Node) -> list[fx.Node]:
-    """The nodes that depend on one."""
-    reached = {chosen}
-    for node in graph.nodes:
-        if node.op != "output" and any(source in reached for source in node.all_input_nodes):
-            reached.add(node)
-    return [node for node in graph.nodes if node in reached - {chosen}]
 
 
 def calls_any(
@@ -204,10 +220,17 @@ def calls_any(
     return node.op in ("call_function", "call_method") and called in calls
 
 
-def fits_head(model: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is something that heads which pool or flatten are made of."""
-    if calls_any(model, node, HEAD_MODULES, HEAD_CALLS):
-        return True
+def check_fits_head(model: fx.GraphModule, node: fx.Node, name: str) -> None:
+    """Refuses what heads that pool or flatten are not made of."""
+    if not calls_any(model, node, HEAD_MODULES, HEAD_CALLS) and not is_pointwise_convolution(model, node):
+        raise InputError(
+            f"{name} does not end in a pooled-linear or flattened head: {node.target} comes after "
+            "its last map"
+        )
+
+
+def is_pointwise_convolution(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node calls a 1×1 convolution."""
     module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
     return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
 
@@ -218,25 +241,6 @@ def has_weights(model: fx.GraphModule, node: fx.Node) -> bool:
         node.op == "call_module"
         and next(model.get_submodule(str(node.target)).parameters(), None) is not None
     )
-
-
-def find_class_convolution_input(model: fx.GraphModule, chosen: fx.Node, name: str) -> fx.Node:
-    """What the last 1×1 convolution reads, where the map is one a class already (SqueezeNet)."""
-    node = chosen
-    while not isinstance(
-        convolution := model.get_submodule(str(node.target)) if node.op == "call_module" else None, nn.Conv2d
-    ):
-        if len(node.all_input_nodes) != 1:
-            raise InputError(
-                f"{name} ends in a map that no single layer makes: its classes cannot be replaced"
-            )
-        node = node.all_input_nodes[0]
-    if convolution.kernel_size != (1, 1):
-        raise InputError(f"{name} ends in a convolution of {convolution.kernel_size}, not 1×1")
-    source = node.all_input_nodes[0]
-    while calls_any(model, source, AVERAGING, AVERAGING_CALLS):
-        source = source.all_input_nodes[0]
-    return source
 
 
 def replace_unused_modules(trunk: nn.Module, size: tuple[int, int]) -> None:

@@ -35,7 +35,7 @@ from camrt.export.budget import with_deadline
 from camrt.export.geometry.map_formats import MapFormat
 from camrt.export.heads.flow import Flow
 
-__all__ = ["choose_tensors"]
+__all__ = ["choose_tensors", "find_class_convolution_source", "find_only_source"]
 
 T = TypeVar("T", bound=Hashable)
 
