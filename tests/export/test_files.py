@@ -86,8 +86,8 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from camrt.export.io.atomic_files import draft_beside
-with draft_beside(Path(sys.argv[1])) as draft:
+from camrt.export.io.atomic_files import open_draft
+with open_draft(Path(sys.argv[1])) as draft:
     draft.file.write(b"half")
     draft.file.flush()
     os.kill(os.getpid(), 9)
