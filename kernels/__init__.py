@@ -39,7 +39,7 @@ def _choose(wanted: str) -> _Implementation:
         "native" or "reference".
 
     Raises:
-        ImportError: `needs_gradient` is not understood, or the native kernels were asked for and are missing.
+        ImportError: `wanted` is not understood, or the native kernels were asked for and are missing.
     """
     if wanted not in ("", "native", "reference"):
         raise ImportError(f"CAMRT_KERNELS is {wanted!r}; it must be 'native' or 'reference'")

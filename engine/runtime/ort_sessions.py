@@ -132,7 +132,7 @@ class StreamSessions:
 
         Raises:
             DeadlineError: The call at hand has taken too long (`camrt.export.budget`).
-            BackendError: See `OnnxRuntimeOnDevice.runner`.
+            BackendError: See `OnnxRuntimeGpu.make_runner`.
         """
         with self._lock:
             return self._made.get(

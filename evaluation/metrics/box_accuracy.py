@@ -159,9 +159,9 @@ def overlaps(
         owner += [index] * len(given)
     every = np.concatenate(rows) if rows else np.zeros((0, 4), np.int64)
     if contours == "all":
-        by_level = best_overlaps(levels, every, np.array(owner, np.int64), threads)
+        by_level = best_overlaps(levels, every, np.array(owner, np.int64), threads=threads)
     else:
-        found = largest_boxes(levels, threads)
+        found = largest_boxes(levels, threads=threads)
         by_level = np.zeros((len(levels), LEVELS))
         for index, own in enumerate(rows):
             by_level[index] = intersection_over_union(found[index], own).max(axis=1)

@@ -1,19 +1,17 @@
-"""`box_scores` and `cell_scores` in Triton: see the README beside this file for bytes and operations."""
+"""`box_scores` in Triton: see the README beside this file for bytes and operations."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import triton
 import triton.language as tl
 
-from camrt.kernels.box_probabilities.gpu import merge_parts, merge_probabilities, store_part
-from camrt.kernels.box_scores.reference import SMALLEST
+from camrt.kernels.box_probabilities.gpu import merge_probabilities, store_part
 from camrt.kernels.tensor_checks import check_floats, check_indices, on_device
 
-__all__ = ["box_scores", "cell_scores"]
+__all__ = ["box_scores"]
 
 HELD = 256
 """Cells whose contributions a program holds at most; of a larger map it computes them for each tile."""
@@ -21,17 +19,10 @@ LOOPED = 64
 """Cells of such a map that are taken at once."""
 BOXES = 32
 """Boxes whose altered logits a program holds at once."""
-MERGED = (16, 64)
-"""Blocks of classes and boxes that are merged at once."""
-CELLS = 16
-"""Cells whose values a program computes."""
 ENOUGH = 128
 """Programs that fill a card."""
 WIDEST = 8
 """Elements that one access takes at most: 16 bytes of a type of two."""
-READINGS = ("N1", "N2", "N3")
-PERSPECTIVES = ("both", "deletion", "preservation")
-TINY = tl.constexpr(SMALLEST)
 LARGEST = tl.constexpr(3.3895313892515355e38)
 """The largest bfloat16; a contribution beyond it counts as infinite."""
 
@@ -78,65 +69,6 @@ def box_scores(
     return deleted, kept
 
 
-def cell_scores(
-    features: torch.Tensor,
-    weight: torch.Tensor,
-    logits: torch.Tensor,
-    empty_logits: torch.Tensor,
-    boxes: torch.Tensor,
-    shares: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    scale: float,
-    reading: Literal["N1", "N2", "N3"] = "N2",
-    perspectives: Literal["both", "deletion", "preservation"] = "both",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the value that Pixab-CAM gives each cell, from what deleting and keeping boxes do.
-
-    The values are those of `camrt.kernels.box_scores.cell_scores`. What boxes change is found as a difference
-    of denominators, not of probabilities, so that it keeps its digits where a probability is nearly one.
-
-    Args:
-        features: φ(A) − φ(0), shape (N, K, h, w), any strides.
-        weight: Shape (C, K), any strides.
-        logits: Of the whole map, shape (N, C), any strides.
-        empty_logits: The logits of an empty map, shape (N, C), any strides.
-        boxes: Half-open boxes (r0, c0, r1, c1), shape (P, 4), within the map.
-        shares: How much each box counts in each cell's mean, shape (h, w, P), any strides.
-        targets: Classes asked for, shape (N, T), in range.
-        scale: What a cell's features are multiplied by: 1/hw for a mean over cells.
-        reading: What the two perspectives are divided by, see `camrt.kernels.box_scores.cell_scores`.
-        perspectives: Which of the two count.
-
-    Returns:
-        The values, shape (N, T, h, w), and the targets' probabilities of the whole map, (N, T); float32.
-
-    Raises:
-        ValueError: An argument has a wrong type, shape, device or value.
-    """
-    boxes, targets = _check(features, weight, logits, empty_logits, boxes, targets, scale)
-    n, _, h, w = features.shape
-    check_floats("shares", shares, "h w P", features.device)
-    if shares.shape != (h, w, len(boxes)):
-        raise ValueError(f"shares must have shape {(h, w, len(boxes))}, got {tuple(shares.shape)}")
-    if reading not in READINGS:
-        raise ValueError(f"reading must be 'N1', 'N2' or 'N3', got {reading!r}")
-    if perspectives not in PERSPECTIVES:
-        raise ValueError(f"perspectives must be 'both', 'deletion' or 'preservation', got {perspectives!r}")
-    asked = targets.shape[1]
-    values = torch.empty((n, asked, h, w), dtype=torch.float32, device=features.device)
-    scores = torch.empty((n, asked), dtype=torch.float32, device=features.device)
-    if values.numel():
-        with on_device(features.device):
-            parts, chosen = _find_parts(features, weight, logits, empty_logits, boxes, targets, scale)
-            _cells[(triton.cdiv(h * w, CELLS), asked, n)](
-                parts, parts.shape[2], len(boxes), chosen, shares, *shares.stride(), h, w, values, scores,
-                READING=int(reading[1]), DELETE=perspectives != "preservation",
-                KEEP=perspectives != "deletion", CELLS=CELLS, BLOCKS=MERGED[0], BOXES=MERGED[1],
-            )  # fmt: skip
-    return values, scores
-
-
 def _check(
     features: torch.Tensor,
     weight: torch.Tensor,
@@ -176,10 +108,10 @@ def _find_parts(
     targets: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every box, and last of none, the parts of both softmaxes and the targets' logits."""
+    """Of every box the parts of both softmaxes and the targets' logits."""
     device = features.device
     n, channels, h, w = features.shape
-    count, asked, cells = len(boxes) + 1, targets.shape[1], h * w
+    count, asked, cells = len(boxes), targets.shape[1], h * w
     half = features.dtype == weight.dtype != torch.float32
     once = cells <= HELD
     held = min(max(triton.next_power_of_2(cells), 16), HELD) if once else LOOPED
@@ -197,7 +129,7 @@ def _find_parts(
         features, stride_n // unit, stride_k // unit, stride_h, stride_w, channels, h, w, cells // unit,
         weight, *weight.stride(), len(weight), float(scale),
         logits, *logits.stride(), empty_logits, *empty_logits.stride(),
-        boxes, len(boxes), span, targets, asked, parts, chosen,
+        boxes, count, span, targets, asked, parts, chosen,
         UNIT=unit, FLAT=flat, ONCE=once, HALF=half, INTERPRETED=device.type == "cpu",
         CELLS=held, DEPTH=64 if half else 32, CLASSES=classes, BOXES=BOXES,
         num_warps=4 if once and held * classes <= 4096 else 8,
@@ -225,8 +157,8 @@ def _parts(
     span,  # boxes of a program
     p_targets,  # (N, T)
     targets,
-    p_parts,  # (N, 2, J, 2, P + 1) float32, see `store_part`; the last box is empty
-    p_chosen,  # (N, 2, T, P + 1) float32
+    p_parts,  # (N, 2, J, 2, P) float32, see `store_part`
+    p_chosen,  # (N, 2, T, P) float32
     UNIT: tl.constexpr,
     FLAT: tl.constexpr,  # cells follow each other by stride_w, rows included
     ONCE: tl.constexpr,  # CELLS holds all cells of an image
@@ -248,12 +180,11 @@ def _parts(
     others = others.to(tl.float32)
     p_image = p_features + n * stride_n * UNIT
     p_rows = p_weight + wide_column * stride_wc
-    every = boxes + 1
     blocks = tl.num_programs(0)
-    p_deleted = p_parts + (n * 2 * blocks + j) * 2 * every
-    p_kept = p_parts + ((n * 2 + 1) * blocks + j) * 2 * every
-    p_logit_deleted = p_chosen + n * 2 * targets * every
-    p_logit_kept = p_chosen + (n * 2 + 1) * targets * every
+    p_deleted = p_parts + (n * 2 * blocks + j) * 2 * boxes
+    p_kept = p_parts + ((n * 2 + 1) * blocks + j) * 2 * boxes
+    p_logit_deleted = p_chosen + n * 2 * targets * boxes
+    p_logit_kept = p_chosen + (n * 2 + 1) * targets * boxes
     p_targets += n * targets
     cell = tl.arange(0, CELLS)
     if ONCE:
@@ -262,7 +193,7 @@ def _parts(
             p_rows, stride_wk, known, scale, UNIT, FLAT, HALF, INTERPRETED, CELLS, DEPTH, CLASSES,
         )  # fmt: skip
     begin = tl.program_id(1) * span
-    for first in range(begin, tl.minimum(begin + span, every), BOXES):
+    for first in range(begin, tl.minimum(begin + span, boxes), BOXES):
         box = first + tl.arange(0, BOXES)
         asked = box < boxes
         top = tl.load(p_boxes + 4 * box, asked, other=0).to(tl.int32)
@@ -284,11 +215,11 @@ def _parts(
                 covered = _covered(origin + cell, w, top, left, bottom, right)
                 total += _box_sums(covered, high, middle, low, odd, broken, INTERPRETED)
         store_part(
-            logits[None, :] - total, column, start, box, every,
+            logits[None, :] - total, column, start, box, boxes,
             p_deleted, p_logit_deleted, p_targets, targets, CLASSES,
         )  # fmt: skip
         store_part(
-            others[None, :] + total, column, start, box, every,
+            others[None, :] + total, column, start, box, boxes,
             p_kept, p_logit_kept, p_targets, targets, CLASSES,
         )  # fmt: skip
 
@@ -377,78 +308,3 @@ def _box_sums(
         total += tl.where(_product(count, above, not INTERPRETED) > 0, float("inf"), 0.0)
         total += tl.where(_product(count, below, not INTERPRETED) > 0, float("-inf"), 0.0)
     return total
-
-
-@triton.jit
-def _cells(
-    p_parts,  # (N, 2, J, 2, P + 1) float32
-    blocks, boxes,  # J and P
-    p_chosen,  # (N, 2, T, P + 1) float32
-    p_shares,  # (h, w, P)
-    stride_h, stride_w, stride_p,  # of the shares
-    h, w,
-    p_values,  # (N, T, h, w) float32
-    p_scores,  # (N, T) float32
-    READING: tl.constexpr,  # 1, 2 or 3
-    DELETE: tl.constexpr,
-    KEEP: tl.constexpr,
-    CELLS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    BOXES: tl.constexpr,
-):  # fmt: skip
-    t, n = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    targets = tl.num_programs(1)
-    cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
-    inside = cell < h * w
-    p_cells = p_shares + (cell // w).to(tl.int64) * stride_h + (cell % w).to(tl.int64) * stride_w
-    every = boxes + 1
-    p_deleted = p_parts + n * 2 * blocks * 2 * every
-    p_kept = p_parts + (n * 2 + 1) * blocks * 2 * every
-    p_logit_deleted = p_chosen + (n * 2 * targets + t) * every
-    p_logit_kept = p_chosen + ((n * 2 + 1) * targets + t) * every
-    last = boxes + tl.arange(0, 1)  # the empty box
-    whole, whole_rest = merge_parts(p_deleted, blocks, every, last, last == boxes, BLOCKS, 1)
-    empty, empty_rest = merge_parts(p_kept, blocks, every, last, last == boxes, BLOCKS, 1)
-    whole = tl.exp(tl.load(p_logit_deleted + last) - whole)
-    empty = tl.exp(tl.load(p_logit_kept + last) - empty)
-    score, base = whole / (1 + whole_rest), empty / (1 + empty_rest)
-    if READING == 3:
-        falls = _at_least(_change(whole, whole_rest, empty, empty_rest))
-        gains = falls
-    else:
-        falls = _at_least(score)
-        gains = _at_least(base) if READING == 2 else falls
-    value = tl.zeros((CELLS,), tl.float32)
-    for first in range(0, boxes, BOXES):
-        box = first + tl.arange(0, BOXES)
-        asked = box < boxes
-        change = tl.zeros((BOXES,), tl.float32)
-        if DELETE:
-            greatest, rest = merge_parts(p_deleted, blocks, every, box, asked, BLOCKS, BOXES)
-            altered = tl.exp(tl.load(p_logit_deleted + box, asked, other=0) - greatest)
-            change += _change(whole, whole_rest, altered, rest) / falls
-        if KEEP:
-            greatest, rest = merge_parts(p_kept, blocks, every, box, asked, BLOCKS, BOXES)
-            altered = tl.exp(tl.load(p_logit_kept + box, asked, other=0) - greatest)
-            change += _change(altered, rest, empty, empty_rest) / gains
-        p_share = p_cells[:, None] + box[None, :].to(tl.int64) * stride_p
-        share = tl.load(p_share, inside[:, None] & asked[None, :], other=0).to(tl.float32)
-        value += tl.sum(tl.where(share == 0, 0.0, share * change[None, :]), 1)
-    value = tl.where(score < TINY, 0.0, value)
-    place = n * targets + t
-    tl.store(p_values + place * h * w + cell, value, inside)
-    if tl.program_id(0) == 0:
-        tl.store(p_scores + place + tl.arange(0, 1), score)
-
-
-@triton.jit
-def _change(first, first_rest, second, second_rest):
-    """a/(1 + r) − b/(1 + s), without the difference of two numbers near one where a = b = 1."""
-    above = (first - second) + (first * second_rest - second * first_rest)
-    return above / ((1 + first_rest) * (1 + second_rest))
-
-
-@triton.jit
-def _at_least(x):
-    """|x|, or the smallest number that is divided by; NaN stays NaN."""
-    return tl.maximum(tl.abs(x), TINY, propagate_nan=tl.PropagateNan.ALL)

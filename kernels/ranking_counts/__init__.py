@@ -39,7 +39,7 @@ class Histogram:
 
 
 @ignore_float_errors
-def histogram(scores: Floats, marks: ArrayLike, edges: ArrayLike, threads: int | None = None) -> Histogram:
+def histogram(scores: Floats, marks: ArrayLike, edges: ArrayLike, *, threads: int | None = None) -> Histogram:
     """Count scores in bins, those outside the object and those in it.
 
     Bin i holds edges[i] <= score < edges[i + 1], the last one its upper edge too. Scores below the first edge
@@ -70,7 +70,7 @@ def histogram(scores: Floats, marks: ArrayLike, edges: ArrayLike, threads: int |
 
 
 @ignore_float_errors
-def average_precision(scores: Floats, marks: ArrayLike, threads: int | None = None) -> float:
+def average_precision(scores: Floats, marks: ArrayLike, *, threads: int | None = None) -> float:
     """Area under precision over recall, with a step for every different score and no interpolation.
 
     Σ_n P_n (R_n − R_{n−1}) over the different scores from the highest down, P and R counted over all pixels

@@ -22,7 +22,7 @@ MAX_COORDINATE = 1 << 24  # a box's coordinate, so that areas fit into 64 bits w
 
 @ignore_float_errors
 def best_overlaps(
-    maps: NDArray[np.uint8], boxes: ArrayLike, owner: ArrayLike, threads: int | None = None
+    maps: NDArray[np.uint8], boxes: ArrayLike, owner: ArrayLike, *, threads: int | None = None
 ) -> NDArray[np.float64]:
     """The best overlap between the contours of {map > t} and a map's boxes, for every t.
 
@@ -65,7 +65,7 @@ def best_overlaps(
 
 
 @ignore_float_errors
-def largest_boxes(maps: NDArray[np.uint8], threads: int | None = None) -> Ints:
+def largest_boxes(maps: NDArray[np.uint8], *, threads: int | None = None) -> Ints:
     """The box of the contour of {map > t} that encloses the largest area, for every t.
 
     Areas are those of polygons through the middles of the border's pixels; of several equal ones the contour

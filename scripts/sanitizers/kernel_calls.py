@@ -175,8 +175,8 @@ def calls_of(draw: RandomInputs) -> dict[str, list[Call]]:
         "rank_one": [
             output_call(draw, rank_one, (batch, features, cells), base, columns, flat, batch_index, channel)
         ],
-        "score_histogram": [lambda: histogram(scores, marks, edges, threads).counts],
-        "average_precision": [lambda: average_precision(scores, marks, threads)],
+        "score_histogram": [lambda: histogram(scores, marks, edges, threads=threads).counts],
+        "average_precision": [lambda: average_precision(scores, marks, threads=threads)],
         "saliency": [
             lambda: saliency(maps[0], size, threads=threads),
             lambda: saliency(maps[0], size, mode="library", threads=threads),
@@ -184,8 +184,8 @@ def calls_of(draw: RandomInputs) -> dict[str, list[Call]]:
                 maps[0], size, normalisation="minmax", relu=False, align_corners=True, threads=threads
             ),
         ],
-        "best_overlaps": [lambda: best_overlaps(grey, around, owner, threads)],
-        "largest_boxes": [lambda: largest_boxes(grey, threads)],
+        "best_overlaps": [lambda: best_overlaps(grey, around, owner, threads=threads)],
+        "largest_boxes": [lambda: largest_boxes(grey, threads=threads)],
     }
 
 

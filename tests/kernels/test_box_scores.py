@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,19 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camrt.engine.methods.boxes import place_boxes
-from camrt.engine.methods.pixab import PixabCAM
-from camrt.kernels.box_scores import box_scores, cell_scores, reference
-from helpers.tolerances import TOLERANCES, assert_close
+from camrt.kernels.box_scores import box_scores, reference
+from helpers.tolerances import assert_close
 
 SIDES = ((1, 1), (1, 2), (2, 1), (2, 2))
 SHAPES = [(1, 1, 1, 1, 1), (2, 5, 3, 2, 7), (3, 20, 7, 7, 63), (1, 8, 4, 5, 200), (0, 3, 2, 2, 4)]
 
 
-def placed(h, w, assignment="coverage", sides=SIDES):
-    """The boxes of Pixab-CAM, and how much each counts for each cell: its mean of means, applied to ones."""
-    placements = place_boxes(sides, (h, w), assignment)
-    ones = np.eye(len(placements.distinct))[None]
-    return placements.distinct, np.mean([grid.mean_per_cell(ones)[0] for grid in placements.grids], axis=0)
+def placed(h, w):
+    """The boxes of Pixab-CAM."""
+    return place_boxes(SIDES, (h, w), "coverage").distinct
 
 
 def case(rng, n, k, h, w, classes, targets=3):
@@ -30,31 +26,9 @@ def case(rng, n, k, h, w, classes, targets=3):
     return [features, weight, logits, empty_logits], rng.integers(0, classes, (n, targets))
 
 
-def assert_values_close(values, expected, scores, base, reading, dtype):
-    """A value is a difference of rounded probabilities, over one that may be small."""
-    least = np.abs(scores - base) if reading == "N3" else np.minimum(scores, base)
-    allowed = 8 * TOLERANCES[dtype.name][0] / least[:, :, None, None]
-    assert (np.abs(values - expected) <= allowed).all()
-
-
-@pytest.mark.parametrize("perspectives", ["both", "deletion", "preservation"])
-@pytest.mark.parametrize("reading", ["N1", "N2", "N3"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_agrees_with_reference(shape, reading, perspectives, rng, dtype, strided):
-    arrays, targets = case(rng, *shape)
-    arrays = [one.astype(dtype) for one in arrays]
-    wide = [one.astype(np.float64) for one in arrays]
-    boxes, shares = placed(*shape[2:4])
-    shares = shares.astype(dtype)
-    options = {"scale": 1 / (shape[2] * shape[3]), "reading": reading, "perspectives": perspectives}
-    values, scores = cell_scores(
-        *(strided(one) for one in arrays), boxes, strided(shares), targets, threads=2, **options
-    )
-    expected, wanted = reference.cell_scores(*wide, boxes, shares.astype(np.float64), targets, **options)
-    assert values.dtype == scores.dtype == dtype
-    assert_close(scores, wanted, dtype)
-    if shape[-1] > 1:  # of one class all changes are zero, and so is what N3 divides by
-        assert_values_close(values, expected, wanted, reference.softmax_at(wide[3], targets), reading, dtype)
+def softmax_at(logits, targets):
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.take_along_axis(powers / powers.sum(axis=1, keepdims=True), targets, axis=1)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -62,7 +36,7 @@ def test_probabilities_agree_with_reference(shape, rng, dtype, threads, strided)
     arrays, targets = case(rng, *shape)
     arrays = [one.astype(dtype) for one in arrays]
     wide = [one.astype(np.float64) for one in arrays]
-    boxes, _ = placed(*shape[2:4])
+    boxes = placed(*shape[2:4])
     found = box_scores(*(strided(one) for one in arrays), boxes, targets, scale=0.1, threads=threads)
     expected = reference.box_scores(*wide, boxes, targets, scale=0.1)
     for one, wanted in zip(found, expected, strict=True):
@@ -72,7 +46,7 @@ def test_probabilities_agree_with_reference(shape, rng, dtype, threads, strided)
 
 def test_reference_agrees_with_loops(rng):
     (features, weight, logits, empty_logits), targets = case(rng, 2, 3, 3, 2, 4)
-    boxes, _ = placed(3, 2)
+    boxes = placed(3, 2)
     pair = reference.box_scores(features, weight, logits, empty_logits, boxes, targets, scale=0.5)
     for n, p, t in np.ndindex(pair[0].shape):
         r0, c0, r1, c1 = boxes[p]
@@ -84,56 +58,18 @@ def test_reference_agrees_with_loops(rng):
             assert out[n, p, t] == pytest.approx(powers[targets[n, t]] / math.fsum(powers), rel=1e-12)
 
 
-@pytest.mark.parametrize("assignment", ["coverage", "anchor"])
-@pytest.mark.parametrize("reading", ["N1", "N2", "N3"])
-@pytest.mark.parametrize("perspectives", ["both", "deletion", "preservation"])
-def test_values_are_those_of_pixab_cam(perspectives, reading, assignment, rng):
-    """Of a head answered by `box_scores`, `cell_scores` gives what the method makes of its answers."""
-    arrays, targets = case(rng, 2, 6, 4, 3, 10)
-    arrays[2][1] = -80.0 * (np.arange(10) != 9)  # the second image's targets have no probability
-    targets[1] = 2
-    scale, sides = 1 / 12, ((1, 1), (2, 2), (3, 1))
-    boxes, shares = placed(4, 3, assignment, sides)
-
-    def answer(asked, score, *, delete, keep):
-        pair = box_scores(*arrays, asked, targets, scale=scale)
-        return tuple(one if wanted else None for one, wanted in zip(pair, (delete, keep), strict=True))
-
-    ask = SimpleNamespace(
-        activations=arrays[0],
-        targets=targets,
-        supported_kind=lambda kind: kind,
-        scores=lambda kind: reference.softmax_at(arrays[2], targets),
-        scores_of_zero_activation=lambda kind: reference.softmax_at(arrays[3], targets),
-        scores_with_boxes=answer,
-    )
-    method = PixabCAM(denominators=reading, assignment=assignment, boxes=sides, perspectives=perspectives)
-    expected, wanted = method.raw(ask)
-    values, scores = cell_scores(
-        *arrays, boxes, shares, targets, scale=scale, reading=reading, perspectives=perspectives
-    )
-    assert_close(values, expected, np.float32)
-    assert_close(scores, wanted, np.float32)
-    assert not values[1].any()
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_features_that_are_not_finite_stay_in_their_boxes(value, rng, dtype):
     arrays, targets = case(rng, 2, 4, 4, 5, 9)
     arrays = [one.astype(dtype) for one in arrays]
     arrays[0][0, 2, 1, 3] = value
-    boxes, shares = placed(4, 5)
+    boxes = placed(4, 5)
     r0, c0, r1, c1 = boxes.T
     holds = (r0 <= 1) & (r1 > 1) & (c0 <= 3) & (c1 > 3)
     for found in box_scores(*arrays, boxes, targets, scale=0.05):
         assert np.isnan(found[0, holds]).all()
         assert np.isfinite(found[0, ~holds]).all()
         assert np.isfinite(found[1]).all()
-    values, _ = cell_scores(*arrays, boxes, shares.astype(dtype), targets, scale=0.05)
-    touched = (shares[:, :, holds] != 0).any(2)
-    assert np.isnan(values[0][:, touched]).all()
-    assert np.isfinite(values[0][:, ~touched]).all()
-    assert np.isfinite(values[1]).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -141,18 +77,14 @@ def test_features_that_are_not_finite_stay_in_their_boxes(value, rng, dtype):
 def test_deleting_the_whole_map_leaves_nothing(h, w, classes, seed):
     arrays, targets = case(np.random.default_rng(seed), 2, 3, h, w, classes)
     deleted, kept = box_scores(*arrays, [(0, 0, h, w)], targets, scale=1 / (h * w))
-    assert_close(deleted[:, 0], reference.softmax_at(arrays[3], targets))
-    assert_close(kept[:, 0], reference.softmax_at(arrays[2], targets))
+    assert_close(deleted[:, 0], softmax_at(arrays[3], targets))
+    assert_close(kept[:, 0], softmax_at(arrays[2], targets))
 
 
 def test_no_boxes_and_no_targets(rng):
     arrays, targets = case(rng, 2, 3, 2, 2, 4)
     none = np.empty((0, 4), int)
     assert box_scores(*arrays, none, targets, scale=1.0)[0].shape == (2, 0, 3)
-    values, scores = cell_scores(*arrays, none, np.empty((2, 2, 0)), targets, scale=1.0)
-    assert values.shape == (2, 3, 2, 2)
-    assert not values.any()
-    assert scores.shape == (2, 3)
     assert box_scores(*arrays, [(0, 0, 1, 1)], targets[:, :0], scale=1.0)[1].shape == (2, 1, 0)
 
 
@@ -167,11 +99,8 @@ def test_no_boxes_and_no_targets(rng):
         ({"logits": np.zeros((2, 5))}, r"logits must have shape \(2, 4\), got \(2, 5\)"),
         ({"empty_logits": np.zeros((1, 4))}, r"empty_logits must have shape \(2, 4\), got \(1, 4\)"),
         ({"boxes": [(0, 0, 3, 1)]}, r"boxes\[0\] is \(0, 0, 3, 1\)"),
-        ({"shares": np.zeros((2, 2, 2))}, r"shares must have shape \(2, 2, 1\), got \(2, 2, 2\)"),
         ({"targets": [[0], [4]]}, r"targets holds 4, outside 0\.\.3"),
         ({"scale": np.nan}, "scale must be finite, got nan"),
-        ({"reading": "N4"}, "reading must be 'N1', 'N2' or 'N3', got 'N4'"),
-        ({"perspectives": "none"}, "perspectives must be 'both', .* got 'none'"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -183,9 +112,8 @@ def test_errors_name_what_is_wrong(change, message):
         "logits": np.zeros((2, 4)),
         "empty_logits": np.zeros((2, 4)),
         "boxes": [(0, 0, 1, 1)],
-        "shares": np.zeros((2, 2, 1)),
         "targets": [[0], [1]],
         "scale": 1.0,
     }
     with pytest.raises(ValueError, match=message):
-        cell_scores(**(arguments | change))
+        box_scores(**(arguments | change))

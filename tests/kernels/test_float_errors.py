@@ -14,7 +14,7 @@ from camrt.kernels import resampling
 from camrt.kernels.ablate import ablate_boxes, ablate_channels
 from camrt.kernels.blur import blur
 from camrt.kernels.box_probabilities import box_probabilities, box_probabilities_pair
-from camrt.kernels.box_scores import box_scores, cell_scores
+from camrt.kernels.box_scores import box_scores
 from camrt.kernels.box_sums import box_sums
 from camrt.kernels.first_layer_difference import first_layer_boxes, first_layer_channels
 from camrt.kernels.masked_batch import masked_batch
@@ -47,9 +47,6 @@ CALLS = {
     ),
     "box_scores": lambda: box_scores(
         ends(2, 9, 3, 3), ends(4, 9), ends(2, 4), ends(2, 4), WHOLE, [[0, 1], [2, 3]], scale=1e30
-    ),
-    "cell_scores": lambda: cell_scores(
-        ends(2, 9, 3, 3), ends(4, 9), ends(2, 4), ends(2, 4), WHOLE, ends(3, 3, 2), [[0], [3]], scale=1e30
     ),
     "box_sums": lambda: box_sums(ends(2, 3, 3, 4), WHOLE),
     "first_layer_boxes": lambda: first_layer_boxes(

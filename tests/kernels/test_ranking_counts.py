@@ -48,7 +48,7 @@ def test_native_histogram_is_the_reference(native, length, edges, rng, threads):
     special = hit_exactly(edges)
     scores = rng.permutation(np.concatenate([scores, special]))[: length if length > 1 else None]
     marks = marked(rng, len(scores))
-    found = histogram(scores, marks, edges, threads)
+    found = histogram(scores, marks, edges, threads=threads)
     np.testing.assert_array_equal(found.counts, reference.histogram(scores, marks, np.asarray(edges, float)))
     assert found.counts.dtype == np.int64
     assert found.low == min(scores.min(), 0)
@@ -173,7 +173,7 @@ def spread(kind, rng, length):
 @pytest.mark.parametrize("length", LENGTHS)
 def test_native_precision_is_the_reference(native, length, kind, rng, threads):
     scores, marks = spread(kind, rng, length).astype(np.float32), marked(rng, length)
-    found = average_precision(scores, marks, threads)
+    found = average_precision(scores, marks, threads=threads)
     assert abs(found - reference.average_precision(scores, marks)) < 1e-13
 
 

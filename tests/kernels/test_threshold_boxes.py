@@ -41,7 +41,7 @@ def some_boxes(rng, height, width, count=7):
 def test_native_overlaps_are_those_of_the_reference(native, size, kind, rng, threads, strided):
     maps = example(kind, rng, *size)
     boxes, owner = some_boxes(rng, *size)
-    found = best_overlaps(strided(maps), boxes, owner, threads)
+    found = best_overlaps(strided(maps), boxes, owner, threads=threads)
     np.testing.assert_array_equal(found, reference.best_overlaps(maps, boxes, owner))
     assert not found[1].any()
 
@@ -50,7 +50,9 @@ def test_native_overlaps_are_those_of_the_reference(native, size, kind, rng, thr
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_native_largest_boxes_are_those_of_the_reference(native, size, kind, rng, threads, strided):
     maps = example(kind, rng, *size)
-    np.testing.assert_array_equal(largest_boxes(strided(maps), threads), reference.largest_boxes(maps))
+    np.testing.assert_array_equal(
+        largest_boxes(strided(maps), threads=threads), reference.largest_boxes(maps)
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -70,10 +72,10 @@ def test_threads_and_the_order_of_boxes_change_nothing(native, rng):
     maps = rng.integers(0, 256, (40, 48, 33)).astype(np.uint8)
     boxes, _ = some_boxes(rng, 48, 33, 200)
     owner = rng.integers(0, 40, 200)
-    found = best_overlaps(maps, boxes, owner, 1)
+    found = best_overlaps(maps, boxes, owner, threads=1)
     shuffled = rng.permutation(200)
-    np.testing.assert_array_equal(best_overlaps(maps, boxes[shuffled], owner[shuffled], 3), found)
-    np.testing.assert_array_equal(largest_boxes(maps[:6], 1), largest_boxes(maps[:6], 3))
+    np.testing.assert_array_equal(best_overlaps(maps, boxes[shuffled], owner[shuffled], threads=3), found)
+    np.testing.assert_array_equal(largest_boxes(maps[:6], threads=1), largest_boxes(maps[:6], threads=3))
 
 
 def test_a_dot_and_the_hole_in_a_ring():
@@ -134,4 +136,4 @@ def test_errors_name_what_is_wrong(change, message):
         best_overlaps(**(arguments | change))
     if "maps" in change or "threads" in change:
         with pytest.raises(ValueError, match=message):
-            largest_boxes(change.get("maps", arguments["maps"]), change.get("threads"))
+            largest_boxes(change.get("maps", arguments["maps"]), threads=change.get("threads"))

@@ -1,4 +1,4 @@
-"""`cell_scores` and `box_scores` as Pixab-CAM launches them for pooled linear heads.
+"""`box_scores` as Pixab-CAM launches them for pooled linear heads.
 
 ResNet-50 has 7 × 7 cells, Inception-v3 8 × 8, VGG-16 14 × 14, and networks trained for localisation 28 × 28.
 """
@@ -56,18 +56,4 @@ VARIANTS = [
     _parts("fp16", "NHWC", 14, 32, registers=255, shared=110592),
     _parts("fp32", "NHWC", 28, 64, registers=255, shared=49152),  # 184 on sm_90
     _parts("fp16", "NHWC", 28, 64, registers=176, shared=49152),
-    *(
-        Variant(
-            "box_scores",
-            "_cells",
-            {},
-            {"READING": reading, "DELETE": True, "KEEP": True, "CELLS": 16, "BLOCKS": 16, "BOXES": 64}
-            | {"stride_p": 1},
-            wide=(),
-            registers=80,
-            shared=1024,
-            name=f"N{reading}",
-        )
-        for reading in (2, 3)
-    ),
 ]
