@@ -1,4 +1,4 @@
-"""What one call may take: bytes of memory and seconds.
+"""Limits on the memory and the time of one call.
 
 A file says how large its tensors are and how often its loops run, and a file is a stranger's. So `load` and
 every method of an engine work within a `Budget`: whoever is about to allocate something whose size a file or
@@ -118,7 +118,7 @@ def within_budget(budget: Budget) -> Iterator[None]:
 
 
 def memory_budgets() -> tuple[Budget, ...]:
-    """What bounds the bytes of the call at hand; memory is bounded also where no call is."""
+    """The budgets in force; outside any call, one with the default limit of memory."""
     return _CURRENT.get() or (Budget(),)
 
 
@@ -128,7 +128,7 @@ def allowed_memory() -> int:
 
 
 def reserve(count: float, what: str) -> None:
-    """Asks for bytes before they are allocated.
+    """Checks that bytes may be allocated, before they are.
 
     Args:
         count: How many.
@@ -153,7 +153,7 @@ def memory_limit_error(purpose: str) -> MemoryLimitError:
 
 
 def reserve_array(shape: Sequence[int], what: str, *, itemsize: int = 4) -> None:
-    """Asks for the bytes of an array before it is made.
+    """Checks that an array may be allocated, before it is.
 
     Args:
         shape: Its shape.
@@ -178,7 +178,7 @@ def seconds_left() -> float:
 
 
 def check_deadline() -> None:
-    """Looks at the clock: to be called on the way through whatever may be long.
+    """Raises once the call at hand is over its deadline; to be called often in any loop that may be long.
 
     Raises:
         DeadlineError: The call at hand has taken too long.

@@ -46,7 +46,7 @@ class BackwardPass:
     cotangents: dict[str, list[str]] = field(default_factory=dict)
 
     def propagate_back(self, nodes: Sequence[NodeProto], start: str = "") -> None:
-        """Follows every node of an ordered list, the last first, but for the one that makes `start`.
+        """Applies the rules of ordered nodes, last to first, without the one that makes `start`.
 
         Raises:
             AdjointError: An operator has no rule.
@@ -65,12 +65,12 @@ class BackwardPass:
                     self.cotangents.setdefault(name, []).append(cotangent)
 
     def cotangent(self, name: str) -> str | None:
-        """What was found for a tensor, summed; None for nothing."""
+        """The cotangent of a tensor, its parts summed; None where there are none."""
         return sum_cotangents(self.make, self.cotangents.get(name, []))
 
 
 def tensors_read(node: NodeProto) -> list[str]:
-    """The tensors that the answers of a node's rule belong to: its inputs, and what its subgraphs read."""
+    """The tensors whose cotangents a node's rule returns, in order: inputs, then what subgraphs read."""
     if any(item.type == AttributeProto.GRAPH for item in node.attribute):
         return list(dict.fromkeys(names_read(node)))
     return list(node.input)
@@ -100,7 +100,7 @@ def apply_rule(step: BackwardStep) -> Sequence[str | None]:
 
 
 def pass_rounding(step: BackwardStep) -> Sequence[str | None]:
-    """Pixels brought to a file's whole numbers: ȳ where nothing is cut off, as if nothing were rounded."""
+    """Straight-through rule for images rounded to a file's integer pixels: ȳ where nothing is clipped."""
     make = step.make
     cut_off = {"Max": "Less", "Min": "Greater"}.get(step.node.op_type)
     if cut_off is None:

@@ -151,7 +151,7 @@ def is_made_by_steps(graph: Graph, x: str, rounded: str) -> bool:
         if node is None:
             return False
         if is_step_function(graph, node):
-            stepped = stepped or any(x in upstream_tensors(graph, name) for name in names_read(node))
+            stepped = stepped or any(x in graph.upstream(name) for name in names_read(node))
             continue
         for name in names_read(node):
             if name == x:
@@ -160,14 +160,6 @@ def is_made_by_steps(graph: Graph, x: str, rounded: str) -> bool:
                 seen.add(name)
                 pending.append(name)
     return stepped
-
-
-def upstream_tensors(graph: Graph, name: str) -> set[str]:
-    """A tensor and all that it is made from."""
-    found = {name}
-    for index in graph.upstream_nodes(name):
-        found.update(names_read(graph.nodes[index]))
-    return found
 
 
 def find_straight_through(graph: Graph) -> tuple[str, ...]:

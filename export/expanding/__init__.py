@@ -34,7 +34,7 @@ __all__ = ["expand_operators"]
 def expand_operators(
     model: onnx.ModelProto, versions: Mapping[str, int], limits: ReadingLimits
 ) -> Mapping[str, TypeProto]:
-    """Rewrites in place what only a runtime has, and checks the size of every result on the way.
+    """Replaces operators that only ONNX Runtime has, in place, and checks the size of every result.
 
     Args:
         model: A model without local functions, whose nodes are in order and whose tensors have been checked.

@@ -67,7 +67,7 @@ class Blocks:
         self._made: dict[str, int] = {}
 
     def add(self, name: str, filled: int | None) -> None:
-        """Takes a blocked tensor."""
+        """Registers a blocked tensor; `filled` is its size with the channels that fill the last block up."""
         self.filled[name] = filled
         self._leader.setdefault(name, name)
 
@@ -78,17 +78,17 @@ class Blocks:
         return name
 
     def join(self, names: Iterable[str]) -> None:
-        """Takes blocked tensors that have the same channels."""
+        """Records that blocked tensors have the same number of channels."""
         first, *others = (self._find(name) for name in names)
         for other in others:
             self._leader[other] = first
 
     def state(self, name: str, count: int) -> None:
-        """Takes that a tensor has so many channels."""
+        """Records the number of channels of a tensor."""
         self._stated[name] = count
 
     def need(self, name: str, count: int) -> None:
-        """Takes that the first so many channels of a tensor are read."""
+        """Records that at least the first `count` channels of a tensor are read."""
         self._read[name] = max(self._read[name], count)
 
     def fill(self, name: str, count: int) -> None:
@@ -159,7 +159,7 @@ def find_blocks(
 
 
 def refuse_blocked(nodes: Iterable[NodeProto]) -> None:
-    """Refuses nodes that were not turned back: those of subgraphs.
+    """Refuses blocked operators that were not replaced: those in subgraphs.
 
     Raises:
         UnsupportedModelError: There is one.
@@ -173,7 +173,7 @@ def refuse_blocked(nodes: Iterable[NodeProto]) -> None:
 
 
 def _look(node: NodeProto, blocks: Blocks, constants: Mapping[str, TensorProto]) -> None:
-    """Takes what one node says of blocked tensors."""
+    """Records what one node implies for blocked tensors."""
     read = [name for name in node.input if name in blocks.filled]
     made = [name for name in node.output if name]
     own = normalise_domain(node.domain) == BLOCKED
@@ -226,7 +226,7 @@ def _look(node: NodeProto, blocks: Blocks, constants: Mapping[str, TensorProto])
 
 
 def _last(true: npt.ArrayLike) -> int:
-    """How many values there are up to the last that is true."""
+    """The number of values up to and including the last true one."""
     places = np.flatnonzero(true)
     return int(places[-1]) + 1 if places.size else 0
 
@@ -277,7 +277,7 @@ def _sizes_by_dimensions(nodes: list[NodeProto], constants: Mapping[str, TensorP
 
 @cache
 def _of_the_runtime() -> int | None:
-    """The channels in a block of the runtime on this processor; None where it has no blocks."""
+    """The block size of ONNX Runtime on this processor; None where it uses no blocks."""
     onnxruntime = import_module("onnxruntime")  # slow to import, and seldom needed here
     graph = helper.make_graph(
         [helper.make_node("ReorderInput", ["x"], ["y"], domain=BLOCKED)],
@@ -305,7 +305,7 @@ def _by_channel(node: NodeProto, weight: Array) -> bool:
 
 
 def _filters(node: NodeProto, from_blocks: bool, size: int, constants: Mapping[str, TensorProto]) -> Array:
-    """The filters (O, I, h, w) of a blocked convolution, with those that were filled up."""
+    """The weight (O, I, h, w) of a blocked convolution, zero padding of the last block included."""
     tensor = constants.get(node.input[1]) if len(node.input) > 1 else None
     if tensor is None or len(tensor.dims) != 4 or 0 in tensor.dims or tensor.dims[0] % size:
         raise _unknown(node)

@@ -25,7 +25,7 @@ CRASHING_ON_EMPTY = ("GRU", "InstanceNormalization")
 
 @expansion(*CRASHING_ON_EMPTY, domain="")
 def _checked_for_empty(step: Expansion) -> None:
-    """The operator, whose input has no axis of no length.
+    """The operator, made to fail instead of crash when an axis of its input has length zero.
 
     Raises:
         ModelFileError: It has one whatever the image.
@@ -50,7 +50,7 @@ def _checked_for_empty(step: Expansion) -> None:
 
 
 def refuse_empty_inputs(nodes: Iterable[NodeProto]) -> None:
-    """Refuses such operators in the graphs inside some nodes, where sizes are not followed.
+    """Refuses these operators in subgraphs, where sizes are not known.
 
     Args:
         nodes: The nodes.

@@ -47,7 +47,7 @@ def is_never_minus_one(divisor: TensorProto | None) -> bool:
 
 
 def refuse_modulo(nodes: Iterable[NodeProto], constants: Mapping[str, TensorProto]) -> None:
-    """Refuses remainders by numbers that are not known in the graphs inside some nodes.
+    """Refuses integer remainders in subgraphs whose divisor is not stored.
 
     Args:
         nodes: The nodes.

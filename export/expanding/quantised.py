@@ -1,4 +1,4 @@
-"""Layers of whole numbers, in the form that has a quantiser and a dequantiser around each layer of floats.
+"""Integer layers (QLinearConv and its like) as DequantizeLinear, the layer of floats, QuantizeLinear.
 
 A quantised tensor q stands for real numbers x = (q − z)·s. A layer of whole numbers (`QLinearConv` and its
 like) takes q's, computes y of the x's and gives round(y / t) + u of another scale t and zero point u. So it
@@ -43,13 +43,13 @@ _NIBBLES = (TensorProto.INT4, TensorProto.UINT4)
 
 
 def note_quantised(step: Expansion) -> None:
-    """Remembers what a quantiser's output stands for, of a node that stays."""
+    """Records the scale and zero point of the output of a QuantizeLinear that stays as it is."""
     if step.node.op_type == "QuantizeLinear" and normalise_domain(step.node.domain) in ("", RUNTIME):
         step.into.quantised[step.y] = QuantisedTensor(step.input(1), step.input(2), "")
 
 
 def carry_quantised(step: Expansion) -> None:
-    """Moves the real numbers that a quantised tensor stands for, where a node moves whole numbers about."""
+    """Rewrites a node that moves integers about so that it moves the real numbers they stand for."""
     known = step.into.quantised.get(step.input(0))
     if known is None or normalise_domain(step.node.domain) or step.node.op_type not in _MOVING:
         return

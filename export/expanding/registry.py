@@ -76,7 +76,7 @@ class GraphRewrite:
     channels: Mapping[str, int] = field(default_factory=dict)
 
     def new_name(self, wish: str) -> str:
-        """A name that nothing has, as near to a wish as can be."""
+        """An unused name, like the one asked for."""
         name, number = wish, 1
         while name in self.names:
             number += 1

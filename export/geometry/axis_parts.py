@@ -149,7 +149,7 @@ def axis_role(axis: Axis) -> Role:
 
 
 def broadcast_axes(read: Iterable[Axes], shape: Shape) -> Axes:
-    """Axes counted from the last, each what the first input with a known axis of its size says."""
+    """Axes of a broadcast result, aligned from the last: each is the first known one of its size."""
     result = [unknown_axis(size) for size in shape]
     for axes in read:
         for back in range(1, min(len(axes), len(shape)) + 1):
@@ -159,7 +159,7 @@ def broadcast_axes(read: Iterable[Axes], shape: Shape) -> Axes:
 
 
 def matmul_axes(first: Axes | None, second: Axes | None, shape: Shape) -> Axes:
-    """Rows are those of the first matrix, columns those of the second; None for one nothing is known of."""
+    """Axes of a matrix product: rows of the first factor, columns of the second; None if unknown."""
     stacked = broadcast_axes([axes[:-2] for axes in (first, second) if axes], shape[:-2])
     return (
         *stacked,
@@ -169,7 +169,7 @@ def matmul_axes(first: Axes | None, second: Axes | None, shape: Shape) -> Axes:
 
 
 def concat_axes(parts: Sequence[Axes | None], axis: int, shape: Shape) -> Axes:
-    """Tokens stay so behind others; of rows and columns that were put together nothing is known.
+    """Axes of a Concat: tokens may gain others in front; joined rows or columns are unknown.
 
     Args:
         parts: The axes of what is joined, None where nothing is known.
@@ -190,7 +190,7 @@ def concat_axes(parts: Sequence[Axes | None], axis: int, shape: Shape) -> Axes:
 
 
 def sliding_axes(before: Axes, shape: Shape, batch: int) -> Axes:
-    """The images stay, the channels are new, and the cells are those of the input or a coarser grid.
+    """Axes behind a convolution or pooling: batch kept, channels unknown, the same or a coarser grid.
 
     What is slid over a batch of images is a map, whatever was known of the input's cells.
     """
@@ -209,7 +209,7 @@ def sliding_axes(before: Axes, shape: Shape, batch: int) -> Axes:
 
 
 def resize_axis(axis: Axis, size: int) -> Axis:
-    """Rows and columns that were padded or stretched are rows and columns."""
+    """An axis behind padding or interpolation: rows stay rows and columns stay columns."""
     name = axis_role(axis)
     return whole_axis(str(name), size) if name in SPATIAL and axis_length(axis) != size else axis
 
@@ -226,7 +226,7 @@ def reverse_axes(axes: Axes, which: Container[int]) -> Axes:
 
 
 def slice_axes(axes: Axes, starts: Mapping[int, int | None], shape: Shape) -> Axes:
-    """Rows and columns may be cut short; tokens only at the front, and as far as the cells go.
+    """Axes of a Slice: rows and columns may be cropped; tokens only lose prefix tokens.
 
     Args:
         axes: Of what is cut.
@@ -257,7 +257,7 @@ def reduce_axes(axes: Axes, gone: Iterable[int]) -> Axes:
 
 
 def window_axis(axis: Axis, offsets: int, windows: int) -> tuple[Axis, Axis]:
-    """What windows over an axis are: their own numbers, and one window after the other."""
+    """The two axes that windows over an axis make: position in the window, and the window."""
     name = axis_role(axis)
     return unknown_axis(offsets), whole_axis(name, windows) if name in ("h", "w") else unknown_axis(windows)
 

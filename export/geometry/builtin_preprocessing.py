@@ -95,7 +95,7 @@ def format_values(values: Sequence[float]) -> str:
 
 @dataclass
 class PreprocessingState:
-    """How far the front was followed.
+    """What is known of the preprocessing up to some node.
 
     Attributes:
         name: The tensor.
@@ -164,7 +164,7 @@ def find_levels(scale: Array, shift: Array, element: int) -> tuple[float, float]
 
 
 def apply_node(graph: Graph, node: NodeProto, at: PreprocessingState) -> bool:
-    """Takes one node into account; False where it is the first layer."""
+    """Adds the effect of one node to the state; False where the node is the first layer."""
     kind = node.op_type
     if node.domain not in ("", "ai.onnx") or (node.input[0] != at.name and kind not in ("Add", "Mul")):
         return False

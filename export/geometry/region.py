@@ -75,12 +75,6 @@ class Region:
         part = np.array([self.right - self.left, self.lower - self.upper] * 2)
         return np.asarray((boxes - np.array([self.left, self.upper] * 2)) * sides / part)
 
-    def to_image(self, boxes: Array, size: Size) -> Array:
-        """Boxes (x0, y0, x1, y1) of what shows this region, in the image: the way back of `to_region`."""
-        sides = np.array([size[1], size[0]] * 2)
-        part = np.array([self.right - self.left, self.lower - self.upper] * 2)
-        return np.asarray(boxes * part / sides + np.array([self.left, self.upper] * 2))
-
     def inverse(self, whole: Size, size: Size) -> Region:
         """Where the whole image lies in what shows this region: the way back.
 

@@ -57,7 +57,7 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
 
 
 def names_read(node: NodeProto) -> Iterator[str]:
-    """Every tensor a node reads, those its subgraphs take from outside included; looks at the clock."""
+    """Every tensor a node reads, those its subgraphs take from outside included; checks the deadline."""
     check_deadline()
     yield from (name for name in node.input if name)
     for graph in node_subgraphs(node):
@@ -152,7 +152,7 @@ class Graph:
         return any(name in self.shapes for name in unknown)
 
     def downstream(self, name: str) -> frozenset[str]:
-        """The tensors that depend on tensor `name`, itself too; see `camrt.export.graph.size_tensors`."""
+        """The tensors that depend on a tensor, itself included; see `camrt.export.graph.size_tensors`."""
         return find_dependents([name], self.nodes)
 
     def size_source(self, size: str) -> str:
@@ -175,6 +175,11 @@ class Graph:
                 found.add(index)
                 pending.extend(names_read(self.nodes[index]))
         return sorted(found)
+
+    def upstream(self, name: str) -> set[str]:
+        """The tensors that a tensor is made from, itself included."""
+        nodes = (self.nodes[index] for index in self.upstream_nodes(name))
+        return {name, *(read for node in nodes for read in names_read(node))}
 
     def producer(self, name: str) -> NodeProto | None:
         """The node that makes a tensor; None for an input or an initializer."""

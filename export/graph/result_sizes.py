@@ -54,7 +54,7 @@ _AT_LEAST = ("ConstantOfShape", "Expand", "Tile")
 
 
 class ResultSizes:
-    """Looks at nodes one after another, and refuses one whose result is too large for any input.
+    """Checks nodes one after another, and refuses those whose result is too large for any input.
 
     Args:
         graph: A graph without local functions, whose nodes and tensors have been checked.
@@ -72,7 +72,7 @@ class ResultSizes:
         self._sizes.begin(graph, self.types, self._values)
 
     def store(self, tensor: TensorProto) -> None:
-        """Takes a tensor that nodes read from now on."""
+        """Registers a stored tensor that later nodes may read."""
         self._sizes.store(tensor.name, tensor, self.types, self._values)
 
     def add(self, node: onnx.NodeProto) -> None:

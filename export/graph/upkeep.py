@@ -1,7 +1,7 @@
 """Keeping a graph tidy: constants in one place, names changed everywhere, and nothing that no output needs.
 
-onnx-ir has passes for the last (`RemoveUnusedNodesPass`). They work on its own copy of a model, which brings
-SymPy along, and this module on the protobuf in place.
+onnx-ir's `RemoveUnusedNodesPass` keeps the same nodes. It was not taken because it works on a copy of the
+model in its own form, is written back from that, and importing it imports SymPy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What flows from the images to the logits, whether an ONNX graph says so or autograd.
+"""A model as the operations from its images to its logits, whether from ONNX, autograd or torch.fx.
 
-A model is a list of *steps*, each of which reads tensors and makes some. Tensors are known by whatever names
-the side has that follows them: `camrt.export.heads.graph_flow` for graphs, `camrt.engine.torch_models.flow`
-    for modules.
+A model is a list of operations, each of which reads tensors and makes some. Tensors are known by whatever
+names the side has that follows them: `camrt.export.heads.graph_flow` for graphs, for torch modules
+`camrt.engine.torch_models.flow`, and `camrt.training.trunks` for those that torch.fx traces.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ the last axis; anything else."""
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
-    """One operation.
+    """One operation: what it reads, what it makes, and of what kind it is.
 
     Attributes:
         reads: The tensors it reads that depend on the images, each as often as it reads it.
@@ -68,7 +68,7 @@ class Flow(Generic[T]):
         return self._through.get(tensor, 0)
 
     def count_around(self, tensor: T) -> int:
-        """How many of the `paths` run through a tensor not."""
+        """How many of the `paths` bypass a tensor."""
         return (self.paths - self.count_through(tensor)) % MODULUS
 
     def is_clean_cut(self, tensor: T) -> bool:

@@ -69,7 +69,7 @@ def find_last_mixed(flow: Flow[T], maps: Mapping[T, MapFormat], listed: list[T])
 
 
 def find_two_branches(flow: Flow[T], maps: Mapping[T, MapFormat]) -> list[T]:
-    """Rule 2."""
+    """Rule 2: the last two tensors such that every path runs through exactly one of them."""
     partial = [tensor for tensor in maps if flow.count_through(tensor) not in (0, flow.paths)]
     as_many: dict[int, list[T]] = defaultdict(list)
     # A tensor, and how many there are of those before it that exactly the other paths run through.
@@ -126,7 +126,7 @@ def find_linear_source(flow: Flow[T], known: list[T], tensor: T) -> T | None:
 
 
 def skip_prefix_tokens(flow: Flow[T], maps: Mapping[T, MapFormat], known: list[T], tensor: T) -> T:
-    """Rule 6."""
+    """Rule 6: the cells before prefix tokens were put in front, if nothing learned lies between."""
     before = flow.upstream(tensor)
     alone = next((one for one in reversed(known) if one in before and not maps[one].prefix), None)
     if alone is None or not flow.has_weights_before(alone) or flow.has_weights_between(alone, tensor):
@@ -135,7 +135,7 @@ def skip_prefix_tokens(flow: Flow[T], maps: Mapping[T, MapFormat], known: list[T
 
 
 def find_class_convolution_source(flow: Flow[T], known: list[T], tensor: T) -> T:
-    """Rule 7."""
+    """Rule 7: what the 1×1 convolution reads that makes a class map; the map itself if none does."""
     current = tensor
     while (before := find_only_source(flow, current, ("by-channel", "keeps"))) is not None:
         current = before

@@ -1,4 +1,4 @@
-"""Whether nodes have the form of their operators: as many inputs and outputs, and attributes of the types.
+"""Checks nodes against their operators' schemas: number of inputs and outputs, types of attributes.
 
 What follows the reading takes an operator's required inputs and attributes as given. So a node that lacks
 one, or holds text where its operator takes a number, is refused here, once, as runtimes refuse it when they

@@ -1,4 +1,4 @@
-"""Text files of a stranger's: read whole, if there is no more of them than anyone writes."""
+"""Reading untrusted text files, up to a size limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_BYTES = 1 << 30
 
 
 def read_file_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
-    """What is in a file; a pipe is read to its end.
+    """The bytes of a file or pipe, which may not be longer than `most`.
 
     Args:
         path: The file.

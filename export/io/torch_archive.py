@@ -53,7 +53,7 @@ _PICKLED_NAMES = ("custom_obj_", "opaque_obj_")
 
 @dataclass(frozen=True)
 class TorchArchive:
-    """A file of `torch.export.save` that its caller vouches for.
+    """A `.pt2` file that the caller has declared trusted.
 
     Attributes:
         path: The file.
@@ -111,7 +111,7 @@ def open_archive(path: str | os.PathLike[str], *, trusted: bool) -> TorchArchive
 
 
 class _Bounded(io.FileIO):
-    """A file that gives no more at once than a sound archive's list of members."""
+    """A file that refuses to be read in pieces larger than a sound archive's list of members."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "rb")

@@ -170,7 +170,7 @@ def choose_score_tensor(scores: ScoreShapes, wanted: str | None) -> ScoreTensor:
         if found is not None and found.unchanged and is_best_scores(scores, found.node)
     ]
     sources = {node.input[0] for _, node in sorted_ones}
-    if len(fitting) == 1 and all(fitting[0] in upstream_tensors(graph, source) for source in sources):
+    if len(fitting) == 1 and all(fitting[0] in graph.upstream(source) for source in sources):
         return ScoreTensor(fitting[0], scores.classes(fitting[0]) or 1)
     if not fitting and len(sources) == 1:
         ((name, node),) = sorted_ones[:1]
@@ -259,11 +259,6 @@ def is_best_scores(scores: ScoreShapes, node: NodeProto) -> bool:
         return True
     axis: int = attribute(node, "axis", -1) % len(shape)
     return axis == (scores.class_axis(source) or len(shape) - 1)
-
-
-def upstream_tensors(graph: Graph, name: str) -> set[str]:
-    """The tensors a tensor is made of, itself included."""
-    return {name, *(made for index in graph.upstream_nodes(name) for made in graph.nodes[index].output)}
 
 
 def refusal_message(graph: Graph, name: str, node: NodeProto, listing: str) -> str:

@@ -11,6 +11,10 @@ The cases, in order:
    alone, is computed in the type it had, and bounded and cast where it is read: sizes above 2048 are not all
    numbers of float16. Quantisers keep their type too: the scales of biases are products, which float16 loses.
 4. Subgraphs are converted likewise. Inputs and outputs of the graph have the type.
+
+The converters of onnxconverter-common and of ONNX Runtime (`transformers.float16`) were tried and not taken.
+They know one direction, float32 to float16. The first makes graphs that do not load of files that have Casts
+to float32 or read a Resize's scales elsewhere too; the second computes sizes in float16: 2049 becomes 2048.
 """
 
 from __future__ import annotations

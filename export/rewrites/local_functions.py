@@ -8,6 +8,10 @@ mean 10¹² nodes. The expansion is counted first, each function once (memoised 
 
 where refs is the number of places that an attribute of the call is copied to, and every reference to a
 name may become as long as the longest name of the file. Both are upper bounds of what inlining makes.
+
+What expands them is onnx's own inliner. onnx-ir's `InlinePass` was tried and not taken: its time grows faster
+than the square of the nodes it makes (4,096 from 12 functions that call each other twice take minutes), and
+it bounds neither.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ changed what they mean; each of those has a function here that gives the nodes o
 5. outputs that only training reads: BatchNormalization.
 
 A graph with something that cannot be said in the newer set stays as it is.
+
+onnx's `version_converter` was tried and not taken: it gives other numbers without a word for Resize before
+operator set 11 and for Hardmax and Upsample, and holds the weights three times over.
 """
 
 from __future__ import annotations

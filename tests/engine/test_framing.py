@@ -139,9 +139,9 @@ def test_boxes_go_there_and_back() -> None:
     steps = Preprocessing((224, 224), resize="crop")
     region = steps.framing((100, 300)).region
     assert region == Region(106.25, 6.25, 193.75, 93.75)
-    boxes = np.array([[112.0, 56.0, 224.0, 168.0]])
-    assert region.to_image(boxes, (224, 224)).tolist() == [[150.0, 28.125, 193.75, 71.875]]
-    assert region.to_region(region.to_image(boxes, (224, 224)), (224, 224)).tolist() == boxes.tolist()
+    there = region.of(Region(112.0, 56.0, 224.0, 168.0), (224, 224))
+    assert there == Region(150.0, 28.125, 193.75, 71.875)
+    assert region.to_region(np.array([there.box]), (224, 224)).tolist() == [[112.0, 56.0, 224.0, 168.0]]
 
 
 # ---------------------------------------------------------------- files that crop
