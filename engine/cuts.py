@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -18,6 +17,7 @@ from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.noise import normal_noise
 from camrt.engine.passes import PassCounts
+from camrt.engine.queries import Need
 from camrt.engine.runtime import Backend, Runner
 from camrt.engine.runtime.lazy_runner import LazyRunner
 from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
@@ -44,9 +44,6 @@ from camrt.export.heads.factoring import MAP, Factors, Unfactored, cell_layer, f
 from camrt.export.rewrites.input_form import IMAGES
 from camrt.export.rewrites.interface import LOGITS, Interface
 
-if TYPE_CHECKING:
-    from camrt.engine.methods import Method
-
 __all__ = ["Cut", "make_cuts", "make_image_adjoints"]
 
 # Vectors run at once through what follows a head's first layer: more gain nothing.
@@ -70,10 +67,10 @@ class Cut:
     taps: Mapping[str, str]
     gradient_roles: frozenset[str] = frozenset()
 
-    def required_taps(self, method: Method) -> dict[str, str]:
-        """The taps a method needs."""
-        left = set() if method.needs_gradients else set(self.gradient_roles)
-        left |= set() if method.needs_boxes else {CELLS}
+    def required_taps(self, needs: Set[Need]) -> dict[str, str]:
+        """The taps that a method of such needs reads."""
+        left = set() if Need.GRADIENTS in needs else set(self.gradient_roles)
+        left |= set() if Need.BOXES in needs else {CELLS}
         return {role: name for role, name in self.taps.items() if role not in left}
 
 

@@ -16,11 +16,11 @@ from camrt.engine.images.framing import Framing
 from camrt.engine.methods import Method
 from camrt.engine.model_run import ModelRun
 from camrt.engine.passes import PassCounts
-from camrt.engine.queries import fill_nan_rows
+from camrt.engine.queries import HeadQueries, Need, fill_nan_rows
 from camrt.engine.runtime.batch_splitting import OomSplitter
 from camrt.engine.scores import probabilities
 from camrt.engine.targets import TargetChooser
-from camrt.errors import DeadlineError, DegenerateMapWarning, TargetError
+from camrt.errors import DeadlineError, DegenerateMapWarning, MethodError, TargetError
 from camrt.export.rewrites.interface import LOGITS
 from camrt.kernels.dispatch import host_readable
 from camrt.kernels.saliency import MapFlag
@@ -135,9 +135,27 @@ def explain_by_method(
     """Scores (n, T) of some images, and each layer's raw maps (n, T, h, w)."""
     raws = []
     for fetched in run.find_fetched(method):
-        raw, scores = method.raw(run.make_queries(images, fetched, classes, outputs, passes))
+        queries = run.make_queries(images, fetched, classes, outputs, passes)
+        raw, scores = method.raw(queries)
+        check_grid(method, raw, queries)
         raws.append(raw if nan_rows is None else fill_nan_rows(raw, nan_rows))
     return scores, *raws
+
+
+def check_grid(method: Method, raw: Array, queries: HeadQueries) -> None:
+    """Refuses raw maps on the image's grid of a method that has not declared it, and the other way round.
+
+    Raises:
+        MethodError: They are.
+    """
+    grid, image = tuple(raw.shape[2:]), tuple(queries.images.shape[2:])
+    declared = Need.PIXELS in method.needs
+    undeclared = grid == image != tuple(queries.activations.shape[2:]) and Need.JOINT not in method.needs
+    if grid != image if declared else undeclared:
+        raise MethodError(
+            f"{method.name}: raw maps are {grid}, images {image}: {Need.PIXELS} belongs to the `needs` of "
+            f"a method that gives {Need.PIXELS.value}, and of no other"
+        )
 
 
 def join_blocks(

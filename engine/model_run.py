@@ -10,7 +10,7 @@ from camrt.engine.cuts import Cut
 from camrt.engine.images.framing import Framing
 from camrt.engine.methods import Method
 from camrt.engine.passes import PassCounts
-from camrt.engine.queries import HeadQueries
+from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.runtime import Runner
 from camrt.export.adjoint import ReluRule
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
@@ -30,11 +30,13 @@ class FetchedCut:
         cut: The cut.
         taps: Names of tensors by their role.
         outputs: The model's own outputs.
+        needs: What the method asks for.
     """
 
     cut: Cut
     taps: dict[str, str]
     outputs: list[str]
+    needs: frozenset[Need]
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,16 @@ class ModelRun:
 
     def framing(self, size: tuple[int, int], method: Method | None = None) -> Framing:
         """The part of the model's input (H, W) that raw maps show, of a method or of any on activations."""
-        if method is not None and method.explains_pixels:
+        if method is not None and Need.PIXELS in method.needs:
             return Framing.whole(size)
         # Activations of mirrored images were turned back at the cut: see `TargetTensor.mirrored`.
         return Framing(size, self.front.region(size).upright)
 
     def find_fetched(self, method: Method) -> list[FetchedCut]:
         """What a method needs of the trunk, for each cut that it looks at."""
-        cuts = self.cuts[:1] if method.explains_pixels or method.needs_joint else self.cuts
-        own = [JOINT] if method.needs_joint and self.interface.joint is not None else []
-        return [FetchedCut(cut, cut.required_taps(method), own) for cut in cuts]
+        cuts = self.cuts[:1] if method.needs & {Need.PIXELS, Need.JOINT} else self.cuts
+        own = [JOINT] if Need.JOINT in method.needs and self.interface.joint is not None else []
+        return [FetchedCut(cut, cut.required_taps(method.needs), own, method.needs) for cut in cuts]
 
     def run_trunk(self, images: Array, methods: tuple[Method, ...]) -> dict[str, Array]:
         """Everything that some methods need of one pass, by name; the logits among it."""
@@ -107,4 +109,5 @@ class ModelRun:
             passes=passes,
             extras=extras,
             framing=self.framing((images.shape[2], images.shape[3])),
+            needs=fetched.needs,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from camrt.export.outputs.output_form import InverseLink
 from camrt.kernels.dispatch import host_readable
 from camrt.kernels.masked_batch import masked_batch
 
-__all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries"]
+__all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries", "Need"]
 
 NO_PROBABILITIES = (
     "this model's answers are plain numbers (activation='none'), which have no probabilities: ask for "
@@ -42,6 +43,15 @@ NO_JOINT = (
 )
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+
+
+class Need(Enum):
+    """What a method must declare that it asks for, since the pass through the trunk has to fetch it."""
+
+    PIXELS = "maps on the image's own grid of H×W pixels, wherever the model is cut"
+    JOINT = "p(y,z|x) of a CALM model, which has a grid of its own"
+    BOXES = "scores with boxes of cells altered"
+    GRADIENTS = "gradients of the score with respect to the activation"
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class HeadQueries:
         passes: Where passes are counted.
         extras: Further tensors of the trunk pass.
         framing: The images' (H, W), and the part of them that maps show.
+        needs: What the method has declared; it can ask for no more.
     """
 
     images: Array
@@ -81,6 +92,16 @@ class HeadQueries:
     passes: PassCounts
     extras: dict[str, Array]
     framing: Framing
+    needs: frozenset[Need]
+
+    def require(self, need: Need) -> None:
+        """Refuses a question that the method has not declared.
+
+        Raises:
+            MethodError: It has not.
+        """
+        if need not in self.needs:
+            raise MethodError(f"the method asks for {need.value}: add {need} to the `needs` of its class")
 
     def for_target(self, target: int) -> HeadQueries:
         """The same questions about target number `target` alone."""
@@ -98,6 +119,7 @@ class HeadQueries:
         self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         """(N, P, T) twice: with each box of cells set to zero, and with nothing but the box kept."""
+        self.require(Need.BOXES)
         return self.head.scores_with_boxes(self._context(kind), boxes, delete=delete, keep=keep)
 
     def scores_of_zero_activation(self, kind: ScoreKind) -> Array:
@@ -112,6 +134,7 @@ class HeadQueries:
         Raises:
             AdjointError: An operator behind the cut has no derivative, or camrt has no rule for it.
         """
+        self.require(Need.GRADIENTS)
         broken = find_nan_rows(self.logits)
         for gradient in self.head.gradients(self._context(kind)):
             yield fill_nan_rows(gradient, broken)
@@ -258,6 +281,7 @@ class HeadQueries:
         Raises:
             MethodError: It is none.
         """
+        self.require(Need.JOINT)
         if JOINT not in self.extras:
             raise MethodError(f"'calm' {NO_JOINT}")
         return self.extras[JOINT]

@@ -190,6 +190,26 @@ def test_the_tests_that_are_named_are_there() -> None:
         assert not test or f"\ndef {test}(" in content, f"{file}::{test}"
 
 
+MAPS = {"docs/architecture.md": "", "engine/README.md": "engine"}
+"""Documents that say which file answers which question, and the folder that names are relative to."""
+
+
+@pytest.mark.parametrize("document", MAPS)
+def test_the_files_that_maps_of_the_house_name_are_there(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    named = {
+        name
+        for part in re.findall(
+            r"`[^`\n]+`|^ .*\[\".*$", text, re.MULTILINE
+        )  # in code, and in nodes of the picture
+        for name in re.findall(r"[\w/]+\.(?:py|cpp)\b|\b\w+/(?:\w+\b)?", part)
+    }
+    assert len(named) > 20
+    places = (ROOT / MAPS[document], ROOT)
+    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
+    assert "```mermaid\nflowchart" in text
+
+
 def test_there_are_blocks_to_run() -> None:
     assert {block.document for block in PYTHON} >= {"README.md", "docs/gpu.md"}
     assert len(SHELL) > 15

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from camrt.engine.methods.ablation import AblationCAM
-from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method
+from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method, Need
 from camrt.engine.methods.calm import CALM
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.eigen import EigenCAM
@@ -36,7 +36,7 @@ from camrt.engine.methods.pixels import (
 from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
 
-__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "make_method", "methods", "suggest_options"]
+__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "Need", "make_method", "methods", "suggest_options"]
 
 METHODS: tuple[type[Method], ...] = (
     CAM,

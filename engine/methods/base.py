@@ -12,10 +12,10 @@ from typing_extensions import override
 
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
-from camrt.engine.queries import HeadQueries
+from camrt.engine.queries import HeadQueries, Need
 from camrt.errors import MethodError
 
-__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "weighted_sum"]
+__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "Need", "weighted_sum"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
@@ -61,6 +61,8 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What `raw` asks for that not every pass through the trunk fetches; what is not declared is refused."""
 
     postprocess: Literal["native", "library"] = "native"
     normalisation: Literal["max", "minmax"] = "max"
@@ -88,26 +90,6 @@ class Method(ABC):
     def applies_relu(self) -> bool:
         """Whether negative values are cut off before normalisation."""
         return True
-
-    @property
-    def explains_pixels(self) -> bool:
-        """Whether the raw maps lie on the image's own grid of H×W pixels, wherever the model is cut."""
-        return False
-
-    @property
-    def needs_joint(self) -> bool:
-        """Whether the method asks for p(y,z|x) of a CALM model, which has a grid of its own."""
-        return False
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Whether the method asks for the score's gradient with respect to the activation."""
-        return False
-
-    @property
-    def needs_boxes(self) -> bool:
-        """Whether the method asks for scores with boxes of cells altered."""
-        return False
 
     @abstractmethod
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:

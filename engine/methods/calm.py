@@ -12,7 +12,7 @@ from camrt.engine.arrays import arange_like, constant_like, library, repeat, to_
 from camrt.engine.class_sets import class_sets
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.queries import NO_JOINT, HeadQueries
+from camrt.engine.queries import NO_JOINT, HeadQueries, Need
 from camrt.errors import MethodError, TargetError
 
 __all__ = ["CALM"]
@@ -47,6 +47,7 @@ class CALM(Method):
     """
 
     name: ClassVar[str] = "calm"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.JOINT})
 
     kind: Literal["joint", "conditional", "posterior", "saliency", "subset", "counterfactual"] = "joint"
     classes: str | Sequence[int] | None = None
@@ -71,10 +72,6 @@ class CALM(Method):
             isinstance(self.against, bool) or not isinstance(self.against, (int, np.integer))
         ):
             raise MethodError(f"calm: against={self.against!r} must be a class index")
-
-    @property
-    def needs_joint(self) -> bool:
-        return True
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         log_joint, targets = queries.log_joint(), queries.targets

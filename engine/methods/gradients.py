@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from camrt.engine.arrays import clip_min, is_constant_over_cells, library, safe_divide
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method, weighted_sum
-from camrt.engine.queries import HeadQueries
+from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
 
 __all__ = ["GradCAM", "GradCAMPlusPlus", "HiResCAM", "LayerCAM", "XGradCAM"]
@@ -28,11 +28,9 @@ class GradientMethod(Method):
         score: What is differentiated: the logit, or the probability.
     """
 
-    score: ScoreKind = "logit"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GRADIENTS})
 
-    @property
-    def needs_gradients(self) -> bool:
-        return True
+    score: ScoreKind = "logit"
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         maps = [self.map(gradient, queries.activations) for gradient in queries.gradients(self.score)]

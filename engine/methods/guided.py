@@ -57,20 +57,16 @@ class GuidedMethod(GuidedBackpropagation):
     map_class: ClassVar[type[Method]]
     """The class of the map's method, with its own options."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.needs = GuidedBackpropagation.needs | cls.map_class.needs
+
     @property
     def map_method(self) -> Method:
         """The method of the map; where that follows a gradient, one of the same score."""
         if issubclass(self.map_class, GradientMethod):
             return self.map_class(score=self.score)
         return self.map_class()
-
-    @property
-    def needs_gradients(self) -> bool:
-        return self.map_method.needs_gradients
-
-    @property
-    def needs_boxes(self) -> bool:
-        return self.map_method.needs_boxes
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         method = self.map_method

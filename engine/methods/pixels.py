@@ -26,7 +26,7 @@ from camrt.engine.arrays import (
 )
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.queries import HeadQueries
+from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
 from camrt.export import allocation
@@ -64,6 +64,7 @@ class PixelMethod(Method):
     """
 
     relu: ClassVar[ReluRule] = "plain"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PIXELS})
 
     normalisation: Literal["max", "minmax"] = "minmax"
     score: ScoreKind = "logit"
@@ -74,10 +75,6 @@ class PixelMethod(Method):
         self.require_integer("blur", 1)
         if self.blur % 2 == 0:
             raise MethodError(f"{self.name}: blur={self.blur} must be odd: the kernel has a middle")
-
-    @property
-    def explains_pixels(self) -> bool:
-        return True
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         maps = [self.maps(queries, target) for target in range(queries.targets.shape[1])]

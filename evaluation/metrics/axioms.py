@@ -32,7 +32,7 @@ from camrt.engine.explanation import Explanation
 from camrt.engine.heads import Head
 from camrt.engine.methods import Cost, MapShape, Method, make_method
 from camrt.engine.output_probe import make_output_prober
-from camrt.engine.queries import HeadQueries
+from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.runtime import make_onnx_runtime
 from camrt.engine.shape_probe import make_shape_observer
 from camrt.errors import InputError, UnsupportedModelError
@@ -128,7 +128,7 @@ def measure_axioms(
     if method is None:
         method = "calm" if engine.head.has_joint else "cam"
     chosen = make_method(method, options)
-    if chosen.explains_pixels:
+    if Need.PIXELS in chosen.needs:
         raise InputError(f"{chosen.name} explains pixels; the axioms are measured on cells of an activation")
     attributions, found = compute_attributions(engine, images, chosen)
     moved = engine.explain(images, _CellDeletionEffect(), targets=found.targets).raw
@@ -161,10 +161,7 @@ class _CellDeletionEffect(Method):
     """By how much p(y|x) changes when a cell of the activation is set to zero."""
 
     name: ClassVar[str] = "moves"
-
-    @property
-    def needs_boxes(self) -> bool:
-        return True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.BOXES})
 
     def raw(self, ask: HeadQueries) -> tuple[Array, Array]:
         height, width = ask.activations.shape[2:]
@@ -187,7 +184,7 @@ def compute_attributions(
 ) -> tuple[Array, Explanation]:
     """Attributions (N, h, w) on the map's own grid."""
     found = engine.explain(images, method, targets=targets, size="map")
-    return (found.raw if method.needs_joint else found.maps), found
+    return (found.raw if Need.JOINT in method.needs else found.maps), found
 
 
 @ignore_float_errors
