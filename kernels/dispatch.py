@@ -92,16 +92,14 @@ def _call_on_cpu(
 ) -> R:
     buffers: list[tuple[Any, NDArray[Any]]] = []
     first = args[0] if args else kwargs[names[0]]
-    kind = np.dtype(np.float32) if _is_half(first) else to_numpy_view(first).dtype  # what is computed in
+    kind = sys.modules["torch"].float32 if _is_half(first) else first.dtype  # what is computed in
 
     def to_array(name: str | None, value: Any) -> Any:
         if not is_tensor(value):
             return value
-        if name != "out" or (
-            value.is_contiguous() and not _is_half(value) and to_numpy_view(value).dtype == kind
-        ):
+        if name != "out" or (value.dtype == kind and value.is_contiguous()):
             return to_numpy_view(value)
-        rows = np.empty(tuple(value.shape), kind)
+        rows = np.empty(tuple(value.shape), to_numpy_view(first).dtype)
         buffers.append((value, rows))
         return rows
 

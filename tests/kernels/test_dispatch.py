@@ -82,13 +82,14 @@ def test_tensors_on_the_host_give_the_same_bits(name):
         np.testing.assert_array_equal(mine.numpy(), theirs, strict=True)
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("written", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_out_is_written_whatever_its_type_and_layout(kind, layout):
+def test_out_is_written_whatever_its_type_and_layout(kind, written, layout):
     plain = torch.from_numpy(MAPS).to(kind)
-    out = torch.full((3, 4, 3, 3), torch.nan, dtype=kind).contiguous(memory_format=layout)
+    out = torch.full((3, 4, 3, 3), torch.nan, dtype=written).contiguous(memory_format=layout)
     ablate_channels(plain, torch.from_numpy(ROWS), channel=torch.from_numpy(CHANNEL), out=out)
-    expected = plain[ROWS]
+    expected = plain[ROWS].to(written)
     expected[range(3), CHANNEL] = 0
     assert torch.equal(out, expected)
 
