@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from camrt.evaluation.suite.metric_registry import METRICS, Metric
 from camrt.evaluation.suite.runner import Evaluation, evaluate
-from camrt.evaluation.suite.settings import METRICS, Settings
+from camrt.evaluation.suite.settings import Settings
 
-__all__ = ["METRICS", "Evaluation", "Settings", "evaluate"]
+__all__ = ["METRICS", "Evaluation", "Metric", "Settings", "evaluate"]

@@ -13,6 +13,7 @@ from camrt.engine.run_folder import RunFolder
 from camrt.errors import DataError, InputError
 from camrt.evaluation.extras import import_extra
 from camrt.evaluation.suite.measurement import Measurements, TableRow
+from camrt.evaluation.suite.metric_registry import METRICS
 from camrt.export.io.atomic_files import write_atomic
 
 if TYPE_CHECKING:
@@ -60,19 +61,16 @@ def schema(table: str) -> pyarrow.Schema:
             "probability": number,
             "flag": whole,
             "probability_masked": number,
-            "drop": number,
-            "increase": number,
-            "compactness": number,
-            "deletion": number,
-            "insertion": number,
+            **{
+                name: number if metric.values == "number" else truth
+                for name, metric in METRICS.items()
+                if metric.values
+            },
             "deletion_curve": numbers,
             "insertion_curve": numbers,
             "right_after_removal": truths,
-            "pointing": truth,
-            "energy": number,
             "box_hits": raw,
             "largest_box_hits": raw,
-            "mu": number,
             "raw": raw,
             "grid": pa.list_(pa.int64()),
         },

@@ -21,13 +21,12 @@ from camrt.engine.methods import Method
 from camrt.errors import DegenerateMapWarning
 from camrt.evaluation.metrics.box_accuracy import overlaps
 from camrt.evaluation.metrics.curves import area_under_curve, insertion_baseline, ranks_of, step_pixel_counts
-from camrt.evaluation.metrics.dead_zone_share import dead_share
 from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
-from camrt.evaluation.metrics.localisation import is_peak_inside, share_inside
 from camrt.evaluation.metrics.removal import blur_images, scale_blur_kernel
 from camrt.evaluation.perturbation import IMAGE, ZERO, PerturbationQueries, PerturbationResult
+from camrt.evaluation.suite.metric_registry import METRICS
 from camrt.evaluation.suite.prepared_sample import ClassAnnotation, PreparedSample
-from camrt.evaluation.suite.settings import METRICS, Settings
+from camrt.evaluation.suite.settings import Settings
 from camrt.kernels.saliency import MapFlag
 
 __all__ = [
@@ -54,7 +53,7 @@ class MeasurementPlan:
     Attributes:
         engine: The model.
         methods: By name.
-        metrics: Names, see `camrt.evaluation.suite.settings.METRICS`.
+        metrics: Names, see `camrt.evaluation.suite.METRICS`.
         settings: The rest.
         size: (H, W) of the model's input.
         empty: (classes,) logits of an image of zeros.
@@ -294,8 +293,9 @@ def _map_rows(
         defined = flag != MapFlag.NOT_FINITE
         if label == predicted and defined:
             row |= _faithfulness(plan, plan.methods[name], raw, row["probability"], answers, asked)
-            if plan.has_any_metric("mu") and plan.dead is not None:
-                row["mu"] = _number(dead_share(saliency[None], plan.dead)[0])
+            row |= _values(plan, "predicted", saliency, plan.dead)
+        if label == item.label and defined:
+            row |= _values(plan, "label", saliency, None)
         if label == item.label and defined and asked.removal:
             row["right_after_removal"] = [bool(answers.predicted[p] == label) for p in asked.removal]
         rows.append((row, saliency, annotated.get(label)))
@@ -330,6 +330,17 @@ def _faithfulness(
     return row
 
 
+def _values(plan: MeasurementPlan, of: str, saliency: Array, pixels: NDArray[np.bool_] | None) -> TableRow:
+    """The metrics that are measured on a map by itself, or on a map and some pixels."""
+    row: TableRow = {}
+    for name in plan.metrics:
+        metric = METRICS[name]
+        if metric.of == of and metric.measure is not None:
+            value = metric.measure(saliency, pixels if metric.needs else None)
+            row[name] = bool(value) if metric.values == "truth" else _number(value)
+    return row
+
+
 def _add_localisation(
     plan: MeasurementPlan, rows: Sequence[tuple[TableRow, Array, ClassAnnotation | None]]
 ) -> None:
@@ -338,10 +349,8 @@ def _add_localisation(
     for row, saliency, target in rows:
         if target is None:
             continue
-        if plan.has_any_metric("pointing", "energy") and (target.mask is not None or len(target.boxes)):
-            area = target.pixel_mask(plan.size)
-            row["pointing"] = is_peak_inside(saliency, area)
-            row["energy"] = share_inside(saliency, area)
+        if target.mask is not None or len(target.boxes):
+            row |= _values(plan, "objects", saliency, target.pixel_mask(plan.size))
         if plan.has_any_metric("maxboxacc", "maxboxaccv2") and len(target.wsol_boxes):
             boxed.append((row, min_max_normalise(saliency), target.wsol_boxes))
     if not boxed:

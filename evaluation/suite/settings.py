@@ -13,44 +13,7 @@ from camrt.engine.option_text import parse_options
 from camrt.errors import InputError, MethodError
 from camrt.evaluation.checks import check_integer
 
-__all__ = ["METRICS", "Metric", "Settings", "parse_methods", "parse_metrics"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric.
-
-    Attributes:
-        title: As tables name it.
-        of: The class its maps are of: the "predicted" one, the image's true "label", or each class that
-            has "objects".
-        needs: What the images must have: "label", "boxes", "objects" (boxes or masks), "masks", or nothing.
-        better: "higher" or "lower".
-        source: Where it is defined.
-    """
-
-    title: str
-    of: Literal["predicted", "label", "objects"]
-    needs: Literal["", "label", "boxes", "objects", "masks", "dead zone"]
-    better: Literal["higher", "lower"]
-    source: str
-
-
-METRICS: dict[str, Metric] = {
-    "drop": Metric("average drop, %", "predicted", "", "lower", "Grad-CAM++, section 4.1"),
-    "increase": Metric("increase in confidence, %", "predicted", "", "higher", "Grad-CAM++, section 4.1"),
-    "compactness": Metric("compactness, cells", "predicted", "", "lower", "Pixab-CAM"),
-    "deletion": Metric("deletion", "predicted", "", "lower", "RISE, section 4.2"),
-    "insertion": Metric("insertion", "predicted", "", "higher", "RISE, section 4.2"),
-    "removal": Metric("remove and classify", "label", "label", "lower", "CALM, section 5.3"),
-    "pointing": Metric("pointing game, %", "objects", "objects", "higher", "Excitation Backprop"),
-    "energy": Metric("object localisation, %", "objects", "objects", "higher", "Score-CAM; Pixab-CAM"),
-    "maxboxacc": Metric("MaxBoxAcc, %", "objects", "boxes", "higher", "WSOL evaluation, section 3.4"),
-    "maxboxaccv2": Metric("MaxBoxAccV2, %", "objects", "boxes", "higher", "WSOL evaluation, extended"),
-    "pxap": Metric("PxAP, %", "objects", "masks", "higher", "WSOL evaluation, section 3.4"),
-    "mu": Metric("share in the dead zone, μ", "predicted", "dead zone", "lower", "See through walls"),
-}
-"""The metrics by name, in the order of tables."""
+__all__ = ["Settings", "parse_methods"]
 
 
 @dataclass(frozen=True)
@@ -97,25 +60,6 @@ class Settings:
         ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
-
-
-def parse_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of metrics, in the order of tables; "all" means all.
-
-    Raises:
-        InputError: An unknown name, or none.
-    """
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
-    if names == ["all"]:
-        return tuple(METRICS)
-    unknown = [name for name in names if name not in METRICS]
-    if unknown or not names:
-        raise InputError(
-            f"unknown metric {', '.join(map(repr, unknown))}; metrics: all, {', '.join(METRICS)}"
-            if unknown
-            else "no metric was asked for"
-        )
-    return tuple(name for name in METRICS if name in names)
 
 
 def parse_methods(

@@ -21,7 +21,7 @@ from camrt.evaluation.suite.measurement import (
     centre_gaussian,
     min_max_normalise,
 )
-from camrt.evaluation.suite.settings import METRICS
+from camrt.evaluation.suite.metric_registry import METRICS
 
 __all__ = ["MetricFigure", "find_equal_methods", "is_clearly_behind", "rebuild_map", "summarise"]
 
@@ -29,8 +29,6 @@ COMPARISON_SIZE = (14, 14)
 """The grid on which maps of different methods are compared."""
 SAME_TOLERANCE = 1e-4
 """Up to this maps differ by rounding."""
-PAIRED = ("drop", "increase", "compactness", "deletion", "insertion", "pointing", "energy", "mu")
-"""The metrics that each map has a value of."""
 
 MetricFigure = dict[str, Any]
 """A figure: its "value" or null, how many "counted", how many were "undefined", and what belongs to it."""
@@ -66,7 +64,7 @@ def _add_distances_to_best(
 
     A difference of less than two standard errors is one that other images may turn round.
     """
-    if metric not in PAIRED:
+    if not METRICS[metric].values:
         return
     rivals = {
         name: figures[name][metric]
@@ -85,7 +83,7 @@ def _add_distances_to_best(
         }
         for name in rivals
     }
-    scale = 100 if metric in ("drop", "increase", "pointing", "energy") else 1
+    scale = 100 if METRICS[metric].percent else 1
     for name, figure in rivals.items():
         both = [place for place in values[best] if place in values[name]]
         gaps = [scale * side * (values[best][place] - values[name][place]) for place in both]
@@ -133,17 +131,20 @@ def _figure(
         return _mean((row.get(metric) for row in predicted), 100) if predicted else None
     if metric == "compactness":
         return _compactness(predicted)
-    if metric == "mu":
-        return add_deviation(_mean(row.get("mu") for row in predicted))
     if metric in ("deletion", "insertion"):
         curves = [row[f"{metric}_curve"] for row in predicted if row.get(f"{metric}_curve")]
         figure = _mean(row.get(metric) for row in predicted)
         return figure | {"curve": np.mean(curves, axis=0).tolist() if curves else None} if predicted else None
+    labelled = [row for row in rows if row["is_label"]]
     if metric == "removal":
-        return _removal(plan, [row for row in rows if row["is_label"]], chance)
+        return _removal(plan, labelled, chance)
     located = [row for row in rows if (row["image"], row["class"]) in objects]
-    if metric in ("pointing", "energy"):
-        return _mean((row.get(metric) for row in located if row.get(metric) is not None), 100)
+    if METRICS[metric].measure is not None:
+        about = {"predicted": predicted, "label": labelled, "objects": located}[METRICS[metric].of]
+        if METRICS[metric].of == "objects":  # an object may have neither boxes nor a mask
+            about = [row for row in about if row.get(metric) is not None]
+        figure = _mean((row.get(metric) for row in about), 100 if METRICS[metric].percent else 1)
+        return add_deviation(figure) if metric == "mu" else figure
     if metric in ("maxboxacc", "maxboxaccv2"):
         return _boxes(plan, metric, located)
     return _pxap(plan, name, located, objects)

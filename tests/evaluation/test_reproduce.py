@@ -171,6 +171,8 @@ def test_every_row_fills_its_columns_and_every_table_can_be_measured() -> None:
 def test_the_means_of_calms_tables_are_those_of_their_columns() -> None:
     """Over networks for each data set, and over data sets: all agree but one that is misprinted."""
     for row in PUBLISHED["calm-3"].rows:
+        if not row.figures:  # of a model of one's own
+            continue
         boxes, masks, (grand,) = (row.figures[name] for name in ("maxboxaccv2", "pxap", "grand"))
         means = (*boxes, *masks)
         by_network = {one.key: one for one in PUBLISHED["calm-5"].rows}.get(row.key)
@@ -193,6 +195,8 @@ def test_the_means_of_calms_tables_are_those_of_their_columns() -> None:
 
 def test_the_means_of_cues_are_weighted_by_their_pairs() -> None:
     for row in PUBLISHED["calm-1"].rows:
+        if not row.figures:
+            continue
         *groups, mean = (row.figures[name][0] for name in ("1", "2", "3", "mean"))
         if mean is not None:
             weighted = (31 * groups[0] + 64 * groups[1] + 96 * groups[2]) / 191

@@ -29,7 +29,7 @@ from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
 from camrt.evaluation.metrics.curves import ranks_of
 from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
 from camrt.evaluation.metrics.pixel_precision import pxap
-from camrt.evaluation.suite import METRICS, Settings, evaluate
+from camrt.evaluation.suite import METRICS, Metric, Settings, evaluate
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE, centre_gaussian, min_max_normalise
 from camrt.evaluation.suite.prepared_sample import prepare_sample
 from camrt.evaluation.suite.report.table import to_markdown
@@ -405,6 +405,38 @@ def test_the_engine_finds_the_evaluation_by_its_entry_point(
     monkeypatch.setattr("camrt.engine.engine.entry_points", lambda **asked: ())
     with pytest.raises(BackendError, match=r"without its entry points.*or install camrt anew"):
         engine.evaluate(folder, ["gradcam"])
+
+
+def test_a_metric_of_maps_is_one_entry(
+    engine: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: dict[str, Any] = {
+        "better": "higher",
+        "source": "this test",
+        "explanation": "It says a thing.",
+        "values": "number",
+    }
+    highest = Metric(title="highest", of="predicted", measure=lambda saliency, _: saliency.max(), **shared)
+    outside = Metric(
+        title="outside, %",
+        of="objects",
+        needs="objects",
+        percent=True,
+        measure=lambda saliency, inside: saliency[~inside].sum() / saliency.sum(),
+        **shared,
+    )
+    monkeypatch.setitem(METRICS, "highest", highest)
+    monkeypatch.setitem(METRICS, "outside", outside)
+    asked = ["highest", "outside", "energy"]
+    found = evaluate(engine, folder, METHODS, asked, out=tmp_path / "once")
+    for method in METHODS:
+        figures = found.figures[method]
+        assert 0.5 < figures["highest"]["value"] <= 1
+        assert figures["outside"]["value"] == pytest.approx(100 - figures["energy"]["value"])
+        assert figures["outside"]["counted"] == figures["energy"]["counted"] > 0
+    assert "It says a thing." in (tmp_path / "once" / "report.html").read_text()
+    again = evaluate(engine, folder, METHODS, asked, out=tmp_path / "once", resume=True)
+    assert again.figures == found.figures
 
 
 def test_two_evaluations_do_not_share_a_folder(engine: Any, folder: Path, tmp_path: Path) -> None:

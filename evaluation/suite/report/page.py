@@ -11,31 +11,14 @@ import numpy as np
 from camrt.evaluation.escaping import replace_unprintable
 from camrt.evaluation.extras import import_extra
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE
+from camrt.evaluation.suite.metric_registry import METRICS
 from camrt.evaluation.suite.report.drawings import draw_curves, draw_examples
 from camrt.evaluation.suite.report.table import build_columns, describe_same_maps, removal_rows
-from camrt.evaluation.suite.settings import METRICS
 
 if TYPE_CHECKING:
     from camrt.evaluation.suite import Evaluation
 
 __all__ = ["make_environment", "render_page"]
-
-METRIC_EXPLANATIONS = {
-    "drop": "How much of the class's probability is lost when the image is multiplied by its map.",
-    "increase": "How often that makes the model surer.",
-    "compactness": "Sum of the map over the cells of its own grid: small maps say more.",
-    "deletion": "Area under the class's probability while pixels are set to zero, the most salient first.",
-    "insertion": "Area under it while true pixels are put into the blurred image, the most salient first.",
-    "removal": "Accuracy with the most salient pixels of the true class erased, relative to as many random "
-    "ones, all shares erased taken together.",
-    "pointing": "How often the map's highest pixel lies on an object of the class.",
-    "energy": "Which share of the map's sum lies on objects of the class.",
-    "maxboxacc": "How often the box around the map's largest contour overlaps a drawn box by half, at the "
-    "threshold that is best for all images.",
-    "maxboxaccv2": "The same for every contour, and the mean of overlaps 0.3, 0.5 and 0.7.",
-    "pxap": "Average precision of the map as a detector of the object's pixels, pooled over all images.",
-    "mu": "Norm of the map where the model cannot see, relative to its whole norm.",
-}
 
 
 def render_page(evaluation: Evaluation) -> str:
@@ -60,7 +43,6 @@ def render_page(evaluation: Evaluation) -> str:
             removal=removal_rows(results),
             examples=draw_examples(evaluation),
             metrics=METRICS,
-            explanations=METRIC_EXPLANATIONS,
             results=results,
         )
     )

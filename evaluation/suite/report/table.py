@@ -8,7 +8,7 @@ from typing import Any
 
 from camrt.evaluation.escaping import escape_markdown
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE
-from camrt.evaluation.suite.settings import METRICS
+from camrt.evaluation.suite.metric_registry import METRICS
 from camrt.evaluation.suite.summary import is_clearly_behind
 
 __all__ = ["ReportCell", "ReportColumn", "build_columns", "describe_same_maps", "removal_rows", "to_markdown"]
@@ -68,7 +68,7 @@ def _column(name: str, found: Sequence[Mapping[str, Any] | None], methods: Seque
     best = (max(rivals) if metric.better == "higher" else min(rivals)) if len(rivals) > 1 else None
     cells = tuple(
         ReportCell(
-            _text(name, figure),
+            _text(metric.digits, figure),
             value is not None and value == best and method != CENTRE_BASELINE,
             figure is not None and "behind" in figure and value != best and not is_clearly_behind(figure),
         )
@@ -85,12 +85,11 @@ def _column(name: str, found: Sequence[Mapping[str, Any] | None], methods: Seque
     return ReportColumn(f"{metric.title} {'↑' if metric.better == 'higher' else '↓'}", cells, counted, remark)
 
 
-def _text(name: str, figure: Mapping[str, Any] | None) -> str:
+def _text(digits: int, figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return ""
     if figure["value"] is None:
         return "undefined"
-    digits = 3 if name in ("deletion", "insertion", "removal", "mu") else 1
     text = f"{figure['value']:.{digits}f}"
     if figure.get("error") is None:
         return text
