@@ -13,7 +13,9 @@ import pytest
 import camrt
 from camrt.engine.methods import METHODS_BY_NAME
 from camrt.errors import MethodError
+from camrt.evaluation.suite import METRICS
 from camrt.export.adjoint.registry import RULES
+from helpers.annotated_images import COLOURS, PREPROCESSING, boxed_squares, colour_model
 from helpers.oracles.classifiers import SmallClassifier, classifier
 from helpers.oracles.gradients import numeric_gradient
 from helpers.tolerances import assert_close
@@ -89,6 +91,17 @@ def test_a_rule_of_the_adjoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert RULES["", "Softsign"] is rule
     nodes = [node("Softsign", "x", "y")]
     check_adjoint(AdjointCase(nodes, torch.nn.functional.softsign, values=random_with_corners))
+
+
+def test_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "outside", example("evaluation/metrics/outside.py", tmp_path).OUTSIDE)
+    colour_model(tmp_path / "colours.onnx")
+    boxed_squares(tmp_path / "squares", 3)
+    engine = camrt.load(tmp_path / "colours.onnx", preprocessing=PREPROCESSING, labels=COLOURS)
+    figures = engine.evaluate(tmp_path / "squares", ["gradcam"], metrics=["outside", "energy"]).figures
+    outside, energy = (figures["gradcam"][name] for name in ("outside", "energy"))
+    assert outside["value"] == pytest.approx(100 - energy["value"])
+    assert outside["counted"] == energy["counted"] > 0
 
 
 def test_a_kernel(tmp_path: Path) -> None:
