@@ -12,7 +12,6 @@ A file is read when something in it is first asked for, and no other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from camrt.errors import DataError, ImageError
+from camrt.evaluation.datasets.annotation_checks import parse_number
 from camrt.export.io.text_files import read_text_file
 
 __all__ = ["CubDataset"]
@@ -253,10 +253,7 @@ def parse_int(word: str, path: Path, number: int) -> int:
 
 def parse_float(word: str, path: Path, number: int) -> float:
     """A finite number in a line of a file."""
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = parse_number(word)
+    if value is None:
         raise DataError(f"{path}, line {number}: expected a finite number, not {word!r}")
     return value

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from camrt.cli.evaluate_options import Annotations, Seed
 from camrt.cli.output import make_console, report_errors, strip_control
+from camrt.cli.shared_options import Annotations, Seed
 
 __all__ = ["add_commands"]
 

@@ -8,13 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from camrt.cli.arguments import engine_preprocessing, parse_size, read_preprocessing
-from camrt.cli.evaluate_options import (
+from camrt.cli.evaluate_theory import check_theory_options, print_theory
+from camrt.cli.groups import DefaultCommandGroup
+from camrt.cli.model_options import ModelOptions, with_model_options
+from camrt.cli.output import add_row, make_console, progress_bar, report_errors, strip_control
+from camrt.cli.shared_options import (
     Annotations,
     BackendName,
     BatchSize,
     Device,
     Labels,
     Limit,
+    MethodOptions,
     Methods,
     Model,
     Out,
@@ -29,10 +34,6 @@ from camrt.cli.evaluate_options import (
     load_engine,
     split_list,
 )
-from camrt.cli.evaluate_theory import check_theory_options, print_theory
-from camrt.cli.groups import DefaultCommandGroup
-from camrt.cli.model_options import ModelOptions, with_model_options
-from camrt.cli.output import add_row, make_console, progress_bar, report_errors, strip_control
 from camrt.default import resolve_model_path
 from camrt.engine.option_text import parse_options
 from camrt.errors import InputError
@@ -318,20 +319,14 @@ def _print_evaluation(results: dict[str, Any], out: Path) -> None:
 @app.command()
 @with_model_options
 def axioms(
-    model: Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")],
+    model: Model,
     images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
     method: Annotated[
         list[str] | None, typer.Option("--method", "-m", help="See camrt methods; repeatable.")
     ] = None,
-    preprocessing: Annotated[
-        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="HxW to bring images to, where the model leaves it open.")
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
-    ] = None,
+    preprocessing: PreprocessingOption = None,
+    size: Size = None,
+    option: MethodOptions = None,
     *,
     model_options: ModelOptions,
 ) -> None:

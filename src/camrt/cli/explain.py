@@ -22,6 +22,17 @@ from camrt.cli.arguments import (
 )
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import add_row, make_console, report_errors, strip_control
+from camrt.cli.shared_options import (
+    BackendName,
+    Device,
+    Labels,
+    MethodOptions,
+    Plans,
+    Precision,
+    PreprocessingOption,
+    Size,
+    Threads,
+)
 from camrt.default import resolve_model_path
 from camrt.engine.option_text import parse_options
 from camrt.errors import InputError, TargetError
@@ -82,27 +93,16 @@ def explain(
     fuse: Annotated[
         str, typer.Option(help="How the maps of several layers become one: mean or max.")
     ] = "mean",
-    preprocessing: Annotated[
-        str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
-    ] = None,
+    preprocessing: PreprocessingOption = None,
+    labels: Labels = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images read and explained at a time.")] = 32,
-    size: Annotated[
-        str | None, typer.Option(help="HxW to bring images to, where the model leaves it open.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    backend: Annotated[
-        str | None,
-        typer.Option(help="onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-rtx; for .pt2 files torch."),
-    ] = None,
-    plans: Annotated[Path | None, typer.Option(help="Folder of TensorRT plans, see camrt export.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16, on a GPU.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
-    ] = None,
+    size: Size = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    backend: BackendName = None,
+    plans: Plans = None,
+    precision: Precision = None,
+    option: MethodOptions = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with the run in the folder; what is done is not done again."),

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camrt.cli.evaluate_options import (
+from camrt.cli.model_options import ModelOptions, with_model_options
+from camrt.cli.output import add_row, make_console, progress_bar, report_errors, strip_control
+from camrt.cli.shared_options import (
     Annotations,
     BatchSize,
     Labels,
@@ -19,8 +21,6 @@ from camrt.cli.evaluate_options import (
     load_engine,
     split_list,
 )
-from camrt.cli.model_options import ModelOptions, with_model_options
-from camrt.cli.output import add_row, make_console, progress_bar, report_errors, strip_control
 from camrt.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the commands of evaluation share: options, the model with its preparation, and lists."""
+"""What several commands share: options, a model with its preprocessing, and lists."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = [
     "Device",
     "Labels",
     "Limit",
+    "MethodOptions",
     "Methods",
     "Model",
     "Out",
@@ -63,6 +64,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run in that
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run in that folder: its files alone are removed.")
 ]
+MethodOptions = Annotated[
+    list[str] | None, typer.Option("--option", "-O", help="The method's KEY=VALUE; repeatable.")
+]
 Annotations = Annotated[
     Path | None, typer.Option(help="A CSV or COCO file, or a folder of XML, masks or WSOL metadata.")
 ]
@@ -71,7 +75,7 @@ Annotations = Annotated[
 def load_engine(
     model: str, preprocessing: str | None, size: str | None, labels: Path | None, **settings: Any
 ) -> Engine:
-    """The model that some options mean, with the preparation of its images.
+    """The model that some options mean, with its preprocessing.
 
     Args:
         model: A file, or the word default.
@@ -81,7 +85,7 @@ def load_engine(
         **settings: Of `camrt.load`.
 
     Raises:
-        InputError: Options that make no sense, or a preparation that nobody states.
+        InputError: Options that make no sense, or a preprocessing that nobody states.
         CamrtError: What loading raises.
     """
     import camrt
