@@ -183,8 +183,8 @@ def safe_divide(numerator: Any, denominator: Any, where: Any) -> Any:
         where: Truth values of the same shape.
     """
     xp = library(numerator, denominator)
-    one, nothing = xp.ones_like(denominator), xp.zeros_like(denominator)
-    return xp.where(where, numerator / xp.where(where, denominator, one), nothing)
+    one, zero = xp.ones_like(denominator), xp.zeros_like(denominator)
+    return xp.where(where, numerator / xp.where(where, denominator, one), zero)
 
 
 def is_constant_over_cells(gradient: Any) -> bool:
