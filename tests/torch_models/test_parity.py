@@ -58,7 +58,7 @@ def vgg(models):
 
 
 def mobilenet(models):
-    layers = [(16, 3, 16, 16, True, "RE", 2), (16, 3, 72, 24, False, "RE", 2), (24, 5, 96, 40, True, "HS", 2)]
+    layers = [(16, 3, 16, 16, True, "RE", 2), (16, 3, 48, 12, False, "RE", 2), (12, 5, 36, 12, True, "HS", 2)]
     blocks = [models.mobilenetv3.InvertedResidualConfig(*layer, 1, 1.0) for layer in layers]
     return models.MobileNetV3(blocks, last_channel=32, num_classes=CLASSES)
 
@@ -67,9 +67,9 @@ NETS = {
     "modular": (lambda _: Modular(), (12, 16), "relu"),
     "functional": (lambda _: Functional(), (12, 16), "second"),
     "transformer": (lambda _: Transformer(), (12, 16), "blocks.1"),
-    "resnet": (resnet, (64, 64), "layer4"),
+    "resnet": (resnet, (48, 48), "layer4"),
     "vgg": (vgg, (32, 32), "features"),
-    "mobilenet_v3": (mobilenet, (64, 64), "features"),
+    "mobilenet_v3": (mobilenet, (48, 48), "features"),
 }
 
 
