@@ -282,19 +282,19 @@ def test_a_graph_holds_no_casts_of_weights(load):
                 parameter *= 1.5
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_whatever_the_callers_mode(mode, load):
+def test_whatever_the_callers_mode(load):
     net = build_net(Modular)
     expected = raw(load(net, target="body"), "gradient")
     compiled = load(net, Compiler(True, "aot_eager"), target="body")
     raw(compiled, "gradient")
-    runner = ModuleForward(compiled.head._cut.model, [])
-    with mode():
-        assert_close(raw(compiled, "gradient"), expected)
-        (logits,) = runner(torch.from_numpy(random_images()))
-        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
-    assert not logits.is_inference()
-    assert not logits.requires_grad
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        runner = ModuleForward(compiled.head._cut.model, [])  # which traces in that mode
+        with mode():
+            assert_close(raw(compiled, "gradient"), expected)
+            (logits,) = runner(torch.from_numpy(random_images()))
+            assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        assert not logits.is_inference()
+        assert not logits.requires_grad
 
 
 # ---------------------------------------------------------------- what is refused
