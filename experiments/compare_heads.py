@@ -29,6 +29,7 @@ from camrt.engine.engine import Engine
 from camrt.engine.torch_models.to_onnx import to_onnx
 from camrt.errors import CamrtError, InputError
 from camrt.evaluation.metrics.removal import remove_and_classify
+from camrt.export.io.atomic_files import write_atomic
 from camrt.training.recipe import Recipe
 from camrt.training.runs import load_run
 from camrt.training.splits import Split, hold_out, read_class_folders
@@ -250,7 +251,7 @@ def replace_tables(path: Path, tables: str) -> None:
     text = path.read_text(encoding="utf-8") if path.exists() else f"{first}\n{last}\n"
     before, _, rest = text.partition(first)
     after = rest.partition(last)[2]
-    path.write_text(f"{before}{first}\n\n{tables}\n{last}{after}", encoding="utf-8")
+    write_atomic(path, f"{before}{first}\n\n{tables}\n{last}{after}".encode())
 
 
 def main(
@@ -287,7 +288,7 @@ def main(
                             typer.echo(json.dumps(rows[-1]))
                             settings = {"each": each, "scenes": number, "explained": most}
                             content = {"settings": settings, "floors": floors, "runs": rows}
-                            record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                            write_atomic(record, (json.dumps(content, indent=1) + "\n").encode())
         except CamrtError as error:
             raise typer.BadParameter(str(error)) from error
     command = "python -m experiments.compare_heads --data FOLDER --out docs/results/calm_and_cam.md"

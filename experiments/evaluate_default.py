@@ -29,6 +29,7 @@ from camrt.engine.images.preprocess import METADATA_KEY, Preprocessing
 from camrt.errors import CamrtError, InputError
 from camrt.evaluation.box_masks import boxes_to_mask
 from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
+from camrt.export.io.atomic_files import write_atomic
 from experiments.accuracy import canvases_to_uint8, measure_accuracy
 from experiments.scenes import Scenes, held_out_scenes, object_boxes
 from experiments.tiny_imagenet import LabelledImages, read_tiny_imagenet
@@ -196,13 +197,13 @@ def main(
         rows.append(evaluate_method(engine, batch, scenes, images, name))
         typer.echo(f"{name}: pointing {rows[-1].pointing:.3f}, energy {rows[-1].energy:.3f}")
     targets = int((scenes.classes >= 0).sum())
-    out.write_text(format_markdown(accuracy, rows, number, targets), encoding="utf-8")
+    write_atomic(out, format_markdown(accuracy, rows, number, targets).encode())
     record = {
         "scenes": {"number": number, "seed": seed, "targets": targets},
         "accuracy": accuracy,
         "methods": [asdict(row) for row in rows],
     }
-    out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_atomic(out.with_suffix(".json"), (json.dumps(record, indent=2) + "\n").encode())
     typer.echo(f"{out} and {out.with_suffix('.json')}")
 
 

@@ -1,4 +1,4 @@
-"""Engines and calls of every kind, drawn from a seed: what soak.py and the sanitizers' driver put camrt to.
+"""Random engines and calls, reproducible from a seed, for soak.py and sanitizers/engine_calls.py.
 
 A call is determined by its engine and its seed alone, so it can be made again, and answers compared.
 """

@@ -1,4 +1,4 @@
-"""What a run writes while it is trained: the weights of an epoch as its own, and states to go on from."""
+"""Lightning callbacks that write a run's files: the kept weights, and checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["WeightsWriter", "checkpoint_callbacks"]
 
 
 class WeightsWriter(Callback):
-    """Keeps the weights of the epoch with the smallest validation loss, or of the last, as the run's own.
+    """Writes model.safetensors: the weights of the epoch with the smallest validation loss, or of the last.
 
     Args:
         folder: The run's folder.
@@ -68,7 +68,7 @@ class WeightsWriter(Callback):
 
 
 class MidEpochCheckpoint(ModelCheckpoint):
-    """Writes the state every so many steps, but not at an epoch's last one, which is written when judged.
+    """Writes a checkpoint every n steps, except at an epoch's last, which is written after validation.
 
     A run that went on from a state in between would pass over the epoch's validation, and so perhaps over its
     best weights.

@@ -1,4 +1,4 @@
-"""The images of a run, batch by batch, from wherever the run has come to."""
+"""The Lightning data module of a run; its training batches resume at the trainer's current step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainingDataModule(lightning.LightningDataModule):
         self.preprocessing = preprocessing
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the epoch, and of the place in it, that the run has come to."""
+        """Training batches, from the trainer's current epoch and step on."""
         canvas = (self.recipe.canvas, self.recipe.canvas)
         views = ImageDataset(self.train, self.preprocessing, canvas, self.recipe.seed)
         return self._loader(views, _ResumingBatches(self.trainer, len(self.train), self.recipe))
@@ -69,7 +69,7 @@ class TrainingDataModule(lightning.LightningDataModule):
 
 
 class _StatelessLoader(DataLoader[Any]):
-    """A loader that goes on where the run is: its place follows from the trainer's."""
+    """A loader without a state of its own: the sampler computes its position from trainer.global_step."""
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
@@ -99,7 +99,7 @@ class _ResumingBatches(EpochBatchSampler):
 
 
 def unwrap_batch(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch, or the error that reading it ended in."""
+    """Returns a batch; raises the error if loading one of its images failed."""
     if isinstance(batch, ImageError):
         raise batch
     return batch

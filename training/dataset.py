@@ -1,4 +1,4 @@
-"""What a network is shown of an image, and the order it is shown images in: both by seed and place alone.
+"""Dataset and batch sampler of a run: augmentation and order follow from (seed, epoch, index) alone.
 
 Nothing here keeps a state. The view of image i in epoch e, and the batches of epoch e, follow from (seed,
 e, i), so that a run that was cut off anywhere goes on as if it had not been.
@@ -73,7 +73,7 @@ class ImageDataset(Dataset[Item]):
 
 
 class EpochBatchSampler(Sampler[list[Key]]):
-    """The batches of one epoch: every image once, in an order of its own.
+    """Batches of one epoch: every image once, in an order drawn from (seed, epoch).
 
     Of several processes each takes its share of every batch, and all run equally many.
 

@@ -61,7 +61,7 @@ TABLE: Final = "table.md"
 DRAWS: Final = "draws"
 FILES: Final = (runs.WEIGHTS, runs.DESCRIPTION, runs.RECIPE, RESULTS, TABLE)
 TEMPORARY_FILES: Final = (runs.STATE, runs.DESCRIPTION, runs.WEIGHTS)
-"""What the run of a draw keeps no longer than until the draw is judged, in the order it is removed."""
+"""Files of a draw's run that are removed once the draw is evaluated, in that order."""
 IGNORED_SETTINGS: Final = ("lr", "keep", "workers", "checkpoint_steps")
 """Settings that a search either makes itself or does not depend on."""
 
@@ -124,7 +124,7 @@ class Draw:
     why: str = ""
 
     def rank(self, by: str) -> tuple[float, int]:
-        """What the best draw has most of; of equal ones the first is the best.
+        """Sort key: the larger the better; of equal figures the earlier draw wins.
 
         Raises:
             KeyError: It has no such figure.

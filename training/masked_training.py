@@ -134,7 +134,7 @@ class MaskedTrainingSettings:
 
 @dataclass
 class TrainingProgress:
-    """How far a training has come.
+    """Progress of a run: finished epochs, finished steps of the current epoch, and losses.
 
     Attributes:
         epoch: Epochs that are done.

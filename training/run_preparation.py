@@ -1,4 +1,4 @@
-"""A run's folder before training begins: whether it is free, and what there is to go on with."""
+"""Checks and locks a run's folder before training, and finds the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["is_first_process", "lock_run_folder", "prepare_run"]
 
 @contextmanager
 def lock_run_folder(folder: Path) -> Iterator[None]:
-    """Holds the run's folder, for all processes that train together."""
+    """Locks the run's folder; of several distributed processes only rank 0 takes the lock."""
     with lock_folder(folder) if is_first_process() else nullcontext():
         yield
 

@@ -47,7 +47,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def pack_value(value: Any, tensors: dict[str, torch.Tensor], key_path: str) -> Any:
-    """A value as JSON can say it, its tensors put aside; each kind is marked by a key of its own.
+    """Converts a value to JSON; tensors are moved to `tensors` and replaced by {"tensor": name}.
 
     Raises:
         TrainingError: It is neither a tensor nor plain data.

@@ -1,4 +1,4 @@
-"""Training on Lightning: what a step is, and all that lets a run go on as if it had never been cut off."""
+"""The Lightning module of a run, and `fit`; a run that is resumed ends with the same weights."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class TrainingRun(lightning.LightningModule):
         return loss
 
     def on_before_zero_grad(self, optimizer: Any) -> None:
-        """The teacher follows after each step."""
+        """Updates the exponential moving average of the weights (the teacher) after each step."""
         if self.teacher is not None and self.global_step > 0:
             self.teacher.update_parameters(self.classifier)
 
@@ -327,7 +327,7 @@ def tensorboard_logger(folder: Path) -> Logger:
 
 @contextmanager
 def silence_lightning() -> Iterator[None]:
-    """Without Lightning's advice about processes that read images, and its notes about the machine."""
+    """Silences Lightning's warnings about data-loader workers, logging intervals and hardware."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     with warnings.catch_warnings():

@@ -63,6 +63,7 @@ def test_a_file_that_is_too_large_is_named(
     tmp_path: Path, held_out: LabelledImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(default_classifier, "MAX_BYTES", 1000)
+    monkeypatch.setattr(default_classifier, "to_onnx", lambda _, __, out, **___: out.write_bytes(bytes(1001)))
     with pytest.raises(ModelFileError, match="more than 1000"):
         measure_and_export(
             SmallNetwork(4, "cam").eval(), SceneTrainingSettings(canvas=64), held_out, tmp_path / "model.onnx"

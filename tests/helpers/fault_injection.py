@@ -96,7 +96,7 @@ def reproduce(inputs: Path, out: Path) -> CommandLine:
     return ["reproduce", "walls", "pixab-3", "--model", model, "--data", data, *rest, *asked]
 
 
-def train(inputs: Path, out: Path, data: str = "classes", epochs: int = 4) -> CommandLine:
+def train(inputs: Path, out: Path, data: str = "classes", epochs: int = 3) -> CommandLine:
     return [
         *("train", "--data", str(inputs / data), "--out", str(out), "--head", "calm-ml"),
         *("--backbone", "tiny", "--size", "32", "--epochs", str(epochs), "--batch-size", "4"),
@@ -105,12 +105,12 @@ def train(inputs: Path, out: Path, data: str = "classes", epochs: int = 4) -> Co
 
 
 def search(inputs: Path, out: Path) -> CommandLine:
-    return [*train(inputs, out, "boxed", 2), "--search", "3", "--lr-range", "1e-3,0.1"]
+    return [*train(inputs, out, "boxed", 2), "--search", "2", "--lr-range", "1e-3,0.1"]
 
 
 def masked_vgg(inputs: Path, out: Path) -> CommandLine:
     return [
-        *("train", "masked-vgg", "--data", str(inputs / "classes"), "--out", str(out), "--epochs", "3"),
+        *("train", "masked-vgg", "--data", str(inputs / "classes"), "--out", str(out), "--epochs", "2"),
         *("--batch-size", "3", "--workers", "0", "--checkpoint-steps", "2"),
     ]
 

@@ -1,4 +1,4 @@
-"""What would wait for a GPU is refused, on whatever device torch computes."""
+"""Fails a test if code would synchronise with the GPU; works with CPU tensors too."""
 
 from __future__ import annotations
 

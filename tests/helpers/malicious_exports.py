@@ -1,4 +1,4 @@
-"""Files of torch.export.save, and such that run code when torch opens them: they make a folder."""
+"""Files of torch.export.save: intact ones, and malicious ones that would create a folder when loaded."""
 
 from __future__ import annotations
 

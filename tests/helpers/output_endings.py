@@ -1,4 +1,4 @@
-"""The ends of files: some operators behind a head of the zoo, each with its own definition in float64 NumPy.
+"""Models whose logits pass through further operators (softmax, scaling, ...), each defined in float64 NumPy.
 
 ending = PLAIN["percents"]
 model, whole = built(ending)                        # the file, and the classifier without the ending

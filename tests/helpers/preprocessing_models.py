@@ -1,4 +1,4 @@
-"""Files that prepare their images themselves, and what plain ONNX Runtime answers on them."""
+"""Models that contain their own preprocessing (uint8 NHWC input), and ONNX Runtime's answers for them."""
 
 from __future__ import annotations
 

@@ -152,10 +152,10 @@ def test_strides_that_cannot_be_reached() -> None:
 def test_the_papers_three(name: str, channels: int, stride: int) -> None:
     """Specification A5: maps of 14×14 and 28×28, 2048 or 1024 channels, and which layers are new."""
     models()
-    torch.manual_seed(0)
-    classifier = build_classifier(name, "calm", 20, map_stride=stride, size=(224, 224)).eval()
-    with torch.no_grad():
-        features = classifier.trunk(torch.randn(1, 3, 224, 224))
+    with torch.device("meta"):  # shapes alone, of weights that nobody draws
+        classifier = build_classifier(name, "calm", 20, map_stride=stride, size=(224, 224)).eval()
+        with torch.no_grad():
+            features = classifier.trunk(torch.randn(1, 3, 224, 224))
     assert features.shape == (1, channels, 224 // stride, 224 // stride)
     names = dict(classifier.trunk.named_parameters())
     new = {key.split(".")[0] for key in names if key.split(".")[0] in classifier.new_layers}
@@ -175,7 +175,8 @@ def test_the_papers_three(name: str, channels: int, stride: int) -> None:
 @pytest.mark.peers
 def test_inceptions_maps_on_the_way() -> None:
     models()
-    classifier = build_classifier("inception_v3", "cam", 5, map_stride=8, size=(224, 224)).eval()
+    with torch.device("meta"):  # shapes alone
+        classifier = build_classifier("inception_v3", "cam", 5, map_stride=8, size=(224, 224)).eval()
     sides: list[int] = []
     watched = (
         "Conv2d_1a_3x3",
@@ -190,7 +191,7 @@ def test_inceptions_maps_on_the_way() -> None:
         part = classifier.trunk.get_submodule(name)
         part.register_forward_hook(lambda _, __, output: sides.append(output.shape[2]))
     with torch.no_grad():
-        classifier(torch.zeros(1, 3, 224, 224))
+        classifier(torch.zeros(1, 3, 224, 224, device="meta"))
     assert sides == [112, 110, 110, 56, 56, 54, 28]
 
 

@@ -1,4 +1,4 @@
-"""The command line, `camrt`: the commands of every room in one place. Importing it imports nothing heavy."""
+"""The `camrt` command: registers the subcommands of all packages. Importing it imports nothing heavy."""
 
 from __future__ import annotations
 
