@@ -22,10 +22,10 @@ from camrt.export.expanding.blocked import find_blocks, refuse_blocked
 from camrt.export.expanding.empty_inputs import CRASHING_ON_EMPTY, refuse_empty_inputs
 from camrt.export.expanding.modulo import refuse_modulo
 from camrt.export.expanding.quantised import carry_quantised, note_quantised
-from camrt.export.expanding.registry import EXPANSIONS, Expansion, GraphRewrite, stored_tensors
+from camrt.export.expanding.registry import EXPANSIONS, Expansion, GraphRewrite
 from camrt.export.graph.result_sizes import ResultSizes
 from camrt.export.graph.traversal import normalise_domain, walk_nodes
-from camrt.export.graph.upkeep import drop_unread_initializers, replace_nodes
+from camrt.export.graph.upkeep import drop_unread_initializers, replace_nodes, stored_tensors
 from camrt.export.limits import ReadingLimits
 
 __all__ = ["expand_operators"]

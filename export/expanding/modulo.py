@@ -13,9 +13,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from camrt.errors import UnsupportedModelError
-from camrt.export.expanding.registry import Expansion, expansion, stored_tensors
+from camrt.export.expanding.registry import Expansion, expansion
 from camrt.export.graph.index import attribute
 from camrt.export.graph.traversal import node_label, node_subgraphs
+from camrt.export.graph.upkeep import stored_tensors
 
 __all__ = ["refuse_modulo"]
 

@@ -12,7 +12,6 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from camrt.errors import UnsupportedModelError
-from camrt.export.budget import with_deadline
 from camrt.export.graph.index import attribute
 from camrt.export.graph.traversal import node_label, normalise_domain
 from camrt.export.limits import quote_name
@@ -24,7 +23,6 @@ __all__ = [
     "GraphRewrite",
     "QuantisedTensor",
     "expansion",
-    "stored_tensors",
 ]
 
 Array = npt.NDArray[Any]
@@ -210,15 +208,6 @@ class Expansion:
     def refuse(self, reason: str) -> UnsupportedModelError:
         """The error that says why a node is not taken."""
         return UnsupportedModelError(f"{node_label(self.node)} {reason}")
-
-
-def stored_tensors(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    """The tensors that a graph stores, by name: initializers, and those of Constant nodes."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in with_deadline(graph.node):
-        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
-            found[node.output[0]] = node.attribute[0].t
-    return found
 
 
 Expand = Callable[[Expansion], None]

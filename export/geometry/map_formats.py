@@ -24,6 +24,7 @@ from camrt.export.geometry.axis_roles import find_axis_roles
 from camrt.export.graph.index import Graph, has_open_size, opset
 from camrt.export.graph.node_maker import TO_THE_END, Indices, NodeMaker
 from camrt.export.graph.size_tensors import SIZE_PREFIX
+from camrt.export.graph.upkeep import replace_nodes
 from camrt.export.rewrites.opset_upgrade import MODERN_OPSET
 
 __all__ = ["MAX_PREFIX", "MapFormat", "MapLayout", "find_map_format", "find_token_grid", "insert_map"]
@@ -167,8 +168,7 @@ def insert_map(
     nodes = list(model.graph.node)
     outputs = nodes[place].output
     outputs[list(outputs).index(name)] = source
-    del model.graph.node[:]
-    model.graph.node.extend([*nodes[: place + 1], *make.nodes, *nodes[place + 1 :]])
+    replace_nodes(model.graph, [*nodes[: place + 1], *make.nodes, *nodes[place + 1 :]])
     model.graph.initializer.extend(make.initializers)
     return made
 

@@ -16,7 +16,6 @@ import math
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto, helper, numpy_helper
 
@@ -24,6 +23,7 @@ from camrt.errors import ModelFileError, UnsafeModelError
 from camrt.export.budget import check_deadline, with_deadline
 from camrt.export.graph.shape_inference import NodeInference
 from camrt.export.graph.traversal import node_label, node_subgraphs, normalise_domain
+from camrt.export.graph.upkeep import constant_tensor
 from camrt.export.graph.value_propagation import (
     MAX_VALUES,
     NUMPY_TYPES,
@@ -192,16 +192,11 @@ class _SizeChecker:
         if len(node.output) != 1 or len(node.attribute) != 1:
             raise ModelFileError(f"{node_label(node)} has not one value and one output")
         name, attribute = node.output[0], node.attribute[0]
-        if attribute.name == "value":
-            self.store(name, attribute.t, types, values)
+        if (tensor := constant_tensor(node)) is not None:
+            self.store(name, tensor, types, values)
         elif attribute.name == "sparse_value":
             sparse = attribute.sparse_tensor
             types[name] = helper.make_tensor_type_proto(sparse.values.data_type, list(sparse.dims))
-        elif attribute.name in ("value_int", "value_ints", "value_float", "value_floats"):
-            kind = np.int64 if "int" in attribute.name else np.float32
-            plain = {"value_int": attribute.i, "value_float": attribute.f, "value_ints": attribute.ints}
-            value: Array = np.asarray(plain.get(attribute.name, attribute.floats), kind)
-            self.store(name, numpy_helper.from_array(value), types, values)
 
     def _check_operand(
         self, node: onnx.NodeProto, types: Mapping[str, TypeProto], values: Mapping[str, Array]

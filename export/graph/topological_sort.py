@@ -20,6 +20,7 @@ from camrt.errors import ModelFileError
 from camrt.export.budget import with_deadline
 from camrt.export.graph.index import names_read
 from camrt.export.graph.traversal import node_label, node_subgraphs
+from camrt.export.graph.upkeep import replace_nodes
 from camrt.export.limits import quote_name
 
 __all__ = ["sort_nodes"]
@@ -50,9 +51,7 @@ def sort_nodes(graph: onnx.GraphProto) -> bool:
     order = _ordered(reads)
     if len(order) < len(graph.node):
         raise _circle(graph, set(range(len(graph.node))) - set(order))
-    nodes = [onnx.NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_nodes(graph, [graph.node[index] for index in order])
     return True
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "lift_constants",
     "rename_tensors",
     "replace_nodes",
+    "stored_tensors",
 ]
 
 
@@ -85,23 +86,31 @@ def lift_constants(model: onnx.ModelProto) -> None:
         if tensor is None:
             kept.append(node)
         else:
-            tensor.name = node.output[0]
             model.graph.initializer.append(tensor)
+            model.graph.initializer[-1].name = node.output[0]
     if len(kept) != len(model.graph.node):
         replace_nodes(model.graph, kept)
     model.ir_version = max(model.ir_version, 4)  # initializers need not be inputs
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:
-    """The tensor of a `Constant` node in any of its dense spellings."""
+    """The tensor of a `Constant` node in any of its dense spellings: part of the node, or made of numbers."""
     for item in node.attribute:
-        value = helper.get_attribute_value(item)
         if item.name == "value":
-            copy = TensorProto()
-            copy.CopyFrom(value)
-            return copy
+            stored: TensorProto = item.t
+            return stored
         if item.name in ("value_float", "value_floats"):
-            return numpy_helper.from_array(np.asarray(value, dtype=np.float32))
+            return numpy_helper.from_array(np.asarray(helper.get_attribute_value(item), np.float32))
         if item.name in ("value_int", "value_ints"):
-            return numpy_helper.from_array(np.asarray(value, dtype=np.int64))
+            return numpy_helper.from_array(np.asarray(helper.get_attribute_value(item), np.int64))
     return None
+
+
+def stored_tensors(graph: onnx.GraphProto) -> dict[str, TensorProto]:
+    """The dense tensors that a graph stores, by name: initializers, and those of `Constant` nodes."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in with_deadline(graph.node):
+        tensor = constant_tensor(node) if node.op_type == "Constant" else None
+        if tensor is not None:
+            found[node.output[0]] = tensor
+    return found

@@ -14,6 +14,7 @@ from onnx import NodeProto
 from camrt.errors import ModelFileError
 from camrt.export.graph.index import attribute
 from camrt.export.graph.traversal import node_label, normalise_domain
+from camrt.export.graph.upkeep import stored_tensors
 
 __all__ = ["check_operands"]
 
@@ -33,10 +34,8 @@ def check_operands(graph: onnx.GraphProto) -> None:
             that do not divide the channels, a window that lacks an axis or has no size, or an order that does
             not name each axis once.
     """
-    stored: dict[str, Dims] = {tensor.name: tensor.dims for tensor in graph.initializer}
+    stored: dict[str, Dims] = {name: tensor.dims for name, tensor in stored_tensors(graph).items()}
     for node in graph.node:
-        if node.op_type == "Constant":
-            stored.update((node.output[0], item.t.dims) for item in node.attribute if item.name == "value")
         check = _CHECKS.get(node.op_type)
         if (
             check is not None

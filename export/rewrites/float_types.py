@@ -30,7 +30,7 @@ from camrt.export.graph.index import names_read
 from camrt.export.graph.operators import FLOATING, QUANTISERS
 from camrt.export.graph.shape_inference import without_large_weights
 from camrt.export.graph.traversal import node_subgraphs, normalise_domain
-from camrt.export.graph.upkeep import constant_tensor, rename_tensors
+from camrt.export.graph.upkeep import constant_tensor, rename_tensors, replace_nodes
 
 __all__ = ["cast_floats", "largest_finite", "needs_float32"]
 
@@ -246,16 +246,15 @@ class _Scope:
         ]
         for node, tensor in zip(self._graph.node, constants, strict=True):
             if tensor is not None:
-                tensor.name = node.output[0]
                 self._graph.initializer.append(tensor)
+                self._graph.initializer[-1].name = node.output[0]
         self._stored = {t.name: t for t in self._graph.initializer if t.data_type in FLOATING}
         for node, known, tensor in zip(self._graph.node, self._inferred.node, constants, strict=True):
             if tensor is None:
                 own = NodeProto()
                 own.CopyFrom(node)
                 self._rewrite(own, known)
-        del self._graph.node[:]
-        self._graph.node.extend(self._nodes)
+        replace_nodes(self._graph, self._nodes)
         for item in self._graph.output:
             self._end(item)
         self._settle()

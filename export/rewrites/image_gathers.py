@@ -23,6 +23,7 @@ from onnx import NodeProto
 from camrt.export.budget import with_deadline
 from camrt.export.graph.index import Graph, attribute, opset
 from camrt.export.graph.node_maker import NodeMaker
+from camrt.export.graph.upkeep import replace_nodes
 
 __all__ = ["has_image_gathers", "rewrite_image_gathers"]
 
@@ -82,9 +83,7 @@ def rewrite_image_gathers(model: onnx.ModelProto, graphs: Sequence[Graph]) -> bo
         make.nodes[-1].output[0] = node.output[0]
         changed = True
     if changed:
-        nodes = [NodeProto.FromString(node.SerializeToString()) for node in make.nodes]
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
+        replace_nodes(model.graph, make.nodes)
         model.graph.initializer.extend(make.initializers)
     return changed
 

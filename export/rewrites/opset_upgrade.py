@@ -248,7 +248,7 @@ def resize(node: NodeProto, state: _Upgrade) -> None:
     if state.opset >= 11:  # only this way of placing cells was dropped
         if attribute(node, "coordinate_transformation_mode") == "tf_half_pixel_for_nn":
             raise _NoNewSpellingError
-        state.nodes.append(NodeProto.FromString(node.SerializeToString()))
+        state.nodes.append(node)
         return
     source, scales, made = node.input[0], node.input[1], node.output[0]
     if attribute(node, "mode", "nearest") != "nearest":
