@@ -192,7 +192,7 @@ def make_reference(
         threads: Threads of the native kernels.
     """
     whole = head.generic if isinstance(head, CalmHead) else head
-    if isinstance(whole, GenericHead):
+    if type(whole) is GenericHead:
         return ReferenceHead(whole, whole.run_graph, has_own_gradient=False)
 
     def make() -> Runner:

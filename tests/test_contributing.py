@@ -6,13 +6,17 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 import camrt
+from camrt.engine import cuts
+from camrt.engine.cuts import make_head
 from camrt.engine.methods import METHODS_BY_NAME
-from camrt.errors import MethodError
+from camrt.errors import CutError, MethodError
 from camrt.evaluation.suite import METRICS
 from camrt.export.adjoint.registry import RULES
 from helpers.annotated_images import COLOURS, PREPROCESSING, boxed_squares, colour_model
@@ -80,6 +84,31 @@ def test_a_method_that_says_it_has_the_images_grid(tmp_path: Path) -> None:
         MethodError, match=r"mean-gradient: raw maps are .* Need.PIXELS belongs to the `needs` of a"
     ):
         load(small, tmp_path).explain(images, method())
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["unbiased", "biased"])
+def test_a_head_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, biased: bool) -> None:
+    head = example("engine/heads/unbiased.py", tmp_path).UnbiasedHead
+    small = classifier("generic", trunk="convolve")
+    for tensor in small.model.graph.initializer:
+        if tensor.name == "bias" and not biased:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), "bias"))
+    images = np.random.default_rng(0).normal(size=(2, *small.image)).astype(np.float32)
+    expected = load(small, tmp_path).explain(images, "pixab")
+
+    def make_unbiased(*args: Any, **kwargs: Any) -> Any:
+        made = make_head(*args, **kwargs)
+        made.__class__ = head
+        return made
+
+    monkeypatch.setattr(cuts, "make_head", make_unbiased)
+    if biased:
+        with pytest.raises(CutError, match=r"does not answer what its parts answer .empty activation"):
+            load(small, tmp_path)
+        return
+    engine = load(small, tmp_path)
+    assert engine.head.kind == "unbiased"
+    assert_close(engine.explain(images, "pixab").raw, expected.raw)
 
 
 def test_a_rule_of_the_adjoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
