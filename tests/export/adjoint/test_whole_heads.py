@@ -192,6 +192,7 @@ def with_corners_of(found, expected):
 
 @pytest.mark.parametrize(("case", "dynamo"), CHOSEN)
 @pytest.mark.filterwarnings("ignore:.*copy_.*:UserWarning")
+@pytest.mark.timeout(1800)  # torch's float64 convolutions, half a minute alone, wait for each other's threads
 def test_the_gradient_at_several_depths(case, dynamo, torchvision, tmp_path):
     with torch.no_grad():
         net = build(torchvision, case)
