@@ -47,15 +47,6 @@ OLD_TORCHSCRIPT = pytest.mark.filterwarnings("ignore:.torch.jit.script:Deprecati
 LACKING = {("transformer", "guided"), ("transformer", "cam"), ("modular", "cam"), ("residual", "cam")}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """For nets this small more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def load(monkeypatch):
     """Loads a module with what is done to its graphs; verifying would trace more of them."""
