@@ -48,7 +48,7 @@ class PixabCAM(Method):
             for a logit, which may be zero or negative.
         assignment: Where boxes are placed, and which placements a cell's value is the mean of. "coverage":
             all that cover the cell, of a map padded on all sides, clipped at the border. "same": of as many
-            placements as there are cells, as a convolution with padding `is_same` has them (boxes of two
+            placements as there are cells, as a convolution with padding `same` has them (boxes of two
             cells stick out at the lower and the right border only), those that cover the cell. "anchor": the
             one placement whose top left cell it is.
         boxes: Box shapes, (height, width) in cells.

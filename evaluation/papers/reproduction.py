@@ -54,7 +54,7 @@ def reproduce(
         data: Folder of images that `camrt.evaluation.datasets.read_dataset` reads, or CUB-200-2011's.
         options: How; see `Options`.
         out: Folder for results: in it, one named after the table gets `table.md` and `results.json`, which
-            are the same for the same seed; and `load_or_build_examples` the adversarial images, which are
+            are the same for the same seed; and `adversarial` the adversarial images, which are
             taken up again. None keeps all in memory.
         progress: Called with what is being done, how much of it is, and how much there is (0 if unknown).
         run: What was made for other tables, to be shared; then `engine` to `progress` are its.

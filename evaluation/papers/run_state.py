@@ -191,7 +191,7 @@ class ReproductionRun:
     def load_or_build_examples(self, kind: str) -> AdversarialExamples:
         """Adversarial images: "ae1" on images, "ae2" on zeros, "ae2-four" on zeros with four patches.
 
-        They are saved in the folder `load_or_build_examples`, and taken from there when the model, the images
+        They are saved in the folder `adversarial`, and taken from there when the model, the images
         and the options are the same.
 
         Raises:
