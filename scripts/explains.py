@@ -2,7 +2,7 @@
 
 python -W error scripts/explains.py
 
-It explains noise, and has `camrt explain` explain the picture that comes with the default classifier.
+It explains noise, and has `camrt explain` explain the image that comes with the default classifier.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
             raise SystemExit("the command camrt was not installed")
         subprocess.run([command, "explain", "--out", str(out)], check=True)
         if not list(out.rglob("*.png")):
-            raise SystemExit("camrt explain has written no picture")
+            raise SystemExit("camrt explain has written no image")
     print("camrt", camrt.__version__, "explains with", IMPLEMENTATION, "kernels and without torch")
 
 

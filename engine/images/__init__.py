@@ -1,1 +1,1 @@
-"""Reading pictures, preparing them for a model, and drawing maps over them."""
+"""Reading images, preparing them for a model, and drawing maps over them."""

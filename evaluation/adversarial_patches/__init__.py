@@ -1,1 +1,1 @@
-"""Pictures with adversarial patches, in which it is known where a model sees a class."""
+"""Images with adversarial patches, in which it is known where a model sees a class."""

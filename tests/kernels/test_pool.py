@@ -26,11 +26,11 @@ import os, signal, sys, threading, time
 import numpy as np
 from camrt.kernels.blur import blur
 
-pictures = np.random.default_rng(0).standard_normal((64, 3, 64, 64)).astype(np.float32)
+images = np.random.default_rng(0).standard_normal((64, 3, 64, 64)).astype(np.float32)
 taps = np.full(9, 1 / 9)
 
 def answer(threads):
-    return blur(pictures, taps, "mirror", threads=threads).tobytes()
+    return blur(images, taps, "mirror", threads=threads).tobytes()
 
 def tasks():
     return set(os.listdir("/proc/self/task"))
@@ -87,7 +87,7 @@ def test_callers_at_once_and_alone_are_answered_alike(rng):
     shapes = [(int(n), 3, int(h), 40) for n, h in rng.integers(1, 64, size=(12, 2))]
     given = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
     taps = np.full(5, 0.2)
-    alone = [blur(pictures, taps, "zero", threads=1).tobytes() for pictures in given]
+    alone = [blur(images, taps, "zero", threads=1).tobytes() for images in given]
 
     def ask(place: int) -> bool:
         turned = [*range(place, len(given)), *range(place)] * 10
