@@ -15,7 +15,7 @@ __all__ = ["box_share", "find_validation_images"]
 
 def find_validation_images(data: Path, count: int):
     """The first images whose boxes take up less than a third of them."""
-    with zipfile.ZipFile(data / "images" / "imagenet_val400.zip") as archive:
+    with zipfile.ZipFile(data / "pictures" / "imagenet_val400.zip") as archive:
         images, labels, boxes = [], [], []
         for entry in json.loads(archive.read("boxes.json")):
             rows = [(y0, x0, y1, x1) for x0, y0, x1, y1 in entry["boxes"]]
