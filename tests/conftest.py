@@ -50,6 +50,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     grown = {reason: count for reason, count in counts.items() if count > allowed.get(reason, 0)}
     if grown:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.ensure_newline()
         for reason, count in grown.items():
             reporter.write_line(
                 f"{count} tests were skipped, {allowed.get(reason, 0)} are expected: {reason!r}; say why in "
