@@ -54,7 +54,7 @@ class Need(Enum):
     GRADIENTS = "gradients of the score with respect to the activation"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadQueries:
     """What a method may ask about a batch. All arrays lie where the engine computes.
 

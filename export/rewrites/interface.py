@@ -37,7 +37,7 @@ OPEN_SIZE = 224
 LOGITS = "camrt_logits"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Interface:
     """What a standardised model takes and gives.
 
@@ -149,19 +149,19 @@ def standardise(
         ending = find_output_form(scores, answer, activation, prober)
     end_at_logits(model, scores, ending, answer.classes)
     return Interface(
-        channels,
-        height,
-        width,
-        batch,
-        answer.classes,
-        ending.activation or ("sigmoid" if answer.classes == 1 else "softmax"),
-        ending.recognised,
-        form.layout,
-        joint,
-        form.element,
-        ending.reading,
-        (*answer.notes, *ending.notes),
-        activation is None and ending.reading == "log",
+        channels=channels,
+        height=height,
+        width=width,
+        batch=batch,
+        num_classes=answer.classes,
+        activation=ending.activation or ("sigmoid" if answer.classes == 1 else "softmax"),
+        recognised=ending.recognised,
+        layout=form.layout,
+        joint=joint,
+        element=form.element,
+        reading=ending.reading,
+        notes=(*answer.notes, *ending.notes),
+        is_distribution=activation is None and ending.reading == "log",
     )
 
 

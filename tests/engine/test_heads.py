@@ -129,7 +129,16 @@ def cut(part: HeadGraph, batch_size: int = 4, *, open_size: bool = False) -> Cut
     channels, height, width = part.shape
     graph = Graph(model, (5, channels, height, width))
     factors = factor_head(graph, "A", None)
-    interface = Interface(channels, height, width, None, part.classes, "softmax", None, "NCHW")
+    interface = Interface(
+        channels=channels,
+        height=height,
+        width=width,
+        batch=None,
+        num_classes=part.classes,
+        activation="softmax",
+        recognised=None,
+        layout="NCHW",
+    )
     runtime = SpyRuntime([])
     start = find_adjoint_start("A", factors)
     head = make_head(
