@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from array_api_compat import array_namespace, device, is_numpy_array
+from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
 
 from camrt.errors import MemoryLimitError
 from camrt.export.budget import reserve_array
-from camrt.kernels.dispatch import backend_of, constant_like, is_tensor
+from camrt.kernels.dispatch import backend_of, constant_like
 
 __all__ = [
     "all_index_pairs",
@@ -124,7 +124,9 @@ def reserve_for(shape: Sequence[int], array: Any, what: str, *, itemsize: int = 
 def out_of_memory_errors(array: Any) -> tuple[type[Exception], ...]:
     """What is raised where memory is short for arrays like this one; less may fit."""
     return (
-        (MemoryLimitError, sys.modules["torch"].OutOfMemoryError) if is_tensor(array) else (MemoryLimitError,)
+        (MemoryLimitError, sys.modules["torch"].OutOfMemoryError)
+        if is_torch_array(array)
+        else (MemoryLimitError,)
     )
 
 

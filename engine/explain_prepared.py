@@ -96,10 +96,14 @@ def explain_prepared(
         ) from late
     if len({block.classes.shape[1] for block in blocks}) > 1:
         raise TargetError("the function that chooses targets gave a different number of them each time")
+    logits = concat([block.logits for block in blocks])
+    classes = concat([block.classes for block in blocks])
     answers = []
     for number, method in enumerate(methods):
         started = time.perf_counter()
-        explanation = join_blocks(run, given, blocks, number, method, size=size, fuse=fuse, labels=labels)
+        explanation = join_blocks(
+            run, given, blocks, logits, classes, number, method, size=size, fuse=fuse, labels=labels
+        )
         spent = sum(block.seconds[number] for block in blocks) + time.perf_counter() - started
         answers.append(replace(explanation, seconds=spent + (seconds if number == 0 else 0.0)))
     return tuple(answers)
@@ -162,6 +166,8 @@ def join_blocks(
     run: ModelRun,
     given: PreparedBatch,
     blocks: list[ExplainedBlock],
+    logits: Array,
+    classes: Array,
     number: int,
     method: Method,
     *,
@@ -170,8 +176,6 @@ def join_blocks(
     labels: tuple[str, ...] | None,
 ) -> Explanation[Any]:
     """The explanation of a batch by one method, whose answers are number `number` of each block."""
-    logits = concat([block.logits for block in blocks])
-    classes = concat([block.classes for block in blocks])
     shape = tuple(classes.shape) if blocks[0].several else (len(classes),)
     scores, *raws = (
         concat(parts) for parts in zip(*(block.answers[number] for block in blocks), strict=True)

@@ -17,11 +17,12 @@ from itertools import starmap, zip_longest
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
+from array_api_compat import is_torch_array
 from numpy.typing import NDArray
 
 from camrt.kernels.caches import ByteCache
 
-__all__ = ["Array", "Backend", "backend_of", "constant_like", "dispatched", "host_readable", "is_tensor"]
+__all__ = ["Array", "Backend", "backend_of", "constant_like", "dispatched", "host_readable"]
 
 Array: TypeAlias = Any  # of NumPy, or a tensor of torch
 Backend: TypeAlias = Literal["numpy", "cpu", "gpu"]
@@ -34,14 +35,9 @@ READABLE: frozenset[Backend] = frozenset({"numpy", "cpu"})
 _CONSTANTS: ByteCache[Any] = ByteCache()
 
 
-def is_tensor(array: object) -> bool:
-    """Whether something is a tensor of torch; torch is not imported to find out."""
-    return isinstance(array, getattr(sys.modules.get("torch"), "Tensor", ()))
-
-
 def backend_of(array: Array) -> Backend:
     """What computes on an array: NumPy's "numpy", or of a tensor "cpu" or "gpu", where it lies."""
-    if not is_tensor(array):
+    if not is_torch_array(array):
         return "numpy"
     return DEVICE_BACKENDS.get(array.device.type, "gpu")
 
@@ -53,7 +49,7 @@ def host_readable(array: Array) -> bool:
 
 def constant_like(values: NDArray[Any], array: Array) -> Array:
     """Returns a NumPy constant as an array of the same library and device; read-only, cached."""
-    if not is_tensor(array):
+    if not is_torch_array(array):
         return values
     key = (values.tobytes(), values.shape, values.dtype.str, str(array.device))
     return _CONSTANTS.get(key, lambda: sys.modules["torch"].from_numpy(values.copy()).to(array.device))
@@ -95,7 +91,7 @@ def _call_on_cpu(
     kind = sys.modules["torch"].float32 if _is_half(first) else first.dtype  # what is computed in
 
     def to_array(name: str | None, value: Any) -> Any:
-        if not is_tensor(value):
+        if not is_torch_array(value):
             return value
         if name != "out" or (value.dtype == kind and value.is_contiguous()):
             return to_numpy_view(value)

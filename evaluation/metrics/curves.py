@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from array_api_compat import is_torch_array
 from numpy.typing import ArrayLike, NDArray
 
 from camrt.engine.arrays import to_float32, to_numpy
@@ -18,7 +19,7 @@ from camrt.errors import InputError
 from camrt.evaluation.metrics.removal import gaussian
 from camrt.kernels import perturb
 from camrt.kernels.blur import blur
-from camrt.kernels.dispatch import host_readable, is_tensor
+from camrt.kernels.dispatch import host_readable
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["area_under_curve", "insertion_baseline", "ranks_of", "rise_blur_weights", "step_pixel_counts"]
@@ -39,7 +40,7 @@ def ranks_of(maps: Any) -> Any:
     Raises:
         InputError: Another shape, or values that are not finite.
     """
-    if not is_tensor(maps):
+    if not is_torch_array(maps):
         maps = np.asarray(maps)
         # The negative of any type.
         maps = maps if maps.dtype == np.float32 else maps.astype(np.float64)

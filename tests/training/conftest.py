@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 
-import pytest
-
+from helpers.one_torch_thread import one_torch_thread as one_torch_thread
 from helpers.peer_libraries import mend_torchvision
 
 if find_spec("torch") is not None:
     mend_torchvision()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """The networks are small: threads that wait for each other take longer, on a busy machine many times."""
-    if find_spec("torch") is None:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
