@@ -1,17 +1,10 @@
-"""ONNX Runtime on the CPU.
-
-A process that was forked has none of the threads of its parent's sessions, and a session that another thread
-was running may hold locks that are never let go of there. So a child runs none of those: what has made them
-makes them anew there when they are next needed, of the same graph. They have one thread then, as the workers
-of torch's DataLoader have: threads that wait for work by turning in circles, times the number of children,
-are slower than none. Sessions without threads that nobody was running are kept, and share their memory.
-"""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +14,6 @@ import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from camrt.engine.arrays import concat, pad_rows
 from camrt.engine.device import NUMPY_DEVICE
 from camrt.engine.runtime.arenas import (
     OUT_OF_MEMORY,
@@ -31,13 +23,12 @@ from camrt.engine.runtime.arenas import (
     register_arena,
     weight_bytes,
 )
-from camrt.engine.runtime.batch_splitting import OomSplitter
 from camrt.engine.runtime.deadline import call_after
+from camrt.engine.runtime.host_runner import HostRunner
 from camrt.engine.runtime.worker_threads import run_with_deadline
-from camrt.errors import BackendError, MemoryLimitError, UnsupportedModelError
-from camrt.export.budget import allowed_memory, memory_limit_error, reserve_array, seconds_left
+from camrt.errors import BackendError
+from camrt.export.budget import allowed_memory, memory_limit_error, seconds_left
 from camrt.export.onnx_sessions import open_session
-from camrt.kernels.fork_safety import ForkSafeLock, never_free, renew_after_fork
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
 
@@ -164,136 +155,59 @@ class OnnxRuntime:
                 if OUT_OF_MEMORY.search(str(error)):
                     raise memory_limit_error(f"to make the {label} ready") from error
                 raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
-            return ArenaSession(session, arena)
+            return ArenaSession(session, arena, label, threads)
 
         return OnnxRuntimeRunner(make, label, batch, self.threads)
 
 
-@dataclass(frozen=True)
 class ArenaSession:
-    """A session, and the arena that it has its memory in."""
-
-    session: ort.InferenceSession
-    arena: Arena
-
-
-class OnnxRuntimeRunner:
-    """One session; safe to call from several threads at once, and in processes that are forked.
+    """A session, and the arena that it has its memory in; see `camrt.engine.runtime.host_runner.HostSession`.
 
     Args:
-        make: Makes the session, given its threads: at once, and in a child that cannot use its parent's.
+        session: It.
+        arena: The arena.
         label: What the graph is, for error messages.
-        batch: Fixed batch size of the graph; None when it is open.
         threads: Threads within an operator; None lets the runtime choose.
     """
 
-    def __init__(
-        self, make: Callable[[int | None], ArenaSession], label: str, batch: int | None, threads: int | None
-    ) -> None:
-        self._make = make
-        self._threads = threads
-        self._made: ArenaSession | None = make(threads)
-        self._making = ForkSafeLock()
-        self._halving = OomSplitter(label, (MemoryLimitError,), self._empty)
+    def __init__(self, session: ort.InferenceSession, arena: Arena, label: str, threads: int | None) -> None:
+        self.session = session
+        self.arena = arena
+        self.input: str = session.get_inputs()[0].name
+        self.outputs = tuple(output.name for output in session.get_outputs())
         self._label = label
-        self._batch = batch
+        self._threads = threads
         # By what is fetched, bytes of the largest batch that was quick: only what may take long is worth
         # another thread.
         self._quick: dict[tuple[str, ...], int] = {}
-        session = self._made.session
-        self._input = session.get_inputs()[0].name
-        self.outputs = tuple(output.name for output in session.get_outputs())
-        renew_after_fork(self)
 
-    def renew(self) -> None:
-        """Starts anew in a forked child, see `camrt.kernels.fork_safety`."""
-        made = self._made
-        if made is not None and (self._threads != 1 or made.arena.runs):
-            never_free(made)  # what was being run cannot be freed either
-            self._made = None
-        self._threads = 1
+    @property
+    def survives_fork(self) -> bool:
+        """Whether a child can go on with it: it has no threads, and nobody runs it."""
+        return self._threads == 1 and not self.arena.runs
 
-    def _ready(self) -> ArenaSession:
-        made = self._made
-        if made is None:
-            with self._making:
-                if self._made is None:
-                    self._made = self._make(self._threads)
-                made = self._made
-        return made
+    def release_unused(self) -> None:
+        """Gives back what no run is using."""
+        self.arena.release_unused()
 
-    def _empty(self) -> None:
-        self._ready().arena.release_unused()
-
-    def allocate_rows(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Allocates a buffer for rows that this runner is given."""
-        reserve_array(shape, f"rows of the {self._label}")
-        return np.empty(shape, np.float32)
-
-    def __call__(
-        self,
-        batch: npt.NDArray[Any],
-        fetch: Sequence[str] | None = None,
-        extra_inputs: Mapping[str, npt.NDArray[Any]] | None = None,
-    ) -> list[npt.NDArray[Any]]:
-        """Runs a batch; a graph with a fixed batch size is run in pieces, the last one padded.
-
-        One with an open batch size is run in pieces where memory does not hold the whole batch.
-
-        Raises:
-            DeadlineError: The call at hand has taken too long (`camrt.export.budget`).
-            MemoryLimitError: It needs more than it may for a single row.
-            BackendError: The runtime failed.
-        """
-        names = list(fetch) if fetch is not None else list(self.outputs)
-        feeds = {self._input: batch, **(extra_inputs or {})}
-        if self._batch is None:
-            if len(batch) == 0:
-                return self._run(feeds, names)
-            parts = self._halving.run_in_pieces(
-                len(batch),
-                lambda start, end: self._run(
-                    {name: values[start:end] for name, values in feeds.items()}, names
-                ),
-            )
-            return [concat(check_same_shape(outputs, self._label)) for outputs in zip(*parts, strict=True)]
-        pieces = []
-        for start in range(0, len(batch), self._batch):
-            piece = {
-                name: pad_rows(values[start : start + self._batch], self._batch)
-                for name, values in feeds.items()
-            }
-            count = min(self._batch, len(batch) - start)
-            pieces.append([output[:count] for output in self._run(piece, names)])
-        return [
-            np.concatenate(check_same_shape(outputs, self._label)) for outputs in zip(*pieces, strict=True)
-        ]
-
-    def _run(self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> list[npt.NDArray[Any]]:
-        try:
-            return self._once(feeds, names)
-        except MemoryLimitError:  # perhaps for what runs of other sizes left behind
-            self._empty()
-            return self._once(feeds, names)
-
-    def _once(self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> list[npt.NDArray[Any]]:
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]], names: list[str]) -> list[npt.NDArray[Any]]:
+        """See `camrt.engine.runtime.host_runner.HostSession`."""
         options = ort.RunOptions()
         options.log_severity_level = SEVERITY_ERROR + 1
         options.only_execute_path_to_fetches = len(names) < len(self.outputs)
-        made = self._ready()
 
         def run() -> list[npt.NDArray[Any]]:
-            with made.arena.in_use():
-                outputs: list[npt.NDArray[Any]] = made.session.run(names, feeds, options)
+            with self.arena.in_use():
+                outputs: list[npt.NDArray[Any]] = self.session.run(names, feeds, options)
             return outputs
 
         def stop() -> None:
             options.terminate = True
 
-        fetched, size = tuple(names), feeds[self._input].nbytes
+        fetched, size = tuple(names), next(iter(feeds.values())).nbytes
         try:
             if size <= self._quick.get(fetched, -1):
-                with made.arena.watch_memory(), call_after(min(seconds_left(), QUICK_TIMEOUT), stop):
+                with self.arena.watch_memory(), call_after(min(seconds_left(), QUICK_TIMEOUT), stop):
                     try:
                         return run()
                     except FAILURES:
@@ -303,7 +217,7 @@ class OnnxRuntimeRunner:
                 self._quick.pop(fetched, None)
                 options.terminate = False
             started = time.monotonic()
-            with made.arena.watch_memory():
+            with self.arena.watch_memory():
                 outputs = run_with_deadline(run, stop)
         except FAILURES as error:
             if OUT_OF_MEMORY.search(str(error)):
@@ -314,18 +228,5 @@ class OnnxRuntimeRunner:
         return outputs
 
 
-def check_same_shape(parts: Sequence[Any], label: str) -> list[Any]:
-    """An output of several runs, for so many rows each.
-
-    Raises:
-        UnsupportedModelError: It has no rows, or another shape from run to run, as what counts numbers has.
-    """
-    if len(parts) == 1 and not isinstance(parts[0], np.ndarray):
-        return list(parts)  # a sequence or a map, which is no tensor: who reads answers says so
-    shapes = {part.shape[1:] if isinstance(part, np.ndarray) and part.ndim else None for part in parts}
-    if len(shapes) > 1 or None in shapes:
-        raise UnsupportedModelError(
-            f"what the {label} gives has another shape for other images ({len(shapes)} shapes), or no "
-            "batch axis: no (N, C) class scores come of that"
-        )
-    return list(parts)
+class OnnxRuntimeRunner(HostRunner[ArenaSession]):
+    """One graph in a session of ONNX Runtime; see `HostRunner`."""

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import camrt
-from camrt.engine.runtime.ort_cpu import check_same_shape
+from camrt.engine.runtime.host_runner import check_same_shape
 from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
 from camrt.errors import AdjointError, CamrtError, UnsupportedModelError
 from camrt.export.adjoint import build_adjoint_model
