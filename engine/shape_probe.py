@@ -12,12 +12,13 @@ from camrt.engine.noise import normal_noise
 from camrt.engine.runtime import Backend
 from camrt.errors import BackendError
 from camrt.export.graph.index import ShapeObserver
+from camrt.export.graph.upkeep import drop_unused
 
 __all__ = ["make_shape_observer"]
 
 
 def make_shape_observer(runtime: Backend) -> ShapeObserver:
-    """An observer that runs the whole model once with the shapes of unknown tensors as outputs.
+    """An observer that runs what makes the unknown tensors, with their shapes as outputs.
 
     Tensors themselves are outputs only where their element type is not known either: all of them together
     would fill the memory. It returns no shapes for a model that cannot be run; later steps then use the
@@ -35,6 +36,7 @@ def make_shape_observer(runtime: Backend) -> ShapeObserver:
             if element is not None:
                 tapped.graph.node.append(helper.make_node("Shape", [name], [shown]))
             tapped.graph.output.append(onnx.ValueInfoProto(name=shown))
+        drop_unused(tapped)
         try:
             values = runtime.make_runner(tapped, label="model")(normal_noise(input_shape))
         except BackendError:

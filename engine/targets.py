@@ -110,7 +110,7 @@ def make_target_chooser(
 
     def best(_: slice, logits: Array) -> tuple[Array, bool]:
         xp = library(logits)
-        order = xp.argsort(logits, axis=1, descending=True, stable=True)
+        order = xp.argsort(-logits, axis=1, stable=True)
         return xp.astype(order[:, :top_k], xp.int64), True
 
     if top_k is not None:

@@ -130,8 +130,8 @@ class OnnxRuntime:
             MemoryLimitError: Memory is short.
             BackendError: The runtime refuses the graph.
         """
-        held = externalize_weights(model) if self.few_runs else None
-        data = (model if held is None else held.model).SerializeToString()
+        held = externalize_weights(model)
+        data = held.model.SerializeToString()
         folded, weights = count_folded_results(model), weight_bytes(model)
 
         def make(threads: int | None) -> ArenaSession:
@@ -139,9 +139,9 @@ class OnnxRuntime:
             options.log_severity_level = SEVERITY_ERROR
             if threads is not None:
                 options.intra_op_num_threads = threads
-            if held is not None:
+            if self.few_runs:
                 options.add_session_config_entry("session.disable_prepacking", "1")
-                held.add_to_options(options)
+            held.add_to_options(options)
             limit_constant_folding(options, folded)
             limit = allowed_memory() + 2 * weights  # which may be laid out anew
             try:

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from camrt.export.budget import allowed_memory, check_deadline, with_deadline
 from camrt.export.graph.folding_cost import is_cheap
-from camrt.export.graph.shape_inference import infer_shapes, set_shape, static_shape
+from camrt.export.graph.shape_inference import infer_shapes, propagate_values, set_shape, static_shape
 from camrt.export.graph.size_tensors import BATCH, is_size_tensor
 from camrt.export.graph.traversal import node_subgraphs
 
@@ -42,6 +42,8 @@ ShapeObserver = Callable[
 # Constants are never folded to more than this in all while analysing, nor to a quarter of what a call may
 # take (what makes larger ones is left alone).
 FOLDING_LIMIT_BYTES = 1 << 31
+# Runs to find unknown shapes, the last one for all that are left.
+MOST_OBSERVATIONS = 4
 # What is computed from the batch size is followed up to so many numbers, and tried at these sizes.
 MAX_BATCH_FREE_VALUES = 64
 TRIED_BATCH_SIZES = (1, 7, 96)
@@ -134,22 +136,39 @@ class Graph:
     def observe(self, end: str) -> bool:
         """Runs the model to find shapes and types that inference left unknown upstream of `end`.
 
+        First what is made of known tensors alone: only the part of the model before it is run, and inference
+        mostly knows the rest from there.
+
         Returns:
             Whether any were found.
         """
         needed = [self.nodes[index] for index in self.upstream_nodes(end)]
-        unknown = {
+        any_found = False
+        for round_number in range(MOST_OBSERVATIONS):
+            unknown = self._unknown_outputs(needed)
+            if not unknown or self._observer is None:
+                break
+            if round_number < MOST_OBSERVATIONS - 1:
+                first = [node for node in needed if not any(name in unknown for name in names_read(node))]
+                unknown = self._unknown_outputs(first)
+            found = self._observer(self.model, self.input_shape, unknown)
+            if not found:
+                break
+            any_found = True
+            for name, (shape, element) in found.items():
+                self.shapes[name] = shape
+                self.types[name] = element
+            propagate_values(self.model, self.shapes, self.types)
+        return any_found
+
+    def _unknown_outputs(self, nodes: Iterable[NodeProto]) -> dict[str, int | None]:
+        """Tensors made by some nodes whose shapes are not known, with their types where those are."""
+        return {
             name: self.types.get(name)
-            for node in needed
+            for node in nodes
             for name in node.output
             if name in self.dependent and name not in self.shapes
         }
-        if not unknown or self._observer is None:
-            return False
-        for name, (shape, element) in self._observer(self.model, self.input_shape, unknown).items():
-            self.shapes[name] = shape
-            self.types[name] = element
-        return any(name in self.shapes for name in unknown)
 
     def downstream(self, name: str) -> frozenset[str]:
         """The tensors that depend on a tensor, itself included; see `camrt.export.graph.size_tensors`."""

@@ -25,6 +25,7 @@ __all__ = [
     "NodeInference",
     "fixed_sizes",
     "infer_shapes",
+    "propagate_values",
     "set_shape",
     "static_shape",
     "without_large_weights",
