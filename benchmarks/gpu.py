@@ -8,11 +8,16 @@
 a gigabyte and more, with the second-level cache emptied between runs. Its floor is the longer of two times:
 its bytes at the card's own bandwidth, and its multiply-adds at the card's own rate.
 
-(c) Pixab-CAM, Ablation-CAM and Grad-CAM are timed beside predictions, (d) Score-CAM beside as many forward
-passes, (e) other packages beside camrt, and (f) the peak of memory is measured: see `gpu_explain.py`.
+(c) CAM, Eigen-CAM, Grad-CAM, Pixab-CAM and Ablation-CAM are timed beside predictions, (d) Score-CAM beside as
+many forward passes, (e) other packages beside camrt, and (f) the peak of memory is measured: see
+`gpu_explain.py`.
 
 Whatever does not agree with its reference is not timed, and the exit status is 1. `--check` only compares, on
-small arrays and networks, and needs no card: TRITON_INTERPRET=1 python benchmarks/gpu.py --check.
+small arrays and networks, and needs no card, where Triton's interpreter runs the kernels:
+
+    PYTHONPATH=tests python -m helpers.triton_interpreter benchmarks/gpu.py --check
+
+`on_a_card.sh` runs all of it, and the tests, on a machine with a card and no network.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +36,8 @@ import typer
 from gpu_explain import ExplainReport, Options, run_parts
 from gpu_kernel_cases import ArrayFactory, KernelCase, cases
 from measure import environment
+
+from camrt.export.io.atomic_files import write_atomic
 
 GOAL = 0.85
 """Of the copy bandwidth, for kernels that memory binds."""
@@ -121,7 +129,7 @@ def format_table(card: GpuRates, results: list[TimedCase]) -> str:
     return "\n".join([*lines, ""])
 
 
-def kernels(device: torch.device, card: GpuRates | None, only: str, wrong: list[str]) -> list[TimedCase]:
+def kernels(device: torch.device, card: GpuRates | None, only: str, wrong: list[str]) -> Iterator[TimedCase]:
     """(b): every kernel compared, and timed where there is a card.
 
     Args:
@@ -130,7 +138,6 @@ def kernels(device: torch.device, card: GpuRates | None, only: str, wrong: list[
         only: Part of the names of the kernels that are meant.
         wrong: Takes a sentence for each that differs from its reference; those are not timed.
     """
-    results = []
     for one in cases(ArrayFactory(device, card is None)):
         if only not in one.name:
             continue
@@ -141,9 +148,9 @@ def kernels(device: torch.device, card: GpuRates | None, only: str, wrong: list[
         elif card is None:
             print(f"{one.name}: differs from its reference by {difference:.1e}")
         else:
-            results.append(time_case(one, difference, card))
-            print(results[-1], file=sys.stderr, flush=True)
-    return results
+            timed = time_case(one, difference, card)
+            print(timed, file=sys.stderr, flush=True)
+            yield timed
 
 
 def settings() -> dict[str, str]:
@@ -152,6 +159,7 @@ def settings() -> dict[str, str]:
         "triton": triton.__version__,
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
+        "card": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
         "TF32 in convolutions": "yes" if torch.backends.cudnn.allow_tf32 else "no",
         "float32 products of matrices": torch.get_float32_matmul_precision(),
     }
@@ -161,14 +169,14 @@ def write(out: Path, tables: str, results: dict[str, Any]) -> None:
     """The figures as JSON, and the tables beside them as Markdown."""
     command, versions = f"python {' '.join(sys.argv)}", settings()
     out.parent.mkdir(parents=True, exist_ok=True)
-    document = {"command": command, "environment": versions, **results}
-    out.write_text(json.dumps(document, indent=1) + "\n")
+    document = json.dumps({"command": command, "environment": versions, **results}, indent=1)
     machine = ", ".join(f"{name} {value}" for name, value in versions.items())
-    out.with_suffix(".md").write_text(f"`{command}`\n\n{machine}\n\n{tables}\n")
+    write_atomic(out, f"{document}\n".encode())
+    write_atomic(out.with_suffix(".md"), f"`{command}`\n\n{machine}\n\n{tables}\n".encode())
 
 
 def main(
-    out: Annotated[Path, typer.Option()] = Path("benchmarks/results/gpu.json"),
+    out: Annotated[Path | None, typer.Option(help="JSON; nothing is written if not given.")] = None,
     check: Annotated[bool, typer.Option(help="Only compare with the references, on small arrays.")] = False,
     parts: Annotated[str, typer.Option(help="Letters of the parts that are meant.")] = "abcdef",
     only: Annotated[str, typer.Option(help="Part of the names of the kernels that are meant.")] = "",
@@ -188,7 +196,7 @@ def main(
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     card = None if check or not set(parts) & set("ab") else measure_rates(device)
     wrong: list[str] = []
-    timings = kernels(device, card, only, wrong) if "b" in parts else []
+    timings: list[TimedCase] = []
     report = ExplainReport()
 
     def tables() -> str:
@@ -196,7 +204,7 @@ def main(
         return "\n".join([*([format_table(card, timings)] if card else []), report.table(), *lines])
 
     def save() -> None:
-        if check:
+        if out is None:
             return
         rates = None if card is None else asdict(card)
         kernel_results = [asdict(one) for one in timings]
@@ -204,11 +212,15 @@ def main(
         write(out, tables(), results)
 
     save()
+    for one in kernels(device, card, only, wrong) if "b" in parts else ():
+        timings.append(one)
+        save()  # what was measured is kept, whatever happens to the rest
+    save()  # what differed
     if set(parts) & set("cdef"):
         until = started + 60 * minutes
         chosen = Options(parts, device, check, large or not check, compile_mode, channels_last, until)
         for _ in run_parts(report, chosen):
-            save()  # what was measured is kept, whatever happens to the rest
+            save()
     print(tables())
     print(f"{time.perf_counter() - started:.0f} seconds", file=sys.stderr)
     if wrong or not report.sound:

@@ -41,7 +41,7 @@ __all__ = ["ExplainReport", "Options", "run_parts"]
 Tensor = torch.Tensor
 
 KINDS = (torch.float32, torch.bfloat16)
-METHODS = ("pixab", "ablation", "gradcam")
+METHODS = ("cam", "eigen", "gradcam", "pixab", "ablation")
 BATCHES = (1, 32, 256)
 ROWS = 256
 """Rows that engines run at once, and the largest batch."""
@@ -96,6 +96,11 @@ class BenchmarkModel:
     differences: dict[str, float]
 
     @property
+    def methods(self) -> list[str]:
+        """Those whose times are compared, in order: what was found to be of them."""
+        return [method for method in METHODS if method in self.differences]
+
+    @property
     def kind(self) -> torch.dtype:
         """The type it computes in."""
         return next(self.module.parameters()).dtype
@@ -126,10 +131,10 @@ def compare_with_predict(subject: BenchmarkModel, engine: Any) -> Iterator[Paire
         sides = [
             partial(subject.module, own),
             partial(engine.predict, batch),
-            *(partial(engine.explain, batch, method) for method in METHODS),
+            *(partial(engine.explain, batch, method) for method in subject.methods),
         ]
         module, predict, *explained = time_in_turn(sides, subject.pace.seconds(4))
-        for method, samples in zip(METHODS, explained, strict=True):
+        for method, samples in zip(subject.methods, explained, strict=True):
             yield summarise_pair(
                 "c",
                 f"{method} on {subject.name}, batch {count}",
@@ -313,7 +318,7 @@ def compare_memory(subject: BenchmarkModel) -> Iterator[PeakMemory]:
         label = f"on {subject.name}, {len(batch)} images, {rows} rows at once"
         predicted, before = measure_peak(engine.predict, batch)
         yield PeakMemory(f"predict {label}", predicted, before, "itself", 1.0, "", True)
-        for method in METHODS:
+        for method in subject.methods:
             most, before = measure_peak(partial(engine.explain, method=method), batch)
             yield PeakMemory(f"{method} {label}", most, before, "predict", most / predicted, "", True)
 
@@ -350,7 +355,7 @@ def disable_tf32() -> Iterator[None]:
 
 
 def run_parts(report: ExplainReport, options: Options) -> Iterator[None]:
-    """Runs the parts, one network in one type after another; stops for a moment after each.
+    """Runs the parts, one network in one type after another; stops for a moment after each result.
 
     A network that disagrees is not timed. One that breaks does not take the others with it.
 
@@ -375,7 +380,7 @@ def run_parts(report: ExplainReport, options: Options) -> Iterator[None]:
             subject = BenchmarkModel(shape, module, name, options, pace, {})
             try:
                 with torch.no_grad():
-                    run_network(subject, report, methods, first=shape is shapes[0])
+                    yield from run_network(subject, report, methods, first=shape is shapes[0])
             except Exception as error:
                 report.failed.append(f"{name}: {error!r}")
                 traceback.print_exc()
@@ -386,19 +391,20 @@ def run_parts(report: ExplainReport, options: Options) -> Iterator[None]:
 
 def run_network(
     subject: BenchmarkModel, report: ExplainReport, methods: tuple[str, ...], first: bool
-) -> None:
-    """All parts of one network in one type.
+) -> Iterator[None]:
+    """All parts of one network in one type; stops for a moment after each result.
 
     Args:
         subject: It.
         report: Filled as results come.
-        methods: Whose results are compared.
+        methods: Whose results are compared, CAM's only where the head has such maps.
         first: Whether it is the network that other packages are run on.
     """
     options = subject.options
     engine = subject.engine()
     with disable_tf32():
-        found = agreements(engine, subject.module, subject.images(2), methods)
+        asked = tuple(one for one in methods if one != "cam" or engine.head.has_class_maps)
+        found = agreements(engine, subject.module, subject.images(2), asked)
     report.agreements[subject.name] = found
     for one in found:
         subject.differences[one.method] = max(subject.differences.get(one.method, 0.0), one.difference)
@@ -415,3 +421,4 @@ def run_network(
         for result in run:
             print(result, file=sys.stderr, flush=True)
             (report.peaks if isinstance(result, PeakMemory) else report.paired).append(result)
+            yield

@@ -183,6 +183,20 @@ class ReferenceExplainer:
         whole = self.logits[i, target]
         return (whole - self._answers(channels, without)[:, target]) / whole.abs()
 
+    def cam(self, i: int) -> Tensor:
+        """CAM's map (h, w) before it is rectified: Σ_k W_k A_k + b, of the target's row of the last layer."""
+        last = [part for part in self._twin.modules() if isinstance(part, nn.Linear)][-1]
+        target = self._targets[i]
+        return torch.einsum("k,kij->ij", last.weight[target], self._activations[i]) + last.bias[target]
+
+    def eigen(self, i: int) -> Tensor:
+        """Eigen-CAM's map (h, w): cells, centred, on their first principal direction, the peak positive."""
+        cells = self._activations[i].flatten(1).T
+        cells = cells - cells.mean(dim=0)
+        projected = cells @ torch.linalg.svd(cells, full_matrices=False).Vh[0]
+        projected = projected * projected[projected.abs().argmax()].sign()
+        return projected.reshape(self._activations[i].shape[1:])
+
     def gradcam(self, i: int) -> Tensor:
         """Grad-CAM's weights (K,): means of the logit's gradient."""
         leaf = self._activations[i : i + 1].clone().requires_grad_()
@@ -332,7 +346,7 @@ def agreements(engine: Any, module: nn.Module, batch: Tensor, methods: tuple[str
         engine: Made of the module.
         module: In evaluation mode, in float32 or bfloat16.
         batch: Images (N, C, H, W) float32.
-        methods: Of "pixab", "ablation", "gradcam" and "score".
+        methods: Of "cam", "eigen", "gradcam", "pixab", "ablation" and "score".
     """
     kind = next(module.parameters()).dtype
     bounds, path = BOUNDS[kind], engine.target.name
@@ -352,6 +366,11 @@ def agreements(engine: Any, module: nn.Module, batch: Tensor, methods: tuple[str
         found.append(Agreement("targets", method, wrong / len(targets), NONE))
         if method == "pixab":
             found += pixab_agreements(answer, wanted, engine, bounds)
+        elif method in ("cam", "eigen"):
+            define = getattr(wanted, method)
+            found += [
+                agreement("raw map", method, raw, define(i), bounds.once) for i, raw in enumerate(answer.raw)
+            ]
         else:
             found += channel_agreements(method, answer, wanted, engine, batch, targets, bounds)
         expected = saliency(answer.raw, answer.maps.shape[1:], method == "pixab")

@@ -31,6 +31,22 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(MOST_WORKERS, usable_processors())
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--every N`."""
+    parser.addoption(
+        "--every", type=int, default=1, metavar="N", help="run one in N of the tests, evenly taken"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves one in `--every` of the tests that are otherwise chosen."""
+    step = config.getoption("every")
+    if step > 1:
+        config.hook.pytest_deselected(items=[item for i, item in enumerate(items) if i % step])
+        items[:] = items[::step]
+
+
 EXPECTED_SKIPS = Path(__file__).parent / "expected_skips.toml"
 
 

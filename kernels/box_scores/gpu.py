@@ -18,7 +18,7 @@ HELD = 256
 LOOPED = 64
 """Cells of such a map that are taken at once."""
 BOXES = 32
-"""Boxes whose altered logits a program holds at once."""
+"""Boxes whose altered logits a program holds at once; half as many beyond 128 cells: registers spill."""
 ENOUGH = 128
 """Programs that fill a card."""
 WIDEST = 8
@@ -115,11 +115,12 @@ def _find_parts(
     half = features.dtype == weight.dtype != torch.float32
     once = cells <= HELD
     held = min(max(triton.next_power_of_2(cells), 16), HELD) if once else LOOPED
-    groups = 1 if once else triton.cdiv(count, BOXES)
+    rows = BOXES // 2 if held > 128 else BOXES
+    groups = 1 if once else triton.cdiv(count, rows)
     classes = 32 if held > 128 else 64
     while classes > 16 and n * groups * triton.cdiv(len(weight), classes) < ENOUGH:
         classes //= 2
-    blocks, span = triton.cdiv(len(weight), classes), triton.cdiv(count, groups * BOXES) * BOXES
+    blocks, span = triton.cdiv(len(weight), classes), triton.cdiv(count, groups * rows) * rows
     parts = torch.empty((n, 2, blocks, 2, count), dtype=torch.float32, device=device)
     chosen = torch.empty((n, 2, asked, count), dtype=torch.float32, device=device)
     stride_n, stride_k, stride_h, stride_w = features.stride()
@@ -131,7 +132,7 @@ def _find_parts(
         logits, *logits.stride(), empty_logits, *empty_logits.stride(),
         boxes, count, span, targets, asked, parts, chosen,
         UNIT=unit, FLAT=flat, ONCE=once, HALF=half, INTERPRETED=device.type == "cpu",
-        CELLS=held, DEPTH=64 if half else 32, CLASSES=classes, BOXES=BOXES,
+        CELLS=held, DEPTH=64 if half else 32, CLASSES=classes, BOXES=rows,
         num_warps=4 if once and held * classes <= 4096 else 8,
     )  # fmt: skip
     return parts, chosen

@@ -31,7 +31,7 @@ def perturb(
 
     As `camrt.kernels.perturb.perturb`. Tensors may be float32, float16 or bfloat16, each its own; numbers
     are copied, and rounded where `out` is of a narrower type. Indices are int32 or int64, each its own;
-    int32 ranks are half the bytes.
+    int64 ranks are copied to int32 first, since each is read for many images.
 
     Args:
         sheets: Images and what replaces their pixels, shape (S, C, H, W), any strides.
@@ -48,7 +48,7 @@ def perturb(
     check_floats("sheets", sheets, "S C H W")
     device = sheets.device
     channels, height, width = sheets.shape[1:]
-    ranks = check_indices("ranks", ranks, (-1, height * width), device)
+    ranks = check_indices("ranks", ranks, (-1, height * width), device).int()
     ranking = check_indices("ranking", ranking, (-1,), device)
     count = check_indices("count", count, tuple(ranking.shape), device)
     first = check_indices("first", first, tuple(ranking.shape), device)

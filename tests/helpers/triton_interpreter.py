@@ -1,18 +1,22 @@
 """Where there is no GPU, GPU kernels run in Triton's interpreter, on the CPU.
 
-Import this before anything that defines a kernel: Triton reads then whether it interprets.
+Import this before anything that defines a kernel: Triton reads then whether it interprets. As a program it
+runs a script so: PYTHONPATH=tests python -m helpers.triton_interpreter SCRIPT ARGUMENTS.
 
 Most of an interpreted kernel's time goes into looking up names, making types and checking shapes, not into
 its numbers. Functions here take the place of those that cost most: they do the same, and do once what does
-not change. Other versions of Triton than they were written for are left alone.
+not change. Other versions of Triton than they were written for, 3.6 and 3.9, are left alone.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
+import sys
 from collections.abc import Callable
 from functools import cache
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,10 +95,27 @@ def make_tensor(self: Any, handle: Any, kind: Any) -> None:
     self.shape, self.numel = tensor_shape(*(kind.shape.values if kind.is_block() else ()))
 
 
-if INTERPRETED and triton.__version__.startswith("3.9."):
+def patch_tensor(tensor: Any, scope: Any) -> None:
+    """Give tensors the interpreter's methods, and have loops count by its numbers as Triton 3.9 does.
+
+    The interpreter holds a kernel's numbers in arrays of one element. Triton 3.6 makes an index of one by
+    `int`, which NumPy refuses from 2.4 on.
+    """
+    patch_tensor_as_before(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+
+if INTERPRETED and triton.__version__.startswith(("3.6.", "3.9.")):
     language.block_type.__init__ = make_block_type
     language.tensor.__init__ = make_tensor
     interpreter.InterpretedFunction.__call__ = call_device_function
     numpy_type_of_scalar = cache(interpreter._get_np_dtype)
     interpreter._get_np_dtype = numpy_type
     TritonSemantic.binary_op_sanitize_overflow_impl = check_overflow
+    patch_tensor_as_before = interpreter._patch_lang_tensor
+    interpreter._patch_lang_tensor = patch_tensor
+
+if __name__ == "__main__":
+    del sys.argv[0]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    runpy.run_path(sys.argv[0], run_name="__main__")

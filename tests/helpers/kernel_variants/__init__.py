@@ -25,8 +25,7 @@ class Variant:
         constants: Values of compile-time arguments, strides of 1 among them.
         multiples: Arguments that are multiples of 16 besides the pointers.
         wide: Instructions of 128 bits that must occur: "ld", "st".
-        registers: No thread may use more.
-        shared: No program may use more bytes of shared memory.
+        shared: No program may use more bytes of shared memory; if not given, than one gets without asking.
         options: Of the launch.
     """
 
@@ -36,8 +35,7 @@ class Variant:
     constants: Mapping[str, Any] = field(default_factory=dict)
     multiples: tuple[str, ...] = ()
     wide: tuple[str, ...] = ("ld", "st")
-    registers: int = 128
-    shared: int = 0
+    shared: int = 48 * 1024
     options: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
 

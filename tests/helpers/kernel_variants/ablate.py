@@ -14,7 +14,6 @@ def _ablate(kind: str, last: bool, boxes: bool) -> Variant:
         | {"VECTOR": tiles.vector, "ROWS": tiles.rows, "COLUMNS": tiles.columns}
         | {"stride_k" if last else "stride_w": 1},
         ("stride_n", "size", *(("units", "stride_h", "stride_w") if last else ())),
-        registers=80,
         name=f"{'boxes' if boxes else 'channels'}-{kind}-{'NHWC' if last else 'NCHW'}",
     )
 

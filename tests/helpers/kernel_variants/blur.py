@@ -25,8 +25,6 @@ def _blur(kind: str, last: bool, columns: bool, side: int = 224, taps: int = 31)
         constants,
         tuple(sorted(multiples)) if aligned else (),
         wide if aligned else (),
-        registers=168 if group == 16 else 96,
-        shared=8192,
         options={"num_warps": 2},
         name=f"{kind}-{'NHWC' if last else 'NCHW'}-{'columns' if columns else 'rows'}-{side}-{taps}",
     )

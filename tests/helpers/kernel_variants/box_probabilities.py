@@ -12,8 +12,6 @@ def _parts(kind: str, pair: bool) -> Variant:
         {"SIGN": -1, "PAIR": pair, "UNIT": 8, "BOXES": 8, "CLASSES": 256}
         | {"stride_c": 1, "stride_lc": 1, "stride_oc": 1},
         wide=("ld",),
-        registers=96,
-        shared=1024,
         name=f"{kind}-{'pair' if pair else 'one'}",
     )
 
@@ -28,8 +26,6 @@ VARIANTS = [
             {"p_out": f"*{kind}"},
             {"BLOCKS": 16, "BOXES": 64},
             wide=(),
-            registers=48,
-            shared=1024,
             name=kind,
         )
         for kind in ("fp32", "fp16")

@@ -12,8 +12,6 @@ def _boxes(partial: str, out: str, keep: bool) -> Variant:
         | {"p_batch": "*i64", "p_boxes": "*i64"},
         {"KEEP": keep, "RESULTS": RESULTS, "FEATURES": FEATURES[1], "stride_sf": 1, "stride_f": 1},
         ("stride_sn", "stride_n", "stride_h", "stride_w", "features"),
-        registers=72,
-        shared=4096,
         name=f"{partial}-{out}-{'kept' if keep else 'deleted'}",
     )
 
@@ -27,7 +25,6 @@ def _channels(partial: str, out: str) -> Variant:
         | {"p_batch": "*i64", "p_channel": "*i64"},
         {"ROWS": rows, "COLUMNS": columns, "stride_sf": 1, "stride_f": 1},
         ("stride_sn", "stride_n", "stride_k", "features"),
-        registers=64,
         name=f"{partial}-{out}",
     )
 

@@ -19,7 +19,6 @@ def _masked_batch(kind: str, last: bool) -> Variant:
         | ({"stride_pc": 1} if last else {"stride_pw": 1}),
         ("height", "width", "stride_pn", "stride_ph", *(() if last else ("stride_pc",))),
         ("st",) if last else ("ld", "st"),
-        registers=64,
         name=f"{kind}-{'NHWC' if last else 'NCHW'}",
     )
 
@@ -33,7 +32,5 @@ VARIANTS = [
         | {"scale_h": "fp32", "scale_w": "fp32", "epsilon": "fp32"},
         {"SAMPLES": True, "ALIGN": False, "BLOCK": 256, "stride_w": 1},
         wide=(),
-        registers=64,
-        shared=1024,
     ),
 ]

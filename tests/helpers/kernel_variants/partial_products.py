@@ -20,7 +20,6 @@ def _multiply(kind: str, by: str, images: int) -> Variant:
             "stride_ur": 1,
         },
         ("stride_i", "stride_r", "stride_un", "features", *(("stride_ui", "terms") if by == "cell" else ())),
-        registers=128 if rows == 16 else 224 if kind == "fp32" else 168,
         shared=(STAGES - 1) * depth * item * (FEATURES + rows),
         options={"num_stages": STAGES},
         name=f"{by}-{kind}-{images}",

@@ -14,8 +14,6 @@ def _rank_one(kind: str, last: bool, features: int = 512, cells: int = 49) -> Va
         {"DENSE": True, "LAST": last, "VECTOR": tiles.vector, "ROWS": tiles.rows, "COLUMNS": tiles.columns}
         | {"stride_wf": 1, "stride_ml": 1, "stride_f" if last else "stride_l": 1},
         ("features", "stride_n", "stride_wk", "size", *(("units", "stride_l") if last else ())),
-        registers=104,
-        shared=4096,
         name=f"{kind}-{'pooled' if cells == 1 else 'NHWC' if last else 'NCHW'}",
     )
 

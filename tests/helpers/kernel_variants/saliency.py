@@ -18,7 +18,6 @@ def _write(kind: str, mode: str) -> Variant:
         MODES[mode] | {"RELU": True, "ALIGN": False, "GROUP": 8, "ROWS": 16, "COLUMNS": 32, "stride_w": 1},
         ("height", "width"),
         ("st",),
-        registers=48,
         name=f"{kind}-{mode}",
     )
 
@@ -33,8 +32,6 @@ def _judge(kind: str, mode: str, maps: int, cells: int) -> Variant:
         | {"RELU": True, "ALIGN": False, "DENSE": True, "MAPS": maps, "CELLS": cells, "stride_w": 1},
         ("stride_m", "stride_h", "h", "w", "cells") if large else (),
         ("ld",) if large else (),
-        registers=96 if mode == "library" else 64,
-        shared=1024,
         options={"num_warps": 16 if large else 4},
         name=f"{kind}-{mode}-{'pixels' if large else 'cells'}",
     )

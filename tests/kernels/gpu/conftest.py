@@ -1,5 +1,7 @@
 """GPU kernels run on the GPU where there is one, and else in Triton's interpreter, on the CPU."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _quiet():
     """Triton's interpreter computes with NumPy, which warns of what a GPU does in silence."""
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice encountered", RuntimeWarning)
         yield
 
 
