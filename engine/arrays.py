@@ -25,6 +25,7 @@ __all__ = [
     "concat",
     "constant_like",
     "is_constant_over_cells",
+    "is_masked",
     "library",
     "out_of_memory_errors",
     "pad_rows",
@@ -52,6 +53,12 @@ def library(*arrays: Any) -> Any:
         arrays: All of one library.
     """
     return np if all(map(is_numpy_array, arrays)) else array_namespace(*arrays)
+
+
+def is_masked(values: Any) -> bool:
+    """Whether something is a masked array; `numpy.ma` is slow to import, and whoever has one has done it."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(values, masked.MaskedArray)
 
 
 def arange_like(count: int, array: Any) -> Any:

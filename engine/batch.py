@@ -12,7 +12,7 @@ import numpy as np
 from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
-from camrt.engine.arrays import library, to_numpy
+from camrt.engine.arrays import is_masked, library, to_numpy
 from camrt.engine.device import Device
 from camrt.engine.images.framing import MAX_MAP_SIDE, Framing
 from camrt.engine.images.preprocess import NAMES, Preprocessing
@@ -169,7 +169,7 @@ def refuse_views(values: Any, what: str) -> None:
         InputError: A masked array, of which the mask would be lost; or a view of memory, which might be a
             file's bytes or numbers.
     """
-    if isinstance(values, np.ma.MaskedArray):
+    if is_masked(values):
         raise InputError(f"{what}: a masked array, whose mask no model sees; fill it (array.filled(0))")
     if isinstance(values, memoryview):
         raise InputError(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy.typing as npt
 
 from camrt.default import resolve_model_path
+from camrt.engine.analysis import Analysis, AnalysisStore, find_store
 from camrt.engine.arrays import to_numpy
 from camrt.engine.batch_axis import resolve_batch_axis
 from camrt.engine.call_limits import check_deadline_option, check_memory
-from camrt.engine.cuts import make_image_adjoints
 from camrt.engine.device import Device
 from camrt.engine.engine import Engine
 from camrt.engine.heads.calm import is_joint_distribution
@@ -23,6 +23,7 @@ from camrt.engine.options import check_pair, list_targets, resolve_labels, resol
 from camrt.engine.origin import record_origin
 from camrt.engine.output_probe import make_output_prober
 from camrt.engine.preprocess_adaptation import adapt_preprocessing
+from camrt.engine.restoring import make_engine, restore_engine
 from camrt.engine.runtime import Backend, Runner, make_onnx_runtime, make_runtime
 from camrt.engine.shape_probe import make_shape_observer
 from camrt.engine.verification import Verify, make_verified_cuts
@@ -34,7 +35,7 @@ from camrt.export.geometry.map_formats import insert_map
 from camrt.export.graph.index import Graph
 from camrt.export.heads.cut import JOINT, choose_targets, describe_resampling, find_candidates
 from camrt.export.internal_errors import report_internal_errors
-from camrt.export.io.model_file import ModelFile, read_model
+from camrt.export.io.model_file import ModelFile, parse_model, read_bytes
 from camrt.export.io.torch_archive import SUFFIX, open_archive
 from camrt.export.outputs.output_form import Activation
 from camrt.export.rewrites.input_form import InputLayout, read_input_form
@@ -74,6 +75,7 @@ def load(
     compile: bool | str | None = None,  # noqa: A002  # the field's name for it
     verify: Verify = True,
     trusted: bool = False,
+    cache: bool = True,
 ) -> Engine:
     """Loads an image classifier and cuts it into trunk and head.
 
@@ -128,6 +130,9 @@ def load(
         trusted: Whether a .pt2 file may be opened, which runs code that is in it (see
             `camrt.export.io.torch_archive`): only where you trust its author as that of a program. Nothing in
             an ONNX file runs, so there it changes nothing, and lifts no limit.
+        cache: Whether what is found out about an ONNX file that runs on the CPU is kept in the user's cache
+            folder, and taken from there the next time (`camrt.export.io.cache_folder`). The environment
+            variable CAMRT_CACHE names another folder, or is "off".
 
     Raises:
         ModelFileError: The file is missing, not ONNX, damaged, or lacks external data.
@@ -151,6 +156,8 @@ def load(
         raise InputError(f"verify={verify!r} must be True, False or 'thorough'")
     if not isinstance(trusted, bool):
         raise InputError(f"trusted={trusted!r} must be True or False")
+    if not isinstance(cache, bool):
+        raise InputError(f"cache={cache!r} must be True or False")
     if not isinstance(device, str):
         raise InputError(f"device={device!r:.80} must be 'cpu', 'cuda' or 'cuda:N'")
     check_pair("grid", grid)
@@ -195,19 +202,16 @@ def load(
                 raise InputError("path='' must be the path of a file, or a torch module")
             if output is not None and not isinstance(output, str):
                 raise InputError(f"output={output!r} must be the name of an output")
-            with report_internal_errors(f"{os.fspath(path)}: the file"):
-                file = read_model(resolve_model_path(path))
+            raw = read_bytes(resolve_model_path(path))
             runtime = make_runtime(
                 backend or "onnxruntime",
                 device=device,
                 threads=threads,
                 plans=plans,
                 precision=precision,
-                model=file.sha256,
+                model=raw.sha256,
             )
             analyst = make_onnx_runtime(threads=threads, few_runs=True)
-            with report_internal_errors(f"{file.path}: the graph"):
-                engine = build_engine(file, runtime, analyst, **common)
             further = {
                 "backend": backend,
                 "device": device,
@@ -216,7 +220,31 @@ def load(
                 "max_memory": max_memory,
                 "plans": plans,
                 "precision": precision,
+                "cache": cache,
             }
+            store = None
+            if cache and type(runtime) is type(analyst):
+                depends = {name: value for name, value in common.items() if name != "labels"}
+                store = find_store(raw, {**depends, "max_memory": max_memory})
+            kept = None if store is None else store.read(raw.data)
+            if kept is not None:
+                with report_internal_errors(f"{raw.path}: the graph"):
+                    engine = restore_engine(
+                        raw.path,
+                        raw.sha256,
+                        kept,
+                        runtime,
+                        analyst,
+                        batch_size=batch_size,
+                        threads=threads,
+                        labels=labels,
+                    )
+            else:
+                with report_internal_errors(f"{os.fspath(path)}: the file"):
+                    file = parse_model(raw)
+                del raw
+                with report_internal_errors(f"{file.path}: the graph"):
+                    engine = build_engine(file, runtime, analyst, store=store, **common)
             record_origin(engine, load, path, {**common, **further})
     engine.call_deadline = float(call_deadline)
     return engine
@@ -237,6 +265,7 @@ def build_engine(
     activation: Activation | None = None,
     layout: InputLayout | None = None,
     verify: Verify = True,
+    store: AnalysisStore | None = None,
 ) -> Engine:
     """An engine of a file that was read; see `load`.
 
@@ -254,6 +283,7 @@ def build_engine(
         activation: See `load`.
         layout: See `load`.
         verify: See `load`.
+        store: Where what was found out is kept; None where it is not.
     """
     watch = make_shape_observer(analyst)
     model = file.model
@@ -314,23 +344,33 @@ def build_engine(
         notes.append(f"gradients take roundings that quantise for the identity ({len(rounded)}: {listing})")
     if interface.joint is not None:
         check_calm(checked.runner, interface, size, runtime.device)
-    return Engine(
-        path=file.path,
-        sha256=file.sha256,
+    found_out = Analysis(
+        model=model,
+        input_shape=graph.input_shape,
+        observed=graph.observed,
         interface=interface,
-        model=checked.runner,
-        cuts=checked.cuts,
-        candidates=listed,
-        adjoints=make_image_adjoints(model, graph, interface, runtime),
-        labels=names,
         preprocessing=steps,
+        front=front,
+        candidates=listed,
+        targets=tuple(found),
+        tensors=tuple(tensors),
+        unfactored=checked.unfactored,
+        notes=(*notes, *checked.notes),
+        comparisons=checked.comparisons,
+    )
+    if store is not None:
+        store.write(found_out, file)
+    return make_engine(
+        file.path,
+        file.sha256,
+        found_out,
+        graph,
+        checked.runner,
+        checked.cuts,
+        runtime,
+        names,
         batch_size=batch_size,
         threads=threads,
-        notes=(*notes, *checked.notes),
-        verification=checked.comparisons,
-        device=runtime.device,
-        runtime=runtime.name,
-        front=front,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import library, to_numpy
+from camrt.engine.arrays import is_masked, library, to_numpy
 from camrt.engine.device import Device
 from camrt.errors import TargetError
 
@@ -32,7 +32,7 @@ def parse_targets(
     Raises:
         TargetError: Neither whole numbers nor names of classes, of the wrong shape, or out of range.
     """
-    if isinstance(targets, np.ma.MaskedArray):
+    if is_masked(targets):
         raise TargetError("targets are a masked array, whose mask would be lost: give a plain array")
     try:
         array = to_numpy(names_to_indices(targets, labels))

@@ -47,7 +47,14 @@ from camrt.export.outputs.output_form import InverseLink
 from camrt.export.rewrites.input_form import INTEGER_RANGES
 from camrt.export.rewrites.interface import LOGITS, Interface
 
-__all__ = ["VerificationReport", "VerifiedCuts", "Verify", "make_verified_cuts", "verify"]
+__all__ = [
+    "VerificationReport",
+    "VerifiedCuts",
+    "Verify",
+    "check_output_shapes",
+    "make_verified_cuts",
+    "verify",
+]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Verify = bool | Literal["thorough"]
@@ -232,6 +239,7 @@ class VerifiedCuts:
         cuts: The cuts.
         notes: What was found, in sentences.
         comparisons: What was compared.
+        unfactored: Why the heads of some targets, by their number, are run as graphs.
     """
 
     interface: Interface
@@ -240,6 +248,7 @@ class VerifiedCuts:
     cuts: tuple[Cut, ...]
     notes: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
+    unfactored: Mapping[int, str]
 
 
 def make_verified_cuts(
@@ -295,7 +304,7 @@ def make_verified_cuts(
             here.make_runner(tapped, label="model", batch=interface.batch), interface, cuts
         )
         if level is False:
-            return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), ())
+            return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), (), unfactored)
         report = verify(
             runner,
             cuts,
@@ -361,7 +370,7 @@ def make_verified_cuts(
         runner = check_output_shapes(
             runtime.make_runner(tapped, label="model", batch=interface.batch), interface, cuts
         )
-    return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), comparisons)
+    return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), comparisons, unfactored)
 
 
 def check_output_shapes(runner: Runner, interface: Interface, cuts: Sequence[Cut]) -> Runner:

@@ -14,6 +14,8 @@ os.environ.setdefault(
     "CAMRT_INTERNAL_ERRORS", "raise"
 )  # ours are to be seen, see camrt.export.internal_errors
 
+os.environ.setdefault("CAMRT_CACHE", "off")  # tests analyse what they load, and leave the user's home alone
+
 MOST_WORKERS = 4
 """Each may hold torch and a network or two, about 2 GB."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from camrt.engine.arrays import is_masked
 from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.images.bit_depth import read_bit_depth, to_8_bits
 from camrt.engine.images.pillow_warnings import refuse_bomb, silence_pillow
@@ -70,7 +71,7 @@ def read_image(source: ImageSource) -> Image.Image:
         ImageError: Missing, a folder, not an image, truncated, too many pixels, bands that are no colours,
             or pixels that have no RGB form; the message names the file and the reason.
     """
-    if isinstance(source, np.ma.MaskedArray):
+    if is_masked(source):
         raise ImageError("an image is a masked array, whose mask no model sees: fill it (array.filled(0))")
     if isinstance(source, np.ndarray):
         return _from_array(source)

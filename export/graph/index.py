@@ -104,6 +104,7 @@ class Graph:
     Attributes:
         shapes: Inferred shape of each tensor at that input shape, where it could be inferred.
         types: Inferred element type (`onnx.TensorProto` constant) of each tensor.
+        observed: Those of both that were found by running the model.
         sizes: The tensors that are sizes, see `camrt.export.graph.size_tensors`.
     """
 
@@ -129,6 +130,7 @@ class Graph:
         self._at_probe: dict[str, Array | None] = {}
         self._held = 0  # bytes of what was computed and is kept
         self._twin: Graph | None = None
+        self.observed: dict[str, tuple[tuple[int, ...], int]] = {}
         self.shapes, self.types = infer_shapes(model, input_shape)
         self.dependent = self.downstream(self.input_name)
         self._of_batch = find_dependents([BATCH], self.nodes) if BATCH in self.producers else frozenset[str]()
@@ -155,6 +157,7 @@ class Graph:
             if not found:
                 break
             any_found = True
+            self.observed |= found
             for name, (shape, element) in found.items():
                 self.shapes[name] = shape
                 self.types[name] = element

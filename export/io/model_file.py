@@ -45,7 +45,7 @@ from camrt.export.rewrites.float_types import cast_floats, needs_float32
 from camrt.export.rewrites.local_functions import inline_functions
 from camrt.export.rewrites.old_opsets import raise_opset
 
-__all__ = ["ModelFile", "ReadingLimits", "read_model"]
+__all__ = ["ModelBytes", "ModelFile", "ReadingLimits", "parse_model", "read_bytes", "read_model"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,28 @@ class ModelFile:
     model: onnx.ModelProto
     sha256: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelBytes:
+    """A file's bytes, of which only the first were looked at.
+
+    Attributes:
+        given: The file as it was named.
+        path: The file, links resolved.
+        data: Its bytes.
+        digest: Their SHA-256.
+    """
+
+    given: Path
+    path: Path
+    data: bytes
+    digest: hashlib._Hash
+
+    @property
+    def sha256(self) -> str:
+        """Their SHA-256 in hexadecimal digits: the model's own where it has no external data."""
+        return self.digest.hexdigest()
 
 
 # Imported by name: protobuf ships without types.
@@ -89,16 +111,33 @@ def read_model(path: str | os.PathLike[str], *, limits: ReadingLimits = _DEFAULT
         UnsafeModelError: External data outside the model's folder, or a claim beyond the limits.
         UnsupportedModelError: An operator or a version that the installed onnx and onnxruntime do not take.
     """
+    return parse_model(read_bytes(path, limits=limits), limits=limits)
+
+
+def read_bytes(path: str | os.PathLike[str], *, limits: ReadingLimits = _DEFAULT_LIMITS) -> ModelBytes:
+    """The bytes of an ONNX file; see `read_model`.
+
+    Raises:
+        ModelFileError: Missing, not a regular file, of another kind, or over 2 GiB.
+    """
     given = Path(path)
     try:
         resolved, data = _file_bytes(given, limits)
-        digest = hashlib.sha256(data)
-        model, size = _parse(data, limits), len(data)
-        del data
-        notes = _check_and_complete(model, resolved.parent, digest, size, limits)
     except CamrtError as error:
         raise type(error)(f"{given}: {error}") from None
-    return ModelFile(resolved, model, digest.hexdigest(), notes)
+    return ModelBytes(given, resolved, data, hashlib.sha256(data))
+
+
+def parse_model(source: ModelBytes, *, limits: ReadingLimits = _DEFAULT_LIMITS) -> ModelFile:
+    """The model of a file's bytes, checked, with its external data; see `read_model`."""
+    given, path, digest, size = source.given, source.path, source.digest.copy(), len(source.data)
+    try:
+        model = _parse(source.data, limits)
+        del source
+        notes = _check_and_complete(model, path.parent, digest, size, limits)
+    except CamrtError as error:
+        raise type(error)(f"{given}: {error}") from None
+    return ModelFile(path, model, digest.hexdigest(), notes)
 
 
 def _file_bytes(path: Path, limits: ReadingLimits) -> tuple[Path, bytes]:

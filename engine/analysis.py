@@ -1,0 +1,278 @@
+"""What loading a file finds out about it, and how that is kept for the next process.
+
+An entry of the cache (`camrt.export.io.cache_folder`) holds the graph as it was standardised, without the
+weights that stand in the file as they are, and what was read off it and compared, as JSON. Its key is a hash
+of the file's bytes and of all that the analysis depends on beside them: the options, the versions of camrt
+and of what runs and reads graphs, and the processor, whose arithmetic was compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+import camrt
+from camrt.engine.heads.comparison import Comparison
+from camrt.engine.images.preprocess import Preprocessing
+from camrt.engine.plain_values import decode_plain, encode_plain
+from camrt.errors import ModelFileError
+from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
+from camrt.export.geometry.spatial_steps import SpatialStep
+from camrt.export.graph.index import Graph, ShapeObserver
+from camrt.export.heads.cut import TargetTensor
+from camrt.export.io.cache_folder import find_cache_folder, read_entry, write_entry
+from camrt.export.io.model_file import ModelBytes, ModelFile, read_bytes
+from camrt.export.rewrites.interface import LOGITS, Interface
+
+__all__ = ["Analysis", "AnalysisStore", "find_store"]
+
+FORMAT = 1
+PLAIN_CLASSES: Mapping[str, type] = {
+    kind.__name__: kind
+    for kind in (BuiltinPreprocessing, Comparison, Interface, Preprocessing, SpatialStep, TargetTensor)
+}
+LARGE_WEIGHT_BYTES = 1 << 12  # smaller ones are written into the entry
+PREFIX_BYTES = 64  # of a weight, by which it is looked for
+MOST_PLACES = 16  # where its first bytes are found, that are compared whole
+MAX_OPTIONS = 1 << 16  # characters of the options: more are not worth a key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What was found out about a file.
+
+    Attributes:
+        model: Its graph, standardised.
+        input_shape: The shape of images that it was indexed at.
+        observed: Shapes and element types that were found by running it, by tensor.
+        interface: What it takes and gives.
+        preprocessing: How images become its input, when known.
+        front: What it does to images by itself.
+        candidates: Where it could be cut.
+        targets: Where it is.
+        tensors: For each target the tensor (N, K, h, w) in the graph.
+        unfactored: Why the heads of some targets, by their number, are run as graphs.
+        notes: What loading changed or could not change, in sentences.
+        comparisons: What was compared with the model's own answers.
+    """
+
+    model: onnx.ModelProto
+    input_shape: tuple[int, ...]
+    observed: Mapping[str, tuple[tuple[int, ...], int]]
+    interface: Interface
+    preprocessing: Preprocessing | None
+    front: BuiltinPreprocessing
+    candidates: tuple[TargetTensor, ...]
+    targets: tuple[TargetTensor, ...]
+    tensors: tuple[str, ...]
+    unfactored: Mapping[int, str]
+    notes: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+
+    def index(self, observer: ShapeObserver) -> Graph:
+        """The graph's index, as it was.
+
+        Args:
+            observer: Finds the shapes that the graph turns out not to have at other sizes.
+        """
+
+        def known_first(
+            model: onnx.ModelProto, input_shape: tuple[int, ...], unknown: Mapping[str, int | None]
+        ) -> dict[str, tuple[tuple[int, ...], int]]:
+            if input_shape == self.input_shape and (known := unknown.keys() & self.observed.keys()):
+                return {name: self.observed[name] for name in known}
+            return observer(model, input_shape, unknown)
+
+        graph = Graph(self.model, self.input_shape, known_first)
+        graph.observe(LOGITS)
+        return graph
+
+
+@dataclass(frozen=True)
+class AnalysisStore:
+    """Where the analysis of a file is kept.
+
+    Attributes:
+        folder: The folder of the cache.
+        key: The entry's.
+    """
+
+    folder: Path
+    key: str
+
+    def read(self, data: bytes) -> Analysis | None:
+        """The analysis that is kept there; None where none is.
+
+        Args:
+            data: The bytes of the model's file.
+        """
+        content = read_entry(self.folder, self.key)
+        if content is None:
+            return None
+        try:
+            return unpack_analysis(content, self.key, data)
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+            return None  # another program's, or damaged before its checksum was taken
+
+    def write(self, analysis: Analysis, file: ModelFile) -> None:
+        """Keeps an analysis.
+
+        Args:
+            analysis: It.
+            file: The model's file, which is read once more for where its weights stand; nothing is kept
+                where it was changed, or has external data.
+        """
+        try:
+            source = read_bytes(file.path)
+        except ModelFileError:
+            return
+        if source.sha256 == file.sha256:
+            write_entry(self.folder, self.key, pack_analysis(analysis, self.key, source.data))
+
+
+def find_store(source: ModelBytes, options: Mapping[str, Any]) -> AnalysisStore | None:
+    """Where the analysis of a file with some options is kept; None where it cannot be.
+
+    Args:
+        source: The file.
+        options: Everything else that the analysis depends on.
+    """
+    folder = find_cache_folder()
+    if folder is None:
+        return None
+    try:
+        given = json.dumps(encode_plain(dict(sorted(options.items()))))
+    except TypeError:
+        return None
+    if len(given) > MAX_OPTIONS:
+        return None
+    parts = [FORMAT, *environment(), source.sha256, given]
+    return AnalysisStore(folder, hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest())
+
+
+@cache
+def environment() -> tuple[str, ...]:
+    """What an analysis depends on beside the file and the options."""
+    versions = [f"{part.__name__} {part.__version__}" for part in (camrt, np, onnx, onnxruntime)]
+    return (*versions, last_change(), processor())
+
+
+def last_change() -> str:
+    """When the newest file of the rooms that analyse graphs was changed: of a version in development."""
+    newest = 0
+    for room in ("engine", "export", "kernels"):
+        for place in getattr(camrt, room).__path__:
+            for folder, _, names in os.walk(place):
+                for name in names:
+                    if name.endswith(".py"):
+                        newest = max(newest, os.stat(os.path.join(folder, name)).st_mtime_ns)  # noqa: PTH116, PTH118
+    return str(newest)
+
+
+def processor() -> str:
+    """The kind of processor, as far as that can be told cheaply."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            lines = file.read(1 << 13).splitlines()
+    except OSError:
+        lines = []
+    told = [line for line in lines if line.startswith(("model name", "flags", "CPU part", "Features"))]
+    return "\n".join([platform.machine(), *dict.fromkeys(told)])
+
+
+def pack_analysis(analysis: Analysis, key: str, data: bytes) -> bytes:
+    """An analysis as an entry's bytes.
+
+    Args:
+        analysis: It.
+        key: The entry's.
+        data: The bytes of the model's file.
+    """
+    light = copy_without_weights(analysis.model)
+    places, hint = [], 0
+    for number, tensor in enumerate(analysis.model.graph.initializer):
+        stored = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        values = tensor.raw_data
+        start = find_bytes(data, values, hint) if len(values) >= LARGE_WEIGHT_BYTES else None
+        if start is None:
+            stored.CopyFrom(tensor)
+        else:
+            places.append((number, start, len(values)))
+            hint = start + len(values)
+    plain = {name: encode_plain(getattr(analysis, name)) for name in plain_names()}
+    text = json.dumps({"key": key, "weights": places, "analysis": plain}).encode()
+    graph: bytes = light.SerializeToString()
+    return len(text).to_bytes(8, "little") + text + graph
+
+
+def copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A standardised model, without its initializers."""
+    light = onnx.ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    light.metadata_props.extend(model.metadata_props)
+    light.graph.name = model.graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(light.graph, field).extend(getattr(model.graph, field))
+    return light
+
+
+def unpack_analysis(content: bytes, key: str, data: bytes) -> Analysis:
+    """The inverse of `pack_analysis`.
+
+    Raises:
+        ValueError: These are no such bytes, or belong to another file; as ArithmeticError, LookupError,
+            RecursionError and TypeError.
+    """
+    size = int.from_bytes(content[:8], "little")
+    told = json.loads(content[8 : 8 + size])
+    if told["key"] != key:
+        raise ValueError("an entry of another key")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content[8 + size :])
+    except Exception as error:  # protobuf's own, which ships without types
+        raise ValueError("no model") from error
+    for number, start, length in told["weights"]:
+        tensor = model.graph.initializer[number]
+        if not 0 <= start <= start + length <= len(data):
+            raise ValueError("a weight beyond the file")
+        tensor.raw_data = data[start : start + length]
+    plain = {name: decode_plain(told["analysis"][name], PLAIN_CLASSES) for name in plain_names()}
+    return Analysis(model=model, **plain)
+
+
+def plain_names() -> list[str]:
+    """The fields of an analysis that are kept as JSON."""
+    return [field.name for field in fields(Analysis) if field.name != "model"]
+
+
+def find_bytes(data: bytes, wanted: bytes, hint: int) -> int | None:
+    """Where some bytes stand in others; None where they do not, or are hard to find.
+
+    Args:
+        data: Where to look.
+        wanted: What to look for.
+        hint: From where to look first: tensors mostly stand in the order of the graph.
+    """
+    prefix, whole = wanted[:PREFIX_BYTES], np.frombuffer(data, np.uint8)
+    compared = np.frombuffer(wanted, np.uint8)
+    for begin in dict.fromkeys((hint, 0)):
+        start = data.find(prefix, begin)
+        for _ in range(MOST_PLACES):
+            if start < 0:
+                break
+            if np.array_equal(whole[start : start + len(wanted)], compared):
+                return start
+            start = data.find(prefix, start + 1)
+    return None
