@@ -78,6 +78,9 @@ def read_exported_program(archive: TorchArchive, layout: InputLayout | None) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's, about other parts of torch
+            warnings.filterwarnings(
+                "ignore", "The given buffer is not writable"
+            )  # 2.11's, of its own reading
             program = torch.export.load(path)
             module = torch.export.unflatten(program)
     except Exception as error:
