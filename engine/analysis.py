@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 
@@ -29,20 +31,24 @@ from camrt.engine.plain_values import decode_plain, encode_plain
 from camrt.errors import ModelFileError
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.geometry.spatial_steps import SpatialStep
+from camrt.export.graph.held_weights import hold_weight, is_held_type
 from camrt.export.graph.index import Graph, ShapeObserver
 from camrt.export.heads.cut import TargetTensor
 from camrt.export.io.cache_folder import find_cache_folder, read_entry, write_entry
-from camrt.export.io.model_file import ModelBytes, ModelFile, read_bytes
+from camrt.export.io.model_bytes import ModelBytes, read_bytes
+from camrt.export.limits import element_bits
 from camrt.export.rewrites.interface import LOGITS, Interface
 
 __all__ = ["Analysis", "AnalysisStore", "find_store"]
 
+Array = npt.NDArray[Any]
 FORMAT = 1
 PLAIN_CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (BuiltinPreprocessing, Comparison, Interface, Preprocessing, SpatialStep, TargetTensor)
 }
 LARGE_WEIGHT_BYTES = 1 << 12  # smaller ones are written into the entry
+GAP_BYTES = 4  # between weights at least: protobuf has a tag and a length there
 PREFIX_BYTES = 64  # of a weight, by which it is looked for
 MOST_PLACES = 16  # where its first bytes are found, that are compared whole
 MAX_OPTIONS = 1 << 16  # characters of the options: more are not worth a key
@@ -65,6 +71,7 @@ class Analysis:
         unfactored: Why the heads of some targets, by their number, are run as graphs.
         notes: What loading changed or could not change, in sentences.
         comparisons: What was compared with the model's own answers.
+        weights: Arrays that the graph's initializers stand for (`camrt.export.graph.held_weights`).
     """
 
     model: onnx.ModelProto
@@ -79,6 +86,7 @@ class Analysis:
     unfactored: Mapping[int, str]
     notes: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
+    weights: tuple[Array, ...] = ()
 
     def index(self, observer: ShapeObserver) -> Graph:
         """The graph's index, as it was.
@@ -111,11 +119,11 @@ class AnalysisStore:
     folder: Path
     key: str
 
-    def read(self, data: bytes) -> Analysis | None:
+    def read(self, data: bytearray) -> Analysis | None:
         """The analysis that is kept there; None where none is.
 
         Args:
-            data: The bytes of the model's file.
+            data: The bytes of the model's file; where there is one, they become its weights.
         """
         content = read_entry(self.folder, self.key)
         if content is None:
@@ -125,19 +133,20 @@ class AnalysisStore:
         except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             return None  # another program's, or damaged before its checksum was taken
 
-    def write(self, analysis: Analysis, file: ModelFile) -> None:
+    def write(self, analysis: Analysis, path: Path, sha256: str) -> None:
         """Keeps an analysis.
 
         Args:
             analysis: It.
-            file: The model's file, which is read once more for where its weights stand; nothing is kept
-                where it was changed, or has external data.
+            path: The model's file, which is read once more for where its weights stand.
+            sha256: Of the model; nothing is kept where the file has another: it was changed, or has external
+                data.
         """
         try:
-            source = read_bytes(file.path)
+            source = read_bytes(path)
         except ModelFileError:
             return
-        if source.sha256 == file.sha256:
+        if source.sha256 == sha256:
             write_entry(self.folder, self.key, pack_analysis(analysis, self.key, source.data))
 
 
@@ -191,7 +200,7 @@ def processor() -> str:
     return "\n".join([platform.machine(), *dict.fromkeys(told)])
 
 
-def pack_analysis(analysis: Analysis, key: str, data: bytes) -> bytes:
+def pack_analysis(analysis: Analysis, key: str, data: bytes | bytearray) -> bytes:
     """An analysis as an entry's bytes.
 
     Args:
@@ -200,16 +209,22 @@ def pack_analysis(analysis: Analysis, key: str, data: bytes) -> bytes:
         data: The bytes of the model's file.
     """
     light = copy_without_weights(analysis.model)
-    places, hint = [], 0
+    found, hint = [], 0
     for number, tensor in enumerate(analysis.model.graph.initializer):
-        stored = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        values = tensor.raw_data
-        start = find_bytes(data, values, hint) if len(values) >= LARGE_WEIGHT_BYTES else None
-        if start is None:
-            stored.CopyFrom(tensor)
-        else:
-            places.append((number, start, len(values)))
+        light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        values, bits = tensor.raw_data, element_bits(tensor.data_type) or 0
+        whole = len(values) >= LARGE_WEIGHT_BYTES and 8 * len(values) == math.prod(tensor.dims) * bits
+        start = find_bytes(data, values, hint) if whole else None
+        if start is not None:
+            found.append((start, len(values), number))
             hint = start + len(values)
+    places: list[tuple[int, int, int]] = []
+    for start, length, number in sorted(found):
+        if start >= GAP_BYTES + (sum(places[-1][:2]) if places else 0):
+            places.append((start, length, number))
+    elsewhere = set(range(len(light.graph.initializer))) - {number for _, _, number in places}
+    for number in elsewhere:
+        light.graph.initializer[number].CopyFrom(analysis.model.graph.initializer[number])
     plain = {name: encode_plain(getattr(analysis, name)) for name in plain_names()}
     text = json.dumps({"key": key, "weights": places, "analysis": plain}).encode()
     graph: bytes = light.SerializeToString()
@@ -227,7 +242,7 @@ def copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def unpack_analysis(content: bytes, key: str, data: bytes) -> Analysis:
+def unpack_analysis(content: bytes, key: str, data: bytearray) -> Analysis:
     """The inverse of `pack_analysis`.
 
     Raises:
@@ -243,21 +258,50 @@ def unpack_analysis(content: bytes, key: str, data: bytes) -> Analysis:
         model.ParseFromString(content[8 + size :])
     except Exception as error:  # protobuf's own, which ships without types
         raise ValueError("no model") from error
-    for number, start, length in told["weights"]:
+    large: list[tuple[onnx.TensorProto, int]] = []
+    end = 0
+    for start, length, number in told["weights"]:
         tensor = model.graph.initializer[number]
-        if not 0 <= start <= start + length <= len(data):
-            raise ValueError("a weight beyond the file")
-        tensor.raw_data = data[start : start + length]
+        if not end + GAP_BYTES <= start <= start + length <= len(data):
+            raise ValueError("a weight that is not there, or lies in another one")
+        if 8 * length != math.prod(tensor.dims) * (element_bits(tensor.data_type) or 0):
+            raise ValueError("a weight of another size")
+        end = start + length
+        if is_held_type(tensor):
+            large.append((tensor, start))
+        else:
+            tensor.raw_data = bytes(data[start:end])
     plain = {name: decode_plain(told["analysis"][name], PLAIN_CLASSES) for name in plain_names()}
-    return Analysis(model=model, **plain)
+    return Analysis(model=model, weights=tuple(hold_in_place(large, data)), **plain)
+
+
+def hold_in_place(large: Iterable[tuple[onnx.TensorProto, int]], data: bytearray) -> Iterator[Array]:
+    """Makes the bytes of a file the memory of its weights: no runtime reads floats at an odd address.
+
+    Args:
+        large: Initializers, and where their numbers begin, in order and `GAP_BYTES` apart at least.
+        data: The bytes; each weight is moved to the address before it that a float may lie at.
+
+    Yields:
+        The arrays, on that memory.
+    """
+    view = memoryview(data)
+    skew = np.frombuffer(data, np.uint8).ctypes.data % 4
+    for tensor, start in large:
+        length = 4 * math.prod(tensor.dims)
+        place = start - (start + skew) % 4
+        view[place : place + length] = view[start : start + length]
+        values = np.frombuffer(data, "<f4", length // 4, place).reshape(tuple(tensor.dims))
+        hold_weight(tensor, values)
+        yield values
 
 
 def plain_names() -> list[str]:
     """The fields of an analysis that are kept as JSON."""
-    return [field.name for field in fields(Analysis) if field.name != "model"]
+    return [field.name for field in fields(Analysis) if field.name not in ("model", "weights")]
 
 
-def find_bytes(data: bytes, wanted: bytes, hint: int) -> int | None:
+def find_bytes(data: bytes | bytearray, wanted: bytes, hint: int) -> int | None:
     """Where some bytes stand in others; None where they do not, or are hard to find.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +44,7 @@ from camrt.export.heads.factoring import MAP, Factors, Unfactored, cell_layer, f
 from camrt.export.rewrites.input_form import IMAGES
 from camrt.export.rewrites.interface import LOGITS, Interface
 
-__all__ = ["Cut", "make_cuts", "make_image_adjoints"]
+__all__ = ["Cut", "check_output_shapes", "make_cuts", "make_image_adjoints"]
 
 # Vectors run at once through what follows a head's first layer: more gain nothing.
 MAX_VECTORS = 1024
@@ -372,6 +372,16 @@ def make_calm_head(
 def vector_batch_size(batch_size: int, pixels: int, features: int) -> int:
     """Rows of `features` numbers that fit where a batch of images does, so that weights are read seldom."""
     return max(batch_size, min(batch_size * pixels // features, MAX_VECTORS))
+
+
+def check_output_shapes(runner: Runner, interface: Interface, cuts: Sequence[Cut]) -> Runner:
+    """The model's runner, whose logits and activations are held to the shapes they were found to have."""
+    shapes: dict[str, tuple[int | None, ...]] = {LOGITS: (interface.num_classes,)}
+    for cut in cuts:
+        channels, height, width = cut.target.shape
+        sizes = (height, width) if interface.fixed_size else (None, None)
+        shapes[cut.taps[ACTIVATION]] = (channels, *sizes)
+    return ShapeCheckedRunner(runner, shapes)
 
 
 def make_image_adjoints(

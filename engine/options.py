@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from camrt.export.io.file_kinds import describe_missing
 from camrt.export.rewrites.input_form import InputForm
 
 __all__ = [
+    "Verify",
     "check_pair",
     "list_targets",
     "read_label_file",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 LABELS_KEY = "camrt.labels"
+Verify = bool | Literal["thorough"]
 
 
 def list_targets(target: str | Sequence[str] | None) -> list[str | None]:

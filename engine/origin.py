@@ -23,7 +23,6 @@ from camrt.default import resolve_model_path
 from camrt.errors import ModelFileError
 from camrt.export.budget import Budget, default_max_memory, within_budget
 from camrt.export.internal_errors import report_internal_errors
-from camrt.export.io.model_file import read_model
 
 if TYPE_CHECKING:
     from camrt.engine.engine import Engine
@@ -112,6 +111,8 @@ def reload_engine(origin: Origin, state: Mapping[str, Any]) -> Engine:
 
 def check_file_hash(origin: Origin) -> None:
     """Refuses a file with other contents, before anything is made of it."""
+    from camrt.export.io.model_file import read_model  # slow to import, and seldom needed
+
     given = origin.options["max_memory"]
     memory = default_max_memory() if given is None else given
     with (

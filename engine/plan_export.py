@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from camrt.default import resolve_model_path
-from camrt.engine.load import build_engine
+from camrt.engine.build import build_engine
 from camrt.engine.plan_recorder import GraphRecorder, run_every_graph
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.engine.tensorrt_plans.bindings import import_bindings

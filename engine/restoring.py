@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from camrt.engine.analysis import Analysis
-from camrt.engine.cuts import Cut, make_cuts, make_image_adjoints
+from camrt.engine.cuts import Cut, check_output_shapes, make_cuts, make_image_adjoints
 from camrt.engine.engine import Engine
 from camrt.engine.options import resolve_labels
 from camrt.engine.runtime import Backend, Runner
 from camrt.engine.shape_probe import make_shape_observer
-from camrt.engine.verification import check_output_shapes
 from camrt.export.graph.index import Graph
 
 __all__ = ["make_engine", "restore_engine"]

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from camrt.engine.arrays import to_numpy
-from camrt.engine.cuts import Cut, make_cuts, make_image_adjoints
+from camrt.engine.cuts import Cut, check_output_shapes, make_cuts, make_image_adjoints
 from camrt.engine.device import Device
 from camrt.engine.heads import GenericHead, QueryContext
 from camrt.engine.heads.comparison import (
@@ -34,8 +34,8 @@ from camrt.engine.heads.comparison import (
     relative_error,
 )
 from camrt.engine.noise import normal_noise
+from camrt.engine.options import Verify
 from camrt.engine.runtime import Backend, Runner
-from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
 from camrt.engine.scores import ScoreKind
 from camrt.errors import BackendError, CutError, UnsupportedModelError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, find_straight_through
@@ -50,14 +50,11 @@ from camrt.export.rewrites.interface import LOGITS, Interface
 __all__ = [
     "VerificationReport",
     "VerifiedCuts",
-    "Verify",
-    "check_output_shapes",
     "make_verified_cuts",
     "verify",
 ]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
-Verify = bool | Literal["thorough"]
 
 # Largest error of an image's gradient along itself: a whole network bends more on the way than a head does.
 GRADIENT_TOLERANCE = 0.15
@@ -371,16 +368,6 @@ def make_verified_cuts(
             runtime.make_runner(tapped, label="model", batch=interface.batch), interface, cuts
         )
     return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), comparisons, unfactored)
-
-
-def check_output_shapes(runner: Runner, interface: Interface, cuts: Sequence[Cut]) -> Runner:
-    """The model's runner, whose logits and activations are held to the shapes they were found to have."""
-    shapes: dict[str, tuple[int | None, ...]] = {LOGITS: (interface.num_classes,)}
-    for cut in cuts:
-        channels, height, width = cut.target.shape
-        sizes = (height, width) if interface.fixed_size else (None, None)
-        shapes[cut.taps[ACTIVATION]] = (channels, *sizes)
-    return ShapeCheckedRunner(runner, shapes)
 
 
 def compare_image_gradients(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from camrt.engine.runtime.host_runner import HostRunner
 from camrt.engine.runtime.worker_threads import run_with_deadline
 from camrt.errors import BackendError
 from camrt.export.budget import allowed_memory, memory_limit_error, seconds_left
+from camrt.export.graph.held_weights import is_held_type, tensor_values
 from camrt.export.onnx_sessions import open_session
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
@@ -45,7 +45,6 @@ FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
     UnicodeDecodeError,  # its message quotes a name of the file's that is no text
 )
-LARGE_WEIGHT_SIZE = 1 << 14  # numbers: a smaller one is not worth the care
 QUICK_SECONDS = 0.01  # seconds: what takes less is run without another thread the next time
 QUICK_TIMEOUT = 0.3  # seconds after which it is stopped there, if it does take long
 SEVERITY_ERROR = 3  # onnxruntime's severity: what it warns of is no concern of who asks for a map
@@ -86,10 +85,10 @@ def externalize_weights(model: onnx.ModelProto) -> ExternalWeights:
     names: list[str] = []
     arrays: list[npt.NDArray[Any]] = []
     for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < LARGE_WEIGHT_SIZE:
+        if not is_held_type(tensor):
             graph.initializer.append(tensor)
             continue
-        values = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor))
+        values = np.ascontiguousarray(tensor_values(tensor))
         stub = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         stub.data_location = onnx.TensorProto.EXTERNAL
         stub.external_data.add(key="location", value="held by the caller")

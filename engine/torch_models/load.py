@@ -12,7 +12,7 @@ from camrt.engine.cuts import Cut, vector_batch_size
 from camrt.engine.device import TorchDevice
 from camrt.engine.engine import Engine
 from camrt.engine.images.preprocess import Preprocessing
-from camrt.engine.options import check_pair, list_targets, resolve_labels
+from camrt.engine.options import Verify, check_pair, list_targets, resolve_labels
 from camrt.engine.preprocess_adaptation import adapt_preprocessing
 from camrt.engine.tensorrt_plans.build import check_precision
 from camrt.engine.torch_models.calls import record_calls
@@ -29,7 +29,6 @@ from camrt.engine.torch_models.skipped_calls import PROBE_BATCH_SIZES, probe_bat
 from camrt.engine.torch_models.sources import ModuleSource, apply_example, read_source
 from camrt.engine.torch_models.targets import Candidate, choose_candidates, find_candidates
 from camrt.engine.torch_models.verification import verify_module
-from camrt.engine.verification import Verify
 from camrt.errors import BackendError, InputError
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.heads.cut import ACTIVATION

@@ -11,12 +11,13 @@ import torch
 from camrt.engine.cuts import Cut
 from camrt.engine.device import TorchDevice
 from camrt.engine.heads.comparison import Comparison, ReferenceHead, Tolerance
+from camrt.engine.options import Verify
 from camrt.engine.runtime import Runner
 from camrt.engine.runtime.wrapped_runner import WrappedRunner
 from camrt.engine.torch_models.cut import HookedCut
 from camrt.engine.torch_models.heads import HookedHead
 from camrt.engine.torch_models.random_state import preserve_random_state
-from camrt.engine.verification import Verify, verify
+from camrt.engine.verification import verify
 from camrt.errors import CutError, UnsupportedModelError
 from camrt.export.rewrites.interface import Interface
 

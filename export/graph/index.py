@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from camrt.export.budget import allowed_memory, check_deadline, with_deadline
 from camrt.export.graph.folding_cost import is_cheap
+from camrt.export.graph.held_weights import held_weight, tensor_values
 from camrt.export.graph.shape_inference import infer_shapes, propagate_values, set_shape, static_shape
 from camrt.export.graph.size_tensors import BATCH, is_size_tensor
 from camrt.export.graph.traversal import node_subgraphs
@@ -105,6 +106,7 @@ class Graph:
         shapes: Inferred shape of each tensor at that input shape, where it could be inferred.
         types: Inferred element type (`onnx.TensorProto` constant) of each tensor.
         observed: Those of both that were found by running the model.
+        held_weights: The arrays that initializers stand for, see `camrt.export.graph.held_weights`.
         sizes: The tensors that are sizes, see `camrt.export.graph.size_tensors`.
     """
 
@@ -117,6 +119,9 @@ class Graph:
         self.input_name: str = model.graph.input[0].name
         self.input_shape = input_shape
         self.initializers: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
+        self.held_weights = [
+            values for tensor in self.initializers.values() if (values := held_weight(tensor)) is not None
+        ]
         self.producers: dict[str, int] = {}
         self.consumers: dict[str, list[int]] = defaultdict(list)
         for index, node in enumerate(self.nodes):
@@ -306,7 +311,7 @@ class Graph:
     def _evaluate(self, name: str, value_of: Callable[[str], Array | None]) -> Array | None:
         """The value of a tensor, given those of what its node reads."""
         if name in self.initializers:
-            return np.asarray(numpy_helper.to_array(self.initializers[name]))
+            return tensor_values(self.initializers[name])
         node = self.producer(name)
         if node is None:
             return None

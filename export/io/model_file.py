@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,7 +27,6 @@ from camrt.export.expanding import expand_operators
 from camrt.export.graph.topological_sort import sort_nodes
 from camrt.export.graph.traversal import graph_tensors, walk_nodes
 from camrt.export.io.external_data import check_locations, read_external_data
-from camrt.export.io.file_kinds import describe_kind, describe_missing
 from camrt.export.io.graph_checks import (
     check_graph,
     check_tensors,
@@ -36,16 +34,17 @@ from camrt.export.io.graph_checks import (
     open_empty_dimensions,
     remove_initializers_from_inputs,
 )
+from camrt.export.io.model_bytes import ModelBytes, read_bytes
 from camrt.export.io.operand_checks import check_operands
 from camrt.export.io.opsets import check_operators, check_versions, normalise_domains, read_opsets
 from camrt.export.io.schema_checks import check_attributes, check_signatures
 from camrt.export.io.wire_format import check_field_count
-from camrt.export.limits import ReadingLimits, human_bytes
+from camrt.export.limits import ReadingLimits
 from camrt.export.rewrites.float_types import cast_floats, needs_float32
 from camrt.export.rewrites.local_functions import inline_functions
 from camrt.export.rewrites.old_opsets import raise_opset
 
-__all__ = ["ModelBytes", "ModelFile", "ReadingLimits", "parse_model", "read_bytes", "read_model"]
+__all__ = ["ModelFile", "ReadingLimits", "parse_model", "read_model"]
 
 
 @dataclass(frozen=True)
@@ -66,28 +65,6 @@ class ModelFile:
     model: onnx.ModelProto
     sha256: str
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModelBytes:
-    """A file's bytes, of which only the first were looked at.
-
-    Attributes:
-        given: The file as it was named.
-        path: The file, links resolved.
-        data: Its bytes.
-        digest: Their SHA-256.
-    """
-
-    given: Path
-    path: Path
-    data: bytes
-    digest: hashlib._Hash
-
-    @property
-    def sha256(self) -> str:
-        """Their SHA-256 in hexadecimal digits: the model's own where it has no external data."""
-        return self.digest.hexdigest()
 
 
 # Imported by name: protobuf ships without types.
@@ -114,20 +91,6 @@ def read_model(path: str | os.PathLike[str], *, limits: ReadingLimits = _DEFAULT
     return parse_model(read_bytes(path, limits=limits), limits=limits)
 
 
-def read_bytes(path: str | os.PathLike[str], *, limits: ReadingLimits = _DEFAULT_LIMITS) -> ModelBytes:
-    """The bytes of an ONNX file; see `read_model`.
-
-    Raises:
-        ModelFileError: Missing, not a regular file, of another kind, or over 2 GiB.
-    """
-    given = Path(path)
-    try:
-        resolved, data = _file_bytes(given, limits)
-    except CamrtError as error:
-        raise type(error)(f"{given}: {error}") from None
-    return ModelBytes(given, resolved, data, hashlib.sha256(data))
-
-
 def parse_model(source: ModelBytes, *, limits: ReadingLimits = _DEFAULT_LIMITS) -> ModelFile:
     """The model of a file's bytes, checked, with its external data; see `read_model`."""
     given, path, digest, size = source.given, source.path, source.digest.copy(), len(source.data)
@@ -140,54 +103,13 @@ def parse_model(source: ModelBytes, *, limits: ReadingLimits = _DEFAULT_LIMITS) 
     return ModelFile(path, model, digest.hexdigest(), notes)
 
 
-def _file_bytes(path: Path, limits: ReadingLimits) -> tuple[Path, bytes]:
-    """Read a regular file whole, having looked at its size and its first bytes; never waits for a pipe."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        resolved = path.resolve(strict=True)
-        size = _regular_size(resolved.stat(), limits)
-        descriptor = os.open(resolved, flags)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            size = _regular_size(os.fstat(descriptor), limits)
-            head = file.read(min(size, 4096))
-            kind = describe_kind(head)
-            if kind is not None:
-                raise ModelFileError(f"is not an ONNX file: it looks like {kind[0]}; {kind[1]}")
-            file.seek(0)
-            data = file.read(size)
-    except FileNotFoundError:
-        raise ModelFileError(describe_missing(path)) from None
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name, no permission
-        if isinstance(error, CamrtError):
-            raise
-        raise ModelFileError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) != size:
-        raise ModelFileError("changed while it was read; try again")
-    return resolved, data
-
-
-def _regular_size(status: os.stat_result, limits: ReadingLimits) -> int:
-    if stat.S_ISDIR(status.st_mode):
-        raise ModelFileError("is a folder; give the .onnx file in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise ModelFileError("is not a regular file")
-    if status.st_size == 0:
-        raise ModelFileError("is empty; download or export it again")
-    if status.st_size > limits.max_file_bytes:
-        raise ModelFileError(
-            f"has {human_bytes(status.st_size)}; an ONNX file holds {human_bytes(limits.max_file_bytes)} "
-            "at most (a limit of protobuf): save it with its weights as external data"
-        )
-    return status.st_size
-
-
-def _parse(data: bytes, limits: ReadingLimits) -> onnx.ModelProto:
+def _parse(data: bytearray, limits: ReadingLimits) -> onnx.ModelProto:
     check_field_count(data, limits.max_fields)
     model = onnx.ModelProto()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # protobuf's "unexpected end-group tag"
-            used = model.ParseFromString(data)
+            used = model.ParseFromString(memoryview(data))
     except _DecodeError as error:
         raise ModelFileError(f"is not an ONNX file, or is damaged: {error}") from None
     if used != len(data):

@@ -39,7 +39,7 @@ def _table(message: Any, known: dict[str, _Table]) -> _Table:
 _MODEL: _Table = _table(onnx.ModelProto.DESCRIPTOR, {})
 
 
-def check_field_count(data: bytes, max_fields: int) -> None:
+def check_field_count(data: bytes | bytearray, max_fields: int) -> None:
     """Walk the fields of a serialised model.
 
     Args:
@@ -110,7 +110,7 @@ def check_field_count(data: bytes, max_fields: int) -> None:
         raise ModelFileError(_truncated(len(data))) from None
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: bytes | bytearray, position: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         byte = data[position]

@@ -161,8 +161,10 @@ def repack(whole: bytes, change: Any) -> bytes:
     "change",
     [
         lambda told: {**told, "key": "another"},
-        lambda told: {**told, "weights": [[0, 10**12, 4]]},
-        lambda told: {**told, "weights": [[999, 0, 4]]},
+        lambda told: {**told, "weights": [[10**12, 4, 0]]},
+        lambda told: {**told, "weights": [[4, 4, 999]]},
+        lambda told: {**told, "weights": [told["weights"][0], *told["weights"]]},
+        lambda told: {**told, "weights": [[*told["weights"][0][:1], 4096, *told["weights"][0][2:]]]},
         lambda told: {**told, "weights": "x"},
         lambda told: {**told, "analysis": {}},
         lambda told: {**told, "analysis": {**told["analysis"], "front": {"is": "Path", "of": {}}}},

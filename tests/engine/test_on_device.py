@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import camrt
+from camrt.engine.build import build_engine
 from camrt.engine.device import TorchDevice
 from camrt.engine.heads import contributions
-from camrt.engine.load import build_engine
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import AdjointError, InputError, MethodError
 from camrt.export.io.model_file import read_model

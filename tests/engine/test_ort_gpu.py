@@ -21,8 +21,8 @@ pytest.importorskip("torch", reason="torch is missing: pip install 'camrt[torch]
 import onnxruntime as ort
 import torch
 
+from camrt.engine.build import build_engine
 from camrt.engine.device import TorchDevice
-from camrt.engine.load import build_engine
 from camrt.engine.plan_recorder import GraphRecorder, run_every_graph
 from camrt.engine.runtime import ort_gpu as module
 from camrt.engine.runtime.ort_cpu import OnnxRuntime

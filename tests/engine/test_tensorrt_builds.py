@@ -13,7 +13,7 @@ from helpers.zoo import HEADS, Net, classifier, save
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is missing: pip install 'camrt[dev]'")
 
 from camrt.default import model_path
-from camrt.engine.load import build_engine
+from camrt.engine.build import build_engine
 from camrt.engine.plan_recorder import GraphRecorder, run_every_graph
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.engine.tensorrt_plans.bindings import import_bindings

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import camrt
 from camrt.cli.main import app
-from camrt.engine.load import build_engine
+from camrt.engine.build import build_engine
 from camrt.engine.plan_export import export_plans
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.engine.tensorrt_plans import bindings as bindings_module

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, load_from_string
 
 import camrt
-from camrt.engine.load import build_engine
+from camrt.engine.build import build_engine
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import BackendError, SmallerBatchWarning
 from camrt.export.io.model_file import read_model
