@@ -19,6 +19,7 @@ from camrt.engine.output_probe import make_output_prober
 from camrt.engine.preprocess_adaptation import adapt_preprocessing
 from camrt.engine.restoring import make_engine
 from camrt.engine.runtime import Backend, Runner
+from camrt.engine.runtime.first_run import FirstRunChecked
 from camrt.engine.shape_probe import make_shape_observer
 from camrt.engine.verification import make_verified_cuts
 from camrt.errors import ModelFileError
@@ -90,6 +91,8 @@ def build_engine(
         verify: See `load`.
         store: Where what was found out is kept; None where it is not.
     """
+    if verify is not False and runtime.first_run_tolerance is not None:
+        runtime = FirstRunChecked(runtime, analyst, runtime.first_run_tolerance)
     watch = make_shape_observer(analyst)
     model = file.model
     metadata = {entry.key: entry.value for entry in model.metadata_props}

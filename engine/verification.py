@@ -37,6 +37,7 @@ from camrt.engine.noise import normal_noise
 from camrt.engine.options import Verify
 from camrt.engine.runtime import Backend, Runner
 from camrt.engine.scores import ScoreKind
+from camrt.engine.tensorrt_plans.build import Precision
 from camrt.errors import BackendError, CutError, UnsupportedModelError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, find_straight_through
 from camrt.export.graph.batch_effects import find_cross_batch_nodes, find_random_nodes
@@ -291,8 +292,9 @@ def make_verified_cuts(
         interface = limit_batch_to_one(interface, f"takes all images of a batch together ({together[0]})")
         notes.append(f"{together[0]} takes all images of a batch together: they are run one at a time")
     runner: Runner
-    here = runtime if level is False or type(runtime) is type(analyst) else analyst
-    precision = tolerance_of(graph)
+    answers_itself = type(runtime) is type(analyst) or runtime.first_run_tolerance is not None
+    here = runtime if level is False or answers_itself else analyst
+    precision = tolerance_of(graph, here.precision)
     while True:
         tapped, cuts, references = make_cuts(
             model, graph, targets, tensors, interface, here, batch_size, threads, unfactored, analyst
@@ -394,9 +396,11 @@ def limit_batch_to_one(interface: Interface, why: str) -> Interface:
     return replace(interface, batch=1)
 
 
-def tolerance_of(graph: Graph) -> Tolerance:
-    """How closely answers agree, by the numbers that a graph computes with."""
-    half = any(kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for kind in graph.types.values())
+def tolerance_of(graph: Graph, precision: Precision | None) -> Tolerance:
+    """How closely answers agree, by the numbers that a graph computes with, or is made to compute with."""
+    half = precision in ("fp16", "bf16") or any(
+        kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for kind in graph.types.values()
+    )
     rounding = [node for node in graph.nodes if node.op_type in ROUNDING]
     # What is put in front to make whole numbers of images rounds nothing that is compared.
     quantised = not all(node.output[0].startswith("camrt_") for node in rounding)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import onnx
 
 from camrt.engine.device import Device
+from camrt.engine.runtime.ort_providers import HOST_PROVIDERS
 from camrt.engine.tensorrt_plans.cuda_devices import list_cuda_devices
 from camrt.errors import BackendError, InputError
+
+if TYPE_CHECKING:
+    from camrt.engine.tensorrt_plans.build import Precision
 
 __all__ = ["Backend", "Runner", "make_onnx_runtime", "make_runtime"]
 
 TENSORRT_BACKENDS = ("tensorrt", "tensorrt-rtx")
-BACKENDS = ("onnxruntime", "onnxruntime-tensorrt", *TENSORRT_BACKENDS)
+BACKENDS = ("onnxruntime", "openvino", *HOST_PROVIDERS, "onnxruntime-tensorrt", *TENSORRT_BACKENDS)
 
 
 class Runner(Protocol):
@@ -54,13 +58,18 @@ class Backend(Protocol):
 
     Attributes:
         name: Its name.
+        precision: What graphs are made to compute in; None leaves them as they are.
         supports_scatter_add: Whether it has a ScatterElements that adds.
         taps_cell_contributions: Whether the cells' contributions are extra outputs of the model's graph;
             False where a kernel does not need them.
         device: The device that its runners' inputs and outputs are on.
+        first_run_tolerance: How far the first answers of its runners may be from ONNX Runtime's on the CPU,
+            see `camrt.engine.runtime.first_run`; None where they are not compared.
     """
 
     name: str
+    precision: Precision | None
+    first_run_tolerance: float | None
     supports_scatter_add: bool
     taps_cell_contributions: bool
     device: Device
@@ -101,12 +110,16 @@ def make_runtime(
     """
     if name not in BACKENDS:
         raise BackendError(f"unknown backend {name!r}; camrt has {', '.join(map(repr, BACKENDS))}")
+    if name == "openvino":
+        return make_openvino_runtime(device, threads, plans, precision)
     if device != "cpu" and device != "cuda" and not device.startswith("cuda:"):
         raise BackendError(f"device={device!r} must be 'cpu', 'cuda' or 'cuda:N'")
     if name in TENSORRT_BACKENDS:
         return make_tensorrt_runtime(name, device, plans, model, precision)
     if plans is not None and name != "onnxruntime-tensorrt":
         raise InputError(f"plans= is TensorRT's, and means nothing to backend={name!r}")
+    if name in HOST_PROVIDERS and device != "cpu":
+        raise BackendError(f"backend={name!r} takes arrays of the host: leave device= out")
     if device != "cpu":
         list_cuda_devices()  # before torch, or anything of CUDA's, is imported
         with require_torch(name):
@@ -117,18 +130,39 @@ def make_runtime(
         provider: Literal["cuda", "tensorrt"] = "tensorrt" if name == "onnxruntime-tensorrt" else "cuda"
         kind = None if precision is None else check_precision(precision)
         return OnnxRuntimeGpu(provider, torch.device(device), precision=kind, cache=plans)
-    if name != "onnxruntime":
+    if name == "onnxruntime-tensorrt":
         raise BackendError(f"backend={name!r} runs on a GPU: pass device='cuda' or 'cuda:N'")
     if precision not in (None, "fp32"):
-        raise InputError(f"precision={precision!r} is for a GPU: on the CPU a file is run as it is")
-    return make_onnx_runtime(threads=threads)
+        raise InputError(
+            f"precision={precision!r} is for a GPU, or for backend='openvino': ONNX Runtime on the CPU runs "
+            "a file as it is"
+        )
+    return make_onnx_runtime(threads=threads, backend=name)
 
 
-def make_onnx_runtime(*, threads: int | None, few_runs: bool = False) -> Backend:
+def make_onnx_runtime(
+    *, threads: int | None, few_runs: bool = False, backend: str = "onnxruntime"
+) -> Backend:
     """ONNX Runtime on the CPU; see `camrt.engine.runtime.ort_cpu.OnnxRuntime`."""
     from camrt.engine.runtime.ort_cpu import OnnxRuntime
 
-    return OnnxRuntime(threads=threads, few_runs=few_runs)
+    return OnnxRuntime(threads=threads, few_runs=few_runs, backend=backend)
+
+
+def make_openvino_runtime(
+    device: str, threads: int | None, plans: str | os.PathLike[str] | None, precision: str | None
+) -> Backend:
+    """OpenVINO; see `camrt.engine.runtime.openvino.OpenVino`.
+
+    Raises:
+        BackendError: It is missing, or has no such device here, or that does not compute so.
+        InputError: An option that means nothing to it.
+    """
+    from camrt.engine.runtime.openvino import OpenVino
+
+    if plans is not None:
+        raise InputError("plans= is TensorRT's, and means nothing to backend='openvino'")
+    return OpenVino(device=device, threads=threads, precision=precision)
 
 
 def make_tensorrt_runtime(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,15 @@ from camrt.engine.runtime.arenas import (
 )
 from camrt.engine.runtime.deadline import call_after
 from camrt.engine.runtime.host_runner import HostRunner
+from camrt.engine.runtime.ort_providers import HOST_PROVIDERS, check_provider
 from camrt.engine.runtime.worker_threads import run_with_deadline
 from camrt.errors import BackendError
 from camrt.export.budget import allowed_memory, memory_limit_error, seconds_left
 from camrt.export.graph.held_weights import is_held_type, tensor_values
-from camrt.export.onnx_sessions import open_session
+from camrt.export.onnx_sessions import CPU_ONLY, open_session
+
+if TYPE_CHECKING:
+    from camrt.engine.tensorrt_plans.build import Precision
 
 __all__ = ["OnnxRuntime", "OnnxRuntimeRunner"]
 
@@ -45,6 +49,7 @@ FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
     UnicodeDecodeError,  # its message quotes a name of the file's that is no text
 )
+FIRST_RUN_TOLERANCE = 1e-2  # of other providers: see `camrt.engine.runtime.openvino`
 QUICK_SECONDS = 0.01  # seconds: what takes less is run without another thread the next time
 QUICK_TIMEOUT = 0.3  # seconds after which it is stopped there, if it does take long
 SEVERITY_ERROR = 3  # onnxruntime's severity: what it warns of is no concern of who asks for a map
@@ -100,20 +105,34 @@ def externalize_weights(model: onnx.ModelProto) -> ExternalWeights:
 
 
 class OnnxRuntime:
-    """Makes runners on ONNX Runtime's CPU provider.
+    """Makes runners on ONNX Runtime's CPU provider, or on another one that takes arrays of the host.
 
     Args:
         threads: Threads within an operator; None lets the runtime choose.
         few_runs: Whether its graphs are run a few times only: weights are then left as they are, which makes
             a graph ready sooner, rather than laid out anew for speed.
+        backend: "onnxruntime", or a name of `HOST_PROVIDERS`.
+
+    Attributes:
+        name: The backend.
+
+    Raises:
+        BackendError: This ONNX Runtime does not have the provider.
     """
 
-    name = "onnxruntime"
     supports_scatter_add = True
     taps_cell_contributions = True
     device = NUMPY_DEVICE
+    precision: Precision | None = None
 
-    def __init__(self, *, threads: int | None = None, few_runs: bool = False) -> None:
+    def __init__(
+        self, *, threads: int | None = None, few_runs: bool = False, backend: str = "onnxruntime"
+    ) -> None:
+        self.name = backend
+        self.provider = HOST_PROVIDERS.get(backend)
+        self.first_run_tolerance = None if self.provider is None else FIRST_RUN_TOLERANCE
+        if self.provider is not None:
+            check_provider(self.provider)
         self.threads = threads
         self.few_runs = few_runs
 
@@ -141,19 +160,25 @@ class OnnxRuntime:
             if self.few_runs:
                 options.add_session_config_entry("session.disable_prepacking", "1")
             held.add_to_options(options)
+            providers: list[Any] = list(CPU_ONLY)
+            if self.provider is not None:
+                providers.insert(0, (self.provider.name, self.provider.options(threads)))
+                options.enable_mem_pattern = self.provider.memory_pattern
             limit_constant_folding(options, folded)
             limit = allowed_memory() + 2 * weights  # which may be laid out anew
             try:
                 with register_arena(limit) as arena:
                     arena.add_to_options(options)
                     session = run_with_deadline(
-                        lambda: open_session(data, options),
+                        lambda: open_session(data, options, providers),
                         lambda: options.set_load_cancellation_flag(True),
                     )
             except FAILURES as error:
                 if OUT_OF_MEMORY.search(str(error)):
                     raise memory_limit_error(f"to make the {label} ready") from error
                 raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
+            if self.provider is not None:
+                check_provider(self.provider, session.get_providers())
             return ArenaSession(session, arena, label, threads)
 
         return OnnxRuntimeRunner(make, label, batch, self.threads)

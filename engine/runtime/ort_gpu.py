@@ -83,6 +83,7 @@ class OnnxRuntimeGpu:
 
     supports_scatter_add = True
     taps_cell_contributions = False
+    first_run_tolerance: float | None = None
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class OnnxRuntimeGpu:
         list_cuda_devices()
         check_built((CUDA,) if provider == "cuda" else (TENSORRT, CUDA))
         self.name = "onnxruntime" if provider == "cuda" else "onnxruntime-tensorrt"
-        self.precision = precision
+        self.precision: Precision | None = precision
         self._device = numbered_cuda_device(str(device))
         self.device: Device = TorchDevice(self._device)
         self._provider = provider

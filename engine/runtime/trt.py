@@ -13,6 +13,7 @@ from camrt.engine.arrays import concat
 from camrt.engine.device import Device, TorchDevice, check_gpu
 from camrt.engine.runtime.batch_splitting import OomSplitter
 from camrt.engine.tensorrt_plans.bindings import Bindings, TensorRTModule
+from camrt.engine.tensorrt_plans.build import Precision
 from camrt.engine.tensorrt_plans.store import PlanStore
 from camrt.errors import BackendError
 
@@ -39,6 +40,8 @@ class TensorRT:
 
     supports_scatter_add = False
     taps_cell_contributions = False
+    precision: Precision | None = None  # plans have the one that they were built with
+    first_run_tolerance: float | None = None
 
     def __init__(self, folder: PlanStore, trt: Bindings, device: str) -> None:
         self.name: str = trt.flavour

@@ -15,7 +15,7 @@ from camrt.errors import BackendError, ClampedConstantWarning, InputError
 from camrt.export.adjoint import GRADIENT
 from camrt.export.rewrites.float_types import cast_floats, largest_finite
 
-__all__ = ["BuildOptions", "PlanBuilder", "Precision", "cast_to_precision", "check_precision"]
+__all__ = ["BuildOptions", "PlanBuilder", "Precision", "cast_to_precision", "check_precision", "is_gradient"]
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 ELEMENT_TYPES: Mapping[str, int] = {
@@ -126,7 +126,7 @@ class PlanBuilder:
 
 def cast_to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """A graph that computes in a precision; that of a gradient stays as it is."""
-    if precision == "fp32" or GRADIENT in {value.name for value in model.graph.output}:
+    if precision == "fp32" or is_gradient(model):
         return model
     own = onnx.ModelProto()
     own.CopyFrom(model)
@@ -140,6 +140,11 @@ def cast_to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.Mode
             ClampedConstantWarning,
         )
     return own
+
+
+def is_gradient(model: onnx.ModelProto) -> bool:
+    """Whether a graph gives a gradient, which needs the range of float32."""
+    return GRADIENT in {value.name for value in model.graph.output}
 
 
 def _logger(trt: TensorRTModule) -> Any:

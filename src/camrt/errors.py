@@ -32,6 +32,7 @@ __all__ = [
     "TrainingError",
     "UnsafeModelError",
     "UnsupportedModelError",
+    "WrongAnswerError",
 ]
 
 
@@ -112,6 +113,10 @@ class StorageError(CamrtError, OSError):
 
 class BackendError(CamrtError, RuntimeError):
     """The runtime refused the model or failed while running it."""
+
+
+class WrongAnswerError(CamrtError, ArithmeticError):
+    """A runtime answers something else than ONNX Runtime on the CPU does; nothing of it was used."""
 
 
 class CamrtWarning(UserWarning):
