@@ -70,9 +70,11 @@ def load(
             `torch.export.save` wrote (.pt2, see `trusted`), which run in torch by hooks. Those must return
             logits.
         backend: The runtime; never another one in its place. "onnxruntime" for a file, which on a GPU is its
-            CUDA provider; "onnxruntime-tensorrt" for its TensorRT provider; "tensorrt" or "tensorrt-rtx" for
-            plans that were built of the file; "torch" for a torch model. None for "onnxruntime" or "torch".
-        device: "cpu", "cuda" or "cuda:N". A torch module must be there already.
+            CUDA provider; "openvino"; "onnxruntime-xnnpack", "onnxruntime-coreml", "onnxruntime-directml" or
+            "onnxruntime-tensorrt" for other providers of ONNX Runtime; "tensorrt" or "tensorrt-rtx" for plans
+            that were built of the file; "torch" for a torch model. None for "onnxruntime" or "torch".
+        device: "cpu", "cuda" or "cuda:N"; of OpenVINO also its names of other devices, such as "GPU". A torch
+            module must be there already.
         target: Name of the tensor, or of the node that makes it, to explain at; None finds the last
             activation with two spatial axes before they are pooled or flattened
             (`camrt.export.heads.target_rules`), of a network with two branches one in each. Several are
@@ -103,15 +105,18 @@ def load(
             machine and control groups (a container's limit) leave, 8 GiB at most.
         plans: Folder of TensorRT plans, as `camrt export MODEL --to tensorrt` writes it; for
             "onnxruntime-tensorrt" the folder it keeps those in that it builds.
-        precision: "fp32", "fp16" or "bf16": what a file's graphs are made to compute in on a GPU (gradients
-            stay in float32), and what plans and torch modules must compute in; None takes them as they are.
+        precision: "fp32", "fp16" or "bf16": what a file's graphs are made to compute in on a GPU and by
+            OpenVINO (gradients stay in float32), and what plans and torch modules must compute in; None takes
+            them as they are. Half precision rounds each layer to 11 or 8 bits: logits are then off by
+            hundredths of the largest one, and close classes may change places.
         compile: Of torch models, which then run without their Python: True or a mode of `torch.compile`
             ("default", "reduce-overhead", "max-autotune"), or "cudagraphs". Each shape of batch is traced
             when it is first run; code that looks at numbers is refused.
         verify: Whether the engine's answers are compared with the model's on four images of noise, and what
             does not agree is not used (`engine.notes` says so); at the cost of about three forward passes.
             "thorough" compares every question on more noise (`engine.verification` has the errors), False
-            nothing.
+            nothing. What OpenVINO, or another provider of ONNX Runtime on the host, answers first by each
+            graph is compared with ONNX Runtime's answer on the CPU (`camrt.engine.runtime.first_run`).
         trusted: Whether a .pt2 file may be opened, which runs code that is in it (see
             `camrt.export.io.torch_archive`): only where you trust its author as that of a program. Nothing in
             an ONNX file runs, so there it changes nothing, and lifts no limit.
@@ -125,6 +130,8 @@ def load(
             nothing of it was run.
         UnsupportedModelError: It is not a single-input classifier with an (N, C) output.
         CutError: It has no such target, or cannot be cut there.
+        WrongAnswerError: The runtime answers something else than ONNX Runtime on the CPU; the engine's calls
+            may raise it too.
         BackendError: Unknown backend or device, or the runtime refuses the model, or is missing, or plans are
             stale or foreign.
         DeadlineError: It took longer than `load_deadline`.
@@ -208,7 +215,7 @@ def load(
                 "cache": cache,
             }
             store = None
-            if cache and type(runtime) is type(analyst):
+            if cache and type(runtime) is type(analyst) and runtime.first_run_tolerance is None:
                 depends = {name: value for name, value in common.items() if name != "labels"}
                 store = find_store(raw, {**depends, "max_memory": max_memory})
             kept = None if store is None else store.read(raw.data)

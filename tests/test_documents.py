@@ -172,6 +172,8 @@ BEFORE = {
 def test_python(block: Block) -> None:
     if re.search(r"cuda|tensorrt", block.text):
         pytest.skip("the block needs a GPU")
+    if "openvino" in block.text and importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is missing: pip install 'camrt[openvino]'")
     names: dict[str, Any] = {"camrt": camrt}
     for words, before in BEFORE.items():
         if words in block.text:

@@ -344,7 +344,7 @@ def test_there_are_two_kinds_of_tensorrt():
         (
             {"precision": "fp16"},
             InputError,
-            "precision='fp16' is for a GPU: on the CPU a file is run as it is",
+            "precision='fp16' is for a GPU, or for backend='openvino': ONNX Runtime on the CPU runs a file",
         ),
     ],
     ids=["no plans", "no GPU", "plans for nothing", "precision for nothing"],

@@ -49,13 +49,18 @@ PreprocessingOption = Annotated[
 ]
 Size = Annotated[str | None, typer.Option(help="HxW to bring images to, where the model leaves it open.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; with --backend openvino also GPU or NPU.")]
 BackendName = Annotated[
     str | None,
-    typer.Option(help="onnxruntime, onnxruntime-tensorrt, tensorrt, tensorrt-rtx; for .pt2 files torch."),
+    typer.Option(
+        help="onnxruntime, openvino, onnxruntime-xnnpack, -coreml, -directml or -tensorrt, tensorrt, "
+        "tensorrt-rtx; for .pt2 files torch."
+    ),
 ]
 Plans = Annotated[Path | None, typer.Option(help="Folder of TensorRT plans, see camrt export.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or bf16, on a GPU.")]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32, fp16 or bf16: on a GPU, and with --backend openvino.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images run at once: the bound on memory.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Measure this many images, drawn with the seed.")]
