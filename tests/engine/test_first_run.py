@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 import camrt
-from camrt.engine.load import build_engine
+from camrt.engine.build import build_engine
 from camrt.engine.runtime.first_run import size_of_error
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.engine.runtime.ort_providers import HOST_PROVIDERS, HostProvider, check_provider

@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import camrt
-from camrt.engine.load import build_engine
+from camrt.engine.build import build_engine
 from camrt.engine.plan_recorder import GraphRecorder, run_every_graph
 from camrt.engine.runtime import make_onnx_runtime, openvino
 from camrt.engine.runtime.openvino import OpenVino
