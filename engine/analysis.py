@@ -51,6 +51,7 @@ LARGE_WEIGHT_BYTES = 1 << 12  # smaller ones are written into the entry
 GAP_BYTES = 4  # between weights at least: protobuf has a tag and a length there
 PREFIX_BYTES = 64  # of a weight, by which it is looked for
 MOST_PLACES = 16  # where its first bytes are found, that are compared whole
+INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders whose files change with their version
 MAX_OPTIONS = 1 << 16  # characters of the options: more are not worth a key
 
 
@@ -178,8 +179,10 @@ def environment() -> tuple[str, ...]:
 
 
 def last_change() -> str:
-    """When the newest file of the rooms that analyse graphs was changed: of a version in development."""
+    """When the newest file of the rooms that analyse graphs was changed, of a version in development."""
     newest = 0
+    if INSTALLED & set(Path(camrt.__file__).parts):
+        return ""
     for room in ("engine", "export", "kernels"):
         for place in getattr(camrt, room).__path__:
             for folder, _, names in os.walk(place):

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import camrt
 from camrt.engine import cuts
 from camrt.engine.cuts import make_head
-from camrt.engine.methods import METHODS_BY_NAME
+from camrt.engine.methods import METHODS
 from camrt.errors import CutError, MethodError
 from camrt.evaluation.suite import METRICS
 from camrt.export.adjoint.registry import RULES
@@ -55,7 +55,7 @@ def test_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = example("engine/methods/mean_gradient.py", tmp_path).MeanGradient
     (tmp_path / "oracle").mkdir()
     oracle = example("tests/helpers/oracles/mean_gradient.py", tmp_path / "oracle").mean_gradient
-    monkeypatch.setitem(METHODS_BY_NAME, "meangradient", method)
+    monkeypatch.setitem(METHODS, "meangradient", f"{method.__module__}:{method.__name__}")
     small = classifier("flattened-linear", trunk="convolve")
     images = np.random.default_rng(0).normal(size=(2, *small.image)).astype(np.float32)
     found = load(small, tmp_path).explain(images, "mean-gradient", targets=1)

@@ -6,66 +6,44 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
-from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method, Need
-from camrt.engine.methods.calm import CALM
-from camrt.engine.methods.cam import CAM, ActivationCAM
-from camrt.engine.methods.eigen import EigenCAM
-from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from camrt.engine.methods.guided import (
-    GuidedAblationCAM,
-    GuidedActivationCAM,
-    GuidedBackpropagation,
-    GuidedGradCAM,
-    GuidedGradCAMPlusPlus,
-    GuidedPixabCAM,
-    GuidedScoreCAM,
-    GuidedXGradCAM,
-)
-from camrt.engine.methods.opti import OptiCAM
-from camrt.engine.methods.pixab import PixabCAM
-from camrt.engine.methods.pixels import (
-    Gradient,
-    IntegratedGradients,
-    SmoothGrad,
-    TextbookIntegratedGradients,
-    VarGrad,
-)
-from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
+from camrt.kernels.fork_safety import block_forks
 
 __all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "Need", "make_method", "methods", "suggest_options"]
 
-METHODS: tuple[type[Method], ...] = (
-    CAM,
-    CALM,
-    ActivationCAM,
-    EigenCAM,
-    ScoreCAM,
-    AblationCAM,
-    PixabCAM,
-    GradCAM,
-    GradCAMPlusPlus,
-    XGradCAM,
-    HiResCAM,
-    LayerCAM,
-    OptiCAM,
-    Gradient,
-    IntegratedGradients,
-    TextbookIntegratedGradients,
-    SmoothGrad,
-    VarGrad,
-    GuidedBackpropagation,
-    GuidedGradCAM,
-    GuidedGradCAMPlusPlus,
-    GuidedXGradCAM,
-    GuidedScoreCAM,
-    GuidedAblationCAM,
-    GuidedActivationCAM,
-    GuidedPixabCAM,
-)
+METHODS: dict[str, str] = {
+    "cam": ".cam:CAM",
+    "calm": ".calm:CALM",
+    "activation": ".cam:ActivationCAM",
+    "eigen": ".eigen:EigenCAM",
+    "score": ".score:ScoreCAM",
+    "ablation": ".ablation:AblationCAM",
+    "pixab": ".pixab:PixabCAM",
+    "grad": ".gradients:GradCAM",
+    "grad++": ".gradients:GradCAMPlusPlus",
+    "xgrad": ".gradients:XGradCAM",
+    "hires": ".gradients:HiResCAM",
+    "layer": ".gradients:LayerCAM",
+    "opti": ".opti:OptiCAM",
+    "gradient": ".pixels:Gradient",
+    "integrated": ".pixels:IntegratedGradients",
+    "integratedtextbook": ".pixels:TextbookIntegratedGradients",
+    "smoothgrad": ".pixels:SmoothGrad",
+    "vargrad": ".pixels:VarGrad",
+    "guided": ".guided:GuidedBackpropagation",
+    "guidedgrad": ".guided:GuidedGradCAM",
+    "guidedgrad++": ".guided:GuidedGradCAMPlusPlus",
+    "guidedxgrad": ".guided:GuidedXGradCAM",
+    "guidedscore": ".guided:GuidedScoreCAM",
+    "guidedablation": ".guided:GuidedAblationCAM",
+    "guidedactivation": ".guided:GuidedActivationCAM",
+    "guidedpixab": ".guided:GuidedPixabCAM",
+}
+"""By canonical name, the module and the class: imported when a method is first asked for."""
 
 
 def canonical_name(name: str) -> str:
@@ -74,12 +52,17 @@ def canonical_name(name: str) -> str:
     return re.sub(r"cam(\+*)$", r"\1", plain) or plain
 
 
-METHODS_BY_NAME: dict[str, type[Method]] = {canonical_name(method.name): method for method in METHODS}
+def find_method(name: str) -> type[Method]:
+    """The class of a method in `METHODS`."""
+    module, _, kind = METHODS[name].partition(":")
+    with block_forks():
+        found: type[Method] = getattr(import_module(module, __name__), kind)
+    return found
 
 
 def methods() -> dict[str, type[Method]]:
     """The methods by name. Each is a frozen dataclass: its fields are its options."""
-    return {method.name: method for method in METHODS}
+    return {method.name: method for method in map(find_method, METHODS)}
 
 
 def make_method(method: str | Method, options: dict[str, Any]) -> Method:
@@ -95,12 +78,12 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method:
                 f"{type(method).__name__}({', '.join(f'{name}=...' for name in options)})"
             )
         return method
-    if not isinstance(method, str) or canonical_name(method) not in METHODS_BY_NAME:
+    if not isinstance(method, str) or canonical_name(method) not in METHODS:
         listing = ", ".join(methods())
-        close = difflib.get_close_matches(canonical_name(str(method)), METHODS_BY_NAME, 1)
-        hint = f"; did you mean {METHODS_BY_NAME[close[0]].name!r}?" if close else ""
+        close = difflib.get_close_matches(canonical_name(str(method)), METHODS, 1)
+        hint = f"; did you mean {find_method(close[0]).name!r}?" if close else ""
         raise MethodError(f"unknown method {method!r}{hint} (methods: {listing})")
-    found = METHODS_BY_NAME[canonical_name(method)]
+    found = find_method(canonical_name(method))
     known = {field.name for field in fields(found)}
     unknown = sorted(set(options) - known)
     if unknown:
