@@ -22,11 +22,15 @@ from typing import Any
 from camrt.errors import InputError, StorageError
 from camrt.export.io.atomic_files import is_same_file, remove_drafts, storage_errors, try_lock, write_atomic
 
-__all__ = ["JOURNAL_FILE", "RUN_FILE", "RunFolder", "lock_folder"]
+__all__ = ["DATA_SET", "JOURNAL_FILE", "RUN_FILE", "RunFolder", "lock_folder", "read_results"]
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = "written.jsonl"
 LOCK_FILE = ".camrt-lock"
+DATA_SET = "stack-mix"
+"""The kind of run that makes images to be used as images; what others write are results."""
+
+MAX_NOTES = 1 << 28  # bytes of notes that are read where images are looked for, in folders of anybody
 FORK_WAIT_SECONDS = 10.0  # seconds that a child which was just forked gets to let go of what its parent held
 
 _LOCK_HANDLES: set[int] = set()
@@ -184,6 +188,20 @@ class RunFolder:
                 with suppress(OSError):
                     file.truncate(before)
                 raise
+
+
+def read_results(folder: Path) -> frozenset[str] | None:
+    """The files in a folder that a run noted as its results; None where there is no run, or a data set's."""
+    notes = [folder / RUN_FILE, folder / JOURNAL_FILE]
+    try:
+        if not all(path.is_file() and path.stat().st_size <= MAX_NOTES for path in notes):
+            return None
+        description, (lines, _) = _read_description(notes[0]), _read_journal(notes[1])
+    except (InputError, OSError):
+        return None  # another program's files of these names, or ours damaged: every image may be anybody's
+    if description is None or description["run"] == DATA_SET:
+        return None
+    return frozenset(name for line in lines for name in line.get("writes", ()))
 
 
 def _read_journal(journal: Path) -> tuple[list[dict[str, Any]], int | None]:

@@ -45,7 +45,7 @@ class Command:
 
 REPORT = ("matplotlib", "pyarrow", "skimage", "scipy")
 COMMANDS = {
-    "explain": Command(("explain", *ON_SQUARES, "-m", "cam"), ("explaining", "3 images", "files in")),
+    "explain": Command(("explain", *ON_SQUARES, "-m", "cam"), ("explaining", "/3", "3 images", "files in")),
     "inspect": Command(("inspect", "model.onnx"), ("Targets", "pooled")),
     "methods": Command(("methods",), ("pixab", "layercam")),
     "train classifier": Command(
@@ -217,3 +217,13 @@ def test_a_bar_is_silent_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar("counting") as show:
         show(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_names_no_time_left_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with progress_bar("counting") as show:
+        show(1)
+    assert "1/?" in screen.getvalue()
+    assert "left" not in screen.getvalue()

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import lazy_loader
 
+from camrt.training.libraries import training_imports
+
 if TYPE_CHECKING:
     from camrt.training.classifier import Classifier, ParameterGroups, with_head
     from camrt.training.heads import CALMHead, CAMHead
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is there
-    __getattr__, __dir__, _ = lazy_loader.attach(
+    _import, __dir__, _ = lazy_loader.attach(
         __name__,
         submod_attrs={
             "classifier": ["Classifier", "ParameterGroups", "with_head"],
@@ -51,3 +53,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is ther
             "lr_search": ["Search", "search"],
         },
     )
+
+    def __getattr__(name: str) -> object:
+        with training_imports():
+            return _import(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from camrt.errors import InputError, TrainingError
 from camrt.training import paper_trunks
 from camrt.training.classifier import Classifier, build_head
 from camrt.training.heads import HeadKind
+from camrt.training.libraries import training_imports
 from camrt.training.small_network import SmallNetwork, TinyNetwork
 from camrt.training.strides import set_map_stride
 from camrt.training.tensor_files import read_tensors
@@ -94,7 +96,8 @@ def build_trunk(
 
 def torchvision_model(name: str, imagenet: bool) -> nn.Module:
     """One of torchvision's classifiers."""
-    models = import_library("torchvision.models", "torchvision")
+    with training_imports("backbones"):
+        models = import_module("torchvision.models")
     options: dict[str, Any] = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
     if name not in models.list_models(module=models):
         raise InputError(
@@ -108,25 +111,12 @@ def torchvision_model(name: str, imagenet: bool) -> nn.Module:
 
 def timm_model(name: str, imagenet: bool) -> nn.Module:
     """One of timm's classifiers."""
-    timm = import_library("timm", "timm")
+    with training_imports("backbones"):
+        timm = import_module("timm")
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}; timm.list_models() names them")
     model: nn.Module = timm.create_model(name, pretrained=imagenet)
     return model
-
-
-def import_library(module: str, package: str) -> Any:
-    """An optional library.
-
-    Raises:
-        TrainingError: It is missing.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise TrainingError(f"this backbone needs {package}: pip install 'camrt[backbones]'") from error
 
 
 def load_trunk_weights(trunk: nn.Module, source: Path) -> None:

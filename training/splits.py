@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.engine.digests import combined_digest, file_digest
-from camrt.engine.images.read import is_image_name
+from camrt.engine.images.read import list_class_folders, list_images
 from camrt.errors import DataError
 from camrt.export.io.text_files import read_text_file
 
@@ -55,12 +55,11 @@ def read_class_folders(folder: Path, labels: Sequence[str] | None = None) -> Spl
 
     Raises:
         DataError: No such folder, no class folders, a class without images, or other classes than `labels`.
+        ImageError: A folder cannot be listed.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder")
-    names = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = list_class_folders(folder)
     if not names:
         raise DataError(f"{folder} holds no folders: each class needs one, with its images")
     if labels is not None and tuple(names) != tuple(labels):
@@ -68,7 +67,7 @@ def read_class_folders(folder: Path, labels: Sequence[str] | None = None) -> Spl
     files: list[Path] = []
     classes: list[int] = []
     for index, name in enumerate(names):
-        found = sorted(path for path in (folder / name).rglob("*") if path.is_file() and is_image_name(path))
+        found = list_images(folder / name)
         if not found:
             raise DataError(
                 f"{folder / name} holds no images: put some there, or remove the folder of that class"

@@ -17,11 +17,21 @@ from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.images.bit_depth import read_bit_depth, to_8_bits
 from camrt.engine.images.pillow_warnings import refuse_bomb, silence_pillow
 from camrt.engine.images.streams import image_bytes, is_stream
+from camrt.engine.run_folder import read_results
 from camrt.errors import ImageError, InputRangeWarning
 from camrt.export.io.file_kinds import describe_missing
 from camrt.kernels.fork_safety import block_forks
 
-__all__ = ["ImageSource", "find_images", "is_image_name", "read_image", "readable_formats"]
+__all__ = [
+    "ImageSource",
+    "describe_results",
+    "find_images",
+    "is_image_name",
+    "list_class_folders",
+    "list_images",
+    "read_image",
+    "readable_formats",
+]
 
 ImageSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | bytes | bytearray | IO[bytes]
 """What `read_image` accepts."""
@@ -178,16 +188,19 @@ def find_images(
     paths: Iterable[str | os.PathLike[str]],
     *,
     on_error: Callable[[ImageError], None] | None = None,
+    on_results: Callable[[Path, int], None] | None = None,
 ) -> Iterator[Path]:
     """The image files among some paths, one by one.
 
     Folders are walked with their sub-folders, in the order of the names; files in them count by their
     suffix (see `is_image_name`), and names that begin with a dot do not count. Links to folders inside a
-    folder are not followed. A file that is named itself is always yielded.
+    folder are not followed. Images that camrt wrote as results, such as overlays, and noted in their folder,
+    are left out. A file that is named itself is always yielded.
 
     Args:
         paths: Files and folders.
         on_error: Called with each error instead of raising it; the walk then goes on.
+        on_results: Called with each folder of which results were left out, and how many images they were.
 
     Yields:
         Paths, folder by folder.
@@ -206,11 +219,20 @@ def find_images(
                 yield path
                 continue
             empty = True
-            for found in _walk(path, on_error):
+            results = 0
+
+            def leave_out(folder: Path, count: int) -> None:
+                nonlocal results
+                results += count
+                if on_results is not None:
+                    on_results(folder, count)
+
+            for found in _walk(path, on_error, leave_out, frozenset()):
                 empty = False
                 yield found
             if empty:
-                raise ImageError(f"{path}: no image in this folder")
+                others = f" but {results} that camrt wrote as results" if results else ""
+                raise ImageError(f"{path}: no image in this folder{others}")
         except ImageError as error:
             if on_error is None:
                 raise
@@ -222,7 +244,33 @@ def find_images(
             on_error(failure)
 
 
-def _walk(folder: Path, on_error: Callable[[ImageError], None] | None) -> Iterator[Path]:
+def describe_results(folder: Path, count: int) -> str:
+    """What to say of results that `find_images` left out."""
+    return f"{folder}: {count} image{'s' * (count != 1)} left out, which camrt wrote as results"
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images that `find_images` finds in a folder, by their paths; none is no error here.
+
+    Raises:
+        ImageError: A folder cannot be listed.
+    """
+    return sorted(_walk(folder, None, lambda results, count: None, frozenset()))
+
+
+def list_class_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder that may be classes: those of camrt's results are not."""
+    inner = (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in inner if read_results(entry) is None or list_images(entry))
+
+
+def _walk(
+    folder: Path,
+    on_error: Callable[[ImageError], None] | None,
+    on_results: Callable[[Path, int], None],
+    noted: frozenset[str],
+) -> Iterator[Path]:
+    """The images in a folder and its sub-folders; `noted` in it are results of a folder around it."""
     try:
         with os.scandir(folder) as listing:
             entries = sorted(
@@ -236,8 +284,14 @@ def _walk(folder: Path, on_error: Callable[[ImageError], None] | None) -> Iterat
             raise failure from error
         on_error(failure)
         return
-    for name, is_folder, leads_to_folder in entries:
+    noted |= read_results(folder) or frozenset()  # after the listing: files are noted before they are written
+    images = [name for name, _, leads_to_folder in entries if not leads_to_folder and is_image_name(name)]
+    if results := noted.intersection(images):
+        on_results(folder, len(results))
+    kept = {*images} - results
+    for name, is_folder, _ in entries:
         if is_folder:
-            yield from _walk(folder / name, on_error)
-        elif not leads_to_folder and is_image_name(name):
+            inner = frozenset(path.removeprefix(f"{name}/") for path in noted if path.startswith(f"{name}/"))
+            yield from _walk(folder / name, on_error, on_results, inner)
+        elif name in kept:
             yield folder / name

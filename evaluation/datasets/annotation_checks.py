@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from camrt.engine.images.read import find_images
+from camrt.engine.images.read import describe_results, find_images
 from camrt.errors import DataError, ImageError
 from camrt.evaluation.datasets.class_index import ClassIndex
 from camrt.evaluation.datasets.image_probe import image_size, read_mask
@@ -91,7 +91,11 @@ class AnnotationChecker:
 
     def find_images(self, folder: Path, without: Sequence[Path] = ()) -> list[Path]:
         """The images in a folder whose size can be read, those in some folders excepted."""
-        found = find_images([folder], on_error=lambda error: self.report(SourceLocation(folder), str(error)))
+        found = find_images(
+            [folder],
+            on_error=lambda error: self.report(SourceLocation(folder), str(error)),
+            on_results=lambda place, count: self.add_note(describe_results(place, count)),
+        )
         inside = (path for path in found if not any(path.is_relative_to(other) for other in without))
         return [path for path in inside if self.image_size(path) is not None]
 

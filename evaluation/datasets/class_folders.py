@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from camrt.engine.images.read import list_class_folders
 from camrt.evaluation.datasets.annotation_checks import AnnotationChecker, SourceLocation
 from camrt.evaluation.datasets.samples import Sample
 
@@ -14,11 +15,7 @@ __all__ = ["match_class_folders", "read_class_folders"]
 def read_class_folders(checker: AnnotationChecker) -> list[Sample]:
     """Every image under the root; its class is that of the outermost folder it is in."""
     found = {checker.relative_name(path): path for path in checker.find_images(checker.root)}
-    folders = [
-        entry.name
-        for entry in sorted(checker.root.iterdir())
-        if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith(".")
-    ]
+    folders = [name for name in list_class_folders(checker.root) if not (checker.root / name).is_symlink()]
     filled = {name.split("/")[0] for name in found if "/" in name}
     for folder in folders:
         if folder not in filled:

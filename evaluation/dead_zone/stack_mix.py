@@ -21,7 +21,7 @@ from PIL import Image
 
 from camrt.engine.digests import combined_digest, file_digest
 from camrt.engine.images.preprocess import Preprocessing
-from camrt.engine.images.read import is_image_name, read_image
+from camrt.engine.images.read import list_class_folders, list_images, read_image
 from camrt.errors import DataError, ImageError, InputError
 from camrt.export.io.atomic_files import open_atomic, write_atomic
 
@@ -241,9 +241,10 @@ def stack_preprocessing(size: int) -> Preprocessing:
 
 def hash_listing(folder: Path) -> str:
     """A hash of the names and sizes of all images in a folder: the draw depends on which there are."""
-    found = sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
     return combined_digest(
-        part for path in found for part in (path.relative_to(folder).as_posix(), path.stat().st_size)
+        part
+        for path in list_images(folder)
+        for part in (path.relative_to(folder).as_posix(), path.stat().st_size)
     )
 
 
@@ -269,7 +270,7 @@ def draw_classes(
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    names = list_class_folders(folder)
     if not names:
         raise DataError(f"{folder} holds no folders: each class needs one, with its images")
     if first is not None and first < 1:
@@ -300,7 +301,7 @@ def draw_pair(
         seed: Of the draw.
         unreadable: Files that cannot be read are appended here.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_image_name(path))
+    paths = list_images(folder)
     rng = np.random.default_rng((seed, *folder.name.encode()))
     found: list[tuple[Path, npt.NDArray[np.uint8]]] = []
     for place in rng.permutation(len(paths)):

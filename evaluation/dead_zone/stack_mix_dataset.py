@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.images.read import read_image
-from camrt.engine.run_folder import JOURNAL_FILE, LOCK_FILE, RUN_FILE, RunFolder, lock_folder
+from camrt.engine.images.read import list_class_folders, read_image
+from camrt.engine.run_folder import DATA_SET, JOURNAL_FILE, LOCK_FILE, RUN_FILE, RunFolder, lock_folder
 from camrt.errors import DataError
 from camrt.evaluation.datasets import read_dataset
 from camrt.evaluation.datasets.annotation_transforms import to_input_boxes
@@ -96,7 +96,7 @@ def write_stack_mix_dataset(
     boxes, problems = find_upper_boxes(folder, annotations, stacks, size, size - dead_rows)
     with lock_folder(out), storage_errors(out):
         identity = {name: stacks.manifest[name] for name in ("source", "seed", "size", "dead_rows")}
-        noted = RunFolder(out, "stack-mix", identity, resume=False, overwrite=overwrite)
+        noted = RunFolder(out, DATA_SET, identity, resume=False, overwrite=overwrite)
         own = {RUN_FILE, JOURNAL_FILE, LOCK_FILE, *noted.replaced_files}
         found = (path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if not path.is_dir())
         if stray := next((name for name in found if name not in own), None):
@@ -130,7 +130,7 @@ def find_upper_boxes(
     """
     if detect_format(folder, annotations, None)[0] == "folder":
         return {}, ()
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    names = list_class_folders(folder)
     found = read_dataset(folder, annotations=annotations, labels=names, num_classes=len(names))
     wanted = {(folder / note["top"]).resolve(): str(note["class"]) for note in stacks.notes}
     boxes: dict[str, Boxes] = {}

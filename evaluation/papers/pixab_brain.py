@@ -20,7 +20,7 @@ import camrt
 from camrt.engine.batch_axis import resolve_batch_axis
 from camrt.engine.images.overlay import contact_sheet, overlay
 from camrt.engine.images.preprocess import METADATA_KEY
-from camrt.engine.images.read import read_image
+from camrt.engine.images.read import list_class_folders, read_image
 from camrt.engine.methods import Method, make_method
 from camrt.engine.output_probe import make_output_prober
 from camrt.engine.runtime import make_onnx_runtime
@@ -112,7 +112,7 @@ def read_class_folders(folder: Path) -> Dataset:
     Raises:
         DataError: There are fewer than two such folders.
     """
-    labels = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    labels = list_class_folders(folder)
     if len(labels) < 2:
         raise DataError(
             f"{folder.name} needs a folder of images for each class, two at least, such as yes/ and no/"

@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 import camrt
 from camrt.cli.main import app
 from camrt.engine.engine import Engine
+from camrt.engine.images.read import list_class_folders
 from camrt.engine.run_folder import JOURNAL_FILE, lock_folder
+from camrt.evaluation.datasets import read_dataset
 from helpers.annotated_images import COLOURS, PREPROCESSING, colour_model, draw_square
 
 
@@ -251,3 +253,54 @@ def test_saving_batches_by_hand(tmp_path: Path, shared: list[str]) -> None:
         found.save(tmp_path, [stem], name=f"part-{number}")
         with np.load(tmp_path / f"part-{number}.npz") as archive:
             assert archive["stems"].tolist() == [stem]
+
+
+@pytest.mark.parametrize("inside", [".", "maps", "deep/maps"])
+def test_results_among_the_images_are_not_explained(
+    shared: list[str], tmp_path: Path, explained: list[int], inside: str
+) -> None:
+    data = images(tmp_path / "data", NAMES)
+    out = data / inside
+    for more in ([], ["--overwrite"], ["--resume"]):
+        done = run(shared, data, out, *more)
+        assert done.exit_code == 0, done.output
+        assert len(list(out.glob("*_*.png"))) == len(NAMES)
+    assert sum(explained) == 2 * len(NAMES)  # nothing was left for the run that goes on
+    explained.clear()
+    done = run(shared, data, tmp_path / "elsewhere")
+    assert sum(explained) == len(NAMES), done.output
+    assert f"{out.resolve()}: 5 images left out, which camrt wrote as results" in done.stderr
+    overlay = next(out.glob("*_*.png"))
+    assert run(shared, overlay, tmp_path / "named").exit_code == 0  # a file that is named itself counts
+
+
+def test_results_alone_are_no_images(shared: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(shared, images(tmp_path / "data", NAMES), out).exit_code == 0
+    done = run(shared, out, tmp_path / "again")
+    assert done.exit_code == 1
+    assert f"{out}: no image in this folder but 5 that camrt wrote as results" in done.stderr
+
+
+def test_run_files_of_other_programs_hide_no_image(shared: list[str], tmp_path: Path) -> None:
+    data = images(tmp_path / "data", NAMES)
+    (data / "run.json").write_text('{"run": "a marathon"}')
+    (data / JOURNAL_FILE).write_text('{"writes": ["a.png"]}\n')
+    (data / "b" / "run.json").write_text('{"run": "explanation", "made of": {}}')
+    (data / "b" / JOURNAL_FILE).write_text("not ours\n")
+    done = run(shared, data, tmp_path / "out")
+    assert f"{len(NAMES)} images" in done.stdout, done.output
+
+
+def test_folders_of_results_are_no_classes(shared: list[str], tmp_path: Path) -> None:
+    data = images(tmp_path / "data", ["red/a.png", "red/b.png", "blue/a.png", "blue/b.png"])
+    assert run(shared, data, data / "camrt-out").exit_code == 0
+    assert run(shared, data / "red", data / "red").exit_code == 0  # among a class's own images
+    assert list_class_folders(data) == ["blue", "red"]
+    found = read_dataset(data, labels=COLOURS, num_classes=len(COLOURS))
+    assert [sample.name for sample in found.samples] == ["blue/a.png", "blue/b.png", "red/a.png", "red/b.png"]
+    assert not found.problems
+    assert [note.partition(": ")[2] for note in found.notes] == [
+        "4 images left out, which camrt wrote as results",
+        "2 images left out, which camrt wrote as results",
+    ]

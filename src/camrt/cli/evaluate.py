@@ -11,7 +11,14 @@ from camrt.cli.arguments import engine_preprocessing, parse_size, read_preproces
 from camrt.cli.evaluate_theory import check_theory_options, print_theory
 from camrt.cli.groups import DefaultCommandGroup
 from camrt.cli.model_options import ModelOptions, with_model_options
-from camrt.cli.output import add_row, make_console, progress_bar, report_errors, strip_control
+from camrt.cli.output import (
+    add_row,
+    make_console,
+    print_left_out,
+    progress_bar,
+    report_errors,
+    strip_control,
+)
 from camrt.cli.shared_options import (
     Annotations,
     BackendName,
@@ -271,7 +278,7 @@ def sanity(
         built = parse_methods(split_list(methods))
         found = cascading_randomisation(
             resolve_model_path(model),
-            [str(path) for path in islice(find_images(images), limit)],
+            [str(path) for path in islice(find_images(images, on_results=print_left_out), limit)],
             list(built.values()),
             stages=stages,
             target=engine.target.name,
@@ -307,13 +314,17 @@ def _print_evaluation(results: dict[str, Any], out: Path) -> None:
         add_row(table, method, *(column.cells[number].text for column in found))
     add_row(table, "maps that counted", *(column.counted for column in found))
     make_console().print(table)
+    for note in results["notes"]:
+        make_console().print(strip_control(note), soft_wrap=True, markup=False)
     for name, why in results["left_out"].items():
         make_console().print(strip_control(f"{name}: not measured: {why}"), soft_wrap=True, markup=False)
-    if results["problems"]:
-        make_console().print(f"{len(results['problems'])} problems with images and annotations, listed there")
     make_console().print(
         strip_control(f"files in {out}: report.html, table.md, results.json"), soft_wrap=True, markup=False
     )
+    if count := len(results["problems"]):
+        make_console().print(
+            f"{count} problem{'s' * (count != 1)} with images and annotations, listed in results.json"
+        )
 
 
 @app.command()
@@ -347,7 +358,10 @@ def axioms(
         sides = parse_size(size)
         engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides), **model_options)
         steps = engine_preprocessing(engine, sides)
-        arrays = [steps.array(steps.view(read_image(found))) for found in find_images(images)]
+        arrays = [
+            steps.array(steps.view(read_image(found)))
+            for found in find_images(images, on_results=print_left_out)
+        ]
         if not arrays:
             raise InputError("no images were found")
         batch = np.stack(arrays)  # prepared once for every method and every file with a constant

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from rich.text import Text
 
-from camrt.cli.output import make_console, progress_bar, strip_control
+from camrt.cli.output import make_console, print_left_out, progress_bar, strip_control
 from camrt.engine.digests import file_digest
 from camrt.engine.explanation import FLAG_NAMES, Explanation
 from camrt.engine.file_names import FileNames
@@ -67,27 +68,25 @@ class ExplainJob:
     original: bool
     load_settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def explain(
-        self, views: Sequence[Image.Image], framings: Sequence[Framing]
-    ) -> tuple[Explanation, PassCounts]:
-        """The explanation of some views, and all passes spent on it."""
+    def explain(self, views: Sequence[Image.Image], framings: Sequence[Framing]) -> Explanation:
+        """The explanation of some views."""
         batch = np.stack([self.preprocessing.array(view) for view in views])
-        spent = PassCounts()
         targets: NDArray[np.int64] | int | None = None
         if len(self.classes) == 1:
             targets = self.classes[0]
         elif self.classes:
             targets = np.tile(np.array(self.classes, np.int64), (len(views), 1))
-        elif self.top_k > 1:
-            order = np.argsort(-self.engine.predict(batch), axis=1, kind="stable")
-            targets = order[:, : self.top_k].astype(np.int64)
-            spent = PassCounts(full=len(views))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DegenerateMapWarning)  # told beside the image instead
             explanation = self.engine.explain(
-                batch, self.method, targets=targets, fuse=cast("Fusion", self.fuse), **self.options
+                batch,
+                self.method,
+                targets=targets,
+                top_k=self.top_k if self.top_k > 1 else None,
+                fuse=cast("Fusion", self.fuse),
+                **self.options,
             )
-        return replace(explanation, views=tuple(views), framings=tuple(framings)), spent + explanation.passes
+        return replace(explanation, views=tuple(views), framings=tuple(framings))
 
     def identity(self) -> dict[str, Any]:
         """Everything that the results depend on, but for the images."""
@@ -156,10 +155,14 @@ class FinishedBatch:
 class ImageWalk:
     """The images under some paths, batch by batch."""
 
-    def __init__(self, job: ExplainJob, paths: Sequence[Path], skip: Any) -> None:
+    def __init__(
+        self, job: ExplainJob, paths: Sequence[Path], skip: Callable[[str], None], errors: Console
+    ) -> None:
         self._job = job
         self._skip = skip
-        self._found = find_images(paths, on_error=lambda error: skip(str(error)))
+        self._found = find_images(
+            paths, on_error=lambda error: skip(str(error)), on_results=partial(print_left_out, on=errors)
+        )
         self._waiting: deque[tuple[Path, str | None]] = deque()
 
     def next_batch(self) -> FileBatch | None:
@@ -220,6 +223,12 @@ def explain_images(job: ExplainJob, paths: Sequence[Path], *, resume: bool, over
         return _ExplainRun(job, folder).run(paths)
 
 
+def _count_images(paths: Sequence[Path]) -> int:
+    """How many images will be come to, errors on the way to them included."""
+    errors: list[ImageError] = []
+    return sum(1 for _ in find_images(paths, on_error=errors.append)) + len(errors)
+
+
 class _ExplainRun:
     """A run: what was counted so far, and where lines are printed."""
 
@@ -244,10 +253,12 @@ class _ExplainRun:
 
     def run(self, paths: Sequence[Path]) -> int:
         """All batches; the number of images skipped."""
-        walk = ImageWalk(self.job, paths, self.skip)
-        known = None if any(path.is_dir() for path in paths) else len(paths)
+        walk = ImageWalk(self.job, paths, self.skip, self.errors)
         number = 1
-        with progress_bar("explaining", total=known, on=self.errors) as show:
+        total = (
+            _count_images(paths) if sys.stderr.isatty() else None
+        )  # for the bar, which is shown there alone
+        with progress_bar("explaining", total=total, on=self.errors) as show:
             while self._is_done(walk, number) or self._one(walk, number):
                 number += 1
                 show(self.count + self.before + self.skipped)
@@ -280,7 +291,7 @@ class _ExplainRun:
         if batch is None:
             return False
         job = self.job
-        explanation, passes = job.explain(batch.views, batch.framings)
+        explanation = job.explain(batch.views, batch.framings)
         texts = [file.stem for file in batch.files]
         stems = [self.naming.unique_stem(text) for text in texts]
         archive = "explanation" if number == 1 else f"explanation-{number:04d}"
@@ -310,7 +321,7 @@ class _ExplainRun:
             self.results, batch.files, explanation, written, job.engine.interface.recognised is not None
         )
         self.count += len(batch.files)
-        self.seconds, self.spent = self.seconds + explanation.seconds, self.spent + passes
+        self.seconds, self.spent = self.seconds + explanation.seconds, self.spent + explanation.passes
         return True
 
     def _claim(self, names: Sequence[str]) -> None:

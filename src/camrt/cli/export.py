@@ -9,7 +9,7 @@ import typer
 
 from camrt.cli.arguments import parse_size
 from camrt.cli.model_options import ModelOptions, with_model_options
-from camrt.cli.output import make_console, report_errors, strip_control
+from camrt.cli.output import make_console, print_left_out, report_errors, strip_control
 from camrt.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,16 +89,16 @@ def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, ops
     """A run as an ONNX file."""
     import numpy as np
 
-    from camrt.cli.optional_imports import training_imports
     from camrt.default import scene_path
     from camrt.engine.images.read import find_images, read_image
+    from camrt.training.libraries import training_imports
 
     with training_imports():
         from camrt.training.runs import load_run
     from camrt.engine.torch_models.to_onnx import to_onnx
 
     classifier, description = load_run(run)
-    paths = list(find_images(images)) if images else [scene_path()]
+    paths = list(find_images(images, on_results=print_left_out)) if images else [scene_path()]
     views = [description.preprocessing.view(read_image(path)) for path in paths[:64]]
     if not views:
         raise InputError("no images were found to compare the file on")

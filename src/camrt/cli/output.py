@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import typer
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["ShowProgress", "add_row", "make_console", "progress_bar", "report_errors", "strip_control"]
+__all__ = [
+    "ShowProgress",
+    "add_row",
+    "make_console",
+    "print_left_out",
+    "progress_bar",
+    "report_errors",
+    "strip_control",
+]
 
 _PIPE_WIDTH = 240  # columns where the output is no terminal: lines are kept whole for whoever reads them
 
@@ -42,6 +51,16 @@ def add_row(table: Table, *cells: str, bold: bool = False) -> None:
     table.add_row(
         *(Text(strip_control(cell), overflow="fold") for cell in cells), style="bold" if bold else None
     )
+
+
+def print_left_out(folder: Path, count: int, on: Console | None = None) -> None:
+    """Tells on stderr of results that were met among images and left out."""
+    from rich.text import Text
+
+    from camrt.engine.images.read import describe_results
+
+    told = Text(strip_control(describe_results(folder, count)))
+    (on or make_console(stderr=True)).print(told, soft_wrap=True)
 
 
 class ShowProgress(Protocol):
@@ -86,13 +105,20 @@ def progress_bar(
             done, whole = (f"{value:.1f}".removesuffix(".0") for value in (task.completed, task.total or 0))
             return Text(f"{done}/{'?' if task.total is None else whole}")
 
+    class Remaining(TimeRemainingColumn):
+        """How long it will take yet, as soon as that can be told."""
+
+        def render(self, task: Task) -> Text:
+            if task.total is None or task.time_remaining is None:
+                return Text()
+            return Text.assemble(super().render(task), " left")
+
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         Count(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        Remaining(),
     )
     screen = make_console(stderr=True) if on is None else on
     hidden = not sys.stderr.isatty()

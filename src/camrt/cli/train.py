@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from camrt.cli.groups import DefaultCommandGroup
-from camrt.cli.optional_imports import training_imports
 from camrt.cli.output import make_console, report_errors, strip_control
 from camrt.cli.train_masked import masked_vgg
 from camrt.cli.train_search import LR_RANGE, UNANNOTATED_MEASURES, check_search_options, run_search
 from camrt.errors import InputError
+from camrt.training.libraries import training_imports
 
 __all__ = ["add_commands"]
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from camrt.cli.optional_imports import training_imports
 from camrt.cli.output import make_console, progress_bar, report_errors, strip_control
+from camrt.training.libraries import training_imports
 
 __all__ = ["masked_vgg"]
 
