@@ -20,7 +20,17 @@ from typing import Any
 
 import camrt
 
-__all__ = ["Comparison", "compare", "environment", "peak_memory", "run_python", "summarise", "table", "write"]
+__all__ = [
+    "Comparison",
+    "compare",
+    "environment",
+    "peak_memory",
+    "run_python",
+    "summarise",
+    "table",
+    "time_once",
+    "write",
+]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Network", "build_network", "torchvision_models"]
+__all__ = ["Network", "build_network", "export_network", "quantise_network", "torchvision_models"]
 
 _KEPT: list[Any] = []  # torch keeps definitions of operators as long as the object that made them
 
@@ -70,6 +70,55 @@ def build_network(name: str, folder: Path | None = None) -> Network:
                 verbose=False,
             )
     return Network(module, layer, path)
+
+
+def export_network(name: str, folder: Path) -> Path:
+    """A network of torchvision's or timm's with seeded weights, as an ONNX file of open batch size."""
+    path = folder / f"{name}.onnx"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    library = torchvision_models()
+    if hasattr(library, name):
+        module: Any = getattr(library, name)(weights=None)
+    else:
+        import timm
+
+        module = timm.create_model(name, pretrained=False)
+    calibrate(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (torch.zeros(2, 3, 224, 224),),
+            str(path),
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},),
+            external_data=False,
+            verbose=False,
+        )
+    return path
+
+
+def quantise_network(path: Path) -> Path:
+    """The same network in int8, by ONNX Runtime's static quantisation with Q/DQ nodes."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    quantised = path.with_name(f"{path.stem}-int8.onnx")
+
+    class Images(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rows = iter(random_images(8)[:, None])
+
+        def get_next(self) -> Any:
+            row = next(self.rows, None)
+            return None if row is None else {"input": row}
+
+    if not quantised.exists():
+        quantize_static(path, quantised, Images(), quant_format=QuantFormat.QDQ, per_channel=True)
+    return quantised
 
 
 def calibrate(module: torch.nn.Module) -> None:

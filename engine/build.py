@@ -11,6 +11,7 @@ from camrt.engine.arrays import to_numpy
 from camrt.engine.batch_axis import resolve_batch_axis
 from camrt.engine.device import Device
 from camrt.engine.engine import Engine
+from camrt.engine.head_making import ModelToCut
 from camrt.engine.heads.calm import is_joint_distribution
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.noise import normal_noise
@@ -132,18 +133,14 @@ def build_engine(
             graph.observe(LOGITS)
     size = None if steps is None else steps.size
     checked = make_verified_cuts(
-        model,
-        graph,
+        ModelToCut(model=model, graph=graph, interface=interface, batch_size=batch_size, threads=threads),
         found,
         tensors,
-        interface,
-        runtime,
-        analyst,
-        batch_size,
-        threads,
-        size,
-        front.levels,
-        verify,
+        runtime=runtime,
+        analyst=analyst,
+        size=size,
+        levels=front.levels,
+        level=verify,
     )
     interface = checked.interface
     rounded = find_straight_through(graph)

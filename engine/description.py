@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 from camrt.engine.methods import Method, methods
+from camrt.engine.queries import NO_JOINT, Need
 from camrt.errors import MethodError
 from camrt.export.heads.cut import TargetTensor
 from camrt.export.rewrites.interface import Interface
@@ -91,6 +92,8 @@ def describe_target(target: TargetTensor) -> str:
 def cost_row(method: type[Method], engine: Engine) -> tuple[tuple[str, ...], str]:
     """What a method costs on an engine's head, and why; dashes where the head does not admit it."""
     try:
+        if Need.JOINT in method.needs and not engine.has_joint:
+            raise MethodError(NO_JOINT)
         cost = method().cost(engine.head, engine.map_shape)
     except MethodError as error:
         return ("-",) * 4, str(error)

@@ -153,6 +153,11 @@ class Engine:
         """What follows the cut; the first of several."""
         return self._cuts[0].head
 
+    @property
+    def has_joint(self) -> bool:
+        """Whether the model holds p(y,z|x), as CALM models do."""
+        return self.interface.joint is not None
+
     def targets(self) -> list[TargetTensor]:
         """Every activation (K, h, w) the model could be cut at, in graph order."""
         chosen = {cut.target.name for cut in self._cuts}

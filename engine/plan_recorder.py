@@ -46,7 +46,7 @@ class GraphRecorder(OnnxRuntime):
     """ONNX Runtime on the CPU, which notes the graphs it runs; it makes them as TensorRT needs them."""
 
     supports_scatter_add = False
-    taps_cell_contributions = False
+    splits_last_layer = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -101,7 +101,7 @@ def run_every_graph(engine: Engine, size: tuple[int, int], *, gradients: bool, g
     reserve_array(shape, "the batch that a plan is tried on")
     batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     names = [*FORWARD_METHODS, *(GRADIENT_METHODS if gradients else ()), *(("guided",) if guided else ())]
-    if engine.head.has_joint:
+    if engine.has_joint:
         names.append("calm")
     for method in names:
         try:

@@ -50,7 +50,6 @@ class Need(Enum):
 
     PIXELS = "maps on the image's own grid of H×W pixels, wherever the model is cut"
     JOINT = "p(y,z|x) of a CALM model, which has a grid of its own"
-    BOXES = "scores with boxes of cells altered"
     GRADIENTS = "gradients of the score with respect to the activation"
 
 
@@ -119,7 +118,6 @@ class HeadQueries:
         self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         """(N, P, T) twice: with each box of cells set to zero, and with nothing but the box kept."""
-        self.require(Need.BOXES)
         return self.head.scores_with_boxes(self._context(kind), boxes, delete=delete, keep=keep)
 
     def scores_of_zero_activation(self, kind: ScoreKind) -> Array:
@@ -234,9 +232,9 @@ class HeadQueries:
 
         def run(rows: Array, batch_index: Array) -> Array:
             self.passes.full += len(rows)
-            return self.model(rows, [self.logits_output])[0]
+            return reader.read(self.model(rows, [self.logits_output])[0], batch_index)
 
-        for batch_index, channel, logits in run_altered_rows(
+        for batch_index, channel, scores in run_altered_rows(
             find_changed_pairs(count, channels, constant, lambda: ~constant),
             self.images.shape[1:],
             self.batch_size,
@@ -244,7 +242,7 @@ class HeadQueries:
             run,
             self.model.allocate_rows,
         ):
-            answers[batch_index, channel] = reader.read(logits, batch_index)
+            answers[batch_index, channel] = scores
         if not host_readable(self.activations):
             answers = xp.where(constant[:, :, None], xp.zeros_like(answers), answers)
         return answers, constant

@@ -9,6 +9,7 @@ from pathlib import Path
 from camrt.engine.analysis import Analysis
 from camrt.engine.cuts import Cut, check_output_shapes, make_cuts, make_image_adjoints
 from camrt.engine.engine import Engine
+from camrt.engine.head_making import ModelToCut
 from camrt.engine.options import resolve_labels
 from camrt.engine.runtime import Backend, Runner
 from camrt.engine.shape_probe import make_shape_observer
@@ -43,17 +44,10 @@ def restore_engine(
     metadata = {entry.key: entry.value for entry in kept.model.metadata_props}
     names = resolve_labels(labels, metadata, kept.interface.num_classes)
     graph = kept.index(make_shape_observer(analyst))
-    tapped, cuts, _ = make_cuts(
-        kept.model,
-        graph,
-        list(kept.targets),
-        list(kept.tensors),
-        kept.interface,
-        runtime,
-        batch_size,
-        threads,
-        kept.unfactored,
+    whole = ModelToCut(
+        model=kept.model, graph=graph, interface=kept.interface, batch_size=batch_size, threads=threads
     )
+    tapped, cuts, _ = make_cuts(whole, list(kept.targets), list(kept.tensors), runtime, kept.unfactored)
     runner = runtime.make_runner(tapped, label="model", batch=kept.interface.batch)
     runner = check_output_shapes(runner, kept.interface, cuts)
     return make_engine(

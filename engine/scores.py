@@ -36,6 +36,20 @@ def probabilities(logits: Array, activation: InverseLink) -> Array:
     return result
 
 
+@ignore_float_errors
+def softmax_of(chosen: Array, logits: Array) -> Array:
+    """Softmax probabilities (N, T), float32, of some of the classes' logits among all (N, C).
+
+    The largest terms of the sum have small exponents, which float32 holds exactly enough.
+    """
+    xp = library(logits)
+    largest = xp.max(logits, axis=1, keepdims=True)
+    total = xp.sum(xp.exp(logits - largest), axis=1, keepdims=True, dtype=xp.float64)
+    own = xp.exp(xp.astype(chosen, xp.float64) - xp.astype(largest, xp.float64))
+    shares: Array = to_float32(own / total)
+    return shares
+
+
 @dataclass(frozen=True)
 class ScoreReader:
     """Reads the target classes' scores off logits.
@@ -52,9 +66,8 @@ class ScoreReader:
 
     def read(self, logits: Array, batch_index: Any) -> Array:
         """Scores (B, T) of logits (B, C), row b belonging to image `batch_index[b]`."""
-        values: Any = probabilities(logits, self.activation) if self.needs_softmax else logits
-        chosen: Array = library(values).take_along_axis(values, self.targets[batch_index], axis=1)
-        return self.scores_of_target_logits(chosen)
+        chosen: Array = library(logits).take_along_axis(logits, self.targets[batch_index], axis=1)
+        return softmax_of(chosen, logits) if self.needs_softmax else self.scores_of_target_logits(chosen)
 
     def weighting(self, logits: Any, batch_index: Any, target: int) -> Any:
         """∂score/∂logits (B, C) of target number `target` of image `batch_index[b]`, at logits (B, C).

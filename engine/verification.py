@@ -22,6 +22,7 @@ from onnx import TensorProto
 from camrt.engine.arrays import to_numpy
 from camrt.engine.cuts import Cut, check_output_shapes, make_cuts, make_image_adjoints
 from camrt.engine.device import Device
+from camrt.engine.head_making import ModelToCut
 from camrt.engine.heads import GenericHead, QueryContext
 from camrt.engine.heads.comparison import (
     Comparison,
@@ -250,15 +251,12 @@ class VerifiedCuts:
 
 
 def make_verified_cuts(
-    model: onnx.ModelProto,
-    graph: Graph,
+    whole: ModelToCut,
     targets: list[TargetTensor],
     tensors: list[str],
-    interface: Interface,
+    *,
     runtime: Backend,
     analyst: Backend,
-    batch_size: int,
-    threads: int | None,
     size: tuple[int, int] | None,
     levels: tuple[float, float] | None,
     level: Verify,
@@ -269,15 +267,11 @@ def make_verified_cuts(
     not answer an image alike alone and among others is run one image at a time.
 
     Args:
-        model: See `camrt.engine.cuts.make_cuts`, as the arguments up to `interface`.
-        graph: See there.
-        targets: See there.
-        tensors: See there.
-        interface: See there.
+        whole: The model.
+        targets: What was asked for.
+        tensors: For each of them, the (N, K, h, w) tensor that stands for it in the graph.
         runtime: What runs the engine's graphs.
         analyst: What runs graphs here; what is compared are its answers.
-        batch_size: Rows a batch.
-        threads: Threads of the native kernels.
         size: (H, W) of the noise where the graph leaves it open.
         levels: The lowest and highest number that the model is made for, where that is known.
         level: False compares nothing, "thorough" everything.
@@ -286,6 +280,7 @@ def make_verified_cuts(
         UnsupportedModelError: Equal calls get different answers, or a batch of fixed size is mixed.
         CutError: The head's graph does not give the model's logits.
     """
+    graph, interface = whole.graph, whole.interface
     notes: list[str] = []
     unfactored: dict[int, str] = {}
     if together := find_cross_batch_nodes(graph):
@@ -297,7 +292,7 @@ def make_verified_cuts(
     precision = tolerance_of(graph, here.precision)
     while True:
         tapped, cuts, references = make_cuts(
-            model, graph, targets, tensors, interface, here, batch_size, threads, unfactored, analyst
+            replace(whole, interface=interface), targets, tensors, here, unfactored, analyst
         )
         runner = check_output_shapes(
             here.make_runner(tapped, label="model", batch=interface.batch), interface, cuts
@@ -352,19 +347,19 @@ def make_verified_cuts(
         break
     comparisons = report.comparisons
     # Whole numbers are rounded in front, where gradients pass straight through: differences do not.
-    whole = interface.element in INTEGER_RANGES
+    integers = interface.element in INTEGER_RANGES
     if (
         level == "thorough"
         and report.not_compared_reason is None
         and precision.slopes is not None
-        and not whole
+        and not integers
     ):
-        back = make_image_adjoints(model, graph, interface, here)["plain"]
+        back = make_image_adjoints(whole.model, graph, interface, here)["plain"]
         images = here.device.put(normal_noise(interface.probe_shape(2, size), levels=levels))
         comparisons += compare_image_gradients(runner, back, images, interface.num_classes, precision)
     if here is not runtime:
         tapped, cuts, _ = make_cuts(
-            model, graph, targets, tensors, interface, runtime, batch_size, threads, unfactored
+            replace(whole, interface=interface), targets, tensors, runtime, unfactored
         )
         runner = check_output_shapes(
             runtime.make_runner(tapped, label="model", batch=interface.batch), interface, cuts

@@ -122,7 +122,7 @@ def measure_engine(engine: Engine, imaged: ComparisonData, most: int) -> dict[st
     batch = np.stack([steps.array(steps.view(Image.open(path).convert("RGB"))) for path in held.files])
     right = engine.predict(batch).argmax(axis=1) == held.classes
     figures = {"accuracy": float(right.mean())}
-    method = "calm" if engine.head.has_joint else "cam"
+    method = "calm" if engine.has_joint else "cam"
     native = engine.explain(batch[chosen], method, targets=held.classes[chosen], size="map")
     sums = (native.raw if method == "calm" else native.maps).astype(np.float64).sum(axis=(1, 2))
     of_class = native.probabilities[np.arange(len(chosen)), held.classes[chosen]]

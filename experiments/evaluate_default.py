@@ -193,7 +193,7 @@ def main(
     accuracy = measure_accuracy(predict, images, scenes)
     batch = inputs(canvases_to_uint8(scenes))
     rows = list(evaluate_baselines(scenes, images))
-    for name in method or ("calm" if engine.head.has_joint else "cam", *METHODS):
+    for name in method or ("calm" if engine.has_joint else "cam", *METHODS):
         rows.append(evaluate_method(engine, batch, scenes, images, name))
         typer.echo(f"{name}: pointing {rows[-1].pointing:.3f}, energy {rows[-1].energy:.3f}")
     targets = int((scenes.classes >= 0).sum())

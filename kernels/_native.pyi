@@ -41,6 +41,17 @@ def box_probabilities_pair(
     threads: int,
 ) -> None: ...
 def box_sums(cells: _Floats, boxes: _Ints, out: _Floats, threads: int) -> None: ...
+def hidden_scores(
+    base: _Floats,
+    weight: _Floats,
+    factor: _Floats,
+    batch_index: _Ints,
+    row: _Ints,
+    rows: _Floats,
+    function: int,
+    out: _Floats,
+    threads: int,
+) -> None: ...
 def masked_batch(
     activations: _Floats,
     images: _Floats,

@@ -5,6 +5,7 @@ void register_ablate(pybind11::module_& module);
 void register_blur(pybind11::module_& module);
 void register_box_probabilities(pybind11::module_& module);
 void register_box_sums(pybind11::module_& module);
+void register_hidden_scores(pybind11::module_& module);
 void register_masked_batch(pybind11::module_& module);
 void register_partial_products(pybind11::module_& module);
 void register_perturb(pybind11::module_& module);
@@ -19,6 +20,7 @@ PYBIND11_MODULE(_native, module) {
     register_blur(module);
     register_box_probabilities(module);
     register_box_sums(module);
+    register_hidden_scores(module);
     register_masked_batch(module);
     register_partial_products(module);
     register_perturb(module);

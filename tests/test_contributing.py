@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 import camrt
 from camrt.engine import cuts
-from camrt.engine.cuts import make_head
+from camrt.engine.head_making import make_head
 from camrt.engine.methods import METHODS
 from camrt.errors import CutError, MethodError
 from camrt.evaluation.suite import METRICS, Metric

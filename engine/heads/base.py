@@ -60,8 +60,6 @@ class Head(ABC):
     """
 
     kind: str
-    has_joint: bool = False
-    """Whether the model holds p(y,z|x), as CALM models do."""
 
     @abstractmethod
     def scores_without_channels(self, context: QueryContext) -> Array:
@@ -104,6 +102,11 @@ class Head(ABC):
         Its logits are the same for every image: a constant of the model, found once and not counted as a
         pass. Only where tensors go around the cut is a pass an image needed.
         """
+
+    @property
+    def answers_logits_apart(self) -> bool:
+        """Whether a class's logit is found in another way than its probability."""
+        return False
 
     @property
     def has_class_maps(self) -> bool:
@@ -196,11 +199,11 @@ def run_altered_rows(
         row_shape: Shape of one row.
         batch_size: Rows a batch.
         fill: Writes the rows of given images and alterations into an array.
-        run: Logits (B, C) of filled rows, given the rows and the image each belongs to.
+        run: Scores (B, T) of filled rows, given the rows and the image each belongs to.
         rows: Makes the buffer, given its shape.
 
     Yields:
-        Image indices, alteration indices and logits of each batch.
+        Image indices, alteration indices and scores of each batch.
     """
     batch_index, index = pairs
     if not len(batch_index):

@@ -193,14 +193,21 @@ def compare_head(
             some = boxes if thorough else boxes[number % len(boxes)][None]
             found += compare_pairs("boxes", box_pairs(head, reference, context, some), precision)
     last = natural[-1]
-    if precision.slopes is not None and (thorough or reference.has_own_gradient):
-        found += compare_pairs("gradient", slope_pairs(head, reference, last), precision, precision.slopes)
-    if thorough and reference.has_own_gradient:
-        found += compare_pairs("gradient by the graph", gradient_pairs(head, reference, last), precision)
+    asked = [last]
+    if head.answers_logits_apart and last.reader.kind != "logit":
+        asked.append(replace(last, reader=replace(last.reader, kind="logit")))
+    for context in asked:
+        if precision.slopes is not None and (thorough or reference.has_own_gradient):
+            slopes = slope_pairs(head, reference, context)
+            found += compare_pairs("gradient", slopes, precision, precision.slopes)
+        if thorough and reference.has_own_gradient:
+            pairs = gradient_pairs(head, reference, context)
+            found += compare_pairs("gradient by the graph", pairs, precision)
+        if head is not reference.head:
+            removed = channel_pairs(head, reference, context, None if thorough else KEPT_CHANNELS)
+            found += compare_pairs("removed channels", removed, precision)
     if head is not reference.head:
         found += compare_pairs("empty activation", zero_activation_pairs(head, reference, last), precision)
-        removed = channel_pairs(head, reference, last, None if thorough else KEPT_CHANNELS)
-        found += compare_pairs("removed channels", removed, precision)
     return found
 
 

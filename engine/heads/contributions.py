@@ -9,11 +9,12 @@ from z, and keeping only the box adds it to z(0). A channel's contribution is th
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from camrt.engine.arrays import library, reserve_for, to_float32
+from camrt.engine.arrays import arange_like, library, reserve_for, to_float32
 from camrt.engine.device import NUMPY_DEVICE, Device
 from camrt.engine.heads.base import Boxes, QueryContext
 from camrt.engine.runtime import Runner
@@ -183,6 +184,17 @@ class Contributions:
     def pooled_difference(self, difference: Array, cells: tuple[int, int]) -> Array:
         """P(φ(A)) − P(φ(0)), (N, K'), for a pooled head."""
         return library(difference).sum(difference, axis=(2, 3)) * self.factors.scale(cells)
+
+    @cached_property
+    def columns(self) -> Array:
+        """The weight of a pooled head's first layer, transposed, (K', F); the unit matrix of the identity."""
+        weight, features = self.factors.weight, self.features
+        if weight is not None:
+            return to_contiguous(weight.T)
+        bias = self.factors.bias
+        reserve_for((features, features), bias, "unit matrix of the channels", itemsize=8)
+        every = arange_like(features, bias)
+        return library(bias).astype(every[:, None] == every[None], bias.dtype)
 
     def channel_contributions(self, difference: Array) -> Array:
         """Contributions (N, K', F) of every channel, for a flattened head."""

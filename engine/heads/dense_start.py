@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import repeat, zeros
+from camrt.engine.arrays import repeat
 from camrt.engine.device import NUMPY_DEVICE, Device
 from camrt.engine.heads.base import QueryContext, find_nonzero_channels, run_altered_rows
+from camrt.engine.heads.class_rows import pad_border
+from camrt.engine.heads.last_linear import ScoreRunner
 from camrt.engine.runtime import Runner
 from camrt.kernels.rank_one import rank_one
 
@@ -24,7 +26,7 @@ class DensePhiAblation:
     Args:
         weight: (F, K) of the layer.
         layer: Graph A -> s (N, F, h', w').
-        rest: Graph s -> logits.
+        rest: s -> logits.
         batch_size: Rows a batch.
         threads: Threads of the native kernel; None lets it choose.
         device: Where the head's arrays lie.
@@ -34,7 +36,7 @@ class DensePhiAblation:
         self,
         weight: npt.NDArray[Any],
         layer: Runner,
-        rest: Runner,
+        rest: ScoreRunner,
         batch_size: int,
         threads: int | None,
         device: Device = NUMPY_DEVICE,
@@ -69,26 +71,14 @@ class DensePhiAblation:
 
         def run(rows: Array, batch_index: Array) -> Array:
             context.passes.head += len(rows)
-            return self._rest(rows)[0]
+            return self._rest.scores(rows, context.reader, batch_index + block.start)
 
         changed = find_nonzero_channels(activations)
-        for batch_index, channel, logits in run_altered_rows(
+        for batch_index, channel, scores in run_altered_rows(
             changed, rows_shape, self._batch_size, fill, run, self._rest.allocate_rows
         ):
-            whole = batch_index + block.start
-            answers[whole, channel] = context.reader.read(logits, whole)
+            answers[batch_index + block.start, channel] = scores
 
     def channel_passes(self, channels: int) -> tuple[int, str]:
         """How many passes an image costs at most, and why."""
         return channels, "one a channel that is not all zero, through what follows φ's first layer"
-
-
-def pad_border(maps: Array, size: tuple[int, int]) -> Array:
-    """Maps (N, K, h, w) with zeros around them, up to (h', w')."""
-    count, channels, height, width = maps.shape
-    if (height, width) == size:
-        return maps
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    whole = zeros((count, channels, *size), maps)
-    whole[:, :, top : top + height, left : left + width] = maps
-    return whole

@@ -17,17 +17,19 @@ from camrt.engine.arrays import (
 )
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
-from camrt.engine.heads.contributions import Contributions, interior, take_classes
+from camrt.engine.heads.class_rows import ClassRows
+from camrt.engine.heads.contributions import Contributions, interior
 from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.heads.generic import GenericHead
-from camrt.engine.runtime import Runner
-from camrt.export.heads.cut import CELLS, PHI
+from camrt.engine.heads.last_linear import ScoreRunner
+from camrt.export.heads.cut import PHI
 from camrt.kernels.box_probabilities import box_probabilities, box_probabilities_pair
 from camrt.kernels.box_sums import box_sums
 from camrt.kernels.caches import ByteCache
 from camrt.kernels.dispatch import host_readable
 from camrt.kernels.first_layer_difference import first_layer_boxes, first_layer_channels
 from camrt.kernels.partial_products import matmul_packed
+from camrt.kernels.rank_one import rank_one
 
 __all__ = ["FactoredHead"]
 
@@ -43,25 +45,28 @@ class FactoredHead(Head):
 
     Args:
         contributions: The first layer.
-        rest: Graph z (N, F) -> logits; None when ψ is affine and z is the logits.
+        rest: z (N, F) -> logits; None when ψ is affine and z is the logits.
         channels: How channel ablations are answered when φ mixes channels; None when it does not.
         adjoint: The way back to the first layer's answer where φ is the identity, else to the activation.
         batch_size: Vectors behind the first layer a batch.
+        class_rows: How logits are answered where each pools a channel of its own; None where they do not.
     """
 
     def __init__(
         self,
         contributions: Contributions,
-        rest: Runner | None,
+        rest: ScoreRunner | None,
         channels: DensePhiAblation | GenericHead | None,
         adjoint: HeadAdjoint,
         batch_size: int,
+        class_rows: ClassRows | None = None,
     ) -> None:
         self._contributions = contributions
         self._rest = rest
         self._channels = channels
         self._adjoint = adjoint
         self._batch_size = batch_size
+        self._class_rows = class_rows
         self._empty: ByteCache[Array] = ByteCache()
         shape = "pooled" if contributions.is_pooled else "flattened"
         self.kind = f"{shape}-{'linear' if rest is None else 'network'}"
@@ -80,11 +85,7 @@ class FactoredHead(Head):
         height, width = context.activations.shape[2:]
         rows = height * width if self._rest is None else height * width + len(boxes)
         for block, difference in self._blocks(context, rows):
-            cells = (
-                context.extras[CELLS][block]
-                if CELLS in context.extras
-                else self._contributions.cell_contributions(difference, (height, width))
-            )
+            cells = self._contributions.cell_contributions(difference, (height, width))
             pair = (
                 self._softmax_boxes(context, block, cells, boxes, keep)
                 if self._rest is None
@@ -100,11 +101,8 @@ class FactoredHead(Head):
     ) -> tuple[Array | None, Array | None]:
         targets = context.reader.targets
         shape = context.activations.shape
-        if CELLS in context.extras:
-            cells = take_classes(context.extras[CELLS], targets)
-        else:
-            difference = self._contributions.phi_difference(context)
-            cells = self._contributions.target_contributions(difference, (shape[2], shape[3]), targets)
+        difference = self._contributions.phi_difference(context)
+        cells = self._contributions.target_contributions(difference, (shape[2], shape[3]), targets)
         sums = self._box_sums(cells, boxes)
         full = library(sums).take_along_axis(context.logits, targets, axis=1)[:, None]
         empty = self._contributions.first_layer_of_zero(shape[1:])[targets][:, None]
@@ -153,6 +151,20 @@ class FactoredHead(Head):
                 continue
             answers = repeat(unchanged[:, None], len(boxes), axis=1)
 
+            if sums is not None and self._uses_hidden_scores(context, cells):
+                batch_index, box = changed
+                answers[batch_index, box] = self._hidden_scores(
+                    context,
+                    block,
+                    start,
+                    sums.reshape(-1, features),
+                    batch_index,
+                    batch_index * len(boxes) + box,
+                    library(sums).full(len(box), -1.0 if keeping else 1.0, dtype=sums.dtype),
+                )
+                result.append(answers)
+                continue
+
             def fill(
                 batch_index: Array, box: Array, rows: Array, start: Array = start, keeping: bool = keeping
             ) -> None:
@@ -163,14 +175,16 @@ class FactoredHead(Head):
                 else:
                     rows[...] = start[batch_index] - sums[batch_index, box]
 
-            for batch_index, box, logits in self._run(context, changed, features, fill):
-                answers[batch_index, box] = context.reader.read(logits, batch_index + first)
+            for batch_index, box, scores in self._run(context, first, changed, features, fill):
+                answers[batch_index, box] = scores
             result.append(answers)
         return result[0], result[1]
 
     # ---------------------------------------------------------------- channels
 
     def scores_without_channels(self, context: QueryContext) -> Array:
+        if self._class_rows is not None and not context.reader.needs_softmax:
+            return self._class_rows.scores_without_channels(context)
         if self._channels is not None:
             return self._channels.scores_without_channels(context)
         if self._contributions.is_pooled:
@@ -199,25 +213,32 @@ class FactoredHead(Head):
                 rows = factors.weight[targets]
             without = full[:, None] - xp.permute_dims(rows * pooled[:, None], (0, 2, 1))
             return context.reader.scores_of_target_logits(without)
-        if factors.weight is None:
-            reserve_for((channels, channels), pooled, "unit matrix of the channels", itemsize=8)
-            every = arange_like(channels, pooled)
-            columns = xp.astype(every[:, None] == every[None], pooled.dtype)
-        else:
-            columns = factors.weight.T
+        columns = self._contributions.columns
         empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
-        everything = pooled @ columns
-        full = context.logits if self._rest is None else empty + everything
+        full = context.logits if self._rest is None else empty + pooled @ columns
         answers = repeat(context.scores[:, None], channels, axis=1)
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
-            taken = columns[channel]
-            taken *= pooled[batch_index, channel][:, None]
-            rows[...] = full[batch_index] - taken
+            rank_one(
+                full[:, :, None],
+                columns,
+                pooled[:, :, None],
+                batch_index,
+                channel,
+                rows[:, :, None],
+                threads=self._contributions.threads,
+            )
 
         changed = find_changed_pairs(len(pooled), channels, pooled, lambda: pooled)
-        for batch_index, channel, logits in self._run(context, changed, columns.shape[1], fill):
-            answers[batch_index, channel] = context.reader.read(logits, batch_index)
+        if self._uses_hidden_scores(context, pooled):
+            batch_index, channel = changed
+            every, taken = slice(0, len(pooled)), pooled[batch_index, channel]
+            answers[batch_index, channel] = self._hidden_scores(
+                context, every, full, columns, batch_index, channel, taken
+            )
+            return answers
+        for batch_index, channel, scores in self._run(context, 0, changed, columns.shape[1], fill):
+            answers[batch_index, channel] = scores
         return answers
 
     def _answer_channels(self, context: QueryContext, block: slice, products: Array, answers: Array) -> None:
@@ -231,11 +252,49 @@ class FactoredHead(Head):
         count, channels, features = products.shape
         changed = find_changed_pairs(count, channels, products, lambda: xp.any(products != 0, axis=2))
 
+        if self._uses_hidden_scores(context, products):
+            batch_index, channel = changed
+            answers[batch_index + first, channel] = self._hidden_scores(
+                context,
+                block,
+                full,
+                products.reshape(-1, features),
+                batch_index,
+                batch_index * channels + channel,
+                xp.ones(len(channel), dtype=products.dtype),
+            )
+            return
+
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
             first_layer_channels(full, products, batch_index, channel, rows)
 
-        for batch_index, channel, logits in self._run(context, changed, features, fill):
-            answers[batch_index + first, channel] = context.reader.read(logits, batch_index + first)
+        for batch_index, channel, scores in self._run(context, first, changed, features, fill):
+            answers[batch_index + first, channel] = scores
+
+    def _uses_hidden_scores(self, context: QueryContext, array: Array) -> bool:
+        """Whether a score is one logit's, and an activation is all between the first layer and the last."""
+        rest = self._rest
+        if rest is None or context.reader.needs_softmax or not host_readable(array):
+            return False
+        return rest.function is not None
+
+    def _hidden_scores(
+        self,
+        context: QueryContext,
+        block: slice,
+        base: Array,
+        weight: Array,
+        batch_index: Array,
+        row: Array,
+        factor: Array,
+    ) -> Array:
+        """Scores (B, T) of first layers' answers less multiples of rows, see `ScoreRunner.altered_scores`."""
+        assert self._rest is not None
+        context.passes.head += len(row)
+        threads = self._contributions.threads
+        return self._rest.altered_scores(
+            base, weight, factor, batch_index, row, context.reader, block, threads
+        )
 
     # ---------------------------------------------------------------- gradients
 
@@ -244,8 +303,16 @@ class FactoredHead(Head):
         """Whether ψ's first layer reads the activation itself, so that its weight is the last step back."""
         return self._contributions.factors.phi == "identity"
 
+    @property
+    def has_own_gradient(self) -> bool:
+        """Whether some gradient is not the adjoint graph's from the activation on."""
+        return self.first_layer_is_known or self._class_rows is not None
+
     def gradients(self, context: QueryContext) -> Iterator[Array]:
-        if not self.first_layer_is_known:
+        if self._class_rows is not None and not context.reader.needs_softmax:
+            for target in range(context.reader.targets.shape[1]):
+                yield self._class_rows.gradient(context, target)
+        elif not self.first_layer_is_known:
             yield from self._adjoint.gradients(context)
         elif self._rest is not None:
             for rows in self._adjoint.gradients(context):
@@ -291,10 +358,14 @@ class FactoredHead(Head):
 
         def find() -> Array:
             first = self._contributions.first_layer_of_zero(shape)[None]
-            return first if self._rest is None else self._rest(first)[0]
+            return first if self._rest is None else self._rest.run(first)[0]
 
         count, empty = len(context.activations), self._empty.get(shape, find)
         return context.reader.read(repeat(empty, count, axis=0), arange_like(count, empty))
+
+    @property
+    def answers_logits_apart(self) -> bool:
+        return self._class_rows is not None or (self._rest is not None and self._rest.last is not None)
 
     @property
     def has_class_maps(self) -> bool:
@@ -328,18 +399,22 @@ class FactoredHead(Head):
     def _run(
         self,
         context: QueryContext,
+        first: int,
         pairs: tuple[Array, Array],
         features: int,
         fill: Callable[[Array, Array, Array], None],
     ) -> Iterator[tuple[Array, Array, Array]]:
-        """Runs first layers' altered answers through the rest, if there is any; see `run_altered_rows`."""
+        """Runs first layers' altered answers through the rest, if there is any; see `run_altered_rows`.
+
+        Image 0 of the pairs is number `first` of the context's.
+        """
         rest, logits = self._rest, context.logits
 
         def run(rows: Array, batch_index: Array) -> Array:
             if rest is None:
-                return rows
+                return context.reader.read(rows, batch_index + first)
             context.passes.head += len(rows)
-            return rest(rows)[0]
+            return rest.scores(rows, context.reader, batch_index + first)
 
         def plain(shape: tuple[int, ...]) -> Array:
             return zeros(shape, logits)

@@ -15,7 +15,7 @@ from camrt.engine.heads.base import (
     find_nonzero_channels,
     run_altered_rows,
 )
-from camrt.engine.runtime import Runner
+from camrt.engine.heads.last_linear import ScoreRunner
 from camrt.kernels.ablate import ablate_boxes, ablate_channels
 from camrt.kernels.caches import ByteCache
 
@@ -30,7 +30,7 @@ class GenericHead(Head):
     Alterations that change nothing (a channel or a box that is zero already) are answered without a pass.
 
     Args:
-        runner: Graph A (N, K, h, w) -> logits (N, C).
+        runner: A (N, K, h, w) -> logits (N, C).
         adjoint: The way back through it.
         batch_size: Rows a batch.
         reason: Why the head could not be factored, in a sentence.
@@ -43,7 +43,7 @@ class GenericHead(Head):
 
     def __init__(
         self,
-        runner: Runner,
+        runner: ScoreRunner,
         adjoint: HeadAdjoint,
         batch_size: int,
         reason: str,
@@ -66,8 +66,8 @@ class GenericHead(Head):
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
             ablate_channels(activations, batch_index, channel, rows, threads=self._threads)
 
-        for batch_index, channel, logits in self._run(context, changed, fill):
-            answers[batch_index, channel] = context.reader.read(logits, batch_index)
+        for batch_index, channel, scores in self._run(context, changed, fill):
+            answers[batch_index, channel] = scores
         return answers
 
     def scores_with_boxes(
@@ -87,8 +87,8 @@ class GenericHead(Head):
             def fill(batch_index: Array, box: Array, rows: Array, keeping: bool = keeping) -> None:
                 ablate_boxes(activations, batch_index, listed[box], rows, keep=keeping, threads=self._threads)
 
-            for batch_index, box, logits in self._run(context, changed, fill):
-                answers[batch_index, box] = context.reader.read(logits, batch_index)
+            for batch_index, box, scores in self._run(context, changed, fill):
+                answers[batch_index, box] = scores
         return deleted, kept
 
     def scores_of_zero_activation(self, context: QueryContext) -> Array:
@@ -96,11 +96,9 @@ class GenericHead(Head):
         xp, count = library(activations), len(activations)
         batch_index = arange_like(count, activations)
         if self._extra_inputs:
-            return context.reader.read(
-                self._counted(context)(xp.zeros_like(activations), batch_index), batch_index
-            )
+            return self._counted(context)(xp.zeros_like(activations), batch_index)
         key = tuple(activations.shape[1:])
-        empty = self._empty.get(key, lambda: self._runner(xp.zeros_like(activations[:1]))[0])
+        empty = self._empty.get(key, lambda: self._runner.run(xp.zeros_like(activations[:1]))[0])
         return context.reader.read(repeat(empty, count, axis=0), batch_index)
 
     def run_graph(
@@ -113,7 +111,7 @@ class GenericHead(Head):
             extra_inputs: The tensors that go around the cut, by name; others are left out.
         """
         feeds = {name: extra_inputs[name] for name in self._extra_inputs}
-        logits, *further = self._runner(activations, None, feeds)
+        logits, *further = self._runner.run(activations, feeds)
         return logits, dict(zip(self._runner.outputs[1:], further, strict=True))
 
     def gradients(self, context: QueryContext) -> Iterator[Array]:
@@ -145,7 +143,7 @@ class GenericHead(Head):
         def run(rows: Array, batch_index: Array) -> Array:
             context.passes.head += len(rows)
             feeds = {name: context.extras[name][batch_index] for name in self._extra_inputs}
-            return self._runner(rows, None, feeds)[0]
+            return self._runner.scores(rows, context.reader, batch_index, feeds)
 
         return run
 

@@ -12,7 +12,7 @@ from camrt.engine.arrays import arange_like, constant_like, library, repeat, to_
 from camrt.engine.class_sets import class_sets
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.queries import NO_JOINT, HeadQueries, Need
+from camrt.engine.queries import HeadQueries, Need
 from camrt.errors import MethodError, TargetError
 
 __all__ = ["CALM"]
@@ -97,8 +97,6 @@ class CALM(Method):
         return to_float32(maps), to_float32(xp.sum(maps, axis=(2, 3)))
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
-        if not head.has_joint:
-            raise MethodError(NO_JOINT)
         return Cost(0, 0, "the model holds them")
 
     def _members(self, targets: Array, count: int) -> Array:

@@ -60,8 +60,9 @@ class Backend(Protocol):
         name: Its name.
         precision: What graphs are made to compute in; None leaves them as they are.
         supports_scatter_add: Whether it has a ScatterElements that adds.
-        taps_cell_contributions: Whether the cells' contributions are extra outputs of the model's graph;
-            False where a kernel does not need them.
+        splits_last_layer: Whether the last layer of a head is a graph of its own, so that a logit is its own
+            row alone; False where what is asked for is told only by waiting for a device, or where graphs
+            are made ready beforehand.
         device: The device that its runners' inputs and outputs are on.
         first_run_tolerance: How far the first answers of its runners may be from ONNX Runtime's on the CPU,
             see `camrt.engine.runtime.first_run`; None where they are not compared.
@@ -71,7 +72,7 @@ class Backend(Protocol):
     precision: Precision | None
     first_run_tolerance: float | None
     supports_scatter_add: bool
-    taps_cell_contributions: bool
+    splits_last_layer: bool
     device: Device
 
     def make_runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Runner:

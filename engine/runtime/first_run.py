@@ -37,7 +37,7 @@ class FirstRunChecked:
         self.name = runtime.name
         self.precision = runtime.precision
         self.supports_scatter_add = runtime.supports_scatter_add
-        self.taps_cell_contributions = runtime.taps_cell_contributions
+        self.splits_last_layer = runtime.splits_last_layer
         self.first_run_tolerance: float | None = tolerance
         self.device = runtime.device
         self._runtime = runtime

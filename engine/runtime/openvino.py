@@ -63,7 +63,7 @@ class OpenVino:
     """
 
     supports_scatter_add = True
-    taps_cell_contributions = True
+    splits_last_layer = True
     device = NUMPY_DEVICE
 
     def __init__(

@@ -121,7 +121,7 @@ class OnnxRuntime:
     """
 
     supports_scatter_add = True
-    taps_cell_contributions = True
+    splits_last_layer = True
     device = NUMPY_DEVICE
     precision: Precision | None = None
 

@@ -82,7 +82,7 @@ class OnnxRuntimeGpu:
     """
 
     supports_scatter_add = True
-    taps_cell_contributions = False
+    splits_last_layer = False
     first_run_tolerance: float | None = None
 
     def __init__(

@@ -39,7 +39,7 @@ class TensorRT:
     """
 
     supports_scatter_add = False
-    taps_cell_contributions = False
+    splits_last_layer = False
     precision: Precision | None = None  # plans have the one that they were built with
     first_run_tolerance: float | None = None
 

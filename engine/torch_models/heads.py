@@ -13,6 +13,7 @@ from camrt.engine.heads.base import Boxes, QueryContext
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.factored import FactoredHead
 from camrt.engine.heads.generic import GenericHead
+from camrt.engine.heads.last_linear import ScoreRunner
 from camrt.engine.torch_models.cut import IMAGE, HookedCut
 from camrt.engine.torch_models.flattened_linear import FlattenedLinear
 from camrt.engine.torch_models.pooled_linear import CellwiseLinear, PooledLinear
@@ -40,7 +41,9 @@ class HookedHead(GenericHead):
         self._cut = cut
         self._maps = HeadClassMaps(cut)
         adjoint = HeadAdjoint(HeadBackward(cut), cut.extra_inputs)
-        super().__init__(HeadForward(cut), adjoint, batch_size, self._why(), threads, cut.extra_inputs)
+        super().__init__(
+            ScoreRunner(HeadForward(cut)), adjoint, batch_size, self._why(), threads, cut.extra_inputs
+        )
 
     def scores_of_zero_activation(self, asked: QueryContext) -> Tensor:
         """The scores of an all-zero activation; see `Head`."""
@@ -48,7 +51,7 @@ class HookedHead(GenericHead):
             own: Tensor = super().scores_of_zero_activation(asked)  # differs from image to image
             return own
         feeds = {name: asked.extras[name][:1] for name in self._extra_inputs}
-        logits = self._runner(torch.zeros_like(asked.activations[:1]), None, feeds)[0]
+        logits = self._runner.run(torch.zeros_like(asked.activations[:1]), feeds)[0]
         count = len(asked.activations)
         scores: Tensor = asked.reader.read(logits.expand(count, -1), arange_like(count, logits))
         return scores
@@ -108,8 +111,8 @@ class HookedHead(GenericHead):
         def run(rows: Tensor, image: Tensor) -> Tensor:
             asked.passes.full += len(rows)
             feeds = {name: asked.extras[name][image] for name in self._extra_inputs}
-            found: Tensor = self._runner(rows, None, feeds)[0]
-            return found
+            scores: Tensor = self._runner.scores(rows, asked.reader, image, feeds)
+            return scores
 
         return run
 
@@ -217,7 +220,8 @@ class FlattenedHead(HookedHead):
         place = TorchDevice(asked.activations.device)
         contributions = Contributions(self._flattened.factors(), None, None, self._threads, place)
         rest = self._flattened.rest((height, width))
-        return FactoredHead(contributions, rest, None, self._adjoint, self._vectors)
+        behind = None if rest is None else ScoreRunner(rest)
+        return FactoredHead(contributions, behind, None, self._adjoint, self._vectors)
 
     def scores_without_channels(self, asked: QueryContext) -> Tensor:
         """The scores with channel k set to zero; see `Head`."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from camrt.engine.cuts import Cut, vector_batch_size
+from camrt.engine.cuts import Cut
 from camrt.engine.device import TorchDevice
 from camrt.engine.engine import Engine
+from camrt.engine.head_making import vector_batch_size
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.options import Verify, check_pair, list_targets, resolve_labels
 from camrt.engine.preprocess_adaptation import adapt_preprocessing
@@ -149,7 +150,6 @@ def load_module(
     for number, (candidate, cut, head) in enumerate(hooked):
         roles = (ACTIVATION, *cut.extra_inputs)
         taps = {role: role if number == 0 else f"{role}_{number}" for role in roles}
-        head.has_joint = joint is not None
         cuts.append(Cut(candidate.to_target_tensor(), head, taps))
     tapped = [(cut, dict(made.taps)) for (_, cut, _), made in zip(hooked, cuts, strict=True)]
     interface = Interface(

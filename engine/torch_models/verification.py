@@ -98,8 +98,6 @@ def verify_module(
     if level is False:
         return VerifiedModule(tuple(cuts), batch_size, (), ())
     wholes = [HookedHead(cut, batch_size, threads) for cut in hooked]
-    for whole in wholes:
-        whole.has_joint = interface.joint is not None
     plain = [type(cut.head) is HookedHead for cut in cuts]
     heads = [cut.head if same else whole for cut, same, whole in zip(cuts, plain, wholes, strict=True)]
     with preserve_random_state(place.device):
@@ -128,8 +126,6 @@ def verify_module(
         alone = [
             replace(cut, head=HookedHead(way, 1, threads)) for cut, way in zip(cuts, hooked, strict=True)
         ]
-        for cut in alone:
-            cut.head.has_joint = interface.joint is not None
         note = "the module answers an image otherwise among others: images are run one at a time"
         return VerifiedModule(tuple(alone), 1, (note,), report.comparisons)
     notes = []

@@ -126,7 +126,7 @@ def measure_axioms(
     file = resolve_model_path(model)
     engine = camrt.load(file, preprocessing=preprocessing, **(load_options or {}))
     if method is None:
-        method = "calm" if engine.head.has_joint else "cam"
+        method = "calm" if engine.has_joint else "cam"
     chosen = make_method(method, options)
     if Need.PIXELS in chosen.needs:
         raise InputError(f"{chosen.name} explains pixels; the axioms are measured on cells of an activation")
@@ -161,7 +161,6 @@ class _CellDeletionEffect(Method):
     """By how much p(y|x) changes when a cell of the activation is set to zero."""
 
     name: ClassVar[str] = "moves"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.BOXES})
 
     def raw(self, ask: HeadQueries) -> tuple[Array, Array]:
         height, width = ask.activations.shape[2:]

@@ -35,6 +35,7 @@ def build_adjoint_model(
     graph: Graph,
     start: str,
     *,
+    end: str = LOGITS,
     input_name: str,
     batch: int | None,
     extra_inputs: Sequence[str] = (),
@@ -48,13 +49,15 @@ def build_adjoint_model(
     Inputs: `input_name`, of the activation's shape; `camrt_weighting` w (N, C), the number each logit counts
     with (a row of zeros with a one at class c for ∂logit_c/∂A); one a tensor of `extra_inputs`, named as in
     `camrt.export.heads.cut.build_head_model`. Outputs: `camrt_logits` (N, C) and `camrt_gradient`
-    ∂(Σ_c w_c·logit_c)/∂A, of the activation's shape. Whatever floating-point type the file holds, everything
-    is computed in `element`.
+    ∂(Σ_c w_c·logit_c)/∂A, of the activation's shape. Where the graph ends before the logits, w weighs what
+    it ends in and has its shape, and the gradient is the only output. Whatever floating-point type the file
+    holds, everything is computed in `element`.
 
     Args:
         model: The standardised model; it is not changed.
         graph: Its index.
         start: The tensor the gradient is for: the target, or the model's input.
+        end: The tensor that is weighted: the logits, or one that they are made from.
         input_name: Name the first input gets.
         batch: Fixed batch size of the graph; None when it is open.
         extra_inputs: Tensors that go around the cut; no gradient is followed into them.
@@ -74,14 +77,14 @@ def build_adjoint_model(
             "(onnx.version_converter.convert_version), or export it again"
         )
     reached = find_dependents([start], graph.nodes, through_sizes=False)
-    if LOGITS not in reached:
+    if end not in reached:
         raise AdjointError(f"the logits do not depend on {start!r}: their gradient there is zero everywhere")
     head = build_head_model(
-        model, graph, start, LOGITS, input_name=input_name, batch=batch, extra_inputs=extra_inputs
+        model, graph, start, end, input_name=input_name, batch=batch, extra_inputs=extra_inputs
     )
     cast_floats(head, element)
     make = NodeMaker(opset(model), element, supports_scatter_add=supports_scatter_add)
-    walk = BackwardPass(graph, make, reached, relu, [], [], {LOGITS: [WEIGHTING]})
+    walk = BackwardPass(graph, make, reached, relu, [], [], {end: [WEIGHTING]})
     leave = next(i for i, node in enumerate(head.graph.node) if node.output[0].startswith("camrt_out_"))
     walk.propagate_back([*head.graph.node[:leave], *head.graph.node[leave + 1 :]], start)
     gradient = walk.cotangent(start)
@@ -97,20 +100,20 @@ def build_adjoint_model(
             "use 'gradient' or 'smoothgrad'"
         )
     make.nodes.append(helper.make_node("Identity", [gradient], [GRADIENT]))
-    append_adjoint(head, make, batch, graph)
+    append_adjoint(head, make, batch, graph, end)
     for number, name in enumerate(known_tensors, start=len(extra_inputs)):
         replace_by_input(head, name, extra_input_name(number), batch, graph)
     drop_unused(head)
     return head
 
 
-def find_feature_vectors(graph: Graph, start: str) -> tuple[str, ...]:
+def find_feature_vectors(graph: Graph, start: str, end: str = LOGITS) -> tuple[str, ...]:
     """The vectors (N, F) that the head's linear layers make: small, and much is read to make them.
 
     A product of two matrices that depend on the images may have as many columns as there are images.
     """
     reached = graph.downstream(start)
-    nodes = [graph.nodes[index] for index in graph.upstream_nodes(LOGITS, stop=[start])]
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start])]
     return tuple(
         node.output[0]
         for node in nodes
@@ -123,18 +126,18 @@ def find_feature_vectors(graph: Graph, start: str) -> tuple[str, ...]:
     )
 
 
-def append_adjoint(head: onnx.ModelProto, make: NodeMaker, batch: int | None, graph: Graph) -> None:
+def append_adjoint(head: onnx.ModelProto, make: NodeMaker, batch: int | None, graph: Graph, end: str) -> None:
     """Puts the adjoint's nodes behind the head's own."""
-    logits = graph.shape(LOGITS)
+    weighted = graph.shape(end)
     weighting = helper.make_tensor_value_info(WEIGHTING, make.element, None)
-    set_shape(weighting, [batch or "N", logits[1] if logits is not None else "C"])
+    set_shape(weighting, [batch or "N", *("C" if weighted is None else weighted[1:])])
     head.graph.input.append(weighting)
     head.graph.node.extend(make.nodes)
     head.graph.initializer.extend(make.initializers)
     exit_node = next(node for node in head.graph.node if node.output[0].startswith("camrt_out_"))
     head.graph.node.remove(exit_node)
     del head.graph.output[:]
-    for name in (LOGITS, GRADIENT):
+    for name in (LOGITS, GRADIENT) if end == LOGITS else (GRADIENT,):
         head.graph.output.append(helper.make_tensor_value_info(name, make.element, None))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from onnx import NodeProto, TensorProto
 
-from camrt.export.graph.index import attribute
+from camrt.export.graph.index import Graph, attribute
 
 __all__ = [
     "CHANNEL_MIXING",
@@ -15,6 +17,7 @@ __all__ = [
     "QUANTISERS",
     "RESHAPING",
     "ROUNDING",
+    "is_same_for_every_element",
     "preserves_values",
 ]
 
@@ -51,3 +54,11 @@ def preserves_values(node: NodeProto) -> bool:
         sizes = [*attribute(node, "kernel_shape", [0]), *attribute(node, "strides", [1])]
         return all(size == 1 for size in sizes) and not any(attribute(node, "pads", []))
     return node.op_type in ("Identity", "Dropout")
+
+
+def is_same_for_every_element(graph: Graph, node: NodeProto) -> bool:
+    """Whether each number of a node's answer is made of the number in its place, in every place alike."""
+    fixed = [graph.shape(name) for name in node.input if name and graph.is_constant(name)]
+    if any(shape is None or math.prod(shape) != 1 for shape in fixed):
+        return False
+    return preserves_values(node) or node.op_type in ELEMENTWISE_UNARY | ELEMENTWISE_BINARY

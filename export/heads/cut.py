@@ -33,7 +33,6 @@ from camrt.export.rewrites.interface import LOGITS
 
 __all__ = [
     "ACTIVATION",
-    "CELLS",
     "FIRST_LAYER",
     "JOINT",
     "PHI",
@@ -50,7 +49,6 @@ __all__ = [
 
 ACTIVATION = "camrt_activation"
 PHI = "camrt_phi"
-CELLS = "camrt_cells"
 FIRST_LAYER = "camrt_first_layer"
 JOINT = "camrt_log_joint"
 

@@ -23,15 +23,16 @@ from onnx import NodeProto
 
 from camrt.export.allocation import eye, matmul, zeros
 from camrt.export.budget import reserve_array
-from camrt.export.graph.index import Graph, attribute
+from camrt.export.graph.index import Graph, attribute, set_shape
+from camrt.export.graph.operators import is_same_for_every_element
 from camrt.export.heads.affine import Affine, AffineForms, has_known_bias
 from camrt.export.heads.cellwise import find_cellwise_region
-from camrt.export.heads.cut import ACTIVATION, CELLS, build_head_model, find_clean_cuts, find_crossing_tensors
+from camrt.export.heads.cut import build_head_model, find_clean_cuts, find_crossing_tensors
 from camrt.export.heads.power_means import find_root
 from camrt.export.heads.reduction import Reduction, find_reduction
 from camrt.export.rewrites.interface import LOGITS
 
-__all__ = ["AffineStart", "Factors", "Unfactored", "cell_layer", "factor_head", "tap_cells"]
+__all__ = ["MAP", "VECTOR", "AffineStart", "Factors", "Unfactored", "cell_layer", "factor_head"]
 
 Array = npt.NDArray[Any]
 
@@ -42,13 +43,18 @@ class AffineStart:
 
     Attributes:
         weight: (F, K) float32.
+        bias: (F,) float32.
         layer: Graph from A to s (N, F, h', w'), a border included when the layer adds one.
-        rest: Graph from s to the logits.
+        answer: Name of s in the whole model.
+        each: Graph s (N, 1, h', w') -> φ(A) of one channel, where all channels are made alike, each of its
+            own channel of s; None where they are not.
     """
 
     weight: Array
+    bias: Array
     layer: onnx.ModelProto
-    rest: onnx.ModelProto
+    answer: str
+    each: onnx.ModelProto | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,6 @@ class Factors:
         cell_bias: (F,) float32, what a φ folded into a sum adds once a cell, the border's included; None for
             nothing.
         answer: Name of the tensor in the whole model that is that layer's answer.
-        rest: Graph from that answer (N, F) to the logits; None when ψ is affine.
     """
 
     phi: Literal["identity", "separable", "dense"] = "identity"
@@ -81,8 +86,12 @@ class Factors:
     weight: Array | None
     bias: Array
     cell_bias: Array | None = None
-    answer: str = ""
-    rest: onnx.ModelProto | None = None
+    answer: str = LOGITS
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether anything lies between that answer and the logits; no for an affine ψ."""
+        return self.answer != LOGITS
 
     def cells(self, size: tuple[int, int]) -> int:
         """How many cells P takes together for a map of h×w, the border that φ adds included."""
@@ -137,12 +146,6 @@ def factor_head(graph: Graph, target: str, batch: int | None) -> Factors | Unfac
             return Unfactored(
                 f"{', '.join(map(repr, around))} go{'es' * (len(around) == 1)} around {begin!r}"
             )
-    rest: onnx.ModelProto | None = None
-    if name != LOGITS:
-        features = form.features(inputs)
-        rest = build_head_model(
-            graph.model, graph, name, LOGITS, input_name=VECTOR, batch=batch, features=features
-        )
     weight, bias = reorder_to_map(graph, form, reduction, end_of_phi)
     inner, outer = shape_of(graph, target)[2:], shape_of(graph, end_of_phi)[2:]
     cell_bias: Array | None = None
@@ -161,7 +164,7 @@ def factor_head(graph: Graph, target: str, batch: int | None) -> Factors | Unfac
         phi = "separable" if region[end_of_phi] else "dense"
         phi_model = build_head_model(graph.model, graph, target, end_of_phi, input_name=MAP, batch=batch)
         if phi == "dense":
-            start = find_affine_start(graph, target, cell_forms, clean, batch)
+            start = find_affine_start(graph, target, end_of_phi, cell_forms, clean, batch)
     return Factors(
         phi=phi,
         phi_model=phi_model,
@@ -173,7 +176,6 @@ def factor_head(graph: Graph, target: str, batch: int | None) -> Factors | Unfac
         bias=np.ascontiguousarray(bias, dtype=np.float32),
         cell_bias=None if cell_bias is None else np.ascontiguousarray(cell_bias, dtype=np.float32),
         answer=name,
-        rest=rest,
     )
 
 
@@ -254,36 +256,6 @@ def fold_phi(weight: Array | None, phi: Affine) -> tuple[Array | None, Array | N
     return weight, shift
 
 
-def tap_cells(tapped: onnx.ModelProto, factors: Factors, cells: tuple[int, int]) -> bool:
-    """Lets the trunk pass answer the cells' contributions too, as `camrt_cells` (N, h, w, F), when it can.
-
-    It can when φ is the identity and the first layer a pooled matrix. The runtime then multiplies right
-    behind the trunk, on threads that are still awake; who does not fetch the output does not pay for it.
-
-    Args:
-        tapped: A model that gives `camrt_activation`, changed in place.
-        factors: The head's factors.
-        cells: (h, w) of the activation.
-    """
-    if factors.phi != "identity" or factors.weight is None or factors.reduction == "flatten":
-        return False
-    nodes, columns = cell_layer_nodes(ACTIVATION, CELLS, factors.weight * factors.scale(cells))
-    tapped.graph.node.extend(nodes)
-    tapped.graph.initializer.append(columns)
-    tapped.graph.output.append(onnx.helper.make_tensor_value_info(CELLS, onnx.TensorProto.FLOAT, None))
-    return True
-
-
-def cell_layer_nodes(source: str, output: str, weight: Array) -> tuple[list[NodeProto], onnx.TensorProto]:
-    """Nodes that apply a layer to every cell, (N, K, h, w) -> (N, h, w, F), and their weight."""
-    columns = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), "camrt_columns")
-    nodes = [
-        onnx.helper.make_node("Transpose", [source], ["camrt_cells_last"], perm=[0, 2, 3, 1]),
-        onnx.helper.make_node("MatMul", ["camrt_cells_last", columns.name], [output]),
-    ]
-    return nodes, columns
-
-
 def cell_layer(weight: Array) -> onnx.ModelProto:
     """A graph of its own that applies a layer to every cell: (N, K, h, w) -> (N, h, w, F).
 
@@ -292,9 +264,12 @@ def cell_layer(weight: Array) -> onnx.ModelProto:
     """
     made = onnx.helper.make_tensor_value_info
     features, channels = weight.shape
-    nodes, columns = cell_layer_nodes(MAP, "mixed", weight)
+    columns = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), "camrt_columns")
     graph = onnx.helper.make_graph(
-        nodes,
+        [
+            onnx.helper.make_node("Transpose", [MAP], ["camrt_cells_last"], perm=[0, 2, 3, 1]),
+            onnx.helper.make_node("MatMul", ["camrt_cells_last", columns.name], ["mixed"]),
+        ],
         "cell_layer",
         [made(MAP, onnx.TensorProto.FLOAT, ["N", channels, "h", "w"])],
         [made("mixed", onnx.TensorProto.FLOAT, ["N", "h", "w", features])],
@@ -304,12 +279,29 @@ def cell_layer(weight: Array) -> onnx.ModelProto:
 
 
 def find_affine_start(
-    graph: Graph, target: str, forms: dict[str, Affine], clean: frozenset[str], batch: int | None
+    graph: Graph,
+    target: str,
+    end_of_phi: str,
+    forms: dict[str, Affine],
+    clean: frozenset[str],
+    batch: int | None,
 ) -> AffineStart | None:
     name = next((name for name in reversed(forms) if name in clean), target)
     form = forms[name]
     if form.weight is None:
         return None
     layer = build_head_model(graph.model, graph, target, name, input_name=MAP, batch=batch)
-    rest = build_head_model(graph.model, graph, name, LOGITS, input_name=MAP, batch=batch)
-    return AffineStart(np.ascontiguousarray(form.weight, dtype=np.float32), layer, rest)
+    weight = np.ascontiguousarray(form.weight, dtype=np.float32)
+    bias = zeros(len(weight), "bias of a head's layer") if form.bias is None else form.bias
+    each = build_each_channel(graph, name, end_of_phi, batch)
+    return AffineStart(weight, np.ascontiguousarray(bias, np.float32), layer, name, each)
+
+
+def build_each_channel(graph: Graph, start: str, end: str, batch: int | None) -> onnx.ModelProto | None:
+    """The graph between two maps, of a single channel; None where channels are mixed or not made alike."""
+    nodes = [graph.nodes[index] for index in graph.upstream_nodes(end, stop=[start])]
+    if not all(is_same_for_every_element(graph, node) for node in nodes):
+        return None
+    part = build_head_model(graph.model, graph, start, end, input_name=MAP, batch=batch)
+    set_shape(part.graph.input[0], [batch or "N", 1, f"{MAP}_h", f"{MAP}_w"])
+    return part

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from camrt.kernels.ablate import ablate_boxes, ablate_channels
 from camrt.kernels.blur import blur
 from camrt.kernels.box_probabilities import box_probabilities, box_probabilities_pair
 from camrt.kernels.box_sums import box_sums
+from camrt.kernels.hidden_scores import FUNCTIONS, hidden_scores
 from camrt.kernels.masked_batch import masked_batch
 from camrt.kernels.partial_products import partial_products
 from camrt.kernels.perturb import perturb
@@ -115,6 +117,8 @@ def calls_of(draw: RandomInputs) -> dict[str, list[Call]]:
     first, rest = draw.below(n, batch), draw.below(n, batch)
     weight, flat = draw.numbers(features, k, cells), draw.numbers(n, k, cells)
     base, columns = draw.numbers(n, features, cells), draw.numbers(k, features)
+    hidden, factor = draw.numbers(n, features), draw.numbers(batch)
+    last = draw.numbers(n, targets, features)
     length = draw.size(5000, 300_000)
     scores = draw.rng.standard_normal(length).astype(np.float32).round(draw.size(4))
     marks = draw.rng.choice(np.array([0, 1, 255], np.uint8), length)
@@ -146,6 +150,20 @@ def calls_of(draw: RandomInputs) -> dict[str, list[Call]]:
             lambda: box_probabilities_pair(contributions, logits, others, boxes, chosen, threads=threads)
         ],
         "box_sums": [lambda: box_sums(contributions, boxes, threads=threads)],
+        "hidden_scores": [
+            partial(
+                hidden_scores,
+                hidden,
+                columns,
+                factor,
+                batch_index,
+                channel,
+                last,
+                name,
+                threads=threads,
+            )
+            for name in FUNCTIONS
+        ],
         "masked_batch": [
             output_call(draw, masked_batch, (batch, *shown.shape[1:]), maps, shown, batch_index, channel)
             if order is None

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from camrt.engine.cuts import find_adjoint_start, make_head, vector_batch_size
+from camrt.engine.cuts import find_adjoint_start
 from camrt.engine.device import NUMPY_DEVICE
+from camrt.engine.head_making import CutTensors, ModelToCut, make_head, vector_batch_size
 from camrt.engine.heads import FactoredHead, GenericHead, Head, QueryContext
 from camrt.engine.heads.adjoint import HeadAdjoint
+from camrt.engine.heads.last_linear import ScoreRunner
 from camrt.engine.passes import PassCounts
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.engine.scores import ScoreReader, probabilities
@@ -23,6 +25,7 @@ from camrt.export.adjoint import build_adjoint_model
 from camrt.export.graph.index import Graph, set_shape
 from camrt.export.heads.cut import ACTIVATION, FIRST_LAYER, PHI, build_head_model, build_tapped_model
 from camrt.export.heads.factoring import MAP, Factors, Unfactored, factor_head
+from camrt.export.heads.last_linear import find_last_linear
 from camrt.export.rewrites.input_form import IMAGES
 from camrt.export.rewrites.interface import LOGITS, Interface
 from camrt.export.rewrites.opset_upgrade import upgrade_opset
@@ -43,11 +46,12 @@ repeatable = settings(deadline=None, derandomize=True, database=None)
 
 
 class Spy:
-    """A runner that remembers how many rows each batch had."""
+    """A runner that remembers how many rows each batch had, and how wide its answers were."""
 
     def __init__(self, runner: Any) -> None:
         self.runner = runner
         self.sizes: list[int] = []
+        self.widths: set[int] = set()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -58,7 +62,9 @@ class Spy:
 
     def __call__(self, batch: Array, fetch: Any = None, extra_inputs: Any = None) -> list[Array]:
         self.sizes.append(len(batch))
-        return self.runner(batch, fetch, extra_inputs)
+        answers = self.runner(batch, fetch, extra_inputs)
+        self.widths.update(answer.shape[1] for answer in answers)
+        return answers
 
 
 @dataclass
@@ -68,7 +74,7 @@ class SpyRuntime:
     spies: list[Spy]
     name: str = "spy"
     supports_scatter_add: bool = True
-    taps_cell_contributions: bool = True
+    splits_last_layer: bool = True
     device: Any = NUMPY_DEVICE
 
     def make_runner(self, model: onnx.ModelProto, *, label: str, batch: int | None = None) -> Spy:
@@ -141,9 +147,10 @@ def cut(part: HeadGraph, batch_size: int = 4, *, open_size: bool = False) -> Cut
     )
     runtime = SpyRuntime([])
     start = find_adjoint_start("A", factors)
-    head = make_head(
-        model, graph, "A", (), start, (), factors, interface, runtime, batch_size=batch_size, threads=1
-    )
+    last = None if start is None else find_last_linear(graph, start)
+    tensors = CutTensors(target="A", around=(), factors=factors, start=start, vectors=(), last=last)
+    whole = ModelToCut(model=model, graph=graph, interface=interface, batch_size=batch_size, threads=1)
+    head = make_head(whole, tensors, runtime)
     taps = {ACTIVATION: "A"} | ({FIRST_LAYER: start} if start not in (None, "A") else {})
     if isinstance(factors, Factors) and factors.phi_tensor is not None:
         taps[PHI] = factors.phi_tensor
@@ -156,7 +163,7 @@ def cut(part: HeadGraph, batch_size: int = 4, *, open_size: bool = False) -> Cut
         part,
         factors,
         head,
-        GenericHead(runner, adjoint, batch_size, "asked for"),
+        GenericHead(ScoreRunner(runner), adjoint, batch_size, "asked for"),
         RUNTIME.make_runner(build_tapped_model(model, graph, taps), label="model"),
         runtime.spies,
         batch_size,
@@ -452,7 +459,7 @@ def test_batches_are_filled_across_images(name, batch_size):
     count = min(3, batch_size)
     activations = some_activations(rng, count, (6, 4, 3), holes=False)
     activations[:, 2] = 0
-    asked = both.asked(activations, np.zeros((count, 1), np.int64))
+    asked = both.asked(activations, np.zeros((count, 1), np.int64), "probability")
     boxes = some_boxes(rng, (4, 3), 5)
     both.head.scores_of_zero_activation(asked)
     for ask in (
@@ -479,13 +486,36 @@ def test_vectors_fill_the_memory_of_a_batch_of_images():
 @pytest.mark.parametrize("name", ["squeezenet", "squeezenet-padded", "network-in-network"])
 def test_batches_of_a_phi_that_mixes_channels_are_filled_across_images(name):
     both = cut(make_part(HEADS[name], 17), 4)
-    asked = both.asked(
-        some_activations(np.random.default_rng(18), 3, (6, 4, 3), holes=False), np.zeros((3, 1), np.int64)
-    )
+    activations = some_activations(np.random.default_rng(18), 3, (6, 4, 3), holes=False)
+    asked = both.asked(activations, np.zeros((3, 1), np.int64), "probability")
     both.head.scores_without_channels(asked)
     batches = max((spy.sizes for spy in both.spies), key=sum)
     assert batches == [4, 4, 4, 4, 2]
     assert asked.passes.head == 18
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gemm-relu-gemm", "gemm-hard-swish-gemm", "squeezenet-padded"),
+        *("dense-phi-and-network", "convolutions-after-the-pool"),
+    ],
+)
+def test_a_logit_runs_its_own_row_of_the_last_layer(name):
+    classes, rng = 37, np.random.default_rng(23)
+    both = cut(make_part(HEADS[name], 22, classes=classes))
+    activations = some_activations(rng, 3, (6, 4, 3), holes=False)
+    boxes = some_boxes(rng, (4, 3))
+    for kind, every in (("logit", False), ("probability", True)):
+        asked = both.asked(activations, rng.integers(classes, size=(3, 2)), kind)
+        both.head.scores_of_zero_activation(asked)  # once for all
+        for spy in both.spies:
+            spy.widths.clear()
+        both.head.scores_without_channels(asked)
+        if both.head.kind != "pooled-linear":  # whose cells are classes' own already
+            both.head.scores_with_boxes(asked, boxes, delete=True, keep=True)
+        list(both.head.gradients(asked))
+        assert any(classes in spy.widths for spy in both.spies) is every
 
 
 # ---------------------------------------------------------------- what is not finite

@@ -102,7 +102,7 @@ def test_graphs_behind_the_cut_are_made_ready_when_first_needed(tmp_path):
         assert labels == ["model"]
         engine.explain(batch, "pixab")
         engine.explain(batch, "pixab")
-        assert labels == ["model", "head behind its first layer"]
+        assert labels == ["model", "head behind its first layer", "last layer of the head"]
 
 
 # ---------------------------------------------------------------- options

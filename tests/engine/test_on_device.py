@@ -46,7 +46,7 @@ FACTOR = 64
 class OnTensors(OnnxRuntime):
     """ONNX Runtime that takes and gives tensors in the host's memory."""
 
-    taps_cell_contributions = False
+    splits_last_layer = False
     device = TorchDevice(torch.device("cpu"))
 
     def make_runner(self, model, *, label, batch=None):

@@ -46,7 +46,6 @@ class Checking(OnnxRuntime):
     """ONNX Runtime, for graphs that a folder has a plan of."""
 
     supports_scatter_add = False
-    taps_cell_contributions = False
 
     def __init__(self, folder):
         super().__init__()

@@ -17,11 +17,13 @@ from typer.testing import CliRunner
 
 import camrt
 from camrt.cli.main import app
-from camrt.engine import cuts
+from camrt.engine import cuts, head_making
+from camrt.engine.heads import FactoredHead
 from camrt.engine.runtime.ort_cpu import OnnxRuntimeRunner
 from camrt.errors import CutError, InputError, UnsupportedModelError
 from camrt.export.adjoint.registry import RULES
 from camrt.export.heads.factoring import Factors, factor_head
+from camrt.export.heads.last_linear import find_last_linear
 from helpers.oracles.ablation import ablation_cam
 from helpers.oracles.pixab import pixab_cam
 from helpers.tolerances import assert_close
@@ -124,7 +126,7 @@ def test_thorough_compares_more(tmp_path, name):
 @pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm"])
 def test_a_gradient_that_leaves_out_a_channel_is_found(tmp_path, monkeypatch, name):
     path = save(zoo_model(name).model, tmp_path / "m.onnx")
-    own = cuts.FactoredHead.gradients
+    own = FactoredHead.gradients
 
     def less(self, asked):
         for gradient in own(self, asked):
@@ -132,7 +134,7 @@ def test_a_gradient_that_leaves_out_a_channel_is_found(tmp_path, monkeypatch, na
             wrong[:, 0] *= -1.0
             yield wrong
 
-    monkeypatch.setattr(cuts.FactoredHead, "gradients", less)
+    monkeypatch.setattr(FactoredHead, "gradients", less)
     engine = camrt.load(path)
     assert engine.head.kind == "generic"
     assert any("gradient" in note for note in engine.notes)
@@ -140,7 +142,7 @@ def test_a_gradient_that_leaves_out_a_channel_is_found(tmp_path, monkeypatch, na
 
 def test_a_head_whose_graph_is_wrong_is_refused(tmp_path, monkeypatch):
     path = save(zoo_model("convolution-3x3-behind-the-cut").model, tmp_path / "m.onnx")
-    own = cuts.build_head_model
+    own = head_making.build_head_model
 
     def other(*given, **more):
         made = own(*given, **more)
@@ -150,11 +152,20 @@ def test_a_head_whose_graph_is_wrong_is_refused(tmp_path, monkeypatch):
                 tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         return made
 
-    monkeypatch.setattr(cuts, "build_head_model", other)
-    with pytest.raises(
-        CutError, match="behind target 'relu_1' the model does not answer what its parts answer"
-    ):
-        camrt.load(path)
+    def wrong_layer(*given):
+        found = find_last_linear(*given)
+        return None if found is None else replace(found, weight=np.float32(1.5) * found.weight)
+
+    what = "behind target 'relu_1' the model does not answer what its parts answer"
+    network = save(zoo_model("gemm-hard-swish-gemm").model, tmp_path / "network.onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(cuts, "find_last_linear", lambda *_: None)
+        patch.setattr(head_making, "build_head_model", other)
+        with pytest.raises(CutError, match=what):
+            camrt.load(path)
+    monkeypatch.setattr(cuts, "find_last_linear", wrong_layer)
+    with pytest.raises(CutError, match="does not answer what its parts answer"):
+        camrt.load(network)
 
 
 @pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm", "global-max-pool"])

@@ -44,7 +44,7 @@ def test_the_file_is_the_network(tmp_path: Path, held_out: LabelledImages, head:
     assert set(figures) == {"top1", "top5", "scene_top1", "scene_recall"}
     engine = camrt.load(tmp_path / "model.onnx")
     assert engine.labels == held_out.labels
-    assert engine.head.has_joint == (head == "calm")
+    assert engine.has_joint == (head == "calm")
     batch = np.random.default_rng(0).standard_normal((3, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(batch)).numpy()

@@ -52,7 +52,7 @@ def test_the_weight_of_a_linear_head_is_that_of_its_definition(name):
     case, part = HEADS[name], zoo_part(name)
     factors = factored(part)
     assert isinstance(factors, Factors)
-    assert factors.rest is None
+    assert not factors.has_rest
     assert factors.border == (2 * case.border, 2 * case.border)
     if factors.phi != "identity":
         assert factors.phi_model is not None

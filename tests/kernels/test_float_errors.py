@@ -17,6 +17,7 @@ from camrt.kernels.box_probabilities import box_probabilities, box_probabilities
 from camrt.kernels.box_scores import box_scores
 from camrt.kernels.box_sums import box_sums
 from camrt.kernels.first_layer_difference import first_layer_boxes, first_layer_channels
+from camrt.kernels.hidden_scores import hidden_scores
 from camrt.kernels.masked_batch import masked_batch
 from camrt.kernels.partial_products import partial_products
 from camrt.kernels.perturb import perturb
@@ -54,6 +55,9 @@ CALLS = {
     ),
     "first_layer_channels": lambda: first_layer_channels(
         ends(2, 5), ends(2, 4, 5), [0, 1], [1, 3], ends(2, 5)
+    ),
+    "hidden_scores": lambda: hidden_scores(
+        ends(2, 5), ends(3, 5), ends(4), [0, 1, 0, 1], [0, 1, 2, 0], ends(2, 2, 5), "silu"
     ),
     "masked_batch": lambda: masked_batch(
         ends(2, 4, 3, 3), ends(2, 3, 9, 9), [0, 1], [1, 3], ends(2, 3, 9, 9), epsilon=1e-5

@@ -118,7 +118,7 @@ def test_what_the_file_holds(pair: tuple[Any, Path]) -> None:
 def test_other_sizes(pair: tuple[Any, Path]) -> None:
     _, path = pair
     engine = camrt.load(path)
-    method = "calm" if engine.head.has_joint else "cam"
+    method = "calm" if engine.has_joint else "cam"
     assert engine.explain(batch(48, 40), method).raw.shape == (3, 6, 5)
 
 

@@ -369,7 +369,7 @@ def axioms(
         columns = ("changes under f + C", "silent cells that matter", "|sum - p(y|x)|")
         axes = ("invariant", "sensitive", "complete")
         table = Table("method", *columns, *axes, title=f"Axioms on {len(batch)} images")
-        for name in method or ["calm" if engine.head.has_joint else "cam"]:
+        for name in method or ["calm" if engine.has_joint else "cam"]:
             found = measured(path, batch, name, preprocessing=steps, load_options=model_options, **options)
             held = ["yes" if flag else "no" for flag in (found.invariant, found.sensitive, found.complete)]
             figures = (

@@ -140,7 +140,7 @@ def test_only_one_pass_is_made(engine: camrt.Engine) -> None:
 
 def test_the_cut_lies_before_both_branches(engine: camrt.Engine) -> None:
     assert engine.target.name == "A"
-    assert engine.head.has_joint
+    assert engine.has_joint
     text = engine.describe()
     assert "4 classes, CALM: p(y,z|x) of every class and cell" in text
     assert "calm                     0     0" in text
