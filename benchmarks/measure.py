@@ -166,7 +166,7 @@ def environment() -> dict[str, str]:
     """Versions and machine, for the record."""
     names = (
         *("numpy", "onnx", "onnxruntime", "torch", "torchvision", "grad-cam", "torchcam", "captum"),
-        *("opencv-python-headless", "scikit-learn", "quantus"),
+        *("opencv-python-headless", "openvino", "scikit-learn", "quantus"),
     )
     versions = {"camrt": camrt.__version__}
     for name in names:

@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from camrt.errors import BackendError, DeadlineError, InputError, MemoryLimitErr
 from camrt.export.budget import Budget, within_budget
 from camrt.export.io.model_file import read_model
 from helpers import hostile_models
+from helpers.concurrent_calls import ask_from_threads
 from helpers.tolerances import assert_close
 from helpers.zoo import HEADS, Net, classifier, model_of, save
 
@@ -162,16 +162,7 @@ def test_threads_get_what_they_asked_for(tmp_path):
     engine = camrt.load(saved("gemm-relu-gemm", tmp_path), backend="openvino")
     batches = [images(rows, rows) for rows in range(1, 7)]
     expected = [engine.explain(batch, "gradcam", targets=1).raw for batch in batches]
-    found: list[list[np.ndarray]] = [[] for _ in batches]
-
-    def ask(number: int) -> None:
-        found[number] = [engine.explain(batches[number], "gradcam", targets=1).raw for _ in range(5)]
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(batches))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = ask_from_threads(lambda batch: engine.explain(batch, "gradcam", targets=1).raw, batches, 5)
     for answers, wanted in zip(found, expected, strict=True):
         assert len(answers) == 5
         for answer in answers:

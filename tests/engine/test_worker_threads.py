@@ -15,6 +15,7 @@ from camrt.engine.runtime.worker_threads import run_with_deadline
 from camrt.errors import DeadlineError
 from camrt.export.budget import Budget, within_budget
 from helpers import hostile_models
+from helpers.concurrent_calls import ask_from_threads
 
 
 def nothing() -> None:
@@ -81,16 +82,7 @@ def test_runs_from_many_threads_answer_what_they_were_asked(tmp_path: Path):
     engine = camrt.load(hostile_models.classifier(tmp_path / "model.onnx"), verify=False)
     batches = np.random.default_rng(0).normal(size=(8, 4, 3, 8, 8)).astype(np.float32)
     expected = [engine.predict(batch) for batch in batches]
-    found: list[list[np.ndarray]] = [[] for _ in batches]
-
-    def ask(number: int) -> None:
-        found[number] = [engine.predict(batches[number]) for _ in range(10)]
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(batches))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = ask_from_threads(engine.predict, batches, 10)
     for answers, wanted in zip(found, expected, strict=True):
         assert len(answers) == 10
         for answer in answers:
