@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from camrt.engine.array_types import ArrayT, DLPackArray, NumPyArray, NumPyBatch
 from camrt.engine.arrays import concat, out_of_memory_errors, release_memory, to_float32
@@ -20,6 +21,7 @@ from camrt.engine.call_limits import with_call_limits
 from camrt.engine.cuts import Cut
 from camrt.engine.description import describe_engine
 from camrt.engine.device import NUMPY_DEVICE, Device
+from camrt.engine.evaluation_types import EvaluationResult, EvaluationSettings
 from camrt.engine.explain_prepared import explain_prepared
 from camrt.engine.explanation import Explanation
 from camrt.engine.fusion import Fusion
@@ -497,19 +499,55 @@ class Engine:
         weights, activations = (given.to_caller(concat(parts)) for parts in zip(*kept, strict=True))
         return (weights if several else weights[:, 0]), activations
 
-    def evaluate(self, data: Any, methods: Any = ("pixab", "gradcam", "ablation"), **settings: Any) -> Any:
+    def evaluate(
+        self,
+        data: Any,
+        methods: str | Method | Sequence[str | Method] | Mapping[str, str | Method] = (
+            "pixab",
+            "gradcam",
+            "ablation",
+        ),
+        metrics: str | Sequence[str] = "all",
+        *,
+        settings: EvaluationSettings | None = None,
+        dead: NDArray[np.bool_] | None = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: Callable[[float, int], None] | None = None,
+    ) -> EvaluationResult:
         """Which explanation to trust: metrics of methods on annotated images.
 
-        The arguments, the answer and the errors are those of `camrt.evaluation.evaluate`, found by the
-        package's entry point: explaining imports nothing of evaluation.
+        This is `camrt.evaluation.evaluate`, found by the package's entry point: explaining imports nothing of
+        evaluation.
 
         Args:
-            data: A folder of images with their annotations, or a data set.
-            methods: Names of methods, with options if need be, or method objects.
-            **settings: `metrics`, `settings`, `dead`, `out`, `resume`, `progress`.
+            data: A folder of images with their annotations, or a `camrt.evaluation.datasets.Dataset`.
+            methods: Names of methods, with options if need be ("pixab:denominators=N1"), or method objects;
+                "all" for all methods.
+            metrics: Names of metrics, or "all": then those that cannot be measured are left out, and the
+                results say why.
+            settings: How, and on how many images: `camrt.evaluation.Settings(limit=100)`.
+            dead: bool (H, W), pixels of the model's input that cannot influence it, for μ.
+            out: Folder for results.json, tables and a report; None keeps all in memory.
+            resume: Go on with a run in that folder, if there is one.
+            overwrite: Replace a run in that folder.
+            progress: Called with how many images are done, as a fraction, and how many there are.
+
+        Returns:
+            A `camrt.evaluation.Evaluation`: its `.figures` are by method and metric.
 
         Raises:
+            InputError: Metrics that the images do not allow, a preprocessing that is not known, a folder that
+                holds another run or is being written by one, or an argument of another type.
+            MethodError: An unknown method, or one that this model does not admit.
+            DataError: No images.
+            StorageError: Results cannot be written; what was measured before is kept.
             BackendError: camrt's entry points are not installed.
+
+        Example:
+            found = engine.evaluate("images", ["pixab", "gradcam"], ["drop", "deletion"])
+            found.figures["pixab"]["deletion"]["value"]
         """
         found = entry_points(group=EVALUATION, name="evaluate")
         if not found:
@@ -517,7 +555,19 @@ class Engine:
                 "camrt was installed without its entry points, as by a tool that bundles applications: call "
                 "camrt.evaluation.evaluate(engine, data, methods), or install camrt anew"
             )
-        return next(iter(found)).load()(self, data, methods, **settings)
+        result: EvaluationResult = next(iter(found)).load()(
+            self,
+            data,
+            methods,
+            metrics,
+            settings=settings,
+            dead=dead,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        return result
 
     def _explain(
         self,

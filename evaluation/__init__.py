@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from camrt.evaluation import papers as papers
     from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
     from camrt.evaluation.metrics.pixel_precision import pxap
-    from camrt.evaluation.suite import evaluate
+    from camrt.evaluation.suite import Evaluation, Settings, evaluate
 
-__all__ = ["evaluate", "max_box_accuracy", "pxap"]
+__all__ = ["Evaluation", "Settings", "evaluate", "max_box_accuracy", "pxap"]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is there
     __getattr__, __dir__, _ = lazy_loader.attach(
@@ -32,6 +32,6 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is ther
         {
             "metrics.box_accuracy": ["max_box_accuracy"],
             "metrics.pixel_precision": ["pxap"],
-            "suite": ["evaluate"],
+            "suite": ["Evaluation", "Settings", "evaluate"],
         },
     )

@@ -320,7 +320,9 @@ def stage_counts(stages: int | Sequence[int] | None, layers: int) -> tuple[int, 
     if stages is None:
         return tuple(range(1, layers + 1))
     if isinstance(stages, bool) or (isinstance(stages, int) and not 1 <= stages <= layers):
-        raise InputError(f"stages={stages!r} must be from 1 to {layers}, the number of layers")
+        raise InputError(
+            f"stages={stages!r} must be from 1 to {layers}, how many layers with weights the model has"
+        )
     if isinstance(stages, int):
         return (
             (layers,) if stages == 1 else tuple(np.rint(np.linspace(1, layers, stages)).astype(int).tolist())

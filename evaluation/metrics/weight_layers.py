@@ -25,6 +25,7 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from camrt.errors import InputError, UnsupportedModelError
+from camrt.evaluation.checks import check_integer
 from camrt.export.graph.index import attribute, names_read
 from camrt.export.graph.operators import FLOATING
 from camrt.export.graph.traversal import node_label, walk_nodes
@@ -124,8 +125,9 @@ def randomise_layers(
         InputError: An unknown `draw`, a negative seed, or layers of another model.
         UnsupportedModelError: A quantised tensor, unless they are shuffled.
     """
-    if draw not in get_args(Draw) or isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"draw={draw!r} must be 'normal', 'he' or 'shuffle', seed={seed!r} a number >= 0")
+    if draw not in get_args(Draw):
+        raise InputError(f"draw={draw!r} must be one of {', '.join(get_args(Draw))}")
+    check_integer("seed", seed, 0)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     tensors = dict(stored_tensors(copy))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -156,12 +156,13 @@ METRICS: dict[str, Metric] = {
         "images.",
     ),
     "mu": Metric(
-        title="share in the dead zone, μ",
+        title="norm in the dead zone, μ",
         of="predicted",
         needs="dead zone",
         better="lower",
         source="See through walls",
-        explanation="Norm of the map where the model cannot see, relative to its whole norm.",
+        explanation="Norm of the map where the model cannot see, relative to its whole norm: no share of its "
+        "sum. A map that is the same everywhere has the root of the zone's share.",
         values="number",
         digits=3,
         measure=lambda saliency, dead: float(dead_share(saliency[None], dead)[0]),
@@ -174,8 +175,10 @@ def parse_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:
     """The names of metrics, in the order of tables; "all" means all.
 
     Raises:
-        InputError: An unknown name, or none.
+        InputError: An unknown name, or none, or no names.
     """
+    if not isinstance(metrics, Iterable):
+        raise InputError(f'metrics={metrics!r} must be names of metrics, or "all"')
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     if names == ["all"]:
         return tuple(METRICS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,7 +113,8 @@ def evaluate(
         MethodError: A method that this model does not admit.
         DataError: No images.
     """
-    chosen = settings or Settings()
+    chosen = Settings() if settings is None else settings
+    check_arguments(chosen, data, dead, out, engine.preprocessing, goes_on=resume or overwrite)
     preprocessing = engine.preprocessing
     if preprocessing is None:
         raise InputError("the model's preprocessing is not known: load it with camrt.load(preprocessing=...)")
@@ -135,6 +137,38 @@ def evaluate(
     with lock_folder(Path(out)):
         parts = BlockStore(Path(out), fingerprint, resume=resume, overwrite=overwrite)
         return _run_blocks(plan, data, preprocessing, fingerprint, found_before, left_out, parts, progress)
+
+
+def check_arguments(
+    settings: object,
+    data: object,
+    dead: object,
+    out: object,
+    preprocessing: Preprocessing | None,
+    *,
+    goes_on: bool,
+) -> None:
+    """Refuses arguments of another type, and those that mean nothing together.
+
+    Raises:
+        InputError: There is one.
+    """
+    if not isinstance(settings, Settings):
+        form = ", ".join(f"{name}=..." for name in settings) if isinstance(settings, Mapping) else "limit=..."
+        raise InputError(f"settings={settings!r:.80} must be camrt.evaluation.Settings({form})")
+    if not isinstance(data, (str, os.PathLike, Dataset)):
+        raise InputError(f"data={data!r:.80} must be a folder, or a camrt.evaluation.datasets.Dataset")
+    if out is not None and not isinstance(out, (str, os.PathLike)):
+        raise InputError(f"out={out!r:.80} must be a folder")
+    if out is None and goes_on:
+        raise InputError("resume= and overwrite= are about a folder of results: name it by out=")
+    if dead is None or preprocessing is None:
+        return
+    if not isinstance(dead, np.ndarray) or dead.dtype != bool or dead.shape != preprocessing.size:
+        found = f"{dead.dtype} {dead.shape}" if isinstance(dead, np.ndarray) else type(dead).__name__
+        raise InputError(
+            f"dead= must be a bool array {preprocessing.size}, as the model's input, got {found}"
+        )
 
 
 def _run_blocks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,7 +59,9 @@ class Settings:
             ("postprocess", ("native", "library", None)),
         ):
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
+                raise InputError(
+                    f"{name}={getattr(self, name)!r} must be one of {', '.join(map(str, allowed))}"
+                )
 
 
 def parse_methods(
@@ -76,18 +78,22 @@ def parse_methods(
 
     Raises:
         MethodError: An unknown method or option.
-        InputError: No method, or two of the same name.
+        InputError: No method, something that is none, or two of the same name.
     """
     if isinstance(methods, Mapping):
         pairs = list(methods.items())
+    elif not isinstance(methods, str | Method | Iterable):
+        raise InputError(f'methods={methods!r} must be names of methods, or methods, or "all"')
     else:
         listed = [methods] if isinstance(methods, str | Method) else list(methods)
         listed = list(registry()) if listed == ["all"] else listed
-        pairs = [(text if isinstance(text, str) else format_method(text), text) for text in listed]
+        pairs = [(format_method(one) if isinstance(one, Method) else one, one) for one in listed]
     if not pairs:
         raise InputError("no method was asked for")
     found: dict[str, Method] = {}
     for name, given in pairs:
+        if not isinstance(given, str | Method):
+            raise InputError(f"{given!r:.80} is no method: give a name, or camrt.methods()[name](...)")
         if name in found:
             raise InputError(f"two methods are called {name!r}")
         found[name] = _built(given, postprocess)

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 import camrt
 from camrt.cli.main import app
-from camrt.engine.methods import GradCAM, PixabCAM
+from camrt.engine.methods.gradients import GradCAM
+from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.run_folder import JOURNAL_FILE, lock_folder
 from camrt.errors import BackendError, DataError, InputError, MethodError
 from camrt.evaluation.datasets import read_dataset
@@ -407,6 +408,32 @@ def test_the_engine_finds_the_evaluation_by_its_entry_point(
         engine.evaluate(folder, ["gradcam"])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"settings": {"limit": 2}}, r"settings=.* must be camrt.evaluation.Settings\(limit=...\)$"),
+        ({"settings": 5}, "must be camrt.evaluation.Settings"),
+        ({"metrics": 5}, "metrics=5 must be names of metrics"),
+        ({"metrics": None}, "metrics=None must be names of metrics"),
+        ({"methods": 5}, "methods=5 must be names of methods"),
+        ({"methods": [5]}, "5 is no method: give a name"),
+        ({"methods": {"mine": None}}, "None is no method: give a name"),
+        ({"data": 5}, "data=5 must be a folder"),
+        ({"out": 5}, "out=5 must be a folder"),
+        ({"resume": True}, "name it by out="),
+        ({"overwrite": True}, "name it by out="),
+        ({"dead": [[True]]}, rf"bool array \({SIDE}, {SIDE}\), as the model's input, got list"),
+        ({"dead": np.ones((3, 3), bool)}, r"got bool \(3, 3\)"),
+        ({"dead": np.ones((SIDE, SIDE))}, "got float64"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(
+    engine: Any, folder: Path, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        engine.evaluate(**{"data": folder, "methods": ["cam"], "metrics": ["drop"], **wrong})
+
+
 def test_a_metric_of_maps_is_one_entry(
     engine: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,6 +524,11 @@ def test_the_command_line_draws_layers_anew(engine: Any, folder: Path, tmp_path:
         again = CliRunner().invoke(app, ["evaluate", "sanity", *into, *options])
         assert again.exit_code == code, again.output
         assert said in again.output
+    by_itself = CliRunner().invoke(
+        app, ["evaluate", "sanity", *into[:2], *asked[:2], "--limit", "1", *asked[-2:]]
+    )
+    assert by_itself.exit_code == 0, by_itself.output  # fewer layers than stages would be by default
+    assert "2 of 2" in by_itself.output
     nowhere = CliRunner().invoke(app, ["evaluate", "sanity", *into[:-2], "--resume"])
     assert nowhere.exit_code == 2
     assert "--out" in nowhere.output
@@ -513,4 +545,5 @@ def test_the_command_line_finds_walls(engine: Any, folder: Path, tmp_path: Path)
         app, ["evaluate", "walls", *shared, "--dead-rows", "8", "-o", str(tmp_path / "given")]
     )
     assert given.exit_code == 0, given.output
+    assert "μ of a map that is the same everywhere" in given.output
     assert "μ" in given.output

@@ -68,6 +68,8 @@ def parts_without_imports_of_their_own(engine: camrt.Engine, maps: Array) -> Non
     camrt.evaluation.pxap(maps, maps)
     camrt.training.with_head(torch.nn.Identity(), "calm", 200)
     reproduce("pixab-5", engine, "images")
+    found = engine.evaluate("images", ["cam"], "all", settings=camrt.evaluation.Settings(limit=2))
+    assert_type(found.figures["cam"]["drop"], dict[str, Any])
 
 
 def mistakes(engine: camrt.Engine, batch: npt.NDArray[np.float32], tensor: torch.Tensor) -> None:
@@ -80,6 +82,7 @@ def mistakes(engine: camrt.Engine, batch: npt.NDArray[np.float32], tensor: torch
     engine.explain(batch).map.max()  # type: ignore[attr-defined]
     engine.explain(42)  # type: ignore[call-overload]
     engine.explain(batch, size="large")  # type: ignore[call-overload]
+    engine.evaluate("images", settings={"limit": 2})  # type: ignore[arg-type]
     engine.explain_all(batch, ["pixab"], definition="grad-cam")  # type: ignore[call-overload]
     explanation: camrt.Explanation[torch.Tensor] = engine.explain(batch)  # type: ignore[assignment]
     tensors_drawn(explanation)

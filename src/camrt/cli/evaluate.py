@@ -180,7 +180,7 @@ def walls(
     *,
     model_options: ModelOptions,
 ) -> None:
-    """Find the pixels that cannot influence a model, and how much of each map lies there (μ).
+    """Find the pixels that cannot influence a model, and μ: a map's norm there, relative to its whole norm.
 
     With --theory, Proposition 2, Theorem 3 and the dead rows of the masked VGG-16, each value beside what the
     paper says of it.
@@ -236,7 +236,10 @@ def walls(
                 progress=progress,
             )
         _print_evaluation(evaluation.results, out)
-        make_console().print(f"a map that is the same everywhere: {float(dead.mean()) ** 0.5:.3f}")
+        make_console().print(
+            f"μ of a map that is the same everywhere: {float(dead.mean()) ** 0.5:.3f}, the root of the "
+            "zone's share"
+        )
 
 
 @app.command()
@@ -245,7 +248,12 @@ def sanity(
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
     methods: Methods = "pixab,gradcam,guided",
-    stages: Annotated[int, typer.Option(min=1, help="How many stages, evenly over the layers.")] = 6,
+    stages: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many stages, evenly over the layers; else 6, or one for each of fewer."
+        ),
+    ] = None,
     draw: Annotated[str, typer.Option(help="How weights are drawn anew: normal, he or shuffle.")] = "normal",
     preprocessing: PreprocessingOption = None,
     size: Size = None,
@@ -269,18 +277,21 @@ def sanity(
     with report_errors(resumes=out is not None):
         from camrt.engine.images.read import find_images
         from camrt.evaluation.metrics.randomisation import cascading_randomisation
-        from camrt.evaluation.metrics.weight_layers import Draw
+        from camrt.evaluation.metrics.weight_layers import Draw, find_weight_layers
         from camrt.evaluation.suite.settings import parse_methods
+        from camrt.export.io.model_file import read_model
 
         if out is None and (resume or overwrite):
             raise InputError("--resume and --overwrite are about a folder of results: name it by --out")
         engine = load_engine(model, preprocessing, size, None, **model_options)
         built = parse_methods(split_list(methods))
+        file = resolve_model_path(model)
+        layers = find_weight_layers(read_model(file).model)
         found = cascading_randomisation(
-            resolve_model_path(model),
+            file,
             [str(path) for path in islice(find_images(images, on_results=print_left_out), limit)],
             list(built.values()),
-            stages=stages,
+            stages=stages or min(6, len(layers)) or None,
             target=engine.target.name,
             seed=seed,
             draw=cast("Draw", draw),
