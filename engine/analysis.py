@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from onnx import numpy_helper
 
 import camrt
 from camrt.engine.heads.comparison import Comparison
@@ -31,7 +32,7 @@ from camrt.engine.plain_values import decode_plain, encode_plain
 from camrt.errors import ModelFileError
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.geometry.spatial_steps import SpatialStep
-from camrt.export.graph.held_weights import hold_weight, is_held_type
+from camrt.export.graph.held_weights import copy_without_weights, held_weight, hold_weight, is_held_type
 from camrt.export.graph.index import Graph, ShapeObserver
 from camrt.export.heads.cut import TargetTensor
 from camrt.export.io.cache_folder import find_cache_folder, read_entry, write_entry
@@ -215,7 +216,8 @@ def pack_analysis(analysis: Analysis, key: str, data: bytes | bytearray) -> byte
     found, hint = [], 0
     for number, tensor in enumerate(analysis.model.graph.initializer):
         light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        values, bits = tensor.raw_data, element_bits(tensor.data_type) or 0
+        held, bits = held_weight(tensor), element_bits(tensor.data_type) or 0
+        values = tensor.raw_data if held is None else held.reshape(-1).view(np.uint8).data
         whole = len(values) >= LARGE_WEIGHT_BYTES and 8 * len(values) == math.prod(tensor.dims) * bits
         start = find_bytes(data, values, hint) if whole else None
         if start is not None:
@@ -227,22 +229,15 @@ def pack_analysis(analysis: Analysis, key: str, data: bytes | bytearray) -> byte
             places.append((start, length, number))
     elsewhere = set(range(len(light.graph.initializer))) - {number for _, _, number in places}
     for number in elsewhere:
-        light.graph.initializer[number].CopyFrom(analysis.model.graph.initializer[number])
+        tensor = analysis.model.graph.initializer[number]
+        held = held_weight(tensor)
+        light.graph.initializer[number].CopyFrom(
+            tensor if held is None else numpy_helper.from_array(held, tensor.name)
+        )
     plain = {name: encode_plain(getattr(analysis, name)) for name in plain_names()}
     text = json.dumps({"key": key, "weights": places, "analysis": plain}).encode()
     graph: bytes = light.SerializeToString()
     return len(text).to_bytes(8, "little") + text + graph
-
-
-def copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A standardised model, without its initializers."""
-    light = onnx.ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    light.metadata_props.extend(model.metadata_props)
-    light.graph.name = model.graph.name
-    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
-        getattr(light.graph, field).extend(getattr(model.graph, field))
-    return light
 
 
 def unpack_analysis(content: bytes, key: str, data: bytearray) -> Analysis:
@@ -304,7 +299,7 @@ def plain_names() -> list[str]:
     return [field.name for field in fields(Analysis) if field.name not in ("model", "weights")]
 
 
-def find_bytes(data: bytes | bytearray, wanted: bytes, hint: int) -> int | None:
+def find_bytes(data: bytes | bytearray, wanted: bytes | memoryview, hint: int) -> int | None:
     """Where some bytes stand in others; None where they do not, or are hard to find.
 
     Args:
@@ -312,7 +307,7 @@ def find_bytes(data: bytes | bytearray, wanted: bytes, hint: int) -> int | None:
         wanted: What to look for.
         hint: From where to look first: tensors mostly stand in the order of the graph.
     """
-    prefix, whole = wanted[:PREFIX_BYTES], np.frombuffer(data, np.uint8)
+    prefix, whole = bytes(wanted[:PREFIX_BYTES]), np.frombuffer(data, np.uint8)
     compared = np.frombuffer(wanted, np.uint8)
     for begin in dict.fromkeys((hint, 0)):
         start = data.find(prefix, begin)

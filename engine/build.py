@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy.typing as npt
+
 from camrt.engine.analysis import Analysis, AnalysisStore
 from camrt.engine.arrays import to_numpy
 from camrt.engine.batch_axis import resolve_batch_axis
@@ -27,6 +29,7 @@ from camrt.errors import ModelFileError
 from camrt.export.adjoint import find_straight_through
 from camrt.export.geometry.builtin_preprocessing import find_builtin_preprocessing
 from camrt.export.geometry.map_formats import insert_map
+from camrt.export.graph.held_weights import hold_weights
 from camrt.export.graph.index import Graph
 from camrt.export.heads.cut import JOINT, choose_targets, describe_resampling, find_candidates
 from camrt.export.internal_errors import report_internal_errors
@@ -37,6 +40,8 @@ from camrt.export.rewrites.input_form import InputLayout, read_input_form
 from camrt.export.rewrites.interface import LOGITS, Interface, standardise
 
 __all__ = ["build_engine", "read_and_build"]
+
+Array = npt.NDArray[Any]
 
 
 def read_and_build(raw: ModelBytes, runtime: Backend, analyst: Backend, **options: Any) -> Engine:
@@ -108,6 +113,9 @@ def build_engine(
         prober=make_output_prober(analyst),
     )
     names = resolve_labels(labels, metadata, interface.num_classes)
+    weights: list[Array] = []
+    if type(runtime) is type(analyst):
+        model, weights = hold_weights(model)
     interface, graph, notes = resolve_batch_axis(model, interface, analyst, steps, watch)
     notes = [*file.notes, *interface.notes, *notes]
     graph.observe(LOGITS)
@@ -162,6 +170,7 @@ def build_engine(
         unfactored=checked.unfactored,
         notes=(*notes, *checked.notes),
         comparisons=checked.comparisons,
+        weights=tuple(weights),
     )
     if store is not None:
         store.write(found_out, file.path, file.sha256)

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import TensorProto, numpy_helper
 
 __all__ = ["HELD_SIZE", "held_weight", "hold_weight", "is_held_type", "tensor_values"]
@@ -59,3 +60,30 @@ def tensor_values(tensor: TensorProto) -> Array:
     """The numbers of an initializer, wherever they lie; those that are held are not to be written."""
     held = held_weight(tensor)
     return np.asarray(numpy_helper.to_array(tensor)) if held is None else held
+
+
+def hold_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Array]]:
+    """A copy of a standardised model whose large weights are held, and their arrays."""
+    light = copy_without_weights(model)
+    arrays = []
+    for tensor in model.graph.initializer:
+        if not is_held_type(tensor):
+            light.graph.initializer.append(tensor)
+            continue
+        arrays.append(np.ascontiguousarray(numpy_helper.to_array(tensor)))
+        hold_weight(
+            light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims),
+            arrays[-1],
+        )
+    return light, arrays
+
+
+def copy_without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A standardised model, without its initializers."""
+    light = onnx.ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    light.metadata_props.extend(model.metadata_props)
+    light.graph.name = model.graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(light.graph, field).extend(getattr(model.graph, field))
+    return light
