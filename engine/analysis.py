@@ -38,7 +38,7 @@ from camrt.export.heads.cut import TargetTensor
 from camrt.export.io.cache_folder import find_cache_folder, read_entry, write_entry
 from camrt.export.io.model_bytes import ModelBytes, read_bytes
 from camrt.export.limits import element_bits
-from camrt.export.rewrites.interface import LOGITS, Interface
+from camrt.export.rewrites.interface import Interface
 
 __all__ = ["Analysis", "AnalysisStore", "find_store"]
 
@@ -49,6 +49,7 @@ PLAIN_CLASSES: Mapping[str, type] = {
     for kind in (BuiltinPreprocessing, Comparison, Interface, Preprocessing, SpatialStep, TargetTensor)
 }
 LARGE_WEIGHT_BYTES = 1 << 12  # smaller ones are written into the entry
+APART = frozenset({"model", "shapes", "types", "weights"})  # fields that are not kept as plain values
 GAP_BYTES = 4  # between weights at least: protobuf has a tag and a length there
 PREFIX_BYTES = 64  # of a weight, by which it is looked for
 MOST_PLACES = 16  # where its first bytes are found, that are compared whole
@@ -63,7 +64,8 @@ class Analysis:
     Attributes:
         model: Its graph, standardised.
         input_shape: The shape of images that it was indexed at.
-        observed: Shapes and element types that were found by running it, by tensor.
+        shapes: Those of its tensors, inferred or found by running it.
+        types: Their element types.
         interface: What it takes and gives.
         preprocessing: How images become its input, when known.
         front: What it does to images by itself.
@@ -78,7 +80,8 @@ class Analysis:
 
     model: onnx.ModelProto
     input_shape: tuple[int, ...]
-    observed: Mapping[str, tuple[tuple[int, ...], int]]
+    shapes: Mapping[str, tuple[int, ...]]
+    types: Mapping[str, int]
     interface: Interface
     preprocessing: Preprocessing | None
     front: BuiltinPreprocessing
@@ -96,17 +99,7 @@ class Analysis:
         Args:
             observer: Finds the shapes that the graph turns out not to have at other sizes.
         """
-
-        def known_first(
-            model: onnx.ModelProto, input_shape: tuple[int, ...], unknown: Mapping[str, int | None]
-        ) -> dict[str, tuple[tuple[int, ...], int]]:
-            if input_shape == self.input_shape and (known := unknown.keys() & self.observed.keys()):
-                return {name: self.observed[name] for name in known}
-            return observer(model, input_shape, unknown)
-
-        graph = Graph(self.model, self.input_shape, known_first)
-        graph.observe(LOGITS)
-        return graph
+        return Graph(self.model, self.input_shape, observer, (dict(self.shapes), dict(self.types)))
 
 
 @dataclass(frozen=True)
@@ -235,7 +228,8 @@ def pack_analysis(analysis: Analysis, key: str, data: bytes | bytearray) -> byte
             tensor if held is None else numpy_helper.from_array(held, tensor.name)
         )
     plain = {name: encode_plain(getattr(analysis, name)) for name in plain_names()}
-    text = json.dumps({"key": key, "weights": places, "analysis": plain}).encode()
+    told = {"shapes": dict(analysis.shapes), "types": dict(analysis.types), "analysis": plain}
+    text = json.dumps({"key": key, "weights": places, **told}).encode()
     graph: bytes = light.SerializeToString()
     return len(text).to_bytes(8, "little") + text + graph
 
@@ -270,7 +264,13 @@ def unpack_analysis(content: bytes, key: str, data: bytearray) -> Analysis:
         else:
             tensor.raw_data = bytes(data[start:end])
     plain = {name: decode_plain(told["analysis"][name], PLAIN_CLASSES) for name in plain_names()}
-    return Analysis(model=model, weights=tuple(hold_in_place(large, data)), **plain)
+    return Analysis(
+        model=model,
+        shapes={str(name): tuple(map(int, sizes)) for name, sizes in told["shapes"].items()},
+        types={str(name): int(kind) for name, kind in told["types"].items()},
+        weights=tuple(hold_in_place(large, data)),
+        **plain,
+    )
 
 
 def hold_in_place(large: Iterable[tuple[onnx.TensorProto, int]], data: bytearray) -> Iterator[Array]:
@@ -295,8 +295,8 @@ def hold_in_place(large: Iterable[tuple[onnx.TensorProto, int]], data: bytearray
 
 
 def plain_names() -> list[str]:
-    """The fields of an analysis that are kept as JSON."""
-    return [field.name for field in fields(Analysis) if field.name not in ("model", "weights")]
+    """The fields of an analysis that are kept as plain values."""
+    return [field.name for field in fields(Analysis) if field.name not in APART]
 
 
 def find_bytes(data: bytes | bytearray, wanted: bytes | memoryview, hint: int) -> int | None:

@@ -160,7 +160,8 @@ def build_engine(
     found_out = Analysis(
         model=model,
         input_shape=graph.input_shape,
-        observed=graph.observed,
+        shapes=graph.shapes,
+        types=graph.types,
         interface=interface,
         preprocessing=steps,
         front=front,

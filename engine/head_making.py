@@ -246,9 +246,9 @@ def make_head(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> Head:
     class_rows = make_class_rows(whole, factors, runtime) if runtime.splits_last_layer else None
     mix: Runner | None = None
     if factors.reduction != "flatten" and factors.weight is not None:
-        layer_of_cells = cell_layer(factors.weight)
+        weight = factors.weight
         mix = LazyRunner(
-            lambda: runtime.make_runner(layer_of_cells, label="first layer of the head, by cell")
+            lambda: runtime.make_runner(cell_layer(weight), label="first layer of the head, by cell")
         )
     phi = lazy(factors.phi_model, "cellwise part of the head")
     contributions = Contributions(factors, phi, mix, whole.threads, runtime.device)

@@ -101,17 +101,21 @@ class Graph:
         input_shape: Concrete shape given to the only input for shape inference.
         observer: Finds shapes and element types of the named tensors by running the model on an input of a
             given shape; asked only for what inference leaves unknown, and only when `observe` is called.
+        inferred: Shapes and types of the same model at that input shape, where they were found before.
 
     Attributes:
         shapes: Inferred shape of each tensor at that input shape, where it could be inferred.
         types: Inferred element type (`onnx.TensorProto` constant) of each tensor.
-        observed: Those of both that were found by running the model.
         held_weights: The arrays that initializers stand for, see `camrt.export.graph.held_weights`.
         sizes: The tensors that are sizes, see `camrt.export.graph.size_tensors`.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, input_shape: tuple[int, ...], observer: ShapeObserver | None = None
+        self,
+        model: onnx.ModelProto,
+        input_shape: tuple[int, ...],
+        observer: ShapeObserver | None = None,
+        inferred: tuple[dict[str, tuple[int, ...]], dict[str, int]] | None = None,
     ) -> None:
         self.model = model
         self._observer = observer
@@ -135,8 +139,7 @@ class Graph:
         self._at_probe: dict[str, Array | None] = {}
         self._held = 0  # bytes of what was computed and is kept
         self._twin: Graph | None = None
-        self.observed: dict[str, tuple[tuple[int, ...], int]] = {}
-        self.shapes, self.types = infer_shapes(model, input_shape)
+        self.shapes, self.types = inferred or infer_shapes(model, input_shape)
         self.dependent = self.downstream(self.input_name)
         self._of_batch = find_dependents([BATCH], self.nodes) if BATCH in self.producers else frozenset[str]()
 
@@ -162,7 +165,6 @@ class Graph:
             if not found:
                 break
             any_found = True
-            self.observed |= found
             for name, (shape, element) in found.items():
                 self.shapes[name] = shape
                 self.types[name] = element

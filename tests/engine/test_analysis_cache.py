@@ -15,6 +15,7 @@ import pytest
 import camrt
 from camrt.engine import analysis as analysis_module
 from camrt.engine import verification
+from camrt.engine.runtime import ort_cpu
 from camrt.engine.runtime.ort_cpu import ArenaSession, OnnxRuntime
 from camrt.errors import StorageError
 from camrt.export.io import cache_folder
@@ -100,6 +101,22 @@ def test_a_load_makes_few_sessions_and_runs(tmp_path, counts):
     camrt.load(model_file(tmp_path), threads=1)
     assert counts["sessions"] <= 3
     assert counts["runs"] <= 15
+
+
+def test_weights_are_not_written_out_for_the_runtime(folder, tmp_path, monkeypatch):
+    path, sizes = model_file(tmp_path, channels=2000), []
+    original = ort_cpu.open_session
+
+    def measured(model: Any, *given: Any) -> Any:
+        sizes.append(len(model))
+        return original(model, *given)
+
+    monkeypatch.setattr(ort_cpu, "open_session", measured)
+    for _ in range(2):
+        camrt.load(path, threads=1)
+    assert path.stat().st_size > 300_000
+    assert sizes
+    assert max(sizes) < 40_000
 
 
 def test_weights_that_stand_in_the_file_are_not_written_again(folder, tmp_path):
