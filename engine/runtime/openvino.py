@@ -54,7 +54,7 @@ class OpenVino:
         precision: What graphs compute in, those of gradients excepted, which keep float32.
 
     Attributes:
-        name: "openvino", with the precision and the device.
+        name: "openvino", with its version, the precision and the device.
         precision: As given.
 
     Raises:
@@ -69,7 +69,8 @@ class OpenVino:
     def __init__(
         self, *, device: str = "cpu", threads: int | None = None, precision: str | None = None
     ) -> None:
-        core = import_openvino().Core()
+        runtime = import_openvino()
+        core = runtime.Core()
         computes = check_precision(precision or "fp32")
         self.precision: Precision | None = computes
         self.first_run_tolerance: float | None = FIRST_RUN_TOLERANCES[computes]
@@ -85,7 +86,7 @@ class OpenVino:
                 f"this {self._device} ({full}) does not compute in {computes}, says OpenVINO: leave "
                 "precision= out"
             )
-        self.name = f"openvino, {computes} on {self._device}"
+        self.name = f"openvino {runtime.__version__.partition('-')[0]}, {computes} on {self._device}"
         self._kind = KINDS[computes]
         self.threads = threads
 

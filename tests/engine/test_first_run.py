@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 import camrt
 from camrt.engine.build import build_engine
-from camrt.engine.runtime.first_run import size_of_error
+from camrt.engine.runtime.first_run import quantised_tolerance, size_of_error
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.engine.runtime.ort_providers import HOST_PROVIDERS, HostProvider, check_provider
 from camrt.engine.runtime.wrapped_runner import WrappedRunner
@@ -21,6 +22,7 @@ from camrt.errors import BackendError, WrongAnswerError
 from camrt.export.adjoint import GRADIENT
 from camrt.export.io.model_file import read_model
 from helpers import hostile_models
+from helpers.zoo import model_of
 
 AZURE = (
     "AzureExecutionProvider"  # takes no operator of ours, and so stands for one that leaves some to the CPU
@@ -66,12 +68,17 @@ def test_answers_that_agree_are_given(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "alter", [lambda answer: -answer, lambda answer: answer[..., ::-1] * 1.2, lambda answer: answer * np.nan]
+    ("alter", "how"),
+    [
+        (lambda answer: -answer, r"is off by 2 of its size, and 0\.01 is allowed"),
+        (lambda answer: answer[..., ::-1] * 1.2, r"is off by \S+ of its size"),
+        (lambda answer: answer * np.nan, "has another shape, or other numbers that are not finite"),
+    ],
 )
-def test_a_model_that_is_answered_otherwise_is_not_loaded(alter, tmp_path):
+def test_a_model_that_is_answered_otherwise_is_not_loaded(alter, how, tmp_path):
     with pytest.raises(
         WrongAnswerError,
-        match=r"foreign does not answer what onnxruntime answers for the model: 'camrt_\w+' is off by \S+ of",
+        match=rf"foreign does not answer what onnxruntime answers for the model: 'camrt_\w+' {how}",
     ):
         engine_on(Foreign(alter, gradients=False), tmp_path)
     engine = engine_on(Foreign(alter, gradients=False), tmp_path, verify=False)  # nothing is compared
@@ -95,6 +102,19 @@ def test_sizes_of_errors():
     assert size_of_error(one * np.inf, one * np.inf) == 0
     assert size_of_error(one * 1e-9, one * 0) < 1e-2  # rounding of what is zero
     assert size_of_error(one * 1e-3, one * 0) > 1
+
+
+@pytest.mark.parametrize(
+    ("rounding", "gradient", "allowed"),
+    [(None, False, 0.0), ("camrt_round", False, 0.0), ("y", False, 0.2), ("y", True, 0.7)],
+)
+def test_graphs_that_round_are_allowed_more(rounding, gradient, allowed):
+    nodes = [helper.make_node("Relu", ["x"], [GRADIENT if gradient else "z"])]
+    if rounding is not None:
+        nodes.append(helper.make_node("Round", ["x"], [rounding]))
+    shape = ("N", 3)
+    model = model_of(nodes, [], shape, shape, source="x", end=nodes[0].output[0])
+    assert quantised_tolerance(model) == allowed
 
 
 @pytest.mark.parametrize("backend", HOST_PROVIDERS)

@@ -47,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--memory", type=int, default=Limits.memory, help="bytes that a call may take at once"
     )
     parser.add_argument("--seconds", type=float, default=Limits.seconds, help="that a call may take")
+    parser.add_argument("--backend", default=Limits.backend, help="what runs the files: openvino, for one")
     given = parser.parse_args(arguments)
-    limits = Limits(seconds=given.seconds, memory=given.memory)
+    limits = Limits(seconds=given.seconds, memory=given.memory, backend=given.backend)
     if given.only is not None or given.file is not None:
         return alone(given.seed, given.only or 0, given.file, given.out, limits)
     lines = run(

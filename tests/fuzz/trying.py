@@ -54,19 +54,21 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may take.
+    """What a file may take, and what runs it.
 
     Attributes:
         seconds: For loading, and for each call; given to camrt as deadlines.
         grace: Seconds that may pass beyond them until a call is called late.
         memory: Bytes that a call may allocate at once; given to camrt.
         spare: Bytes by which the process may grow beyond them.
+        backend: The runtime.
     """
 
     seconds: float = 5.0
     grace: float = 5.0
     memory: int = 1 << 30
     spare: int = 1 << 29
+    backend: str = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class Trial:
     def _load(self) -> Engine:
         return camrt.load(
             self.path,
+            backend=self.limits.backend,
             threads=1,
             batch_size=4,
             load_deadline=self.limits.seconds,
