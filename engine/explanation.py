@@ -30,6 +30,7 @@ __all__ = ["FLAG_NAMES", "Explanation"]
 FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 """What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
 
+SHEET_SIDE = 512  # pixels that an image on a sheet has at most
 ARRAY_FIELDS = ("maps", "raw", "targets", "scores", "logits", "probabilities", "flags")
 
 
@@ -237,21 +238,28 @@ class Explanation(Generic[ArrayT_co]):
         read = read_image(image)
         return overlay(read, saliency, opacity=opacity, region=self._placed(i, read))
 
-    def sheet(self, i: int, columns: int = 4) -> Image.Image:
+    def sheet(self, i: int, columns: int = 4, *, image: ImageSource | None = None) -> Image.Image:
         """An image and the overlays of all its targets on one sheet, each with its probability or value.
 
         Args:
             i: Which image.
             columns: Images a row.
+            image: What to draw on instead of what the model saw, see `overlay`; brought to at most 512 pixels
+                a side.
 
         Raises:
             InputError: There is no image to draw on (see `overlay`), or columns below 1.
+            ImageError: The image cannot be read.
             NoSuchImageError: No such image.
         """
         (i, *_), each = self._at(i, None), range(self.targets_per_image)
-        overlays = [self.overlay(i, t) for t in each]
+        read = None if image is None else read_image(image)
+        overlays = [self.overlay(i, t, image=read) for t in each]
         captions = [f"{self.answer(i, t)} {self.label(i, t)}" for t in each]
-        views = [] if self.views is None else [self.views[i]]
+        views = [read] if read is not None else [] if self.views is None else [self.views[i]]
+        if read is not None:
+            for shown in (read, *overlays):
+                shown.thumbnail((SHEET_SIDE, SHEET_SIDE))
         return contact_sheet([*views, *overlays], ["image"] * len(views) + captions, columns)
 
     def save(

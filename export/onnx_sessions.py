@@ -11,6 +11,7 @@ process. So such a session of the parent's is kept in its children, and not run:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ from camrt.kernels.fork_safety import never_free, renew_after_fork
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["CPU_ONLY", "open_session"]
+__all__ = ["CPU_ONLY", "describe_failure", "open_session"]
+
+_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_PLACE = re.compile(r"\S*/\S+\.(?:h|cc|cpp|cu):\d+ (?:[\w:<>~&*,]+ )*[\w:<>~]+\([^()]*\)(?: const)? ?")
 
 CPU_ONLY = ("CPUExecutionProvider",)
 
@@ -40,6 +44,11 @@ class _Threaded:
 
 
 _THREADED = _Threaded()
+
+
+def describe_failure(error: Exception) -> str:
+    """What ONNX Runtime says of a failure, on one line and without the places in its own source code."""
+    return " ".join(_PLACE.sub("", _CODE.sub("", str(error))).split())
 
 
 def open_session(

@@ -37,6 +37,7 @@ _ANCHORS = (
 _OPAQUE_FROM = 0.6  # the saliency from which on the colour has its full opacity
 _MARGIN = 6  # pixels around each cell of a contact sheet
 _FONT_SIZE = 13
+_MOST_LINES = 6  # of a caption; what is longer is cut short
 
 
 def _make_colour_map() -> NDArray[np.uint8]:
@@ -101,7 +102,8 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
 
     Args:
         images: One or more images; each is centred in a cell as large as the largest of them.
-        captions: One an image; in ASCII, and cut short where it is wider than its cell.
+        captions: One an image; in ASCII, on several lines where it is wider than its cell, and cut short
+            after six.
         columns: Images a row, at least 1; fewer where there are fewer images.
 
     Returns:
@@ -123,26 +125,35 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
     rows = math.ceil(len(images) / columns)
     width = max(image.width for image in images)
     height = max(image.height for image in images)
-    step_x, step_y = width + _MARGIN, height + line + 2 * _MARGIN
+    texts = [_wrap_caption(caption, width, font) for caption in captions]
+    step_x, step_y = width + _MARGIN, height + max(map(len, texts)) * line + 2 * _MARGIN
     sheet = Image.new("RGB", (columns * step_x + _MARGIN, rows * step_y + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+    for place, (image, text) in enumerate(zip(images, texts, strict=True)):
         left, upper = _MARGIN + place % columns * step_x, _MARGIN + place // columns * step_y
         sheet.paste(image, (left + (width - image.width) // 2, upper + (height - image.height) // 2))
-        draw.text((left, upper + height + _MARGIN // 2), _fit_caption(caption, width, font), "black", font)
+        for number, words in enumerate(text):
+            draw.text((left, upper + height + _MARGIN // 2 + number * line), words, "black", font)
     return sheet
 
 
-def _fit_caption(caption: str, width: int, font: Any) -> str:
-    """The caption on one line, as much of it as is no wider than some pixels.
+def _wrap_caption(caption: str, width: int, font: Any) -> list[str]:
+    """The caption on lines that are no wider than some pixels, broken between words where they fit.
 
     Pillow's own font has the ASCII characters alone: accents are dropped, other letters become "?".
     """
     plain = "".join(c for c in unicodedata.normalize("NFKD", caption) if not unicodedata.combining(c))
-    caption = " ".join(plain.encode("ascii", "replace").decode().split())
-    if font.getlength(caption) <= width:
-        return caption
-    kept = len(caption)
-    while kept and font.getlength(caption[:kept] + "...") > width:
-        kept -= 1
-    return caption[:kept].rstrip() + "..." if kept else ""
+    left = " ".join(plain.encode("ascii", "replace").decode().split())
+    lines: list[str] = []
+    while left:
+        if len(lines) == _MOST_LINES:
+            lines[-1] = lines[-1][: max(len(lines[-1]) - 3, 0)] + "..."
+            break
+        kept = len(left)
+        while kept > 1 and font.getlength(left[:kept]) > width:
+            kept -= 1
+        if kept < len(left) and left[kept] != " ":
+            kept = left.rfind(" ", 0, kept) if " " in left[:kept] else kept
+        lines.append(left[:kept])
+        left = left[kept:].lstrip()
+    return lines or [""]

@@ -29,7 +29,7 @@ from camrt.engine.runtime.worker_threads import run_with_deadline
 from camrt.errors import BackendError
 from camrt.export.budget import allowed_memory, memory_limit_error, seconds_left
 from camrt.export.graph.held_weights import is_held_type, tensor_values
-from camrt.export.onnx_sessions import CPU_ONLY, open_session
+from camrt.export.onnx_sessions import CPU_ONLY, describe_failure, open_session
 
 if TYPE_CHECKING:
     from camrt.engine.tensorrt_plans.build import Precision
@@ -176,7 +176,7 @@ class OnnxRuntime:
             except FAILURES as error:
                 if OUT_OF_MEMORY.search(str(error)):
                     raise memory_limit_error(f"to make the {label} ready") from error
-                raise BackendError(f"onnxruntime refuses the {label}: {error}") from error
+                raise BackendError(f"onnxruntime refuses the {label}: {describe_failure(error)}") from error
             if self.provider is not None:
                 check_provider(self.provider, session.get_providers())
             return ArenaSession(session, arena, label, threads)
@@ -246,7 +246,9 @@ class ArenaSession:
         except FAILURES as error:
             if OUT_OF_MEMORY.search(str(error)):
                 raise memory_limit_error(f"for a run of the {self._label}") from error
-            raise BackendError(f"onnxruntime failed while running the {self._label}: {error}") from error
+            raise BackendError(
+                f"onnxruntime failed while running the {self._label}: {describe_failure(error)}"
+            ) from error
         if time.monotonic() - started < QUICK_SECONDS:
             self._quick[fetched] = max(size, self._quick.get(fetched, -1))
         return outputs

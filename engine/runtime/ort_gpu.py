@@ -33,6 +33,7 @@ from camrt.engine.runtime.trt import ALIGNMENT, numbered_cuda_device
 from camrt.engine.tensorrt_plans.build import Precision, cast_to_precision, check_precision
 from camrt.engine.tensorrt_plans.cuda_devices import list_cuda_devices
 from camrt.errors import BackendError, InputError
+from camrt.export.onnx_sessions import describe_failure
 from camrt.kernels.tensor_checks import HALVES
 
 __all__ = ["OnnxRuntimeGpu", "OnnxRuntimeGpuRunner"]
@@ -251,7 +252,9 @@ class OnnxRuntimeGpuRunner:
         except FAILURES as error:
             if OUT_OF_MEMORY.search(str(error)):
                 raise _OutOfMemoryError(str(error)) from error
-            raise BackendError(f"onnxruntime failed while running the {self._label}: {error}") from error
+            raise BackendError(
+                f"onnxruntime failed while running the {self._label}: {describe_failure(error)}"
+            ) from error
 
     def _taken(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """An input as the graph takes it: of its type, contiguous, aligned, and of as many rows."""

@@ -16,7 +16,7 @@ from camrt.engine.runtime.deadline import stop_at_deadline
 from camrt.engine.runtime.ort_cpu import FAILURES, SEVERITY_ERROR
 from camrt.engine.runtime.shape_nodes import CPU, find_cpu_operators, name_shape_nodes
 from camrt.errors import BackendError
-from camrt.export.onnx_sessions import open_session
+from camrt.export.onnx_sessions import describe_failure, open_session
 from camrt.kernels.caches import ByteCache
 
 __all__ = [
@@ -150,7 +150,7 @@ class StreamSessions:
         except FAILURES as error:
             if MISSING_LIBRARIES.search(str(error)):
                 raise missing_libraries_error(providers[0][0]) from error
-            raise BackendError(f"onnxruntime refuses the {self._label}: {error}") from error
+            raise BackendError(f"onnxruntime refuses the {self._label}: {describe_failure(error)}") from error
         self._check([name for name, _ in providers], session)
         return session
 

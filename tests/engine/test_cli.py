@@ -203,7 +203,7 @@ def test_one_image(loader: Loader, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     overlay = Path("results/cat_1_3-crane.png")
     assert result.stdout.splitlines() == [
-        f"{cat}: class 3 (crane), probability 0.644, score 3, {overlay}",
+        f"{cat}: class 3 (crane), probability 0.644, score 3 (the logit is explained), {overlay}",
         "pixab: 1 image, 10.0 ms an image, passes: 1 trunk, 10 head, 0 full",
         "files in results",
     ]

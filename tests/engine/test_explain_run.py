@@ -304,3 +304,14 @@ def test_folders_of_results_are_no_classes(shared: list[str], tmp_path: Path) ->
         "4 images left out, which camrt wrote as results",
         "2 images left out, which camrt wrote as results",
     ]
+
+
+def test_a_sheet_shows_whole_images_where_they_are_drawn_on(shared: list[str], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (640, 320), "red").save(tmp_path / "data" / "wide.png")
+    done = run(shared, tmp_path / "data", tmp_path / "out", "-k", "2", "--original")
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "out" / "wide_sheet.png") as sheet:
+        assert sheet.width == 3 * (512 + 6) + 6  # the image and two overlays
+        assert sheet.height < 256 + 6 * 20  # of their proportions
+    assert "(the logit is explained)" in done.stdout

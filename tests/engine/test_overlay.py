@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFont
 
-from camrt.engine.images.overlay import COLOUR_MAP, contact_sheet, overlay
+from camrt.engine.images.overlay import COLOUR_MAP, _wrap_caption, contact_sheet, overlay
 from camrt.errors import InputError
 
 
@@ -106,6 +106,19 @@ def test_any_caption_stays_in_its_cell(caption: str) -> None:
     sheet = contact_sheet([Image.new("RGB", (40, 30))] * 2, [caption, ""], 2)
     assert np.asarray(sheet)[:, 46:52].min() == 255  # the gap between the cells
     assert np.asarray(sheet)[40:, 52:].min() == 255  # the other's caption
+
+
+def test_captions_are_wrapped_between_words() -> None:
+    font = ImageFont.load_default(13)
+    text = "0.270 African elephant, Loxodonta africana"
+    lines = _wrap_caption(text, 128, font)
+    assert " ".join(lines) == text
+    assert len(lines) > 1
+    assert all(font.getlength(line) <= 128 for line in lines)
+    assert "".join(_wrap_caption("y" * 30, 60, font)) == "y" * 30
+    assert _wrap_caption("x " * 500, 60, font)[-1].endswith("...")
+    one, more = (contact_sheet([Image.new("RGB", (128, 9))], [words], 1) for words in ("0.270", text))
+    assert more.height > one.height
 
 
 def test_sheet_of_different_sizes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -382,3 +383,45 @@ def test_inspect_verify_lists_what_was_compared(tmp_path):
     assert "Compared on noise" in result.stdout
     for question in ("boxes", "gradient", "removed channels", "gradient of the image"):
         assert any(question in line and "yes" in line for line in result.stdout.splitlines()), question
+
+
+# ---------------------------------------------------------------- files that do not run
+
+
+def unrunnable(size: int | str = 8) -> onnx.ModelProto:
+    """A classifier that is well formed, and reshapes an activation to a size that it has not."""
+    nodes = [
+        helper.make_node("Conv", ["images", "weight"], ["A"]),
+        helper.make_node("Reshape", ["A", "shape"], ["cells"]),
+        helper.make_node("ReduceMean", ["cells"], ["logits"], axes=[2], keepdims=0),
+    ]
+    tensors = [
+        numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "weight"),
+        numpy_helper.from_array(np.array([0, 4, 7]), "shape"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "unrunnable",
+        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["N", 3, size, size])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 4])],
+        tensors,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_a_file_that_runs_on_no_image_is_refused(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(unrunnable(), path)
+    with pytest.raises(UnsupportedModelError, match=r"runs on no image of the shape that it names") as raised:
+        camrt.load(path, target="A")
+    message = str(raised.value)
+    assert "cannot be reshaped" in message
+    assert message.endswith("look whether onnxruntime runs the file by itself, and export it anew")
+    assert not re.search(r"\n|onnxruntime_src|ONNXRuntimeError|reshape_helper", message)
+
+
+def test_a_file_of_open_size_that_does_not_run_on_a_guess_is_kept(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(unrunnable("S"), path)
+    engine = camrt.load(path, target="A")
+    assert any("could not be run on noise" in note for note in engine.notes)

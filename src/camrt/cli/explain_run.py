@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections import deque
@@ -306,7 +307,7 @@ class _ExplainRun:
         written = explanation.save(job.out, stems, name=archive, images=drawn)
         for i, name in enumerate(sheets):
             with open_atomic(job.out / name) as file:
-                explanation.sheet(i).save(file, format="PNG")
+                explanation.sheet(i, image=None if drawn is None else drawn[i]).save(file, format="PNG")
         self.folder.finish(
             {
                 "batch": number,
@@ -376,6 +377,14 @@ def _describe_answer(
         yield f" of logit {value}"
 
 
+def _name_score(explanation: Explanation, i: int, target: int, score: float) -> str:
+    """What a score is that the model's answer has too."""
+    for name, answers in (("probability", explanation.probabilities), ("logit", explanation.logits)):
+        if math.isclose(score, answers[i, target], rel_tol=1e-5):
+            return f" (the {name} is explained)"
+    return ""
+
+
 def _print_results(
     console: Console,
     files: Sequence[Path],
@@ -395,6 +404,7 @@ def _print_results(
                 f": class {target}{f' ({strip_control(label)})' if label else ''}, ",
                 *_describe_answer(explanation, i, target, told),
                 f", score {explanation.scores[at]:.4g}",
+                _name_score(explanation, i, target, float(explanation.scores[at])),
             )
             flag = int(explanation.flags[at])
             if flag:

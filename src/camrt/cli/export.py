@@ -46,8 +46,8 @@ def export(
     size: Annotated[
         str | None, typer.Option(help="HxW of the images, where the model leaves it open.")
     ] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="Tensor to explain at, as in camrt explain; repeatable.")
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Target tensor, as in camrt explain; repeatable.")
     ] = None,
     gradients: Annotated[
         bool | None,
@@ -67,7 +67,7 @@ def export(
             "--precision": precision,
             "--batches": batches,
             "--size": size,
-            "--target": target or None,
+            "--layer": layer or None,
             "--gradients": gradients,
             **{f"--{name}": value for name, value in model_options.items()},
         }
@@ -81,7 +81,7 @@ def export(
             write_onnx(Path(source), out, images or [], dynamic_size, opset)
         else:
             write_plans(
-                source, out, to, precision, batches, size, target, gradients is not False, model_options
+                source, out, to, precision, batches, size, layer, gradients is not False, model_options
             )
 
 
