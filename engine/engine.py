@@ -29,6 +29,7 @@ from camrt.engine.heads import Head
 from camrt.engine.heads.comparison import Comparison
 from camrt.engine.images.framing import Framing
 from camrt.engine.images.preprocess import Preprocessing
+from camrt.engine.map_output import MapType, check_map_output
 from camrt.engine.methods import ChannelMethod, MapShape, Method, make_method, suggest_options
 from camrt.engine.model_run import ModelRun
 from camrt.engine.origin import Origin, mutable_state, reload_engine
@@ -252,6 +253,8 @@ class Engine:
         top_k: int | None = None,
         size: MapSize = "image",
         fuse: Fusion = "mean",
+        dtype: MapType | None = None,
+        out: Any = None,
         **options: Any,
     ) -> Explanation[NumPyArray]: ...
 
@@ -265,6 +268,8 @@ class Engine:
         top_k: int | None = None,
         size: MapSize = "image",
         fuse: Fusion = "mean",
+        dtype: MapType | None = None,
+        out: Any = None,
         **options: Any,
     ) -> Explanation[ArrayT]: ...
 
@@ -279,6 +284,8 @@ class Engine:
         top_k: int | None = None,
         size: MapSize = "image",
         fuse: Fusion = "mean",
+        dtype: MapType | None = None,
+        out: Any = None,
         **options: Any,
     ) -> Explanation[Any]:
         """Saliency maps of a batch.
@@ -302,11 +309,15 @@ class Engine:
                 model's input in that size.
             fuse: How the maps of several layers become one, when the model was loaded with several targets:
                 "mean" or "max" of their saliency.
+            dtype: The type of `.maps`, "float32" or "float16"; None for that of `out`, or float32. Everything
+                is computed in float32 and rounded when a map is written.
+            out: An array that `.maps` is written into and then is, contiguous, of the batch's kind and on its
+                device, (N, H, W) or (N, T, H, W), float32 or float16: one for all calls of a server, say.
             **options: The method's options.
 
         Returns:
-            The explanation, of arrays of the batch's kind; `.maps` has shape targets.shape + (H, W), float32
-            in [0, 1].
+            The explanation, of arrays of the batch's kind; `.maps` has shape targets.shape + (H, W), in
+            [0, 1].
 
         Raises:
             MethodError: Unknown method or option, or one this model's head does not admit.
@@ -317,7 +328,8 @@ class Engine:
             DeadlineError: The call took longer than `call_deadline`.
             MemoryLimitError: It needs more than `max_memory` at once.
         """
-        return self._explain(batch, (make_method(method, options),), targets, top_k, size, fuse)[0]
+        chosen = (make_method(method, options),)
+        return self._explain(batch, chosen, targets, top_k, size, fuse, dtype, out)[0]
 
     @overload
     def explain_all(
@@ -329,6 +341,7 @@ class Engine:
         top_k: int | None = None,
         size: MapSize = "image",
         fuse: Fusion = "mean",
+        dtype: MapType | None = None,
     ) -> tuple[Explanation[NumPyArray], ...]: ...
 
     @overload
@@ -341,6 +354,7 @@ class Engine:
         top_k: int | None = None,
         size: MapSize = "image",
         fuse: Fusion = "mean",
+        dtype: MapType | None = None,
     ) -> tuple[Explanation[ArrayT], ...]: ...
 
     @with_call_limits("explaining")
@@ -354,6 +368,7 @@ class Engine:
         top_k: int | None = None,
         size: MapSize = "image",
         fuse: Fusion = "mean",
+        dtype: MapType | None = None,
         **unknown: Any,
     ) -> tuple[Explanation[Any], ...]:
         """Saliency maps of a batch by several methods, which share the pass through the trunk.
@@ -375,7 +390,7 @@ class Engine:
         chosen = tuple(make_method(method, {}) for method in methods)
         if not chosen:
             raise InputError("methods= must be a list of one or more methods: it is empty")
-        return self._explain(batch, chosen, targets, top_k, size, fuse)
+        return self._explain(batch, chosen, targets, top_k, size, fuse, dtype)
 
     @overload
     def input_gradients(
@@ -577,12 +592,15 @@ class Engine:
         top_k: int | None,
         size: MapSize,
         fuse: Fusion,
+        dtype: MapType | None,
+        out: Any = None,
     ) -> tuple[Explanation[Any], ...]:
         started = time.perf_counter()
         given = self._prepared(batch)
         resolve_map_size(size, (1, 1), (1, 1), given.framings)  # refuses nonsense before anything is run
         if fuse not in get_args(Fusion):
             raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
+        output = check_map_output(dtype, out, batch, len(given.images), self.device)
         return explain_prepared(
             self._make_run(),
             self._splitter,
@@ -591,6 +609,7 @@ class Engine:
             self._chooser(given, targets, top_k),
             size=size,
             fuse=fuse,
+            output=output,
             labels=self.labels,
             seconds=time.perf_counter() - started,
         )

@@ -13,6 +13,7 @@ from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.explanation import Explanation
 from camrt.engine.fusion import Fusion, saliency_maps
 from camrt.engine.images.framing import Framing
+from camrt.engine.map_output import MapOutput
 from camrt.engine.methods import Method
 from camrt.engine.model_run import ModelRun
 from camrt.engine.passes import PassCounts
@@ -60,6 +61,7 @@ def explain_prepared(
     *,
     size: MapSize,
     fuse: Fusion,
+    output: MapOutput,
     labels: tuple[str, ...] | None,
     seconds: float,
 ) -> tuple[Explanation[Any], ...]:
@@ -73,6 +75,7 @@ def explain_prepared(
         choose: Chooses the classes of some images.
         size: Of the maps, see `camrt.Engine.explain`.
         fuse: How the maps of several layers become one.
+        output: What the maps are written into.
         labels: Class names, when known.
         seconds: What preparing the batch took.
 
@@ -102,7 +105,17 @@ def explain_prepared(
     for number, method in enumerate(methods):
         started = time.perf_counter()
         explanation = join_blocks(
-            run, given, blocks, logits, classes, number, method, size=size, fuse=fuse, labels=labels
+            run,
+            given,
+            blocks,
+            logits,
+            classes,
+            number,
+            method,
+            size=size,
+            fuse=fuse,
+            output=output,
+            labels=labels,
         )
         spent = sum(block.seconds[number] for block in blocks) + time.perf_counter() - started
         answers.append(replace(explanation, seconds=spent + (seconds if number == 0 else 0.0)))
@@ -173,6 +186,7 @@ def join_blocks(
     *,
     size: MapSize,
     fuse: Fusion,
+    output: MapOutput,
     labels: tuple[str, ...] | None,
 ) -> Explanation[Any]:
     """The explanation of a batch by one method, whose answers are number `number` of each block."""
@@ -190,11 +204,13 @@ def join_blocks(
     elif isinstance(size, str) and size == "original" and given.framings is not None:
         shown = given.framings[0].inverse(image)
     within = shown.inverse(final).compose(seen)
-    maps, flags, raw = saliency_maps(raws, method, within, fuse, run.threads)
+    maps, flags, raw = saliency_maps(
+        raws, method, within, fuse, run.threads, output.allocate((*classes.shape, *final), raws[0], shape)
+    )
     warn_nonfinite_maps(flags)
     return Explanation(
         method=repr(method),
-        maps=given.to_caller(maps.reshape(*shape, *final)),
+        maps=output.give(maps.reshape(*shape, *final), given.to_caller),
         raw=given.to_caller(raw.reshape(*shape, *raw.shape[2:])),
         targets=given.to_caller(classes.reshape(shape)),
         scores=given.to_caller(scores.reshape(shape)),

@@ -75,7 +75,7 @@ def rank_one(
 ) -> None: ...
 def saliency(
     raw: _Floats,
-    maps: _Floats,
+    maps: _Floats | NDArray[np.uint16],
     flags: NDArray[np.uint8],
     library: bool,
     minmax: bool,

@@ -97,6 +97,7 @@ def uncropped_saliency(
     mode: Literal["native", "library"],
     normalisation: Literal["max", "minmax"],
     relu: bool,
+    out: Array | None = None,
     threads: int | None,
 ) -> tuple[Array, Array]:
     """Saliency maps of an image's size of raw maps that show a part of it; elsewhere they are zero.
@@ -107,6 +108,7 @@ def uncropped_saliency(
         mode: See `camrt.kernels.saliency`, as the others.
         normalisation: See there.
         relu: See there.
+        out: Where the maps are written, (M, H, W), float32 or float16; None makes an array of float32.
         threads: See there.
 
     Returns:
@@ -120,5 +122,11 @@ def uncropped_saliency(
         )
         size = height, width
     reserve_for((len(raw), *size), raw, "maps", itemsize=4)
-    maps, flags = saliency(raw, size, mode=mode, normalisation=normalisation, relu=relu, threads=threads)
-    return (maps if framing.is_whole else uncrop_maps(maps, framing)), flags
+    how: Any = {"mode": mode, "normalisation": normalisation, "relu": relu, "threads": threads}
+    if framing.is_whole:
+        return saliency(raw, size, **how, out=out)
+    maps, flags = saliency(raw, size, **how)
+    maps = uncrop_maps(maps, framing)
+    if out is not None:
+        out[...] = maps
+    return (maps if out is None else out), flags

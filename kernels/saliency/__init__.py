@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camrt.kernels import IMPLEMENTATION
-from camrt.kernels.checks import Floats, check_floats, check_map_size, thread_count
+from camrt.kernels.checks import Floats, check_floats, check_map_size, check_output, thread_count
 from camrt.kernels.dispatch import dispatched
 from camrt.kernels.float_errors import ignore_float_errors
 from camrt.kernels.saliency import reference
@@ -39,8 +39,9 @@ def saliency(
     normalisation: Literal["max", "minmax"] = "max",
     relu: bool = True,
     align_corners: bool = False,
+    out: NDArray[Any] | None = None,
     threads: int | None = None,
-) -> tuple[Floats, NDArray[np.uint8]]:
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Rectify, normalise and upsample raw maps.
 
     - mode "native": L = relu(raw); L / max L, or (L - min L) / (max L - min L); bilinear upsampling;
@@ -60,10 +61,12 @@ def saliency(
         normalisation: "max" or "minmax", in mode "native".
         relu: False to leave negative values in place before normalisation.
         align_corners: The convention of the upsampling; see `camrt.kernels.resampling`.
+        out: Where the maps are written, shape (M, H, W), C-contiguous, of the type of raw or, where that is
+            float32, float16; None makes an array of the type of raw.
         threads: Number of threads; all of the machine's when None.
 
     Returns:
-        The maps, shape (M, H, W), of the type of raw, and one `MapFlag` value a map, shape (M,).
+        The maps, shape (M, H, W), and one `MapFlag` value a map, shape (M,).
 
     Raises:
         ValueError: An argument has a wrong type, shape or value.
@@ -78,13 +81,17 @@ def saliency(
     if normalisation not in ("max", "minmax"):
         raise ValueError(f"normalisation must be 'max' or 'minmax', got {normalisation!r}")
     workers = thread_count(threads)
+    shape = (len(raw), int(size[0]), int(size[1]))
+    half = isinstance(out, np.ndarray) and out.dtype == np.float16 and raw.dtype == np.float32
+    maps = np.empty(shape, raw.dtype) if out is None else out
+    check_output("out", maps, shape, np.dtype(np.float16) if half else raw.dtype, raw)
     if IMPLEMENTATION == "native":
-        maps = np.empty((len(raw), *size), raw.dtype)
         flags = np.empty(len(raw), np.uint8)
-        _native.saliency(
-            raw, maps, flags, mode == "library", normalisation == "minmax", bool(relu), align_corners, workers
-        )
+        to, library = maps.view(np.uint16) if half else maps, mode == "library"
+        minmax = normalisation == "minmax"
+        _native.saliency(raw, to, flags, library, minmax, bool(relu), align_corners, workers)
         return maps, flags
-    return reference.saliency(
+    maps[...], flags = reference.saliency(
         raw, size, mode=mode, normalisation=normalisation, relu=relu, align_corners=align_corners
     )
+    return maps, flags

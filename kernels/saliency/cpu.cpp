@@ -1,5 +1,7 @@
 // saliency: see reference.py, which defines it.
+#include <bit>
 #include <cmath>
+#include <type_traits>
 
 #include "arrays.hpp"
 #include "resampling.hpp"
@@ -74,8 +76,22 @@ CAMRT_CLONES Flag map_one(const Upsampling<double>& up, Options options, const d
     return map_body(up, options, raw, scratch, out);
 }
 
-template <class T>
-void saliency(const Array<T>& raw, Array<T>& maps, Array<std::uint8_t>& flags, bool library, bool minmax,
+// Numbers in [0, 1] as binary16, each rounded to the nearest, ties to even.
+CAMRT_CLONES void to_half(const float* CAMRT_RESTRICT from, Index count, std::uint16_t* CAMRT_RESTRICT to) {
+    constexpr float kLeastNormal = 6.103515625e-05f;  // 2^-14
+    constexpr std::uint32_t kHalf = 0x3f000000u;      // 0.5, whose last place is binary16's smallest number
+    constexpr std::uint32_t kBias = 112u << 23;       // between the exponents of the two types
+    for (Index i = 0; i < count; ++i) {
+        const std::uint32_t bits = std::bit_cast<std::uint32_t>(from[i]);
+        const std::uint32_t normal = (bits - kBias + 0xfffu + ((bits >> 13) & 1u)) >> 13;
+        const std::uint32_t small = std::bit_cast<std::uint32_t>(from[i] + 0.5f) - kHalf;
+        to[i] = static_cast<std::uint16_t>(from[i] < kLeastNormal ? small : normal);
+    }
+}
+
+// Out is T, or std::uint16_t for maps in binary16.
+template <class T, class Out>
+void saliency(const Array<T>& raw, Array<Out>& maps, Array<std::uint8_t>& flags, bool library, bool minmax,
               bool relu, bool align_corners, Index threads) {
     require(raw.ndim() == 3 && maps.ndim() == 3, "wrong number of axes");
     const Index count = raw.shape(0);
@@ -83,25 +99,33 @@ void saliency(const Array<T>& raw, Array<T>& maps, Array<std::uint8_t>& flags, b
     require(maps.shape(0) == count && flags.size() == count, "raw, maps and flags differ in length");
     const Options options{library, minmax, relu};
     const T* from = raw.data();
-    T* to = maps.mutable_data();
+    constexpr bool kInHalf = !std::is_same_v<T, Out>;
+    Out* to = maps.mutable_data();
     std::uint8_t* flag = flags.mutable_data();
     const py::gil_scoped_release release;
     const Upsampling<T> up(raw.shape(1), raw.shape(2), maps.shape(1), maps.shape(2), align_corners);
     const Index cells = up.h * up.w;
     const Index pixels = up.height * up.width;
     parallel_for(count, useful_threads(threads, count * pixels), [&](Index begin, Index end) {
-        const Scratch<T> scratch(cells + up.h * up.width);
+        const Index held = cells + up.h * up.width;
+        const Scratch<T> scratch(held + (kInHalf ? pixels : 0));
         for (Index m = begin; m < end; ++m) {
-            T* result = to + m * pixels;
-            flag[m] = map_one(up, options, from + m * cells, scratch.get(), result);
-            if (flag[m] != kOk) std::fill_n(result, pixels, T{0});
+            Out* result = to + m * pixels;
+            if constexpr (kInHalf) {
+                T* wide = scratch.get() + held;
+                flag[m] = map_one(up, options, from + m * cells, scratch.get(), wide);
+                if (flag[m] == kOk) to_half(wide, pixels, result);
+            } else {
+                flag[m] = map_one(up, options, from + m * cells, scratch.get(), result);
+            }
+            if (flag[m] != kOk) std::fill_n(result, pixels, Out{0});
         }
     });
 }
 
-template <class T>
+template <class T, class Out>
 void define(py::module_& module) {
-    module.def("saliency", &saliency<T>, py::arg("raw").noconvert(), py::arg("maps").noconvert(),
+    module.def("saliency", &saliency<T, Out>, py::arg("raw").noconvert(), py::arg("maps").noconvert(),
                py::arg("flags").noconvert(), py::arg("library"), py::arg("minmax"), py::arg("relu"),
                py::arg("align_corners"), py::arg("threads"));
 }
@@ -110,6 +134,7 @@ void define(py::module_& module) {
 }  // namespace camrt
 
 void register_saliency(pybind11::module_& module) {
-    camrt::define<float>(module);
-    camrt::define<double>(module);
+    camrt::define<float, float>(module);
+    camrt::define<double, double>(module);
+    camrt::define<float, std::uint16_t>(module);
 }

@@ -39,6 +39,7 @@ def saliency(
     normalisation: Literal["max", "minmax"] = "max",
     relu: bool = True,
     align_corners: bool = False,
+    out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rectify, normalise and upsample raw maps, as `camrt.kernels.saliency.saliency` does.
 
@@ -51,9 +52,10 @@ def saliency(
         normalisation: "max" or "minmax", in mode "native".
         relu: False to leave negative values in place before normalisation.
         align_corners: The convention of the upsampling; see `camrt.kernels.resampling`.
+        out: Where the maps are written, shape (M, H, W), float32 or float16; None makes a tensor of float32.
 
     Returns:
-        The maps, shape (M, H, W), float32, and one `MapFlag` value a map, shape (M,), uint8.
+        The maps, shape (M, H, W), and one `MapFlag` value a map, shape (M,), uint8.
 
     Raises:
         ValueError: An argument has a wrong type, shape or value.
@@ -63,7 +65,13 @@ def saliency(
     count, h, w = raw.shape
     check_map_size("raw", h, w)
     height, width = size = check_options(size, mode, normalisation)
-    maps = torch.empty((count, height, width), dtype=torch.float32, device=device)
+    shape = (count, height, width)
+    if out is not None and tuple(out.shape) != shape:
+        raise ValueError(f"out must have shape {shape}, got {tuple(out.shape)}")
+    if out is None or out.dtype != torch.float32 or not out.is_contiguous():
+        maps = torch.empty(shape, dtype=torch.float32, device=device)
+    else:
+        maps = out
     flags = torch.empty(count, dtype=torch.uint8, device=device)
     if count == 0:
         return maps, flags
@@ -91,7 +99,7 @@ def saliency(
                 raw[some], *raw.stride(), h, w, ranges[some], *places[-2:], height, width, tiles, across,
                 maps[some], **how, ALIGN=align_corners, GROUP=group, ROWS=TILE[0], COLUMNS=TILE[1],
             )  # fmt: skip
-    return maps, flags
+    return maps if out is None or out is maps else out.copy_(maps), flags
 
 
 def check_options(size: tuple[int, int], mode: str, normalisation: str) -> tuple[int, int]:
