@@ -27,6 +27,8 @@ from camrt.engine.runtime.worker_threads import run_with_deadline
 from camrt.engine.tensorrt_plans.build import Precision, check_precision, is_gradient
 from camrt.errors import BackendError, CamrtError
 from camrt.export.budget import allowed_memory, memory_limit_error
+from camrt.export.graph.traversal import node_label, walk_nodes
+from camrt.export.limits import ReadingLimits
 from camrt.kernels.fork_safety import block_forks
 from camrt.kernels.memory import trim_memory
 
@@ -289,11 +291,12 @@ def check_stoppable(model: onnx.ModelProto, label: str) -> None:
     Raises:
         BackendError: The graph has one.
     """
-    loops = [node.output[0] for node in model.graph.node if node.op_type == "Loop"]
-    if loops:
+    nodes = walk_nodes(model.graph.node, ReadingLimits.max_depth).nodes
+    loop = next((node for node in nodes if node.op_type == "Loop"), None)
+    if loop is not None:
         raise BackendError(
-            f"the {label} has a Loop ({loops[0]!r}), which OpenVINO does not stop when a call is over its "
-            "deadline: run the model with backend='onnxruntime'"
+            f"the {label} has a Loop ({node_label(loop)}), which OpenVINO does not stop when a call is over "
+            "its deadline: run the model with backend='onnxruntime'"
         )
 
 

@@ -115,7 +115,7 @@ class BackendError(CamrtError, RuntimeError):
     """The runtime refused the model or failed while running it."""
 
 
-class WrongAnswerError(CamrtError, ArithmeticError):
+class WrongAnswerError(CamrtError, RuntimeError):
     """A runtime answers something else than ONNX Runtime on the CPU does; nothing of it was used."""
 
 

@@ -267,8 +267,12 @@ def test_sizes_that_numbers_decide_are_refused():
 
 def test_loops_are_refused(tmp_path):
     model = hostile_models.load(hostile_models.endless_loop(tmp_path / "model.onnx", above=1e6))
-    with pytest.raises(BackendError, match=r"the model has a Loop .*which OpenVINO does not stop"):
-        OpenVino().make_runner(model, label="model")
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
+    within = helper.make_graph([loop], "branch", [], [])
+    nested = graph_of(helper.make_node("If", ["x"], ["y"], then_branch=within, else_branch=within))
+    for looping in (model, nested):
+        with pytest.raises(BackendError, match=r"the model has a Loop .*which OpenVINO does not stop"):
+            OpenVino().make_runner(looping, label="model")
 
 
 def wide_layers(count: int = 6) -> onnx.ModelProto:
