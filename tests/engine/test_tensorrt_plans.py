@@ -46,6 +46,7 @@ class Checking(OnnxRuntime):
     """ONNX Runtime, for graphs that a folder has a plan of."""
 
     supports_scatter_add = False
+    splits_last_layer = False
 
     def __init__(self, folder):
         super().__init__()
