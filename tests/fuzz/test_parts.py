@@ -84,10 +84,10 @@ def test_any_other_error_is_raw_and_named_by_its_place(seed_file: Path, monkeypa
     def broken(*_: object) -> None:
         raise KeyError("no such thing")
 
-    monkeypatch.setattr("camrt.engine.load.find_builtin_preprocessing", broken)
+    monkeypatch.setattr("camrt.engine.build.find_builtin_preprocessing", broken)
     outcome = Trial(seed_file, 0, Limits()).run()
     assert not outcome.clean
-    assert outcome.key == "raw KeyError at engine.load:build_engine"
+    assert outcome.key == "raw KeyError at engine.build:build_engine"
 
 
 def test_memory_and_time_beyond_the_limits_are_no_answer(seed_file: Path, monkeypatch) -> None:
@@ -123,7 +123,7 @@ def test_answers_are_compared_with_what_is_not_finite() -> None:
 def test_the_place_of_an_error_is_the_last_function_of_camrt(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError) as caught:
         camrt.load(tmp_path / "absent.onnx")
-    assert place_of(caught.value) == "export.io.model_file:read_model"
+    assert place_of(caught.value) == "export.io.model_bytes:read_bytes"
 
 
 # ---------------------------------------------------------------- processes
