@@ -24,7 +24,7 @@ def describe_engine(engine: Engine) -> str:
     size = f"{interface.height or 'H'}×{interface.width or 'W'}"
     batch = "any" if interface.batch is None else f"fixed at {interface.batch}; batches are cut and padded"
     steps = engine.preprocessing
-    known = "not known: pass preprocessing= to camrt.load"
+    known = "not known: preprocessing= says it"
     if steps is not None:
         known = f"known: {steps.resize} to {steps.size[0]}×{steps.size[1]}, numbers from " + " to ".join(
             f"{level:.4g}" for level in steps.levels
@@ -33,12 +33,14 @@ def describe_engine(engine: Engine) -> str:
     front = engine.front.describe(sides)
     kind = TensorProto.DataType.Name(interface.element).lower()
     held = "" if interface.element == TensorProto.FLOAT else f", of type {kind}"
+    place = "file" if engine.sha256 else "module"
+    classes = f"{interface.num_classes} class{'es' * (interface.num_classes != 1)}"
     lines = [
         f"{engine.path.name}",
-        f"  input   (N, {interface.channels}, {size}), {interface.layout} in the file{held}; "
+        f"  input   (N, {interface.channels}, {size}), {interface.layout} in the {place}{held}; "
         f"batch size {batch}",
         *([f"  front   the file itself: {front}"] if front else []),
-        f"  output  {interface.num_classes} classes, {describe_output(interface)}",
+        f"  output  {classes}, {describe_output(interface)}",
         f"  runtime {engine.runtime}, on {engine.device}",
         f"  image preprocessing {known}",
         *(

@@ -91,8 +91,8 @@ class RunFolder:
         differing = sorted(key for key in {*made, *own} if made.get(key) != own.get(key))
         if differing:
             raise InputError(
-                f"{folder} holds another {kind}: {', '.join(differing)} differ; replace it (--overwrite), or "
-                "choose another folder"
+                f"{folder} holds another {kind}, which differs in {', '.join(differing)}; "
+                "replace it (--overwrite), or choose another folder"
             )
         self._notes = [line["finished"] for line in lines if isinstance(line.get("finished"), dict)]
         if whole is not None:
@@ -273,10 +273,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
     nothing any more.
 
     Raises:
-        InputError: Another process holds it.
+        InputError: Another process holds it, or it is a file.
         StorageError: It cannot be made or written.
     """
     new = not folder.exists()
+    if not new and not folder.is_dir():
+        raise InputError(f"{folder} is a file, and results go into a folder: name another")
     path = folder / LOCK_FILE
     with storage_errors(path):
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -15,6 +16,7 @@ from camrt.errors import TargetError
 
 __all__ = ["TargetChooser", "find_class", "make_target_chooser", "parse_targets"]
 
+SYNSET = re.compile(r"^n\d{8}\s+")  # WordNet's number before a name
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
@@ -177,6 +179,10 @@ def find_class(name: str, labels: Sequence[str]) -> int:
         return found[0]
     if found:
         raise TargetError(f"classes {', '.join(map(str, found))} bear that name; give an index")
-    close = get_close_matches(wanted, dict.fromkeys(name for names in synonyms for name in names))
+    known = {name: name for names in synonyms for name in names}
+    for label, names in zip(labels, synonyms, strict=True):  # "n02123045 tabby" for who says "tabby"
+        for name in (*names, *(SYNSET.sub("", name) for name in names)):
+            known.setdefault(name, label.strip())
+    close = dict.fromkeys(known[name] for name in get_close_matches(wanted, known))
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise TargetError(f"no class of that name{hint}")

@@ -429,7 +429,7 @@ class FactoredHead(Head):
         phi = {
             "identity": "the identity (or folded into ψ)",
             "separable": "channel by channel",
-            "dense": "mixes channels",
+            "dense": "one that mixes channels",
         }[factors.phi]
         network = f"a network behind its first layer of {len(factors.bias)} units"
         psi = "affine" if self._rest is None else network

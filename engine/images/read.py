@@ -147,7 +147,7 @@ def _decoded(source: Any, name: str) -> tuple[Image.Image, str | None]:
                 refuse_bomb(image)  # a few formats say their size only when they are decoded
                 return decoded
         except UnidentifiedImageError:
-            raise ImageError(f"{name}: not an image that Pillow can read") from None
+            raise ImageError(f"{name}: {describe_unreadable(source)}") from None
         except Image.DecompressionBombError:
             raise ImageError(
                 f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels, which might be a decompression bomb"
@@ -156,6 +156,12 @@ def _decoded(source: Any, name: str) -> tuple[Image.Image, str | None]:
             raise ImageError(f"{name}: {error}") from None
         except Exception as error:  # damaged files make Pillow's decoders raise almost anything
             raise ImageError(f"{name}: truncated or damaged: {error}") from error
+
+
+def describe_unreadable(source: Any) -> str:
+    """Why an open file is no image."""
+    empty = not isinstance(source, Image.Image) and source.seek(0, os.SEEK_END) == 0
+    return "empty, it holds not a single byte" if empty else "not an image that Pillow can read"
 
 
 def _rgb(image: Image.Image) -> tuple[Image.Image, str | None]:

@@ -134,6 +134,9 @@ def make_runtime(
     if name == "onnxruntime-tensorrt":
         raise BackendError(f"backend={name!r} runs on a GPU: pass device='cuda' or 'cuda:N'")
     if precision not in (None, "fp32"):
+        from camrt.engine.tensorrt_plans.build import check_precision
+
+        check_precision(precision)
         raise InputError(
             f"precision={precision!r} is for a GPU, or for backend='openvino': ONNX Runtime on the CPU runs "
             "a file as it is"

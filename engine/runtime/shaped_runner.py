@@ -12,6 +12,7 @@ from typing import Any
 from camrt.engine.runtime import Runner
 from camrt.engine.runtime.wrapped_runner import WrappedRunner
 from camrt.errors import UnsupportedModelError
+from camrt.export.rewrites.interface import LOGITS
 
 __all__ = ["ShapeCheckedRunner"]
 
@@ -47,8 +48,9 @@ class ShapeCheckedRunner(WrappedRunner):
                 size not in (None, given) for given, size in zip(found, wanted, strict=True)
             ):
                 expected = ", ".join("any" if size is None else str(size) for size in wanted)
+                shown = name.removeprefix("camrt_out_").removeprefix("camrt_")
                 raise UnsupportedModelError(
-                    f"the model's {name.removeprefix('camrt_out_').removeprefix('camrt_')} has shape {found} "
+                    f"the model's {shown} {'have' if name == LOGITS else 'has'} shape {found} "
                     f"for a batch of {len(batch)}, not ({expected}) as the file's shapes say; export the "
                     "model again"
                 )

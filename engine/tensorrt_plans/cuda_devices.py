@@ -42,7 +42,7 @@ def list_cuda_devices() -> tuple[CudaDevice, ...]:
     except OSError as error:
         raise BackendError(
             f"this needs an NVIDIA GPU, and its driver is not installed ({LIBRARY} was not found): install "
-            "the driver, or run camrt with device='cpu'"
+            "the driver; device='cpu' runs a model without one"
         ) from error
     _check(cuda, cuda.cuInit(0), "the driver cannot be started")
     count = ctypes.c_int()

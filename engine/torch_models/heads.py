@@ -102,7 +102,8 @@ class HookedHead(GenericHead):
         way = self._cut.skipped_calls
         if way is None:
             return f"the whole module, since something goes around {self._cut.path!r}"
-        return f"what follows {self._cut.path!r} ({way.count} calls of modules up to there are left out)"
+        calls = f"{way.count} call{'s' * (way.count != 1)} of modules up to there"
+        return f"what follows {self._cut.path!r} ({calls} left out)"
 
     def _counted(self, asked: QueryContext) -> Callable[[Tensor, Tensor], Tensor]:
         if self._cut.skipped_calls is not None:

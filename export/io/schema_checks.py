@@ -99,7 +99,7 @@ def _check_values(
             if most > 1 << 20
             else f"{fewest} to {most}"
         )
-        raise _refuse(node, f"has {len(names)} {what}s; its operator takes {wanted}")
+        raise _refuse(node, f"has {len(names)} {what}{'s' * (len(names) != 1)}; its operator takes {wanted}")
     for place, name in enumerate(names):
         option = formal[min(place, len(formal) - 1)].option
         # A left out one of several ends the process of a runtime that reads it; of outputs, nothing is made.

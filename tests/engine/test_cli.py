@@ -494,3 +494,31 @@ def test_methods(loader: Loader) -> None:
     for text in ("fake", "Maps of nothing.", "box=1, definition='paper', boxes=(1, 3)"):
         assert text in result.stdout
     assert "More about them" not in result.stdout
+
+
+def test_what_is_no_folder_no_image_and_no_preprocessing(loader: Loader, tmp_path: Path) -> None:
+    cat = image(tmp_path / "cat.png")
+    (tmp_path / "text.onnx").write_text("not a folder")
+    taken = run("explain", "m.onnx", cat, "-o", "text.onnx")
+    assert taken.exit_code == 2
+    assert "text.onnx is a file, and results go into a folder: name another" in taken.stderr
+    (tmp_path / "empty.png").touch()
+    empty = run("explain", "m.onnx", tmp_path / "empty.png")
+    assert "empty.png: empty, it holds not a single byte" in empty.stderr
+    (tmp_path / "steps.json").write_text("{}")
+    nothing = run("explain", "m.onnx", cat, "--preprocessing", "steps.json", "--size", "8x8")
+    assert "it says nothing; its keys are size, mean, std" in nothing.stderr
+
+
+def test_words_that_are_no_command() -> None:
+    result = run("train", "foo")
+    assert result.exit_code == 2
+    assert "No such command 'foo'" in result.stderr
+    result = run("export", "run", "--to", "foo", "-o", "x")
+    assert "--to 'foo' must be one of onnx, tensorrt, tensorrt-rtx" in result.stderr
+
+
+def test_a_precision_that_there_is_not(tmp_path: Path) -> None:
+    result = run("explain", "default", image(tmp_path / "a.png"), "--precision", "int4")
+    assert result.exit_code == 2
+    assert "--precision int4 must be one of 'fp32', 'fp16', 'bf16'" in " ".join(result.stderr.split())

@@ -216,10 +216,10 @@ def test_images_that_come_and_go(shared: list[str], tmp_path: Path, change: str)
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["-m", "eigen"], "method differ"),
-        (["-k", "2"], "targets differ"),
-        (["--original"], "settings differ"),
-        (["--activation", "sigmoid"], "model, settings differ"),
+        (["-m", "eigen"], "which differs in method"),
+        (["-k", "2"], "which differs in targets"),
+        (["--original"], "which differs in settings"),
+        (["--activation", "sigmoid"], "which differs in model, settings"),
     ],
 )
 def test_other_settings_do_not_mix(shared: list[str], tmp_path: Path, more: list[str], words: str) -> None:

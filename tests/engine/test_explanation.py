@@ -210,3 +210,10 @@ def test_it_survives_pickling() -> None:
 
 def test_flag_names() -> None:
     assert FLAG_NAMES == ("ok", "constant", "nothing positive", "not finite")
+
+
+@pytest.mark.parametrize("name", ["tabby", "taby", "tiger-cat"])
+def test_names_behind_wordnet_numbers_are_offered(name: str) -> None:
+    labels = ["n02123045 tabby, tabby cat", "n02123159 tiger cat"]
+    with pytest.raises(TargetError, match=r"did you mean .*'n0212"):
+        find_class(name, labels)

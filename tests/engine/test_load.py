@@ -134,7 +134,7 @@ def test_a_wrong_option_is_refused(options, message, tmp_path):
         ({"device": "tpu"}, "device='tpu' must be 'cpu', 'cuda' or 'cuda:N'"),
         (
             {"device": "cuda"},
-            "this needs an NVIDIA GPU.*: install the driver, or run camrt with device='cpu'",
+            "this needs an NVIDIA GPU.*: install the driver; device='cpu' runs a model without one",
         ),
         ({"device": "cuda:1", "backend": "onnxruntime-tensorrt"}, "this needs an NVIDIA GPU"),
         ({"backend": "onnxruntime-tensorrt"}, "runs on a GPU: pass device='cuda'"),

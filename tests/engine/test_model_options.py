@@ -134,13 +134,13 @@ def test_evaluation_reads_models_alike(tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--activation", "relu"], "activation='relu' must be None, 'softmax', 'sigmoid' or 'none'"),
+        (["--activation", "relu"], "--activation relu must be None, 'softmax', 'sigmoid' or 'none'"),
         (["--grid", "7"], "--grid must be HxW, such as 224x224, got '7'"),
         (
             ["--max-memory", "much"],
             "--max-memory must be a number of bytes, such as 2GiB, 500MB or 1000000, got",
         ),
-        (["--max-memory", "10"], "max_memory=10 allows 10 bytes"),
+        (["--max-memory", "10"], "--max-memory 10 allows 10 bytes"),
         (["--load-deadline", "0"], "--load-deadline must be seconds above zero, such as 30, or inf for no"),
         (
             ["--call-deadline", "soon"],

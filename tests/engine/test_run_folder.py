@@ -47,7 +47,7 @@ def test_a_run_that_is_there_is_left_alone(tmp_path: Path) -> None:
         folder(tmp_path)
     with pytest.raises(InputError, match="not both"):
         folder(tmp_path, resume=True, overwrite=True)
-    with pytest.raises(InputError, match="another test: data differ"):
+    with pytest.raises(InputError, match="another test, which differs in data"):
         folder(tmp_path, "that", resume=True)
     for how in ({"resume": True}, {"overwrite": True}):
         with pytest.raises(InputError, match=r"another kind of run \(test\)"):

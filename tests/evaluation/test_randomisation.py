@@ -548,5 +548,5 @@ def test_a_run_is_known_by_the_classes_that_it_explains(tmp_path: Path) -> None:
     again = asked(first.targets, resume=True)
     assert again.targets.tolist() == first.targets.tolist()
     assert np.array_equal(again.spearman, first.spearman, equal_nan=True)
-    with pytest.raises(InputError, match="settings differ"):
+    with pytest.raises(InputError, match="which differs in settings"):
         asked((first.targets + 1) % 4, resume=True)

@@ -364,7 +364,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_the_same(engine: Any, folder: Pat
         loaded, folder, ["pixab", "gradcam"], settings=Settings(step=150), out=killed, resume=True
     )
     assert again.results == json.loads((whole / "results.json").read_text())
-    with pytest.raises(InputError, match="another evaluation: settings differ"):
+    with pytest.raises(InputError, match="another evaluation, which differs in settings"):
         evaluate(loaded, folder, ["pixab", "gradcam"], settings=Settings(step=151), out=killed, resume=True)
 
 
@@ -518,7 +518,7 @@ def test_the_command_line_draws_layers_anew(engine: Any, folder: Path, tmp_path:
     for options, code, said in (
         ([], 2, "--resume"),
         (["--resume"], 0, "means over 4 images"),
-        (["--resume", "--seed", "1"], 2, "settings differ"),
+        (["--resume", "--seed", "1"], 2, "which differs in settings"),
         (["--overwrite", "--seed", "1"], 0, "means over 4 images"),
     ):
         again = CliRunner().invoke(app, ["evaluate", "sanity", *into, *options])

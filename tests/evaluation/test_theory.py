@@ -266,7 +266,7 @@ def test_the_command_writes_resumes_and_replaces(tmp_path: Path, monkeypatch: py
     assert command(*asked, "--resume").exit_code == 0
     other = command(*asked, "--resume", "--seed", 1)
     assert other.exit_code == 2
-    assert "holds another theory: seed differ" in " ".join(other.stderr.split())
+    assert "holds another theory, which differs in seed" in " ".join(other.stderr.split())
     assert command(*asked, "--overwrite").exit_code == 0
     assert before == {
         path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".md", ".json")

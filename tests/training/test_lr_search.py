@@ -257,7 +257,7 @@ def test_a_search_may_be_given_more_draws(
     assert content(folder) == content(whole[0])
     with pytest.raises(TrainingError, match="has 2 draws already, and 1 were asked for"):
         searched(data, folder, replace(TWO, draws=1), objects=objects, resume=True)
-    with pytest.raises(InputError, match="holds another search: chosen by, seed differ"):
+    with pytest.raises(InputError, match="holds another search, which differs in chosen by, seed"):
         searched(
             data, folder, replace(TWO, by="val_loss"), replace(RECIPE, seed=8), objects=objects, resume=True
         )

@@ -533,7 +533,9 @@ def test_the_command(squares: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "losses.csv").read_text().startswith("epoch,loss\n1,")
     assert told(*line, "--resume").endswith(said[said.index("top-1") :])
     assert "holds results already" in told(*line, code=2)
-    assert "holds another masked training: batch_size" in told(*line, "--batch-size", 3, "--resume", code=2)
+    assert "holds another masked training, which differs in batch_size" in told(
+        *line, "--batch-size", 3, "--resume", code=2
+    )
     (tmp_path / "run" / "model.onnx").unlink()
     assert "its model.onnx was taken away" in told(*line, "--resume", code=2)
     assert "the last 0 of 64 rows" in told(*line, "--unmasked", "--overwrite")

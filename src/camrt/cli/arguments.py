@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,9 @@ def read_preprocessing(
             raise InputError(f"--preprocessing {value}: not valid JSON: {error}") from None
         if not isinstance(given, dict):
             raise InputError(f"--preprocessing {value}: expected a JSON object")
+        if not given:
+            keys = ", ".join(one.name for one in fields(Preprocessing))
+            raise InputError(f"--preprocessing {value}: it says nothing; its keys are {keys}")
         if size is not None:
             given["size"] = size
     return given if size is None else Preprocessing.coerce(given, size)

@@ -21,6 +21,7 @@ from camrt.cli.arguments import (
     read_preprocessing,
 )
 from camrt.cli.model_options import ModelOptions, with_model_options
+from camrt.cli.option_names import name_options
 from camrt.cli.output import add_row, make_console, report_errors, strip_control
 from camrt.cli.shared_options import (
     BackendName,
@@ -180,7 +181,7 @@ def inspect(
             resolve_model_path(model), target=layer, verify="thorough" if verify else True, **model_options
         )
         console = make_console()
-        console.print(strip_control(engine.describe()), markup=False)
+        console.print(name_options(strip_control(engine.describe())), markup=False)
         table = Table("target", "node", "operator", "K x h x w", "clean", "chosen", title="Targets")
         for found in engine.targets():
             shape = " x ".join("?" if side is None else str(side) for side in found.shape)

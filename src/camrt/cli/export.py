@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["add_command"]
 
 ONNX = "onnx"
+FLAVOURS = ("tensorrt", "tensorrt-rtx")
 
 
 @with_model_options
@@ -62,6 +63,8 @@ def export(
     with camrt. Plans are for this card and this TensorRT; camrt.load(..., plans=FOLDER) runs them.
     """
     with report_errors():
+        if to not in (ONNX, *FLAVOURS):
+            raise InputError(f"--to {to!r} must be one of {', '.join((ONNX, *FLAVOURS))}")
         model_options.pop("trusted", None)  # neither a run nor an ONNX file holds anything that could be run
         for_plans = {
             "--precision": precision,

@@ -20,6 +20,10 @@ class DefaultCommandGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Puts in the name that was left out."""
-        if args and args[0] not in self.commands and args[0] != "--help":
+        takes_words = any(
+            one.param_type_name == "argument" for one in self.commands[self.default_command].params
+        )
+        is_word = bool(args) and not args[0].startswith("-")
+        if args and args[0] not in self.commands and args[0] != "--help" and (takes_words or not is_word):
             args = [self.default_command, *args]
         return super().parse_args(ctx, args)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
+from camrt.cli.option_names import name_options
 from camrt.errors import CamrtError
 
 if TYPE_CHECKING:
@@ -155,6 +156,6 @@ def report_errors(*, resumes: bool = False) -> Iterator[None]:
             raise
         from rich.text import Text
 
-        message = Text.assemble(("error: ", "bold red"), strip_control(str(error)))
+        message = Text.assemble(("error: ", "bold red"), name_options(strip_control(str(error))))
         make_console(stderr=True).print(message, soft_wrap=True)
         raise typer.Exit(2) from None

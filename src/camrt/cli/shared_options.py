@@ -45,7 +45,11 @@ Labels = Annotated[
     Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
 ]
 PreprocessingOption = Annotated[
-    str | None, typer.Option(help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file.")
+    str | None,
+    typer.Option(
+        help="imagenet, imagenet-squash, tf, unit, raw, or a JSON file of camrt.Preprocessing's fields, as "
+        '{"mean": [0.5], "std": [0.25], "resize": "crop"}.'
+    ),
 ]
 Size = Annotated[str | None, typer.Option(help="HxW to bring images to, where the model leaves it open.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]

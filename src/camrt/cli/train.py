@@ -152,11 +152,11 @@ def train(
         else:
             images = read_wsol_split(lists, data, "train")
             held = read_wsol_split(lists, data, "val", images.labels)
-        screen = make_console(stderr=True)
+        screen, steps = make_console(stderr=True), len(images) // settings.batch_size
         screen.print(
             f"{len(images)} images of {len(images.labels)} classes to train on, {len(held)} to "
-            f"validate on; {settings.head} on {settings.backbone}, {settings.epochs} epochs of "
-            f"{len(images) // settings.batch_size} steps",
+            f"validate on; {settings.head} on {settings.backbone}, "
+            f"{settings.epochs} epoch{'s' * (settings.epochs != 1)} of {steps} step{'s' * (steps != 1)}",
             soft_wrap=True,
         )
         shared: dict[str, Any] = {
