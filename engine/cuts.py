@@ -103,7 +103,7 @@ def make_cuts(
         inner = {role: name for role, name in shown.items() if name not in (tensor, *cut.around)}
         references.append(make_reference(whole, cut, inner, head, analyst or runtime))
         residuals = range(len(cut.around), len(cut.around) + len(cut.vectors))
-        cuts.append(Cut(target, head, taps, frozenset({FIRST_LAYER, *map(extra_input_name, residuals)})))
+        cuts.append(Cut(target, head, taps, frozenset(map(extra_input_name, residuals))))
     if interface.joint is not None:
         outputs[JOINT] = interface.joint
     return (

@@ -22,7 +22,7 @@ from camrt.engine.heads.contributions import Contributions, interior
 from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.heads.last_linear import ScoreRunner
-from camrt.export.heads.cut import PHI
+from camrt.export.heads.cut import FIRST_LAYER, PHI
 from camrt.kernels.box_probabilities import box_probabilities, box_probabilities_pair
 from camrt.kernels.box_sums import box_sums
 from camrt.kernels.caches import ByteCache
@@ -134,7 +134,9 @@ class FactoredHead(Head):
         listed = constant_like(boxes, cells)
         empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
         first, features = block.start, cells.shape[3]
-        full = empty + to_float32(xp.sum(cells, axis=(1, 2), dtype=xp.float64))
+        full = self._known_answer(context, block)
+        if full is None:
+            full = empty + to_float32(xp.sum(cells, axis=(1, 2), dtype=xp.float64))
         changed = find_changed_pairs(len(cells), len(boxes), cells, lambda: xp.any(sums != 0, axis=2))
         result: list[Array | None] = []
         for wanted, start, keeping, unchanged in (
@@ -215,7 +217,9 @@ class FactoredHead(Head):
             return context.reader.scores_of_target_logits(without)
         columns = self._contributions.columns
         empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
-        full = context.logits if self._rest is None else empty + pooled @ columns
+        full = context.logits if self._rest is None else self._known_answer(context, slice(None))
+        if full is None:
+            full = empty + pooled @ columns
         answers = repeat(context.scores[:, None], channels, axis=1)
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
@@ -245,9 +249,8 @@ class FactoredHead(Head):
         empty = self._contributions.first_layer_of_zero(context.activations.shape[1:])
         first = block.start
         xp = library(products)
-        if self._rest is None:
-            full = context.logits[block]
-        else:
+        full = context.logits[block] if self._rest is None else self._known_answer(context, block)
+        if full is None:
             full = empty + to_float32(xp.sum(products, axis=1, dtype=xp.float64))
         count, channels, features = products.shape
         changed = find_changed_pairs(count, channels, products, lambda: xp.any(products != 0, axis=2))
@@ -270,6 +273,11 @@ class FactoredHead(Head):
 
         for batch_index, channel, scores in self._run(context, first, changed, features, fill):
             answers[batch_index + first, channel] = scores
+
+    def _known_answer(self, context: QueryContext, block: slice) -> Array | None:
+        """The first layer's answer (n, F) to unaltered images, where the trunk pass gave it."""
+        found = context.extras.get(FIRST_LAYER)
+        return None if found is None else found[block].reshape(-1, self._contributions.features)
 
     def _uses_hidden_scores(self, context: QueryContext, array: Array) -> bool:
         """Whether a score is one logit's, and an activation is all between the first layer and the last."""

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -45,13 +46,17 @@ METHODS: dict[str, str] = {
 }
 """By canonical name, the module and the class: imported when a method is first asked for."""
 
+KNOWN_NAMES = 256  # ways to write a method's name that are looked up once
 
+
+@lru_cache(maxsize=KNOWN_NAMES)
 def canonical_name(name: str) -> str:
     """A method's name without case, hyphens and "cam": "Score-CAM" -> "score", "Grad-CAM++" -> "grad++"."""
     plain = re.sub(r"[\s_-]", "", name.lower())
     return re.sub(r"cam(\+*)$", r"\1", plain) or plain
 
 
+@cache
 def find_method(name: str) -> type[Method]:
     """The class of a method in `METHODS`."""
     module, _, kind = METHODS[name].partition(":")
@@ -84,6 +89,8 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method:
         hint = f"; did you mean {find_method(close[0]).name!r}?" if close else ""
         raise MethodError(f"unknown method {method!r}{hint} (methods: {listing})")
     found = find_method(canonical_name(method))
+    if not options:
+        return make_default(found)
     known = {field.name for field in fields(found)}
     unknown = sorted(set(options) - known)
     if unknown:
@@ -95,7 +102,13 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method:
     return found(**options)
 
 
-EXPLAIN_ARGUMENTS = ("targets", "top_k", "size", "fuse")
+@cache
+def make_default(kind: type[Method]) -> Method:
+    """The method with its defaults, one for all calls: it cannot be changed."""
+    return kind()
+
+
+EXPLAIN_ARGUMENTS = ("targets", "top_k", "size", "fuse", "dtype", "out")
 """Of `Engine.explain`, which are no options of a method."""
 
 

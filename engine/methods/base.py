@@ -119,6 +119,7 @@ def type_hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
+@cache
 def literal_choices(hint: Any) -> tuple[str | None, ...]:
     """The values that a `Literal`, or an optional one, allows; none for any other type."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

@@ -13,12 +13,15 @@ from camrt.kernels.fork_safety import renew_after_fork
 
 __all__ = ["DeadlineWatcher", "call_after", "stop_at_deadline"]
 
+LINGER_SECONDS = 0.25  # less than any deadline of runs that follow each other quickly
+
 
 class DeadlineWatcher:
     """Calls back when registered work has not finished by its deadline.
 
     The thread sleeps until the earliest deadline it knows of, so registering costs one lock and wakes
-    nothing: later deadlines are looked at when that one has passed.
+    nothing: later deadlines are looked at when that one has passed. When it was woken and all work had ended
+    by then, more of the kind may follow: it looks again a little later, rather than be woken each time.
     """
 
     def __init__(self) -> None:
@@ -53,15 +56,17 @@ class DeadlineWatcher:
 
     def _watch(self) -> None:
         with self._changed:
+            woken = True
             while True:
                 now = time.monotonic()
                 for ticket, (at, callback) in list(self._due.items()):
                     if at <= now:
                         del self._due[ticket]
                         callback()
-                self._wakes_at = min((at for at, _ in self._due.values()), default=float("inf"))
+                idle = now + LINGER_SECONDS if woken else float("inf")
+                self._wakes_at = min((at for at, _ in self._due.values()), default=idle)
                 wait = self._wakes_at - now
-                self._changed.wait(None if wait == float("inf") else max(wait, 0.0))
+                woken = self._changed.wait(None if wait == float("inf") else max(wait, 0.0))
 
 
 _WATCHER = DeadlineWatcher()

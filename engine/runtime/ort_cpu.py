@@ -231,7 +231,8 @@ class ArenaSession:
         fetched, size = tuple(names), next(iter(feeds.values())).nbytes
         try:
             if size <= self._quick.get(fetched, -1):
-                with self.arena.watch_memory(), call_after(min(seconds_left(), QUICK_TIMEOUT), stop):
+                # What as large a batch was quick with is in the arena already: nothing grows.
+                with call_after(min(seconds_left(), QUICK_TIMEOUT), stop):
                     try:
                         return run()
                     except FAILURES:
