@@ -233,6 +233,11 @@ def load(
                     )
             else:
                 engine = import_builder()(raw, runtime, analyst, store=store, **common)
+            if grid is not None and all(one.layout != "tokens" for one in engine.targets()):
+                raise InputError(
+                    f"grid={grid} says which cells tokens stand for, and no tensor of this model holds so "
+                    "many: leave grid= out"
+                )
             record_origin(engine, load, path, {**common, **further})
     engine.call_deadline = float(call_deadline)
     return engine

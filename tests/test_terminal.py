@@ -74,7 +74,7 @@ COMMANDS = {
     ),
     "evaluate images": Command(
         ("evaluate", *ON_SQUARES, "--methods", "cam,pixab", "--step", "200", "--out", "measured"),
-        ("measuring images", "/3", "files in measured"),
+        ("measuring images", "/3", "compactness, cells", "3 of 3 images measured", "files in measured"),
         REPORT,
     ),
     "evaluate walls": Command(

@@ -17,7 +17,7 @@ from camrt.training import runs
 from camrt.training.recipe import Recipe
 from camrt.training.splits import Split, describe_difference, summarise_splits
 
-__all__ = ["is_first_process", "lock_run_folder", "prepare_run"]
+__all__ = ["check_run_folder", "is_first_process", "lock_run_folder", "prepare_run"]
 
 
 @contextmanager
@@ -25,6 +25,22 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
     """Locks the run's folder; of several distributed processes only rank 0 takes the lock."""
     with lock_folder(folder) if is_first_process() else nullcontext():
         yield
+
+
+def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Looks whether a folder holds a run, before anything else is done.
+
+    Raises:
+        TrainingError: It is taken, or holds nothing to go on with.
+    """
+    begun = (folder / runs.RECIPE).exists()
+    if resume and not overwrite and not begun:
+        raise TrainingError(f"{folder} holds no run to go on with")
+    if begun and not resume and not overwrite:
+        raise TrainingError(
+            f"{folder} holds a run already: go on with it (--resume), replace it (--overwrite), or choose "
+            "another folder"
+        )
 
 
 def prepare_run(
@@ -47,13 +63,7 @@ def prepare_run(
     written = folder / runs.RECIPE
     if not is_first_process():  # the first has looked, and has written since
         return state if resume and state.exists() else None
-    if resume and not overwrite and not written.exists():
-        raise TrainingError(f"{folder} holds no run to go on with")
-    if written.exists() and not resume and not overwrite:
-        raise TrainingError(
-            f"{folder} holds a run already: go on with it (--resume), replace it (--overwrite), or choose "
-            "another folder"
-        )
+    check_run_folder(folder, resume=resume, overwrite=overwrite)
     # What a run that was stopped before it began has noted is replaced in any case.
     noted = RunFolder(folder, "training", {}, resume=resume or not overwrite, overwrite=overwrite)
     noted.check(runs.FILES)

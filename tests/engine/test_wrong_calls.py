@@ -73,7 +73,7 @@ NOT_IMAGES: dict[str, tuple[Callable[[Given], Any], str]] = {
     "folder": (lambda g: g.folder, "is a folder, not an image"),
     "NUL": (lambda _: "a\0b", "no such file"),
     "bytes that are none": (lambda _: b"none", "the image: not an image that Pillow can read"),
-    "no bytes": (lambda _: b"", "not an image"),
+    "no bytes": (lambda _: b"", "empty, it holds not a single byte"),
     "text file": (lambda _: io.StringIO("words"), "gives str, not bytes: open the file with 'rb'"),
     "closed file": (lambda g: g.closed(), "cannot be read: .*closed"),
     "memoryview": (lambda g: memoryview(g.bytes), "a memoryview: say bytes"),
@@ -362,6 +362,11 @@ CALLS: dict[str, tuple[Call, type[CamrtError], str]] = {
         "must be 'cpu', 'cuda'",
     ),
     "a grid that is a number": (lambda _: camrt.load("default", grid=7), InputError, "two whole numbers"),
+    "a grid of a network without tokens": (
+        lambda _: camrt.load("default", grid=(4, 4), cache=False),
+        InputError,
+        "no tensor of this model holds so many: leave grid= out",
+    ),
     "a grid that is text": (lambda _: camrt.load("default", grid="7x7"), InputError, "two whole numbers"),
     "threads that are true": (
         lambda _: camrt.load("default", threads=True),

@@ -33,7 +33,7 @@ from camrt.evaluation.metrics.pixel_precision import pxap
 from camrt.evaluation.suite import METRICS, Metric, Settings, evaluate
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE, centre_gaussian, min_max_normalise
 from camrt.evaluation.suite.prepared_sample import prepare_sample
-from camrt.evaluation.suite.report.table import to_markdown
+from camrt.evaluation.suite.report.table import describe_counts, to_markdown
 from camrt.evaluation.suite.settings import format_method, parse_methods
 from camrt.evaluation.suite.summary import is_clearly_behind
 from helpers.annotated_images import COLOURS, PREPROCESSING, SIDE, boxed_squares, colour_model, masked_squares
@@ -471,6 +471,15 @@ def test_two_evaluations_do_not_share_a_folder(engine: Any, folder: Path, tmp_pa
         evaluate(engine, folder, "pixab", "drop", out=tmp_path)
 
 
+def test_images_that_were_not_drawn_are_counted(engine: Any, folder: Path) -> None:
+    found = engine.evaluate(folder, ["cam"], ["drop"], settings=Settings(limit=2))
+    there = found.results["images"]["found"]
+    assert describe_counts(found.results["images"]) == (
+        f"2 of 2 images measured, drawn from the {there} that there are"
+    )
+    assert f"drawn from the {there} that there are (" in to_markdown(found.results)
+
+
 def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: Path) -> None:
     steps = tmp_path / "steps.json"
     steps.write_text(PREPROCESSING.to_json())
@@ -484,6 +493,7 @@ def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: P
     )
     assert run.exit_code == 0, run.output
     assert "gradcam:score=probability" in run.output
+    assert "images measured" in run.output
     assert "pxap: not measured: no image has masks" in run.output
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 3

@@ -13,7 +13,12 @@ from camrt.evaluation.extras import import_extra
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE
 from camrt.evaluation.suite.metric_registry import METRICS
 from camrt.evaluation.suite.report.drawings import draw_curves, draw_examples
-from camrt.evaluation.suite.report.table import build_columns, describe_same_maps, removal_rows
+from camrt.evaluation.suite.report.table import (
+    build_columns,
+    describe_counts,
+    describe_same_maps,
+    removal_rows,
+)
 
 if TYPE_CHECKING:
     from camrt.evaluation.suite import Evaluation
@@ -69,7 +74,7 @@ def _to_printable(value: Any) -> Any:
 
 def _lead(results: Mapping[str, Any]) -> str:
     images = results["images"]
-    told = f"{images['measured']} of {images['drawn']} images from {results['data']['root']} measured."
+    told = f"{describe_counts(images)}, from {results['data']['root']}."
     if images["accuracy"] is not None:
         right = 100 * images["accuracy"]
         told += f" The model is right for {right:.1f} % of {images['with_label']} with a class."

@@ -11,7 +11,15 @@ from camrt.evaluation.suite.measurement import CENTRE_BASELINE
 from camrt.evaluation.suite.metric_registry import METRICS
 from camrt.evaluation.suite.summary import is_clearly_behind
 
-__all__ = ["ReportCell", "ReportColumn", "build_columns", "describe_same_maps", "removal_rows", "to_markdown"]
+__all__ = [
+    "ReportCell",
+    "ReportColumn",
+    "build_columns",
+    "describe_counts",
+    "describe_same_maps",
+    "removal_rows",
+    "to_markdown",
+]
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,14 @@ def describe_same_maps(group: Sequence[str]) -> str:
     return f"{', '.join(group)}: the same maps on this model; their figures differ by rounding alone"
 
 
+def describe_counts(images: Mapping[str, Any]) -> str:
+    """How many images were measured, of how many."""
+    drawn, found = images["drawn"], images["found"]
+    return f"{images['measured']} of {drawn} images measured" + (
+        f", drawn from the {found} that there are" if found > drawn else ""
+    )
+
+
 def removal_rows(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """R_k of every method, with the accuracies it is made of."""
     rows = []
@@ -130,7 +146,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     lines = [
         f"# Explanations of {escape_markdown(model['file'])}",
         "",
-        f"{images['measured']} of {images['drawn']} images measured ({results['data']['kind']}, "
+        f"{describe_counts(images)} ({results['data']['kind']}, "
         f"{escape_markdown(results['data']['root'])}); accuracy {_share(images['accuracy'])} of "
         f"{images['with_label']} with a class; {images['objects']} annotated classes in "
         f"{images['with_objects']} images, on average {_share(images['object_share'])} of the image. "
@@ -164,7 +180,9 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         shares = [f"{share:g}" for share in results["settings"]["shares"]]
         lines += [
             "",
-            "R_k = accuracy left / accuracy left with as many random pixels erased, by the share erased:",
+            "R_k = accuracy left / accuracy left with as many random pixels erased, by the share erased; "
+            "undefined where the latter is zero. The figure above takes all shares together, the sum of all "
+            "accuracies left over that of all random ones:",
             "",
         ]
         lines += ["| method | " + " | ".join(shares) + " |", "| --- |" + " --- |" * len(shares)]

@@ -317,14 +317,24 @@ def sanity(
 def _print_evaluation(results: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
-    from camrt.evaluation.suite.report.table import build_columns
+    from camrt.evaluation.suite.report.table import build_columns, describe_counts
 
     methods, found = build_columns(results)
-    table = Table("method", *(column.title for column in found))
-    for number, method in enumerate(methods):
-        add_row(table, method, *(column.cells[number].text for column in found))
-    add_row(table, "maps that counted", *(column.counted for column in found))
+    rows = [["method", *(column.title for column in found)]]
+    rows += [
+        [method, *(column.cells[number].text for column in found)] for number, method in enumerate(methods)
+    ]
+    rows.append(["maps that counted", *(column.counted for column in found)])
+    if len(found) > len(rows):  # what is more goes down, where there is room
+        rows = [list(row) for row in zip(*rows, strict=True)]
+        rows[0][0] = "metric"
+    table = Table(*rows[0])
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows[1:]:
+        add_row(table, *row)
     make_console().print(table)
+    make_console().print(describe_counts(results["images"]))
     for note in results["notes"]:
         make_console().print(strip_control(note), soft_wrap=True, markup=False)
     for name, why in results["left_out"].items():

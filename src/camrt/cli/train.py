@@ -106,7 +106,7 @@ def train(
     with report_errors(resumes=True):
         with training_imports():
             from camrt.training.recipe import Recipe
-            from camrt.training.run_preparation import is_first_process
+            from camrt.training.run_preparation import check_run_folder, is_first_process
             from camrt.training.runs import RECIPE, WEIGHTS
             from camrt.training.splits import read_wsol_split, split_folder
             from camrt.training.trainer import fit
@@ -147,6 +147,8 @@ def train(
             settings = Recipe.from_settings(add_default_canvas(changes))
         else:
             settings = Recipe.read(config, add_default_canvas(changes))
+        if search is None and is_first_process():
+            check_run_folder(out, resume=resume, overwrite=overwrite)
         if lists is None:
             images, held = split_folder(data, settings.validation_share, settings.seed)
         else:
