@@ -36,6 +36,9 @@ class NumpyDevice:
     def __str__(self) -> str:
         return "NumPy's arrays"
 
+    def __repr__(self) -> str:
+        return "NumpyDevice()"
+
     def put(self, values: Any) -> npt.NDArray[Any]:
         """Brings an array here."""
         return to_numpy(values)

@@ -197,6 +197,9 @@ class Engine:
             ImageError: An image cannot be read.
             DeadlineError: The call took longer than `call_deadline`.
             MemoryLimitError: It needs more than `max_memory` at once.
+
+        Example:
+            engine.probabilities(engine.predict(["cat.jpg", "dog.jpg"]))
         """
         given = self._prepared(batch)
         return given.to_caller(
@@ -327,6 +330,11 @@ class Engine:
             ImageError: An image cannot be read.
             DeadlineError: The call took longer than `call_deadline`.
             MemoryLimitError: It needs more than `max_memory` at once.
+
+        Example:
+            found = engine.explain(["cat.jpg"], "pixab", targets="tabby")
+            found.maps[0]  # (H, W) in [0, 1]
+            found.overlay(0).save("overlay.png")
         """
         chosen = (make_method(method, options),)
         return self._explain(batch, chosen, targets, top_k, size, fuse, dtype, out)[0]
@@ -378,6 +386,9 @@ class Engine:
 
         Returns:
             One explanation a method, in their order. The shared pass is counted in the first.
+
+        Example:
+            cam, pixab = engine.explain_all(["cat.jpg"], ["gradcam", "pixab"])
         """
         if unknown:
             names = ", ".join(map(repr, unknown))

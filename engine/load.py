@@ -137,6 +137,10 @@ def load(
         DeadlineError: It took longer than `load_deadline`.
         MemoryLimitError: The file asks for more than `max_memory` at once.
         InputError: A wrong option.
+
+    Example:
+        engine = camrt.load("resnet50.onnx", preprocessing="imagenet", labels="classes.txt")
+        print(engine.describe())
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be a whole number >= 1")

@@ -39,6 +39,7 @@ from camrt.engine.options import Verify
 from camrt.engine.runtime import Backend, Runner
 from camrt.engine.scores import ScoreKind
 from camrt.engine.tensorrt_plans.build import Precision
+from camrt.engine.trial_runs import refuse_unrunnable
 from camrt.errors import BackendError, CutError, UnsupportedModelError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, find_straight_through
 from camrt.export.graph.batch_effects import find_cross_batch_nodes, find_random_nodes
@@ -366,30 +367,6 @@ def make_verified_cuts(
             runtime.make_runner(tapped, label="model", batch=interface.batch), interface, cuts
         )
     return VerifiedCuts(interface, tapped, runner, cuts, tuple(notes), comparisons, unfactored)
-
-
-def refuse_unrunnable(
-    runner: Runner, interface: Interface, size: tuple[int, int] | None, device: Device
-) -> None:
-    """Refuses a model that runs on none of a few images, where their size is not a guess.
-
-    Raises:
-        UnsupportedModelError: It runs on none.
-    """
-    if size is None and (interface.height is None or interface.width is None):
-        return
-    shapes = [interface.probe_shape(count, size) for count in (1, 3)]
-    for images in (make(shape) for shape in shapes for make in (np.zeros, np.ones, normal_noise)):
-        try:
-            runner(device.put(images.astype(np.float32)), [LOGITS])
-        except BackendError as error:
-            failure = error
-        else:
-            return
-    raise UnsupportedModelError(
-        f"the model runs on no image of the shape that it names, {interface.probe_shape(1, size)}: "
-        f"{failure}; look whether onnxruntime runs the file by itself, and export it anew"
-    )
 
 
 def compare_image_gradients(

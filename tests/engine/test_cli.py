@@ -522,3 +522,11 @@ def test_a_precision_that_there_is_not(tmp_path: Path) -> None:
     result = run("explain", "default", image(tmp_path / "a.png"), "--precision", "int4")
     assert result.exit_code == 2
     assert "--precision int4 must be one of 'fp32', 'fp16', 'bf16'" in " ".join(result.stderr.split())
+
+
+def test_help_is_wrapped_where_the_terminal_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    told = " ".join(run("explain", "--help").output.split())
+    assert "goes on with --resume; a folder" in told
+    assert "camrt evaluate images" in " ".join(run("evaluate", "--help").output.split())

@@ -528,12 +528,17 @@ def test_the_command_line_draws_layers_anew(engine: Any, folder: Path, tmp_path:
     for options, code, said in (
         ([], 2, "--resume"),
         (["--resume"], 0, "means over 4 images"),
-        (["--resume", "--seed", "1"], 2, "which differs in settings"),
+        (["--resume", "--seed", "1"], 2, "which differs in images, settings"),
         (["--overwrite", "--seed", "1"], 0, "means over 4 images"),
     ):
         again = CliRunner().invoke(app, ["evaluate", "sanity", *into, *options])
         assert again.exit_code == code, again.output
         assert said in again.output
+    axioms = CliRunner().invoke(
+        app,
+        ["evaluate", "axioms", *into[:2], "--limit", "2", "--batch-size", "1", "--threads", "1", *asked[-2:]],
+    )
+    assert "Axioms on 2 images" in axioms.output
     by_itself = CliRunner().invoke(
         app, ["evaluate", "sanity", *into[:2], *asked[:2], "--limit", "1", *asked[-2:]]
     )

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camrt.cli.output import print_left_out
 from camrt.default import resolve_model_path, scene_path
 from camrt.errors import InputError, TargetError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from camrt.engine.images.preprocess import Preprocessing
 
 __all__ = [
+    "draw_images",
     "engine_preprocessing",
     "model_and_images",
     "parse_bytes",
@@ -41,6 +43,22 @@ def model_and_images(model: str | None, images: Sequence[Path] | None) -> tuple[
     if not images:
         raise InputError(f"give the images to explain after the model: camrt explain {model} IMAGES...")
     return resolve_model_path(model), list(images)
+
+
+def draw_images(paths: Sequence[Path], limit: int | None, seed: int) -> list[Path]:
+    """The images under some paths: all, or `limit` of them, drawn with the seed, in their order.
+
+    Raises:
+        ImageError: A path does not exist, or a folder holds no image.
+    """
+    from numpy.random import default_rng
+
+    from camrt.engine.images.read import find_images
+
+    found = list(find_images(paths, on_results=print_left_out))
+    if limit is None or limit >= len(found):
+        return found
+    return [found[place] for place in sorted(default_rng(seed).choice(len(found), limit, replace=False))]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -7,17 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from camrt.cli.arguments import engine_preprocessing, parse_size, read_preprocessing
+from camrt.cli.arguments import draw_images, engine_preprocessing, parse_size, read_preprocessing
 from camrt.cli.evaluate_theory import check_theory_options, print_theory
+from camrt.cli.evaluation_table import print_evaluation
 from camrt.cli.groups import DefaultCommandGroup
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import (
     add_row,
     make_console,
-    print_left_out,
     progress_bar,
     report_errors,
-    strip_control,
 )
 from camrt.cli.shared_options import (
     Annotations,
@@ -57,7 +56,8 @@ class _Evaluate(DefaultCommandGroup):
 
 
 app = typer.Typer(
-    help="Which explanation to trust, on your model and your images: camrt evaluate MODEL FOLDER.",
+    help="Which explanation to trust, on your model and your images: camrt evaluate MODEL FOLDER; "
+    "its options are those of camrt evaluate images.",
     no_args_is_help=True,
     cls=_Evaluate,
 )
@@ -85,7 +85,12 @@ def on_images(
     size: Size = None,
     limit: Limit = None,
     step: Annotated[
-        int | None, typer.Option(min=1, help="Pixels a step of deletion and insertion; a row of them.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pixels a step of deletion and insertion; else a row of them. Each step is a run of the "
+            "model: 10 pixels of 224×224 are 5018 runs for each of the two, an image and method.",
+        ),
     ] = None,
     base: Annotated[str, typer.Option(help="What remove-and-classify puts in: blur or zero.")] = "blur",
     pxap: Annotated[str, typer.Option(help="exact, or reference: the benchmark's bins.")] = "exact",
@@ -133,7 +138,7 @@ def on_images(
                 overwrite=overwrite,
                 progress=progress,
             )
-        _print_evaluation(evaluation.results, out)
+        print_evaluation(evaluation.results, out)
 
 
 @app.command()
@@ -235,7 +240,7 @@ def walls(
                 overwrite=overwrite,
                 progress=progress,
             )
-        _print_evaluation(evaluation.results, out)
+        print_evaluation(evaluation.results, out)
         make_console().print(
             f"μ of a map that is the same everywhere: {float(dead.mean()) ** 0.5:.3f}, the root of the "
             "zone's share"
@@ -257,9 +262,11 @@ def sanity(
     draw: Annotated[str, typer.Option(help="How weights are drawn anew: normal, he or shuffle.")] = "normal",
     preprocessing: PreprocessingOption = None,
     size: Size = None,
-    limit: Annotated[int, typer.Option(min=1, help="Take the first images alone.")] = 16,
+    limit: Limit = 16,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
+    threads: Threads = None,
+    device: Device = "cpu",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for results.json; else they are printed alone.")
     ] = None,
@@ -269,13 +276,11 @@ def sanity(
     model_options: ModelOptions,
 ) -> None:
     """Draw a model's layers anew, from the last on: maps that stay as they were do not depend on them."""
-    from itertools import islice
     from typing import cast
 
     from rich.table import Table
 
     with report_errors(resumes=out is not None):
-        from camrt.engine.images.read import find_images
         from camrt.evaluation.metrics.randomisation import cascading_randomisation
         from camrt.evaluation.metrics.weight_layers import Draw, find_weight_layers
         from camrt.evaluation.suite.settings import parse_methods
@@ -283,13 +288,14 @@ def sanity(
 
         if out is None and (resume or overwrite):
             raise InputError("--resume and --overwrite are about a folder of results: name it by --out")
-        engine = load_engine(model, preprocessing, size, None, **model_options)
+        load_options = model_options | {"threads": threads, "device": device}
+        engine = load_engine(model, preprocessing, size, None, **load_options)
         built = parse_methods(split_list(methods))
         file = resolve_model_path(model)
         layers = find_weight_layers(read_model(file).model)
         found = cascading_randomisation(
             file,
-            [str(path) for path in islice(find_images(images, on_results=print_left_out), limit)],
+            [str(path) for path in draw_images(images, limit, seed)],
             list(built.values()),
             stages=stages or min(6, len(layers)) or None,
             target=engine.target.name,
@@ -297,7 +303,7 @@ def sanity(
             draw=cast("Draw", draw),
             preprocessing=engine.preprocessing,
             batch_size=batch_size,
-            load_options=model_options,
+            load_options=load_options,
             out=out,
             resume=resume,
             overwrite=overwrite,
@@ -314,40 +320,6 @@ def sanity(
         make_console().print(f"means over {len(found.targets)} images, each at the class it was predicted as")
 
 
-def _print_evaluation(results: dict[str, Any], out: Path) -> None:
-    from rich.table import Table
-
-    from camrt.evaluation.suite.report.table import build_columns, describe_counts
-
-    methods, found = build_columns(results)
-    rows = [["method", *(column.title for column in found)]]
-    rows += [
-        [method, *(column.cells[number].text for column in found)] for number, method in enumerate(methods)
-    ]
-    rows.append(["maps that counted", *(column.counted for column in found)])
-    if len(found) > len(rows):  # what is more goes down, where there is room
-        rows = [list(row) for row in zip(*rows, strict=True)]
-        rows[0][0] = "metric"
-    table = Table(*rows[0])
-    for column in table.columns:
-        column.overflow = "fold"
-    for row in rows[1:]:
-        add_row(table, *row)
-    make_console().print(table)
-    make_console().print(describe_counts(results["images"]))
-    for note in results["notes"]:
-        make_console().print(strip_control(note), soft_wrap=True, markup=False)
-    for name, why in results["left_out"].items():
-        make_console().print(strip_control(f"{name}: not measured: {why}"), soft_wrap=True, markup=False)
-    make_console().print(
-        strip_control(f"files in {out}: report.html, table.md, results.json"), soft_wrap=True, markup=False
-    )
-    if count := len(results["problems"]):
-        make_console().print(
-            f"{count} problem{'s' * (count != 1)} with images and annotations, listed in results.json"
-        )
-
-
 @app.command()
 @with_model_options
 def axioms(
@@ -358,6 +330,10 @@ def axioms(
     ] = None,
     preprocessing: PreprocessingOption = None,
     size: Size = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    threads: Threads = None,
     option: MethodOptions = None,
     *,
     model_options: ModelOptions,
@@ -372,17 +348,15 @@ def axioms(
         import numpy as np
 
         import camrt
-        from camrt.engine.images.read import find_images, read_image
+        from camrt.engine.images.read import read_image
         from camrt.evaluation.metrics.axioms import measure_axioms as measured
 
         path = resolve_model_path(model)
         sides = parse_size(size)
-        engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides), **model_options)
+        load_options = model_options | {"batch_size": batch_size, "threads": threads}
+        engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides), **load_options)
         steps = engine_preprocessing(engine, sides)
-        arrays = [
-            steps.array(steps.view(read_image(found)))
-            for found in find_images(images, on_results=print_left_out)
-        ]
+        arrays = [steps.array(steps.view(read_image(found))) for found in draw_images(images, limit, seed)]
         if not arrays:
             raise InputError("no images were found")
         batch = np.stack(arrays)  # prepared once for every method and every file with a constant
@@ -391,7 +365,7 @@ def axioms(
         axes = ("invariant", "sensitive", "complete")
         table = Table("method", *columns, *axes, title=f"Axioms on {len(batch)} images")
         for name in method or ["calm" if engine.has_joint else "cam"]:
-            found = measured(path, batch, name, preprocessing=steps, load_options=model_options, **options)
+            found = measured(path, batch, name, preprocessing=steps, load_options=load_options, **options)
             held = ["yes" if flag else "no" for flag in (found.invariant, found.sensitive, found.complete)]
             figures = (
                 f"{found.invariance:.3g}",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 from rich.text import Text
 
 from camrt.cli.output import make_console, print_left_out, progress_bar, strip_control
+from camrt.cli.result_lines import print_results
 from camrt.engine.digests import file_digest
-from camrt.engine.explanation import FLAG_NAMES, Explanation
+from camrt.engine.explanation import Explanation
 from camrt.engine.file_names import FileNames
 from camrt.engine.identity import model_identity, package_versions
 from camrt.engine.images.read import find_images, read_image
@@ -318,7 +318,7 @@ class _ExplainRun:
                 "skipped": batch.skipped,
             }
         )
-        _print_results(
+        print_results(
             self.results, batch.files, explanation, written, job.engine.interface.recognised is not None
         )
         self.count += len(batch.files)
@@ -355,61 +355,3 @@ class _ExplainRun:
                 soft_wrap=True,
             )
             self.results.print(f"files in {strip_control(str(job.out))}", markup=False, soft_wrap=True)
-
-
-SATURATED_NOTE = (
-    "the probability is 1 whatever is altered: -O score=logit explains the number itself; "
-    "if it is no logit, --activation none"
-)
-
-
-def _describe_answer(
-    explanation: Explanation, i: int, target: int, told: bool
-) -> Iterator[str | tuple[str, str]]:
-    """What the model says of a class: a probability where it has one, and its number where it gives that."""
-    value = f"{explanation.logits[i, target]:.4g}"
-    chance = float(explanation.probabilities[i, target])
-    if chance != chance:
-        yield from ("value ", (value, "green"))
-        return
-    yield from ("probability ", (f"{chance:.3f}", "green"))
-    if not told:
-        yield f" of logit {value}"
-
-
-def _name_score(explanation: Explanation, i: int, target: int, score: float) -> str:
-    """What a score is that the model's answer has too."""
-    for name, answers in (("probability", explanation.probabilities), ("logit", explanation.logits)):
-        if math.isclose(score, answers[i, target], rel_tol=1e-5):
-            return f" (the {name} is explained)"
-    return ""
-
-
-def _print_results(
-    console: Console,
-    files: Sequence[Path],
-    explanation: Explanation,
-    written: Sequence[Path],
-    told: bool,
-) -> None:
-    """A line an image and target; `told`: the file itself says how its numbers become probabilities."""
-    each = explanation.targets_per_image
-    for i, file in enumerate(files):
-        for t in range(each):
-            at = (i, t) if explanation.targets.ndim == 2 else (i,)
-            target = int(explanation.targets[at])
-            label = explanation.label(i, t) if explanation.labels else ""
-            line = Text.assemble(
-                (strip_control(str(file)), "bold"),
-                f": class {target}{f' ({strip_control(label)})' if label else ''}, ",
-                *_describe_answer(explanation, i, target, told),
-                f", score {explanation.scores[at]:.4g}",
-                _name_score(explanation, i, target, float(explanation.scores[at])),
-            )
-            flag = int(explanation.flags[at])
-            if flag:
-                line.append(f", no map: {FLAG_NAMES[flag]}", "yellow")
-            if not told and explanation.scores[at] == explanation.probabilities[i, target] == 1.0:
-                line.append(f", {SATURATED_NOTE}", "yellow")
-            line.append(f", {strip_control(str(written[i * each + t]))}")
-            console.print(line, soft_wrap=True)

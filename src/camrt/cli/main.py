@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
+import typer
+
 from camrt.cli import data, evaluate, export, reproduce, train
 from camrt.cli.explain import app
 
@@ -12,3 +16,16 @@ export.add_command(app)
 evaluate.add_commands(app)
 data.add_commands(app)
 reproduce.add_command(app)
+
+
+def join_lines(group: typer.Typer) -> None:
+    """Has the help of all commands wrapped where the terminal ends, not where their source lines do."""
+    for command in group.registered_commands:
+        paragraphs = inspect.getdoc(command.callback or join_lines) or ""
+        command.help = "\n\n".join(" ".join(part.split()) for part in paragraphs.split("\n\n"))
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            join_lines(inner.typer_instance)
+
+
+join_lines(app)
