@@ -22,7 +22,7 @@ from typing import Any
 from camrt.errors import InputError, StorageError
 from camrt.export.io.atomic_files import is_same_file, remove_drafts, storage_errors, try_lock, write_atomic
 
-__all__ = ["DATA_SET", "JOURNAL_FILE", "RUN_FILE", "RunFolder", "lock_folder", "read_results"]
+__all__ = ["DATA_SET", "JOURNAL_FILE", "RUN_FILE", "RunFolder", "check_unused", "lock_folder", "read_results"]
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = "written.jsonl"
@@ -70,11 +70,7 @@ class RunFolder:
         if not description.exists() and not journal.exists():
             return
         lines, whole = _read_journal(journal)
-        if not resume and not overwrite:
-            raise InputError(
-                f"{folder} holds results already: go on with them (--resume), replace them (--overwrite), or "
-                "choose another folder"
-            )
+        check_unused(folder, resume=resume, overwrite=overwrite)
         found = _read_description(description)
         if found is not None and found["run"] != kind:
             raise InputError(f"{folder} holds another kind of run ({found['run']}): choose another folder")
@@ -188,6 +184,19 @@ class RunFolder:
                 with suppress(OSError):
                     file.truncate(before)
                 raise
+
+
+def check_unused(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses a folder that holds results where it was not said what becomes of them; long before they are.
+
+    Raises:
+        InputError: It does.
+    """
+    if not resume and not overwrite and any((folder / name).exists() for name in (RUN_FILE, JOURNAL_FILE)):
+        raise InputError(
+            f"{folder} holds results already: go on with them (--resume), replace them (--overwrite), or "
+            "choose another folder"
+        )
 
 
 def read_results(folder: Path) -> frozenset[str] | None:

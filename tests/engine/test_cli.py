@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+from rich.table import Table
 from typer.testing import CliRunner, Result
 
 import camrt
-from camrt.cli.explain import app
+from camrt.cli.main import app
+from camrt.cli.output import add_row
 from camrt.engine.explanation import Explanation
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.passes import PassCounts
@@ -530,3 +534,12 @@ def test_help_is_wrapped_where_the_terminal_ends(monkeypatch: pytest.MonkeyPatch
     told = " ".join(run("explain", "--help").output.split())
     assert "goes on with --resume; a folder" in told
     assert "camrt evaluate images" in " ".join(run("evaluate", "--help").output.split())
+
+
+def test_titles_of_tables_are_folded_not_cut() -> None:
+    table, text = Table("a title that is long", "another"), io.StringIO()
+    add_row(table, "1", "2")
+    Console(file=text, width=20).print(table)
+    told = "".join(character for character in text.getvalue() if character.isalpha())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text.getvalue()
+    assert sorted(told) == sorted("atitlethatislonganother")

@@ -26,8 +26,6 @@ def print_evaluation(results: dict[str, Any], out: Path) -> None:
         rows = [list(row) for row in zip(*rows, strict=True)]
         rows[0][0] = "metric"
     table = Table(*rows[0])
-    for column in table.columns:
-        column.overflow = "fold"
     for row in rows[1:]:
         add_row(table, *row)
     make_console().print(table)

@@ -49,6 +49,8 @@ def add_row(table: Table, *cells: str, bold: bool = False) -> None:
     """Adds a row of plain text that folds rather than is cut."""
     from rich.text import Text
 
+    for column in table.columns:
+        column.overflow = "fold"  # its title too
     table.add_row(
         *(Text(strip_control(cell), overflow="fold") for cell in cells), style="bold" if bold else None
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from camrt.cli.output import make_console, progress_bar, report_errors, strip_control
+from camrt.engine.run_folder import check_unused
 from camrt.training.libraries import training_imports
 
 __all__ = ["masked_vgg"]
@@ -60,6 +61,7 @@ def masked_vgg(
         asked = MaskedRunConfig(
             network=known, kept_rows=kept_rows, masked=not unmasked, settings=MaskedTrainingSettings(**given)
         )
+        check_unused(out, resume=resume, overwrite=overwrite)
         images, held_out = split_folder(data, 0.1, seed)
         model = asked.build(len(images.labels))
         screen = make_console(stderr=True)
