@@ -25,6 +25,7 @@ from measure import Comparison, summarise, table, time_once, write
 from networks import export_network, quantise_network
 
 import camrt
+from camrt.errors import CamrtError
 
 METHODS = (
     *("cam", "eigen", "gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "ablation"),
@@ -65,7 +66,14 @@ class Side:
     def __init__(self, kind: str, path: Path, batch: int, threads: int) -> None:
         command = [sys.executable, __file__, "--serve", kind, "--model", str(path)]
         command += ["--batch", str(batch), "--threads", str(threads)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processors = sorted(os.sched_getaffinity(0))[:threads]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=partial(os.sched_setaffinity, 0, processors),  # before any library counts them
+        )
 
     def ask(self, work: str) -> str:
         """What the process answers."""
@@ -84,7 +92,6 @@ class Side:
 
 def serve(kind: str, path: Path, batch: int, threads: int) -> None:
     """Runs what the other process asks for, line by line: seconds of `predict` or of a method, or logits."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     images = make_images(batch, find_image_shape(path))
     if kind == "camrt":
         engine = camrt.load(path, threads=threads, batch_size=batch)
@@ -119,7 +126,7 @@ def can_answer(engine: Any, images: np.ndarray, method: str) -> str:
     """The kind of the engine's head where it has a method; else "no" and why."""
     try:
         explain(engine, images[:1], method)
-    except camrt.CamrtError as error:
+    except CamrtError as error:
         return f"no: {' '.join(str(error).split())}"
     return str(engine.head.kind)
 
