@@ -13,7 +13,9 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +37,7 @@ NETWORKS = (
     *("mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1", "resnet18", "vgg16"),
     *("convnext_tiny", "vit_b_16", "efficientnet_lite0", "mobilenet_v2-int8"),
 )
+CALLING_SECONDS = 1.0
 LOGIT_TOLERANCE = 1e-4  # of the largest: rounding in another order
 
 
@@ -109,11 +112,30 @@ def serve(kind: str, path: Path, batch: int, threads: int) -> None:
         work = line.strip()
         if work == "logits":
             print(" ".join(str(value) for value in predict(images).ravel()), flush=True)
+        elif work.startswith("callers "):
+            _, callers, method = work.split(" ", 2)
+            run = predict if method == "predict" else partial(explain, engine, method=method)
+            print(time_an_image(partial(run, images), int(callers)) / batch, flush=True)
         elif work.startswith("has "):
             print(can_answer(engine, images, work.removeprefix("has ")), flush=True)
         else:
             run = predict if work == "predict" else partial(explain, engine, method=work)
             print(*time_once(partial(run, images)), flush=True)
+
+
+def time_an_image(run: Any, callers: int) -> float:
+    """Seconds a call that so many threads take together, each calling again and again."""
+    counts, until = [0] * callers, time.perf_counter() + CALLING_SECONDS
+
+    def call(caller: int) -> None:
+        while time.perf_counter() < until:
+            run()
+            counts[caller] += 1
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(call, range(callers)))
+    return (time.perf_counter() - started) / sum(counts)
 
 
 def explain(engine: Any, images: np.ndarray, method: str) -> Any:
@@ -124,6 +146,8 @@ def explain(engine: Any, images: np.ndarray, method: str) -> Any:
 
 def can_answer(engine: Any, images: np.ndarray, method: str) -> str:
     """The kind of the engine's head where it has a method; else "no" and why."""
+    if method == "predict":
+        return "-"
     try:
         explain(engine, images[:1], method)
     except CamrtError as error:
@@ -172,6 +196,34 @@ def compare_file(
         plain.close()
 
 
+def compare_callers(
+    name: str, path: Path, threads: int, callers: int, methods: Sequence[str], pairs: int
+) -> list[Comparison]:
+    """The ratios of seconds an image when several threads call one engine, or session, one image at a time."""
+    ours, plain = Side("camrt", path, 1, threads), Side("onnxruntime", path, 1, threads)
+    results = []
+    try:
+        for method in methods:
+            if ours.ask(f"has {method}").startswith("no: "):
+                continue
+            samples: tuple[list[float], list[float]] = ([], [])
+            for _ in range(pairs):
+                for side, work, place in ((ours, method, 0), (plain, "predict", 1)):
+                    samples[place].append(float(side.ask(f"callers {callers} {work}")))
+            results.append(
+                summarise(
+                    f"{name}, {callers} calling, {threads} threads, {method}",
+                    ("camrt, an image", "onnxruntime, an image"),
+                    samples,
+                    at_most=1 / 0.95,
+                )
+            )
+        return results
+    finally:
+        ours.close()
+        plain.close()
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Where the JSON goes; a table goes beside it.")] = Path(
         "benchmarks/results/explain.json"
@@ -182,6 +234,10 @@ def main(
     method: Annotated[list[str] | None, typer.Option(help="Methods; all by default.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Images a call.")] = None,
     threads: Annotated[list[int] | None, typer.Option(help="Threads, and processors they are on.")] = None,
+    callers: Annotated[
+        list[int] | None,
+        typer.Option(help="Threads that call at once, instead of one."),
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where built networks are kept.")] = Path("build/networks"),
     serve_side: Annotated[str, typer.Option("--serve", hidden=True)] = "",
 ) -> None:
@@ -198,7 +254,11 @@ def main(
         files[name] = built if plain == name else quantise_network(built)
     results: list[Comparison] = []
     for name, path in files.items():
-        for count in threads or (1, 2):
+        for count in callers or ():
+            asked = ("predict", *(method or METHODS))
+            results += compare_callers(name, path, (threads or [2])[0], count, asked, max(3, pairs // 3))
+            write(out, results, f"python benchmarks/explain.py {' '.join(sys.argv[1:])}".strip())
+        for count in () if callers else threads or (1, 2):
             for size in batch or (1, 32):
                 rounds = pairs if size == 1 else max(5, pairs // 3)
                 results += compare_file(name, path, size, count, method or METHODS, rounds)
