@@ -199,7 +199,7 @@ def compare_file(
 def compare_callers(
     name: str, path: Path, threads: int, callers: int, methods: Sequence[str], pairs: int
 ) -> list[Comparison]:
-    """The ratios of seconds an image when several threads call one engine, or session, one image at a time."""
+    """The ratios of seconds an image when several threads call one engine, or session, at batch 1."""
     ours, plain = Side("camrt", path, 1, threads), Side("onnxruntime", path, 1, threads)
     results = []
     try:
