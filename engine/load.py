@@ -14,7 +14,7 @@ from camrt.engine.analysis import find_store
 from camrt.engine.call_limits import check_deadline_option, check_memory
 from camrt.engine.engine import Engine
 from camrt.engine.images.preprocess import Preprocessing
-from camrt.engine.options import Verify, check_pair
+from camrt.engine.options import Verify, check_pair, resolve_threads
 from camrt.engine.origin import record_origin
 from camrt.engine.restoring import restore_engine
 from camrt.engine.runtime import make_onnx_runtime, make_runtime
@@ -84,7 +84,8 @@ def load(
             preprocessing, or 224×224.
         example: A batch that a torch model takes, when it cannot be guessed.
         batch_size: Rows run at once, images or altered activations: the bound on memory.
-        threads: Threads of the runtime and of the native kernels; None lets them choose.
+        threads: Threads of the runtime and of the native kernels; None takes the number in the environment
+            variable `CAMRT_THREADS`, or as many as the process may use processors.
         labels: Class names in order, or by their indices ({0: "cat", 1: "dog"}), or a text file with one a
             line, or a JSON file of either; None takes those in the file's metadata.
         preprocessing: How images become the model's input: a `camrt.Preprocessing`, one of its names, or
@@ -144,8 +145,7 @@ def load(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be a whole number >= 1")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads={threads!r} must be None or a whole number >= 1")
+    threads = resolve_threads(threads)
     if activation not in (None, "softmax", "sigmoid", "none"):
         raise InputError(f"activation={activation!r} must be None, 'softmax', 'sigmoid' or 'none'")
     if verify not in (True, False, "thorough"):

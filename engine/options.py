@@ -25,9 +25,11 @@ __all__ = [
     "read_text_file",
     "resolve_labels",
     "resolve_preprocessing",
+    "resolve_threads",
 ]
 
 LABELS_KEY = "camrt.labels"
+THREADS_VARIABLE = "CAMRT_THREADS"
 Verify = bool | Literal["thorough"]
 
 
@@ -49,6 +51,22 @@ def resolve_preprocessing(
     if given is None and METADATA_KEY in metadata:
         return Preprocessing.from_json(metadata[METADATA_KEY], size)
     return Preprocessing.coerce(given, size)
+
+
+def resolve_threads(threads: Any) -> int | None:
+    """How many threads an engine takes: as said, or as the environment says; None where neither does.
+
+    Raises:
+        InputError: It is no number of threads.
+    """
+    if threads is None:
+        text = os.environ.get(THREADS_VARIABLE, "").strip()
+        if text and not (text.isdecimal() and int(text) >= 1):
+            raise InputError(f"{THREADS_VARIABLE}={text!r} in the environment must be a whole number >= 1")
+        return int(text) if text else None
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads={threads!r} must be None or a whole number >= 1")
+    return threads
 
 
 def check_pair(name: str, value: Any) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ from camrt.engine.runtime.host_runner import HostRunner
 from camrt.engine.runtime.ort_providers import HOST_PROVIDERS, check_provider
 from camrt.engine.runtime.worker_threads import run_with_deadline
 from camrt.errors import BackendError
+from camrt.export.adjoint import WEIGHTING
 from camrt.export.budget import allowed_memory, memory_limit_error, seconds_left
 from camrt.export.graph.held_weights import is_held_type, tensor_values
 from camrt.export.onnx_sessions import CPU_ONLY, describe_failure, open_session
+from camrt.kernels.processors import usable_processors
 
 if TYPE_CHECKING:
     from camrt.engine.tensorrt_plans.build import Precision
@@ -155,8 +158,14 @@ class OnnxRuntime:
         def make(threads: int | None) -> ArenaSession:
             options = ort.SessionOptions()
             options.log_severity_level = SEVERITY_ERROR
-            if threads is not None:
-                options.intra_op_num_threads = threads
+            usable = usable_processors()
+            if threads is not None or usable < (os.cpu_count() or 1):  # which is what onnxruntime looks at
+                options.intra_op_num_threads = usable if threads is None else threads
+            # Threads that wait by turning in circles take processors from the next session: trunk, head,
+            # adjoint. An adjoint's many short steps are faster without any of that.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+            if any(value.name == WEIGHTING for value in model.graph.input):
+                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             if self.few_runs:
                 options.add_session_config_entry("session.disable_prepacking", "1")
             held.add_to_options(options)

@@ -12,9 +12,11 @@ from onnx import helper
 
 import camrt
 from camrt.engine import cuts
+from camrt.engine.runtime import ort_cpu
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import BackendError, InputError
 from camrt.export.heads.factoring import Unfactored
+from camrt.export.onnx_sessions import open_session
 from helpers.tolerances import assert_close
 from helpers.zoo import HEADS, classifier, save
 
@@ -106,6 +108,30 @@ def test_graphs_behind_the_cut_are_made_ready_when_first_needed(tmp_path):
 
 
 # ---------------------------------------------------------------- options
+
+
+def test_threads_are_those_of_the_environment_where_none_are_said(tmp_path, monkeypatch):
+    path = save(zoo_model("gap-flatten-gemm").model, tmp_path / "model.onnx")
+    made = []
+
+    def open_watched(data, options, *more):
+        made.append(options)
+        return open_session(data, options, *more)
+
+    monkeypatch.setattr(ort_cpu, "open_session", open_watched)
+    monkeypatch.setenv("CAMRT_THREADS", "3")
+    assert camrt.load(path).threads == 3
+    assert {options.intra_op_num_threads for options in made} == {3}
+    assert {options.get_session_config_entry("session.force_spinning_stop") for options in made} == {"1"}
+    assert camrt.load(path, threads=2).threads == 2
+    monkeypatch.setenv("CAMRT_THREADS", "none")
+    with pytest.raises(InputError, match="CAMRT_THREADS='none' in the environment must be a whole number"):
+        camrt.load(path)
+    monkeypatch.delenv("CAMRT_THREADS")
+    monkeypatch.setattr(ort_cpu, "usable_processors", lambda: 1)
+    made.clear()
+    assert camrt.load(path).threads is None
+    assert {options.intra_op_num_threads for options in made} == {0 if os.cpu_count() == 1 else 1}
 
 
 @pytest.mark.parametrize(
