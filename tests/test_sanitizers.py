@@ -80,6 +80,18 @@ def test_everything_else_counts(counted, line):
     assert counted(f"before\n{line}\nafter\n") == (1, {})
 
 
+@pytest.mark.parametrize("state", ["finished", "running"])
+@pytest.mark.parametrize("function", ["__GI__dl_deallocate_tls", "_dl_open"])
+def test_what_the_loader_frees_of_a_thread_that_has_ended_is_left_out(counted, function, state):
+    freed = f"    #2 {function} ../elf/dl-tls.c:682 ({LOADER}+0x1)"
+    text = race(["libtsan.so", LOADER], [KERNELS, PYTHON]).replace("\n\n", f"\n{freed}\n\n", 1)
+    ended = f"  Thread T35 (tid=19, {state}) created by main thread at:\n    #0 f a.cpp:1 (libtsan.so+0x1)"
+    text = text.replace("SUMMARY", f"{ended}\n\nSUMMARY")
+    counts = state == "finished" and "tls" in function
+    assert counted(text)[0] == (0 if counts else 1)
+    assert counted(text, strictly=True)[0] == 1
+
+
 @pytest.mark.parametrize(("owner", "left_out"), [(RUNTIME, 1), (KERNELS, 0), (PYTHON, 0)])
 def test_a_forgotten_access_is_of_who_allocated_the_memory(counted, owner, left_out):
     block = "  Location is heap block of size 28 at 0x7b08 allocated by main thread:\n"
