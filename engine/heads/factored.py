@@ -275,9 +275,14 @@ class FactoredHead(Head):
             answers[batch_index + first, channel] = scores
 
     def _known_answer(self, context: QueryContext, block: slice) -> Array | None:
-        """The first layer's answer (n, F) to unaltered images, where the trunk pass gave it."""
+        """The first layer's answer (n, F) to unaltered images, where the trunk pass gave it.
+
+        Not of a layer that is the identity: what is taken out of a sum of the same numbers leaves exactly
+        nothing, which the logarithm of a probability behind it tells from a last bit.
+        """
         found = context.extras.get(FIRST_LAYER)
-        return None if found is None else found[block].reshape(-1, self._contributions.features)
+        identity = self._contributions.factors.weight is None
+        return None if found is None or identity else found[block].reshape(-1, self._contributions.features)
 
     def _uses_hidden_scores(self, context: QueryContext, array: Array) -> bool:
         """Whether a score is one logit's, and an activation is all between the first layer and the last."""

@@ -58,8 +58,8 @@ def test_loading_and_graphs_made_later_are_within_it(tmp_path: Path, translating
     monkeypatch.setattr("camrt.engine.cuts.build_adjoint_model", broken)
     with pytest.raises(UnsupportedModelError, match=r"run here could not be understood \(IndexError in "):
         engine.explain(np.zeros((1, 3, 8, 8), np.float32), "gradient")
-    monkeypatch.setattr("camrt.engine.load.find_builtin_preprocessing", broken)
-    with pytest.raises(UnsupportedModelError, match=r"onnx: the graph could not .*camrt\.engine\.load"):
+    monkeypatch.setattr("camrt.engine.build.find_builtin_preprocessing", broken)
+    with pytest.raises(UnsupportedModelError, match=r"onnx: the graph could not .*camrt\.engine\.build"):
         camrt.load(path)
     monkeypatch.setattr("camrt.export.io.model_file.check_signatures", broken)
     with pytest.raises(UnsupportedModelError, match=r"model\.onnx: the file could not be understood"):

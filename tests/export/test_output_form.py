@@ -320,7 +320,7 @@ def test_files_that_end_plainly_are_not_run_for_it(tmp_path, monkeypatch):
 
         return probe
 
-    monkeypatch.setattr("camrt.engine.load.make_output_prober", counted)
+    monkeypatch.setattr("camrt.engine.build.make_output_prober", counted)
     plain = {name: ending for name, ending in PLAIN.items() if ending.opset == 17}
     plain["logits"] = Ending([make_step("Identity", "logits")], identity, identity)
     plain["log-softmax"] = Ending([make_step("LogSoftmax", "logits")], identity, identity)

@@ -125,7 +125,7 @@ def test_logits_of_altered_activations(kind, path, left_out):
     """Against the same alteration by a plain hook in float64, for channels and for boxes."""
     net = build_net(kind)
     engine = load_module(net, target=path, size=(12, 16), batch_size=4)
-    assert ("are left out" in engine.head.describe()) == left_out
+    assert ("left out" in engine.head.describe()) == left_out
     assert ("goes around" in engine.head.describe()) != left_out
     batch, classes = random_images(), np.array([4, 0, 2])
     rows = np.arange(3)
@@ -181,7 +181,7 @@ def test_tokens_in_front_stay_those_of_their_image():
     with torch.no_grad():
         net.head.weight *= 4
     engine = load_module(net, target="blocks.1", size=(12, 16), batch_size=4)
-    assert "are left out" in engine.head.describe()
+    assert "left out" in engine.head.describe()
     batch, classes = random_images(), np.array([4, 0, 2])
     rows = np.arange(3)
     # a difference of two logits, each of two blocks, divided by one that may be small: the factors below
@@ -238,7 +238,7 @@ def test_passes_are_counted_and_described():
     assert found.passes.head == 0
     assert found.passes.full > 0
     clean = load_module(build_net(Residual), target="last", size=(12, 16))
-    assert "what follows 'last' (3 calls of modules up to there are left out)" not in costs
+    assert "what follows 'last' (3 calls of modules up to there left out)" not in costs
     assert "what follows 'last'" in clean.describe()
     gradients = clean.explain(random_images(), "gradcam", targets=[[0, 1]] * 3)
     assert gradients.passes.head_adjoint == 6
