@@ -56,19 +56,7 @@ def build_network(name: str, folder: Path | None = None) -> Network:
     folder = folder or Path(tempfile.mkdtemp(prefix="camrt-benchmark-"))
     path = folder / f"{name}.onnx"
     if not path.exists():
-        batch = torch.export.Dim("N", min=1, max=4096)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module,
-                (torch.zeros(2, 3, 224, 224),),
-                str(path),
-                input_names=["input"],
-                output_names=["logits"],
-                dynamic_shapes=({0: batch},),
-                external_data=False,
-                verbose=False,
-            )
+        write_onnx(module, path)
     return Network(module, layer, path)
 
 
@@ -87,6 +75,12 @@ def export_network(name: str, folder: Path) -> Path:
 
         module = timm.create_model(name, pretrained=False)
     calibrate(module)
+    write_onnx(module, path)
+    return path
+
+
+def write_onnx(module: torch.nn.Module, path: Path) -> None:
+    """Exports a module that takes images of 224×224, with an open batch size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -99,7 +93,6 @@ def export_network(name: str, folder: Path) -> Path:
             external_data=False,
             verbose=False,
         )
-    return path
 
 
 def quantise_network(path: Path) -> Path:

@@ -14,6 +14,7 @@ from camrt.engine.arrays import library, repeat, reserve_for, zeros
 from camrt.engine.device import Device
 from camrt.engine.heads.adjoint import own_weighting
 from camrt.engine.heads.base import QueryContext, find_nonzero_channels, run_altered_rows
+from camrt.engine.heads.contributions import border_size, interior
 from camrt.engine.runtime import Runner
 from camrt.export.adjoint import GRADIENT, WEIGHTING
 from camrt.export.heads.factoring import AffineStart, Factors
@@ -93,9 +94,7 @@ class ClassRows:
         weighting = library(base).broadcast_to(slope[:, :, None, None], base.shape)
         context.passes.head_adjoint += count
         found = self._each_adjoint(base, [GRADIENT], {WEIGHTING: weighting})[0]
-        top, left = ((found.shape[2] - height) // 2, (found.shape[3] - width) // 2)
-        inner = found[:, :, top : top + height, left : left + width]
-        return self._weight[chosen][:, :, None, None] * inner
+        return self._weight[chosen][:, :, None, None] * interior(found, (height, width))
 
     def _row(self, flat: Array, chosen: Array) -> Array:
         """The layer's answers (N, cells) to maps (N, K, cells), of one class an image."""
@@ -113,7 +112,7 @@ def pad_border(maps: Array, size: tuple[int, int]) -> Array:
     count, channels, height, width = maps.shape
     if (height, width) == size:
         return maps
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    top, left = border_size(size, (height, width))
     whole = zeros((count, channels, *size), maps)
     whole[:, :, top : top + height, left : left + width] = maps
     return whole

@@ -25,7 +25,7 @@ from camrt.kernels.caches import ByteCache
 from camrt.kernels.dispatch import backend_of
 from camrt.kernels.partial_products import pack_weight, partial_products
 
-__all__ = ["Contributions", "interior", "take_classes"]
+__all__ = ["Contributions", "border_size", "interior", "take_classes"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 

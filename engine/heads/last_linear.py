@@ -121,10 +121,12 @@ class ScoreRunner:
         found = self._runner(rows, None, extra_inputs)[0]
         if self.last is None:
             return reader.read(found, batch_index)
+        if reader.needs_softmax:
+            return reader.read(self._all_logits(found), batch_index)
         xp = library(found)
         targets = reader.targets[batch_index]
         chosen, places = xp.unique_inverse(targets)
-        if reader.needs_softmax or 2 * len(chosen) > len(self.last.bias):
+        if 2 * len(chosen) > len(self.last.bias):  # most of the layer
             return reader.read(self._all_logits(found), batch_index)
         features = found.reshape(len(found), -1)
         logits = features @ self.last.weight[chosen].T + self.last.bias[chosen]

@@ -17,8 +17,8 @@ import onnx
 
 from camrt.engine.runtime import Backend, Runner
 from camrt.engine.runtime.wrapped_runner import WrappedRunner
-from camrt.engine.tensorrt_plans.build import is_gradient
 from camrt.errors import WrongAnswerError
+from camrt.export.adjoint import is_gradient
 from camrt.export.graph.operators import ROUNDING
 from camrt.kernels.fork_safety import ForkSafeLock
 

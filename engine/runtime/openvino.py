@@ -24,8 +24,9 @@ from camrt.engine.runtime.arenas import OUT_OF_MEMORY
 from camrt.engine.runtime.host_runner import HostRunner
 from camrt.engine.runtime.openvino_memory import RunSizes, reserve_constants
 from camrt.engine.runtime.worker_threads import run_with_deadline
-from camrt.engine.tensorrt_plans.build import Precision, check_precision, is_gradient
+from camrt.engine.tensorrt_plans.build import Precision, check_precision
 from camrt.errors import BackendError, CamrtError
+from camrt.export.adjoint import is_gradient
 from camrt.export.budget import allowed_memory, memory_limit_error
 from camrt.export.graph.traversal import node_label, walk_nodes
 from camrt.export.limits import ReadingLimits

@@ -28,7 +28,7 @@ from camrt.engine.runtime.host_runner import HostRunner
 from camrt.engine.runtime.ort_providers import HOST_PROVIDERS, check_provider
 from camrt.engine.runtime.worker_threads import run_with_deadline
 from camrt.errors import BackendError
-from camrt.export.adjoint import WEIGHTING
+from camrt.export.adjoint import is_gradient
 from camrt.export.budget import allowed_memory, memory_limit_error, seconds_left
 from camrt.export.graph.held_weights import is_held_type, tensor_values
 from camrt.export.onnx_sessions import CPU_ONLY, describe_failure, open_session
@@ -164,7 +164,7 @@ class OnnxRuntime:
             # Threads that wait by turning in circles take processors from the next session: trunk, head,
             # adjoint. An adjoint's many short steps are faster without any of that.
             options.add_session_config_entry("session.force_spinning_stop", "1")
-            if any(value.name == WEIGHTING for value in model.graph.input):
+            if is_gradient(model):
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             if self.few_runs:
                 options.add_session_config_entry("session.disable_prepacking", "1")

@@ -12,10 +12,10 @@ from onnx import TensorProto
 from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.tensorrt_plans.bindings import Bindings, TensorRTModule
 from camrt.errors import BackendError, ClampedConstantWarning, InputError
-from camrt.export.adjoint import GRADIENT
+from camrt.export.adjoint import is_gradient
 from camrt.export.rewrites.float_types import cast_floats, largest_finite
 
-__all__ = ["BuildOptions", "PlanBuilder", "Precision", "cast_to_precision", "check_precision", "is_gradient"]
+__all__ = ["BuildOptions", "PlanBuilder", "Precision", "cast_to_precision", "check_precision"]
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 ELEMENT_TYPES: Mapping[str, int] = {
@@ -140,11 +140,6 @@ def cast_to_precision(model: onnx.ModelProto, precision: Precision) -> onnx.Mode
             ClampedConstantWarning,
         )
     return own
-
-
-def is_gradient(model: onnx.ModelProto) -> bool:
-    """Whether a graph gives a gradient, which needs the range of float32."""
-    return GRADIENT in {value.name for value in model.graph.output}
 
 
 def _logger(trt: TensorRTModule) -> Any:

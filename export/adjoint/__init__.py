@@ -1,6 +1,12 @@
 """Gradients of an exported graph, as a second graph of plain operators."""
 
-from camrt.export.adjoint.gradient_graph import GRADIENT, WEIGHTING, build_adjoint_model, find_feature_vectors
+from camrt.export.adjoint.gradient_graph import (
+    GRADIENT,
+    WEIGHTING,
+    build_adjoint_model,
+    find_feature_vectors,
+    is_gradient,
+)
 from camrt.export.adjoint.registry import ReluRule
 from camrt.export.adjoint.step_functions import find_straight_through
 
@@ -11,4 +17,5 @@ __all__ = [
     "build_adjoint_model",
     "find_feature_vectors",
     "find_straight_through",
+    "is_gradient",
 ]

@@ -24,7 +24,7 @@ from camrt.export.rewrites.float_types import cast_floats
 from camrt.export.rewrites.interface import LOGITS
 from camrt.export.rewrites.opset_upgrade import MODERN_OPSET
 
-__all__ = ["GRADIENT", "WEIGHTING", "build_adjoint_model", "find_feature_vectors"]
+__all__ = ["GRADIENT", "WEIGHTING", "build_adjoint_model", "find_feature_vectors", "is_gradient"]
 
 WEIGHTING = "camrt_weighting"
 GRADIENT = "camrt_gradient"
@@ -105,6 +105,11 @@ def build_adjoint_model(
         replace_by_input(head, name, extra_input_name(number), batch, graph)
     drop_unused(head)
     return head
+
+
+def is_gradient(model: onnx.ModelProto) -> bool:
+    """Whether a graph gives a gradient, which needs the range of float32."""
+    return GRADIENT in {value.name for value in model.graph.output}
 
 
 def find_feature_vectors(graph: Graph, start: str, end: str = LOGITS) -> tuple[str, ...]:

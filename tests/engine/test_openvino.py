@@ -22,8 +22,8 @@ from camrt.engine.plan_recorder import GraphRecorder, run_every_graph
 from camrt.engine.runtime import make_onnx_runtime, openvino
 from camrt.engine.runtime.openvino import OpenVino
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
-from camrt.engine.tensorrt_plans.build import is_gradient
 from camrt.errors import BackendError, DeadlineError, InputError, MemoryLimitError, SmallerBatchWarning
+from camrt.export.adjoint import is_gradient
 from camrt.export.budget import Budget, within_budget
 from camrt.export.io.model_file import read_model
 from helpers import hostile_models
