@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import onnxruntime
 import typer
 from measure import Comparison, run_python, summarise, table, write
 from PIL import Image
@@ -42,10 +43,13 @@ PREPROCESSING = {"squeezenet1_0": "imagenet", "mobilenet_v2": "tf", "mobilenet_v
 """Of the real models of colour images; others are asked about noise."""
 ZOO = ("gap-flatten-gemm", "gemm-relu-gemm", "convolution-3x3-behind-the-cut", "two-means-relu-added")
 AGREEMENT_IMAGES = 24
+FORWARD_BATCH = 32
 RUNS = 5  # in a process, of which the median counts
-TIMING = """
+SCORE_GOAL = 1.8  # plain float32 forwards, over Score-CAM in bfloat16 with as many of them
+SCORE_ROUNDS = 3
+CALL = """
 import sys; sys.path.insert(0, {folder!r})
-import runtimes; runtimes.measure({path!r}, {options!r})
+import runtimes; runtimes.{call}
 """
 
 
@@ -82,6 +86,50 @@ def measure(path: str, options: dict[str, str]) -> None:
                     samples.append(time.perf_counter() - started)
             found[f"{question}, batch {count}"] = float(np.median(samples))
     print(json.dumps(found))
+
+
+def measure_score(path: str) -> None:
+    """Prints the seconds of an image's Score-CAM map in bfloat16, and the images that were run for it."""
+    engine = camrt.load(path, backend="openvino", precision="bf16", verify=False, cache=False)
+    batch = noise(engine, 1)
+    engine.explain(batch, "activation")
+    started = time.perf_counter()
+    passes = engine.explain(batch, "score").passes
+    print(json.dumps([time.perf_counter() - started, passes.trunk + passes.full]))
+
+
+def measure_forwards(path: str, images: int) -> None:
+    """Prints the seconds that ONNX Runtime takes for so many images of the file as it is, 32 at once."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    batch = noise(camrt.load(path, verify=False, cache=False), FORWARD_BATCH)
+    session.run(None, {name: batch})
+    started = time.perf_counter()
+    for start in range(0, images, FORWARD_BATCH):
+        session.run(None, {name: batch[: images - start]})
+    print(json.dumps(time.perf_counter() - started))
+
+
+def compare_score(subject: Subject) -> Comparison:
+    """Plain float32 forwards of as many images as Score-CAM runs, over Score-CAM in bfloat16."""
+    path = str(subject.path)
+    samples: tuple[list[float], list[float]] = ([], [])
+    count = 0
+    for _ in range(SCORE_ROUNDS):
+        seconds, count = call_in_process(f"measure_score({path!r})")
+        samples[1].append(seconds)
+        samples[0].append(call_in_process(f"measure_forwards({path!r}, {count})"))
+    return summarise(
+        f"Score-CAM, {count} passes, on {subject.name}",
+        ("onnxruntime, as many float32 forwards", "openvino bf16"),
+        samples,
+        at_least=SCORE_GOAL,
+    )
+
+
+def call_in_process(call: str) -> Any:
+    """What a function of this file prints in a process of its own."""
+    return json.loads(run_python(CALL.format(folder=str(Path(__file__).parent), call=call)))
 
 
 def noise(engine: camrt.Engine, count: int) -> np.ndarray:
@@ -168,10 +216,7 @@ def compare_runtimes(subject: Subject, rounds: int) -> list[Comparison]:
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in ("onnxruntime", *notes)}
     for _ in range(rounds):
         for name, samples in seconds.items():
-            code = TIMING.format(
-                folder=str(Path(__file__).parent), path=str(subject.path), options=RUNTIMES[name]
-            )
-            samples.append(json.loads(run_python(code)))
+            samples.append(call_in_process(f"measure({str(subject.path)!r}, {RUNTIMES[name]!r})"))
     return [
         summarise(
             f"{question}, batch {count} on {subject.name}",
@@ -202,7 +247,12 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for subject in chain(real_subjects(given) if given else (), zoo_subjects(Path(folder))):
             if not only or subject.name in only:
-                results += compare_runtimes(subject, rounds)
+                compared = compare_runtimes(subject, rounds)
+                results += compared
+                if subject.path.stem in PREPROCESSING and any(
+                    one.sides[1] == "openvino bf16" for one in compared
+                ):
+                    results.append(compare_score(subject))
     write(out, results, f"python benchmarks/runtimes.py {' '.join(sys.argv[1:])}".strip())
     print(table(results))
 
