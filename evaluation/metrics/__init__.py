@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from camrt.evaluation.metrics.axioms import measure_axioms
     from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
     from camrt.evaluation.metrics.channel_overlap import measure_channel_overlap
+    from camrt.evaluation.metrics.concentration import complexity, sparseness
     from camrt.evaluation.metrics.cues import cue_localisation
     from camrt.evaluation.metrics.dead_zone_share import dead_share
     from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "cascading_randomisation",
     "compactness",
+    "complexity",
     "cue_localisation",
     "dead_share",
     "drops",
@@ -38,6 +40,7 @@ __all__ = [
     "pointing_game",
     "pxap",
     "remove_and_classify",
+    "sparseness",
 ]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
@@ -46,6 +49,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "axioms": ["measure_axioms"],
         "box_accuracy": ["max_box_accuracy"],
         "channel_overlap": ["measure_channel_overlap"],
+        "concentration": ["complexity", "sparseness"],
         "cues": ["cue_localisation"],
         "dead_zone_share": ["dead_share"],
         "faithfulness": ["compactness", "drops", "increases"],

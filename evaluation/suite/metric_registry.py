@@ -9,6 +9,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from camrt.errors import InputError
+from camrt.evaluation.metrics.concentration import complexity, sparseness
 from camrt.evaluation.metrics.dead_zone_share import dead_share
 from camrt.evaluation.metrics.localisation import is_peak_inside, share_inside
 
@@ -77,6 +78,26 @@ METRICS: dict[str, Metric] = {
         source="Pixab-CAM",
         explanation="Sum of the map over the cells of its own grid: small maps say more.",
         values="number",
+    ),
+    "sparseness": Metric(
+        title="sparseness",
+        of="predicted",
+        better="higher",
+        source="Chalasani et al. (ICML 2020)",
+        explanation="Gini index of the map's pixels: 0 if all are alike, near 1 if few have all of its sum.",
+        values="number",
+        digits=3,
+        measure=lambda saliency, _: float(sparseness(saliency[None])[0]),
+    ),
+    "complexity": Metric(
+        title="complexity, nats",
+        of="predicted",
+        better="lower",
+        source="Bhatt et al. (IJCAI 2020)",
+        explanation="Entropy of the pixels' shares of the map's sum.",
+        values="number",
+        digits=2,
+        measure=lambda saliency, _: float(complexity(saliency[None])[0]),
     ),
     "deletion": Metric(
         title="deletion",

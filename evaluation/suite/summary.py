@@ -127,27 +127,26 @@ def _figure(
     chance: Sequence[Sequence[bool] | None],
 ) -> MetricFigure | None:
     predicted = [row for row in rows if row["is_predicted"]]
-    if metric in ("drop", "increase"):
-        return _mean((row.get(metric) for row in predicted), 100) if predicted else None
-    if metric == "compactness":
-        return _compactness(predicted)
-    if metric in ("deletion", "insertion"):
-        curves = [row[f"{metric}_curve"] for row in predicted if row.get(f"{metric}_curve")]
-        figure = _mean(row.get(metric) for row in predicted)
-        return figure | {"curve": np.mean(curves, axis=0).tolist() if curves else None} if predicted else None
     labelled = [row for row in rows if row["is_label"]]
+    located = [row for row in rows if (row["image"], row["class"]) in objects]
+    about = {"predicted": predicted, "label": labelled, "objects": located}[METRICS[metric].of]
     if metric == "removal":
         return _removal(plan, labelled, chance)
-    located = [row for row in rows if (row["image"], row["class"]) in objects]
-    if METRICS[metric].measure is not None:
-        about = {"predicted": predicted, "label": labelled, "objects": located}[METRICS[metric].of]
-        if METRICS[metric].of == "objects":  # an object may have neither boxes nor a mask
-            about = [row for row in about if row.get(metric) is not None]
-        figure = _mean((row.get(metric) for row in about), 100 if METRICS[metric].percent else 1)
-        return add_deviation(figure) if metric == "mu" else figure
     if metric in ("maxboxacc", "maxboxaccv2"):
         return _boxes(plan, metric, located)
-    return _pxap(plan, name, located, objects)
+    if metric == "pxap":
+        return _pxap(plan, name, located, objects)
+    if METRICS[metric].of == "objects":  # an object may have neither boxes nor a mask
+        about = [row for row in about if row.get(metric) is not None]
+    elif not about:
+        return None
+    figure = _mean((row.get(metric) for row in about), 100 if METRICS[metric].percent else 1)
+    if metric == "compactness":
+        return figure | _grid_share(about)
+    if metric in ("deletion", "insertion"):
+        curves = [row[f"{metric}_curve"] for row in about if row.get(f"{metric}_curve")]
+        return figure | {"curve": np.mean(curves, axis=0).tolist() if curves else None}
+    return add_deviation(figure) if metric == "mu" else figure
 
 
 def _mean(values: Iterable[float | bool | None], scale: float = 1.0) -> MetricFigure:
@@ -169,14 +168,12 @@ def add_deviation(figure: MetricFigure) -> MetricFigure:
     return figure | {"deviation": None if error is None else error * math.sqrt(figure["counted"])}
 
 
-def _compactness(rows: Sequence[TableRow]) -> MetricFigure | None:
-    if not rows:
-        return None
-    cells = [row.get("compactness") for row in rows]
+def _grid_share(rows: Sequence[TableRow]) -> MetricFigure:
+    """Compactness relative to the cells of each map's grid."""
     shares = [
-        value / math.prod(row["grid"]) for value, row in zip(cells, rows, strict=True) if value is not None
+        row["compactness"] / math.prod(row["grid"]) for row in rows if row.get("compactness") is not None
     ]
-    return _mean(cells) | {"share": float(np.mean(shares)) if shares else None}
+    return {"share": float(np.mean(shares)) if shares else None}
 
 
 def _removal(

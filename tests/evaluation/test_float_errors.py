@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
+from camrt.evaluation.metrics.concentration import complexity, sparseness
 from camrt.evaluation.metrics.curves import area_under_curve, ranks_of
 from camrt.evaluation.metrics.dead_zone_share import dead_share
 from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
@@ -23,6 +24,7 @@ SHARES = np.array([0.0, 1e-310, 1.0])
 
 MEASURES: dict[str, Callable[[], Any]] = {
     "area_under": lambda: area_under_curve(np.stack([SHARES, SHARES[::-1]])),
+    "complexity": lambda: complexity(MAPS),
     "compactness": lambda: compactness(MAPS),
     "compared": lambda: compare_maps(MAPS[0], MAPS[2]),
     "dead_share": lambda: dead_share(MAPS, np.eye(4, dtype=bool)),
@@ -33,6 +35,7 @@ MEASURES: dict[str, Callable[[], Any]] = {
     "pointing_game": lambda: pointing_game(MAPS, BOXES),
     "pxap": lambda: pxap(MAPS, MASKS).value,
     "ranks_of": lambda: ranks_of(MAPS),
+    "sparseness": lambda: sparseness(MAPS),
 }
 
 
