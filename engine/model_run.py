@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from camrt.engine.contrast import Contrast
 from camrt.engine.cuts import Cut
 from camrt.engine.images.framing import Framing
 from camrt.engine.methods import Method
@@ -31,12 +32,14 @@ class FetchedCut:
         taps: Names of tensors by their role.
         outputs: The model's own outputs.
         needs: What the method asks for.
+        contrast: What the method's scores are held against.
     """
 
     cut: Cut
     taps: dict[str, str]
     outputs: list[str]
     needs: frozenset[Need]
+    contrast: Contrast
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ class ModelRun:
         """What a method needs of the trunk, for each cut that it looks at."""
         cuts = self.cuts[:1] if method.needs & {Need.PIXELS, Need.JOINT} else self.cuts
         own = [JOINT] if Need.JOINT in method.needs and self.interface.joint is not None else []
-        return [FetchedCut(cut, cut.required_taps(method.needs), own, method.needs) for cut in cuts]
+        return [
+            FetchedCut(cut, cut.required_taps(method.needs), own, method.needs, method.score_contrast)
+            for cut in cuts
+        ]
 
     def run_trunk(self, images: Array, methods: tuple[Method, ...]) -> dict[str, Array]:
         """Everything that some methods need of one pass, by name; the logits among it."""
@@ -110,4 +116,5 @@ class ModelRun:
             extras=extras,
             framing=self.framing((images.shape[2], images.shape[3])),
             needs=fetched.needs,
+            rivals=fetched.contrast.find_rivals(classes, outputs[LOGITS]),
         )

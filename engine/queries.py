@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from camrt.engine.arrays import (
     safe_divide,
     zeros,
 )
+from camrt.engine.contrast import Rivals
 from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
 from camrt.engine.images.framing import Framing, uncrop_maps
 from camrt.engine.passes import PassCounts
@@ -36,6 +36,10 @@ __all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries", "Need"]
 NO_PROBABILITIES = (
     "this model's answers are plain numbers (activation='none'), which have no probabilities: ask for "
     "score='logit', which is the number itself, or load it with activation='softmax' or 'sigmoid'"
+)
+NO_WEIGHTED = (
+    "contrast='similar-weighted' weights classes by their logits, and these scores are probabilities: ask "
+    "for score='logit' where the model has logits, or for contrast='similar'"
 )
 NO_JOINT = (
     "needs a CALM model, whose file holds log p(y,z|x): train one with camrt train --head calm-em, and write "
@@ -74,6 +78,7 @@ class HeadQueries:
         extras: Further tensors of the trunk pass.
         framing: The images' (H, W), and the part of them that maps show.
         needs: What the method has declared; it can ask for no more.
+        rivals: What the targets' scores are held against, in every answer; None where they are their own.
     """
 
     images: Array
@@ -92,6 +97,7 @@ class HeadQueries:
     extras: dict[str, Array]
     framing: Framing
     needs: frozenset[Need]
+    rivals: Rivals | None = None
 
     def require(self, need: Need) -> None:
         """Refuses a question that the method has not declared.
@@ -104,25 +110,33 @@ class HeadQueries:
 
     def for_target(self, target: int) -> HeadQueries:
         """The same questions about target number `target` alone."""
-        return replace(self, targets=self.targets[:, target : target + 1])
+        return replace(
+            self,
+            targets=self.targets[:, target : target + 1],
+            rivals=None if self.rivals is None else self.rivals.for_target(target),
+        )
 
     def scores(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of the images as they are."""
-        return self._context(kind).scores
+        return self._mixed(self._context(kind).scores)
 
     def scores_without_channels(self, kind: ScoreKind) -> Array:
         """(N, K, T): the scores with channel k of the activation set to zero."""
-        return self.head.scores_without_channels(self._context(kind))
+        return self._mixed(self.head.scores_without_channels(self._context(kind)))
 
     def scores_with_boxes(
         self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         """(N, P, T) twice: with each box of cells set to zero, and with nothing but the box kept."""
-        return self.head.scores_with_boxes(self._context(kind), boxes, delete=delete, keep=keep)
+        deleted, kept = self.head.scores_with_boxes(self._context(kind), boxes, delete=delete, keep=keep)
+        return (
+            None if deleted is None else self._mixed(deleted),
+            None if kept is None else self._mixed(kept),
+        )
 
     def scores_of_zero_activation(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of an all-zero activation."""
-        return self.head.scores_of_zero_activation(self._context(kind))
+        return self._mixed(self.head.scores_of_zero_activation(self._context(kind)))
 
     def gradients(self, kind: ScoreKind) -> Iterator[Array]:
         """For each target in turn (N, K, h, w): the gradient of its score with respect to the activation.
@@ -134,7 +148,7 @@ class HeadQueries:
         """
         self.require(Need.GRADIENTS)
         broken = find_nan_rows(self.logits)
-        for gradient in self.head.gradients(self._context(kind)):
+        for gradient in self.head.gradients(replace(self._context(kind), reader=self._reader(kind))):
             yield fill_nan_rows(gradient, broken)
 
     def image_gradients(
@@ -162,7 +176,7 @@ class HeadQueries:
                 rows[start : start + self.batch_size],
                 batch_index[start : start + self.batch_size],
             )
-            if reader.kind == "logit":
+            if reader.is_linear:
                 logits = zeros((len(block), self.logits.shape[1]), self.logits)  # any: it is linear in them
             else:
                 self.passes.full += len(block)
@@ -181,13 +195,14 @@ class HeadQueries:
         Raises:
             MethodError: The head is not a linear layer behind global pooling.
         """
-        maps = self.head.class_maps(self._context("logit"))
+        context = self._context("logit")
+        maps = self.head.class_maps(context)
         if maps is None:
             raise MethodError(
                 "'cam' needs a linear layer behind global pooling, and this model's head is "
                 f"{self.head.kind}; 'pixab' and 'ablation' work on any head"
             )
-        return maps
+        return maps if self.rivals is None else self.rivals.mix_maps(maps, context.scores)
 
     def scores_of_masked_images(
         self,
@@ -291,14 +306,20 @@ class HeadQueries:
     def _reader(self, kind: ScoreKind) -> ScoreReader:
         if kind == "probability" and self.activation == "none":
             raise MethodError(NO_PROBABILITIES)
-        return ScoreReader(self.targets, kind if self.has_logits else "probability", self.activation)
+        kind = kind if self.has_logits else "probability"
+        if kind == "probability" and self.rivals is not None and self.rivals.weighted:
+            raise MethodError(NO_WEIGHTED)
+        return ScoreReader(self.targets, kind, self.activation, self.rivals)
 
-    @cached_property
-    def _logit_context(self) -> QueryContext:
-        return QueryContext(self.activations, self.logits, self._reader("logit"), self.passes, self.extras)
+    def _mixed(self, scores: Array) -> Array:
+        """Scores (..., T) of what a head answers for every class that takes part in them."""
+        return scores if self.rivals is None else self.rivals.mix(scores)
 
     def _context(self, kind: ScoreKind) -> QueryContext:
-        return replace(self._logit_context, reader=self._reader(kind))
+        """What a head is asked with: for every class that takes part in a score, as for targets."""
+        return QueryContext(
+            self.activations, self.logits, self._reader(kind).one_by_one, self.passes, self.extras
+        )
 
 
 def find_nan_rows(logits: Array) -> Array:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, TypeVar, cast
 
 from camrt.engine.arrays import arange_like, library, to_float32
+from camrt.engine.contrast import Rivals
 from camrt.export.outputs.output_form import InverseLink
 from camrt.kernels.float_errors import ignore_float_errors
 
@@ -58,14 +60,29 @@ class ScoreReader:
         targets: (N, T) class indices.
         kind: Logit, or probability after the model's activation.
         activation: How this model's logits become probabilities, see `Interface.inverse_link`.
+        rivals: The classes that targets are held against; None where a score is the target's own.
     """
 
     targets: Any
     kind: ScoreKind
     activation: InverseLink
+    rivals: Rivals | None = None
+
+    @cached_property
+    def one_by_one(self) -> ScoreReader:
+        """What reads the scores of every class that takes part, targets each followed by their rivals."""
+        if self.rivals is None:
+            return self
+        return replace(self, targets=self.rivals.beside(self.targets), rivals=None)
+
+    def mix(self, scores: Array) -> Array:
+        """Scores (..., T) of those that `one_by_one` reads."""
+        return scores if self.rivals is None else cast("Array", self.rivals.mix(scores))
 
     def read(self, logits: Array, batch_index: Any) -> Array:
         """Scores (B, T) of logits (B, C), row b belonging to image `batch_index[b]`."""
+        if self.rivals is not None:
+            return self.mix(self.one_by_one.read(logits, batch_index))
         chosen: Array = library(logits).take_along_axis(logits, self.targets[batch_index], axis=1)
         return softmax_of(chosen, logits) if self.needs_softmax else self.scores_of_target_logits(chosen)
 
@@ -73,8 +90,10 @@ class ScoreReader:
         """∂score/∂logits (B, C) of target number `target` of image `batch_index[b]`, at logits (B, C).
 
         A logit c has the unit vector e_c. A softmax's p_c has p_c·(e_c − p), a sigmoid's p_c·(1 − p_c)·e_c,
-        and an exponential's p_c·e_c.
+        and an exponential's p_c·e_c. Of a score with rivals it is the same sum of theirs.
         """
+        if self.rivals is not None:
+            return self._mixed_weighting(self.rivals, logits, batch_index, target)
         xp = library(logits)
         classes = self.targets[batch_index, target][:, None]
         own = arange_like(logits.shape[1], logits)[None] == classes
@@ -92,6 +111,27 @@ class ScoreReader:
         others = xp.where(own, zero, shares)
         rest = xp.sum(others, axis=1, keepdims=True)
         return xp.take_along_axis(shares, classes, axis=1) * xp.where(own, rest, -others)
+
+    def _mixed_weighting(self, rivals: Rivals, logits: Any, batch_index: Any, target: int) -> Any:
+        xp, first = library(logits), target * rivals.group
+        each = slice(first, first + rivals.group)
+        slopes = rivals.slopes(xp.astype(self.one_by_one.read(logits, batch_index)[:, each], xp.float64))
+        slopes = xp.broadcast_to(slopes, (len(logits), rivals.group))
+        total = xp.zeros_like(logits, dtype=xp.float64)
+        for place in range(rivals.group):
+            part = self.one_by_one.weighting(logits, batch_index, first + place)
+            total = total + slopes[:, place : place + 1] * part
+        return to_float32(total)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether scores are linear in the logits."""
+        return self.kind == "logit" and not (self.rivals is not None and self.rivals.weighted)
+
+    @property
+    def reads_own_logit(self) -> bool:
+        """Whether a target's score depends on its own logit alone."""
+        return self.rivals is None and not self.needs_softmax
 
     @property
     def needs_softmax(self) -> bool:

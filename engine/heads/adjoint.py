@@ -57,7 +57,7 @@ class HeadAdjoint:
 def feature_weighting(context: QueryContext, target: int, last: LastLinear) -> Array:
     """∂score/∂u of target number `target`, of the shape of u, where logits = W·u + b: (∂score/∂logits)·W."""
     reader, logits = context.reader, context.logits
-    if reader.needs_softmax:
+    if not reader.reads_own_logit:
         rows = reader.weighting(logits, arange_like(len(logits), logits), target) @ last.weight
     else:
         rows = own_weighting(context, target) * last.weight[reader.targets[:, target]]

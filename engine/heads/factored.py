@@ -322,7 +322,7 @@ class FactoredHead(Head):
         return self.first_layer_is_known or self._class_rows is not None
 
     def gradients(self, context: QueryContext) -> Iterator[Array]:
-        if self._class_rows is not None and not context.reader.needs_softmax:
+        if self._class_rows is not None and context.reader.reads_own_logit:
             for target in range(context.reader.targets.shape[1]):
                 yield self._class_rows.gradient(context, target)
         elif not self.first_layer_is_known:
@@ -334,7 +334,7 @@ class FactoredHead(Head):
             weight = self._contributions.factors.weight
             batch_index = arange_like(len(context.activations), context.activations)
             for target in range(context.reader.targets.shape[1]):
-                if context.reader.kind == "logit" and weight is not None:
+                if context.reader.kind == "logit" and context.reader.reads_own_logit and weight is not None:
                     chosen = weight[context.reader.targets[:, target]]
                     yield self._over_cells(chosen.reshape(len(batch_index), -1), context)
                 else:

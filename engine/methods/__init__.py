@@ -46,6 +46,7 @@ METHODS: dict[str, str] = {
 }
 """By canonical name, the module and the class: imported when a method is first asked for."""
 
+FINER = re.compile(r"finer(.*)")  # Finer-CAM of any method: an option by a name of its own
 KNOWN_NAMES = 256  # ways to write a method's name that are looked up once
 
 
@@ -83,6 +84,10 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method:
                 f"{type(method).__name__}({', '.join(f'{name}=...' for name in options)})"
             )
         return method
+    if isinstance(method, str) and method not in METHODS:
+        finer = FINER.fullmatch(canonical_name(method))
+        if finer is not None:
+            return make_method(finer[1] or "gradcam", {"contrast": "similar"} | options)
     if not isinstance(method, str) or canonical_name(method) not in METHODS:
         listing = ", ".join(methods())
         close = difflib.get_close_matches(canonical_name(str(method)), METHODS, 1)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 from typing_extensions import override
 
 from camrt.engine.arrays import library
+from camrt.engine.contrast import Contrast
 from camrt.engine.heads import Head
 from camrt.engine.queries import HeadQueries, Need
 from camrt.errors import MethodError
@@ -18,6 +19,10 @@ from camrt.errors import MethodError
 __all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "Need", "weighted_sum"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+SHARED_OPTIONS = ("contrast", "strength", "rivals", "counterfactual")
+"""Options that every method takes, told of only where they are given."""
+SAME_FOR_EVERY_CLASS = "its map is the same for every class"
+"""Why a map cannot be of a contrast."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,46 @@ class Method(ABC):
             pytorch-grad-cam package does.
         normalisation: Within "native": "max" divides by the largest value, "minmax" takes the smallest off
             first.
+        contrast: Other classes d, for why this one and not those: every score the method asks for, logit or
+            probability, is s_c − γ · mean_d s_d. One class or several; or (T, R), as many for each of T
+            targets; or "similar", the classes whose logits are nearest to the target's: Finer-CAM
+            ("Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation", Zhang et al.,
+            CVPR 2025). With "similar-weighted" these count by the softmax of their logits, through which the
+            gradient goes, as in the pytorch-grad-cam package (but for the 1e-9 that it adds to a
+            denominator). A class against itself has a map of zeros.
+        strength: γ; None takes Finer-CAM's 0.6 for "similar", else 1.
+        rivals: How many similar classes; None takes 3, or all others where there are fewer.
+        counterfactual: Every score is negative: the map shows what speaks against the class ("Grad-CAM",
+            Selvaraju et al., IJCV 2020, section 3.3).
     """
 
     name: ClassVar[str]
+    no_contrast: ClassVar[str] = ""
+    """Why the map cannot be of another score than the class's own; empty where it can."""
+    no_counterfactual: ClassVar[str] = ""
+    """Likewise why not of a negative one."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What `raw` asks for that not every pass through the trunk fetches; what is not declared is refused."""
 
     postprocess: Literal["native", "library"] = "native"
     normalisation: Literal["max", "minmax"] = "max"
+    contrast: Any = None
+    strength: float | None = None
+    rivals: int | None = None
+    counterfactual: bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__repr__ = Method.__repr__  # type: ignore[method-assign]  # dataclasses leave what is there
+
+    def __repr__(self) -> str:
+        """The class with its options, those of every method only where they are given."""
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name not in SHARED_OPTIONS or getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __post_init__(self) -> None:
         hints = type_hints(type(self))
@@ -79,6 +116,19 @@ class Method(ABC):
                 )
             if hint is bool and not isinstance(value, bool):
                 raise MethodError(f"{self.name}: {field.name}={value!r} must be True or False")
+
+        for option, refusal in (
+            ("contrast", self.no_contrast),
+            ("counterfactual", self.no_contrast or self.no_counterfactual),
+        ):
+            if refusal and getattr(self, option) not in (None, False):
+                raise MethodError(f"{self.name}: {option}={getattr(self, option)!r} is not for it: {refusal}")
+        object.__setattr__(self, "contrast", self.score_contrast.against)
+
+    @property
+    def score_contrast(self) -> Contrast:
+        """What the scores are held against."""
+        return Contrast.of_options(self.contrast, self.strength, self.rivals, self.counterfactual)
 
     def require_integer(self, option: str, least: int) -> None:
         """Refuses an option that is not a whole number of at least `least`."""

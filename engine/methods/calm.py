@@ -47,6 +47,7 @@ class CALM(Method):
     """
 
     name: ClassVar[str] = "calm"
+    no_contrast: ClassVar[str] = "kind='counterfactual' with against= is its own"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.JOINT})
 
     kind: Literal["joint", "conditional", "posterior", "saliency", "subset", "counterfactual"] = "joint"

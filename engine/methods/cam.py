@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from camrt.engine.arrays import library, repeat
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import SAME_FOR_EVERY_CLASS, Cost, MapShape, Method
 from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
 
@@ -54,6 +54,7 @@ class ActivationCAM(Method):
     """
 
     name: ClassVar[str] = "activation"
+    no_contrast: ClassVar[str] = SAME_FOR_EVERY_CLASS
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         xp = library(queries.activations)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from camrt.engine.arrays import clip_min, library, repeat, reserve_for
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import SAME_FOR_EVERY_CLASS, Cost, MapShape, Method
 from camrt.engine.queries import HeadQueries
 
 __all__ = ["EigenCAM"]
@@ -30,6 +30,7 @@ class EigenCAM(Method):
     """
 
     name: ClassVar[str] = "eigen"
+    no_contrast: ClassVar[str] = SAME_FOR_EVERY_CLASS
 
     centred: bool = True
 

@@ -42,6 +42,7 @@ class GuidedBackpropagation(Gradient):
 
     name: ClassVar[str] = "guided"
     relu: ClassVar[ReluRule] = "guided"
+    no_counterfactual: ClassVar[str] = ""  # ReLUs pass on what is positive
 
     blur: int = 9
 

@@ -45,7 +45,7 @@ class PixabCAM(Method):
         score: "probability" or "logit"; None takes the probability, or the number of a model that gives plain
             numbers.
         denominators: (D, P): "N1" both Y; "N2" Y and Y₀; "N3" both |Y − Y₀|. None: N2 for a probability, N3
-            for a logit, which may be zero or negative.
+            for a logit or a contrast, which may be zero or negative.
         assignment: Where boxes are placed, and which placements a cell's value is the mean of. "coverage":
             all that cover the cell, of a map padded on all sides, clipped at the border. "same": of as many
             placements as there are cells, as a convolution with padding `same` has them (boxes of two
@@ -95,14 +95,15 @@ class PixabCAM(Method):
         if kept is not None:
             parts.append(score_change(kept, empty[:, None]) / gains[:, None])
         total = self._mean(placements, sum(parts[1:], start=parts[0]))  # the sum of means, which is linear
-        if kind == "probability":
+        if kind == "probability" and self.score_contrast.is_plain:
             # A probability this small cannot be divided by: the map says nothing.
             small = (scores < MIN_SCORE)[:, :, None, None]
             total = xp.where(small, xp.zeros_like(total), total)
         return xp.astype(total, xp.float32), xp.astype(scores, xp.float32)
 
     def _denominators(self, kind: ScoreKind, scores: Array, empty: Array) -> tuple[Array, Array]:
-        reading = self.denominators or ("N2" if kind == "probability" else "N3")
+        share = kind == "probability" and self.score_contrast.is_plain
+        reading = self.denominators or ("N2" if share else "N3")
         if reading == "N3":
             between = clip_min(abs(scores - empty), MIN_SCORE)
             return between, between

@@ -64,6 +64,7 @@ class PixelMethod(Method):
     """
 
     relu: ClassVar[ReluRule] = "plain"
+    no_counterfactual: ClassVar[str] = "its map is of magnitudes, which a negative score has too"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PIXELS})
 
     normalisation: Literal["max", "minmax"] = "minmax"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from camrt.engine.contrast import Rivals
 from camrt.engine.cuts import find_adjoint_start
 from camrt.engine.device import NUMPY_DEVICE
 from camrt.engine.head_making import CutTensors, ModelToCut, make_head, vector_batch_size
@@ -516,6 +517,25 @@ def test_a_logit_runs_its_own_row_of_the_last_layer(name):
             both.head.scores_with_boxes(asked, boxes, delete=True, keep=True)
         list(both.head.gradients(asked))
         assert any(classes in spy.widths for spy in both.spies) is every
+
+
+@CASES
+@pytest.mark.parametrize("kind", ["logit", "probability"])
+def test_the_gradient_of_a_contrast_is_that_of_its_parts(case, kind):
+    """Weighted through one pass, against one pass a class that takes part."""
+    both = cut(make_part(case, 25))
+    rng = np.random.default_rng(26)
+    activations = some_activations(rng, 3, (6, 4, 3), holes=False)
+    rivals = Rivals(rng.integers(both.part.classes, size=(3, 2, 2)), 0.7, -1, weighted=False)
+    chosen = np.array([[0, 1], [2, 3], [1, 1]]) % both.part.classes
+    apart = both.asked(activations, rivals.beside(chosen), kind)
+    targets = apart.reader.targets[:, ::3]
+    asked = replace(apart, reader=replace(apart.reader, targets=targets, rivals=rivals), passes=PassCounts())
+    parts = list(both.head.gradients(apart))
+    expected = [-(parts[i] - 0.35 * (parts[i + 1] + parts[i + 2])) for i in (0, 3)]
+    for found, whole in zip(both.head.gradients(asked), expected, strict=True):
+        agree(np.asarray(found), whole, np.array(parts))
+    assert asked.passes.head_adjoint <= 6
 
 
 # ---------------------------------------------------------------- what is not finite

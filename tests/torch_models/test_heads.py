@@ -242,3 +242,22 @@ def test_passes_are_counted_and_described():
     assert "what follows 'last'" in clean.describe()
     gradients = clean.explain(random_images(), "gradcam", targets=[[0, 1]] * 3)
     assert gradients.passes.head_adjoint == 6
+
+
+@pytest.mark.parametrize("kind", [Modular, Functional, Residual, Transformer])
+@pytest.mark.parametrize("name", ["gradcam", "ablation", "score", "gradient"])
+def test_a_contrast_is_the_difference_of_its_parts(kind, name):
+    """Of what is linear in the score: behind every head of a module."""
+    engine, batch = load_module(build_net(kind), size=(12, 16)), random_images()
+    every = engine.explain(batch, name, targets=[[0, 3, 1]] * 3, score="logit")
+    found = engine.explain(batch, name, targets=0, score="logit", contrast=(3, 1), strength=0.5)
+    parts = np.asarray(every.scores)
+    assert_close(found.scores, parts[:, 0] - 0.25 * (parts[:, 1] + parts[:, 2]), factor=8)
+    if name == "gradient":
+        return  # whose magnitudes are not linear
+    raw = np.asarray(every.raw)
+    if name == "ablation":  # which is divided by the score
+        raw = raw * np.abs(parts)[..., None, None]
+    expected = raw[:, 0] - 0.25 * (raw[:, 1] + raw[:, 2])
+    ours = found.raw * (np.abs(found.scores)[:, None, None] if name == "ablation" else 1)
+    assert_close(ours, expected, np.float32, factor=100)

@@ -212,10 +212,18 @@ def methods() -> None:
 
     with report_errors():
         table = Table("method", "summary", "options (-O KEY=VALUE)")
-        for name, kind in registry().items():
+        kinds = registry()
+        options = {name: dict.fromkeys(_option_names(kind)) for name, kind in kinds.items()}
+        first, *others = options.values()
+        shared = [option for option in first if others and all(option in other for other in others)]
+        for name, kind in kinds.items():
             summary = (kind.__doc__ or "").strip().partition("\n")[0]
-            add_row(table, name, summary, ", ".join(_option_names(kind)))
-        make_console().print(table)
+            own = [option for option in options[name] if option not in shared]
+            add_row(table, name, summary, ", ".join(own))
+        console = make_console()
+        console.print(table)
+        if shared:
+            console.print(f"Every method: {', '.join(shared)}.", markup=False)
 
 
 def _load(model: Path, **settings: Any) -> Engine:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from camrt.engine.arrays import clip_min, library
+from camrt.engine.contrast import Contrast
 from camrt.engine.images.framing import Framing
 from camrt.engine.methods import make_method, methods
 from camrt.engine.scores import ScoreReader, probabilities
@@ -315,16 +316,28 @@ def test_what_does_not_wait_is_not_refused():
     assert tensor.tolist() == [0, 1, 2, 3, 4, 5]
 
 
+CONTRASTS = {
+    "none": Contrast(),
+    "classes": Contrast((1, 2), 0.5),
+    "similar": Contrast("similar", 0.6, 2),
+    "weighted": Contrast("similar-weighted", negated=True),
+}
+
+
 @pytest.mark.parametrize("kind", ["logit", "probability"])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_scores(kind, activation):
+@pytest.mark.parametrize("contrast", CONTRASTS.values(), ids=CONTRASTS)
+def test_scores(kind, activation, contrast):
     rng = np.random.default_rng(0)
     logits = (20 * rng.standard_normal((N, C))).astype(np.float32)
     targets, image = rng.integers(0, C, (N, T)), np.array([2, 0, 1])
-    ours = ScoreReader(targets, kind, activation)
-    theirs = ScoreReader(torch.from_numpy(targets), kind, activation)
-    there, rows = torch.from_numpy(logits), torch.from_numpy(image)
-    assert_close(theirs.read(there, rows).numpy(), ours.read(logits, image))
+    there, rows, chosen = map(torch.from_numpy, (logits, image, targets))
+    ours = ScoreReader(targets, kind, activation, contrast.find_rivals(targets, logits))
+    contrast.find_rivals(chosen, there)  # constants are copied once
+    with forbid_gpu_sync():
+        theirs = ScoreReader(chosen, kind, activation, contrast.find_rivals(chosen, there))
+        read = theirs.read(there, rows)
+    assert_close(read.numpy(), ours.read(logits, image))
     for target in range(T):
         found = theirs.weighting(there, rows, target).numpy()
         assert_close(found, ours.weighting(logits, image, target))

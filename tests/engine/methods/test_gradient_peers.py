@@ -101,6 +101,56 @@ def test_pytorch_grad_cam(twins, name):
     assert_close(found.maps, expected, np.float32, factor=FACTOR)
 
 
+class Negative:
+    """A class's score, negative."""
+
+    def __init__(self, category):
+        self.category = category
+
+    def __call__(self, output):
+        return -output[self.category]
+
+
+@pytest.mark.parametrize("base", ["GradCAM", "HiResCAM"])
+def test_pytorch_grad_cam_counterfactual(twins, base):
+    peer = import_peer("pytorch_grad_cam")
+    cam = getattr(peer, base)(model=twins.module, target_layers=[twins.module.rectify])
+    expected = cam(twins.tensor, [Negative(target) for target in twins.targets])
+    cam.activations_and_grads.release()
+    found = twins.engine.explain(
+        twins.images, base, targets=twins.targets, postprocess="library", counterfactual=True
+    )
+    assert (found.flags == 0).any()
+    assert_close(found.maps, expected, np.float32, factor=FACTOR)
+
+
+@pytest.mark.parametrize("base", ["GradCAM", "HiResCAM", "AblationCAM"])
+@pytest.mark.parametrize("strength", [1, 0.4])
+def test_pytorch_grad_cam_finer(twins, base, strength):
+    peer = import_peer("pytorch_grad_cam")
+    cam = peer.FinerCAM(twins.module, [twins.module.rectify], base_method=getattr(peer, base))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = cam(twins.tensor, None, alpha=strength)
+    options = {"contrast": "similar-weighted", "strength": strength, "postprocess": "library"}
+    found = twins.engine.explain(twins.images, f"finer-{base}", **options)
+    assert (found.flags == 0).any()
+    # its weights are divided by their sum plus 1e-9, and the score is a difference of logits
+    assert_close(found.maps, expected, np.float32, factor=10 * FACTOR)
+
+
+@pytest.mark.parametrize("base", ["GradCAM", "LayerCAM"])
+def test_torchcam_finer(twins, base):
+    methods = import_peer("torchcam").methods
+    made = methods.FinerCAM(twins.module, twins.module.rectify, base_method=getattr(methods, base))
+    with made as extractor:
+        expected = extractor(twins.targets, twins.module(twins.tensor))[0].detach().numpy()
+    raw = twins.engine.explain(twins.images, f"finer-{base}", targets=twins.targets).raw
+    alive = np.flatnonzero(np.maximum(raw, 0).max((1, 2)) > 0)
+    assert len(alive)
+    assert_close(stretched(raw[alive]), expected[alive], np.float32, factor=FACTOR)
+
+
 def stretched(raw):
     """A map brought to [0, 1] as torchcam does it."""
     low = np.maximum(raw, 0)
