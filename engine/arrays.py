@@ -19,6 +19,7 @@ from camrt.export.budget import reserve_array
 from camrt.kernels.dispatch import backend_of, constant_like
 
 __all__ = [
+    "SCORE_TOLERANCE",
     "all_index_pairs",
     "arange_like",
     "clip_min",

@@ -656,8 +656,9 @@ class Engine:
 
     @property
     def map_shape(self) -> MapShape:
-        """Size (K, h, w) of the activation at the cut."""
-        return MapShape(*self.target.shape)
+        """Size (K, h, w) of the activation at the cut, and of the model's input."""
+        height, width = self.interface.height, self.interface.width
+        return MapShape(*self.target.shape, image=(height, width) if height and width else None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is None:

@@ -32,6 +32,21 @@ Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
 @dataclass
+class MethodAnswer:
+    """What a method answered about some images.
+
+    Attributes:
+        scores: (n, T).
+        raws: Each layer's raw maps (n, T, h, w).
+        uncertainty: Of the raw maps of a single layer, their standard error; None where it is not known.
+    """
+
+    scores: Array
+    raws: list[Array]
+    uncertainty: Array | None
+
+
+@dataclass
 class ExplainedBlock:
     """Some images' explanations, before they are maps of the image's size.
 
@@ -39,7 +54,7 @@ class ExplainedBlock:
         logits: (n, C).
         classes: (n, T).
         several: Whether results are returned as (n, T); False for (n,).
-        answers: For each method scores (n, T), and each layer's raw maps (n, T, h, w).
+        answers: What each method answered.
         passes: What each method ran.
         seconds: What each method took; the first, with the pass that all share.
     """
@@ -47,7 +62,7 @@ class ExplainedBlock:
     logits: Array
     classes: Array
     several: bool
-    answers: list[tuple[Array, ...]]
+    answers: list[MethodAnswer]
     passes: list[PassCounts]
     seconds: list[float]
 
@@ -148,15 +163,17 @@ def explain_by_method(
     outputs: Mapping[str, Array],
     passes: PassCounts,
     nan_rows: Array | None,
-) -> tuple[Array, ...]:
-    """Scores (n, T) of some images, and each layer's raw maps (n, T, h, w)."""
+) -> MethodAnswer:
+    """What a method answers about some images."""
     raws = []
     for fetched in run.find_fetched(method):
         queries = run.make_queries(images, fetched, classes, outputs, passes)
-        raw, scores = method.raw(queries)
+        raw, scores, uncertainty = method.raw_with_uncertainty(queries)
         check_grid(method, raw, queries)
         raws.append(raw if nan_rows is None else fill_nan_rows(raw, nan_rows))
-    return scores, *raws
+    if uncertainty is not None and nan_rows is not None:
+        uncertainty = fill_nan_rows(uncertainty, nan_rows)
+    return MethodAnswer(scores, raws, uncertainty if len(raws) == 1 else None)
 
 
 def check_grid(method: Method, raw: Array, queries: HeadQueries) -> None:
@@ -191,9 +208,11 @@ def join_blocks(
 ) -> Explanation[Any]:
     """The explanation of a batch by one method, whose answers are number `number` of each block."""
     shape = tuple(classes.shape) if blocks[0].several else (len(classes),)
-    scores, *raws = (
-        concat(parts) for parts in zip(*(block.answers[number] for block in blocks), strict=True)
-    )
+    answers = [block.answers[number] for block in blocks]
+    scores = concat([answer.scores for answer in answers])
+    raws = [concat(list(parts)) for parts in zip(*(answer.raws for answer in answers), strict=True)]
+    known = [answer.uncertainty for answer in answers if answer.uncertainty is not None]
+    uncertainty = concat(known).reshape(*shape, *raws[0].shape[2:]) if known else None
     grid = max((tuple(raw.shape[2:]) for raw in raws), key=lambda cells: cells[0] * cells[1])
     image = (given.images.shape[2], given.images.shape[3])
     final = resolve_map_size(size, image, grid, given.framings)
@@ -223,6 +242,7 @@ def join_blocks(
         views=given.views,
         framings=given.framings,
         map_framing=shown,
+        uncertainty=None if uncertainty is None else given.to_caller(uncertainty),
     )
 
 

@@ -50,6 +50,10 @@ class Explanation(Generic[ArrayT_co]):
         logits: (N, C); of a model that gives plain numbers (`activation="none"`), those.
         probabilities: (N, C); NaN of a model that gives plain numbers, which have none.
         flags: targets.shape uint8, see `FLAG_NAMES`.
+        uncertainty: Of the shape of `raw`, its standard error over what the method drew at random (the masks
+        of
+            `rise`); NaN where there are too few draws to tell; None of methods that draw nothing, or do not
+            say, and where the maps of several layers became one.
         passes: What was run for it.
         seconds: Wall-clock time of the whole call; on a GPU perhaps only until its work was queued.
         labels: The names of the C classes, if known.
@@ -75,6 +79,7 @@ class Explanation(Generic[ArrayT_co]):
     views: tuple[Image.Image, ...] | None = None
     framings: tuple[Framing, ...] | None = None
     map_framing: Framing | None = None
+    uncertainty: ArrayT_co | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.targets.shape)
@@ -88,6 +93,10 @@ class Explanation(Generic[ArrayT_co]):
         }.items():
             if tuple(lead) != shape:
                 raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, the targets {shape}")
+        if self.uncertainty is not None and self.uncertainty.shape != self.raw.shape:
+            raise ValueError(
+                f"uncertainty has shape {tuple(self.uncertainty.shape)}, the raw maps {tuple(self.raw.shape)}"
+            )
         for name, each in (("views", self.views), ("framings", self.framings)):
             if each is not None and len(each) != len(self):
                 raise ValueError(f"{len(each)} {name} of {len(self)} images")
@@ -119,7 +128,8 @@ class Explanation(Generic[ArrayT_co]):
         return replace(cast("Explanation[NumPyArray]", self), **self._on_host())
 
     def _on_host(self) -> dict[str, Any]:
-        return {name: to_numpy(getattr(self, name)) for name in ARRAY_FIELDS}
+        names = (*ARRAY_FIELDS, *(() if self.uncertainty is None else ("uncertainty",)))
+        return {name: to_numpy(getattr(self, name)) for name in names}
 
     def _at(self, i: int, t: int | None) -> tuple[int, ...]:
         """The index of image i's target t in every array of the targets' shape.
@@ -274,10 +284,10 @@ class Explanation(Generic[ArrayT_co]):
         """Write the overlays as PNG, if there is anything to draw on, and all arrays as one NumPy archive.
 
         An overlay is called STEM_RANK_CLASS-LABEL.png, RANK counting the image's targets from 1. The
-        archive holds the fields of this class as arrays (`labels` only where known) and `stems`; where
-        images were given also `framings` (N, 6): height and width of each, and the left, upper, right and
-        lower edge of what the model saw of it. It is read by `numpy.load(path, allow_pickle=False)`. Each
-        file appears complete or not at all.
+        archive holds the fields of this class as arrays (`labels` and `uncertainty` only where known) and
+        `stems`; where images were given also `framings` (N, 6): height and width of each, and the left,
+        upper, right and lower edge of what the model saw of it. It is read by `numpy.load(path,
+        allow_pickle=False)`. Each file appears complete or not at all.
 
         Args:
             folder: Made if missing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from camrt.engine.arrays import (
 from camrt.engine.contrast import Rivals
 from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
 from camrt.engine.images.framing import Framing, uncrop_maps
+from camrt.engine.masked_copies import run_masked_copies
 from camrt.engine.passes import PassCounts
 from camrt.engine.runtime import Runner
 from camrt.engine.scores import ScoreKind, ScoreReader
@@ -31,7 +32,7 @@ from camrt.export.outputs.output_form import InverseLink
 from camrt.kernels.dispatch import host_readable
 from camrt.kernels.masked_batch import masked_batch
 
-__all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries", "Need"]
+__all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries", "Need", "find_constant_channels"]
 
 NO_PROBABILITIES = (
     "this model's answers are plain numbers (activation='none'), which have no probabilities: ask for "
@@ -211,56 +212,103 @@ class HeadQueries:
         order: Literal["upsample-first", "normalise-first"],
         align_corners: bool,
         epsilon: float,
-    ) -> tuple[Array, Array]:
+        maps: Array | None = None,
+        alter: Callable[[Array, Array], None] | None = None,
+    ) -> Array:
         """Scores of the images masked by each channel of the activation, upsampled and normalised.
 
+        Args:
+            kind: Logit or probability.
+            order: Whether a mask is upsampled or normalised first, see `masked_batch`.
+            align_corners: How it is upsampled.
+            epsilon: Added to the range that it is divided by.
+            maps: (N, K, h, w) what masks in place of the activation's channels.
+            alter: Changes masked images in place before they are run, given them and the image each is of.
+
         Returns:
-            (N, K, T) scores, and (N, K) whether the channel is constant: its mask is nowhere, and its answer
-            zero, found without a pass where values are seen.
+            (N, K, T); of a constant channel, whose mask is nowhere, zero, found without a pass where values
+            are seen.
         """
-        count, channels = self.activations.shape[:2]
-        reader = self._reader(kind)
-        xp = library(self.activations)
-        answers = zeros((count, channels, self.targets.shape[1]), self.activations)
-        flat = xp.reshape(self.activations, (count, channels, -1))
-        with np.errstate(invalid="ignore"):
-            constant = ~(xp.max(flat, axis=2) > xp.min(flat, axis=2))
+        maps = self.activations if maps is None else maps
+        count, channels = maps.shape[:2]
+        xp = library(maps)
+        answers = zeros((count, channels, self.targets.shape[1]), maps)
+        constant = find_constant_channels(maps)
 
         def fill(batch_index: Array, channel: Array, rows: Array) -> None:
-            if not self.framing.is_whole:
-                masks = self.uncropped_masks(
-                    self.activations[batch_index, channel], order, align_corners, epsilon
+            if self.framing.is_whole:
+                masked_batch(
+                    maps,
+                    self.images,
+                    batch_index,
+                    channel,
+                    rows,
+                    order=order,
+                    align_corners=align_corners,
+                    epsilon=epsilon,
+                    threads=self.threads,
                 )
+            else:
+                masks = self.uncropped_masks(maps[batch_index, channel], order, align_corners, epsilon)
                 rows[...] = self.images[batch_index] * masks[:, None]
-                return
-            masked_batch(
-                self.activations,
-                self.images,
-                batch_index,
-                channel,
-                rows,
-                order=order,
-                align_corners=align_corners,
-                epsilon=epsilon,
-                threads=self.threads,
-            )
-
-        def run(rows: Array, batch_index: Array) -> Array:
-            self.passes.full += len(rows)
-            return reader.read(self.model(rows, [self.logits_output])[0], batch_index)
+            if alter is not None:
+                alter(rows, batch_index)
 
         for batch_index, channel, scores in run_altered_rows(
             find_changed_pairs(count, channels, constant, lambda: ~constant),
             self.images.shape[1:],
             self.batch_size,
             fill,
-            run,
+            self._row_scores(kind),
             self.model.allocate_rows,
         ):
             answers[batch_index, channel] = scores
-        if not host_readable(self.activations):
+        if not host_readable(maps):
             answers = xp.where(constant[:, :, None], xp.zeros_like(answers), answers)
-        return answers, constant
+        return answers
+
+    def scores_of_masked_copies(
+        self,
+        kind: ScoreKind,
+        count: int,
+        make_masks: Callable[[int, int], Array],
+        *,
+        background: Array | None = None,
+        shared: bool = True,
+    ) -> Iterator[tuple[int, Array, Array]]:
+        """Scores of copies of each image under masks of any kind, see `run_masked_copies`.
+
+        Args:
+            kind: Logit or probability.
+            count: Number of masks.
+            make_masks: Masks from a number to before another: (M, H, W) float32, or (N, M, H, W).
+            background: What shows where a mask is 0, (N, C, H, W); None for zeros.
+            shared: Whether all images have the same masks.
+
+        Yields:
+            The number of a block's first mask, its masks, and their scores (N, M, T).
+        """
+        yield from run_masked_copies(
+            self.images,
+            count,
+            make_masks,
+            background=background,
+            shared=shared,
+            targets=self.targets.shape[1],
+            batch_size=self.batch_size,
+            run=self._row_scores(kind),
+            rows=self.model.allocate_rows,
+        )
+
+    def _row_scores(self, kind: ScoreKind) -> Callable[[Array, Array], Array]:
+        """What runs altered images, given the image that each is of, and reads their scores (B, T)."""
+        reader = self._reader(kind)
+
+        def run(rows: Array, batch_index: Array) -> Array:
+            self.passes.full += len(rows)
+            return reader.read(self.model(rows, [self.logits_output])[0], batch_index)
+
+        return run
 
     def uncropped_masks(
         self,
@@ -320,6 +368,14 @@ class HeadQueries:
         return QueryContext(
             self.activations, self.logits, self._reader(kind).one_by_one, self.passes, self.extras
         )
+
+
+def find_constant_channels(maps: Array) -> Array:
+    """(N, K): which maps (N, K, h, w) are one number, or not finite."""
+    xp = library(maps)
+    flat = xp.reshape(maps, (*maps.shape[:2], -1))
+    with np.errstate(invalid="ignore"):
+        return ~(xp.max(flat, axis=2) > xp.min(flat, axis=2))
 
 
 def find_nan_rows(logits: Array) -> Array:

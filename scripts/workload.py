@@ -46,6 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "hirescam": {},
     "layercam": {},
     "opticam": {"steps": 2},
+    "rise": {"passes": 5},
+    "occlusion": {},
     "gradient": {"blur": 5},
     "integrated": {"steps": 2, "blur": 5},
     "smoothgrad": {"draws": 2, "blur": 5},

@@ -37,7 +37,9 @@ engine = camrt.load(model_path())
 shape = (1, 3, engine.interface.height, engine.interface.width)
 batch = np.random.default_rng(0).standard_normal(shape, np.float32)
 for method in camrt.methods():
-    if method != ("cam" if engine.has_joint else "calm"):
+    if method == "rise":
+        engine.explain(batch, method, passes=2)
+    elif method != ("cam" if engine.has_joint else "calm"):
         engine.explain(batch, method)
 print([name for name in sys.modules if name.split(".")[0] in ("torch", "torchvision", "matplotlib", "scipy")])
 """

@@ -30,6 +30,8 @@ METHODS: dict[str, str] = {
     "hires": ".gradients:HiResCAM",
     "layer": ".gradients:LayerCAM",
     "opti": ".opti:OptiCAM",
+    "rise": ".rise:RISE",
+    "occlusion": ".occlusion:Occlusion",
     "gradient": ".pixels:Gradient",
     "integrated": ".pixels:IntegratedGradients",
     "integratedtextbook": ".pixels:TextbookIntegratedGradients",

@@ -27,11 +27,19 @@ SAME_FOR_EVERY_CLASS = "its map is the same for every class"
 
 @dataclass(frozen=True)
 class MapShape:
-    """Size of the activation at the cut: channels K, cells h×w."""
+    """Size of the activation at the cut: channels K, cells h×w.
+
+    Attributes:
+        channels: K.
+        height: h.
+        width: w.
+        image: (H, W) of the model's input, where it is fixed.
+    """
 
     channels: int
     height: int
     width: int
+    image: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,13 @@ class Method(ABC):
     @abstractmethod
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         """Raw maps (N, T, h, w), before ReLU and normalisation, and the scores (N, T) they explain."""
+
+    def raw_with_uncertainty(self, queries: HeadQueries) -> tuple[Array, Array, Array | None]:
+        """What `raw` gives, and the standard error of the raw maps over what is drawn for them.
+
+        None of a method that draws nothing, or does not say.
+        """
+        return *self.raw(queries), None
 
     @abstractmethod
     def cost(self, head: Head, shape: MapShape) -> Cost:

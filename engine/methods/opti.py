@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from camrt.engine.arrays import arange_like, constant_like, library, reserve_for, safe_divide
 from camrt.engine.heads import Head
+from camrt.engine.interpolation import interpolation_matrix
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
-from camrt.export.allocation import zeros
-from camrt.kernels.caches import cache_by_bytes
-from camrt.kernels.resampling import axis_table
 
 __all__ = ["OptiCAM"]
 
@@ -127,15 +124,3 @@ def normalise_adjoint(back: Array, mask: Array, spread: Array) -> Array:
         there = places == found(values, axis=1, keepdims=True)
         flat = flat - xp.where(there, whole, xp.zeros_like(whole))
     return xp.reshape(flat, shape)
-
-
-@cache_by_bytes()
-def interpolation_matrix(before: int, after: int, begin: float, end: float) -> npt.NDArray[np.float64]:
-    """(after, before): bilinear upsampling of an axis to the pixels from `begin` to `end` of another."""
-    lower, upper, t = axis_table(before, after, False, begin, end)
-    matrix = zeros((after, before), "interpolation of an axis")
-    rows = np.arange(after)
-    np.add.at(matrix, (rows, lower), 1 - t)
-    np.add.at(matrix, (rows, upper), t)
-    matrix.flags.writeable = False
-    return matrix

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
-from camrt.engine.queries import HeadQueries
+from camrt.engine.queries import HeadQueries, find_constant_channels
 from camrt.engine.scores import ScoreKind
 
 __all__ = ["ScoreCAM"]
@@ -49,7 +49,8 @@ class ScoreCAM(ChannelMethod):
     def weights(self, queries: HeadQueries) -> tuple[Array, Array]:
         paper = self.definition == "paper"
         kind = self.score or (queries.supported_kind("probability") if paper else "logit")
-        masked, constant = queries.scores_of_masked_images(
+        constant = find_constant_channels(queries.activations)
+        masked = queries.scores_of_masked_images(
             kind,
             order="normalise-first" if self.definition == "torchcam" else "upsample-first",
             align_corners=self.definition == "grad-cam",

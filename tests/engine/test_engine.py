@@ -16,6 +16,7 @@ from camrt.engine.methods import methods
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.passes import PassCounts
 from camrt.errors import MethodError
+from helpers.few_passes import FEW_PASSES, short
 from helpers.oracles.classifiers import HEADS, SmallClassifier, classifier
 from helpers.tolerances import assert_close
 
@@ -131,9 +132,9 @@ def test_size_map_and_image_hold_the_same_raw_map(engine_of: EngineOf) -> None:
 @pytest.mark.parametrize(("head", "name"), PAIRS, ids=IDS)
 def test_several_targets_cost_the_passes_of_one(engine_of: EngineOf, head: str, name: str) -> None:
     engine = engine_of(head)
-    engine.explain(batch(1), name)  # an engine may keep what it learns of the empty activation
-    one = engine.explain(batch(2), name, targets=1)
-    several = engine.explain(batch(2), name, targets=[[0, 1, 2, 3]] * 2).passes
+    engine.explain(batch(1), short(name))  # an engine may keep what it learns of the empty activation
+    one = engine.explain(batch(2), short(name), targets=1)
+    several = engine.explain(batch(2), short(name), targets=[[0, 1, 2, 3]] * 2).passes
     # only the ways back are one a target
     back = ("head_adjoint", "full_adjoint")
     assert [getattr(several, part) for part in back] == [4 * getattr(one.passes, part) for part in back]
@@ -146,8 +147,8 @@ def test_several_targets_cost_the_passes_of_one(engine_of: EngineOf, head: str, 
 @pytest.mark.parametrize(("head", "name"), PAIRS, ids=IDS)
 def test_costs_are_upper_bounds(engine_of: EngineOf, head: str, name: str) -> None:
     engine = engine_of(head)
-    cost = methods()[name]().cost(engine.head, engine.map_shape)
-    found = engine.explain(batch(3), name)
+    cost = short(name).cost(engine.head, engine.map_shape)
+    found = engine.explain(batch(3), short(name))
     assert found.passes.trunk == 3
     # What is run for the empty activation, or the empty image, is run once for the whole batch.
     assert found.passes.head <= 3 * cost.head
@@ -171,9 +172,9 @@ def test_linear_heads_cost_the_trunk_alone(engine_of: EngineOf) -> None:
 def test_a_batch_is_its_images(engine_of: EngineOf, head: str, name: str) -> None:
     engine, images = engine_of(head), batch(4)
     targets = np.array([[0, 1], [3, 2], [2, 2], [1, 0]])
-    together = engine.explain(images, name, targets=targets)
+    together = engine.explain(images, short(name), targets=targets)
     for i in range(4):
-        alone = engine.explain(images[i : i + 1], name, targets=targets[i : i + 1])
+        alone = engine.explain(images[i : i + 1], short(name), targets=targets[i : i + 1])
         assert_close(alone.logits[0], together.logits[i])
         assert_close(alone.scores[0], together.scores[i])
         assert_close(alone.raw[0], together.raw[i], factor=4)
@@ -185,10 +186,10 @@ def test_a_batch_is_its_images(engine_of: EngineOf, head: str, name: str) -> Non
 def test_batch_sizes(engine_of: EngineOf, head: str, name: str) -> None:
     images = batch(7)
     targets = np.arange(14).reshape(7, 2) % 4
-    expected = engine_of(head).explain(images, name, targets=targets)
+    expected = engine_of(head).explain(images, short(name), targets=targets)
     for batch_size in (1, 3):
         engine = engine_of(head, batch_size=batch_size)
-        close(engine.explain(images, name, targets=targets), expected)
+        close(engine.explain(images, short(name), targets=targets), expected)
         assert_close(engine.predict(images), expected.logits)
 
 
@@ -201,12 +202,12 @@ def test_threads_do_not_disturb_each_other(folder: Path, head: str, name: str) -
 
     def explain(pair: int) -> list[np.ndarray]:
         start.wait()
-        return [engine.explain(images, name, targets=1).maps for images in batches[pair : pair + 2]]
+        return [engine.explain(images, short(name), targets=1).maps for images in batches[pair : pair + 2]]
 
     with ThreadPoolExecutor(2) as pool:
         found = [maps for both in pool.map(explain, (0, 2)) for maps in both]
     for maps, images in zip(found, batches, strict=True):
-        assert np.array_equal(maps, engine.explain(images, name, targets=1).maps)
+        assert np.array_equal(maps, engine.explain(images, short(name), targets=1).maps)
 
 
 def test_the_same_question_has_the_same_answer(engine_of: EngineOf) -> None:
@@ -234,11 +235,10 @@ def test_logits_are_logits_and_probabilities_probabilities(
     for name in methods():
         if name == "calm" or (name == "cam" and head != "pooled-linear"):
             continue
-        kinds: tuple[str | None, ...] = (
-            ("logit", "probability") if name in ("score", "ablation", "pixab") else (None,)
-        )
-        for kind in kinds:
-            options = {} if kind is None else {"score": kind}
+        # methods whose score depends on the model have None
+        asked = name == "ablation" or getattr(methods()[name](), "score", "none") is None
+        for kind in ("logit", "probability") if asked else (None,):
+            options = FEW_PASSES.get(name, {}) | ({} if kind is None else {"score": kind})
             found = engine.explain(images, name, targets=2, **options)
             assert_close(found.logits, logits)
             assert_close(found.probabilities, probabilities, factor=4)

@@ -126,6 +126,20 @@ def test_save(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image), np.asarray(many.overlay(1, 1)))
 
 
+def test_the_uncertainty_goes_where_the_raw_maps_go(tmp_path: Path) -> None:
+    raw = explanation().raw
+    known = explanation(uncertainty=np.abs(raw))
+    assert explanation().numpy().uncertainty is None
+    assert np.array_equal(known.numpy().uncertainty, np.abs(raw))
+    for made in (known, explanation()):
+        *_, path = made.save(tmp_path)
+        with np.load(path, allow_pickle=False) as archive:
+            assert ("uncertainty" in archive) == (made is known)
+            assert made is not known or np.array_equal(archive["uncertainty"], np.abs(raw))
+    with pytest.raises(ValueError, match=r"uncertainty has shape \(2, 3\), the raw maps \(2, 3, 3, 2\)"):
+        explanation(uncertainty=np.zeros((2, 3)))
+
+
 @pytest.mark.parametrize("shape", [(2, 3), (2,), (1, 1), (0, 2)], ids=str)
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "no-labels"])
 def test_the_archive_holds_everything(

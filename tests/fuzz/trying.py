@@ -36,6 +36,8 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ablation", {}),
     ("opticam", {"steps": 3}),
     ("score", {}),
+    ("rise", {"passes": 3}),
+    ("occlusion", {}),
     ("eigen", {}),
     ("cam", {}),
     ("layercam", {}),

@@ -21,6 +21,7 @@ from camrt.errors import MethodError  # noqa: E402
 from camrt.training.classifier import Classifier, with_head  # noqa: E402
 from camrt.training.heads import CALMHead  # noqa: E402
 from camrt.training.small_network import TinyNetwork  # noqa: E402
+from helpers.few_passes import FEW_PASSES  # noqa: E402
 
 LABELS = ("ant", "bee", "cow", "dog")
 # As in test_parity: fewer steps, since rounding grows with each.
@@ -30,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "integrated-textbook": {"steps": 3},
     "smoothgrad": {"draws": 3},
     "vargrad": {"draws": 3},
+    **FEW_PASSES,
 }
 
 

@@ -14,6 +14,7 @@ import camrt
 from camrt.engine.torch_models.load import load_module
 from camrt.errors import BackendError, MethodError, ModelFileError, UnsupportedModelError
 from camrt.export.io.torch_archive import open_archive
+from helpers.few_passes import FEW_PASSES
 from helpers.peer_libraries import import_peer
 from helpers.tolerances import assert_close
 from helpers.torch_nets import CLASSES, Functional, Modular, Transformer, build_net, nn, random_images, torch
@@ -31,6 +32,7 @@ OPTIONS = {
     "integrated-textbook": {"steps": 3},
     "smoothgrad": {"draws": 3},
     "vargrad": {"draws": 3},
+    **FEW_PASSES,
 }
 # In many layers it happens among the six noisy images too: a few pixels then differ.
 DEEP, NOISY = {"resnet", "mobilenet_v3"}, {"smoothgrad", "vargrad"}

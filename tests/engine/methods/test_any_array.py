@@ -86,9 +86,19 @@ class Answers:
         return self.put(self.drawn(12, N, T, H, W))
 
     def scores_of_masked_images(self, kind, **_):
-        constant = np.zeros((N, K), bool)
-        constant[0, 2] = True
-        return self.put(self.drawn(13, N, K, T)), self.put(constant)
+        return self.put(self.drawn(13, N, K, T))
+
+    def scores_of_masked_copies(self, kind, count, make_masks, *, background=None, shared=True):
+        """Scores that depend on every pixel of the masks, and on what hides."""
+        pixels, own = self.put(self.drawn(22, IMAGE[1] * IMAGE[2])), self.put(self.drawn(23, N, 1, T))
+        for start in range(0, count, self.batch_size):
+            masks = make_masks(start, min(start + self.batch_size, count))
+            xp = library(masks)
+            assert masks.shape[-2:] == IMAGE[1:]
+            assert masks.dtype == xp.float32
+            assert masks.ndim == (3 if shared else 4)
+            scores = (xp.reshape(masks, (*masks.shape[:-2], -1)) @ pixels)[..., None] * own
+            yield start, masks, scores if background is None else scores + xp.mean(background)
 
     def scores_of_zero_image(self, kind):
         return self.put(self.drawn(14, N, T))
@@ -132,6 +142,9 @@ METHODS = [
     ("layercam", {}),
     ("score", {}),
     ("score", {"definition": "torchcam"}),
+    ("rise", {"passes": 7, "cells": 3}),
+    ("occlusion", {}),
+    ("occlusion", {"window": (3, 2), "stride": 2, "baseline": 0.5, "definition": "captum"}),
     ("ablation", {}),
     ("pixab", {}),
     ("pixab", {"score": "logit", "assignment": "anchor", "boxes": ((2, 3),)}),
@@ -213,7 +226,7 @@ UNSEEN = [
     (name, options)
     for name, options in METHODS
     if not name.startswith("guided-")  # there is no kernel for tensors without numbers,
-    and name not in ("smoothgrad", "vargrad")  # and no way to send them noise without waiting
+    and name not in ("smoothgrad", "vargrad", "rise")  # and no way to send them draws without waiting
 ]
 
 
