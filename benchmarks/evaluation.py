@@ -27,7 +27,8 @@ from camrt.engine.methods import make_method
 from camrt.evaluation.metrics.box_accuracy import THRESHOLDS, overlaps
 from camrt.evaluation.metrics.pixel_precision import EDGES, pxap
 from camrt.evaluation.suite import Settings
-from camrt.evaluation.suite.measurement import MeasurementPlan, Measurements, measure_block, min_max_normalise
+from camrt.evaluation.suite.measurement import Measurements, measure_block, min_max_normalise
+from camrt.evaluation.suite.plan import MeasurementPlan
 from camrt.evaluation.suite.prepared_sample import PreparedSample
 from camrt.kernels.resampling import bilinear
 

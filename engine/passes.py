@@ -25,6 +25,11 @@ class PassCounts:
     head_adjoint: int = 0
     full_adjoint: int = 0
 
+    @property
+    def images(self) -> int:
+        """How many images were run, through the trunk or the whole model."""
+        return self.trunk + self.full + self.full_adjoint
+
     def __add__(self, other: PassCounts) -> PassCounts:
         return PassCounts(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 

@@ -1,10 +1,10 @@
 """Predictions on perturbed images: equal queries are run once, in full batches.
 
-All perturbation metrics ask about images of two kinds: some pixels of one sheet (the image, its blurred
-copies, zeros) put into another along a ranking, or the image multiplied by a map. `PerturbationQueries`
-collects such questions about a few images, whoever asks them; equal ones become one. Then it fills the
-model's input buffer, `batch_size` rows at a time, and keeps of each answer the probabilities that were asked
-for.
+All perturbation metrics ask about images of a few kinds: some pixels of one sheet (the image, its blurred
+copies, zeros) put into another along a ranking, some pixels of a ranking imputed from the others, or the
+image multiplied by a map. `PerturbationQueries` collects such questions about a few images, whoever asks
+them; equal ones become one. Then it fills the model's input buffer, `batch_size` rows at a time, and keeps of
+each answer the probabilities that were asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from camrt.engine.arrays import library, to_device_async, to_float32, to_numpy, zeros
 from camrt.errors import InputError
+from camrt.evaluation.imputation import impute_pixels
 from camrt.kernels.perturb import perturb
 
 __all__ = ["IMAGE", "ZERO", "PerturbationQueries", "PerturbationResult"]
@@ -52,7 +53,8 @@ class PerturbationQueries:
     Args:
         images: (n, C, H, W) float32, as the model takes them. Where they lie altered images are made: as
             tensors on a GPU they never leave it.
-        logits: (n, classes) of the images as they are, on the host: they need not be asked for again.
+        logits: (n, classes) of the images as they are, on the host, when they are known: they need not be
+            asked for again.
         classes: (n, T) the classes whose probabilities matter, for each image, on the host.
         sheets: Further sheets, by name: (n, C, H, W) each, where the images lie.
         empty: (classes,) logits of an image of zeros, when they are known, on the host.
@@ -61,7 +63,7 @@ class PerturbationQueries:
     def __init__(
         self,
         images: Array,
-        logits: Array,
+        logits: Array | None,
         classes: Indices,
         sheets: Mapping[str, Array] | None = None,
         empty: Array | None = None,
@@ -143,6 +145,24 @@ class PerturbationQueries:
             self._maps.append(values)
         return self._place(("masked", self._masks[key], image))
 
+    def add_imputed(self, image: int, ranks: Indices, first: int, end: int, noise: str = ZERO) -> int:
+        """Asks about an image some of whose pixels are guessed from the others, see `impute_pixels`.
+
+        Args:
+            image: Which one.
+            ranks: (H·W,) place of each pixel, from 0.
+            first: Pixels of this place up to `end` are guessed.
+            end: The place of the first that is not; not all pixels can be guessed.
+            noise: The sheet that is added to what was guessed.
+
+        Returns:
+            Where the answer will be.
+        """
+        if end <= first:
+            return self._place(("sheet", self._sheet(IMAGE, image), image))
+        sheet = self._sheet(noise, image)
+        return self._place(("imputed", self._ranking(image, ranks), int(first), int(end), sheet, image))
+
     def run(
         self,
         predict: Predict,
@@ -172,7 +192,7 @@ class PerturbationQueries:
         open_, passes = [], 0
         for place, question in enumerate(questions):
             here = np.array([place])
-            if question[0] == "sheet" and question[1] < len(self.images):
+            if question[0] == "sheet" and question[1] < len(self.images) and self.logits is not None:
                 enter(here, self.logits[question[1]][None])
             elif question[0] == "sheet" and question[1] == zero and self.empty is not None:
                 enter(here, self.empty[None])
@@ -204,6 +224,11 @@ class PerturbationQueries:
             elif kind == "sheet":
                 for row, (_, sheet, _) in zip(out, own, strict=True):
                     row[...] = self._sheets[sheet]
+            elif kind == "imputed":
+                for row, (_, ranking, *guessed, noise, image) in zip(out, own, strict=True):
+                    row[...] = to_device_async(
+                        self._impute(image, self._ranks[ranking], *guessed, noise), row
+                    )
             else:
                 used = sorted({question[1] for question in own})
                 local = {ranking: number for number, ranking in enumerate(used)}
@@ -213,6 +238,14 @@ class PerturbationQueries:
                     for one in (np.stack([self._ranks[one] for one in used]), *np.array(choices).T.copy())
                 )
                 perturb(self._sheets, ranks, ranking, count, first, rest, out)
+
+    def _impute(
+        self, image: int, ranks: Indices, first: int, end: int, noise: int
+    ) -> npt.NDArray[np.float32]:
+        """An image (C, H, W) with the pixels of some places of a ranking guessed, on the host."""
+        guessed = ((ranks >= first) & (ranks < end)).reshape(self.images.shape[2:])
+        filled = impute_pixels(to_numpy(self.images[image]), guessed)
+        return (filled + np.where(guessed, to_numpy(self._sheets[noise]), 0)).astype(np.float32)
 
     def _place(self, question: Query) -> int:
         return self._questions.setdefault(question, len(self._questions))

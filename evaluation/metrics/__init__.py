@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from camrt.evaluation.metrics.pixel_precision import pxap
     from camrt.evaluation.metrics.randomisation import cascading_randomisation
     from camrt.evaluation.metrics.removal import remove_and_classify
+    from camrt.evaluation.metrics.road import road
 
 __all__ = [
     "cascading_randomisation",
@@ -40,6 +41,7 @@ __all__ = [
     "pointing_game",
     "pxap",
     "remove_and_classify",
+    "road",
     "sparseness",
 ]
 
@@ -58,5 +60,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "pixel_precision": ["pxap"],
         "randomisation": ["cascading_randomisation"],
         "removal": ["remove_and_classify"],
+        "road": ["road"],
     },
 )

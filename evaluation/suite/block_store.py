@@ -68,6 +68,8 @@ def schema(table: str) -> pyarrow.Schema:
             },
             "deletion_curve": numbers,
             "insertion_curve": numbers,
+            "roadmorf_curve": numbers,
+            "roadlerf_curve": numbers,
             "right_after_removal": truths,
             "box_hits": raw,
             "largest_box_hits": raw,

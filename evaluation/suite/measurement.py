@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import warnings
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camrt.engine.arrays import to_numpy
-from camrt.engine.engine import Engine
 from camrt.engine.explanation import Explanation
 from camrt.engine.fusion import layer_saliency
 from camrt.engine.images.framing import Framing
 from camrt.engine.methods import Method
 from camrt.errors import DegenerateMapWarning
 from camrt.evaluation.metrics.box_accuracy import overlaps
-from camrt.evaluation.metrics.curves import area_under_curve, insertion_baseline, ranks_of, step_pixel_counts
+from camrt.evaluation.metrics.curves import area_under_curve
 from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
-from camrt.evaluation.metrics.removal import blur_images, scale_blur_kernel
-from camrt.evaluation.perturbation import IMAGE, ZERO, PerturbationQueries, PerturbationResult
+from camrt.evaluation.metrics.road import RoadResult
+from camrt.evaluation.perturbation import PerturbationResult
+from camrt.evaluation.suite.map_queries import (
+    QueryIndices,
+    add_map_queries,
+    add_random_queries,
+    make_queries,
+    target_index,
+)
 from camrt.evaluation.suite.metric_registry import METRICS
+from camrt.evaluation.suite.plan import MeasurementPlan
 from camrt.evaluation.suite.prepared_sample import ClassAnnotation, PreparedSample
-from camrt.evaluation.suite.settings import Settings
 from camrt.kernels.saliency import MapFlag
 
 __all__ = [
     "CENTRE_BASELINE",
-    "MeasurementPlan",
     "Measurements",
     "centre_gaussian",
     "measure_block",
@@ -43,40 +45,6 @@ TableRow = dict[str, Any]
 
 CENTRE_BASELINE = "(centre)"
 """The name of the baseline: a Gaussian in the middle of every image, whatever it shows."""
-ERASED, BLURRED = "erased", "blurred"
-
-
-@dataclass(frozen=True, eq=False)
-class MeasurementPlan:
-    """What is measured on every image.
-
-    Attributes:
-        engine: The model.
-        methods: By name.
-        metrics: Names, see `camrt.evaluation.suite.METRICS`.
-        settings: The rest.
-        size: (H, W) of the model's input.
-        empty: (classes,) logits of an image of zeros.
-        dead: (H, W) the pixels that cannot influence the model, for μ.
-        deltas: Overlaps of MaxBoxAccV2.
-    """
-
-    engine: Engine
-    methods: Mapping[str, Method]
-    metrics: tuple[str, ...]
-    settings: Settings
-    size: tuple[int, int]
-    empty: Array | None = None
-    dead: NDArray[np.bool_] | None = None
-    deltas: tuple[float, ...] = (0.3, 0.5, 0.7)
-
-    def has_any_metric(self, *names: str) -> bool:
-        """Whether at least one of the named metrics is measured."""
-        return any(name in self.metrics for name in names)
-
-    def needs_maps_of(self, which: str) -> bool:
-        """Whether a metric needs maps of this kind of class: predicted, label or objects, see `Metric`."""
-        return any(METRICS[name].of == which for name in self.metrics)
 
 
 @dataclass
@@ -115,19 +83,13 @@ def measure_block(
         found = plan.engine.explain_all(pixels, list(plan.methods.values()), targets=choose)
     by_method = dict(zip(plan.methods, found, strict=True))
     first = found[0]
-    placed = plan.engine.device.put(pixels)  # altered images are made where the model runs
-    sheets = {}
-    if plan.has_any_metric("insertion"):
-        sheets[BLURRED] = insertion_baseline(placed)
-    if plan.has_any_metric("removal") and plan.settings.base == "blur":
-        sheets[ERASED] = blur_images(placed, *scale_blur_kernel(pixels.shape[2]))
-    altered = PerturbationQueries(placed, first.logits, first.targets, sheets, plan.empty)
+    altered = make_queries(plan, block, pixels, first)
     asked = {
-        (name, i): _add_queries(plan, altered, explanation, i, item)
+        (name, i): add_map_queries(plan, altered, explanation, i, item)
         for name, explanation in by_method.items()
         for i, item in enumerate(block)
     }
-    chance = [_add_random_queries(plan, altered, i, item) for i, item in enumerate(block)]
+    chance = [add_random_queries(plan, altered, i, item) for i, item in enumerate(block)]
     run = 0
 
     def told(count: int) -> None:
@@ -137,7 +99,7 @@ def measure_block(
             advance(run / len(altered))
 
     answers = altered.run(plan.engine.predict, plan.engine.probabilities, plan.engine.batch_size, told)
-    measured = Measurements(passes=answers.passes + sum(_total(explanation) for explanation in found))
+    measured = Measurements(passes=answers.passes + sum(explanation.passes.images for explanation in found))
     for i, item in enumerate(block):
         measured.images.append(_image_row(first, answers, i, item, chance[i]))
         measured.objects += (
@@ -165,68 +127,6 @@ def _classes(plan: MeasurementPlan, item: PreparedSample) -> list[int]:
     """The classes beside the predicted one whose maps are needed."""
     classes = [item.label] if item.label is not None and plan.needs_maps_of("label") else []
     return classes + [target.label for target in item.targets if plan.needs_maps_of("objects")]
-
-
-def _total(explanation: Explanation) -> int:
-    passes = explanation.passes
-    return passes.trunk + passes.full + passes.full_adjoint
-
-
-@dataclass(frozen=True)
-class _QueryIndices:
-    """Indices, in the results, of the queries made for one map."""
-
-    masked: int | None = None
-    deletion: list[int] = field(default_factory=list)
-    insertion: list[int] = field(default_factory=list)
-    removal: list[int] = field(default_factory=list)
-
-
-def _add_queries(
-    plan: MeasurementPlan,
-    altered: PerturbationQueries,
-    explanation: Explanation,
-    i: int,
-    item: PreparedSample,
-) -> _QueryIndices:
-    asked = (
-        _QueryIndices(altered.add_masked(i, explanation.maps[i, 0]))
-        if plan.has_any_metric("drop", "increase")
-        else _QueryIndices()
-    )
-    put = plan.engine.device.put
-    ranks_at = cache(lambda slot: to_numpy(ranks_of(put(explanation.maps[i, slot][None])))[0])  # often twice
-    if plan.has_any_metric("deletion", "insertion"):
-        ranks = ranks_at(0)
-        counts = step_pixel_counts(altered.pixels, plan.settings.step or explanation.maps.shape[-1]).tolist()
-        if plan.has_any_metric("deletion"):
-            asked.deletion.extend(altered.add_ranked(i, ranks, counts, ZERO, IMAGE))
-        if plan.has_any_metric("insertion"):
-            asked.insertion.extend(altered.add_ranked(i, ranks, counts, IMAGE, BLURRED))
-    if plan.has_any_metric("removal") and item.label is not None:
-        ranks = ranks_at(_target_index(explanation, i, item.label))
-        asked.removal.extend(_add_removal_queries(plan, altered, i, ranks))
-    return asked
-
-
-def _add_random_queries(
-    plan: MeasurementPlan, altered: PerturbationQueries, i: int, item: PreparedSample
-) -> list[int]:
-    if not plan.has_any_metric("removal") or item.label is None:
-        return []
-    own = np.random.default_rng((plan.settings.seed, zlib.crc32(item.name.encode())))
-    return _add_removal_queries(plan, altered, i, own.permutation(altered.pixels).astype(np.int64))
-
-
-def _add_removal_queries(
-    plan: MeasurementPlan, altered: PerturbationQueries, i: int, ranks: NDArray[np.int64]
-) -> list[int]:
-    counts = [int(share * altered.pixels) for share in plan.settings.shares]
-    return altered.add_ranked(i, ranks, counts, ERASED if plan.settings.base == "blur" else ZERO, IMAGE)
-
-
-def _target_index(explanation: Explanation, i: int, label: int) -> int:
-    return int(np.flatnonzero(explanation.targets[i] == label)[0])
 
 
 def _image_row(
@@ -265,7 +165,7 @@ def _map_rows(
     answers: PerturbationResult,
     i: int,
     item: PreparedSample,
-    asked: _QueryIndices,
+    asked: QueryIndices,
 ) -> list[tuple[TableRow, Array, ClassAnnotation | None]]:
     """The rows of one image and method, with the map and the annotation each is about."""
     predicted = int(explanation.targets[i, 0])
@@ -279,7 +179,7 @@ def _map_rows(
     )
     rows = []
     for label in classes:
-        slot = _target_index(explanation, i, label)
+        slot = target_index(explanation, i, label)
         flag = int(explanation.flags[i, slot])
         raw, saliency = explanation.raw[i, slot], explanation.maps[i, slot]
         row: TableRow = _blank(item.name, name, label) | {
@@ -308,7 +208,7 @@ def _faithfulness(
     raw: Array,
     probability: float,
     answers: PerturbationResult,
-    asked: _QueryIndices,
+    asked: QueryIndices,
 ) -> TableRow:
     row: TableRow = {}
     if plan.has_any_metric("compactness"):
@@ -327,6 +227,11 @@ def _faithfulness(
         if places:
             values = chosen[places]
             row |= {curve: _number(area_under_curve(values)), f"{curve}_curve": values.tolist()}
+    if asked.roadmorf:
+        removed = RoadResult(chosen[None, asked.roadmorf], chosen[None, asked.roadlerf])
+        row |= {"roadmorf_curve": removed.most[0].tolist(), "roadlerf_curve": removed.least[0].tolist()}
+        values = {"roadmorf": removed.morf, "roadlerf": removed.lerf, "road": removed.combined}
+        row |= {name: _number(value[0]) for name, value in values.items()}
     return row
 
 

@@ -23,8 +23,9 @@ from camrt.errors import AdjointError, CamrtError, DataError, InputError, Method
 from camrt.evaluation.datasets import Dataset, Sample, read_dataset
 from camrt.evaluation.datasets.regions import PngRegion
 from camrt.evaluation.suite.block_store import RESULTS, TABLES, BlockStore, FileHashes, write_parquet
-from camrt.evaluation.suite.measurement import MeasurementPlan, Measurements, measure_block
+from camrt.evaluation.suite.measurement import Measurements, measure_block
 from camrt.evaluation.suite.metric_registry import METRICS, parse_metrics
+from camrt.evaluation.suite.plan import MeasurementPlan
 from camrt.evaluation.suite.prepared_sample import PreparedSample, prepare_sample
 from camrt.evaluation.suite.settings import Settings, parse_methods
 from camrt.evaluation.suite.summary import find_equal_methods, summarise

@@ -25,6 +25,7 @@ class Settings:
             RISE does.
         shares: The shares of pixels that remove-and-classify erases.
         base: What it puts in their place: the "blur"red image, or "zero".
+        road: The shares of pixels that ROAD removes.
         pxap: "exact", or the benchmark's "reference" bins.
         postprocess: "library" has maps normalised as the pytorch-grad-cam package does, which μ was published
             with; None leaves it to each method.
@@ -38,6 +39,7 @@ class Settings:
 
     step: int | None = None
     shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    road: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     base: Literal["blur", "zero"] = "blur"
     pxap: Literal["exact", "reference"] = "exact"
     postprocess: Literal["native", "library"] | None = None
@@ -51,8 +53,10 @@ class Settings:
             if value is None and name in ("step", "limit"):
                 continue
             check_integer(name, value, least)
-        if not self.shares or not all(0 < share < 1 for share in self.shares):
-            raise InputError(f"shares={self.shares} must lie between 0 and 1")
+        for name in ("shares", "road"):
+            shares = getattr(self, name)
+            if not shares or not all(0 < share < 1 for share in shares):
+                raise InputError(f"{name}={shares} must lie between 0 and 1")
         for name, allowed in (
             ("base", ("blur", "zero")),
             ("pxap", ("exact", "reference")),

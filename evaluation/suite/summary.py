@@ -15,13 +15,13 @@ from camrt.evaluation.metrics.box_accuracy import THRESHOLDS, accuracy_of_rates
 from camrt.evaluation.metrics.pixel_precision import PixelCounts
 from camrt.evaluation.suite.measurement import (
     CENTRE_BASELINE,
-    MeasurementPlan,
     Measurements,
     TableRow,
     centre_gaussian,
     min_max_normalise,
 )
 from camrt.evaluation.suite.metric_registry import METRICS
+from camrt.evaluation.suite.plan import MeasurementPlan
 
 __all__ = ["MetricFigure", "find_equal_methods", "is_clearly_behind", "rebuild_map", "summarise"]
 
@@ -143,7 +143,7 @@ def _figure(
     figure = _mean((row.get(metric) for row in about), 100 if METRICS[metric].percent else 1)
     if metric == "compactness":
         return figure | _grid_share(about)
-    if metric in ("deletion", "insertion"):
+    if metric in ("deletion", "insertion", "roadmorf", "roadlerf"):
         curves = [row[f"{metric}_curve"] for row in about if row.get(f"{metric}_curve")]
         return figure | {"curve": np.mean(curves, axis=0).tolist() if curves else None}
     return add_deviation(figure) if metric == "mu" else figure

@@ -14,8 +14,9 @@ import camrt
 from camrt.engine.methods import make_method
 from camrt.evaluation import perturbation
 from camrt.evaluation.metrics import curves, removal
-from camrt.evaluation.suite import measurement
-from camrt.evaluation.suite.measurement import MeasurementPlan, measure_block
+from camrt.evaluation.suite import map_queries
+from camrt.evaluation.suite.measurement import measure_block
+from camrt.evaluation.suite.plan import MeasurementPlan
 from camrt.evaluation.suite.prepared_sample import PreparedSample
 from camrt.evaluation.suite.settings import Settings
 from camrt.kernels import dispatch
@@ -23,7 +24,7 @@ from helpers.torch_nets import Modular, build_net, random_images
 from helpers.triton_interpreter import INTERPRETED, torch
 
 SIZE = (12, 16)
-METRICS = ("drop", "increase", "compactness", "deletion", "insertion", "removal")
+METRICS = ("drop", "increase", "compactness", "deletion", "insertion", "removal", "road")
 
 
 @pytest.fixture
@@ -43,7 +44,9 @@ def figures(row: dict[str, Any]) -> list[float]:
     found = []
     for name in ("probability", "probability_masked", "drop", "increase", "compactness"):
         found.append(row[name])
-    return [*found, *row["deletion_curve"], *row["insertion_curve"], row["deletion"], row["insertion"]]
+    for name in ("deletion", "insertion", "roadmorf", "roadlerf"):
+        found += [row[name], *row[f"{name}_curve"]]
+    return [*found, row["road"]]
 
 
 def test_measurements_are_those_of_the_host(block: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +65,7 @@ def test_measurements_are_those_of_the_host(block: Any, monkeypatch: pytest.Monk
     noted(perturbation, "perturb")
     noted(curves, "blur")
     noted(removal, "blur")
-    noted(measurement, "ranks_of")
+    noted(map_queries, "ranks_of")
     with np.errstate(all="ignore"):  # the interpreter computes with NumPy
         if INTERPRETED:
             monkeypatch.setitem(dispatch.DEVICE_BACKENDS, "cpu", "gpu")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
 from camrt.evaluation.metrics.curves import ranks_of
 from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
 from camrt.evaluation.metrics.pixel_precision import pxap
+from camrt.evaluation.metrics.road import road
 from camrt.evaluation.suite import METRICS, Metric, Settings, evaluate
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE, centre_gaussian, min_max_normalise
 from camrt.evaluation.suite.prepared_sample import prepare_sample
@@ -92,6 +94,22 @@ def test_figures_are_what_their_definitions_say(engine: Any, folder: Path, found
         assert figures["deletion"]["curve"] == pytest.approx(curve.mean(axis=1).tolist(), abs=1e-5)
         area = (curve.sum(axis=0) - (curve[0] + curve[-1]) / 2) / (len(counts) - 1)
         assert figures["deletion"]["value"] == pytest.approx(area.mean(), abs=1e-5)
+        removed = [
+            road(
+                lambda rows: engine.probabilities(engine.predict(np.asarray(rows, np.float32))),
+                images[i : i + 1],
+                labels[i : i + 1],
+                maps[i : i + 1],
+                seed=(0, zlib.crc32(item.name.encode())),
+            )
+            for i, item in enumerate(items)
+        ]
+        most, least = (np.concatenate([getattr(one, side) for one in removed]) for side in ("most", "least"))
+        assert figures["roadmorf"]["curve"] == pytest.approx(most.mean(axis=0).tolist(), abs=1e-5)
+        assert figures["roadlerf"]["curve"] == pytest.approx(least.mean(axis=0).tolist(), abs=1e-5)
+        assert figures["roadmorf"]["value"] == pytest.approx(most.mean(), abs=1e-5)
+        assert figures["roadlerf"]["value"] == pytest.approx(least.mean(), abs=1e-5)
+        assert figures["road"]["value"] == pytest.approx((least.mean() - most.mean()) / 2, abs=1e-5)
         small = engine.explain(images, name, size="map").maps
         assert figures["compactness"]["value"] == pytest.approx(small.sum(axis=(1, 2)).mean(), rel=1e-5)
         boxes = [item.targets[0].boxes for item in items]
@@ -254,7 +272,16 @@ def test_methods_by_text_and_by_value() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("step", 0), ("limit", 0), ("seed", -1), ("shares", (1.5,)), ("base", "grey"), ("pxap", "fine")],
+    [
+        ("step", 0),
+        ("limit", 0),
+        ("seed", -1),
+        ("shares", (1.5,)),
+        ("road", ()),
+        ("road", (0.2, 1)),
+        ("base", "grey"),
+        ("pxap", "fine"),
+    ],
 )
 def test_settings_are_checked(setting: str, value: Any) -> None:
     with pytest.raises(InputError, match=setting):
@@ -496,7 +523,7 @@ def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: P
     assert "images measured" in run.output
     assert "pxap: not measured: no image has masks" in run.output
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 5
     assert page.count("data:image/jpeg;base64,") == 3 * 3
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""

@@ -105,15 +105,22 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
 def _draw_all_curves(results: Mapping[str, Any]) -> list[str]:
     drawings = []
     figures = results["figures"]
-    for name, x in (("deletion", "share of pixels set to zero"), ("insertion", "share of pixels put in")):
+    shares = results["settings"]["road"]
+    for name, x, given in (
+        ("deletion", "share of pixels set to zero", None),
+        ("insertion", "share of pixels put in", None),
+        ("roadmorf", "share of pixels imputed", shares),
+        ("roadlerf", "share of pixels imputed", shares),
+    ):
         lines = {
             method: found[name]["curve"]
             for method, found in figures.items()
             if found.get(name, {}).get("curve")
         }
         if lines:
-            places = np.linspace(0, 1, len(next(iter(lines.values())))).tolist()
-            drawings.append(draw_curves(METRICS[name].title.capitalize(), lines, places, x, "probability"))
+            places = given or np.linspace(0, 1, len(next(iter(lines.values())))).tolist()
+            title = METRICS[name].title
+            drawings.append(draw_curves(title[0].upper() + title[1:], lines, places, x, "probability"))
     shares = {
         method: [entry["ratio"] for entry in found["removal"]["shares"]]
         for method, found in figures.items()
