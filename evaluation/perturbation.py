@@ -215,9 +215,9 @@ class PerturbationQueries:
         """Writes the images that some questions are about; those of one kind lie together."""
         kinds = [question[0] for question in questions]
         for kind in dict.fromkeys(kinds):
-            start = kinds.index(kind)
-            own = questions[start : start + kinds.count(kind)]
-            out = rows[start : start + len(own)]
+            place = kinds.index(kind)
+            own = questions[place : place + kinds.count(kind)]
+            out = rows[place : place + len(own)]
             if kind == "masked":
                 for row, (_, mask, image) in zip(out, own, strict=True):
                     row[...] = self.images[image] * to_device_async(self._maps[mask], row)
@@ -225,10 +225,9 @@ class PerturbationQueries:
                 for row, (_, sheet, _) in zip(out, own, strict=True):
                     row[...] = self._sheets[sheet]
             elif kind == "imputed":
-                for row, (_, ranking, *guessed, noise, image) in zip(out, own, strict=True):
-                    row[...] = to_device_async(
-                        self._impute(image, self._ranks[ranking], *guessed, noise), row
-                    )
+                for row, (_, ranking, start, end, noise, image) in zip(out, own, strict=True):
+                    filled = self._impute(image, self._ranks[ranking], start, end, noise)
+                    row[...] = to_device_async(filled, row)
             else:
                 used = sorted({question[1] for question in own})
                 local = {ranking: number for number, ranking in enumerate(used)}
