@@ -299,7 +299,7 @@ class Engine:
                 files, open files), or a single one, when the preprocessing is known. What lies on a GPU is
                 not looked at: an image there with NaN or infinity in it gets a map of zeros, and the flag
                 that says so.
-            method: A method's name (`camrt.methods()` lists them; case, hyphens and a closing "cam" do not
+            method: A method's name (`camrt.methods()` lists them; case, hyphens and "cam" do not
                 matter), or a method object.
             targets: Classes to explain: None for the predicted one, one class for all images, (N,), or
                 (N, T) for several each; any number costs the passes of one. Classes are indices or, where

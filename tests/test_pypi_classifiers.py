@@ -34,7 +34,8 @@ from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
 from helpers.oracles.ablation import ablation_cam
 from helpers.oracles.cam import activation_map, class_map
-from helpers.oracles.eigen import eigen_cam
+from helpers.oracles.eigen import eigen_cam, eigen_grad_cam, kernel_pca_cam, seg_eigen_cam
+from helpers.oracles.fem import fem
 from helpers.oracles.gradients import METHODS as AT_THE_LAYER
 from helpers.oracles.gradients import strongest
 from helpers.oracles.pixab import pixab_cam
@@ -316,10 +317,20 @@ def layer_reference(subject: Subject, name: str, target: int) -> np.ndarray:
         assert subject.shipped.linear is not None
         weight, bias = (subject.wide.constants[tensor].numpy() for tensor in subject.shipped.linear)
         return class_map(activation, weight.T, bias, target)
-    return eigen_cam(activation) if name == "eigen" else activation_map(activation)
+    if name in WITH_EIGENVECTORS:
+        return WITH_EIGENVECTORS[name](subject.layer_gradient(target), activation)
+    return OF_THE_ACTIVATION[name](activation)
 
 
-LAYER_METHODS = ("activation", "eigen", "cam", "pixab", "ablation", *AT_THE_LAYER)
+OF_THE_ACTIVATION = {
+    "activation": activation_map,
+    "eigen": eigen_cam,
+    "kpca": lambda a: kernel_pca_cam(a, lambda x, y: np.tanh(x @ y / len(x) + 1)),
+    "fem": fem,
+    "random": lambda a: np.tensordot(np.random.default_rng([0, 0]).uniform(-1, 1, len(a)), a, 1),
+}
+WITH_EIGENVECTORS = {"eigengradcam": eigen_grad_cam, "segeigen": seg_eigen_cam}
+LAYER_METHODS = ("cam", "pixab", "ablation", *OF_THE_ACTIVATION, *WITH_EIGENVECTORS, *AT_THE_LAYER)
 
 
 @pytest.mark.parametrize("name", LAYER_METHODS)

@@ -29,6 +29,12 @@ METHODS: dict[str, str] = {
     "xgrad": ".gradients:XGradCAM",
     "hires": ".gradients:HiResCAM",
     "layer": ".gradients:LayerCAM",
+    "gradelementwise": ".gradients:GradCAMElementWise",
+    "eigengrad": ".eigen:EigenGradCAM",
+    "segeigen": ".eigen:SegEigenCAM",
+    "kpca": ".eigen:KernelPCACAM",
+    "fem": ".fem:FEM",
+    "random": ".random_weights:RandomCAM",
     "opti": ".opti:OptiCAM",
     "rise": ".rise:RISE",
     "occlusion": ".occlusion:Occlusion",
@@ -54,9 +60,9 @@ KNOWN_NAMES = 256  # ways to write a method's name that are looked up once
 
 @lru_cache(maxsize=KNOWN_NAMES)
 def canonical_name(name: str) -> str:
-    """A method's name without case, hyphens and "cam": "Score-CAM" -> "score", "Grad-CAM++" -> "grad++"."""
+    """A method's name without case, hyphens and "cam": "Score-CAM" -> "score", "GradCAMpp" -> "grad++"."""
     plain = re.sub(r"[\s_-]", "", name.lower())
-    return re.sub(r"cam(\+*)$", r"\1", plain) or plain
+    return re.sub("cam", "", re.sub("(plus){2}$|(?<=cam)pp$", "++", plain)) or plain
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cache
@@ -143,6 +144,14 @@ class Method(ABC):
         value = getattr(self, option)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise MethodError(f"{self.name}: {option}={value!r} must be a whole number >= {least}")
+
+    def require_number(self, option: str, least: float = -math.inf, *, above: float = -math.inf) -> None:
+        """Refuses an option that is not a finite number of at least `least` and above `above`."""
+        value = getattr(self, option)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < least or value <= above:
+            bound = f" >= {least:g}" if least > -math.inf else f" > {above:g}" if above > -math.inf else ""
+            raise MethodError(f"{self.name}: {option}={value!r} must be a number{bound}")
 
     @property
     def applies_relu(self) -> bool:

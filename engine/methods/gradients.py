@@ -9,13 +9,13 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from camrt.engine.arrays import clip_min, is_constant_over_cells, library, safe_divide
+from camrt.engine.arrays import clip_min, is_constant_over_cells, library, reserve_for, safe_divide
 from camrt.engine.heads import Head
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method, weighted_sum
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
 
-__all__ = ["GradCAM", "GradCAMPlusPlus", "HiResCAM", "LayerCAM", "XGradCAM"]
+__all__ = ["GradCAM", "GradCAMElementWise", "GradCAMPlusPlus", "HiResCAM", "LayerCAM", "XGradCAM"]
 
 Array = Any
 
@@ -181,6 +181,20 @@ class LayerCAM(GradientMethod):
         if is_constant_over_cells(gradient):
             return weighted_map(clip_min(gradient[:, :, 0, 0], 0.0), activations)
         return gradient_product_map(clip_min(gradient, 0.0), activations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradCAMElementWise(GradientMethod):
+    """Grad-CAM of elements: every product of gradient and activation is rectified before the sum.
+
+    The pytorch-grad-cam package's: L = Σ_k relu(G_k ∘ A_k).
+    """
+
+    name: ClassVar[str] = "gradcam-elementwise"
+
+    def map(self, gradient: Array, activations: Array) -> Array:
+        reserve_for((2, *activations.shape), activations, "products of gradient and activation", itemsize=4)
+        return library(gradient, activations).sum(clip_min(gradient * activations, 0.0), axis=1)
 
 
 def gradient_product_map(gradient: Array, activations: Array) -> Array:

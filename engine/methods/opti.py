@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from camrt.engine.arrays import arange_like, constant_like, library, reserve_for, safe_divide
 from camrt.engine.heads import Head
 from camrt.engine.interpolation import interpolation_matrix
 from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
-from camrt.errors import MethodError
 
 __all__ = ["OptiCAM"]
 
@@ -48,9 +45,7 @@ class OptiCAM(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_integer("steps", 1)
-        rate = self.learning_rate
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < np.inf:
-            raise MethodError(f"{self.name}: learning_rate={rate!r} must be a number > 0")
+        self.require_number("learning_rate", above=0)
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         maps = [self._climb(queries, target) for target in range(queries.targets.shape[1])]

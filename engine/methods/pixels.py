@@ -260,12 +260,7 @@ class NoisyGradients(PixelMethod):
         super().__post_init__()
         self.require_integer("draws", 1)
         self.require_integer("seed", 0)
-        if (
-            isinstance(self.noise, bool)
-            or not isinstance(self.noise, (int, float))
-            or not 0 <= self.noise < np.inf
-        ):
-            raise MethodError(f"{self.name}: noise={self.noise!r} must be a number >= 0")
+        self.require_number("noise", 0)
 
     def noisy_gradient_maps(self, queries: HeadQueries, target: int) -> Iterator[tuple[int, slice, Array]]:
         """V of every noisy copy: the draw's number, the images, maps (B, H, W)."""

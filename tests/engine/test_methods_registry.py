@@ -9,7 +9,8 @@ import pytest
 import camrt
 from camrt.engine.methods import Method, make_method, methods
 from camrt.engine.methods.cam import CAM, ActivationCAM
-from camrt.engine.methods.eigen import EigenCAM
+from camrt.engine.methods.eigen import EigenCAM, EigenGradCAM, KernelPCACAM
+from camrt.engine.methods.gradients import GradCAMElementWise, GradCAMPlusPlus
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
@@ -31,6 +32,13 @@ SPELLINGS = {
     "Pixab-CAM": PixabCAM,
     "eigen": EigenCAM,
     "EigenCAM": EigenCAM,
+    "EigenGradCAM": EigenGradCAM,
+    "KPCA_CAM": KernelPCACAM,
+    "GradCAMPlusPlus": GradCAMPlusPlus,
+    "GradCAMpp": GradCAMPlusPlus,
+    "grad-cam++": GradCAMPlusPlus,
+    "GradCAMElementWise": GradCAMElementWise,
+    "gradcam-elementwise": GradCAMElementWise,
 }
 
 

@@ -51,6 +51,9 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hirescam", {}),
     ("gradcam++", {}),
     ("calm", {}),
+    ("eigengradcam", {}),
+    ("kpca", {}),
+    ("fem", {}),
 )
 
 

@@ -133,6 +133,14 @@ METHODS = [
     ("activation", {}),
     ("eigen", {}),
     ("eigen", {"centred": False}),
+    ("kpca", {}),
+    ("kpca", {"kernel": "rbf", "gamma": 0.5}),
+    ("kpca", {"kernel": "poly", "degree": 2}),
+    ("kpca", {"kernel": "cosine"}),
+    ("kpca", {"kernel": "linear"}),
+    ("fem", {}),
+    ("fem", {"definition": "grad-cam", "sigmas": 1}),
+    ("random", {"seed": 3}),
     ("gradcam", {}),
     ("gradcam++", {}),
     ("gradcam++", {"definition": "grad-cam"}),
@@ -140,6 +148,9 @@ METHODS = [
     ("xgradcam", {}),
     ("hirescam", {}),
     ("layercam", {}),
+    ("gradcam-elementwise", {}),
+    ("eigengradcam", {}),
+    ("segeigen", {}),
     ("score", {}),
     ("score", {"definition": "torchcam"}),
     ("rise", {"passes": 7, "cells": 3}),
@@ -222,6 +233,7 @@ def shapes_alone(values):
 
 
 EIGENVECTORS = "aten._linalg_eigh.default"
+BY_EIGENVECTORS = {"eigen", "kpca", "eigengradcam", "segeigen"}
 UNSEEN = [
     (name, options)
     for name, options in METHODS
@@ -240,7 +252,7 @@ def test_no_method_waits(name, options, put):
     method = make_method(name, options)
     for flat in (False, True):
         expected, _ = method.raw(Answers(put, flat))  # constants are copied once
-        if name == "eigen":
+        if name in BY_EIGENVECTORS:
             with forbid_gpu_sync(), pytest.raises(AssertionError, match=EIGENVECTORS):
                 method.raw(Answers(put, flat))
         with forbid_gpu_sync(allowed=(EIGENVECTORS,)):
@@ -259,7 +271,7 @@ def test_methods_on_a_gpu(name, options):
     with np.errstate(all="ignore"):
         expected, _ = method.raw(Answers(np.asarray))
     method.raw(Answers(put))
-    torch.cuda.set_sync_debug_mode("default" if name == "eigen" else "error")  # as its docstring says
+    torch.cuda.set_sync_debug_mode("default" if name in BY_EIGENVECTORS else "error")  # as its docstring says
     try:
         maps, _ = method.raw(Answers(put))
     finally:

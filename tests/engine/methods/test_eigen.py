@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import camrt
+from camrt.engine.methods import make_method
 from camrt.engine.methods.eigen import EigenCAM
+from camrt.errors import MethodError
 from camrt.kernels.saliency import MapFlag
 from helpers.oracles import postprocess
-from helpers.oracles.classifiers import classifier
-from helpers.oracles.eigen import eigen_cam
+from helpers.oracles.classifiers import HEADS, classifier
+from helpers.oracles.eigen import eigen_cam, eigen_grad_cam, kernel_pca_cam, seg_eigen_cam
+from helpers.oracles.gradients import numeric_gradient
 from helpers.oracles.head_scores import HeadScores
 from helpers.tolerances import assert_close
 
@@ -105,3 +109,82 @@ def test_a_constant_activation_is_no_map_of_rounding_errors(
     assert found.flags.tolist() == [MapFlag.CONSTANT]
     assert not found.raw.any()
     assert not found.maps.any()
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("score", ["logit", "probability"])
+def test_with_a_gradient_against_the_oracle(engine_of: EngineOf, head: str, score: str) -> None:
+    small = classifier(head, cells=(4, 5), channels=4, scale=0.5, trunk="convolve")
+    images = np.random.default_rng(7).normal(size=(2, *small.image)).astype(np.float32)
+    engine, scores = engine_of(small), small.scores(score)
+    for name, oracle in (("eigengradcam", eigen_grad_cam), ("segeigen", seg_eigen_cam)):
+        found = engine.explain(images, name, targets=[[0, 3]] * 2, score=score)
+        for image, maps in zip(images, found.raw, strict=True):
+            activation = small.activation(image)
+            for c, raw in zip((0, 3), maps, strict=True):
+                gradient = numeric_gradient(lambda a, c=c: scores(a)[c], activation)
+                assert_close(raw, oracle(gradient, activation), factor=50)  # a direction amplifies rounding
+
+
+def test_what_has_no_direction_is_zeros(engine_of: EngineOf) -> None:
+    """Every cell has the same gradient and the same activation."""
+    engine = engine_of(classifier("pooled-linear", cells=(3, 5)))
+    for name in ("eigengradcam", "segeigen", "kpca"):
+        found = engine.explain(np.full((1, 3, 3, 5), 0.3, np.float32), name)
+        assert found.flags.tolist() == [MapFlag.CONSTANT]
+        assert not found.raw.any()
+
+
+KERNELS: dict[str, tuple[dict[str, Any], Callable[[np.ndarray, np.ndarray], float]]] = {
+    "sigmoid": ({}, lambda x, y: np.tanh(x @ y / len(x) + 1)),
+    "sigmoid-of-one's-own": (
+        {"kernel": "sigmoid", "gamma": 0.7, "coef0": -0.2},
+        lambda x, y: np.tanh(0.7 * (x @ y) - 0.2),
+    ),
+    "rbf": ({"kernel": "rbf"}, lambda x, y: np.exp(-((x - y) @ (x - y)) / len(x))),
+    "poly": ({"kernel": "poly"}, lambda x, y: (x @ y / len(x) + 1) ** 3),
+    "poly-of-two": (
+        {"kernel": "poly", "degree": 2, "gamma": 0.3, "coef0": 0},
+        lambda x, y: (0.3 * (x @ y)) ** 2,
+    ),
+    "cosine": ({"kernel": "cosine"}, lambda x, y: x @ y / np.sqrt((x @ x) * (y @ y))),
+    "linear": ({"kernel": "linear"}, lambda x, y: x @ y),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("channels", "cells"), [(3, (3, 4)), (20, (3, 2)), (2, (7, 5))], ids=str)
+def test_kernel_pca_against_the_oracle(
+    engine_of: EngineOf, kernel: str, channels: int, cells: tuple[int, int]
+) -> None:
+    small = classifier("pooled-linear", cells=cells, channels=channels, trunk="keep")
+    images = np.random.default_rng(5).normal(size=(3, *small.image)).astype(np.float32)
+    options, function = KERNELS[kernel]
+    found = engine_of(small).explain(images, "kpca", **options, targets=[[0, 1]] * 3)
+    expected = np.array([kernel_pca_cam(x.astype(np.float64), function) for x in images])
+    assert_close(found.raw, np.repeat(expected[:, None], 2, axis=1))
+    if kernel == "linear":
+        assert_close(found.raw, engine_of(small).explain(images, "eigen", targets=[[0, 1]] * 3).raw)
+
+
+def test_a_cell_that_is_the_mean_has_no_angle_to_others(engine_of: EngineOf) -> None:
+    engine = engine_of(classifier("pooled-linear", cells=(1, 5), channels=2, trunk="keep"))
+    image = np.array([[[1, 2, 3, 4, 5]], [[4, 4, 4, 4, 4]]], np.float32)[None]
+    raw = engine.explain(image, "kpca", kernel="cosine").raw[0, 0]
+    assert_close(raw, [1, 1, 0, -1, -1])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"kernel": "sine"}, "kernel='sine' is not understood; choose from 'sigmoid', 'rbf', 'poly'"),
+        ({"gamma": 0}, "gamma=0 must be a number > 0"),
+        ({"gamma": "1"}, "gamma='1' must be a number > 0"),
+        ({"degree": 0}, "degree=0 must be a whole number >= 1"),
+        ({"coef0": np.inf}, "coef0=inf must be a number"),
+    ],
+    ids=str,
+)
+def test_wrong_options_of_kernel_pca(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(MethodError, match=text):
+        make_method("KPCA-CAM", options)

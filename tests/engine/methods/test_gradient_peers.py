@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import camrt
+from helpers.oracles import postprocess
 from helpers.peer_libraries import import_peer
 from helpers.tolerances import assert_close
 
@@ -25,6 +26,10 @@ METHODS = {
     "xgradcam": ("XGradCAM", {}),
     "hirescam": ("HiResCAM", {}),
     "layercam": ("LayerCAM", {}),
+    "gradcam-elementwise": ("GradCAMElementWise", {}),
+    "segeigen": ("SegEigenCAM", {}),
+    "fem": ("FEM", {"definition": "grad-cam"}),
+    "kpca": ("KPCA_CAM", {}),
 }
 
 
@@ -149,6 +154,35 @@ def test_torchcam_finer(twins, base):
     alive = np.flatnonzero(np.maximum(raw, 0).max((1, 2)) > 0)
     assert len(alive)
     assert_close(stretched(raw[alive]), expected[alive], np.float32, factor=FACTOR)
+
+
+def test_eigen_grad_cam_but_for_its_sign(twins):
+    """pytorch-grad-cam leaves it to LAPACK."""
+    peer = import_peer("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    cam = peer.EigenGradCAM(model=twins.module, target_layers=[twins.module.rectify])
+    expected = cam(twins.tensor, [ClassifierOutputTarget(target) for target in twins.targets])
+    cam.activations_and_grads.release()
+    found = twins.engine.explain(
+        twins.images, "EigenGradCAM", targets=twins.targets, postprocess="library", size="map"
+    )
+    for raw, map_ in zip(found.raw, expected, strict=True):
+        turned = [postprocess.library(sign * raw, map_.shape) for sign in (1, -1)]
+        nearer = min(turned, key=lambda one: np.abs(one - map_).max())
+        assert_close(nearer, map_, np.float32, factor=FACTOR)
+
+
+def test_random_cam(twins, monkeypatch):
+    """With the same numbers drawn."""
+    peer = import_peer("pytorch_grad_cam")
+    weights = np.random.default_rng([0, 0]).uniform(-1, 1, 8)
+    monkeypatch.setattr(np.random, "uniform", lambda low, high, size: np.broadcast_to(weights, size))
+    cam = peer.RandomCAM(model=twins.module, target_layers=[twins.module.rectify])
+    expected = cam(twins.tensor, None)
+    cam.activations_and_grads.release()
+    found = twins.engine.explain(twins.images, "RandomCAM", postprocess="library")
+    assert_close(found.maps, expected, np.float32, factor=FACTOR)
 
 
 def stretched(raw):

@@ -5,7 +5,7 @@ order of the step squared, 1e-10 of a smooth function of order one.
 
 - Grad-CAM: α_k = mean G_k; XGrad-CAM: α_k = Σ G_k·A_k / Σ A_k; L = Σ_k α_k A_k.
 - Grad-CAM++: α_k = Σ w·relu(G_k), w = G²/(2G² + S_k·G³).
-- HiResCAM: L = Σ_k G_k·A_k; LayerCAM: L = Σ_k relu(G_k)·A_k.
+- HiResCAM: L = Σ_k G_k·A_k; LayerCAM: L = Σ_k relu(G_k)·A_k; of elements: L = Σ_k relu(G_k·A_k).
 - V(x) = max over colours of |∂f/∂x|.
 
 At the empty image a network without biases stands at the corner of every ReLU, where nothing passes back
@@ -82,12 +82,17 @@ def layer_cam(gradient: Array, activation: Array) -> Array:
     return np.asarray((np.maximum(gradient, 0) * activation).sum(axis=0))
 
 
+def grad_cam_elementwise(gradient: Array, activation: Array) -> Array:
+    return np.asarray(np.maximum(gradient * activation, 0).sum(axis=0))
+
+
 METHODS: dict[str, Callable[[Array, Array], Array]] = {
     "gradcam": grad_cam,
     "gradcam++": grad_cam_plus_plus,
     "xgradcam": xgrad_cam,
     "hirescam": hires_cam,
     "layercam": layer_cam,
+    "gradcam-elementwise": grad_cam_elementwise,
 }
 
 
