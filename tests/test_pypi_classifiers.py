@@ -417,6 +417,8 @@ def pixel_reference(subject: Subject, name: str) -> np.ndarray:
     x = subject.images[0]
     if name == "gradient":
         return strongest(subject.gradient(x))
+    if name == "gradient-times-input":
+        return strongest(x * subject.gradient(x))
     if name in ("smoothgrad", "vargrad"):
         each = [strongest(subject.gradient(copy)) for copy in noisy(x, 2)]
         return np.mean(each, axis=0) if name == "smoothgrad" else np.var(each, axis=0)
@@ -439,6 +441,7 @@ PIXEL_METHODS: dict[str, dict[str, int]] = {
     "integrated-textbook": {"steps": 1},
     "smoothgrad": {"draws": 2},
     "vargrad": {"draws": 2},
+    "gradient-times-input": {},
     "guided": {},
     "guided-gradcam": {},
     "guided-gradcam++": {},
@@ -479,7 +482,8 @@ def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) ->
         subject.engine.explain(subject.images[:1], "calm")
     products = {"guided-score"}  # of two that are compared here
     masked = {"rise", "occlusion"}  # compared where many masks cost little: tests/engine/methods
-    others = {*products, *masked, "score", "opticam", "calm"}
+    ways = {"expected-gradients", "blur-integrated", "guided-integrated"}  # and there what takes many steps
+    others = {*products, *masked, *ways, "score", "opticam", "calm"}
     assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *others}
 
 

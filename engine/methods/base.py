@@ -145,12 +145,15 @@ class Method(ABC):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise MethodError(f"{self.name}: {option}={value!r} must be a whole number >= {least}")
 
-    def require_number(self, option: str, least: float = -math.inf, *, above: float = -math.inf) -> None:
-        """Refuses an option that is not a finite number of at least `least` and above `above`."""
+    def require_number(
+        self, option: str, least: float = -math.inf, *, above: float = -math.inf, most: float = math.inf
+    ) -> None:
+        """Refuses an option that is not a finite number from `least`, or above `above`, to `most`."""
         value = getattr(self, option)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < least or value <= above:
+        if not number or value < least or value <= above or value > most:
             bound = f" >= {least:g}" if least > -math.inf else f" > {above:g}" if above > -math.inf else ""
+            bound += f" and <= {most:g}" if most < math.inf else ""
             raise MethodError(f"{self.name}: {option}={value!r} must be a number{bound}")
 
     @property

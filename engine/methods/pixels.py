@@ -35,8 +35,10 @@ from camrt.export.budget import reserve
 from camrt.kernels.caches import cache_by_bytes
 
 __all__ = [
+    "AttributionMethod",
     "Gradient",
     "IntegratedGradients",
+    "NoisyGradients",
     "PixelMethod",
     "SmoothGrad",
     "TextbookIntegratedGradients",
@@ -119,6 +121,11 @@ class PixelMethod(Method):
                 yield way, batch_rows, found[done:following]
                 done = following
 
+    def gradient(self, queries: HeadQueries, target: int) -> Array:
+        """The gradient at the images themselves, (N, C, H, W)."""
+        batch_rows = arange_like(len(queries.images), queries.images)
+        return queries.image_gradients(queries.images, batch_rows, target, self.score, relu=self.relu)
+
     def cost(self, head: Head, shape: MapShape) -> Cost:
         runs, why = self.count_runs()
         return Cost(0, runs if self.score == "probability" else 0, why, full_adjoint=runs)
@@ -153,6 +160,26 @@ def blur_matrix(size: int, kernel: int) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttributionMethod(PixelMethod):
+    """What methods have in common that share something out among the numbers of an image.
+
+    Attributes:
+        colours: What becomes of the shares of a pixel's colours: "max", the largest magnitude; "sum", their
+            sum, which keeps its sign, so that with blur=1 `.raw` adds up to what is shared out.
+    """
+
+    colours: Literal["max", "sum"] = "max"
+
+    def maps(self, queries: HeadQueries, target: int) -> Array:
+        shares = self.attributions(queries, target)
+        return max_magnitude(shares) if self.colours == "max" else library(shares).sum(shares, axis=1)
+
+    @abstractmethod
+    def attributions(self, queries: HeadQueries, target: int) -> Array:
+        """The shares of the numbers of all images, (N, C, H, W), for target number `target`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gradient(PixelMethod):
     """The plain gradient: V(x).
 
@@ -162,10 +189,7 @@ class Gradient(PixelMethod):
     name: ClassVar[str] = "gradient"
 
     def maps(self, queries: HeadQueries, target: int) -> Array:
-        batch_rows = arange_like(len(queries.images), queries.images)
-        return max_magnitude(
-            queries.image_gradients(queries.images, batch_rows, target, self.score, relu=self.relu)
-        )
+        return max_magnitude(self.gradient(queries, target))
 
     def count_runs(self) -> tuple[int, str]:
         return 1, "the model's adjoint, there and back"
@@ -204,7 +228,7 @@ class IntegratedGradients(PixelMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextbookIntegratedGradients(PixelMethod):
+class TextbookIntegratedGradients(AttributionMethod):
     """Integrated gradients: max over colours of |x · ∫ ∂score/∂x(t·x) dt|, from an image of zeros.
 
     "Axiomatic Attribution for Deep Networks" (Sundararajan et al., ICML 2017, equation 1); the integral by
@@ -222,11 +246,7 @@ class TextbookIntegratedGradients(PixelMethod):
         super().__post_init__()
         self.require_integer("steps", 1)
 
-    def maps(self, queries: HeadQueries, target: int) -> Array:
-        return max_magnitude(self.attributions(queries, target))
-
     def attributions(self, queries: HeadQueries, target: int) -> Array:
-        """Images times the integral of their gradients, (N, C, H, W)."""
         total = zeros(queries.images.shape, queries.images, "float64")
         ways = self.altered_gradients(
             queries, target, self.steps + 1, lambda t: queries.images * (t / self.steps)
@@ -262,9 +282,8 @@ class NoisyGradients(PixelMethod):
         self.require_integer("seed", 0)
         self.require_number("noise", 0)
 
-    def noisy_gradient_maps(self, queries: HeadQueries, target: int) -> Iterator[tuple[int, slice, Array]]:
-        """V of every noisy copy: the draw's number, the images, maps (B, H, W)."""
-        images = queries.images
+    def noisy_copies(self, images: Array) -> Callable[[int], Array]:
+        """What gives draw number i of the noisy copies of images."""
         xp = library(images)
         spread = xp.max(images, axis=(1, 2, 3)) - xp.min(images, axis=(1, 2, 3))
         strength = np.float32(self.noise) * spread[:, None, None, None]
@@ -275,6 +294,11 @@ class NoisyGradients(PixelMethod):
             pattern = np.random.default_rng([self.seed, draw]).standard_normal(images.shape[1:], np.float32)
             return images + strength * to_device_async(pattern, images)
 
+        return alter
+
+    def noisy_gradient_maps(self, queries: HeadQueries, target: int) -> Iterator[tuple[int, slice, Array]]:
+        """V of every noisy copy: the draw's number, the images, maps (B, H, W)."""
+        alter = self.noisy_copies(queries.images)
         for draw, batch_rows, found in self.altered_gradients(queries, target, self.draws, alter):
             yield draw, batch_rows, max_magnitude(found)
 

@@ -10,6 +10,9 @@ __all__ = ["FEW_PASSES", "short"]
 
 FEW_PASSES: dict[str, dict[str, Any]] = {
     "rise": {"passes": 6, "cells": 2},
+    "expected-gradients": {"draws": 3},
+    "blur-integrated": {"steps": 3},
+    "guided-integrated": {"steps": 3},
 }
 
 

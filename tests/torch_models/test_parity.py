@@ -35,7 +35,7 @@ OPTIONS = {
     **FEW_PASSES,
 }
 # In many layers it happens among the six noisy images too: a few pixels then differ.
-DEEP, NOISY = {"resnet", "mobilenet_v3"}, {"smoothgrad", "vargrad"}
+DEEP, NOISY = {"resnet", "mobilenet_v3"}, {"smoothgrad", "vargrad", "expected-gradients"}
 # Two runtimes, several layers forth and back, and divisions by scores that may be small.
 FACTOR = 200
 

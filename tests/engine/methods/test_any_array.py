@@ -168,6 +168,11 @@ METHODS = [
     ("integrated-textbook", {"steps": 4, "blur": 1}),
     ("smoothgrad", {"draws": 3, "blur": 1}),
     ("vargrad", {"draws": 5, "noise": np.float64(0.5), "seed": 2, "blur": 3}),
+    ("gradient-times-input", {"colours": "sum"}),
+    ("expected-gradients", {"draws": 3, "noise": 0.2}),
+    ("expected-gradients", {"draws": 2, "references": np.ones((2, *IMAGE))}),
+    ("blur-integrated", {"steps": 3, "blur": 1}),
+    ("guided-integrated", {"steps": 3, "blur": 1}),
     ("guided", {}),
     ("guided-gradcam", {}),
     *((f"guided-{name}", {}) for name in ("gradcam++", "xgradcam", "score", "ablation", "activation")),
@@ -209,9 +214,12 @@ def test_methods(name, options, flat):
 
 @pytest.mark.parametrize("put", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7, 99])
-@pytest.mark.parametrize("name", ["integrated", "integrated-textbook", "smoothgrad", "vargrad"])
+@pytest.mark.parametrize(
+    "name",
+    ["integrated", "integrated-textbook", "smoothgrad", "vargrad", "expected-gradients", "blur-integrated"],
+)
 def test_images_are_altered_in_full_batches(name, batch_size, put):
-    options = {"draws": 5} if name in ("smoothgrad", "vargrad") else {"steps": 4}
+    options = {"draws": 5} if name in ("smoothgrad", "vargrad", "expected-gradients") else {"steps": 4}
     method = make_method(name, options)
     ask = Answers(put, batch_size=batch_size)
     maps, _ = method.raw(ask)
@@ -238,7 +246,8 @@ UNSEEN = [
     (name, options)
     for name, options in METHODS
     if not name.startswith("guided-")  # there is no kernel for tensors without numbers,
-    and name not in ("smoothgrad", "vargrad", "rise")  # and no way to send them draws without waiting
+    and name
+    not in ("smoothgrad", "vargrad", "rise", "expected-gradients")  # nor a way to send draws unwaited
 ]
 
 

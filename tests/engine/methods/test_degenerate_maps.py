@@ -69,7 +69,12 @@ def test_constant_maps_are_zeros(engine_of: EngineOf, name: str) -> None:
     """An image whose cells are all alike; no warning is given."""
     engine = engine_of(classifier("pooled-linear", cells=(3, 5)))
     image = np.array([0.3, 0.7, 0.2], np.float32).reshape(1, 3, 1, 1) * np.ones((1, 3, 3, 5), np.float32)
-    plain = {"pixab": {"boxes": ((1, 1),)}, "smoothgrad": {"noise": 0}, "vargrad": {"noise": 0}}
+    plain: dict[str, dict[str, Any]] = {
+        "pixab": {"boxes": ((1, 1),)},
+        "smoothgrad": {"noise": 0},
+        "vargrad": {"noise": 0},
+    }
+    plain |= {"expected-gradients": {"references": image}, "blur-integrated": {"sigma": 1e-3}}
     found = engine.explain(image, name, targets=1, **plain.get(name, {}))
     assert found.flags[0] in (MapFlag.CONSTANT, MapFlag.NOTHING_POSITIVE)
     assert not found.maps.any()

@@ -249,6 +249,9 @@ def test_captum_at_the_pixels(twins):
     plain = attr.Saliency(twins.module).attribute(twins.tensor.clone().requires_grad_(), target=target)
     found = explain(twins.images, "gradient", **options)
     assert_close(found.raw, plain.detach().amax(1).numpy(), np.float32, factor=FACTOR)
+    times = attr.InputXGradient(twins.module).attribute(twins.tensor.clone().requires_grad_(), target=target)
+    found = explain(twins.images, "gradient-times-input", colours="sum", **options)
+    assert_close(found.raw, times.detach().sum(1).numpy(), np.float32, factor=FACTOR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that it sets hooks on ReLUs, and that it takes them off
         guided = attr.GuidedBackprop(twins.module).attribute(
@@ -262,3 +265,21 @@ def test_captum_at_the_pixels(twins):
     found = explain(twins.images, "integrated-textbook", steps=32, **options)
     # captum's weights of its 33 points sum to 32/33, not to one
     assert_close(found.raw, whole.detach().abs().amax(1).numpy() * 33 / 32, np.float32, factor=FACTOR)
+
+
+def test_captum_s_gradient_shap_is_expected_gradients(twins, monkeypatch):
+    """With the same random numbers: one reference, and the places on the way to it that camrt draws."""
+    attr = import_peer("captum.attr")
+    count, reference = (
+        6,
+        np.random.default_rng(9).normal(size=(1, *twins.images.shape[1:])).astype(np.float32),
+    )
+    shares = [np.random.default_rng([0, draw, 1]).random() for draw in range(count)]
+    monkeypatch.setattr(np.random, "uniform", lambda low, high, size: np.resize(shares, size))
+    theirs = attr.GradientShap(twins.module).attribute(
+        twins.tensor.clone().requires_grad_(), torch.from_numpy(reference),
+        n_samples=count, target=torch.tensor(twins.targets),
+    )  # fmt: skip
+    options = {"targets": twins.targets, "draws": count, "references": reference, "blur": 1, "colours": "sum"}
+    found = twins.engine.explain(twins.images, "expected-gradients", **options)
+    assert_close(found.raw, theirs.detach().sum(1).numpy(), np.float32, factor=FACTOR)

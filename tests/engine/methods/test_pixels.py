@@ -22,6 +22,10 @@ PIXELS = (
     "integrated-textbook",
     "smoothgrad",
     "vargrad",
+    "gradient-times-input",
+    "expected-gradients",
+    "blur-integrated",
+    "guided-integrated",
     "guided",
     "guided-gradcam",
     "guided-gradcam++",
@@ -32,6 +36,11 @@ PIXELS = (
     "guided-pixab",
 )
 FEW = {"integrated": {"steps": 3}, "integrated-textbook": {"steps": 3}}
+FEW |= {
+    "expected-gradients": {"draws": 3},
+    "blur-integrated": {"steps": 3},
+    "guided-integrated": {"steps": 3},
+}
 FEW |= {"smoothgrad": {"draws": 3}, "vargrad": {"draws": 3}, "opticam": {"steps": 3}}
 
 
