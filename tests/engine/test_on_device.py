@@ -34,6 +34,7 @@ METHODS = (
     ("gradcam++", {"score": "probability"}),
     "hirescam",
     "score",
+    ("score", {"passes": 3}),
     "eigen",
     "gradient",
     "guided-pixab",

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 pytest.importorskip("lightning", reason="experiments train")
 
 
-@pytest.mark.parametrize("name", ["compare_heads", "compose_scene", "default_classifier", "evaluate_default"])
+@pytest.mark.parametrize(
+    "name", ["compare_heads", "compose_scene", "default_classifier", "evaluate_default", "score_budget"]
+)
 def test_help(name: str) -> None:
     app = typer.Typer()
     app.command()(import_module(f"experiments.{name}").main)

@@ -153,6 +153,7 @@ METHODS = [
     ("segeigen", {}),
     ("score", {}),
     ("score", {"definition": "torchcam"}),
+    ("score", {"passes": 3}),
     ("rise", {"passes": 7, "cells": 3}),
     ("occlusion", {}),
     ("occlusion", {"window": (3, 2), "stride": 2, "baseline": 0.5, "definition": "captum"}),

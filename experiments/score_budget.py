@@ -1,0 +1,284 @@
+"""How near cheaper maps come to Score-CAM's: budgets of passes, lower precision, and other methods.
+
+    python -m experiments.score_budget --data FOLDER --out docs/results/score_budget.md
+
+FOLDER holds `models/squeezenet1_0.onnx`, `models/mobilenet_v3_small.onnx` and `pictures/imagenet_val400.zip`.
+Each variant explains the same images, for the class that the float32 model predicts, and is compared with the
+full Score-CAM map of the float32 model on the map's own grid. What is measured is kept in a JSON file beside
+the report, image by image; a run that was cut off goes on where it was. Seconds are of one process on this
+machine, an image at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import matplotlib
+import numpy as np
+import onnxruntime
+import typer
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from PIL import Image
+
+import camrt
+from camrt.export.io.atomic_files import write_atomic
+from camrt.kernels.processors import usable_processors
+
+__all__ = ["VARIANTS", "agreement", "format_report", "main"]
+
+NETWORKS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "squeezenet1_0": {"preprocessing": "imagenet-squash", "size": (227, 227)},
+    "mobilenet_v3_small": {"preprocessing": "tf", "size": (224, 224)},
+}
+FULL: Final = "all channels"
+BUDGETS: Final = (16, 32, 64, 128)
+CALIBRATION: Final = 64
+"""Images that ranges for int8 are read off; none of them is measured on."""
+VARIANTS: Final[Mapping[str, tuple[str, str, Mapping[str, Any]]]] = {
+    FULL: ("float32", "score", {}),
+    **{f"{passes} clusters": ("float32", "score", {"passes": passes}) for passes in BUDGETS},
+    "all channels, bfloat16": ("bfloat16", "score", {}),
+    "64 clusters, bfloat16": ("bfloat16", "score", {"passes": 64}),
+    "all channels, int8": ("int8", "score", {}),
+    "Activation-CAM": ("float32", "activation", {}),
+    "Grad-CAM": ("float32", "gradcam", {}),
+}
+"""What is asked of each network: in which numbers, by which method, with which options."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to measure on, and others to calibrate with.
+
+    Attributes:
+        measured: One by one.
+        others: For ranges of int8.
+    """
+
+    measured: list[Image.Image]
+    others: list[Image.Image]
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships without types
+    """Batches of one image for the quantiser."""
+
+    def __init__(self, name: str, batch: NDArray[np.float32]) -> None:
+        self._left = iter([{name: one[None]} for one in batch])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next one, or None."""
+        return next(self._left, None)
+
+
+def read_images(data: Path, count: int) -> Images:
+    """Images from all over the validation set, and their neighbours to calibrate with."""
+    with zipfile.ZipFile(data / "pictures" / "imagenet_val400.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".JPEG"))
+        step = len(names) // count
+        chosen = [names[::step][:count], names[1::step][:CALIBRATION]]
+        measured, others = (
+            [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in part] for part in chosen
+        )
+    return Images(measured, others)
+
+
+def quantise(path: Path, engine: camrt.Engine, images: Images, folder: Path) -> Path:
+    """An int8 copy of a file with QuantizeLinear and DequantizeLinear around every layer."""
+    assert engine.preprocessing is not None
+    batch = np.stack(
+        [engine.preprocessing.array(engine.preprocessing.view(image)) for image in images.others]
+    ).astype(np.float32)
+    name = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()[0].name
+    ready, made = folder / "ready.onnx", folder / "int8.onnx"
+    quant_pre_process(path, ready)
+    quantize_static(
+        ready,
+        made,
+        Calibration(name, batch),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return made
+
+
+def load(numbers: str, network: str, data: Path, images: Images, folder: Path) -> camrt.Engine:
+    """An engine of a network that computes in "float32", "bfloat16" or "int8"."""
+    path = data / "models" / f"{network}.onnx"
+    steps = NETWORKS[network]
+    options: dict[str, Any] = {
+        "preprocessing": camrt.Preprocessing.named(steps["preprocessing"], steps["size"])
+    }
+    if numbers == "bfloat16":
+        return camrt.load(path, backend="openvino", precision="bf16", **options)
+    if numbers == "int8":
+        path = quantise(path, camrt.load(path, **options), images, folder)
+    return camrt.load(path, **options)
+
+
+def agreement(found: NDArray[Any], full: NDArray[Any]) -> tuple[float, bool]:
+    """The Pearson correlation of two maps (h, w), and whether their largest cell is the same one.
+
+    NaN where a map is constant.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = float(np.corrcoef(found.ravel(), full.ravel())[0, 1])
+    return correlation, bool(found.argmax() == full.argmax())
+
+
+def measure_network(
+    network: str, data: Path, images: Images, kept: dict[str, Any], save: Any, folder: Path
+) -> None:
+    """Measures what is not measured yet of a network, and saves after each image."""
+    reference = load("float32", network, data, images, folder)
+    maps = kept.setdefault("maps", {})
+    engines = {"float32": reference}
+    for variant, (numbers, method, options) in VARIANTS.items():
+        rows = kept.setdefault("variants", {}).setdefault(variant, [])
+        if len(rows) == len(images.measured):
+            continue
+        if numbers not in engines:
+            engines[numbers] = load(numbers, network, data, images, folder)
+        engine = engines[numbers]
+        engine.explain([images.measured[0]], "activation")  # what is made ready at the first run
+        for number in range(len(rows), len(images.measured)):
+            image = images.measured[number]
+            target = int(reference.predict([image]).argmax())
+            started = time.perf_counter()
+            found = engine.explain([image], method, targets=target, size="map", **options)
+            seconds = time.perf_counter() - started
+            shown = found.maps[0].astype(np.float64)
+            if variant == FULL:
+                maps[str(number)] = shown.round(7).tolist()
+            correlation, same = agreement(shown, np.array(maps[str(number)]))
+            passes = found.passes.full + found.passes.trunk
+            rows.append({"r": correlation, "same": same, "passes": passes, "seconds": seconds})
+            save()
+        typer.echo(f"{network}: {variant}: {summarise(rows)}")
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """What a variant's images came to."""
+    correlations = np.array([row["r"] for row in rows])
+    return {
+        "median": float(np.nanmedian(correlations)),
+        "tenth": float(np.nanpercentile(correlations, 10)),
+        "worst": float(np.nanmin(correlations)),
+        "same": float(np.mean([row["same"] for row in rows])),
+        "passes": float(np.mean([row["passes"] for row in rows])),
+        "seconds": float(np.median([row["seconds"] for row in rows])),
+        "undefined": float(np.isnan(correlations).sum()),
+    }
+
+
+def format_report(found: Mapping[str, Any], picture: str) -> str:
+    """The report as Markdown."""
+    count = min(len(rows) for network in found["networks"].values() for rows in network["variants"].values())
+    lines = [
+        "# Score-CAM under a budget",
+        "",
+        'How near is `engine.explain(batch, "score", passes=64)` to Score-CAM with every channel, '
+        "what does it cost, and what do lower precision or another method give? The map's own grid, the "
+        f"class that the float32 model predicts, {count} ImageNet validation images, one at a time; "
+        f"{found['machine']}.",
+        "",
+        "```sh",
+        "python -m experiments.score_budget --data FOLDER --out docs/results/score_budget.md",
+        "```",
+        "",
+        f"![Correlation with the full map against the time of an image]({picture})",
+    ]
+    for network, kept in found["networks"].items():
+        lines += [
+            "",
+            f"## {network}",
+            "",
+            "| | r, median | r, tenth percentile | r, worst | same top cell | passes | seconds an image |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for variant, rows in kept["variants"].items():
+            told = summarise(rows)
+            numbers = [f"{told[name]:.3f}" for name in ("median", "tenth", "worst")]
+            numbers += [f"{100 * told['same']:.0f} %", f"{told['passes']:.0f}", f"{told['seconds']:.3f}"]
+            lines.append(f"| {variant} | {' | '.join(numbers)} |")
+    lines += [
+        "",
+        "r is the Pearson correlation of two maps' cells, after what is negative was cut off. Passes are "
+        "those of the whole model, the first one and the empty image's among them; seconds are medians.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """Draws the agreement against the time, a panel a network."""
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context({"svg.hashsalt": "camrt", "font.size": 8}):
+        figure, panels = pyplot.subplots(
+            1, len(found["networks"]), figsize=(9.5, 4.2), sharey=True, layout="constrained"
+        )
+        for panel, (network, kept) in zip(np.atleast_1d(panels), found["networks"].items(), strict=True):
+            for number, (variant, rows) in enumerate(kept["variants"].items()):
+                told = summarise(rows)
+                panel.errorbar(
+                    told["seconds"],
+                    told["median"],
+                    [[told["median"] - told["tenth"]], [0]],
+                    fmt="os^Dv"[number % 5],
+                    label=variant,
+                    color=f"C{number}",
+                    capsize=2,
+                )
+            panel.set(title=network, xscale="log", xlabel="seconds an image")
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        np.atleast_1d(panels)[0].set_ylabel("correlation with the full map: median, and tenth percentile")
+        figure.legend(
+            *np.atleast_1d(panels)[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=4,
+            frameon=False,
+        )
+        figure.savefig(path, metadata={"Date": None})
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of models and pictures.")],
+    out: Annotated[Path, typer.Option(help="Where the Markdown goes; JSON and SVG go beside it.")],
+    count: Annotated[int, typer.Option(min=2, help="How many images.")] = 50,
+) -> None:
+    """Measures what is not measured yet, and writes the report."""
+    store = out.with_suffix(".json")
+    found: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {"networks": {}}
+    found["machine"] = f"{platform.machine()}, {usable_processors()} cores"
+
+    def save() -> None:
+        write_atomic(store, (json.dumps(found) + "\n").encode())
+
+    images = read_images(data, count)
+    for network in NETWORKS:
+        kept = found["networks"].setdefault(network, {})
+        with tempfile.TemporaryDirectory() as folder:
+            measure_network(network, data, images, kept, save, Path(folder))
+        kept.pop("maps", None)  # what is not measured yet needs new ones only
+    save()
+    picture = out.with_suffix(".svg")
+    plot(found, picture)
+    write_atomic(out, format_report(found, picture.name).encode())
+
+
+if __name__ == "__main__":
+    typer.run(main)
