@@ -92,6 +92,7 @@ class PerturbationQueries:
         self._masks: dict[tuple[int, bytes], int] = {}
         self._maps: list[Array] = []
         self._questions: dict[Query, int] = {}
+        self._known: dict[int, Array] = {}
 
     def __len__(self) -> int:
         return len(self._questions)
@@ -134,8 +135,14 @@ class PerturbationQueries:
             places.append(self._place((*question, image)))
         return places
 
-    def add_masked(self, image: int, saliency: Array) -> int:
-        """Asks about an image multiplied by a map (H, W); says where the answer will be."""
+    def add_masked(self, image: int, saliency: Array, logits: Array | None = None) -> int:
+        """Asks about an image multiplied by a map (H, W); says where the answer will be.
+
+        Args:
+            image: Which one.
+            saliency: The map.
+            logits: (classes,) on the host, where they are known.
+        """
         values = np.ascontiguousarray(saliency, dtype=np.float32)
         if values.shape != self.images.shape[2:]:
             raise InputError(f"a map of {values.shape} for images of {self.images.shape[2:]}")
@@ -143,7 +150,10 @@ class PerturbationQueries:
         if key not in self._masks:
             self._masks[key] = len(self._maps)
             self._maps.append(values)
-        return self._place(("masked", self._masks[key], image))
+        place = self._place(("masked", self._masks[key], image))
+        if logits is not None:
+            self._known[place] = logits
+        return place
 
     def add_imputed(self, image: int, ranks: Indices, first: int, end: int, noise: str = ZERO) -> int:
         """Asks about an image some of whose pixels are guessed from the others, see `impute_pixels`.
@@ -196,6 +206,8 @@ class PerturbationQueries:
                 enter(here, self.logits[question[1]][None])
             elif question[0] == "sheet" and question[1] == zero and self.empty is not None:
                 enter(here, self.empty[None])
+            elif place in self._known:
+                enter(here, self._known[place][None])
             else:
                 open_.append(place)
         # Questions of one kind together, so that each batch is filled by few calls of a kernel.

@@ -13,19 +13,23 @@ if TYPE_CHECKING:
     from camrt.evaluation.metrics.axioms import measure_axioms
     from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
     from camrt.evaluation.metrics.channel_overlap import measure_channel_overlap
+    from camrt.evaluation.metrics.composites import adcc, arcc, coherency, mean_saliency
     from camrt.evaluation.metrics.concentration import complexity, sparseness
     from camrt.evaluation.metrics.cues import cue_localisation
     from camrt.evaluation.metrics.dead_zone_share import dead_share
     from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
+    from camrt.evaluation.metrics.imputed_removal import road
     from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
     from camrt.evaluation.metrics.patch_tasks import measure_activation_dependence, measure_patch_localisation
     from camrt.evaluation.metrics.pixel_precision import pxap
     from camrt.evaluation.metrics.randomisation import cascading_randomisation
     from camrt.evaluation.metrics.removal import remove_and_classify
-    from camrt.evaluation.metrics.road import road
 
 __all__ = [
+    "adcc",
+    "arcc",
     "cascading_randomisation",
+    "coherency",
     "compactness",
     "complexity",
     "cue_localisation",
@@ -34,6 +38,7 @@ __all__ = [
     "energy_in_boxes",
     "increases",
     "max_box_accuracy",
+    "mean_saliency",
     "measure_activation_dependence",
     "measure_axioms",
     "measure_channel_overlap",
@@ -51,6 +56,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "axioms": ["measure_axioms"],
         "box_accuracy": ["max_box_accuracy"],
         "channel_overlap": ["measure_channel_overlap"],
+        "composites": ["adcc", "arcc", "coherency", "mean_saliency"],
         "concentration": ["complexity", "sparseness"],
         "cues": ["cue_localisation"],
         "dead_zone_share": ["dead_share"],
@@ -60,6 +66,6 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "pixel_precision": ["pxap"],
         "randomisation": ["cascading_randomisation"],
         "removal": ["remove_and_classify"],
-        "road": ["road"],
+        "imputed_removal": ["road"],
     },
 )

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from camrt.engine.arrays import to_numpy
 from camrt.engine.explanation import Explanation
 from camrt.evaluation.metrics.curves import insertion_baseline, ranks_of, step_pixel_counts
+from camrt.evaluation.metrics.imputed_removal import NOISE_SHEET, add_road_queries, imputation_noise
 from camrt.evaluation.metrics.removal import blur_images, scale_blur_kernel
-from camrt.evaluation.metrics.road import NOISE_SHEET, add_road_queries, imputation_noise
 from camrt.evaluation.perturbation import IMAGE, ZERO, PerturbationQueries
 from camrt.evaluation.suite.plan import MeasurementPlan
 from camrt.evaluation.suite.prepared_sample import PreparedSample
@@ -73,11 +73,22 @@ def add_map_queries(
     explanation: Explanation,
     i: int,
     item: PreparedSample,
+    masked: Array | None,
 ) -> QueryIndices:
-    """Asks what the metrics want to know about an image's map."""
+    """Asks what the metrics want to know about an image's map.
+
+    Args:
+        plan: What is measured.
+        altered: Where to ask.
+        explanation: Of the images by a method.
+        i: Which image.
+        item: It.
+        masked: (classes,) logits of the image multiplied by its map of the predicted class, where they are
+            known.
+    """
     asked = (
-        QueryIndices(altered.add_masked(i, explanation.maps[i, 0]))
-        if plan.has_any_metric("drop", "increase")
+        QueryIndices(altered.add_masked(i, explanation.maps[i, 0], masked))
+        if plan.has_any_metric("drop", "increase", "adcc")
         else QueryIndices()
     )
     put = plan.engine.device.put
@@ -117,7 +128,7 @@ def add_removal_queries(
 
 
 def asks_road(plan: MeasurementPlan) -> bool:
-    return plan.has_any_metric("roadmorf", "roadlerf", "road")
+    return plan.has_any_metric("roadmorf", "roadlerf", "road", "arcc")
 
 
 def target_index(explanation: Explanation, i: int, label: int) -> int:

@@ -16,10 +16,12 @@ from camrt.engine.images.framing import Framing
 from camrt.engine.methods import Method
 from camrt.errors import DegenerateMapWarning
 from camrt.evaluation.metrics.box_accuracy import overlaps
+from camrt.evaluation.metrics.composites import adcc, arcc, mean_saliency
 from camrt.evaluation.metrics.curves import area_under_curve
 from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
-from camrt.evaluation.metrics.road import RoadResult
+from camrt.evaluation.metrics.imputed_removal import RoadResult
 from camrt.evaluation.perturbation import PerturbationResult
+from camrt.evaluation.suite.further_explanations import FurtherExplanations, explain_further
 from camrt.evaluation.suite.map_queries import (
     QueryIndices,
     add_map_queries,
@@ -83,9 +85,12 @@ def measure_block(
         found = plan.engine.explain_all(pixels, list(plan.methods.values()), targets=choose)
     by_method = dict(zip(plan.methods, found, strict=True))
     first = found[0]
+    further = explain_further(plan, pixels, by_method)
     altered = make_queries(plan, block, pixels, first)
     asked = {
-        (name, i): add_map_queries(plan, altered, explanation, i, item)
+        (name, i): add_map_queries(
+            plan, altered, explanation, i, item, further.masked[name][i] if name in further.masked else None
+        )
         for name, explanation in by_method.items()
         for i, item in enumerate(block)
     }
@@ -99,7 +104,8 @@ def measure_block(
             advance(run / len(altered))
 
     answers = altered.run(plan.engine.predict, plan.engine.probabilities, plan.engine.batch_size, told)
-    measured = Measurements(passes=answers.passes + sum(explanation.passes.images for explanation in found))
+    explained = sum(explanation.passes.images for explanation in found)
+    measured = Measurements(passes=explained + further.passes + answers.passes)
     for i, item in enumerate(block):
         measured.images.append(_image_row(first, answers, i, item, chance[i]))
         measured.objects += (
@@ -108,7 +114,7 @@ def measure_block(
     for name, explanation in by_method.items():
         rows: list[tuple[TableRow, Array, ClassAnnotation | None]] = []
         for i, item in enumerate(block):
-            rows += _map_rows(plan, name, explanation, answers, i, item, asked[name, i])
+            rows += _map_rows(plan, name, explanation, answers, i, item, asked[name, i], further)
         _add_localisation(plan, rows)
         measured.maps += [row for row, _, _ in rows]
     if plan.needs_maps_of("objects"):
@@ -166,6 +172,7 @@ def _map_rows(
     i: int,
     item: PreparedSample,
     asked: QueryIndices,
+    further: FurtherExplanations,
 ) -> list[tuple[TableRow, Array, ClassAnnotation | None]]:
     """The rows of one image and method, with the map and the annotation each is about."""
     predicted = int(explanation.targets[i, 0])
@@ -194,6 +201,8 @@ def _map_rows(
         if label == predicted and defined:
             row |= _faithfulness(plan, plan.methods[name], raw, row["probability"], answers, asked)
             row |= _values(plan, "predicted", saliency, plan.dead)
+            if name in further.coherency:
+                row |= _composites(saliency, further.coherency[name][i], row)
         if label == item.label and defined:
             row |= _values(plan, "label", saliency, None)
         if label == item.label and defined and asked.removal:
@@ -233,6 +242,17 @@ def _faithfulness(
         values = {"roadmorf": removed.morf, "roadlerf": removed.lerf, "road": removed.combined}
         row |= {name: _number(value[0]) for name, value in values.items()}
     return row
+
+
+def _composites(saliency: Array, coherent: float, row: TableRow) -> TableRow:
+    """Coherency, and the means that it is part of, as far as the row has the other parts."""
+    parts = ([coherent], mean_saliency(saliency[None]))
+    found = {"coherency": _number(coherent)}
+    for name, mean, other in (("adcc", adcc, "drop"), ("arcc", arcc, "road")):
+        if other in row:
+            value = np.nan if row[other] is None else row[other]
+            found[name] = _number(mean(*parts, [value])[0])
+    return found
 
 
 def _values(plan: MeasurementPlan, of: str, saliency: Array, pixels: NDArray[np.bool_] | None) -> TableRow:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from camrt.errors import InputError
+from camrt.evaluation.metrics.composites import mean_saliency
 from camrt.evaluation.metrics.concentration import complexity, sparseness
 from camrt.evaluation.metrics.dead_zone_share import dead_share
 from camrt.evaluation.metrics.localisation import is_peak_inside, share_inside
@@ -70,6 +71,44 @@ METRICS: dict[str, Metric] = {
         explanation="How often that makes the model surer.",
         values="number",
         percent=True,
+    ),
+    "l1complexity": Metric(
+        title="complexity, L1",
+        of="predicted",
+        better="lower",
+        source="ADCC",
+        explanation="Mean of the map over all pixels.",
+        values="number",
+        digits=3,
+        measure=lambda saliency, _: float(mean_saliency(saliency[None])[0]),
+    ),
+    "coherency": Metric(
+        title="coherency",
+        of="predicted",
+        better="higher",
+        source="ADCC",
+        explanation="Correlation of the map with that of the image multiplied by it, from 0 to 1. Each "
+        "method explains each image once more for it.",
+        values="number",
+        digits=3,
+    ),
+    "adcc": Metric(
+        title="ADCC",
+        of="predicted",
+        better="higher",
+        source="Poppi et al. (CVPR Workshops 2021)",
+        explanation="Harmonic mean of coherency, 1 − L1 complexity and 1 − the drop in probability.",
+        values="number",
+        digits=3,
+    ),
+    "arcc": Metric(
+        title="ARCC",
+        of="predicted",
+        better="higher",
+        source="Domeniconi et al. (ICPR 2026)",
+        explanation="The same with ROAD, combined and doubled, in place of 1 − the drop.",
+        values="number",
+        digits=3,
     ),
     "compactness": Metric(
         title="compactness, cells",

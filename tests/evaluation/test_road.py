@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from camrt.errors import InputError
 from camrt.evaluation.imputation import impute_pixels
 from camrt.evaluation.metrics import road
-from camrt.evaluation.metrics.road import NOISE_SHEET, add_road_queries, imputation_noise
+from camrt.evaluation.metrics.imputed_removal import NOISE_SHEET, add_road_queries, imputation_noise
 from camrt.evaluation.perturbation import PerturbationQueries
 from helpers.oracles import perturbations as oracle
 from helpers.peer_libraries import import_peer
@@ -129,7 +129,11 @@ def test_the_same_as_pytorch_grad_cam(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without noise, on maps without ties, of sides that its percentiles cut as shares do."""
     import_peer("pytorch_grad_cam")
     import torch
-    from pytorch_grad_cam.metrics.road import ROADCombined, ROADLeastRelevantFirst, ROADMostRelevantFirst
+    from pytorch_grad_cam.metrics.road import (
+        ROADCombined,
+        ROADLeastRelevantFirst,
+        ROADMostRelevantFirst,
+    )
 
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     rng = np.random.default_rng(8)

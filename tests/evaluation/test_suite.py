@@ -29,9 +29,9 @@ from camrt.errors import BackendError, DataError, InputError, MethodError
 from camrt.evaluation.datasets import read_dataset
 from camrt.evaluation.metrics.box_accuracy import max_box_accuracy
 from camrt.evaluation.metrics.curves import ranks_of
+from camrt.evaluation.metrics.imputed_removal import road
 from camrt.evaluation.metrics.localisation import energy_in_boxes, pointing_game
 from camrt.evaluation.metrics.pixel_precision import pxap
-from camrt.evaluation.metrics.road import road
 from camrt.evaluation.suite import METRICS, Metric, Settings, evaluate
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE, centre_gaussian, min_max_normalise
 from camrt.evaluation.suite.prepared_sample import prepare_sample
