@@ -551,8 +551,8 @@ class Engine:
             data: A folder of images with their annotations, or a `camrt.evaluation.datasets.Dataset`.
             methods: Names of methods, with options if need be ("pixab:denominators=N1"), or method objects;
                 "all" for all methods.
-            metrics: Names of metrics, or "all": then those that cannot be measured are left out, and the
-                results say why.
+            metrics: Names of metrics, or "all": then those that cannot be measured, or cost many explanations
+                more, are left out, and the results say why.
             settings: How, and on how many images: `camrt.evaluation.Settings(limit=100)`.
             dead: bool (H, W), pixels of the model's input that cannot influence it, for μ.
             out: Folder for results.json, tables and a report; None keeps all in memory.

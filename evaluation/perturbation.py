@@ -1,15 +1,15 @@
 """Predictions on perturbed images: equal queries are run once, in full batches.
 
 All perturbation metrics ask about images of a few kinds: some pixels of one sheet (the image, its blurred
-copies, zeros) put into another along a ranking, some pixels of a ranking imputed from the others, or the
-image multiplied by a map. `PerturbationQueries` collects such questions about a few images, whoever asks
-them; equal ones become one. Then it fills the model's input buffer, `batch_size` rows at a time, and keeps of
-each answer the probabilities that were asked for.
+copies, zeros) put into another along a ranking, some pixels of a ranking imputed from the others, a box set
+to zero, or the image multiplied by a map. `PerturbationQueries` collects such questions about a few images,
+whoever asks them; equal ones become one. Then it fills the model's input buffer, `batch_size` rows at a time,
+and keeps of each answer the probabilities that were asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -173,6 +173,15 @@ class PerturbationQueries:
         sheet = self._sheet(noise, image)
         return self._place(("imputed", self._ranking(image, ranks), int(first), int(end), sheet, image))
 
+    def add_without_box(self, image: int, box: Sequence[int]) -> int:
+        """Asks about an image with a box of pixels zero; says where the answer will be.
+
+        Args:
+            image: Which one.
+            box: Half-open (r0, c0, r1, c1), in pixels.
+        """
+        return self._place(("box", *map(int, box), image))
+
     def run(
         self,
         predict: Predict,
@@ -236,6 +245,10 @@ class PerturbationQueries:
             elif kind == "sheet":
                 for row, (_, sheet, _) in zip(out, own, strict=True):
                     row[...] = self._sheets[sheet]
+            elif kind == "box":
+                for row, (_, top, left, bottom, right, image) in zip(out, own, strict=True):
+                    row[...] = self.images[image]
+                    row[:, top:bottom, left:right] = 0
             elif kind == "imputed":
                 for row, (_, ranking, start, end, noise, image) in zip(out, own, strict=True):
                     filled = self._impute(image, self._ranks[ranking], start, end, noise)

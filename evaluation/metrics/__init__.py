@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from camrt.evaluation.metrics.pixel_precision import pxap
     from camrt.evaluation.metrics.randomisation import cascading_randomisation
     from camrt.evaluation.metrics.removal import remove_and_classify
+    from camrt.evaluation.metrics.sensitivity import max_sensitivity
+    from camrt.evaluation.metrics.square_removal import draw_squares, infidelity, square_sums
 
 __all__ = [
     "adcc",
@@ -34,10 +36,13 @@ __all__ = [
     "complexity",
     "cue_localisation",
     "dead_share",
+    "draw_squares",
     "drops",
     "energy_in_boxes",
     "increases",
+    "infidelity",
     "max_box_accuracy",
+    "max_sensitivity",
     "mean_saliency",
     "measure_activation_dependence",
     "measure_axioms",
@@ -48,6 +53,7 @@ __all__ = [
     "remove_and_classify",
     "road",
     "sparseness",
+    "square_sums",
 ]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
@@ -66,6 +72,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "pixel_precision": ["pxap"],
         "randomisation": ["cascading_randomisation"],
         "removal": ["remove_and_classify"],
+        "sensitivity": ["max_sensitivity"],
+        "square_removal": ["draw_squares", "infidelity", "square_sums"],
         "imputed_removal": ["road"],
     },
 )

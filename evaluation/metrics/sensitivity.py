@@ -82,16 +82,8 @@ def max_sensitivity(
     found = engine.explain_all(images, list(methods), targets=targets)
     if found[0].targets.ndim != 1:
         raise InputError("targets must be (N,), one an image")
-    changes = largest_changes(
-        engine,
-        images,
-        methods,
-        found,
-        found[0].targets,
-        radius=radius,
-        draws=draws,
-        seeds=[seed] * len(images),
-    )
+    seeds = [(seed,)] * len(images)
+    changes = largest_changes(engine, images, methods, found, radius=radius, draws=draws, seeds=seeds)
     return SensitivityResult(changes.values, changes.passes + sum(one.passes.images for one in found))
 
 
@@ -100,11 +92,10 @@ def largest_changes(
     images: Array,
     methods: Sequence[str | Method],
     found: Sequence[Explanation],
-    targets: Array,
     *,
     radius: float,
     draws: int,
-    seeds: Sequence[int],
+    seeds: Sequence[tuple[int, ...]],
 ) -> SensitivityResult:
     """The same for images that have been explained.
 
@@ -112,20 +103,19 @@ def largest_changes(
         engine: The model.
         images: (N, C, H, W).
         methods: M of them.
-        found: Their explanations of the images, of which the first target counts.
-        targets: (N,) the classes of those maps.
+        found: Their explanations of the images, of which each image's first target counts.
         radius: r.
         draws: How many noisy copies of each image.
         seeds: Of each image's noise.
     """
     check_integer("draws", draws, 1)
-    if not (isinstance(radius, (int, float)) and not isinstance(radius, bool) and 0 < radius < np.inf):
-        raise InputError(f"radius={radius!r} must be a positive number")
-    before = [first_maps(explanation) for explanation in found]
+    check_radius("radius", radius)
+    before, targets = [first_maps(explanation) for explanation in found], found[0].targets
+    targets = targets if targets.ndim == 1 else targets[:, 0]
     largest, passes = np.zeros((len(found), len(images))), 0
     for draw in range(draws):
         noise = [
-            np.random.default_rng((seed, draw)).uniform(-radius, radius, images.shape[1:]) for seed in seeds
+            np.random.default_rng((*seed, draw)).uniform(-radius, radius, images.shape[1:]) for seed in seeds
         ]
         moved = (images + np.stack(noise)).astype(np.float32)
         with warnings.catch_warnings():
@@ -136,6 +126,16 @@ def largest_changes(
             changes = relative_changes(before[number], first_maps(explanation))
             largest[number] = np.maximum(largest[number], changes)  # NaN stays
     return SensitivityResult(largest, passes)
+
+
+def check_radius(name: str, radius: object) -> None:
+    """Refuses what is no positive number.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not (isinstance(radius, (int, float)) and not isinstance(radius, bool) and 0 < radius < np.inf):
+        raise InputError(f"{name}={radius!r} must be a positive number")
 
 
 def first_maps(explanation: Explanation) -> NDArray[np.float64]:

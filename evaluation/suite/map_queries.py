@@ -15,14 +15,16 @@ from camrt.engine.explanation import Explanation
 from camrt.evaluation.metrics.curves import insertion_baseline, ranks_of, step_pixel_counts
 from camrt.evaluation.metrics.imputed_removal import NOISE_SHEET, add_road_queries, imputation_noise
 from camrt.evaluation.metrics.removal import blur_images, scale_blur_kernel
+from camrt.evaluation.metrics.square_removal import draw_squares
 from camrt.evaluation.perturbation import IMAGE, ZERO, PerturbationQueries
 from camrt.evaluation.suite.plan import MeasurementPlan
 from camrt.evaluation.suite.prepared_sample import PreparedSample
 
 __all__ = [
+    "ImageQueries",
     "QueryIndices",
+    "add_image_queries",
     "add_map_queries",
-    "add_random_queries",
     "make_queries",
     "target_index",
 ]
@@ -42,6 +44,15 @@ class QueryIndices:
     removal: list[int] = field(default_factory=list)
     roadmorf: list[int] = field(default_factory=list)
     roadlerf: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ImageQueries:
+    """Indices, in the results, of the queries made for an image: random pixels erased, and squares zero."""
+
+    removal: list[int] = field(default_factory=list)
+    squares: list[list[int]] = field(default_factory=list)
+    without: list[int] = field(default_factory=list)
 
 
 def make_queries(
@@ -110,14 +121,21 @@ def add_map_queries(
     return asked
 
 
-def add_random_queries(
+def add_image_queries(
     plan: MeasurementPlan, altered: PerturbationQueries, i: int, item: PreparedSample
-) -> list[int]:
-    """Asks about an image with random pixels erased; says where the answers will be."""
-    if not plan.has_any_metric("removal") or item.label is None:
-        return []
-    order = np.random.default_rng(plan.seed_of(item)).permutation(altered.pixels)
-    return add_removal_queries(plan, altered, i, order.astype(np.int64))
+) -> ImageQueries:
+    """Asks what the metrics want to know about an image, whatever its maps."""
+    asked = ImageQueries()
+    if plan.has_any_metric("removal") and item.label is not None:
+        order = np.random.default_rng(plan.seed_of(item)).permutation(altered.pixels)
+        asked.removal.extend(add_removal_queries(plan, altered, i, order.astype(np.int64)))
+    if plan.has_any_metric("infidelity"):
+        squares = draw_squares(
+            plan.size, plan.settings.infidelity_squares, np.random.default_rng(plan.seed_of(item))
+        )
+        asked.squares.extend(squares.tolist())
+        asked.without.extend(altered.add_without_box(i, square) for square in asked.squares)
+    return asked
 
 
 def add_removal_queries(

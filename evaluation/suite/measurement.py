@@ -20,12 +20,14 @@ from camrt.evaluation.metrics.composites import adcc, arcc, mean_saliency
 from camrt.evaluation.metrics.curves import area_under_curve
 from camrt.evaluation.metrics.faithfulness import compactness, drops, increases
 from camrt.evaluation.metrics.imputed_removal import RoadResult
+from camrt.evaluation.metrics.square_removal import infidelity, square_sums
 from camrt.evaluation.perturbation import PerturbationResult
 from camrt.evaluation.suite.further_explanations import FurtherExplanations, explain_further
 from camrt.evaluation.suite.map_queries import (
+    ImageQueries,
     QueryIndices,
+    add_image_queries,
     add_map_queries,
-    add_random_queries,
     make_queries,
     target_index,
 )
@@ -85,7 +87,7 @@ def measure_block(
         found = plan.engine.explain_all(pixels, list(plan.methods.values()), targets=choose)
     by_method = dict(zip(plan.methods, found, strict=True))
     first = found[0]
-    further = explain_further(plan, pixels, by_method)
+    further = explain_further(plan, block, pixels, by_method)
     altered = make_queries(plan, block, pixels, first)
     asked = {
         (name, i): add_map_queries(
@@ -94,7 +96,7 @@ def measure_block(
         for name, explanation in by_method.items()
         for i, item in enumerate(block)
     }
-    chance = [add_random_queries(plan, altered, i, item) for i, item in enumerate(block)]
+    common = [add_image_queries(plan, altered, i, item) for i, item in enumerate(block)]
     run = 0
 
     def told(count: int) -> None:
@@ -107,14 +109,14 @@ def measure_block(
     explained = sum(explanation.passes.images for explanation in found)
     measured = Measurements(passes=explained + further.passes + answers.passes)
     for i, item in enumerate(block):
-        measured.images.append(_image_row(first, answers, i, item, chance[i]))
+        measured.images.append(_image_row(first, answers, i, item, common[i]))
         measured.objects += (
             [_object_row(item, target) for target in item.targets] if plan.needs_maps_of("objects") else []
         )
     for name, explanation in by_method.items():
         rows: list[tuple[TableRow, Array, ClassAnnotation | None]] = []
         for i, item in enumerate(block):
-            rows += _map_rows(plan, name, explanation, answers, i, item, asked[name, i], further)
+            rows += _map_rows(plan, name, explanation, answers, i, item, asked[name, i], common[i], further)
         _add_localisation(plan, rows)
         measured.maps += [row for row, _, _ in rows]
     if plan.needs_maps_of("objects"):
@@ -136,7 +138,7 @@ def _classes(plan: MeasurementPlan, item: PreparedSample) -> list[int]:
 
 
 def _image_row(
-    explanation: Explanation, answers: PerturbationResult, i: int, item: PreparedSample, chance: list[int]
+    explanation: Explanation, answers: PerturbationResult, i: int, item: PreparedSample, asked: ImageQueries
 ) -> TableRow:
     predicted = int(explanation.targets[i, 0])
     return {
@@ -144,7 +146,9 @@ def _image_row(
         "label": item.label,
         "predicted": predicted,
         "probability": float(explanation.probabilities[i, predicted]),
-        "right_after_random_removal": [bool(answers.predicted[place] == item.label) for place in chance],
+        "right_after_random_removal": [
+            bool(answers.predicted[place] == item.label) for place in asked.removal
+        ],
     }
 
 
@@ -172,6 +176,7 @@ def _map_rows(
     i: int,
     item: PreparedSample,
     asked: QueryIndices,
+    common: ImageQueries,
     further: FurtherExplanations,
 ) -> list[tuple[TableRow, Array, ClassAnnotation | None]]:
     """The rows of one image and method, with the map and the annotation each is about."""
@@ -201,6 +206,10 @@ def _map_rows(
         if label == predicted and defined:
             row |= _faithfulness(plan, plan.methods[name], raw, row["probability"], answers, asked)
             row |= _values(plan, "predicted", saliency, plan.dead)
+            if common.without:
+                row["infidelity"] = _infidelity(saliency, row["probability"], answers, common)
+            if name in further.sensitivity:
+                row["sensitivity"] = _number(further.sensitivity[name][i])
             if name in further.coherency:
                 row |= _composites(saliency, further.coherency[name][i], row)
         if label == item.label and defined:
@@ -242,6 +251,14 @@ def _faithfulness(
         values = {"roadmorf": removed.morf, "roadlerf": removed.lerf, "road": removed.combined}
         row |= {name: _number(value[0]) for name, value in values.items()}
     return row
+
+
+def _infidelity(
+    saliency: Array, probability: float, answers: PerturbationResult, asked: ImageQueries
+) -> float | None:
+    said = square_sums(saliency[None], np.array(asked.squares, np.int64))
+    changes = probability - answers.probabilities[asked.without, 0]
+    return _number(infidelity(said, changes[None])[0])
 
 
 def _composites(saliency: Array, coherent: float, row: TableRow) -> TableRow:

@@ -37,6 +37,7 @@ class Metric:
         values: What each map has of it, if anything: a "number", or a "truth", whether it is so.
         percent: Whether the figure is 100 times the mean of the values.
         digits: Of the figure, after the point.
+        only_named: Why "all" leaves it out, if it does.
         measure: From a map (H, W) and the pixels that it is about, bool (H, W): those of the objects, or of
             the dead zone; None for a metric that needs neither. A value that is not finite is undefined.
     """
@@ -50,6 +51,7 @@ class Metric:
     values: Literal["", "number", "truth"] = ""
     percent: bool = False
     digits: int = 1
+    only_named: str = ""
     measure: Callable[[NDArray[Any], Any], float] | None = None
 
 
@@ -72,16 +74,6 @@ METRICS: dict[str, Metric] = {
         values="number",
         percent=True,
     ),
-    "l1complexity": Metric(
-        title="complexity, L1",
-        of="predicted",
-        better="lower",
-        source="ADCC",
-        explanation="Mean of the map over all pixels.",
-        values="number",
-        digits=3,
-        measure=lambda saliency, _: float(mean_saliency(saliency[None])[0]),
-    ),
     "coherency": Metric(
         title="coherency",
         of="predicted",
@@ -91,6 +83,16 @@ METRICS: dict[str, Metric] = {
         "method explains each image once more for it.",
         values="number",
         digits=3,
+    ),
+    "l1complexity": Metric(
+        title="complexity, L1",
+        of="predicted",
+        better="lower",
+        source="ADCC",
+        explanation="Mean of the map over all pixels.",
+        values="number",
+        digits=3,
+        measure=lambda saliency, _: float(mean_saliency(saliency[None])[0]),
     ),
     "adcc": Metric(
         title="ADCC",
@@ -184,6 +186,28 @@ METRICS: dict[str, Metric] = {
         explanation="Half of what the second of these is more than the first.",
         values="number",
         digits=3,
+    ),
+    "infidelity": Metric(
+        title="infidelity",
+        of="predicted",
+        better="lower",
+        source="Yeh et al. (NeurIPS 2019)",
+        explanation="Mean square of what the map's sum over random squares, at its best scale, is wrong by "
+        "about the fall in probability without them.",
+        values="number",
+        digits=5,
+    ),
+    "sensitivity": Metric(
+        title="max-sensitivity",
+        of="predicted",
+        better="lower",
+        source="Yeh et al. (NeurIPS 2019)",
+        explanation="The most that the map changes, relative to its norm, among slightly noisy copies of the "
+        "image, all of which each method explains.",
+        values="number",
+        digits=3,
+        only_named="every method explains each image once more for each of 10 noisy copies, or as many as "
+        "are asked for: name it to have it measured",
     ),
     "removal": Metric(
         title="remove and classify",

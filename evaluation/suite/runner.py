@@ -96,7 +96,8 @@ def evaluate(
         engine: The model, with its preprocessing.
         data: A data set, or a folder that `camrt.evaluation.datasets.read_dataset` reads.
         methods: Names, with options if need be ("pixab:denominators=N1"), or method objects; "all".
-        metrics: Names, or "all": then those that cannot be measured are left out, and the results say why.
+        metrics: Names, or "all": then those that cannot be measured, or cost many explanations more, are left
+            out, and the results say why.
         settings: How; see `Settings`.
         dead: bool (H, W), pixels that cannot influence the model, for μ.
         out: Folder for results.json, the Parquet tables and the report; None keeps all in memory.
@@ -221,6 +222,7 @@ def _run_blocks(
         "problems": problems,
         "alike": find_equal_methods(plan, measured),
         "passes": measured.passes + 1,
+        "further_explanations": plan.further_explanations,
         "figures": summarise(plan, measured),
     }
     evaluation = Evaluation(results, measured, plan, data)
@@ -327,6 +329,8 @@ def select_metrics(
     missing["objects"] = missing["boxes"] and missing["masks"] and "no image has boxes or masks"
     left_out = {name: why for name in names if (why := missing.get(METRICS[name].needs))}
     everything = metrics in ("all", ["all"], ("all",))
+    if everything:
+        left_out |= {name: why for name in names if (why := METRICS[name].only_named)}
     if left_out and not everything:
         raise InputError("; ".join(f"{name} cannot be measured: {why}" for name, why in left_out.items()))
     kept = tuple(name for name in names if name not in left_out)

@@ -12,6 +12,7 @@ from camrt.engine.methods import methods as registry
 from camrt.engine.option_text import parse_options
 from camrt.errors import InputError, MethodError
 from camrt.evaluation.checks import check_integer
+from camrt.evaluation.metrics.sensitivity import check_radius
 
 __all__ = ["Settings", "parse_methods"]
 
@@ -26,6 +27,10 @@ class Settings:
         shares: The shares of pixels that remove-and-classify erases.
         base: What it puts in their place: the "blur"red image, or "zero".
         road: The shares of pixels that ROAD removes.
+        infidelity_squares: How many squares of each image infidelity sets to zero; each is a run of the
+            model, whose answer serves all methods.
+        sensitivity_draws: How many noisy copies of each image max-sensitivity has every method explain.
+        sensitivity_radius: The largest change of a value in them, in units of the model's input.
         pxap: "exact", or the benchmark's "reference" bins.
         postprocess: "library" has maps normalised as the pytorch-grad-cam package does, which μ was published
             with; None leaves it to each method.
@@ -39,8 +44,11 @@ class Settings:
 
     step: int | None = None
     shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    road: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     base: Literal["blur", "zero"] = "blur"
+    road: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+    infidelity_squares: int = 100
+    sensitivity_draws: int = 10
+    sensitivity_radius: float = 0.02
     pxap: Literal["exact", "reference"] = "exact"
     postprocess: Literal["native", "library"] | None = None
     seed: int = 0
@@ -48,11 +56,19 @@ class Settings:
     examples: int = 8
 
     def __post_init__(self) -> None:
-        for name, least in (("step", 1), ("seed", 0), ("limit", 1), ("examples", 0)):
+        for name, least in (
+            ("step", 1),
+            ("infidelity_squares", 1),
+            ("sensitivity_draws", 1),
+            ("seed", 0),
+            ("limit", 1),
+            ("examples", 0),
+        ):
             value = getattr(self, name)
             if value is None and name in ("step", "limit"):
                 continue
             check_integer(name, value, least)
+        check_radius("sensitivity_radius", self.sensitivity_radius)
         for name in ("shares", "road"):
             shares = getattr(self, name)
             if not shares or not all(0 < share < 1 for share in shares):

@@ -172,7 +172,7 @@ def test_methods_that_find_the_square_are_better_than_the_middle(found: Any) -> 
 
 
 def test_what_cannot_be_measured_is_left_out_with_its_reason(engine: Any, folder: Path, found: Any) -> None:
-    assert set(found.results["left_out"]) == {"pxap", "mu"}
+    assert set(found.results["left_out"]) == {"pxap", "mu", "sensitivity"}
     assert "masks" in found.results["left_out"]["pxap"]
     with pytest.raises(InputError, match="pxap cannot be measured: no image has masks"):
         evaluate(engine, folder, "pixab", ["pxap"])

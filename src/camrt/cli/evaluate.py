@@ -9,7 +9,7 @@ import typer
 
 from camrt.cli.arguments import draw_images, engine_preprocessing, parse_size, read_preprocessing
 from camrt.cli.evaluate_theory import check_theory_options, print_theory
-from camrt.cli.evaluation_table import print_evaluation
+from camrt.cli.evaluation_table import print_evaluation, print_further_explanations
 from camrt.cli.groups import DefaultCommandGroup
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import (
@@ -92,6 +92,21 @@ def on_images(
             "model: 10 pixels of 224×224 are 5018 runs for each of the two, an image and method.",
         ),
     ] = None,
+    infidelity_squares: Annotated[
+        int,
+        typer.Option(min=1, help="Infidelity: squares of each image set to zero, a run of the model each."),
+    ] = 100,
+    sensitivity_draws: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Max-sensitivity: noisy copies of each image, each of which every method explains. It is "
+            "measured where --metrics names it.",
+        ),
+    ] = 10,
+    sensitivity_radius: Annotated[
+        float, typer.Option(help="Max-sensitivity: the largest change of a value, as the model takes it.")
+    ] = 0.02,
     base: Annotated[str, typer.Option(help="What remove-and-classify puts in: blur or zero.")] = "blur",
     pxap: Annotated[str, typer.Option(help="exact, or reference: the benchmark's bins.")] = "exact",
     examples: Annotated[int, typer.Option(min=0, help="Images in the report.")] = 8,
@@ -125,7 +140,10 @@ def on_images(
         )
         settings: dict[str, Any] = {
             "step": step, "base": base, "pxap": pxap, "examples": examples, "seed": seed, "limit": limit,
+            "infidelity_squares": infidelity_squares, "sensitivity_draws": sensitivity_draws,
+            "sensitivity_radius": sensitivity_radius,
         }  # fmt: skip
+        print_further_explanations(split_list(metrics), Settings(**settings))
         with progress_bar("measuring images") as progress:
             evaluation = evaluate(
                 engine,

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from camrt.cli.output import add_row, make_console, strip_control
 
-__all__ = ["print_evaluation"]
+if TYPE_CHECKING:
+    from camrt.evaluation.suite import Settings
+
+__all__ = ["print_evaluation", "print_further_explanations"]
+
+
+def print_further_explanations(metrics: Sequence[str], settings: Settings) -> None:
+    """Prints how often each method will explain each image, where that is more than once."""
+    from camrt.evaluation.suite.plan import count_further_explanations
+
+    count = count_further_explanations(metrics, settings)
+    if count:
+        make_console().print(
+            f"each method explains each image {count} time{'s' * (count != 1)} more: once for coherency and "
+            "what is made of it, and once a noisy copy for max-sensitivity",
+            soft_wrap=True,
+        )
 
 
 def print_evaluation(results: dict[str, Any], out: Path) -> None:
