@@ -32,6 +32,7 @@ from camrt.default import scene_path
 from camrt.engine.methods.score import ScoreCAM
 from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
+from helpers.few_passes import PRODUCTS
 from helpers.oracles.ablation import ablation_cam
 from helpers.oracles.cam import activation_map, class_map
 from helpers.oracles.eigen import eigen_cam, eigen_grad_cam, kernel_pca_cam, seg_eigen_cam
@@ -480,10 +481,10 @@ def test_opti_cam_takes_the_steps_that_torch_takes(subject: Subject) -> None:
 def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) -> None:
     with pytest.raises(MethodError, match="needs a CALM model"):
         subject.engine.explain(subject.images[:1], "calm")
-    products = {"guided-score"}  # of two that are compared here
     masked = {"rise", "occlusion"}  # compared where many masks cost little: tests/engine/methods
     ways = {"expected-gradients", "blur-integrated", "guided-integrated"}  # and there what takes many steps
-    others = {*products, *masked, *ways, "score", "opticam", "calm"}
+    # products with guided back-propagation are of two that are compared here
+    others = {*PRODUCTS, *masked, *ways, "score", "opticam", "calm"}
     assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *others}
 
 

@@ -48,15 +48,12 @@ METHODS: dict[str, str] = {
     "blurintegrated": ".paths:BlurIntegratedGradients",
     "guidedintegrated": ".paths:GuidedIntegratedGradients",
     "guided": ".guided:GuidedBackpropagation",
-    "guidedgrad": ".guided:GuidedGradCAM",
-    "guidedgrad++": ".guided:GuidedGradCAMPlusPlus",
-    "guidedxgrad": ".guided:GuidedXGradCAM",
-    "guidedscore": ".guided:GuidedScoreCAM",
-    "guidedablation": ".guided:GuidedAblationCAM",
-    "guidedactivation": ".guided:GuidedActivationCAM",
-    "guidedpixab": ".guided:GuidedPixabCAM",
 }
-"""By canonical name, the module and the class: imported when a method is first asked for."""
+"""By canonical name, the module and the class: imported when a method is first asked for.
+
+Before the name of any class-activation map, "guided" multiplies it by guided back-propagation.
+"""
+GUIDED, TIMES_GUIDED = "guided", ".guided:times_guided"
 
 FINER = re.compile(r"finer(.*)")  # Finer-CAM of any method: an option by a name of its own
 KNOWN_NAMES = 256  # ways to write a method's name that are looked up once
@@ -66,21 +63,34 @@ KNOWN_NAMES = 256  # ways to write a method's name that are looked up once
 def canonical_name(name: str) -> str:
     """A method's name without case, hyphens and "cam": "Score-CAM" -> "score", "GradCAMpp" -> "grad++"."""
     plain = re.sub(r"[\s_-]", "", name.lower())
-    return re.sub("cam", "", re.sub("(plus){2}$|(?<=cam)pp$", "++", plain)) or plain
+    short = re.sub("cam", "", re.sub("(plus){2}$|(?<=cam)pp$", "++", plain))
+    return plain if short in ("", GUIDED) else short
 
 
 @cache
-def find_method(name: str) -> type[Method]:
-    """The class of a method in `METHODS`."""
-    module, _, kind = METHODS[name].partition(":")
+def import_from(place: str) -> Any:
+    """What a module of this folder holds by a name, imported when it is first asked for."""
+    module, _, name = place.partition(":")
     with block_forks():
-        found: type[Method] = getattr(import_module(module, __name__), kind)
-    return found
+        return getattr(import_module(module, __name__), name)
+
+
+def find_method(name: str) -> type[Method] | None:
+    """The class of a method in `METHODS`, or of guided back-propagation times one; None of other names."""
+    if name in METHODS:
+        found: type[Method] = import_from(METHODS[name])
+        return found
+    coarse = METHODS.get(name.removeprefix(GUIDED))
+    if coarse is None:
+        return None
+    product: type[Method] | None = import_from(TIMES_GUIDED)(import_from(coarse))
+    return product
 
 
 def methods() -> dict[str, type[Method]]:
     """The methods by name. Each is a frozen dataclass: its fields are its options."""
-    return {method.name: method for method in map(find_method, METHODS)}
+    names = [*METHODS, *(f"{GUIDED}{name}" for name in METHODS)]
+    return {method.name: method for method in map(find_method, names) if method is not None}
 
 
 def make_method(method: str | Method, options: dict[str, Any]) -> Method:
@@ -100,12 +110,16 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method:
         finer = FINER.fullmatch(canonical_name(method))
         if finer is not None:
             return make_method(finer[1] or "gradcam", {"contrast": "similar"} | options)
-    if not isinstance(method, str) or canonical_name(method) not in METHODS:
-        listing = ", ".join(methods())
-        close = difflib.get_close_matches(canonical_name(str(method)), METHODS, 1)
-        hint = f"; did you mean {find_method(close[0]).name!r}?" if close else ""
-        raise MethodError(f"unknown method {method!r}{hint} (methods: {listing})")
-    found = find_method(canonical_name(method))
+    found = find_method(canonical_name(method)) if isinstance(method, str) else None
+    if found is None:
+        known_names = {canonical_name(name): name for name in methods()}
+        close = difflib.get_close_matches(canonical_name(str(method)), known_names, 1)
+        hint = f"; did you mean {known_names[close[0]]!r}?" if close else ""
+        plain = [name for name in known_names.values() if canonical_name(name) in METHODS]
+        raise MethodError(
+            f"unknown method {method!r}{hint} (methods: {', '.join(plain)}; and {GUIDED}- before the name "
+            "of a class-activation map)"
+        )
     if not options:
         return make_default(found)
     known = {field.name for field in fields(found)}

@@ -1,33 +1,21 @@
-"""Guided back-propagation, alone and with a coarse map."""
+"""Guided back-propagation, alone and times any class-activation map."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.images.framing import uncropped_saliency
-from camrt.engine.methods.ablation import AblationCAM
-from camrt.engine.methods.base import Cost, MapShape, Method
-from camrt.engine.methods.cam import ActivationCAM
-from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus, GradientMethod, XGradCAM
-from camrt.engine.methods.pixab import PixabCAM
+from camrt.engine.methods.base import SHARED_OPTIONS, Cost, MapShape, Method, type_hints
 from camrt.engine.methods.pixels import Array, Gradient, gaussian_blur
-from camrt.engine.methods.score import ScoreCAM
-from camrt.engine.queries import HeadQueries
+from camrt.engine.queries import HeadQueries, Need
+from camrt.engine.scores import ScoreKind
 from camrt.export.adjoint import ReluRule
 
-__all__ = [
-    "GuidedAblationCAM",
-    "GuidedActivationCAM",
-    "GuidedBackpropagation",
-    "GuidedGradCAM",
-    "GuidedGradCAMPlusPlus",
-    "GuidedPixabCAM",
-    "GuidedScoreCAM",
-    "GuidedXGradCAM",
-]
+__all__ = ["GuidedBackpropagation", "GuidedMethod", "times_guided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,30 +36,52 @@ class GuidedBackpropagation(Gradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedMethod(GuidedBackpropagation):
+class GuidedMethod(Method):
     """Guided back-propagation times a class-activation map at the image's size.
 
     "Pixab-CAM: Attend Pixel, not Channel" (ICLR 2022 submission), Figure 9, for seven maps; for Grad-CAM
     already in "Grad-CAM" (Selvaraju et al., ICCV 2017, section 3.3).
+
+    Attributes:
+        score: Of both factors; None takes the logit for guided back-propagation, and the map's own.
+        blur: Side of the Gaussian kernel that smooths the product, see `PixelMethod`.
     """
 
     map_class: ClassVar[type[Method]]
-    """The class of the map's method, with its own options."""
+    """The class of the map's method, whose own options are options here."""
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.needs = GuidedBackpropagation.needs | cls.map_class.needs
+    normalisation: Literal["max", "minmax"] = "minmax"
+    score: ScoreKind | None = None
+    blur: int = 9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.back_propagation  # refuses what it does not understand, and so does the map's
+        for option, value in vars(self.map_method).items():
+            if option not in GUIDED_OPTIONS:
+                object.__setattr__(self, option, value)  # as the map has brought it to one form
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return remake, (self.map_class, {option.name: getattr(self, option.name) for option in fields(self)})
+
+    @property
+    def back_propagation(self) -> GuidedBackpropagation:
+        """The fine factor."""
+        return GuidedBackpropagation(score=self.score or "logit", blur=self.blur)
 
     @property
     def map_method(self) -> Method:
-        """The method of the map; where that follows a gradient, one of the same score."""
-        if issubclass(self.map_class, GradientMethod):
-            return self.map_class(score=self.score)
-        return self.map_class()
+        """The coarse factor, with the options that are its own."""
+        passed = {option.name for option in fields(self.map_class)} - {"postprocess", "normalisation"}
+        if self.score is None:
+            passed.discard("score")
+        if self.map_class.no_contrast:
+            passed.difference_update(SHARED_OPTIONS)
+        return self.map_class(**{name: getattr(self, name) for name in passed})
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
-        method = self.map_method
-        found, _ = method.raw(queries)
+        coarse, fine = self.map_method, self.back_propagation
+        found, _ = coarse.raw(queries)
         size = (queries.images.shape[2], queries.images.shape[3])
         xp = library(found)
         flat = xp.reshape(xp.astype(found, xp.float32, copy=False), (-1, *found.shape[2:]), copy=True)
@@ -79,16 +89,16 @@ class GuidedMethod(GuidedBackpropagation):
             flat,
             queries.framing,
             mode="native",
-            normalisation=method.normalisation,
+            normalisation=coarse.normalisation,
             relu=True,
             threads=queries.threads,
         )
-        fine = [self.maps(queries, target) for target in range(queries.targets.shape[1])]
-        both = xp.stack(fine, axis=1) * xp.reshape(where, (*found.shape[:2], *size))
-        return gaussian_blur(both, self.blur), queries.scores(self.score)
+        each = [fine.maps(queries, target) for target in range(queries.targets.shape[1])]
+        both = xp.stack(each, axis=1) * xp.reshape(where, (*found.shape[:2], *size))
+        return gaussian_blur(both, self.blur), queries.scores(fine.score)
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
-        coarse, fine = self.map_method.cost(head, shape), super().cost(head, shape)
+        coarse, fine = self.map_method.cost(head, shape), self.back_propagation.cost(head, shape)
         return Cost(
             coarse.head + fine.head,
             coarse.full + fine.full,
@@ -98,57 +108,45 @@ class GuidedMethod(GuidedBackpropagation):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuidedGradCAM(GuidedMethod):
-    """Guided Grad-CAM: guided back-propagation times the Grad-CAM map at the image's size."""
-
-    name: ClassVar[str] = "guided-gradcam"
-    map_class: ClassVar[type[Method]] = GradCAM
+GUIDED_OPTIONS = frozenset(option.name for option in fields(GuidedMethod))
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuidedGradCAMPlusPlus(GuidedMethod):
-    """Guided back-propagation times the Grad-CAM++ map at the image's size."""
+@cache
+def times_guided(map_class: type[Method]) -> type[GuidedMethod] | None:
+    """The class of guided back-propagation times a method's map, with the options of both.
 
-    name: ClassVar[str] = "guided-gradcam++"
-    map_class: ClassVar[type[Method]] = GradCAMPlusPlus
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedXGradCAM(GuidedMethod):
-    """Guided back-propagation times the XGrad-CAM map at the image's size."""
-
-    name: ClassVar[str] = "guided-xgradcam"
-    map_class: ClassVar[type[Method]] = XGradCAM
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedActivationCAM(GuidedMethod):
-    """Guided back-propagation times the Activation-CAM map at the image's size."""
-
-    name: ClassVar[str] = "guided-activation"
-    map_class: ClassVar[type[Method]] = ActivationCAM
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedScoreCAM(GuidedMethod):
-    """Guided back-propagation times the Score-CAM map at the image's size."""
-
-    name: ClassVar[str] = "guided-score"
-    map_class: ClassVar[type[Method]] = ScoreCAM
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedAblationCAM(GuidedMethod):
-    """Guided back-propagation times the Ablation-CAM map at the image's size."""
-
-    name: ClassVar[str] = "guided-ablation"
-    map_class: ClassVar[type[Method]] = AblationCAM
+    None of a method whose maps are no class-activation maps: they lie on the pixels, or are CALM's own.
+    """
+    if map_class.needs & {Need.PIXELS, Need.JOINT}:
+        return None
+    hints = type_hints(map_class)
+    own = [
+        (option.name, hints[option.name], field(default=option.default))
+        for option in fields(map_class)
+        if option.name not in GUIDED_OPTIONS
+    ]
+    title = (map_class.__doc__ or map_class.name).partition(":")[0]
+    stated = {
+        "name": f"guided-{map_class.name}",
+        "map_class": map_class,
+        "needs": map_class.needs | GuidedBackpropagation.needs,
+        "__doc__": f"Guided back-propagation times the {title} map at the image's size.",
+        "__module__": __name__,
+    }
+    made = make_dataclass(
+        f"Guided{map_class.__name__}",
+        own,
+        bases=(GuidedMethod,),
+        namespace=stated,
+        frozen=True,
+        kw_only=True,
+    )
+    assert issubclass(made, GuidedMethod)
+    return made
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuidedPixabCAM(GuidedMethod):
-    """Guided-CAM: guided back-propagation times the Pixab-CAM map at the image's size."""
-
-    name: ClassVar[str] = "guided-pixab"
-    map_class: ClassVar[type[Method]] = PixabCAM
+def remake(map_class: type[Method], options: dict[str, Any]) -> GuidedMethod:
+    """A method as it was before it was pickled."""
+    made = times_guided(map_class)
+    assert made is not None
+    return made(**options)

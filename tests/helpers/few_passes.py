@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from camrt.engine.methods import Method, make_method
+from camrt.engine.methods import Method, make_method, methods
+from camrt.engine.methods.guided import GuidedMethod
 
-__all__ = ["FEW_PASSES", "short"]
+__all__ = ["FEW_PASSES", "PRODUCTS", "short"]
 
 FEW_PASSES: dict[str, dict[str, Any]] = {
     "rise": {"passes": 6, "cells": 2},
     "expected-gradients": {"draws": 3},
     "blur-integrated": {"steps": 3},
     "guided-integrated": {"steps": 3},
+    "opticam": {"steps": 3},
 }
+
+PRODUCTS: dict[str, str] = {
+    name: kind.map_class.name for name, kind in methods().items() if issubclass(kind, GuidedMethod)
+}
+"""Products of guided back-propagation with a map, and whose that is."""
+
+FEW_PASSES |= {name: FEW_PASSES[map_] for name, map_ in PRODUCTS.items() if map_ in FEW_PASSES}
 
 
 def short(name: str) -> Method:

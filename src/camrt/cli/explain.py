@@ -213,10 +213,13 @@ def methods() -> None:
     with report_errors():
         table = Table("method", "summary", "options (-O KEY=VALUE)")
         kinds = registry()
+        guided = [name for name, kind in kinds.items() if hasattr(kind, "map_class")]
         options = {name: dict.fromkeys(_option_names(kind)) for name, kind in kinds.items()}
         first, *others = options.values()
         shared = [option for option in first if others and all(option in other for other in others)]
         for name, kind in kinds.items():
+            if name in guided:
+                continue
             summary = (kind.__doc__ or "").strip().partition("\n")[0]
             own = [option for option in options[name] if option not in shared]
             add_row(table, name, summary, ", ".join(own))
@@ -224,6 +227,10 @@ def methods() -> None:
         console.print(table)
         if shared:
             console.print(f"Every method: {', '.join(shared)}.", markup=False)
+        if guided:
+            console.print(
+                f"Times guided back-propagation, with the options of both: {', '.join(guided)}.", markup=False
+            )
 
 
 def _load(model: Path, **settings: Any) -> Engine:

@@ -12,6 +12,7 @@ from camrt.engine.images.framing import Framing
 from camrt.engine.methods import make_method, methods
 from camrt.engine.scores import ScoreReader, probabilities
 from camrt.errors import TargetError
+from helpers.few_passes import FEW_PASSES, PRODUCTS
 from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
@@ -175,9 +176,7 @@ METHODS = [
     ("blur-integrated", {"steps": 3, "blur": 1}),
     ("guided-integrated", {"steps": 3, "blur": 1}),
     ("guided", {}),
-    ("guided-gradcam", {}),
-    *((f"guided-{name}", {}) for name in ("gradcam++", "xgradcam", "score", "ablation", "activation")),
-    ("guided-pixab", {}),
+    *((name, FEW_PASSES.get(name, {})) for name in PRODUCTS),
     ("calm", {}),
     ("calm", {"kind": "conditional"}),
     ("calm", {"kind": "posterior"}),
@@ -191,7 +190,7 @@ METHODS = [
 """Every method of the registry, see `test_every_method_is_here`."""
 
 # Adam divides by the gradient's own size, so that rounding grows with every step.
-LOOSER = {"opticam": 200}
+LOOSER = {"opticam": 200, "guided-opticam": 200}
 
 
 def test_every_method_is_here():
@@ -243,6 +242,7 @@ def shapes_alone(values):
 
 EIGENVECTORS = "aten._linalg_eigh.default"
 BY_EIGENVECTORS = {"eigen", "kpca", "eigengradcam", "segeigen"}
+BY_EIGENVECTORS |= {name for name, map_ in PRODUCTS.items() if map_ in BY_EIGENVECTORS}
 UNSEEN = [
     (name, options)
     for name, options in METHODS

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 import camrt
-from camrt.engine.methods import make_method
+from camrt.engine.methods import METHODS, make_method, methods
 from camrt.engine.methods.pixels import blur_matrix
 from camrt.errors import AdjointError, MethodError
+from helpers.few_passes import FEW_PASSES, PRODUCTS
 from helpers.oracles.classifiers import HEADS, classifier, pooled_linear
 from helpers.oracles.gradients import integrated, integrated_textbook, numeric_gradient, strongest
 from helpers.tolerances import assert_close
@@ -173,16 +176,58 @@ def test_guided_back_propagation(engine_of: EngineOf) -> None:
     engine = engine_of(small)
     found = engine.explain(images, "guided", targets=2, blur=1)
     assert_close(found.raw, x.grad.abs().amax(1).numpy(), factor=8)
-    grad_cam = engine.explain(images, "gradcam", targets=2)
-    both = engine.explain(images, "guided-gradcam", targets=2, blur=1)
-    assert_close(both.raw, found.raw * grad_cam.maps, factor=8)
-    assert both.passes.head_adjoint == 2
-    for name in ("gradcam++", "xgradcam", "score", "ablation", "activation", "pixab"):
-        coarse = engine.explain(images, name, targets=2)
-        guided = engine.explain(images, f"guided-{name}", targets=2, blur=1)
+    assert engine.explain(images, "guided-gradcam", targets=2, blur=1).passes.head_adjoint == 2
+    assert len(PRODUCTS) >= len(METHODS) // 2
+    for name, map_ in PRODUCTS.items():
+        if map_ == "cam":
+            continue  # of heads that are linear
+        options = FEW_PASSES.get(name, {})
+        coarse = engine.explain(images, map_, targets=2, **options)
+        guided = engine.explain(images, name, targets=2, blur=1, **options)
         assert_close(guided.raw, found.raw * coarse.maps, factor=8)
         for count in ("head", "full", "head_adjoint"):
             assert getattr(guided.passes, count) == getattr(coarse.passes, count), (name, count)
+        assert guided.passes.full_adjoint == coarse.passes.full_adjoint + 2  # one there and back an image
+        cost = methods()[name]().cost(engine.head, engine.map_shape)
+        assert cost.full_adjoint >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fine", "coarse"),
+    [
+        ("pixab", {"boxes": [[1, 2]]}, {}, {"boxes": ((1, 2),)}),
+        ("score", {"definition": "torchcam"}, {}, {"definition": "torchcam"}),
+        ("ablation", {"score": "probability"}, {"score": "probability"}, {"score": "probability"}),
+        ("gradcam", {"contrast": 1}, {"contrast": 1}, {"contrast": 1}),
+        ("eigen", {"counterfactual": True, "centred": False}, {"counterfactual": True}, {"centred": False}),
+    ],
+    ids=str,
+)
+def test_options_of_a_product_reach_its_factors(
+    engine_of: EngineOf, name: str, options: Any, fine: Any, coarse: Any
+) -> None:
+    small = classifier("pooled-network", trunk="convolve")
+    images, engine = batch(small), engine_of(small)
+    method = make_method(f"guided-{name}", {"blur": 1, **options})
+    found = engine.explain(images, method, targets=[[0, 2]] * 2).raw
+    factors = [
+        engine.explain(images, "guided", targets=[[0, 2]] * 2, blur=1, **fine).raw,
+        engine.explain(images, name, targets=[[0, 2]] * 2, **coarse).maps,
+    ]
+    assert found.any()
+    assert_close(found, factors[0] * factors[1], factor=8)
+    assert pickle.loads(pickle.dumps(method)) == method == make_method(method, {})
+    assert hash(method) == hash(make_method(f"guided-{name}", {"blur": 1, **options}))
+
+
+def test_what_is_no_class_activation_map_is_not_guided() -> None:
+    for name in ("guided-gradient", "guided-guided", "guided-calm", "guided-"):
+        with pytest.raises(MethodError, match=r"unknown method .*did you mean"):
+            make_method(name + "x" * (name == "guided-"), {})
+    with pytest.raises(MethodError, match=r"guided-gradcam\+\+: definition='x' is not understood"):
+        make_method("guided-gradcam++", {"definition": "x"})
+    with pytest.raises(MethodError, match="opticam: steps=0 must be a whole number"):
+        make_method("guided-opticam", {"steps": 0})
 
 
 def test_guided_back_propagation_needs_a_relu(engine_of: EngineOf) -> None:
