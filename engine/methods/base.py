@@ -24,6 +24,8 @@ SHARED_OPTIONS = ("contrast", "strength", "rivals", "counterfactual")
 """Options that every method takes, told of only where they are given."""
 SAME_FOR_EVERY_CLASS = "its map is the same for every class"
 """Why a map cannot be of a contrast."""
+MAGNITUDES = "its map is of magnitudes, which a negative score has too"
+"""Why a map cannot be counterfactual."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,6 @@ class Method(ABC):
     name: ClassVar[str]
     no_contrast: ClassVar[str] = ""
     """Why the map cannot be of another score than the class's own; empty where it can."""
-    no_counterfactual: ClassVar[str] = ""
-    """Likewise why not of a negative one."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What `raw` asks for that not every pass through the trunk fetches; what is not declared is refused."""
 
@@ -133,6 +133,11 @@ class Method(ABC):
             if refusal and getattr(self, option) not in (None, False):
                 raise MethodError(f"{self.name}: {option}={getattr(self, option)!r} is not for it: {refusal}")
         object.__setattr__(self, "contrast", self.score_contrast.against)
+
+    @property
+    def no_counterfactual(self) -> str:
+        """Why the map cannot be of a negative score; empty where it can."""
+        return ""
 
     @property
     def score_contrast(self) -> Contrast:

@@ -14,6 +14,7 @@ from camrt.engine.queries import HeadQueries
 __all__ = ["EigenCAM", "EigenGradCAM", "KernelPCACAM", "SegEigenCAM", "first_component"]
 
 Array = Any
+NO_SIGN = "a principal direction has no sign but the one it is given, and a negative score the same one"
 MAGNITUDE_TOLERANCE = 1e-9  # entries this close, relatively, differ by rounding only
 
 
@@ -53,6 +54,10 @@ class EigenGradCAM(GradientMethod):
 
     name: ClassVar[str] = "eigengradcam"
 
+    @property
+    def no_counterfactual(self) -> str:
+        return NO_SIGN
+
     def map(self, gradient: Array, activations: Array) -> Array:
         return first_component(gradient * activations)
 
@@ -67,6 +72,10 @@ class SegEigenCAM(GradientMethod):
     """
 
     name: ClassVar[str] = "segeigen"
+
+    @property
+    def no_counterfactual(self) -> str:
+        return NO_SIGN
 
     def map(self, gradient: Array, activations: Array) -> Array:
         return first_component(abs(gradient) * activations)

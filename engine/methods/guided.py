@@ -30,9 +30,12 @@ class GuidedBackpropagation(Gradient):
 
     name: ClassVar[str] = "guided"
     relu: ClassVar[ReluRule] = "guided"
-    no_counterfactual: ClassVar[str] = ""  # ReLUs pass on what is positive
 
     blur: int = 9
+
+    @property
+    def no_counterfactual(self) -> str:
+        return ""  # ReLUs pass on what is positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +78,10 @@ class GuidedMethod(Method):
         passed = {option.name for option in fields(self.map_class)} - {"postprocess", "normalisation"}
         if self.score is None:
             passed.discard("score")
-        if self.map_class.no_contrast:
+        if self.map_class.no_contrast:  # the fine factor is of the contrast all the same
             passed.difference_update(SHARED_OPTIONS)
+        elif self.map_class().no_counterfactual:
+            passed.discard("counterfactual")
         return self.map_class(**{name: getattr(self, name) for name in passed})
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:

@@ -25,7 +25,7 @@ from camrt.engine.arrays import (
     zeros,
 )
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import MAGNITUDES, Cost, MapShape, Method
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
@@ -66,7 +66,6 @@ class PixelMethod(Method):
     """
 
     relu: ClassVar[ReluRule] = "plain"
-    no_counterfactual: ClassVar[str] = "its map is of magnitudes, which a negative score has too"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PIXELS})
 
     normalisation: Literal["max", "minmax"] = "minmax"
@@ -78,6 +77,10 @@ class PixelMethod(Method):
         self.require_integer("blur", 1)
         if self.blur % 2 == 0:
             raise MethodError(f"{self.name}: blur={self.blur} must be odd: the kernel has a middle")
+
+    @property
+    def no_counterfactual(self) -> str:
+        return MAGNITUDES
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         maps = [self.maps(queries, target) for target in range(queries.targets.shape[1])]
@@ -169,6 +172,10 @@ class AttributionMethod(PixelMethod):
     """
 
     colours: Literal["max", "sum"] = "max"
+
+    @property
+    def no_counterfactual(self) -> str:
+        return MAGNITUDES if self.colours == "max" else ""
 
     def maps(self, queries: HeadQueries, target: int) -> Array:
         shares = self.attributions(queries, target)

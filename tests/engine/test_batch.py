@@ -124,7 +124,7 @@ def test_the_caller_s_batch_is_left_alone(engine: camrt.Engine) -> None:
     batch = good()
     batch.flags.writeable = False
     for name in camrt.methods():
-        if name not in ("cam", "calm"):
+        if name not in ("cam", "guided-cam", "calm"):
             engine.explain(batch, short(name))
     assert np.array_equal(batch, good())
 
