@@ -51,6 +51,10 @@ class Rivals:
         """Those of target number `target` alone."""
         return replace(self, classes=self.classes[:, target : target + 1])
 
+    def for_images(self, batch_index: Array) -> Rivals:
+        """Those of the images (B,) given."""
+        return replace(self, classes=self.classes[batch_index])
+
     def beside(self, targets: Array) -> Array:
         """(N, T·(1 + R)): each target (N, T) followed by its rivals."""
         every = library(targets).concat([targets[:, :, None], self.classes], axis=2)

@@ -15,6 +15,7 @@ from camrt.engine.heads.calm import CalmHead, agrees_with_graph
 from camrt.engine.heads.class_rows import ClassRows
 from camrt.engine.heads.comparison import ReferenceHead
 from camrt.engine.heads.contributions import Contributions
+from camrt.engine.heads.curvature import HeadCurvature
 from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.heads.last_linear import ScoreRunner
 from camrt.engine.noise import normal_noise
@@ -24,7 +25,7 @@ from camrt.engine.runtime.lazy_runner import LazyRunner
 from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
 from camrt.engine.scores import ScoreReader
 from camrt.errors import BackendError
-from camrt.export.adjoint import GRADIENT, build_adjoint_model
+from camrt.export.adjoint import CURVATURE, GRADIENT, build_adjoint_model, build_curvature_model
 from camrt.export.graph.index import Graph
 from camrt.export.heads.calm_ratio import is_ratio_of_cells
 from camrt.export.heads.cut import FIRST_LAYER, add_taps, build_head_model, extra_input_name
@@ -158,10 +159,41 @@ def make_adjoint_runner(part: onnx.ModelProto, label: str, interface: Interface,
         runtime: What makes graphs ready to run.
     """
     runner = runtime.make_runner(part, label=label, batch=interface.batch)
-    return ShapeCheckedRunner(runner, {LOGITS: (interface.num_classes,), GRADIENT: None})
+    return ShapeCheckedRunner(runner, {LOGITS: (interface.num_classes,), GRADIENT: None, CURVATURE: None})
 
 
 def make_head(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> Head:
+    """The head of a cut, in its cheapest exact form; graphs are made ready when first needed.
+
+    Args:
+        whole: The model.
+        cut: Where it is cut.
+        runtime: What makes graphs ready to run.
+    """
+    head = make_exact_head(whole, cut, runtime)
+    head.curvature = make_curvature(whole, cut, runtime)
+    return head
+
+
+def make_curvature(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> HeadCurvature:
+    """What answers about second derivatives behind a cut."""
+
+    def make() -> Runner:
+        part = build_curvature_model(
+            whole.model,
+            whole.graph,
+            cut.target,
+            input_name=MAP,
+            batch=whole.interface.batch,
+            extra_inputs=cut.around,
+            supports_scatter_add=runtime.supports_scatter_add,
+        )
+        return make_adjoint_runner(part, "head's second derivative", whole.interface, runtime)
+
+    return HeadCurvature(LazyRunner(make), cut.extra_inputs)
+
+
+def make_exact_head(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> Head:
     """The head of a cut, in its cheapest exact form; graphs are made ready when first needed.
 
     Args:

@@ -97,12 +97,16 @@ class ModelRun:
         passes: PassCounts,
     ) -> HeadQueries:
         """What a method may ask about some images at a cut."""
-        extras = {role: outputs[name] for role, name in fetched.taps.items()}
-        extras |= {name: outputs[name] for name in fetched.outputs}
+        shown = {LOGITS: LOGITS, **fetched.taps, **{name: name for name in fetched.outputs}}
+        extras = {role: outputs[name] for role, name in shown.items()}
+
+        def run_trunk(rows: Array) -> dict[str, Array]:
+            return dict(zip(shown, self.model(rows, list(shown.values())), strict=True))
+
         return HeadQueries(
             images=images,
             activations=extras.pop(ACTIVATION),
-            logits=outputs[LOGITS],
+            logits=extras.pop(LOGITS),
             targets=classes,
             activation=self.interface.inverse_link,
             has_logits=self.interface.joint is None,
@@ -116,5 +120,6 @@ class ModelRun:
             extras=extras,
             framing=self.framing((images.shape[2], images.shape[3])),
             needs=fetched.needs,
+            run_trunk=run_trunk,
             rivals=fetched.contrast.find_rivals(classes, outputs[LOGITS]),
         )

@@ -27,8 +27,9 @@ from camrt.engine.runtime import Runner
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
-from camrt.export.heads.cut import JOINT
+from camrt.export.heads.cut import ACTIVATION, JOINT
 from camrt.export.outputs.output_form import InverseLink
+from camrt.export.rewrites.interface import LOGITS
 from camrt.kernels.dispatch import host_readable
 from camrt.kernels.masked_batch import masked_batch
 
@@ -79,6 +80,7 @@ class HeadQueries:
         extras: Further tensors of the trunk pass.
         framing: The images' (H, W), and the part of them that maps show.
         needs: What the method has declared; it can ask for no more.
+        run_trunk: Other images (B, C, H, W) -> the activation, the logits and `extras` of them, by name.
         rivals: What the targets' scores are held against, in every answer; None where they are their own.
     """
 
@@ -98,6 +100,7 @@ class HeadQueries:
     extras: dict[str, Array]
     framing: Framing
     needs: frozenset[Need]
+    run_trunk: Callable[[Array], dict[str, Array]]
     rivals: Rivals | None = None
 
     def require(self, need: Need) -> None:
@@ -115,6 +118,25 @@ class HeadQueries:
             self,
             targets=self.targets[:, target : target + 1],
             rivals=None if self.rivals is None else self.rivals.for_target(target),
+        )
+
+    def about(self, rows: Array, batch_index: Array) -> HeadQueries:
+        """The same questions about other images, for a pass each through the whole model.
+
+        Args:
+            rows: (B, C, H, W), no more than are run at once.
+            batch_index: (B,) the image each of them comes from, whose targets are meant.
+        """
+        self.passes.full += len(rows)
+        found = self.run_trunk(rows)
+        return replace(
+            self,
+            images=rows,
+            activations=found.pop(ACTIVATION),
+            logits=found.pop(LOGITS),
+            extras=found,
+            targets=self.targets[batch_index],
+            rivals=None if self.rivals is None else self.rivals.for_images(batch_index),
         )
 
     def scores(self, kind: ScoreKind) -> Array:
@@ -151,6 +173,24 @@ class HeadQueries:
         broken = find_nan_rows(self.logits)
         for gradient in self.head.gradients(replace(self._context(kind), reader=self._reader(kind))):
             yield fill_nan_rows(gradient, broken)
+
+    def gradients_and_curvatures(self, kind: ScoreKind) -> Iterator[tuple[Array, Array]]:
+        """For each target in turn the gradient of its score, and the score's Hessian times the activation.
+
+        Both are (N, K, h, w), and NaN for images whose logits are not finite.
+
+        Raises:
+            AdjointError: An operator behind the cut has no second derivative, or camrt has no rule for it.
+        """
+        self.require(Need.GRADIENTS)
+        broken = find_nan_rows(self.logits)
+        if self.head.curvature is None:
+            raise MethodError(
+                f"second derivatives of the head of this model ({self.head.kind}) are not taken"
+            )
+        context = replace(self._context(kind), reader=self._reader(kind))
+        for gradient, product in self.head.curvature(context):
+            yield fill_nan_rows(gradient, broken), fill_nan_rows(product, broken)
 
     def image_gradients(
         self, rows: Array, batch_index: Array, target: int, kind: ScoreKind, *, relu: ReluRule = "plain"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
 
-from camrt.engine.arrays import arange_like, library, to_float32
+from camrt.engine.arrays import arange_like, library, to_float32, zeros
 from camrt.engine.contrast import Rivals
 from camrt.export.outputs.output_form import InverseLink
 from camrt.kernels.float_errors import ignore_float_errors
@@ -122,6 +122,44 @@ class ScoreReader:
             part = self.one_by_one.weighting(logits, batch_index, first + place)
             total = total + slopes[:, place : place + 1] * part
         return to_float32(total)
+
+    def weighting_change(self, logits: Any, batch_index: Any, target: int, rise: Any) -> Any:
+        """What `weighting` (B, C) changes by where the logits rise by `rise` (B, C), to first order.
+
+        A softmax's p_c·(e_c − p) changes by −p_i·p_c·(d_i − 2m) at i ≠ c and by −p_c·m·(1 − 2p_c) at c, with
+        d_i = rise_i − rise_c and m = Σ_i p_i·d_i; a sigmoid's by p·(1 − p)·(1 − 2p)·rise at c, and an
+        exponential's by p·rise. Rivals that are weighted by their logits are not asked for.
+        """
+        if self.rivals is not None:
+            first, each = target * self.rivals.group, range(self.rivals.group)
+            counts = self.rivals.coefficients(zeros((self.rivals.group,), logits, "float64"))
+            changes = [
+                self.one_by_one.weighting_change(logits, batch_index, first + place, rise) for place in each
+            ]
+            return to_float32(sum(counts[place] * changes[place] for place in each))
+        xp = library(logits)
+        classes = self.targets[batch_index, target][:, None]
+        own = arange_like(logits.shape[1], logits)[None] == classes
+        wide = xp.astype(rise, xp.float64)
+        here = xp.take_along_axis(wide, classes, axis=1)
+        zero = xp.zeros_like(wide)
+        if self.kind == "logit":
+            return to_float32(zero)
+        if not self.needs_softmax:
+            chosen = xp.take_along_axis(logits, classes, axis=1)
+            change = probabilities(chosen, self.activation) * here
+            if self.activation == "sigmoid":
+                rest = probabilities(-chosen, "sigmoid")
+                change = change * rest * (rest - probabilities(chosen, "sigmoid"))
+            return to_float32(xp.where(own, change, zero))
+        shares = xp.astype(probabilities(logits, "softmax"), xp.float64)
+        chosen = xp.take_along_axis(shares, classes, axis=1)
+        others = xp.where(own, zero, shares)
+        apart = wide - here
+        mean = xp.sum(others * apart, axis=1, keepdims=True)
+        rest = xp.sum(others, axis=1, keepdims=True)
+        at_own = -mean * (rest - chosen)
+        return to_float32(chosen * xp.where(own, at_own, -others * (apart - 2.0 * mean)))
 
     @property
     def is_linear(self) -> bool:

@@ -46,6 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "hirescam": {},
     "layercam": {},
     "gradcam-elementwise": {},
+    "smoothgradcam++": {"draws": 2},
+    "shapley": {},
     "eigengradcam": {},
     "segeigen": {},
     "kpca": {},

@@ -484,7 +484,8 @@ def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) ->
     masked = {"rise", "occlusion"}  # compared where many masks cost little: tests/engine/methods
     ways = {"expected-gradients", "blur-integrated", "guided-integrated"}  # and there what takes many steps
     # products with guided back-propagation are of two that are compared here
-    others = {*PRODUCTS, *masked, *ways, "score", "opticam", "calm"}
+    bent = {"smoothgradcam++", "shapley"}  # what their gradients are is compared in tests/engine/methods
+    others = {*PRODUCTS, *masked, *bent, *ways, "score", "opticam", "calm"}
     assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *others}
 
 

@@ -60,6 +60,8 @@ class Head(ABC):
     """
 
     kind: str
+    curvature: Callable[[QueryContext], Iterator[tuple[Array, Array]]] | None = None
+    """For each target in turn the gradient of its score, and the score's Hessian times the activation."""
 
     @abstractmethod
     def scores_without_channels(self, context: QueryContext) -> Array:

@@ -29,6 +29,8 @@ METHODS: dict[str, str] = {
     "xgrad": ".gradients:XGradCAM",
     "hires": ".gradients:HiResCAM",
     "layer": ".gradients:LayerCAM",
+    "smoothgrad++": ".smooth:SmoothGradCAMPlusPlus",
+    "shapley": ".shapley:ShapleyCAM",
     "gradelementwise": ".gradients:GradCAMElementWise",
     "eigengrad": ".eigen:EigenGradCAM",
     "segeigen": ".eigen:SegEigenCAM",

@@ -63,6 +63,19 @@ class GradientChannelMethod(GradientMethod, ChannelMethod):
         """α (N, K) of a gradient and an activation (N, K, h, w)."""
 
 
+def gradient_is_constant(method: Method, head: Head) -> bool:
+    """Whether a method's score has the same gradient whatever the image: a logit of one linear layer."""
+    linear = getattr(method, "score", None) == "logit" and method.contrast != "similar-weighted"
+    return linear and head.gradient_passes()[0] == 0
+
+
+def mean_over_cells(gradient: Array) -> Array:
+    """The means (N, K) of a gradient (N, K, h, w)."""
+    if is_constant_over_cells(gradient):
+        return gradient[:, :, 0, 0]
+    return library(gradient).mean(gradient, axis=(2, 3))
+
+
 def weighted_map(weights: Array, activations: Array) -> Array:
     """Σ_k weights[n, k] · activations[n, k]: (N, h, w)."""
     return weighted_sum(weights[:, None], activations)[:, 0]
@@ -79,9 +92,7 @@ class GradCAM(GradientChannelMethod):
     name: ClassVar[str] = "gradcam"
 
     def channel_weights(self, gradient: Array, activations: Array) -> Array:
-        if is_constant_over_cells(gradient):
-            return gradient[:, :, 0, 0]
-        return library(gradient).mean(gradient, axis=(2, 3))
+        return mean_over_cells(gradient)
 
 
 @dataclass(frozen=True, kw_only=True)

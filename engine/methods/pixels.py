@@ -19,12 +19,11 @@ from camrt.engine.arrays import (
     clip_min,
     constant_like,
     library,
-    reserve_for,
-    to_device_async,
     to_float32,
     zeros,
 )
 from camrt.engine.heads import Head
+from camrt.engine.methods.altered_images import altered_batches, noise_adder, split_by_part, value_range
 from camrt.engine.methods.base import MAGNITUDES, Cost, MapShape, Method
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
@@ -104,25 +103,9 @@ class PixelMethod(Method):
         Yields:
             The number of an alteration, the images, and their gradients (B, C, H, W).
         """
-        xp, size = library(queries.images), len(queries.images)
-        every = arange_like(size, queries.images)
-        current, altered = -1, queries.images
-        for start in range(0, count * size, queries.batch_size):
-            stop = min(start + queries.batch_size, count * size)
-            parts, rows = [], []
-            for way in range(start // size, -(-stop // size)):
-                if way != current:
-                    current, altered = way, alter(way)
-                batch_rows = slice(max(start - way * size, 0), min(stop - way * size, size))
-                parts.append((way, batch_rows))
-                rows.append(altered[batch_rows])
-            owners = xp.concat([every[batch_rows] for _, batch_rows in parts])
-            found = queries.image_gradients(xp.concat(rows), owners, target, self.score, relu=self.relu)
-            done = 0
-            for way, batch_rows in parts:
-                following = done + batch_rows.stop - batch_rows.start
-                yield way, batch_rows, found[done:following]
-                done = following
+        for parts, rows, owners in altered_batches(queries.images, queries.batch_size, count, alter):
+            found = queries.image_gradients(rows, owners, target, self.score, relu=self.relu)
+            yield from split_by_part(parts, found)
 
     def gradient(self, queries: HeadQueries, target: int) -> Array:
         """The gradient at the images themselves, (N, C, H, W)."""
@@ -270,8 +253,7 @@ class TextbookIntegratedGradients(AttributionMethod):
 class NoisyGradients(PixelMethod):
     """Gradients of noisy copies of an image.
 
-    Draw i of the noise depends on the seed, on i and on the image's size, and on nothing else: every
-    image gets the same pattern, in its own strength, on every device.
+    Draw i of the noise depends on the seed, on i and on the image's size, see `noise_adder`.
 
     Attributes:
         draws: Noisy copies.
@@ -291,17 +273,7 @@ class NoisyGradients(PixelMethod):
 
     def noisy_copies(self, images: Array) -> Callable[[int], Array]:
         """What gives draw number i of the noisy copies of images."""
-        xp = library(images)
-        spread = xp.max(images, axis=(1, 2, 3)) - xp.min(images, axis=(1, 2, 3))
-        strength = np.float32(self.noise) * spread[:, None, None, None]
-
-        reserve_for((3, *images.shape), images, "noisy images", itemsize=4)
-
-        def alter(draw: int) -> Array:
-            pattern = np.random.default_rng([self.seed, draw]).standard_normal(images.shape[1:], np.float32)
-            return images + strength * to_device_async(pattern, images)
-
-        return alter
+        return noise_adder(images, self.seed, np.float32(self.noise) * value_range(images))
 
     def noisy_gradient_maps(self, queries: HeadQueries, target: int) -> Iterator[tuple[int, slice, Array]]:
         """V of every noisy copy: the draw's number, the images, maps (B, H, W)."""

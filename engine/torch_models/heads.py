@@ -11,13 +11,14 @@ from camrt.engine.device import TorchDevice
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import Boxes, QueryContext
 from camrt.engine.heads.contributions import Contributions
+from camrt.engine.heads.curvature import HeadCurvature
 from camrt.engine.heads.factored import FactoredHead
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.heads.last_linear import ScoreRunner
 from camrt.engine.torch_models.cut import IMAGE, HookedCut
 from camrt.engine.torch_models.flattened_linear import FlattenedLinear
 from camrt.engine.torch_models.pooled_linear import CellwiseLinear, PooledLinear
-from camrt.engine.torch_models.runners import HeadBackward, HeadClassMaps, HeadForward
+from camrt.engine.torch_models.runners import HeadBackward, HeadClassMaps, HeadForward, HeadSecondBackward
 
 __all__ = ["FlattenedHead", "HookedHead", "LinearHead"]
 
@@ -41,6 +42,7 @@ class HookedHead(GenericHead):
         self._cut = cut
         self._maps = HeadClassMaps(cut)
         adjoint = HeadAdjoint(HeadBackward(cut), cut.extra_inputs)
+        self.curvature = HeadCurvature(HeadSecondBackward(cut), cut.extra_inputs)
         super().__init__(
             ScoreRunner(HeadForward(cut)), adjoint, batch_size, self._why(), threads, cut.extra_inputs
         )

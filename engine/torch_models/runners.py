@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from typing_extensions import override
 
 from camrt.engine.arrays import concat, pad_rows
@@ -17,11 +18,18 @@ from camrt.engine.torch_models.compilation import GraphCache
 from camrt.engine.torch_models.cut import IMAGE, HookedCut
 from camrt.engine.torch_models.model import TorchModel, to_float32
 from camrt.errors import AdjointError, BackendError
-from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.adjoint import CURVATURE, GRADIENT, RISE, WEIGHTING, ReluRule
 from camrt.export.heads.cut import JOINT
 from camrt.export.rewrites.interface import LOGITS
 
-__all__ = ["HeadBackward", "HeadClassMaps", "HeadForward", "ModuleBackward", "ModuleForward"]
+__all__ = [
+    "HeadBackward",
+    "HeadClassMaps",
+    "HeadForward",
+    "HeadSecondBackward",
+    "ModuleBackward",
+    "ModuleForward",
+]
 
 Tensor = torch.Tensor
 
@@ -161,6 +169,36 @@ class HeadBackward(HookedRunner):
         return backpropagate(self.model, logits, maps, feeds[WEIGHTING], repr(self._cut.path))
 
 
+class HeadSecondBackward(HookedRunner):
+    """Activations and a weighting of the logits to the gradient there, and how it bends along them.
+
+    Args:
+        cut: Where the activation is.
+    """
+
+    def __init__(self, cut: HookedCut) -> None:
+        super().__init__(cut.model, (GRADIENT, CURVATURE, RISE), gradients=True)
+        self._cut = cut
+
+    @override
+    def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
+        """See `camrt.export.adjoint.build_curvature_model`."""
+        maps = self.model.to_tensor(feeds[BATCH_INPUT]).requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH):  # of torch's attentions the one with a second derivative
+            logits = self._cut.logits(maps, feeds)
+            weighting = feeds[WEIGHTING].to(logits.device, logits.dtype).detach().requires_grad_()
+            where = repr(self._cut.path)
+            (gradient,) = find_gradients(self.model, logits, (maps,), weighting, where, create_graph=True)
+            bent = gradient + 0.0 * maps  # the gradient of what is linear in pieces depends on no activation
+            ends = (maps, weighting)
+            product, rise = find_gradients(self.model, bent, ends, maps.detach(), where)
+        return {
+            GRADIENT: to_float32(gradient.detach()),
+            CURVATURE: to_float32(product),
+            RISE: to_float32(rise),
+        }
+
+
 class HeadClassMaps(HookedRunner):
     """Activations to the class maps whose mean the logits are.
 
@@ -207,23 +245,49 @@ class ModuleBackward(HookedRunner):
 def backpropagate(
     model: TorchModel, logits: Tensor, start: Tensor, weighting: Tensor, where: str
 ) -> dict[str, Tensor]:
-    """∂(Σ_c weighting_c · logit_c)/∂start, by autograd; no parameter's `.grad` is touched."""
+    """The logits, and ∂(Σ_c weighting_c · logit_c)/∂start."""
+    (gradient,) = find_gradients(model, logits, (start,), weighting, where)
+    return {LOGITS: to_float32(logits), GRADIENT: to_float32(gradient)}
+
+
+def find_gradients(
+    model: TorchModel,
+    end: Tensor,
+    starts: tuple[Tensor, ...],
+    weighting: Tensor,
+    where: str,
+    *,
+    create_graph: bool = False,
+) -> tuple[Tensor, ...]:
+    """∂(Σ weighting · end)/∂start of each start, by autograd; no parameter's `.grad` is touched.
+
+    Args:
+        model: The module.
+        end: What is weighted.
+        starts: What the gradients are for.
+        weighting: Of the shape of `end`.
+        where: What they are, for messages.
+        create_graph: Whether the gradient is to be differentiated again.
+
+    Raises:
+        AdjointError: There is no way back.
+    """
     lost = AdjointError(
         f"no gradient of the logits reaches {where}: something on the way has no derivative (a torch.no_grad "
         "block, a detach, an operation on whole numbers), or the logits do not depend on it"
     )
-    if not logits.requires_grad:
+    if not end.requires_grad:
         raise lost
-    weights = weighting.to(logits.device, logits.dtype)
+    weights = weighting.to(end.device, end.dtype)
     try:
-        (gradient,) = torch.autograd.grad(logits, start, weights, allow_unused=True)
+        found = torch.autograd.grad(end, starts, weights, create_graph=create_graph, allow_unused=True)
     except torch.OutOfMemoryError:
         raise  # fewer images may fit
     except RuntimeError as error:
         raise AdjointError(f"no gradient can be followed through {model.name}: {error}") from error
-    if gradient is None:
+    if any(gradient is None for gradient in found):
         raise lost
-    return {LOGITS: to_float32(logits), GRADIENT: to_float32(gradient)}
+    return found
 
 
 def hook_guided_relus(logits: Tensor) -> None:

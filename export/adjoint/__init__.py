@@ -1,5 +1,6 @@
 """Gradients of an exported graph, as a second graph of plain operators."""
 
+from camrt.export.adjoint.curvature_graph import CURVATURE, RISE, build_curvature_model
 from camrt.export.adjoint.gradient_graph import (
     GRADIENT,
     WEIGHTING,
@@ -11,10 +12,13 @@ from camrt.export.adjoint.registry import ReluRule
 from camrt.export.adjoint.step_functions import find_straight_through
 
 __all__ = [
+    "CURVATURE",
     "GRADIENT",
+    "RISE",
     "WEIGHTING",
     "ReluRule",
     "build_adjoint_model",
+    "build_curvature_model",
     "find_feature_vectors",
     "find_straight_through",
     "is_gradient",

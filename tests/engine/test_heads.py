@@ -30,6 +30,7 @@ from camrt.export.heads.last_linear import find_last_linear
 from camrt.export.rewrites.input_form import IMAGES
 from camrt.export.rewrites.interface import LOGITS, Interface
 from camrt.export.rewrites.opset_upgrade import upgrade_opset
+from helpers.oracles.gradients import hessian_product, numeric_gradient
 from helpers.tolerances import assert_close
 from helpers.zoo import HEADS, HeadCase, HeadGraph
 
@@ -596,3 +597,33 @@ def test_extreme_logits_neither_overflow_nor_warn():
 def test_a_factored_head_says_which_class_it_is():
     assert isinstance(cut(make_part(HEADS["flatten-gemm"], 21)).head, FactoredHead)
     assert isinstance(cut(make_part(HEADS["global-max-pool"], 22)).head, GenericHead)
+
+
+@CASES
+@pytest.mark.parametrize("kind", ["logit", "probability"])
+def test_second_derivatives(case: HeadCase, kind: str) -> None:
+    """H·A of every head, by differences of differences: good to 1e-6 of the gradient."""
+    part = case.make(np.random.default_rng(3), 4, 3, 2, 3)
+    made = cut(part)
+    activations = np.random.default_rng(5).normal(size=(2, *part.shape)).astype(np.float32)
+    targets = np.array([[0], [part.classes - 1]])
+    assert made.head.curvature is not None
+    context = made.asked(activations, targets, kind)
+    ((gradient, product),) = made.head.curvature(context)
+    assert context.passes == PassCounts(head_adjoint=4 if kind == "logit" else 8)
+    for number, activation in enumerate(activations.astype(np.float64)):
+
+        def score(a: Array, c: int = int(targets[number, 0])) -> float:
+            logits = part.logits64(a[None])
+            return float((logits if kind == "logit" else probabilities_of(logits))[0, c])
+
+        slopes, bends = numeric_gradient(score, activation), hessian_product(score, activation, activation)
+        # differences of a probability that is all but certain are good to 1e-7
+        scale = max(np.abs(slopes).max(), np.abs(bends).max(), 1e-2)
+        assert np.abs(gradient[number] - slopes).max() <= 1e-5 * scale
+        assert np.abs(product[number] - bends).max() <= 1e-4 * scale
+
+
+def probabilities_of(logits: Array) -> Array:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)

@@ -52,6 +52,8 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("gradcam++", {}),
     ("calm", {}),
     ("eigengradcam", {}),
+    ("smoothgradcam++", {"draws": 2}),
+    ("shapley", {}),
     ("kpca", {}),
     ("fem", {}),
 )

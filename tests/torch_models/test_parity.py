@@ -32,6 +32,7 @@ OPTIONS = {
     "integrated": {"steps": 3},
     "integrated-textbook": {"steps": 3},
     "smoothgrad": {"draws": 3},
+    "smoothgradcam++": {"draws": 3},
     "vargrad": {"draws": 3},
     **FEW_PASSES,
 }

@@ -1,6 +1,7 @@
 """Methods and scores give the same numbers for arrays of NumPy and of torch, and wait for no device."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,21 @@ class Answers:
                 )
             yield made
 
+    head = SimpleNamespace(gradient_passes=lambda: (1, "as of any head"))
+
+    def gradients_and_curvatures(self, kind):
+        for number, gradient in enumerate(self.gradients(kind)):
+            yield gradient, self.put(self.drawn(40 + number, N, K, H, W))
+
+    def about(self, rows, owners):
+        """Gradients of every image that is asked about, which depend on it."""
+        assert rows.shape == (owners.shape[0], *IMAGE)
+        shift = library(rows).mean(rows, axis=(1, 2, 3))[:, None, None, None]
+        return SimpleNamespace(
+            activations=self.activations[owners] + shift,
+            gradients=lambda kind: (one[owners] + shift for one in self.gradients(kind)),
+        )
+
     def class_maps(self):
         return self.put(self.drawn(12, N, T, H, W))
 
@@ -150,6 +166,10 @@ METHODS = [
     ("hirescam", {}),
     ("layercam", {}),
     ("gradcam-elementwise", {}),
+    ("smoothgradcam++", {"draws": 3}),
+    ("smoothgradcam++", {"definition": "torchcam", "draws": 2, "score": "probability", "noise": 1}),
+    ("shapley", {}),
+    ("shapley", {"score": "probability"}),
     ("eigengradcam", {}),
     ("segeigen", {}),
     ("score", {}),
@@ -248,7 +268,7 @@ UNSEEN = [
     for name, options in METHODS
     if not name.startswith("guided-")  # there is no kernel for tensors without numbers,
     and name
-    not in ("smoothgrad", "vargrad", "rise", "expected-gradients")  # nor a way to send draws unwaited
+    not in ("smoothgrad", "vargrad", "smoothgradcam++", "rise", "expected-gradients")  # nor to send draws
 ]
 
 

@@ -173,6 +173,65 @@ def test_eigen_grad_cam_but_for_its_sign(twins):
         assert_close(nearer, map_, np.float32, factor=FACTOR)
 
 
+def test_shapley_cam_of_what_bends():
+    """A head with a second derivative: a GELU, a softmax over channels, and a square of probabilities."""
+    peer = import_peer("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget, ClassifierOutputTarget
+
+    class Bent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU())
+            self.mix = nn.Conv2d(6, 8, 3, padding=1)
+            self.linear = nn.Linear(8, CLASSES)
+
+        def forward(self, images):
+            mixed = nn.functional.gelu(self.mix(self.features(images)))
+            return self.linear((mixed * mixed.softmax(1)).mean((2, 3)))
+
+    torch.manual_seed(5)
+    module = Bent().eval()
+    with torch.no_grad():
+        for values in module.parameters():
+            values *= 3
+    images = np.random.default_rng(1).normal(size=(3, 3, 9, 11)).astype(np.float32)
+    engine = camrt.load(module, target="features", size=(9, 11))
+    targets = [0, 3, 1]
+    for kind, made in (("logit", ClassifierOutputTarget), ("probability", ClassifierOutputSoftmaxTarget)):
+        cam = peer.ShapleyCAM(model=module, target_layers=[module.features])
+        expected = cam(torch.from_numpy(images), [made(target) for target in targets])
+        cam.activations_and_grads.release()
+        options = {"targets": targets, "score": kind, "postprocess": "library"}
+        found = engine.explain(images, "ShapleyCAM", **options)
+        assert_close(found.maps, expected, np.float32, factor=4 * FACTOR)
+        plain = engine.explain(images, "gradcam", **options)
+        assert np.abs(plain.maps - found.maps).max() > 0.01
+
+
+def test_smooth_grad_cam_plus_plus_of_torchcam(twins, monkeypatch):
+    """With the same noise drawn."""
+    methods = import_peer("torchcam").methods
+    draws = [np.random.default_rng([3, i]).standard_normal((3, 15, 19), np.float32) for i in range(3)]
+    with (
+        methods.SmoothGradCAMpp(twins.module, twins.module.rectify, num_samples=3, std=0.3) as extractor,
+        torch.no_grad(),
+    ):
+        waiting = iter(draws)
+        monkeypatch.setattr(
+            extractor._distrib,
+            "sample",
+            lambda shape: 0.3 * torch.from_numpy(next(waiting)).expand(shape).clone(),
+        )
+        twins.module(twins.tensor)
+        with torch.enable_grad():
+            expected = extractor(twins.targets)[0].detach().numpy()
+    options = {"definition": "torchcam", "draws": 3, "noise": 0.3, "seed": 3}
+    found = twins.engine.explain(twins.images, "SmoothGradCAMpp", targets=twins.targets, **options)
+    alive = np.flatnonzero(np.maximum(found.raw, 0).max((1, 2)) > 0)
+    assert len(alive)
+    assert_close(stretched(found.raw[alive]), expected[alive], np.float32, factor=2 * FACTOR)
+
+
 def test_random_cam(twins, monkeypatch):
     """With the same numbers drawn."""
     peer = import_peer("pytorch_grad_cam")
