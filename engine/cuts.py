@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import get_args
 
 import onnx
 
@@ -20,7 +21,14 @@ from camrt.engine.queries import Need
 from camrt.engine.runtime import Backend, Runner
 from camrt.engine.runtime.lazy_runner import LazyRunner
 from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
-from camrt.export.adjoint import ReluRule, build_adjoint_model, find_feature_vectors
+from camrt.export.adjoint import (
+    BackwardRule,
+    PropagationRule,
+    ReluRule,
+    build_adjoint_model,
+    build_propagation_model,
+    find_feature_vectors,
+)
 from camrt.export.graph.index import Graph
 from camrt.export.graph.size_tensors import is_size_tensor
 from camrt.export.heads.cut import (
@@ -165,8 +173,8 @@ def check_output_shapes(runner: Runner, interface: Interface, cuts: Sequence[Cut
 
 def make_image_adjoints(
     model: onnx.ModelProto, graph: Graph, interface: Interface, runtime: Backend
-) -> dict[ReluRule, Runner]:
-    """Graphs of the gradient with respect to the image, by ReLU rule; made ready when first needed."""
+) -> dict[BackwardRule, Runner]:
+    """Graphs of the gradient with respect to the image, by their rule; made ready when first needed."""
 
     def lazy(relu: ReluRule) -> Runner:
         def make() -> Runner:
@@ -183,4 +191,22 @@ def make_image_adjoints(
 
         return LazyRunner(make)
 
-    return {"plain": lazy("plain"), "guided": lazy("guided")}
+    def propagating(rule: PropagationRule) -> Runner:
+        def make() -> Runner:
+            part = build_propagation_model(
+                model,
+                graph,
+                rule,
+                input_name="camrt_altered",
+                batch=interface.batch,
+                supports_scatter_add=runtime.supports_scatter_add,
+            )
+            return make_adjoint_runner(part, f"model's {rule} shares", interface, runtime)
+
+        return LazyRunner(make)
+
+    return {
+        "plain": lazy("plain"),
+        "guided": lazy("guided"),
+        **{rule: propagating(rule) for rule in get_args(PropagationRule)},
+    }

@@ -46,7 +46,7 @@ from camrt.errors import (
     MethodError,
     PickleError,
 )
-from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.adjoint import GRADIENT, WEIGHTING, BackwardRule
 from camrt.export.budget import allowed_memory
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.heads.cut import TargetTensor
@@ -98,7 +98,7 @@ class Engine:
         model: Runner,
         cuts: tuple[Cut, ...],
         candidates: tuple[TargetTensor, ...],
-        adjoints: Mapping[ReluRule, Runner],
+        adjoints: Mapping[BackwardRule, Runner],
         labels: tuple[str, ...] | None,
         preprocessing: Preprocessing | None,
         batch_size: int,

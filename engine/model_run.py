@@ -13,7 +13,7 @@ from camrt.engine.methods import Method
 from camrt.engine.passes import PassCounts
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.runtime import Runner
-from camrt.export.adjoint import ReluRule
+from camrt.export.adjoint import BackwardRule
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.heads.cut import ACTIVATION, JOINT
 from camrt.export.rewrites.interface import LOGITS, Interface
@@ -58,7 +58,7 @@ class ModelRun:
 
     model: Runner
     cuts: tuple[Cut, ...]
-    adjoints: Mapping[ReluRule, Runner]
+    adjoints: Mapping[BackwardRule, Runner]
     interface: Interface
     front: BuiltinPreprocessing
     batch_size: int

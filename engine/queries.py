@@ -26,7 +26,7 @@ from camrt.engine.passes import PassCounts
 from camrt.engine.runtime import Runner
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
-from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule
+from camrt.export.adjoint import GRADIENT, WEIGHTING, BackwardRule
 from camrt.export.heads.cut import ACTIVATION, JOINT
 from camrt.export.outputs.output_form import InverseLink
 from camrt.export.rewrites.interface import LOGITS
@@ -42,6 +42,10 @@ NO_PROBABILITIES = (
 NO_WEIGHTED = (
     "contrast='similar-weighted' weights classes by their logits, and these scores are probabilities: ask "
     "for score='logit' where the model has logits, or for contrast='similar'"
+)
+NO_GRAPH = (
+    "DeepLIFT and LRP are rules for the operators of an ONNX file, and this is a torch module: write its "
+    "file with camrt.to_onnx(module, example, 'model.onnx'), and load that"
 )
 NO_JOINT = (
     "needs a CALM model, whose file holds log p(y,z|x): train one with camrt train --head calm-em, and write "
@@ -73,7 +77,7 @@ class HeadQueries:
         head: What answers questions about altered activations.
         model: Graph images -> logits.
         logits_output: Name of that graph's logits.
-        adjoints: Graphs images, weighting -> gradient with respect to the images, by their ReLU rule.
+        adjoints: Graphs images, weighting -> gradient with respect to the images, by their rule.
         batch_size: Rows a batch.
         threads: Threads of the native kernels; None lets them choose.
         passes: Where passes are counted.
@@ -93,7 +97,7 @@ class HeadQueries:
     head: Head
     model: Runner
     logits_output: str
-    adjoints: Mapping[ReluRule, Runner]
+    adjoints: Mapping[BackwardRule, Runner]
     batch_size: int
     threads: int | None
     passes: PassCounts
@@ -193,7 +197,14 @@ class HeadQueries:
             yield fill_nan_rows(gradient, broken), fill_nan_rows(product, broken)
 
     def image_gradients(
-        self, rows: Array, batch_index: Array, target: int, kind: ScoreKind, *, relu: ReluRule = "plain"
+        self,
+        rows: Array,
+        batch_index: Array,
+        target: int,
+        kind: ScoreKind,
+        *,
+        relu: BackwardRule = "plain",
+        extra_inputs: Mapping[str, Array] | None = None,
     ) -> Array:
         """(B, C, H, W): the gradient of the score of target number `target` with respect to altered images.
 
@@ -205,12 +216,16 @@ class HeadQueries:
             batch_index: (B,) the image each of them comes from, whose target is meant.
             target: Column of `targets`.
             kind: Logit or probability.
-            relu: How ReLUs pass gradients on, see `camrt.export.adjoint`.
+            relu: How ReLUs pass gradients on, or another rule for all nodes, see `camrt.export.adjoint`.
+            extra_inputs: What such a rule takes beside images, a row each.
 
         Raises:
             AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
+            MethodError: The model is no ONNX file, whose graph alone has such rules.
         """
         reader = self._reader(kind)
+        if relu not in self.adjoints:
+            raise MethodError(NO_GRAPH)
         parts = []
         for start in range(0, len(rows), self.batch_size):
             block, owners = (
@@ -222,11 +237,11 @@ class HeadQueries:
             else:
                 self.passes.full += len(block)
                 logits = self.model(block, [self.logits_output])[0]
-            weighting = reader.weighting(logits, owners, target)
+            feeds = {WEIGHTING: reader.weighting(logits, owners, target)}
+            for name, values in (extra_inputs or {}).items():
+                feeds[name] = values[start : start + self.batch_size]
             self.passes.full_adjoint += len(block)
-            found, gradient = self.adjoints[relu](
-                block, [self.logits_output, GRADIENT], {WEIGHTING: weighting}
-            )
+            found, gradient = self.adjoints[relu](block, [self.logits_output, GRADIENT], feeds)
             parts.append(fill_nan_rows(gradient, find_nan_rows(found)))
         return concat(parts)
 

@@ -32,7 +32,7 @@ from camrt.default import scene_path
 from camrt.engine.methods.score import ScoreCAM
 from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
-from helpers.few_passes import PRODUCTS
+from helpers.few_passes import OF_FILES_WITH_LOGITS, PRODUCTS
 from helpers.oracles.ablation import ablation_cam
 from helpers.oracles.cam import activation_map, class_map
 from helpers.oracles.eigen import eigen_cam, eigen_grad_cam, kernel_pca_cam, seg_eigen_cam
@@ -481,12 +481,11 @@ def test_opti_cam_takes_the_steps_that_torch_takes(subject: Subject) -> None:
 def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) -> None:
     with pytest.raises(MethodError, match="needs a CALM model"):
         subject.engine.explain(subject.images[:1], "calm")
-    # compared where many masks cost little: tests/engine/methods
-    masked = {"rise", "occlusion", "lime", "kernelshap", "aise", "sscam", "iscam"}
+    masked = {"rise", "occlusion"}  # compared where many masks cost little: tests/engine/methods
     ways = {"expected-gradients", "blur-integrated", "guided-integrated"}  # and there what takes many steps
     # products with guided back-propagation are of two that are compared here
     bent = {"smoothgradcam++", "shapley"}  # what their gradients are is compared in tests/engine/methods
-    others = {*PRODUCTS, *masked, *bent, *ways, "score", "opticam", "calm"}
+    others = {*PRODUCTS, *masked, *bent, *ways, *OF_FILES_WITH_LOGITS, "score", "opticam", "calm"}
     assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *others}
 
 

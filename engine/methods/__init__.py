@@ -40,11 +40,6 @@ METHODS: dict[str, str] = {
     "opti": ".opti:OptiCAM",
     "rise": ".rise:RISE",
     "occlusion": ".occlusion:Occlusion",
-    "lime": ".surrogates:LIME",
-    "kernelshap": ".surrogates:KernelSHAP",
-    "aise": ".aise:AISE",
-    "ss": ".averaged_score:SSCAM",
-    "is": ".averaged_score:ISCAM",
     "gradient": ".pixels:Gradient",
     "integrated": ".pixels:IntegratedGradients",
     "integratedtextbook": ".pixels:TextbookIntegratedGradients",
@@ -54,6 +49,8 @@ METHODS: dict[str, str] = {
     "expectedgradients": ".attributions:ExpectedGradients",
     "blurintegrated": ".paths:BlurIntegratedGradients",
     "guidedintegrated": ".paths:GuidedIntegratedGradients",
+    "deeplift": ".propagation:DeepLift",
+    "lrp": ".propagation:LRP",
     "guided": ".guided:GuidedBackpropagation",
 }
 """By canonical name, the module and the class: imported when a method is first asked for.

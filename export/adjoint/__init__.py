@@ -8,17 +8,23 @@ from camrt.export.adjoint.gradient_graph import (
     find_feature_vectors,
     is_gradient,
 )
-from camrt.export.adjoint.registry import ReluRule
+from camrt.export.adjoint.propagation import EPSILON, REFERENCE, build_propagation_model
+from camrt.export.adjoint.registry import BackwardRule, PropagationRule, ReluRule
 from camrt.export.adjoint.step_functions import find_straight_through
 
 __all__ = [
     "CURVATURE",
+    "EPSILON",
     "GRADIENT",
+    "REFERENCE",
     "RISE",
     "WEIGHTING",
+    "BackwardRule",
+    "PropagationRule",
     "ReluRule",
     "build_adjoint_model",
     "build_curvature_model",
+    "build_propagation_model",
     "find_feature_vectors",
     "find_straight_through",
     "is_gradient",

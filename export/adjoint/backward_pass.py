@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from onnx import AttributeProto, NodeProto, TensorProto
@@ -14,7 +14,7 @@ from camrt.export.graph.node_maker import NodeMaker
 from camrt.export.graph.operators import FLOATING, RESHAPING
 from camrt.export.rewrites.input_form import is_rounding
 
-__all__ = ["BackwardPass", "sum_cotangents", "tensors_read"]
+__all__ = ["BackwardPass", "apply_rule", "sum_cotangents", "tensors_read"]
 
 # What does with the whole numbers of an image what it would do with real ones, or makes them.
 ON_WHOLE_NUMBERS = RESHAPING | {
@@ -35,6 +35,7 @@ class BackwardPass:
         guided: See `BackwardStep`.
         dead_ends: See `BackwardStep`.
         cotangents: The parts of each tensor's cotangent so far, by its name.
+        rule: What is applied to each node; None for its operator's rule.
     """
 
     graph: Graph
@@ -44,6 +45,7 @@ class BackwardPass:
     guided: list[str]
     dead_ends: list[str]
     cotangents: dict[str, list[str]] = field(default_factory=dict)
+    rule: Callable[[BackwardStep], Sequence[str | None]] | None = None
 
     def propagate_back(self, nodes: Sequence[NodeProto], start: str = "") -> None:
         """Applies the rules of ordered nodes, last to first, without the one that makes `start`.
@@ -60,7 +62,7 @@ class BackwardPass:
             step = BackwardStep(
                 node, self.graph, self.make, arriving, self.reached, self.relu, self.guided, self.dead_ends
             )
-            for name, cotangent in zip(tensors_read(node), apply_rule(step), strict=False):
+            for name, cotangent in zip(tensors_read(node), (self.rule or apply_rule)(step), strict=False):
                 if cotangent is not None and name in self.reached:
                     self.cotangents.setdefault(name, []).append(cotangent)
 

@@ -24,7 +24,15 @@ from camrt.export.rewrites.float_types import cast_floats
 from camrt.export.rewrites.interface import LOGITS
 from camrt.export.rewrites.opset_upgrade import MODERN_OPSET
 
-__all__ = ["GRADIENT", "WEIGHTING", "build_adjoint_model", "find_feature_vectors", "is_gradient"]
+__all__ = [
+    "GRADIENT",
+    "WEIGHTING",
+    "append_adjoint",
+    "build_adjoint_model",
+    "check_operator_set",
+    "find_feature_vectors",
+    "is_gradient",
+]
 
 WEIGHTING = "camrt_weighting"
 GRADIENT = "camrt_gradient"
@@ -70,12 +78,7 @@ def build_adjoint_model(
     Raises:
         AdjointError: An operator has no rule, or something on the way has no derivative.
     """
-    if opset(model) < MODERN_OPSET:
-        raise AdjointError(
-            f"the graph of a gradient is written in operator set {MODERN_OPSET}, and this file's, of "
-            f"operator set {opset(model)}, holds something that has no spelling there: convert the file "
-            "(onnx.version_converter.convert_version), or export it again"
-        )
+    check_operator_set(model)
     reached = find_dependents([start], graph.nodes, through_sizes=False)
     if end not in reached:
         raise AdjointError(f"the logits do not depend on {start!r}: their gradient there is zero everywhere")
@@ -105,6 +108,20 @@ def build_adjoint_model(
         replace_by_input(head, name, extra_input_name(number), batch, graph)
     drop_unused(head)
     return head
+
+
+def check_operator_set(model: onnx.ModelProto) -> None:
+    """Refuses a model that could not be brought to the operator set that adjoints are written in.
+
+    Raises:
+        AdjointError: It is one.
+    """
+    if opset(model) < MODERN_OPSET:
+        raise AdjointError(
+            f"the graph of a gradient is written in operator set {MODERN_OPSET}, and this file's, of "
+            f"operator set {opset(model)}, holds something that has no spelling there: convert the file "
+            "(onnx.version_converter.convert_version), or export it again"
+        )
 
 
 def is_gradient(model: onnx.ModelProto) -> bool:

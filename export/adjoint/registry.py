@@ -18,7 +18,7 @@ from camrt.errors import AdjointError
 from camrt.export.graph.index import Graph, attribute, static_shape
 from camrt.export.graph.node_maker import Indices, NodeMaker
 
-__all__ = ["RULES", "BackwardStep", "ReluRule", "Rule", "rule"]
+__all__ = ["RULES", "BackwardRule", "BackwardStep", "PropagationRule", "ReluRule", "Rule", "rule"]
 
 Array = npt.NDArray[Any]
 GRADIENT_FREE_HINT = (
@@ -26,6 +26,9 @@ GRADIENT_FREE_HINT = (
     "target behind that node"
 )
 ReluRule = Literal["plain", "guided"]
+PropagationRule = Literal["rescale", "epsilon", "z+", "composite"]
+"""DeepLIFT's, and those of LRP: see `camrt.export.adjoint.propagation`."""
+BackwardRule = ReluRule | PropagationRule
 
 
 @dataclass(frozen=True)

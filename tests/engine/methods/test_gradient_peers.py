@@ -12,6 +12,7 @@ import camrt
 from helpers.oracles import postprocess
 from helpers.peer_libraries import import_peer
 from helpers.tolerances import assert_close
+from helpers.torch_exporters import export
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -104,40 +105,6 @@ def test_pytorch_grad_cam(twins, name):
     found = twins.engine.explain(twins.images, name, targets=twins.targets, postprocess="library", **options)
     assert (found.flags == 0).any()
     assert_close(found.maps, expected, np.float32, factor=FACTOR)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_pytorch_grad_cam_smoothed_by_copies(twins, name):
-    peer, (made, options) = import_peer("pytorch_grad_cam"), METHODS[name]
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    cam = getattr(peer, made)(model=twins.module, target_layers=[twins.module.rectify])
-    chosen = [ClassifierOutputTarget(target) for target in twins.targets]
-    expected = cam(twins.tensor, chosen, aug_smooth=True)
-    cam.activations_and_grads.release()
-    options = {**options, "postprocess": "library", "smooth": "augment"}
-    found = twins.engine.explain(twins.images, name, targets=twins.targets, **options)
-    assert (found.flags == 0).any()
-    assert_close(found.maps, expected, np.float32, factor=FACTOR)
-
-
-@pytest.mark.parametrize("name", sorted(set(METHODS) & {"gradcam", "gradcam++", "hirescam", "layercam"}))
-def test_pytorch_grad_cam_smoothed_by_a_component(twins, name):
-    """But for the sign, which NumPy's decomposition leaves to chance there."""
-    peer, (made, options) = import_peer("pytorch_grad_cam"), METHODS[name]
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    cam = getattr(peer, made)(model=twins.module, target_layers=[twins.module.rectify])
-    chosen = [ClassifierOutputTarget(target) for target in twins.targets]
-    expected = cam(twins.tensor, chosen, eigen_smooth=True)
-    cam.activations_and_grads.release()
-    found = twins.engine.explain(twins.images, name, targets=twins.targets, smooth="eigen", **options)
-    size = expected.shape[1:]
-    for raw, theirs in zip(found.raw, expected, strict=True):
-        ours = [postprocess.library(sign * raw, size) for sign in (1, -1)]
-        nearest = min(ours, key=lambda one: np.abs(one - theirs).max())
-        # the component of an activation whose weights are small is found from squares of them
-        assert_close(nearest, theirs, np.float32, factor=100 * FACTOR)
 
 
 class Negative:
@@ -376,3 +343,97 @@ def test_captum_s_gradient_shap_is_expected_gradients(twins, monkeypatch):
     options = {"targets": twins.targets, "draws": count, "references": reference, "blur": 1, "colours": "sum"}
     found = twins.engine.explain(twins.images, "expected-gradients", **options)
     assert_close(found.raw, theirs.detach().sum(1).numpy(), np.float32, factor=FACTOR)
+
+
+class Modules(nn.Module):
+    """What captum's DeepLIFT and LRP take: a module a layer, each used once, none in place."""
+
+    def __init__(self, bias=True):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1, bias=bias), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2),
+            nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=bias), nn.Tanh(), nn.AvgPool2d(2),
+            nn.AdaptiveAvgPool2d(1),
+        )  # fmt: skip
+        self.hidden = nn.Linear(8, 9, bias=bias)
+        self.rectify = nn.ReLU()
+        self.last = nn.Linear(9, CLASSES, bias=bias)
+
+    def forward(self, images):
+        return self.last(self.rectify(self.hidden(self.layers(images)[:, :, 0, 0])))
+
+
+class Squeezed(nn.Module):
+    """Layers whose last maps are single numbers, which are the logits."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, images):
+        return self.layers(images)[:, :, 0, 0]
+
+
+@pytest.fixture
+def modules(tmp_path):
+    torch.manual_seed(5)
+    module = Modules()
+    module.train()(torch.randn(16, 3, 16, 12))
+    module.eval()
+    images = torch.randn(1, 3, 16, 12)  # captum takes the first image's slopes for all, where nothing changes
+    path = export(module, (16, 12), tmp_path / "modules.onnx", dynamo=False, opened=True)
+    return module, camrt.load(path, threads=1), images
+
+
+def test_captum_s_deep_lift(modules):
+    attr, (module, engine, images) = import_peer("captum.attr"), modules
+    references = torch.randn(2, 3, 16, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it sets hooks, and that it takes them off
+        one = attr.DeepLift(module).attribute(images, target=2)
+        several = attr.DeepLiftShap(module).attribute(images, references, target=2)
+    for theirs, given in ((one, None), (several, references.numpy())):
+        found = engine.explain(images.numpy(), "deeplift", targets=2, references=given, blur=1)
+        # quotients of small differences of tanh
+        assert_close(found.raw, theirs.detach().sum(1).numpy(), np.float32, factor=4 * FACTOR)
+
+
+def test_captum_s_deep_lift_of_a_max_pooling(tmp_path):
+    """Among linear layers; beside functions of each number its shares part from the rule it states."""
+    attr = import_peer("captum.attr")
+    torch.manual_seed(5)
+    module = Squeezed(nn.Sequential(nn.Conv2d(3, 5, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)))
+    images = torch.randn(1, 3, 16, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = attr.DeepLift(module).attribute(images, target=2).detach().sum(1).numpy()
+    path = export(module, (16, 12), tmp_path / "pooled.onnx", dynamo=False, opened=True)
+    found = camrt.load(path, threads=1).explain(images.numpy(), "deeplift", targets=2, blur=1)
+    assert_close(found.raw, theirs, np.float32, factor=FACTOR)
+
+
+def test_captum_s_lrp(modules):
+    attr, (module, engine, images) = import_peer("captum.attr"), modules
+    theirs = attr.LRP(module).attribute(images.requires_grad_(), target=2).detach().sum(1).numpy()
+    found = engine.explain(images.detach().numpy(), "lrp", targets=2, blur=1)
+    # answers near zero, that relevance is divided by, magnify the rounding of both
+    assert_close(found.raw, theirs, np.float32, factor=40 * FACTOR)
+
+
+def test_captum_s_lrp_of_positive_weights(tmp_path):
+    """Its Alpha1_Beta0_Rule of layers without biases, which read no negative number."""
+    attr, rules = import_peer("captum.attr"), import_peer("captum.attr._utils.lrp_rules")
+    torch.manual_seed(6)
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.ReLU(),
+        nn.Conv2d(6, 4, 3, stride=2, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+    ).eval()  # fmt: skip
+    module = Squeezed(module)
+    images = torch.rand(3, 3, 12, 12)
+    path = export(module, (12, 12), tmp_path / "positive.onnx", dynamo=False, opened=True)
+    for layer in module.layers:
+        if hasattr(layer, "weight"):
+            layer.rule = rules.Alpha1_Beta0_Rule()
+    theirs = attr.LRP(module).attribute(images.requires_grad_(), target=2).detach().sum(1).numpy()
+    found = camrt.load(path, threads=1).explain(images.detach().numpy(), "lrp", rule="z+", targets=2, blur=1)
+    assert_close(found.raw, theirs, np.float32, factor=FACTOR)
