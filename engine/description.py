@@ -96,7 +96,7 @@ def cost_row(method: type[Method], engine: Engine) -> tuple[tuple[str, ...], str
     try:
         if Need.JOINT in method.needs and not engine.has_joint:
             raise MethodError(NO_JOINT)
-        cost = method().cost(engine.head, engine.map_shape)
+        cost = method().cost_of_all(engine.head, engine.map_shape)
     except MethodError as error:
         return ("-",) * 4, str(error)
     return tuple(map(str, (cost.head, cost.full, cost.head_adjoint, cost.full_adjoint))), cost.why

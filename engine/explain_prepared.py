@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from camrt.engine.arrays import concat, to_numpy
+from camrt.engine.augmentation import AUGMENTATIONS, Augmentation
 from camrt.engine.batch import MapSize, PreparedBatch, resolve_map_size
 from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.explanation import Explanation
-from camrt.engine.fusion import Fusion, saliency_maps
+from camrt.engine.fusion import Fusion, mean_saliency_maps
 from camrt.engine.images.framing import Framing
 from camrt.engine.map_output import MapOutput
 from camrt.engine.methods import Method
@@ -37,7 +38,7 @@ class MethodAnswer:
 
     Attributes:
         scores: (n, T).
-        raws: Each layer's raw maps (n, T, h, w).
+        raws: Each layer's raw maps (n, T, h, w); of several copies of the images one after the other.
         uncertainty: Of the raw maps of a single layer, their standard error; None where it is not known.
     """
 
@@ -149,10 +150,24 @@ def explain_block(
     block.passes[0].trunk += len(images)
     nan_rows = None if given.nan_rows is None else given.nan_rows[rows]
     for method, passes in zip(methods, block.passes, strict=True):
-        block.answers.append(explain_by_method(run, images, method, classes, outputs, passes, nan_rows))
+        answer = explain_by_method(run, images, method, classes, outputs, passes, nan_rows)
+        for copy in copies_for(method)[1:]:
+            altered = copy.alter(images)
+            passes.trunk += len(images)
+            found = run.run_trunk(altered, (method,))
+            other = explain_by_method(run, altered, method, classes, found, passes, nan_rows)
+            answer = replace(
+                answer, raws=answer.raws + [copy.undo(raw) for raw in other.raws], uncertainty=None
+            )
+        block.answers.append(answer)
         block.seconds.append(time.perf_counter() - begun)
         begun = time.perf_counter()
     return block
+
+
+def copies_for(method: Method) -> tuple[Augmentation, ...]:
+    """The copies of images that a method's maps are averaged over, the images themselves first."""
+    return AUGMENTATIONS if method.smooth == "augment" else AUGMENTATIONS[:1]
 
 
 def explain_by_method(
@@ -168,7 +183,7 @@ def explain_by_method(
     raws = []
     for fetched in run.find_fetched(method):
         queries = run.make_queries(images, fetched, classes, outputs, passes)
-        raw, scores, uncertainty = method.raw_with_uncertainty(queries)
+        raw, scores, uncertainty = method.smoothed_raw(queries)
         check_grid(method, raw, queries)
         raws.append(raw if nan_rows is None else fill_nan_rows(raw, nan_rows))
     if uncertainty is not None and nan_rows is not None:
@@ -222,10 +237,9 @@ def join_blocks(
         shown = seen
     elif isinstance(size, str) and size == "original" and given.framings is not None:
         shown = given.framings[0].inverse(image)
-    within = shown.inverse(final).compose(seen)
-    maps, flags, raw = saliency_maps(
-        raws, method, within, fuse, run.threads, output.allocate((*classes.shape, *final), raws[0], shape)
-    )
+    within = [shown.inverse(final).compose(copy.frame(seen)) for copy in copies_for(method)]
+    place = output.allocate((*classes.shape, *final), raws[0], shape)
+    maps, flags, raw = mean_saliency_maps(raws, method, within, fuse, run.threads, place)
     warn_nonfinite_maps(flags)
     return Explanation(
         method=repr(method),

@@ -50,10 +50,9 @@ class Explanation(Generic[ArrayT_co]):
         logits: (N, C); of a model that gives plain numbers (`activation="none"`), those.
         probabilities: (N, C); NaN of a model that gives plain numbers, which have none.
         flags: targets.shape uint8, see `FLAG_NAMES`.
-        uncertainty: Of the shape of `raw`, its standard error over what the method drew at random (the masks
-        of
-            `rise`); NaN where there are too few draws to tell; None of methods that draw nothing, or do not
-            say, and where the maps of several layers became one.
+        uncertainty: Of the shape of `raw`, its standard error over what the method drew at random, such as
+            the masks of `rise`; NaN where there are too few draws to tell; None of methods that draw nothing,
+            or do not say, and where the maps of several layers became one.
         passes: What was run for it.
         seconds: Wall-clock time of the whole call; on a GPU perhaps only until its work was queued.
         labels: The names of the C classes, if known.

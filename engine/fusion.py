@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from camrt.engine.arrays import library, to_float32
@@ -10,7 +11,7 @@ from camrt.engine.methods import Method
 from camrt.engine.queries import fill_nan_rows
 from camrt.kernels.saliency import MapFlag
 
-__all__ = ["Fusion", "saliency_maps"]
+__all__ = ["Fusion", "mean_saliency_maps", "saliency_maps"]
 
 Array = Any
 Fusion = Literal["mean", "max"]
@@ -53,13 +54,55 @@ def saliency_maps(
     return *layer_saliency(fused, method, Framing.whole(framing.size), threads, out), fused
 
 
+def mean_saliency_maps(
+    raws: list[Array],
+    method: Method,
+    framings: Sequence[Framing],
+    fuse: Fusion,
+    threads: int | None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """`saliency_maps` of copies of the images, and their mean where there are several.
+
+    The mean is not brought to [0, 1] again, and is given as the raw maps too. A copy whose map says nothing
+    counts as zeros; one that is not finite makes the mean zeros, and NaN in the raw maps.
+
+    Args:
+        raws: For each copy, and there for each layer, (N, T, h, w).
+        method: See `saliency_maps`, as the others.
+        framings: For each copy.
+        fuse: See there.
+        threads: See there.
+        out: See there.
+    """
+    if len(framings) == 1:
+        return saliency_maps(raws, method, framings[0], fuse, threads, out)
+    layers = len(raws) // len(framings)
+    each = [
+        saliency_maps(raws[number * layers :][:layers], method, framing, fuse, threads)[:2]
+        for number, framing in enumerate(framings)
+    ]
+    xp = library(*raws)
+    mean = sum(maps for maps, _ in each) / len(framings)
+    flags = xp.stack([flags for _, flags in each])
+    broken = xp.any(flags == int(MapFlag.NOT_FINITE), axis=0)
+    maps = xp.where(broken[..., None, None], xp.zeros_like(mean), mean)
+    if out is not None:
+        out[...] = maps
+    return (
+        maps if out is None else out,
+        xp.where(broken, xp.max(flags, axis=0), xp.min(flags, axis=0)),
+        xp.where(broken[..., None, None], xp.full_like(mean, float("nan")), mean),
+    )
+
+
 def layer_saliency(
     raw: Array, method: Method, framing: Framing, threads: int | None, out: Array | None = None
 ) -> tuple[Array, Array]:
     """Saliency maps (N, T, H, W) and flags (N, T) of raw maps (N, T, h, w)."""
     count, targets, height, width = raw.shape
     maps, flags = uncropped_saliency(
-        to_float32(raw.reshape(-1, height, width)),
+        to_float32(method.shown(raw).reshape(-1, height, width)),
         framing,
         mode=method.postprocess,
         normalisation=method.normalisation,

@@ -481,7 +481,8 @@ def test_opti_cam_takes_the_steps_that_torch_takes(subject: Subject) -> None:
 def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) -> None:
     with pytest.raises(MethodError, match="needs a CALM model"):
         subject.engine.explain(subject.images[:1], "calm")
-    masked = {"rise", "occlusion"}  # compared where many masks cost little: tests/engine/methods
+    # compared where many masks cost little: tests/engine/methods
+    masked = {"rise", "occlusion", "lime", "kernelshap", "aise", "sscam", "iscam"}
     ways = {"expected-gradients", "blur-integrated", "guided-integrated"}  # and there what takes many steps
     # products with guided back-propagation are of two that are compared here
     bent = {"smoothgradcam++", "shapley"}  # what their gradients are is compared in tests/engine/methods

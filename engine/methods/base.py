@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -12,15 +13,18 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 from typing_extensions import override
 
 from camrt.engine.arrays import library
+from camrt.engine.augmentation import AUGMENTATIONS
 from camrt.engine.contrast import Contrast
 from camrt.engine.heads import Head
+from camrt.engine.methods.components import component_along_sum
 from camrt.engine.queries import HeadQueries, Need
 from camrt.errors import MethodError
 
 __all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "Need", "weighted_sum"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
-SHARED_OPTIONS = ("contrast", "strength", "rivals", "counterfactual")
+CONTRAST_OPTIONS = ("contrast", "strength", "rivals", "counterfactual")
+SHARED_OPTIONS = (*CONTRAST_OPTIONS, "absolute", "smooth")
 """Options that every method takes, told of only where they are given."""
 SAME_FOR_EVERY_CLASS = "its map is the same for every class"
 """Why a map cannot be of a contrast."""
@@ -85,9 +89,17 @@ class Method(ABC):
         rivals: How many similar classes; None takes 3, or all others where there are fewer.
         counterfactual: Every score is negative: the map shows what speaks against the class ("Grad-CAM",
             Selvaraju et al., IJCV 2020, section 3.3).
+        absolute: Magnitudes are shown of what speaks for and against, instead of cutting off the one.
+        smooth: "augment": the mean of the saliency of six copies of each image, mirrored or not and times 1,
+            0.9 or 1.1 as the model takes it, laid back on the image; it is not brought to [0, 1] again.
+            "eigen", of maps that are a sum over channels: their first principal component instead of their
+            sum, centred, with the sign that goes along with the sum. Both as in the pytorch-grad-cam package,
+            where the sign of the second is left to chance.
     """
 
     name: ClassVar[str]
+    sums_channels: ClassVar[bool] = False
+    """Whether the map is a sum over channels, which `weighted_activations` gives."""
     no_contrast: ClassVar[str] = ""
     """Why the map cannot be of another score than the class's own; empty where it can."""
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -99,6 +111,8 @@ class Method(ABC):
     strength: float | None = None
     rivals: int | None = None
     counterfactual: bool = False
+    absolute: bool = False
+    smooth: Literal["augment", "eigen"] | None = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -133,6 +147,8 @@ class Method(ABC):
             if refusal and getattr(self, option) not in (None, False):
                 raise MethodError(f"{self.name}: {option}={getattr(self, option)!r} is not for it: {refusal}")
         object.__setattr__(self, "contrast", self.score_contrast.against)
+        if self.smooth == "eigen" and not self.sums_channels:
+            raise MethodError(f"{self.name}: smooth='eigen' is not for it: its map is no sum over channels")
 
     @property
     def no_counterfactual(self) -> str:
@@ -177,6 +193,35 @@ class Method(ABC):
         """
         return *self.raw(queries), None
 
+    def weighted_activations(self, queries: HeadQueries) -> tuple[Iterator[Array], Array]:
+        """For each target what a map that `sums_channels` is the sum of, (N, K, h, w); and the scores."""
+        raise NotImplementedError
+
+    def smoothed_raw(self, queries: HeadQueries) -> tuple[Array, Array, Array | None]:
+        """Raw maps, scores and uncertainty with `smooth` taken into account as far as one image goes."""
+        if self.smooth != "eigen":
+            return self.raw_with_uncertainty(queries)
+        products, scores = self.weighted_activations(queries)
+        maps = [component_along_sum(product) for product in products]
+        return library(*maps).stack(maps, axis=1), scores, None
+
+    def shown(self, raw: Array) -> Array:
+        """What of raw maps is made into saliency: they themselves, or their magnitudes."""
+        return library(raw).abs(raw) if self.absolute else raw
+
+    def cost_of_all(self, head: Head, shape: MapShape) -> Cost:
+        """`cost`, of all copies of an image that a map is made of."""
+        one, copies = self.cost(head, shape), len(AUGMENTATIONS)
+        if self.smooth != "augment":
+            return one
+        return Cost(
+            copies * one.head,
+            copies * one.full + copies - 1,
+            f"{one.why}; of {copies} copies of the image",
+            head_adjoint=copies * one.head_adjoint,
+            full_adjoint=copies * one.full_adjoint,
+        )
+
     @abstractmethod
     def cost(self, head: Head, shape: MapShape) -> Cost:
         """What a map costs on a head, all target classes together."""
@@ -184,6 +229,8 @@ class Method(ABC):
 
 class ChannelMethod(Method):
     """A method whose map is a weighted sum of the activation's channels, Σ_k α_k · A_k."""
+
+    sums_channels: ClassVar[bool] = True
 
     @abstractmethod
     def weights(self, queries: HeadQueries) -> tuple[Array, Array]:
@@ -193,6 +240,12 @@ class ChannelMethod(Method):
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         weights, scores = self.weights(queries)
         return weighted_sum(weights, queries.activations), scores
+
+    @override
+    def weighted_activations(self, queries: HeadQueries) -> tuple[Iterator[Array], Array]:
+        weights, scores = self.weights(queries)
+        each = (weights[:, target, :, None, None] for target in range(weights.shape[1]))
+        return (some * queries.activations for some in each), scores
 
 
 @cache

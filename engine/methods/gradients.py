@@ -6,6 +6,7 @@ G comes from the head: its weight where it is one linear layer, else its adjoint
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -40,6 +41,14 @@ class GradientMethod(Method):
     def map(self, gradient: Array, activations: Array) -> Array:
         """Maps (N, h, w) of a gradient and an activation (N, K, h, w)."""
 
+    def weighted_activations(self, queries: HeadQueries) -> tuple[Iterator[Array], Array]:
+        products = (self.product(gradient, queries.activations) for gradient in queries.gradients(self.score))
+        return products, queries.scores(self.score)
+
+    def product(self, gradient: Array, activations: Array) -> Array:
+        """What a map that `sums_channels` is the sum of, (N, K, h, w), of a gradient and an activation."""
+        raise NotImplementedError
+
     def cost(self, head: Head, shape: MapShape) -> Cost:
         passes, why = head.gradient_passes()
         return Cost(0, 0, why, head_adjoint=passes)
@@ -57,6 +66,9 @@ class GradientChannelMethod(GradientMethod, ChannelMethod):
 
     def map(self, gradient: Array, activations: Array) -> Array:
         return weighted_map(self.channel_weights(gradient, activations), activations)
+
+    def product(self, gradient: Array, activations: Array) -> Array:
+        return self.channel_weights(gradient, activations)[:, :, None, None] * activations
 
     @abstractmethod
     def channel_weights(self, gradient: Array, activations: Array) -> Array:
@@ -173,9 +185,13 @@ class HiResCAM(GradientMethod):
     """
 
     name: ClassVar[str] = "hirescam"
+    sums_channels: ClassVar[bool] = True
 
     def map(self, gradient: Array, activations: Array) -> Array:
         return gradient_product_map(gradient, activations)
+
+    def product(self, gradient: Array, activations: Array) -> Array:
+        return gradient * activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,11 +203,15 @@ class LayerCAM(GradientMethod):
     """
 
     name: ClassVar[str] = "layercam"
+    sums_channels: ClassVar[bool] = True
 
     def map(self, gradient: Array, activations: Array) -> Array:
         if is_constant_over_cells(gradient):
             return weighted_map(clip_min(gradient[:, :, 0, 0], 0.0), activations)
         return gradient_product_map(clip_min(gradient, 0.0), activations)
+
+    def product(self, gradient: Array, activations: Array) -> Array:
+        return clip_min(gradient, 0.0) * activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +222,14 @@ class GradCAMElementWise(GradientMethod):
     """
 
     name: ClassVar[str] = "gradcam-elementwise"
+    sums_channels: ClassVar[bool] = True
 
     def map(self, gradient: Array, activations: Array) -> Array:
         reserve_for((2, *activations.shape), activations, "products of gradient and activation", itemsize=4)
-        return library(gradient, activations).sum(clip_min(gradient * activations, 0.0), axis=1)
+        return library(gradient, activations).sum(self.product(gradient, activations), axis=1)
+
+    def product(self, gradient: Array, activations: Array) -> Array:
+        return clip_min(gradient * activations, 0.0)
 
 
 def gradient_product_map(gradient: Array, activations: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
 from camrt.engine.images.framing import uncropped_saliency
-from camrt.engine.methods.base import SHARED_OPTIONS, Cost, MapShape, Method, type_hints
+from camrt.engine.methods.base import CONTRAST_OPTIONS, Cost, MapShape, Method, type_hints
 from camrt.engine.methods.pixels import Array, Gradient, gaussian_blur
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
@@ -76,17 +76,20 @@ class GuidedMethod(Method):
     def map_method(self) -> Method:
         """The coarse factor, with the options that are its own."""
         passed = {option.name for option in fields(self.map_class)} - {"postprocess", "normalisation"}
+        if self.smooth == "augment":  # of the product
+            passed.discard("smooth")
         if self.score is None:
             passed.discard("score")
         if self.map_class.no_contrast:  # the fine factor is of the contrast all the same
-            passed.difference_update(SHARED_OPTIONS)
+            passed.difference_update(CONTRAST_OPTIONS)
         elif self.map_class().no_counterfactual:
             passed.discard("counterfactual")
         return self.map_class(**{name: getattr(self, name) for name in passed})
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         coarse, fine = self.map_method, self.back_propagation
-        found, _ = coarse.raw(queries)
+        found, _, _ = coarse.smoothed_raw(queries)
+        found = coarse.shown(found)
         size = (queries.images.shape[2], queries.images.shape[3])
         xp = library(found)
         flat = xp.reshape(xp.astype(found, xp.float32, copy=False), (-1, *found.shape[2:]), copy=True)
@@ -101,6 +104,9 @@ class GuidedMethod(Method):
         each = [fine.maps(queries, target) for target in range(queries.targets.shape[1])]
         both = xp.stack(each, axis=1) * xp.reshape(where, (*found.shape[:2], *size))
         return gaussian_blur(both, self.blur), queries.scores(fine.score)
+
+    def smoothed_raw(self, queries: HeadQueries) -> tuple[Array, Array, Array | None]:
+        return self.raw_with_uncertainty(queries)  # the map is smoothed before it is multiplied
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         coarse, fine = self.map_method.cost(head, shape), self.back_propagation.cost(head, shape)
@@ -134,6 +140,7 @@ def times_guided(map_class: type[Method]) -> type[GuidedMethod] | None:
     stated = {
         "name": f"guided-{map_class.name}",
         "map_class": map_class,
+        "sums_channels": map_class.sums_channels,
         "needs": map_class.needs | GuidedBackpropagation.needs,
         "__doc__": f"Guided back-propagation times the {title} map at the image's size.",
         "__module__": __name__,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from camrt.engine.arrays import (
     arange_like,
@@ -25,6 +26,7 @@ from camrt.engine.arrays import (
 from camrt.engine.heads import Head
 from camrt.engine.methods.altered_images import altered_batches, noise_adder, split_by_part, value_range
 from camrt.engine.methods.base import MAGNITUDES, Cost, MapShape, Method
+from camrt.engine.methods.standard_error import mean_and_error
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
@@ -289,16 +291,34 @@ class NoisyGradients(PixelMethod):
 class SmoothGrad(NoisyGradients):
     """SmoothGrad: the mean of V over noisy copies.
 
-    "SmoothGrad: removing noise by adding noise" (Smilkov et al., 2017).
+    "SmoothGrad: removing noise by adding noise" (Smilkov et al., 2017). `explanation.uncertainty` is the
+    standard error of the mean, of the blurred maps.
     """
 
     name: ClassVar[str] = "smoothgrad"
 
     def maps(self, queries: HeadQueries, target: int) -> Array:
-        total = zeros((len(queries.images), *queries.images.shape[2:]), queries.images, "float64")
+        return self._mean_and_error(queries, target, 1)[0]
+
+    @override
+    def raw_with_uncertainty(self, queries: HeadQueries) -> tuple[Array, Array, Array]:
+        each = [
+            self._mean_and_error(queries, target, self.blur) for target in range(queries.targets.shape[1])
+        ]
+        xp = library(queries.images)
+        maps, errors = (xp.stack(list(parts), axis=1) for parts in zip(*each, strict=True))
+        return maps, queries.scores(self.score), errors
+
+    def _mean_and_error(self, queries: HeadQueries, target: int, blur: int) -> tuple[Array, Array]:
+        """The mean (N, H, W) of V over the copies, each smoothed first, and its standard error."""
+        shape = (len(queries.images), *queries.images.shape[2:])
+        sums, squares = (zeros(shape, queries.images, "float64") for _ in range(2))
         for _, batch_rows, found in self.noisy_gradient_maps(queries, target):
-            total[batch_rows] += found
-        return to_float32(total / self.draws)
+            smooth = library(found).astype(gaussian_blur(found, blur), sums.dtype)
+            sums[batch_rows] += smooth
+            squares[batch_rows] += smooth**2
+        mean, error = mean_and_error(sums, squares, self.draws)
+        return to_float32(mean), to_float32(error)
 
 
 @dataclass(frozen=True, kw_only=True)

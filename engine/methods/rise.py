@@ -11,7 +11,6 @@ from typing_extensions import override
 from camrt.engine.arrays import (
     SCORE_TOLERANCE,
     arange_like,
-    clip_min,
     constant_like,
     library,
     reserve_for,
@@ -22,6 +21,7 @@ from camrt.engine.arrays import (
 from camrt.engine.heads import Head
 from camrt.engine.interpolation import interpolation_matrix
 from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.standard_error import mean_and_error
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
@@ -132,10 +132,3 @@ class RISE(Method):
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         return Cost(0, self.passes, "one a random mask")
-
-
-def mean_and_error(sums: Array, squares: Array, count: int) -> tuple[Array, Array]:
-    """The mean of some numbers and its standard error, by their sum and that of their squares."""
-    mean = sums / count
-    variance = clip_min(squares / count - mean**2, 0.0) / (count - 1)
-    return mean, library(sums).sqrt(variance)

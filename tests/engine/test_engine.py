@@ -137,6 +137,9 @@ def test_several_targets_cost_the_passes_of_one(engine_of: EngineOf, head: str, 
     several = engine.explain(batch(2), short(name), targets=[[0, 1, 2, 3]] * 2).passes
     # only the ways back are one a target
     back = ("head_adjoint", "full_adjoint")
+    if name == "aise":  # a search of each target's own
+        assert several.full == 4 * one.passes.full
+        return
     assert [getattr(several, part) for part in back] == [4 * getattr(one.passes, part) for part in back]
     assert replace(several, head_adjoint=0, full_adjoint=0) == replace(
         one.passes, head_adjoint=0, full_adjoint=0

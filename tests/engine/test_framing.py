@@ -187,6 +187,8 @@ METHODS = [
     ("guided-gradcam", {"blur": 1}),
     ("guided-pixab", {"blur": 1}),
     ("gradient", {"blur": 1}),
+    ("gradcam", {"absolute": True}),
+    ("layercam", {"smooth": "augment"}),
 ]
 
 
@@ -211,7 +213,8 @@ def test_a_file_that_crops_is_the_file_behind_the_crop(
         raw = back(expected.raw)
         assert_close(found.raw, raw, factor=10 * WHOLE)
     else:
-        assert_close(found.raw, expected.raw, factor=10 * WHOLE)
+        if "smooth" not in options:  # whose raw maps are as large as the image
+            assert_close(found.raw, expected.raw, factor=10 * WHOLE)
         assert_close(found.maps, back(expected.maps), factor=10 * WHOLE)
 
 

@@ -67,8 +67,9 @@ OPTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown": (
         "pixab",
         {"box": 2},
-        r"pixab has no option 'box'; did you mean boxes=\?; its options are assignment, boxes, contrast, "
-        "counterfactual, denominators, normalisation, perspectives, postprocess, rivals, score, strength$",
+        r"pixab has no option 'box'; did you mean boxes=\?; its options are absolute, assignment, boxes, "
+        "contrast, counterfactual, denominators, normalisation, perspectives, postprocess, rivals, score, "
+        "smooth, strength$",
     ),
     "several-unknown": ("cam", {"z": 1, "a": 2}, "cam has no option 'a', 'z'; its options are"),
     "the-name": ("cam", {"name": "pixab"}, "cam has no option 'name'"),

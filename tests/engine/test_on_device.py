@@ -29,8 +29,10 @@ METHODS = (
     ("pixab", {"score": "logit", "perspectives": "deletion"}),
     "ablation",
     ("ablation", {"score": "probability"}),
+    ("ablation", {"contrast": "similar", "absolute": True}),
     "cam",
     "gradcam",
+    ("gradcam", {"smooth": "augment", "contrast": "similar-weighted"}),
     ("gradcam++", {"score": "probability"}),
     "hirescam",
     "score",
@@ -41,6 +43,8 @@ METHODS = (
     ("opticam", {"steps": 2}),
     ("rise", {"passes": 5, "cells": 3}),
     ("occlusion", {"window": 3, "baseline": 0.5}),
+    ("kernelshap", {"passes": 12, "cells": 2, "baseline": 0.5}),
+    ("sscam", {"draws": 2}),
 )
 # What two runs of different batches, and sums in another order, do to differences of scores.
 FACTOR = 64
@@ -167,7 +171,7 @@ def test_nothing_is_looked_at_between_the_batch_and_the_map(name, tmp_path, blin
 def test_tritons_kernels_give_the_same(name, tmp_path, triton):
     arrays, tensors = engines(name, tmp_path, batch_size=32)
     batch = batch_for(arrays, count=2)
-    for method, options in map(asked, METHODS[:-6]):
+    for method, options in map(asked, METHODS[:-8]):
         try:
             expected = arrays.explain(batch, method, targets=[[0, 2]] * 2, size=(5, 7), **options)
         except (AdjointError, MethodError):
@@ -337,7 +341,7 @@ MODULES = [(Modular, "relu"), (Modular, "stem"), (Flattened, "features"), (Resid
 def test_modules_by_tritons_kernels(kind, path, triton):
     plain = camrt.load(build_net(kind), target=path, size=(12, 16))
     batch, targets = random_images(2), [[0, 3], [4, 1]]
-    for method, options in map(asked, METHODS[:-6]):
+    for method, options in map(asked, METHODS[:-8]):
         if method == "cam" and not plain.head.has_class_maps:
             continue
         found = plain.explain(torch.from_numpy(batch), method, targets=targets, size=(5, 7), **options)

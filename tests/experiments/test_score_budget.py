@@ -21,10 +21,12 @@ def test_agreement_by_hand() -> None:
 
 
 def test_the_report_and_the_picture(tmp_path: Path) -> None:
-    rows = [{"r": r, "same": r > 0.95, "passes": 66, "seconds": 0.5} for r in (0.9, 1.0, float("nan"))]
-    found = {"machine": "two cores", "networks": {"one": {"variants": dict.fromkeys(VARIANTS, rows)}}}
+    rows = [
+        {"r": r, "same": r > 0.95, "passes": 66, "seconds": 0.5, "cpu": 0.9} for r in (0.9, 1.0, float("nan"))
+    ]
+    found = {"machine": "two cores", "networks": {"one": dict.fromkeys(VARIANTS, rows)}}
     text = format_report(found, "picture.svg")
-    assert f"| {FULL} | 0.950 | 0.910 | 0.900 | 33 % | 66 | 0.500 |" in text
+    assert f"| {FULL} | 0.950 | 0.910 | 0.900 | 33 % | 66 | 0.50 | 0.90 |" in text
     assert "3 ImageNet validation images" in text
     for name in ("a.svg", "b.svg"):
         plot(found, tmp_path / name)

@@ -37,6 +37,8 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("opticam", {"steps": 3}),
     ("score", {}),
     ("rise", {"passes": 3}),
+    ("kernelshap", {"passes": 3, "cells": 2}),
+    ("sscam", {"draws": 2}),
     ("occlusion", {}),
     ("eigen", {}),
     ("cam", {}),

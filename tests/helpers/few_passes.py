@@ -14,6 +14,11 @@ OF_FILES_WITH_LOGITS = ("deeplift", "lrp")
 
 FEW_PASSES: dict[str, dict[str, Any]] = {
     "rise": {"passes": 6, "cells": 2},
+    "lime": {"passes": 8, "cells": 2},
+    "kernelshap": {"passes": 8, "cells": 2},
+    "aise": {"passes": 12, "widths": (0.1, 0.25)},
+    "sscam": {"draws": 2},
+    "iscam": {"draws": 2},
     "expected-gradients": {"draws": 3},
     "blur-integrated": {"steps": 3},
     "guided-integrated": {"steps": 3},

@@ -21,7 +21,7 @@ from helpers.tolerances import assert_close
 EngineOf = Callable[..., camrt.Engine]
 NAMES = tuple(name for name in methods() if name != "calm")  # it needs a CALM model
 # What is drawn at random does not treat all cells alike, whatever they are.
-DRAWN = ("rise",)
+DRAWN = ("rise", "lime", "kernelshap", "aise")
 HUGE = np.float32(3e38)
 
 

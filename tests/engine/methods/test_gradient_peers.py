@@ -107,6 +107,40 @@ def test_pytorch_grad_cam(twins, name):
     assert_close(found.maps, expected, np.float32, factor=FACTOR)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_pytorch_grad_cam_smoothed_by_copies(twins, name):
+    peer, (made, options) = import_peer("pytorch_grad_cam"), METHODS[name]
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    cam = getattr(peer, made)(model=twins.module, target_layers=[twins.module.rectify])
+    chosen = [ClassifierOutputTarget(target) for target in twins.targets]
+    expected = cam(twins.tensor, chosen, aug_smooth=True)
+    cam.activations_and_grads.release()
+    options = {**options, "postprocess": "library", "smooth": "augment"}
+    found = twins.engine.explain(twins.images, name, targets=twins.targets, **options)
+    assert (found.flags == 0).any()
+    assert_close(found.maps, expected, np.float32, factor=FACTOR)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) & {"gradcam", "gradcam++", "hirescam", "layercam"}))
+def test_pytorch_grad_cam_smoothed_by_a_component(twins, name):
+    """But for the sign, which NumPy's decomposition leaves to chance there."""
+    peer, (made, options) = import_peer("pytorch_grad_cam"), METHODS[name]
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    cam = getattr(peer, made)(model=twins.module, target_layers=[twins.module.rectify])
+    chosen = [ClassifierOutputTarget(target) for target in twins.targets]
+    expected = cam(twins.tensor, chosen, eigen_smooth=True)
+    cam.activations_and_grads.release()
+    found = twins.engine.explain(twins.images, name, targets=twins.targets, smooth="eigen", **options)
+    size = expected.shape[1:]
+    for raw, theirs in zip(found.raw, expected, strict=True):
+        ours = [postprocess.library(sign * raw, size) for sign in (1, -1)]
+        nearest = min(ours, key=lambda one: np.abs(one - theirs).max())
+        # the component of an activation whose weights are small is found from squares of them
+        assert_close(nearest, theirs, np.float32, factor=100 * FACTOR)
+
+
 class Negative:
     """A class's score, negative."""
 

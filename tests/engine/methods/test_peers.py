@@ -146,6 +146,38 @@ def test_score_cam_of_torchcam(pair: Pair) -> None:
     assert_close(found.maps, expected.numpy(), factor=FACTOR)
 
 
+@pytest.mark.parametrize("name", ["SSCAM", "ISCAM"])
+def test_averaged_score_cams_of_torchcam(pair: Pair, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SS-CAM on the same noise: torchcam draws another for each channel and image."""
+    peers = import_peer("torchcam.methods")
+    import torch
+
+    options = {"num_samples": 3, **({"std": 0.5} if name == "SSCAM" else {})}
+    with getattr(peers, name)(pair.module, pair.module.rectify, batch_size=7, **options) as extractor:
+        if name == "SSCAM":
+            noise = (
+                0.5 * np.random.default_rng([0, draw]).standard_normal((15, 19), np.float32)
+                for draw in range(3)
+            )
+            monkeypatch.setattr(
+                extractor._distrib, "sample", lambda shape: torch.from_numpy(next(noise)).expand(shape)
+            )
+        with torch.no_grad():
+            pair.module(pair.tensor)
+            (expected,) = extractor(class_idx=pair.targets)
+    own = {"draws": 3, **({"noise": 0.5} if name == "SSCAM" else {})}
+    found = pair.engine.explain(
+        pair.images,
+        name,
+        targets=pair.targets,
+        definition="torchcam",
+        normalisation="minmax",
+        size="map",
+        **own,
+    )
+    assert_close(found.maps, expected.numpy(), factor=2 * FACTOR)  # exponentials of larger logits
+
+
 def test_cam_of_torchcam(pair: Pair) -> None:
     """torchcam leaves the bias out and does not rectify: min-max, neither shows."""
     peers = import_peer("torchcam.methods")

@@ -98,7 +98,9 @@ def test_noisy_gradients_against_the_oracle(engine_of: EngineOf) -> None:
             for x in images
         ]
         options = {"targets": 1, "blur": 1, "draws": 6, "seed": seed}
-        assert_close(engine.explain(images, "smoothgrad", **options).raw, np.mean(each, axis=1), factor=8)
+        smooth = engine.explain(images, "smoothgrad", **options)
+        assert_close(smooth.raw, np.mean(each, axis=1), factor=8)
+        assert_close(smooth.uncertainty, np.std(each, axis=1, ddof=1) / np.sqrt(6), factor=16)
         assert_close(engine.explain(images, "vargrad", **options).raw, np.var(each, axis=1), factor=16)
 
 
@@ -110,6 +112,18 @@ def test_per_image_gets_its_own_noise_wherever_it_stands(engine_of: EngineOf) ->
     assert_close(alone.raw[0], together.raw[3], factor=4)
     other = engine_of(small).explain(images[3:4], "smoothgrad", targets=1, draws=3, seed=1)
     assert np.abs(other.raw - alone.raw).max() > 0.01 * np.abs(alone.raw).max()
+
+
+def test_the_error_of_a_blurred_map_is_that_of_blurred_copies(engine_of: EngineOf) -> None:
+    """Not the blurred error: neighbours err together."""
+    small = classifier("generic", cells=(4, 5), scale=0.5, trunk="convolve")
+    images, engine = batch(small, 1), engine_of(small)
+    found = [engine.explain(images, "smoothgrad", targets=1, draws=12, blur=5, seed=s) for s in range(40)]
+    spread = np.std([one.raw for one in found], axis=0, ddof=1)
+    told = np.sqrt(np.mean([one.uncertainty**2 for one in found], axis=0))
+    assert 0.8 < (told / spread).mean() < 1.25
+    assert np.isnan(engine.explain(images, "smoothgrad", draws=1).uncertainty).all()
+    assert engine.explain(images, "vargrad", draws=2).uncertainty is None
 
 
 def test_the_variance_of_a_linear_score_is_nothing(engine_of: EngineOf) -> None:
