@@ -102,7 +102,7 @@ def layer_saliency(
     """Saliency maps (N, T, H, W) and flags (N, T) of raw maps (N, T, h, w)."""
     count, targets, height, width = raw.shape
     maps, flags = uncropped_saliency(
-        to_float32(method.shown(raw).reshape(-1, height, width)),
+        to_float32(method.displayed(raw).reshape(-1, height, width)),
         framing,
         mode=method.postprocess,
         normalisation=method.normalisation,

@@ -205,7 +205,7 @@ class Method(ABC):
         maps = [component_along_sum(product) for product in products]
         return library(*maps).stack(maps, axis=1), scores, None
 
-    def shown(self, raw: Array) -> Array:
+    def displayed(self, raw: Array) -> Array:
         """What of raw maps is made into saliency: they themselves, or their magnitudes."""
         return library(raw).abs(raw) if self.absolute else raw
 

@@ -89,7 +89,7 @@ class GuidedMethod(Method):
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         coarse, fine = self.map_method, self.back_propagation
         found, _, _ = coarse.smoothed_raw(queries)
-        found = coarse.shown(found)
+        found = coarse.displayed(found)
         size = (queries.images.shape[2], queries.images.shape[3])
         xp = library(found)
         flat = xp.reshape(xp.astype(found, xp.float32, copy=False), (-1, *found.shape[2:]), copy=True)
