@@ -38,8 +38,8 @@ from camrt.kernels.processors import usable_processors
 __all__ = ["VARIANTS", "agreement", "format_report", "main"]
 
 NETWORKS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "squeezenet1_0": {"preprocessing": "imagenet-squash", "size": (227, 227)},
     "mobilenet_v3_small": {"preprocessing": "tf", "size": (224, 224)},
+    "squeezenet1_0": {"preprocessing": "imagenet-squash", "size": (227, 227)},
 }
 FULL: Final = "all channels"
 BUDGETS: Final = (16, 32, 64, 128)
@@ -83,11 +83,11 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime s
 
 
 def read_images(data: Path, count: int) -> Images:
-    """Images from all over the validation set, and their neighbours to calibrate with."""
+    """Images drawn from the validation set, the same first ones for any count, and some to calibrate with."""
     with zipfile.ZipFile(data / "pictures" / "imagenet_val400.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".JPEG"))
-        step = len(names) // count
-        chosen = [names[::step][:count], names[1::step][:CALIBRATION]]
+        names = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
+        chosen = [names[: min(count, len(names) - CALIBRATION)], names[-CALIBRATION:]]
         measured, others = (
             [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in part] for part in chosen
         )

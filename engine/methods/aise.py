@@ -66,12 +66,7 @@ class AISE(Method):
             raise MethodError(f"{self.name}: widths={self.widths!r} must be one or more numbers > 0")
         object.__setattr__(self, "widths", widths)
         self.require_integer("passes", SIDES * len(widths))
-        if (
-            isinstance(self.epsilon, bool)
-            or not isinstance(self.epsilon, (int, float))
-            or not self.epsilon >= 0
-        ):
-            raise MethodError(f"{self.name}: epsilon={self.epsilon!r} must be a number >= 0")
+        self.require_number("epsilon", 0)
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         kind = self.score or queries.supported_kind("probability")

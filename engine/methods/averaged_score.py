@@ -15,7 +15,6 @@ from camrt.engine.arrays import reserve_for, to_device_async
 from camrt.engine.methods.score import ScoreCAM
 from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
-from camrt.errors import MethodError
 
 __all__ = ["ISCAM", "SSCAM"]
 
@@ -97,12 +96,7 @@ class SSCAM(AveragedScoreCAM):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_integer("seed", 0)
-        if (
-            isinstance(self.noise, bool)
-            or not isinstance(self.noise, (int, float))
-            or not 0 <= self.noise < np.inf
-        ):
-            raise MethodError(f"{self.name}: noise={self.noise!r} must be a number >= 0")
+        self.require_number("noise", 0)
 
     @override
     def alteration(self, images: Array, draw: int) -> Alteration:

@@ -20,7 +20,7 @@ from camrt.engine.methods.components import component_along_sum
 from camrt.engine.queries import HeadQueries, Need
 from camrt.errors import MethodError
 
-__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "Need", "weighted_sum"]
+__all__ = ["ChannelMethod", "Cost", "DrawnMethod", "MapShape", "Method", "Need", "weighted_sum"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 CONTRAST_OPTIONS = ("contrast", "strength", "rivals", "counterfactual")
@@ -225,6 +225,18 @@ class Method(ABC):
     @abstractmethod
     def cost(self, head: Head, shape: MapShape) -> Cost:
         """What a map costs on a head, all target classes together."""
+
+
+class DrawnMethod(Method):
+    """A method that draws at random, and says how far its maps may be from what they tend to."""
+
+    @abstractmethod
+    @override
+    def raw_with_uncertainty(self, queries: HeadQueries) -> tuple[Array, Array, Array]: ...
+
+    @override
+    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
+        return self.raw_with_uncertainty(queries)[:2]
 
 
 class ChannelMethod(Method):

@@ -73,12 +73,7 @@ class Occlusion(Method):
             object.__setattr__(self, option, self._pair(option))
         if self.window is not None and self.stride is not None:
             self._windows((MAX_MAP_SIDE, MAX_MAP_SIDE))  # refuses a stride that leaves something out
-        if (
-            isinstance(self.baseline, bool)
-            or not isinstance(self.baseline, (int, float))
-            or not (abs(self.baseline) < np.inf)
-        ):
-            raise MethodError(f"{self.name}: baseline={self.baseline!r} must be a number")
+        self.require_number("baseline")
 
     def _pair(self, option: str) -> tuple[int, int] | None:
         value = getattr(self, option)

@@ -20,11 +20,10 @@ from camrt.engine.arrays import (
 )
 from camrt.engine.heads import Head
 from camrt.engine.interpolation import interpolation_matrix
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import Cost, DrawnMethod, MapShape
 from camrt.engine.methods.standard_error import mean_and_error
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
-from camrt.errors import MethodError
 
 __all__ = ["RISE"]
 
@@ -32,7 +31,7 @@ Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 
 @dataclass(frozen=True, kw_only=True)
-class RISE(Method):
+class RISE(DrawnMethod):
     """RISE: what the image scores under random masks, as the mean of the masks weighted by it.
 
     "RISE: Randomized Input Sampling for Explanation of Black-box Models" (Petsiuk et al., BMVC 2018, equation
@@ -71,16 +70,7 @@ class RISE(Method):
         super().__post_init__()
         for option, least in (("passes", 2), ("cells", 1), ("seed", 0)):
             self.require_integer(option, least)
-        if (
-            isinstance(self.share, bool)
-            or not isinstance(self.share, (int, float))
-            or not 0 < self.share <= 1
-        ):
-            raise MethodError(f"{self.name}: share={self.share!r} must be a number > 0, and 1 at most")
-
-    @override
-    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
-        return self.raw_with_uncertainty(queries)[:2]
+        self.require_number("share", above=0, most=1)
 
     @override
     def raw_with_uncertainty(self, queries: HeadQueries) -> tuple[Array, Array, Array]:

@@ -21,11 +21,10 @@ from camrt.engine.arrays import (
     zeros,
 )
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import Cost, DrawnMethod, MapShape
 from camrt.engine.methods.segments import Segmentation, Segments, segment_images
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.scores import ScoreKind
-from camrt.errors import MethodError
 from camrt.export.budget import reserve_array
 
 __all__ = ["LIME", "KernelSHAP"]
@@ -56,7 +55,7 @@ class Design:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurrogateMethod(Method):
+class SurrogateMethod(DrawnMethod):
     """What linear models of the score share.
 
     A part of the image that is not there has the baseline's number. Draw i depends on the seed, on i and on
@@ -88,14 +87,8 @@ class SurrogateMethod(Method):
         super().__post_init__()
         for option, least in (("passes", 1), ("cells", 2), ("seed", 0)):
             self.require_integer(option, least)
-        number = self.baseline
-        is_number = isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) < np.inf
-        if number != "mean" and not is_number:
-            raise MethodError(f"{self.name}: baseline={self.baseline!r} must be a number or 'mean'")
-
-    @override
-    def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
-        return self.raw_with_uncertainty(queries)[:2]
+        if self.baseline != "mean":
+            self.require_number("baseline")
 
     @override
     def raw_with_uncertainty(self, queries: HeadQueries) -> tuple[Array, Array, Array]:
@@ -216,13 +209,8 @@ class LIME(SurrogateMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, zero in (("width", False), ("ridge", True)):
-            value = getattr(self, option)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and value < np.inf
-            if not number or not (value > 0 or (zero and value == 0)):
-                raise MethodError(
-                    f"{self.name}: {option}={value!r} must be a number {'>=' if zero else '>'} 0"
-                )
+        self.require_number("width", above=0)
+        self.require_number("ridge", 0)
 
     def design(self, parts: int) -> Design:
         reserve_array((5, self.passes + 1, parts), "samples of an image's parts", itemsize=8)

@@ -157,7 +157,7 @@ def test_more_masks_take_no_more_memory(engine_of: EngineOf) -> None:
 WRONG = [
     ("rise", {"passes": 1}, "passes=1 must be a whole number >= 2"),
     ("rise", {"cells": 2.5}, "cells=2.5 must be a whole number"),
-    ("rise", {"share": 0}, "share=0 must be a number > 0, and 1 at most"),
+    ("rise", {"share": 0}, "share=0 must be a number > 0 and <= 1"),
     ("rise", {"share": True}, "share=True must be a number"),
     ("rise", {"seed": -1}, "seed=-1 must be a whole number >= 0"),
     ("occlusion", {"window": 0}, "window=0 must be a whole number of pixels, 1 or more, or"),

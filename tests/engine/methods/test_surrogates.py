@@ -214,7 +214,7 @@ WRONG = [
     ("lime", {"width": 0}, "lime: width=0 must be a number > 0"),
     ("lime", {"ridge": -1}, "lime: ridge=-1 must be a number >= 0"),
     ("lime", {"cells": 1}, "lime: cells=1 must be a whole number >= 2"),
-    ("lime", {"baseline": "black"}, "lime: baseline='black' must be a number or 'mean'"),
+    ("lime", {"baseline": "black"}, "lime: baseline='black' must be a number"),
     ("lime", {"segments": "felzenszwalb"}, "choose from 'grid', 'slic', 'quickshift'"),
     ("kernelshap", {"passes": 1}, "kernelshap: passes=1 must be a whole number >= 2"),
     ("kernelshap", {"seed": None}, "kernelshap: seed=None must be a whole number >= 0"),
