@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import camrt
 from camrt.engine.methods import make_method
 from camrt.engine.methods.rise import RISE
 from camrt.engine.passes import PassCounts
-from camrt.errors import MethodError
+from camrt.errors import DegenerateMapWarning, MethodError
 from camrt.kernels.saliency import MapFlag
 from helpers.oracles.classifiers import HEADS, classifier, pooled_linear
 from helpers.oracles.masked import occlusion, rise, rise_masks
 from helpers.oracles.postprocess import native
+from helpers.peer_libraries import import_peer
 from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
@@ -77,6 +79,57 @@ def test_the_error_says_how_far_other_seeds_are(engine_of: EngineOf) -> None:
     told = np.sqrt(np.mean([one.uncertainty**2 for one in found], axis=0))
     assert np.abs(told / spread - 1).max() < 0.5
     assert np.abs(told / spread - 1).mean() < 0.2
+
+
+def test_errors_of_blocks_layers_and_broken_images(tmp_path: Path) -> None:
+    """They are joined as raw maps are, of one layer where a method looks at pixels, NaN of what is NaN."""
+    small = classifier("generic", cells=(3, 4), scale=0.5, trunk="convolve")
+    images, path = batch(small, 5), small.save(tmp_path)
+    engine = camrt.load(path, target=["activation", "mixed_positive"], threads=1, batch_size=2)
+    found = engine.explain(images, "rise", targets=[[0, 1]] * 5, passes=6, cells=2)
+    whole = camrt.load(path, threads=1).explain(images, "rise", targets=[[0, 1]] * 5, passes=6, cells=2)
+    assert found.uncertainty.shape == (5, 2, 5, 7)
+    assert_close(found.uncertainty, whole.uncertainty, factor=20 * FACTOR)
+    images[3] = np.sign(images[3]) * np.float32(3e38)  # which overflows
+    with pytest.warns(DegenerateMapWarning):
+        broken = engine.explain(images, "rise", targets=[[0, 1]] * 5, passes=6, cells=2)
+    assert np.isnan(broken.uncertainty[3]).all()
+    assert_close(np.delete(broken.uncertainty, 3, 0), np.delete(found.uncertainty, 3, 0), factor=FACTOR)
+
+
+def test_errors_are_of_the_batch_s_kind(engine_of: EngineOf) -> None:
+    torch = pytest.importorskip("torch")
+    small = classifier("pooled-linear", trunk="convolve")
+    found = engine_of(small).explain(torch.from_numpy(batch(small)), "rise", passes=4)
+    assert torch.is_tensor(found.uncertainty)
+    assert found.uncertainty.shape == found.raw.shape
+    assert isinstance(found.numpy().uncertainty, np.ndarray)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("window", "stride"), [((2, 3), (1, 2)), ((3, 2), (3, 2)), ((4, 4), (3, 1))], ids=str
+)
+def test_occlusion_of_captum(engine_of: EngineOf, window: tuple[int, int], stride: tuple[int, int]) -> None:
+    attr = import_peer("captum.attr")
+    import torch
+
+    small = classifier("pooled-network", cells=(3, 4), scale=0.5, trunk="convolve")
+    images, scores = batch(small), small.scores_of_image("logit")
+
+    def forward(images: Any) -> Any:
+        return torch.tensor(np.array([scores(one)[2] for one in images.numpy()]))
+
+    expected = attr.Occlusion(forward).attribute(
+        torch.from_numpy(images).double(),
+        sliding_window_shapes=(3, *window),
+        strides=(3, *stride),
+        baselines=0.25,
+    )
+    options = {"window": window, "stride": stride, "baseline": 0.25, "definition": "captum", "score": "logit"}
+    found = engine_of(small).explain(images, "occlusion", targets=2, **options)
+    for colour in range(3):
+        assert_close(found.raw, expected[:, colour].numpy(), np.float32, factor=4 * FACTOR)
 
 
 @pytest.mark.parametrize("method", ["rise", "occlusion"])
