@@ -19,7 +19,7 @@ from camrt.engine.arrays import (
     zeros,
 )
 from camrt.engine.heads import Head
-from camrt.engine.interpolation import interpolation_matrix
+from camrt.engine.interpolation import cubic_matrix, interpolation_matrix
 from camrt.engine.methods.base import Cost, DrawnMethod, MapShape
 from camrt.engine.methods.standard_error import mean_and_error
 from camrt.engine.queries import HeadQueries, Need
@@ -47,7 +47,11 @@ class RISE(DrawnMethod):
     masks, on every device. Where all masked copies have one score, S is that score everywhere, which is what
     it tends to, and says nothing.
 
+    `definition="openvino"` (the OpenVINO XAI package, version 1.1) upsamples by cubic convolution and cuts
+    off what is below 0 or above 1.
+
     Attributes:
+        definition: Which of the two.
         score: "probability" or "logit"; None takes the probability, or the number of a model that gives plain
             numbers.
         passes: N, two or more, one pass of the model each.
@@ -61,6 +65,7 @@ class RISE(DrawnMethod):
 
     normalisation: Literal["max", "minmax"] = "minmax"
     score: ScoreKind | None = None
+    definition: Literal["paper", "openvino"] = "paper"
     passes: int = 4000
     cells: int = 7
     share: float = 0.5
@@ -114,10 +119,13 @@ class RISE(DrawnMethod):
         axes = []
         for axis, (side, step) in enumerate(zip(size, steps, strict=True)):
             whole = (self.cells + 1) * step
-            matrix = constant_like(
-                interpolation_matrix(self.cells, whole, 0.0, whole).astype(np.float32), array
+            matrix = (
+                interpolation_matrix(self.cells, whole, 0.0, whole)
+                if self.definition == "paper"
+                else cubic_matrix(self.cells, whole)
             )
-            axes.append(matrix[places[:, axis : axis + 1] + arange_like(side, array)])
+            rows = constant_like(matrix.astype(np.float32), array)
+            axes.append(rows[places[:, axis : axis + 1] + arange_like(side, array)])
         return (axes[0] @ found @ xp.permute_dims(axes[1], (0, 2, 1))).clip(0.0, 1.0)
 
     def cost(self, head: Head, shape: MapShape) -> Cost:

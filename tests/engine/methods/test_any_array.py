@@ -178,6 +178,7 @@ METHODS = [
     ("score", {"definition": "torchcam"}),
     ("score", {"passes": 3}),
     ("rise", {"passes": 7, "cells": 3}),
+    ("rise", {"passes": 7, "cells": 3, "definition": "openvino"}),
     ("occlusion", {}),
     ("lime", {"passes": 9, "cells": 2}),
     ("lime", {"passes": 5, "cells": 3, "baseline": 0.3, "ridge": np.float64(0.5)}),

@@ -63,6 +63,22 @@ def test_masks_of_rise(size: tuple[int, int], cells: int) -> None:
     assert np.array_equal(method.make_masks(size, 3, 4, np.zeros(1))[0], masks[3])
 
 
+@pytest.mark.parametrize(("size", "cells"), [((6, 9), 3), ((7, 5), 3), ((16, 12), 4)], ids=str)
+def test_masks_of_openvino_are_opencv_s(size: tuple[int, int], cells: int) -> None:
+    cv2 = pytest.importorskip("cv2")
+    masks = RISE(cells=cells, seed=2, definition="openvino").make_masks(size, 0, 4, np.zeros(1, np.float32))
+    steps = [-(-side // cells) for side in size]
+    for draw, mask in enumerate(masks):
+        rng = np.random.default_rng([2, draw])
+        grid = (rng.random((cells, cells)) < 0.5).astype(np.float64)
+        top, left = rng.integers(0, steps)
+        large = cv2.resize(grid, [(cells + 1) * step for step in steps[::-1]], interpolation=cv2.INTER_CUBIC)
+        # OpenCV computes the places of samples in float32
+        expected = large[top : top + size[0], left : left + size[1]].clip(0, 1)
+        assert_close(mask, expected, factor=2)
+    assert np.abs(masks - RISE(cells=cells, seed=2).make_masks(size, 0, 4, np.zeros(1))).max() > 0.02
+
+
 def test_masks_show_the_share_that_they_should() -> None:
     method = RISE(share=0.3)
     masks = method.make_masks((12, 12), 0, 4000, np.zeros(1, np.float32))
