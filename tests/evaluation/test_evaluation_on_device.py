@@ -25,6 +25,7 @@ from helpers.triton_interpreter import INTERPRETED, torch
 
 SIZE = (12, 16)
 METRICS = ("drop", "increase", "compactness", "deletion", "insertion", "removal", "road")
+COMPARED = ("adcc", "arcc", "infidelity", "sensitivity")
 
 
 @pytest.fixture
@@ -36,7 +37,9 @@ def block() -> list[PreparedSample]:
 def plan(device: Any) -> MeasurementPlan:
     engine = camrt.load(build_net(Modular).to(device), target="relu", size=SIZE, batch_size=5)
     chosen = {name: make_method(name, {}) for name in ("gradcam", "pixab")}
-    return MeasurementPlan(engine, chosen, METRICS, Settings(step=16), SIZE)
+    return MeasurementPlan(
+        engine, chosen, METRICS + COMPARED, Settings(step=16, sensitivity_radius=1.0), SIZE
+    )
 
 
 def figures(row: dict[str, Any]) -> list[float]:
@@ -46,7 +49,7 @@ def figures(row: dict[str, Any]) -> list[float]:
         found.append(row[name])
     for name in ("deletion", "insertion", "roadmorf", "roadlerf"):
         found += [row[name], *row[f"{name}_curve"]]
-    return [*found, row["road"]]
+    return [*found, row["road"], *(row[name] for name in COMPARED)]
 
 
 def test_measurements_are_those_of_the_host(block: Any, monkeypatch: pytest.MonkeyPatch) -> None:
