@@ -18,6 +18,7 @@ from camrt.engine.array_types import ArrayT, DLPackArray, NumPyArray, NumPyBatch
 from camrt.engine.arrays import concat, out_of_memory_errors, release_memory, to_float32
 from camrt.engine.batch import MapSize, PreparedBatch, check_real_numbers, prepare_batch, resolve_map_size
 from camrt.engine.call_limits import with_call_limits
+from camrt.engine.concepts import Concepts, Factorisation, check_factoring, find_concepts
 from camrt.engine.cuts import Cut
 from camrt.engine.description import describe_engine
 from camrt.engine.device import NUMPY_DEVICE, Device
@@ -55,6 +56,7 @@ from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["Engine"]
 
+SEVERAL_CUTS = "the model is cut at several targets: load it with the one whose channels are meant"
 EVALUATION = "camrt.evaluation"  # the group of entry points that `Engine.evaluate` looks into
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
@@ -510,9 +512,7 @@ class Engine:
         if not isinstance(chosen, ChannelMethod):
             raise MethodError(f"{chosen.name} does not weight channels as wholes")
         if len(self._cuts) > 1:
-            raise InputError(
-                "the model is cut at several targets: load it with the one whose channels are meant"
-            )
+            raise InputError(SEVERAL_CUTS)
         given = self._prepared(batch)
         choose, run = self._chooser(given, targets, top_k), self._make_run()
         kept = []
@@ -524,6 +524,93 @@ class Engine:
             kept.append((chosen.weights(queries)[0], queries.activations))
         weights, activations = (given.to_caller(concat(parts)) for parts in zip(*kept, strict=True))
         return (weights if several else weights[:, 0]), activations
+
+    @overload
+    def concepts(
+        self,
+        batch: NumPyBatch,
+        n: int = 5,
+        *,
+        definition: Factorisation = "paper",
+        seed: int = 0,
+        iterations: int = 200,
+        size: MapSize = "image",
+    ) -> Concepts[NumPyArray]: ...
+
+    @overload
+    def concepts(
+        self,
+        batch: ArrayT,
+        n: int = 5,
+        *,
+        definition: Factorisation = "paper",
+        seed: int = 0,
+        iterations: int = 200,
+        size: MapSize = "image",
+    ) -> Concepts[ArrayT]: ...
+
+    @with_call_limits("factoring")
+    @ignore_float_errors
+    def concepts(
+        self,
+        batch: Any,
+        n: int = 5,
+        *,
+        definition: Factorisation = "paper",
+        seed: int = 0,
+        iterations: int = 200,
+        size: MapSize = "image",
+    ) -> Concepts[Any]:
+        """Which few patterns the activation of some images is made of, where they lie, and what they mean.
+
+        Deep feature factorisation (Collins et al., ECCV 2018); see `camrt.engine.concepts`. All images are
+        factored together, and share their concepts. It costs a pass through the trunk an image.
+
+        Args:
+            batch: What `explain` takes; no image may have an activation that is not finite.
+            n: How many concepts.
+            definition: "paper", which factors activations that are nowhere negative, such as behind a ReLU;
+                or "pytorch-grad-cam", which moves each channel up by its minimum first, begins with random
+                factors, and brings each map to its own range.
+            seed: Of the factors that it begins with.
+            iterations: How many at most.
+            size: Of the maps; see `explain`.
+
+        Returns:
+            The concepts, those that the activations are made of most coming first, in arrays of the batch's
+            kind.
+
+        Raises:
+            InputError: A batch this model cannot take, activations that cannot be factored so, or a model cut
+                at several targets.
+            MissingExtraError: scikit-learn is not installed.
+            ImageError: An image cannot be read.
+            DeadlineError: The call took longer than `call_deadline`.
+            MemoryLimitError: It needs more than `max_memory` at once.
+
+        Example:
+            found = engine.concepts(["cat.jpg", "dog.jpg"], 4)
+            found.maps[0, 2]  # (H, W), where the third concept lies in the first image
+            found.label(2)  # "tabby 0.812, tiger cat 0.071"
+            found.sheet(0).save("concepts.png")
+        """
+        check_factoring(n, definition, seed, iterations)
+        if len(self._cuts) > 1:
+            raise InputError(SEVERAL_CUTS)
+        given = self._prepared(batch)
+        resolve_map_size(size, (1, 1), (1, 1), given.framings)  # refuses nonsense before anything is run
+        return find_concepts(
+            self._make_run(),
+            self._cuts[0],
+            given,
+            self.device.put,
+            n,
+            definition=definition,
+            seed=seed,
+            iterations=iterations,
+            size=size,
+            labels=self.labels,
+        )
 
     def evaluate(
         self,

@@ -9,12 +9,12 @@ from typing import Any
 
 from camrt.engine.arrays import concat, to_numpy
 from camrt.engine.augmentation import AUGMENTATIONS, Augmentation
-from camrt.engine.batch import MapSize, PreparedBatch, resolve_map_size
+from camrt.engine.batch import MapSize, PreparedBatch
 from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.explanation import Explanation
 from camrt.engine.fusion import Fusion, mean_saliency_maps
-from camrt.engine.images.framing import Framing
 from camrt.engine.map_output import MapOutput
+from camrt.engine.map_placement import place_maps
 from camrt.engine.methods import Method
 from camrt.engine.model_run import ModelRun
 from camrt.engine.passes import PassCounts
@@ -230,20 +230,15 @@ def join_blocks(
     uncertainty = concat(known).reshape(*shape, *raws[0].shape[2:]) if known else None
     grid = max((tuple(raw.shape[2:]) for raw in raws), key=lambda cells: cells[0] * cells[1])
     image = (given.images.shape[2], given.images.shape[3])
-    final = resolve_map_size(size, image, grid, given.framings)
     seen = run.framing(image, method)
-    shown = Framing.whole(image)  # which part of the input the maps show
-    if isinstance(size, str) and size == "map":
-        shown = seen
-    elif isinstance(size, str) and size == "original" and given.framings is not None:
-        shown = given.framings[0].inverse(image)
-    within = [shown.inverse(final).compose(copy.frame(seen)) for copy in copies_for(method)]
-    place = output.allocate((*classes.shape, *final), raws[0], shape)
+    placed, shown = place_maps(size, image, grid, given.framings, seen)
+    within = [placed.compose(copy.frame(seen)) for copy in copies_for(method)]
+    place = output.allocate((*classes.shape, *placed.size), raws[0], shape)
     maps, flags, raw = mean_saliency_maps(raws, method, within, fuse, run.threads, place)
     warn_nonfinite_maps(flags)
     return Explanation(
         method=repr(method),
-        maps=output.give(maps.reshape(*shape, *final), given.to_caller),
+        maps=output.give(maps.reshape(*shape, *placed.size), given.to_caller),
         raw=given.to_caller(raw.reshape(*shape, *raw.shape[2:])),
         targets=given.to_caller(classes.reshape(shape)),
         scores=given.to_caller(scores.reshape(shape)),

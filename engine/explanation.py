@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
-from operator import index
 from pathlib import Path
 from typing import Any, Generic, cast
 
@@ -16,13 +15,11 @@ from PIL import Image
 from camrt.engine.array_types import ArrayT_co, NumPyArray
 from camrt.engine.arrays import to_numpy
 from camrt.engine.file_names import FileNames, overlay_name
-from camrt.engine.images.framing import Framing, uncrop_maps
-from camrt.engine.images.overlay import contact_sheet, overlay
-from camrt.engine.images.read import ImageSource, read_image
+from camrt.engine.images.framing import Framing
+from camrt.engine.images.read import ImageSource
+from camrt.engine.map_placement import MapPlacement, check_index
 from camrt.engine.passes import PassCounts
 from camrt.engine.save_arguments import check_file_name, check_result_folder, one_per_image, stem_of
-from camrt.errors import InputError, NoSuchImageError
-from camrt.export.geometry.region import Region
 from camrt.export.io.atomic_files import open_atomic
 
 __all__ = ["FLAG_NAMES", "Explanation"]
@@ -30,7 +27,6 @@ __all__ = ["FLAG_NAMES", "Explanation"]
 FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 """What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
 
-SHEET_SIDE = 512  # pixels that an image on a sheet has at most
 ARRAY_FIELDS = ("maps", "raw", "targets", "scores", "logits", "probabilities", "flags")
 
 
@@ -136,8 +132,8 @@ class Explanation(Generic[ArrayT_co]):
         Raises:
             NoSuchImageError: There is no such image or target.
         """
-        image = _check_index(i, len(self), "image")
-        target = _check_index(0 if t is None else t, self.targets_per_image, "target of an image")
+        image = check_index(i, len(self), "image")
+        target = check_index(0 if t is None else t, self.targets_per_image, "target of an image")
         return (image, target) if self.targets.ndim == 2 else (image,)
 
     def label(self, i: int, t: int | None = None) -> str:
@@ -184,32 +180,12 @@ class Explanation(Generic[ArrayT_co]):
             InputError: The batch was given as numbers.
             NoSuchImageError: No such image or target.
         """
-        if self.framings is None:
-            raise InputError("the batch was given as numbers: which part of an image they are is not known")
         at = self._at(i, t)
-        values = np.asarray(to_numpy(self.maps[at]), np.float32)
-        return np.asarray(uncrop_maps(values, self._within(self.framings[at[0]]))).clip(0, 1)
+        return self._placement.on_original(at[0], self.maps[at])
 
-    def _within(self, framing: Framing) -> Framing:
-        """The part of an image that the maps show, given that which the model's input shows."""
-        return framing if self.map_framing is None else framing.compose(self.map_framing)
-
-    def _placed(self, i: int, image: Image.Image) -> Region | None:
-        """The part of an image that the maps show: of the original in any size, or of its view."""
-        size = (image.height, image.width)
-        view = None if self.views is None else (self.views[i].height, self.views[i].width)
-        if self.framings is None:
-            return None if self.map_framing is None else self.map_framing.resized_to(size).region
-        framing = self.framings[i]
-        (height, width), scale = framing.size, size[0] / framing.size[0]
-        if size == view != framing.size:
-            return self._within(Framing.whole(size)).region
-        if abs(width * scale - size[1]) <= max(scale, 1):  # a side was rounded to a pixel
-            return self._within(framing).resized_to(size).region
-        raise InputError(
-            f"an image of {size[0]}×{size[1]} is neither that of {height}×{width} which was explained, in "
-            f"any size, nor what the model saw of it{'' if view is None else f', of {view[0]}×{view[1]}'}"
-        )
+    @property
+    def _placement(self) -> MapPlacement:
+        return MapPlacement(self.views, self.framings, self.map_framing)
 
     def overlay(
         self, i: int, t: int = 0, opacity: float = 0.5, *, image: ImageSource | None = None
@@ -234,18 +210,7 @@ class Explanation(Generic[ArrayT_co]):
             NoSuchImageError: No such image or target.
         """
         at = self._at(i, t)
-        saliency, i = to_numpy(self.maps[at]), at[0]
-        if image is None:
-            if self.views is None:
-                raise InputError(
-                    "there is no image to draw on, since the batch was given as numbers: "
-                    "explain images instead, or give overlay(image=...)"
-                )
-            seen = self.views[i]
-            whole = Framing.whole((seen.height, seen.width))
-            return overlay(seen, saliency, opacity=opacity, region=self._within(whole).region)
-        read = read_image(image)
-        return overlay(read, saliency, opacity=opacity, region=self._placed(i, read))
+        return self._placement.overlay(at[0], self.maps[at], opacity, image)
 
     def sheet(self, i: int, columns: int = 4, *, image: ImageSource | None = None) -> Image.Image:
         """An image and the overlays of all its targets on one sheet, each with its probability or value.
@@ -262,14 +227,8 @@ class Explanation(Generic[ArrayT_co]):
             NoSuchImageError: No such image.
         """
         (i, *_), each = self._at(i, None), range(self.targets_per_image)
-        read = None if image is None else read_image(image)
-        overlays = [self.overlay(i, t, image=read) for t in each]
         captions = [f"{self.answer(i, t)} {self.label(i, t)}" for t in each]
-        views = [read] if read is not None else [] if self.views is None else [self.views[i]]
-        if read is not None:
-            for shown in (read, *overlays):
-                shown.thumbnail((SHEET_SIDE, SHEET_SIDE))
-        return contact_sheet([*views, *overlays], ["image"] * len(views) + captions, columns)
+        return self._placement.sheet(i, [self.maps[self._at(i, t)] for t in each], captions, columns, image)
 
     def save(
         self,
@@ -358,21 +317,3 @@ class Explanation(Generic[ArrayT_co]):
         if self.labels is not None:
             arrays["labels"] = np.array(self.labels, np.str_)
         return arrays
-
-
-def _check_index(number: int, count: int, what: str) -> int:
-    """A number of something, from 0; negative ones count from the end.
-
-    Raises:
-        NoSuchImageError: There is none of that number.
-    """
-    try:
-        found = None if isinstance(number, (bool, np.bool_)) else index(number)
-    except TypeError:
-        found = None
-    if found is None:
-        article = "an" if what[0] in "aeiou" else "a"
-        raise NoSuchImageError(f"{number!r:.80} is no number of {article} {what}: give a whole number")
-    if not -count <= found < count:
-        raise NoSuchImageError(f"there is no {what} {found}: the explanation has {count}, counted from 0")
-    return found % count

@@ -105,6 +105,10 @@ class Head(ABC):
         pass. Only where tensors go around the cut is a pass an image needed.
         """
 
+    def extras_of(self, activations: Array) -> dict[str, Array]:
+        """What of the further tensors of a trunk pass follows from activations (N, K, h, w), by name."""
+        return {}
+
     @property
     def answers_logits_apart(self) -> bool:
         """Whether a class's logit is found in another way than its probability."""

@@ -78,6 +78,10 @@ class Contributions:
         """Whether every cell meets the same weights."""
         return self.factors.reduction != "flatten"
 
+    def phi(self, activations: Array) -> Array | None:
+        """Returns φ(A) of activations (N, K, h, w); None where φ is the identity."""
+        return None if self._phi is None else self._phi(activations)[0]
+
     def phi_difference(self, context: QueryContext) -> Array:
         """φ(A) − φ(0), (N, K', h', w'), a border that φ adds included."""
         if self._phi is None:

@@ -71,6 +71,10 @@ class FactoredHead(Head):
         shape = "pooled" if contributions.is_pooled else "flattened"
         self.kind = f"{shape}-{'linear' if rest is None else 'network'}"
 
+    def extras_of(self, activations: Array) -> dict[str, Array]:
+        found = self._contributions.phi(activations)
+        return {} if found is None else {PHI: found}
+
     # ---------------------------------------------------------------- boxes
 
     def scores_with_boxes(
