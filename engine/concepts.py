@@ -190,7 +190,9 @@ def find_concepts(
     scores = score_vectors(run, cut, put(vectors), grid, found)
     shares = None if scores is None or run.interface.activation == "none" else run.interface.inverse_link
     return Concepts(
-        maps=given.to_caller(uncrop_maps(scale_weights(weights, definition), placed.compose(seen)).clip(0, 1)),
+        maps=given.to_caller(
+            uncrop_maps(scale_weights(weights, definition), placed.compose(seen)).clip(0, 1)
+        ),
         weights=given.to_caller(weights),
         vectors=given.to_caller(vectors),
         class_scores=None if scores is None else given.to_caller(scores),
