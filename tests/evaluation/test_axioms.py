@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,33 @@ def test_the_command(tmp_path: Path) -> None:
     ]
     said = CliRunner().invoke(app, [*arguments, "-m", "calm", "-m", "gradcam"])
     assert said.exit_code == 0, said.output
+    shown = said.output
     lines = [line.split("│")[1:-1] for line in said.output.splitlines() if line.startswith("│")]
     rows = {cells[0].strip(): [cell.strip() for cell in cells[4:]] for cells in lines}
     assert rows["calm"] == ["yes", "yes", "yes"]
     assert rows["gradcam"][2] == "no"
+    out = tmp_path / "kept"
+    both = [*arguments, "-m", "calm", "-m", "gradcam", "-o", str(out)]
+    kept = CliRunner().invoke(app, both)
+    assert (kept.exit_code, kept.output) == (0, shown)
+    results = json.loads((out / "results.json").read_text())
+    assert [one["complete"] for one in results["methods"]] == [True, False]
+    assert results["methods"][0]["images"] == 2
+    assert "| yes | yes | yes |" in (out / "table.md").read_text()
+    written = {path.name: path.read_bytes() for path in out.iterdir()}
+    for options, code, told in (
+        ([], 2, "--resume"),
+        (["--resume"], 0, "Axioms on 2 images"),
+        (["--resume", "--limit", "1"], 2, "which differs in images"),
+        (["--overwrite"], 0, "Axioms on 2 images"),
+    ):
+        again = CliRunner().invoke(app, [*both, *options])
+        assert again.exit_code == code, again.output
+        assert told in again.output
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == written
+    nowhere = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert nowhere.exit_code == 2
+    assert "name it by --out" in nowhere.output
     (tmp_path / "empty").mkdir()
     said = CliRunner().invoke(app, [*arguments[:3], str(tmp_path / "empty"), *arguments[4:]])
     assert said.exit_code == 2

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from camrt.cli.arguments import draw_images, engine_preprocessing, parse_size, read_preprocessing
+from camrt.cli.arguments import draw_images
+from camrt.cli.evaluate_axioms import axioms
 from camrt.cli.evaluate_theory import check_theory_options, print_theory
 from camrt.cli.evaluation_table import print_evaluation, print_further_explanations
 from camrt.cli.groups import DefaultCommandGroup
@@ -25,7 +26,6 @@ from camrt.cli.shared_options import (
     Device,
     Labels,
     Limit,
-    MethodOptions,
     Methods,
     Model,
     Out,
@@ -41,7 +41,6 @@ from camrt.cli.shared_options import (
     split_list,
 )
 from camrt.default import resolve_model_path
-from camrt.engine.option_text import parse_options
 from camrt.errors import InputError
 
 __all__ = ["add_commands"]
@@ -338,62 +337,7 @@ def sanity(
         make_console().print(f"means over {len(found.targets)} images, each at the class it was predicted as")
 
 
-@app.command()
-@with_model_options
-def axioms(
-    model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Images and folders of images.")],
-    method: Annotated[
-        list[str] | None, typer.Option("--method", "-m", help="See camrt methods; repeatable.")
-    ] = None,
-    preprocessing: PreprocessingOption = None,
-    size: Size = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 32,
-    threads: Threads = None,
-    option: MethodOptions = None,
-    *,
-    model_options: ModelOptions,
-) -> None:
-    """Check the axioms of attributions: invariance, sensitivity and completeness.
-
-    Without a method, "calm" for a CALM model and "cam" for any other.
-    """
-    from rich.table import Table
-
-    with report_errors():
-        import numpy as np
-
-        import camrt
-        from camrt.engine.images.read import read_image
-        from camrt.evaluation.metrics.axioms import measure_axioms as measured
-
-        path = resolve_model_path(model)
-        sides = parse_size(size)
-        load_options = model_options | {"batch_size": batch_size, "threads": threads}
-        engine = camrt.load(path, preprocessing=read_preprocessing(preprocessing, sides), **load_options)
-        steps = engine_preprocessing(engine, sides)
-        arrays = [steps.array(steps.view(read_image(found))) for found in draw_images(images, limit, seed)]
-        if not arrays:
-            raise InputError("no images were found")
-        batch = np.stack(arrays)  # prepared once for every method and every file with a constant
-        options = parse_options(option or [])
-        columns = ("changes under f + C", "silent cells that matter", "|sum - p(y|x)|")
-        axes = ("invariant", "sensitive", "complete")
-        table = Table("method", *columns, *axes, title=f"Axioms on {len(batch)} images")
-        for name in method or ["calm" if engine.has_joint else "cam"]:
-            found = measured(path, batch, name, preprocessing=steps, load_options=load_options, **options)
-            held = ["yes" if flag else "no" for flag in (found.invariant, found.sensitive, found.complete)]
-            figures = (
-                f"{found.invariance:.3g}",
-                f"{100 * found.insensitivity:.3g} %",
-                f"{found.incompleteness:.3g}",
-            )
-            add_row(table, found.method, *figures, *held)
-        make_console().print(table)
-
-
 def add_commands(main: typer.Typer) -> None:
     """Adds the commands to the command line."""
+    app.command()(axioms)
     main.add_typer(app, name="evaluate")
