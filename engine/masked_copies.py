@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+from array_api_compat import is_numpy_array
+
 from camrt.engine.arrays import all_index_pairs, reserve_for, zeros
 from camrt.engine.heads.base import run_altered_rows
 
@@ -67,11 +70,16 @@ def run_masked_copies(
 
 def _filler(images: Array, masks: Array, background: Array | None) -> Callable[[Array, Array, Array], None]:
     """What writes copies of images under masks."""
+    single = len(images) == 1
 
     def fill(owners: Array, numbers: Array, rows: Array) -> None:
         chosen = (masks[owners, numbers] if masks.ndim == 4 else masks[numbers])[:, None]
-        rows[...] = images[owners] * chosen
+        source = images if single else images[owners]
+        if is_numpy_array(rows):
+            np.multiply(source, chosen, out=rows)  # without a copy in between
+        else:
+            rows[...] = source * chosen
         if background is not None:
-            rows += background[owners] * (1 - chosen)
+            rows += (background if single else background[owners]) * (1 - chosen)
 
     return fill
