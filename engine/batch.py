@@ -27,7 +27,14 @@ from camrt.export.rewrites.interface import Interface
 from camrt.kernels.dispatch import host_readable
 from camrt.kernels.fork_safety import check_torch_threads
 
-__all__ = ["MapSize", "PreparedBatch", "check_real_numbers", "prepare_batch", "resolve_map_size"]
+__all__ = [
+    "MapSize",
+    "PreparedBatch",
+    "check_real_numbers",
+    "prepare_batch",
+    "require_preprocessing",
+    "resolve_map_size",
+]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 MapSize = Literal["image", "map", "original"] | tuple[int, int]  # of maps
@@ -210,12 +217,7 @@ def read_images(
     """Reads, views and normalises a list of images; also which part of each the view shows."""
     if not len(batch):
         raise InputError("the batch is empty: it has no images")
-    if preprocessing is None:
-        raise InputError(
-            "this model's preprocessing is not known, so images cannot be made into its input: pass "
-            f"preprocessing= to camrt.load ({', '.join(map(repr, NAMES))} or a "
-            "camrt.Preprocessing), or pass a float32 array (N, C, H, W)"
-        )
+    preprocessing = require_preprocessing(preprocessing, ", or pass a float32 array (N, C, H, W)")
     reserve_array((2, len(batch), preprocessing.channels, *preprocessing.size), "the batch of images")
     views, framings = [], []
     for source in batch:
@@ -226,6 +228,25 @@ def read_images(
     check_shape(array, interface)
     check_values(array)
     return array, tuple(views), tuple(framings)
+
+
+def require_preprocessing(preprocessing: Preprocessing | None, otherwise: str = "") -> Preprocessing:
+    """How images become a model's input.
+
+    Args:
+        preprocessing: It, where it is known.
+        otherwise: What else a caller can do.
+
+    Raises:
+        InputError: It is not known.
+    """
+    if preprocessing is None:
+        raise InputError(
+            "this model's preprocessing is not known, so images cannot be made into its input: pass "
+            f"preprocessing= to camrt.load ({', '.join(map(repr, NAMES))} or a "
+            f"camrt.Preprocessing){otherwise}"
+        )
+    return preprocessing
 
 
 def check_shape(array: Array, interface: Interface) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,9 @@ from camrt.engine.origin import Origin, mutable_state, reload_engine
 from camrt.engine.passes import PassCounts
 from camrt.engine.preprocess_adaptation import expected_levels
 from camrt.engine.queries import NO_PROBABILITIES, fill_nan_rows, find_nan_rows
+from camrt.engine.runs.decoding import Decoding
+from camrt.engine.runs.sources import Source, find_items
+from camrt.engine.runs.stream import Question, StreamedImage, explain_items
 from camrt.engine.runtime import Runner
 from camrt.engine.runtime.batch_splitting import OomSplitter
 from camrt.engine.scores import probabilities
@@ -404,6 +407,65 @@ class Engine:
         if not chosen:
             raise InputError("methods= must be a list of one or more methods: it is empty")
         return self._explain(batch, chosen, targets, top_k, size, fuse, dtype)
+
+    def explain_stream(
+        self,
+        source: Source | Iterable[Source],
+        method: str | Method = "pixab",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        size: MapSize = "image",
+        fuse: Fusion = "mean",
+        dtype: MapType | None = None,
+        column: str | None = None,
+        decode_threads: int | None = None,
+        jpeg_scaling: bool = False,
+        **options: Any,
+    ) -> Iterator[StreamedImage]:
+        """Explanations of any number of images, one after the other, in their order.
+
+        While the model runs, the next images are read and decoded by other threads. Memory does not grow with
+        the number of images.
+
+        Args:
+            source: A file, folder, pattern (`photos/*.jpg`), list of paths (.txt, .csv, .parquet), tar
+                archive, or an address of fsspec (`s3://bucket/folder`); or several of them.
+            method: See `explain`.
+            targets: A class for all images, several of them for each, or a function of logits.
+            top_k: See `explain`.
+            size: See `explain`.
+            fuse: See `explain`.
+            dtype: See `explain`.
+            column: The column of paths in tables; "path", or the only one, when left out.
+            decode_threads: Threads that read and decode; as many as processors when left out.
+            jpeg_scaling: Whether a JPEG far larger than the model's input is decoded at a part of its size,
+                which is quicker and changes the pixels that the model sees a little.
+            **options: The method's options.
+
+        Yields:
+            The address of an image, and its explanation or why it could not be read.
+
+        Raises:
+            InputError: The model's preprocessing is not known, or a list or an archive is none.
+            CamrtError: What `explain` raises.
+
+        Example:
+            for image in engine.explain_stream("photos", "pixab"):
+                if image.explanation is not None:
+                    image.explanation.maps[0]  # (H, W)
+        """
+        question = Question(
+            engine=self,
+            method=make_method(method, options),
+            targets=targets,
+            top_k=top_k,
+            size=size,
+            fuse=fuse,
+            dtype=dtype,
+        )
+        decoding = Decoding.of(self.preprocessing, decode_threads, jpeg_scaling=jpeg_scaling)
+        return explain_items(find_items(source, column=column), question, decoding, self.batch_size)
 
     @overload
     def input_gradients(

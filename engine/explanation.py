@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, cast
@@ -22,7 +22,7 @@ from camrt.engine.passes import PassCounts
 from camrt.engine.save_arguments import check_file_name, check_result_folder, one_per_image, stem_of
 from camrt.export.io.atomic_files import open_atomic
 
-__all__ = ["FLAG_NAMES", "Explanation"]
+__all__ = ["FLAG_NAMES", "Explanation", "join_explanations"]
 
 FLAG_NAMES = ("ok", "constant", "nothing positive", "not finite")
 """What the values of `Explanation.flags` mean; a map whose flag is not 0 is all zeros by policy."""
@@ -99,6 +99,31 @@ class Explanation(Generic[ArrayT_co]):
     def __len__(self) -> int:
         return int(self.targets.shape[0])
 
+    def __getitem__(self, chosen: int | slice) -> Explanation[ArrayT_co]:
+        """The explanation of one of the images, or of some, as an explanation of so many.
+
+        `passes` and `seconds` stay those of the whole call.
+
+        Raises:
+            NoSuchImageError: There is no such image.
+        """
+        if not isinstance(chosen, slice):
+            first = check_index(chosen, len(self), "image")
+            chosen = slice(first, first + 1)
+        arrays = {name: getattr(self, name)[chosen] for name in self._array_names()}
+        return replace(
+            self,
+            **arrays,
+            views=None if self.views is None else self.views[chosen],
+            framings=None if self.framings is None else self.framings[chosen],
+        )
+
+    def __iter__(self) -> Iterator[Explanation[ArrayT_co]]:
+        return (self[i] for i in range(len(self)))
+
+    def _array_names(self) -> tuple[str, ...]:
+        return (*ARRAY_FIELDS, *(() if self.uncertainty is None else ("uncertainty",)))
+
     @property
     def targets_per_image(self) -> int:
         """T, the number of targets explained for each image; 1 when `targets` is (N,)."""
@@ -123,7 +148,7 @@ class Explanation(Generic[ArrayT_co]):
         return replace(cast("Explanation[NumPyArray]", self), **self._on_host())
 
     def _on_host(self) -> dict[str, Any]:
-        names = (*ARRAY_FIELDS, *(() if self.uncertainty is None else ("uncertainty",)))
+        names = self._array_names()
         return {name: to_numpy(getattr(self, name)) for name in names}
 
     def _at(self, i: int, t: int | None) -> tuple[int, ...]:
@@ -277,10 +302,18 @@ class Explanation(Generic[ArrayT_co]):
             drawing = self.overlay(i, t, opacity, image=None if sources is None else sources[i])
             with open_atomic(place / file_name) as file:
                 drawing.save(file, format="PNG")
-        arrays = self._arrays(stems)
-        with open_atomic(place / names[-1]) as file:
-            np.savez(file, **arrays)
+        self.write_arrays(place / names[-1], stems)
         return [place / file_name for file_name in names]
+
+    def write_arrays(self, path: Path, stems: Sequence[str]) -> None:
+        """Write all arrays as one NumPy archive, as `save` does.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        arrays = self._arrays(stems)
+        with open_atomic(path) as file:
+            np.savez(file, **arrays)
 
     def file_names(self, stems: Sequence[str], name: str, *, drawn: bool = True) -> list[str]:
         """What `save` calls its files, given beginnings that are safe and differ, and the archive's name.
@@ -317,3 +350,22 @@ class Explanation(Generic[ArrayT_co]):
         if self.labels is not None:
             arrays["labels"] = np.array(self.labels, np.str_)
         return arrays
+
+
+def join_explanations(parts: Sequence[Explanation[Any]]) -> Explanation[NumPyArray]:
+    """One explanation of the images of several, which one engine gave for one method; arrays of NumPy."""
+    held = [part.numpy() for part in parts]
+    first = held[0]
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in held]) for name in first._array_names()
+    }
+    views = [part.views for part in held if part.views is not None]
+    framings = [part.framings for part in held if part.framings is not None]
+    return replace(
+        first,
+        **arrays,
+        passes=sum((part.passes for part in held), start=PassCounts()),
+        seconds=sum(part.seconds for part in held),
+        views=tuple(view for each in views for view in each) if len(views) == len(held) else None,
+        framings=tuple(one for each in framings for one in each) if len(framings) == len(held) else None,
+    )

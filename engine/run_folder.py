@@ -22,7 +22,16 @@ from typing import Any
 from camrt.errors import InputError, StorageError
 from camrt.export.io.atomic_files import is_same_file, remove_drafts, storage_errors, try_lock, write_atomic
 
-__all__ = ["DATA_SET", "JOURNAL_FILE", "RUN_FILE", "RunFolder", "check_unused", "lock_folder", "read_results"]
+__all__ = [
+    "DATA_SET",
+    "JOURNAL_FILE",
+    "RUN_FILE",
+    "RunFolder",
+    "check_unused",
+    "lock_folder",
+    "read_notes",
+    "read_results",
+]
 
 RUN_FILE = "run.json"
 JOURNAL_FILE = "written.jsonl"
@@ -211,6 +220,16 @@ def read_results(folder: Path) -> frozenset[str] | None:
     if description is None or description["run"] == DATA_SET:
         return None
     return frozenset(name for line in lines for name in line.get("writes", ()))
+
+
+def read_notes(folder: Path) -> list[dict[str, Any]]:
+    """What a run in a folder noted with `RunFolder.finish`, in its order.
+
+    Raises:
+        InputError: Its notes are damaged, or cannot be read.
+    """
+    lines, _ = _read_journal(folder / JOURNAL_FILE)
+    return [line["finished"] for line in lines if isinstance(line.get("finished"), dict)]
 
 
 def _read_journal(journal: Path) -> tuple[list[dict[str, Any]], int | None]:

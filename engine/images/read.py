@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from camrt.engine.arrays import is_masked
 from camrt.engine.caller_warnings import warn_caller
@@ -23,7 +24,9 @@ from camrt.export.io.file_kinds import describe_missing
 from camrt.kernels.fork_safety import block_forks
 
 __all__ = [
+    "DecodedFile",
     "ImageSource",
+    "decode_image",
     "describe_results",
     "find_images",
     "is_image_name",
@@ -39,6 +42,7 @@ ImageSource = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | bytes |
 # Pillow lists these, but cannot decode them by itself: stubs for other libraries' formats, Windows
 # metafiles, and PostScript, which is a program that Pillow would hand to Ghostscript to run.
 _UNSUITABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that exchange height and width
 _TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 
@@ -61,6 +65,21 @@ def is_image_name(name: str | os.PathLike[str]) -> bool:
     return Path(name).suffix.lower() in _suffixes()
 
 
+@dataclass(frozen=True)
+class DecodedFile:
+    """A decoded image.
+
+    Attributes:
+        image: RGB, upright, with no file open.
+        guessed: What had to be guessed of its range, in words; None where nothing had to be.
+        full_size: (H, W) upright, as the file says; larger than the image where that was reduced.
+    """
+
+    image: Image.Image
+    guessed: str | None
+    full_size: tuple[int, int]
+
+
 def read_image(source: ImageSource) -> Image.Image:
     """One image as RGB, upright.
 
@@ -81,15 +100,32 @@ def read_image(source: ImageSource) -> Image.Image:
         ImageError: Missing, a folder, not an image, truncated, too many pixels, bands that are no colours,
             or pixels that have no RGB form; the message names the file and the reason.
     """
+    decoded = decode_image(source)
+    if decoded.guessed is not None:
+        warn_caller(decoded.guessed, InputRangeWarning)
+    return decoded.image
+
+
+def decode_image(source: ImageSource, least: tuple[int, int] | None = None) -> DecodedFile:
+    """What `read_image` reads, without a warning.
+
+    Args:
+        source: See `read_image`.
+        least: (H, W) that are enough: a JPEG that is larger is decoded at 1/2, 1/4 or 1/8 of its size where
+            that leaves at least these. None decodes all of it.
+
+    Raises:
+        ImageError: See `read_image`.
+    """
     if is_masked(source):
         raise ImageError("an image is a masked array, whose mask no model sees: fill it (array.filled(0))")
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _as_it_is(_from_array(source))
     if isinstance(source, Image.Image):
-        return _decode(source, str(getattr(source, "filename", "") or "the image"))
+        return _decode(source, str(getattr(source, "filename", "") or "the image"), None)
     if is_stream(source):
         name = str(getattr(source, "name", "") or "the image")
-        return _decode(image_bytes(source, name), name)
+        return _decode(image_bytes(source, name), name, least)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(describe_wrong_type(source))
     path = Path(source)
@@ -102,7 +138,7 @@ def read_image(source: ImageSource) -> Image.Image:
         if not path.is_file():
             raise ImageError(f"{name}: is not a regular file")
         with path.open("rb") as file:
-            return _decode(file, name)
+            return _decode(file, name, least)
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
 
@@ -128,24 +164,22 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
-def _decode(source: Any, name: str) -> Image.Image:
+def _as_it_is(image: Image.Image, guessed: str | None = None) -> DecodedFile:
+    return DecodedFile(image, guessed, (image.height, image.width))
+
+
+def _decode(source: Any, name: str, least: tuple[int, int] | None) -> DecodedFile:
     """The RGB image in an open file or a lazily loaded image, with every failure named."""
-    read, guessed = _decoded(source, name)
-    if guessed is not None:
-        warn_caller(guessed, InputRangeWarning)
-    return read
-
-
-def _decoded(source: Any, name: str) -> tuple[Image.Image, str | None]:
     with silence_pillow():
         try:
             if isinstance(source, Image.Image):
-                return _rgb(source)
+                return _as_it_is(*_rgb(source))
             with Image.open(source, formats=readable_formats()) as image:
                 refuse_bomb(image)
-                decoded = _rgb(image)
+                full = _reduce(image, least) if least is not None else None
+                decoded = _as_it_is(*_rgb(image))
                 refuse_bomb(image)  # a few formats say their size only when they are decoded
-                return decoded
+                return decoded if full is None else replace(decoded, full_size=full)
         except UnidentifiedImageError:
             raise ImageError(f"{name}: {describe_unreadable(source)}") from None
         except Image.DecompressionBombError:
@@ -156,6 +190,22 @@ def _decoded(source: Any, name: str) -> tuple[Image.Image, str | None]:
             raise ImageError(f"{name}: {error}") from None
         except Exception as error:  # damaged files make Pillow's decoders raise almost anything
             raise ImageError(f"{name}: truncated or damaged: {error}") from error
+
+
+def _reduce(image: Image.Image, least: tuple[int, int]) -> tuple[int, int] | None:
+    """Has a JPEG decoded at a part of its size; its own (H, W), upright, or None where nothing changes."""
+    if image.format != "JPEG":
+        return None
+    width, height = image.size
+    try:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in TURNED
+    except Exception:  # damaged EXIF, which is no reason to refuse sound pixels
+        is_turned = False
+    wanted = least if is_turned else least[::-1]
+    image.draft(None, wanted)
+    if image.size == (width, height):
+        return None
+    return (width, height) if is_turned else (height, width)
 
 
 def describe_unreadable(source: Any) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from camrt.engine.images.preprocess import Preprocessing
     from camrt.engine.load import load
     from camrt.engine.methods import methods
+    from camrt.engine.runs.opened import open_run
     from camrt.engine.torch_models.to_onnx import to_onnx
 
 # From 1.29 on ONNX Runtime tells Microsoft which models it is given, unless this is set when it is first
@@ -36,7 +37,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
-__all__ = ["Engine", "Explanation", "Preprocessing", "__version__", "errors", "load", "methods", "to_onnx"]
+__all__ = [
+    "Engine",
+    "Explanation",
+    "Preprocessing",
+    "__version__",
+    "errors",
+    "load",
+    "methods",
+    "open_run",
+    "to_onnx",
+]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is there
     __getattr__, __dir__, _ = lazy_loader.attach(
@@ -46,6 +57,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is ther
             "engine.explanation": ["Explanation"],
             "engine.load": ["load"],
             "engine.methods": ["methods"],
+            "engine.runs.opened": ["open_run"],
             "engine.images.preprocess": ["Preprocessing"],
             "engine.engine": ["Engine"],
             "engine.torch_models.to_onnx": ["to_onnx"],

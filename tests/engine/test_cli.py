@@ -81,8 +81,11 @@ class FakeEngine:
         targets: Any = None,
         top_k: int | None = None,
         fuse: str = "mean",
+        size: str = "image",
+        dtype: str | None = None,
         **options: Any,
     ) -> Explanation:
+        assert (size, dtype) == ("image", None)
         if "wrong" in options:
             raise MethodError(f"{method}: no option 'wrong'")
         self.calls.append(
@@ -304,7 +307,7 @@ def test_targets_by_index_and_name(loader: Loader, tmp_path: Path) -> None:
     assert loader.calls[0]["targets"] == 1
     result = run("explain", "m.onnx", *files, "-t", "tench", "-t", "2", "-o", "two")
     assert result.exit_code == 0, result.output
-    assert loader.calls[0]["targets"].tolist() == [[0, 2], [0, 2]]
+    assert loader.calls[0]["targets"] == [[0, 2], [0, 2]]
     assert names(tmp_path / "two") == [
         "a_1_0-tench.png",
         "a_2_2-crane.png",
@@ -333,7 +336,7 @@ def test_top_k(loader: Loader, tmp_path: Path) -> None:
 def test_folders_stream_in_batches(loader: Loader, tmp_path: Path) -> None:
     for name in ("x/1.png", "x/2.png", "y/1.png", "y/deep/1.png", "y/3.png"):
         image(tmp_path / name)
-    result = run("explain", "m.onnx", "x", "y", "--batch-size", "2")
+    result = run("explain", "m.onnx", "x", "y", "--batch-size", "2", "--block-size", "2")
     assert result.exit_code == 0, result.output
     assert [len(call["batch"]) for call in loader.calls] == [2, 2, 1]
     assert names(tmp_path / "camrt-out") == sorted(

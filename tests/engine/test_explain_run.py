@@ -31,7 +31,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         str(model),
         *("--preprocessing", str(folder / "steps.json"), "--labels", str(folder / "labels.txt")),
-        *("-m", "gradcam", "--batch-size", "2"),
+        *("-m", "gradcam", "--batch-size", "2", "--block-size", "2"),
     ]
 
 
@@ -156,17 +156,17 @@ def test_going_on_explains_only_what_is_not_done(
     assert run(shared, data, tmp_path / "whole").exit_code == 1
     assert run(shared, data, out).exit_code == 1
     lines = (out / JOURNAL_FILE).read_text().splitlines(keepends=True)
-    (out / JOURNAL_FILE).write_text(
-        "".join(lines[:3])
-    )  # as if killed while the second of three batches was written
+    written = next(number for number, line in enumerate(lines) if "explanation-0002.npz" in line)
+    # as if killed while the second of three blocks was written
+    (out / JOURNAL_FILE).write_text("".join(lines[: written + 1]))
     (out / "explanation-0002.npz").write_bytes(b"torn")
     (out / "explanation-0003.npz").unlink()
-    for path in out.glob("d_*.png"):
+    for path in (*out.glob("d_*.png"), *out.glob("a-3_*.png")):
         path.unlink()
     explained.clear()
     done = run(shared, data, out, "--resume")
     assert done.exit_code == 1
-    assert explained == [2, 1]
+    assert explained == [1, 2]
     assert "2 explained before, 1 skipped" in done.stdout
     assert same(out, tmp_path / "whole")
     explained.clear()

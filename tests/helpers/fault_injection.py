@@ -66,7 +66,8 @@ def shared_arguments(inputs: Path, model: str) -> CommandLine:
 
 
 def explain(inputs: Path, out: Path) -> CommandLine:
-    return ["explain", *shared_arguments(inputs, "colours.onnx"), "-m", "gradcam", "-k", "2", "-o", str(out)]
+    asked = ("-m", "gradcam", "-k", "2", "--write", "overlays,arrays,maps", "--block-size", "2")
+    return ["explain", *shared_arguments(inputs, "colours.onnx"), *asked, "-o", str(out)]
 
 
 def evaluate(inputs: Path, out: Path) -> CommandLine:
@@ -130,6 +131,7 @@ PRELOADED_MODULES = (
     "camrt.cli.main",
     "camrt.cli.explain_run",
     "camrt.engine.load",
+    "camrt.engine.runs.job",
     "camrt.evaluation.suite",
     "camrt.evaluation.suite.report",
     "camrt.evaluation.suite.report.page",

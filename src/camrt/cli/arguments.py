@@ -15,6 +15,7 @@ from camrt.default import resolve_model_path, scene_path
 from camrt.errors import InputError, TargetError
 
 if TYPE_CHECKING:
+    from camrt.engine.batch import MapSize
     from camrt.engine.engine import Engine
     from camrt.engine.images.preprocess import Preprocessing
 
@@ -23,6 +24,7 @@ __all__ = [
     "engine_preprocessing",
     "model_and_images",
     "parse_bytes",
+    "parse_map_size",
     "parse_pair",
     "parse_seconds",
     "parse_size",
@@ -32,12 +34,12 @@ __all__ = [
 ]
 
 
-def model_and_images(model: str | None, images: Sequence[Path] | None) -> tuple[Path, list[Path]]:
-    """The model file and the images that the positional arguments mean."""
+def model_and_images(model: str | None, images: Sequence[str] | None) -> tuple[Path, list[str]]:
+    """The model file and the sources of images that the positional arguments mean."""
     from camrt.engine.images.read import is_image_name
 
     if model is None:
-        return resolve_model_path("default"), [scene_path()]
+        return resolve_model_path("default"), [str(scene_path())]
     if is_image_name(model):
         raise InputError(f"{model} is an image: first the model (a file, or default), then the images")
     if not images:
@@ -64,6 +66,12 @@ def draw_images(paths: Sequence[Path], limit: int | None, seed: int) -> list[Pat
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """(H, W) of a --size such as 224x224."""
     return None if text is None else parse_pair("--size", text)
+
+
+def parse_map_size(text: str) -> MapSize:
+    """The maps' size that --map-size says: image, map or HxW."""
+    named: dict[str, MapSize] = {"image": "image", "map": "map"}
+    return named.get(text) or parse_pair("--map-size", text)
 
 
 def parse_pair(option: str, text: str) -> tuple[int, int]:

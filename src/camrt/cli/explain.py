@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,6 +15,7 @@ import camrt
 from camrt.cli.arguments import (
     engine_preprocessing,
     model_and_images,
+    parse_map_size,
     parse_size,
     parse_target,
     read_labels,
@@ -40,6 +41,7 @@ from camrt.errors import InputError, TargetError
 
 if TYPE_CHECKING:
     from camrt.engine.engine import Engine
+    from camrt.engine.fusion import Fusion
 
 __all__ = ["app"]
 
@@ -73,7 +75,12 @@ def explain(
     model: Annotated[
         str | None, typer.Argument(help="An ONNX classifier, or the word default: the bundled one.")
     ] = None,
-    images: Annotated[list[Path] | None, typer.Argument(help="Images and folders of images.")] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Images, folders, patterns, lists of paths (.txt, .csv, .parquet), tar archives, addresses."
+        ),
+    ] = None,
     method: Annotated[str, typer.Option("--method", "-m", help="See camrt methods.")] = "pixab",
     target: Annotated[
         list[str] | None,
@@ -96,7 +103,36 @@ def explain(
     ] = "mean",
     preprocessing: PreprocessingOption = None,
     labels: Labels = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images read and explained at a time.")] = 32,
+    write: Annotated[
+        str,
+        typer.Option(
+            help="What is written: overlays (PNG), arrays (NumPy), maps (Parquet); separated by commas."
+        ),
+    ] = "overlays,arrays",
+    map_size: Annotated[
+        str, typer.Option(help="Of the maps: image, map (the activation's own grid) or HxW.")
+    ] = "image",
+    column: Annotated[
+        str | None, typer.Option(help="The column of paths in .csv and .parquet lists.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images explained at a time.")] = 32,
+    block_size: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Images a file of maps or arrays; a run that is killed loses less than one."
+        ),
+    ] = 256,
+    decode_threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read images; as many as processors.")
+    ] = None,
+    jpeg_scaling: Annotated[
+        bool,
+        typer.Option(
+            "--jpeg-scaling",
+            help="Decode JPEGs far larger than the model's input at a part of their size: quicker, and the "
+            "model sees slightly other pixels.",
+        ),
+    ] = False,
     size: Size = None,
     threads: Threads = None,
     device: Device = "cpu",
@@ -111,19 +147,24 @@ def explain(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the folder: its files alone are removed.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what failed.")] = False,
     *,
     model_options: ModelOptions,
 ) -> None:
-    """Explain images, and write an overlay for each and the maps as NumPy arrays.
+    """Explain images, and write an overlay for each and the maps as arrays or tables.
 
     Without arguments, the bundled classifier explains its bundled scene. A run that was stopped goes on with
     --resume; a folder that holds results is not written into otherwise.
     Exit code: 0, or 1 when images had to be skipped, or 2 when the model or a request is wrong.
     """
     with report_errors(resumes=True):
-        from camrt.cli.explain_run import ExplainJob, explain_images
+        from camrt.cli.explain_run import explain_sources
+        from camrt.engine.runs.decoding import Decoding
+        from camrt.engine.runs.job import ExplainJob, parse_results
+        from camrt.engine.runs.stream import Question
 
-        model_file, paths = model_and_images(model, images)
+        results = parse_results(write)
+        model_file, sources = model_and_images(model, images)
         if target and top_k is not None:
             raise InputError("give --target or --top-k, not both")
         hw = parse_size(size)
@@ -141,22 +182,31 @@ def explain(
             preprocessing=read_preprocessing(preprocessing, hw),
             **model_options,
         )
-        job = ExplainJob(
+        classes = [parse_target(text, engine) for text in target or []]
+        if (top_k or 1) > engine.num_classes:
+            raise TargetError(f"--top-k {top_k}: the model has {engine.num_classes} classes")
+        question = Question(
             engine=engine,
-            preprocessing=engine_preprocessing(engine, hw),
             method=method,
             options=options,
-            classes=[parse_target(text, engine) for text in target or []],
-            top_k=top_k or 1,
-            batch_size=batch_size,
-            fuse=fuse,
-            out=out,
-            original=original,
-            load_settings=model_options | {"precision": precision},
+            targets=(classes if len(classes) > 1 else classes[0]) if classes else None,
+            top_k=top_k if (top_k or 1) > 1 else None,
+            size=parse_map_size(map_size),
+            fuse=cast("Fusion", fuse),
         )
-        if job.top_k > engine.num_classes:
-            raise TargetError(f"--top-k {job.top_k}: the model has {engine.num_classes} classes")
-        skipped = explain_images(job, paths, resume=resume, overwrite=overwrite)
+        job = ExplainJob(
+            question=question,
+            decoding=Decoding.of(engine_preprocessing(engine, hw), decode_threads, jpeg_scaling=jpeg_scaling),
+            batch_size=batch_size,
+            block_size=block_size,
+            out=out,
+            results=results,
+            original=original,
+            settings=model_options | {"precision": precision},
+        )
+        skipped = explain_sources(
+            job, sources, column=column, resume=resume, overwrite=overwrite, quiet=quiet
+        )
     if skipped:
         raise typer.Exit(1)
 

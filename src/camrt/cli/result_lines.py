@@ -47,12 +47,20 @@ def _name_score(explanation: Explanation, i: int, target: int, score: float) -> 
 
 def print_results(
     console: Console,
-    files: Sequence[Path],
+    files: Sequence[str],
     explanation: Explanation,
     written: Sequence[Path],
     told: bool,
 ) -> None:
-    """Prints a line an image and target; `told`: the file says how its numbers become probabilities."""
+    """Prints a line an image and target.
+
+    Args:
+        console: Where.
+        files: The images' addresses.
+        explanation: Of them.
+        written: Their overlays, one a target; none where there are none.
+        told: Whether the file says how its numbers become probabilities.
+    """
     each = explanation.targets_per_image
     for i, file in enumerate(files):
         for t in range(each):
@@ -60,7 +68,7 @@ def print_results(
             target = int(explanation.targets[at])
             label = explanation.label(i, t) if explanation.labels else ""
             line = Text.assemble(
-                (strip_control(str(file)), "bold"),
+                (strip_control(file), "bold"),
                 f": class {target}{f' ({strip_control(label)})' if label else ''}, ",
                 *_describe_answer(explanation, i, target, told),
                 f", score {explanation.scores[at]:.4g}",
@@ -71,5 +79,6 @@ def print_results(
                 line.append(f", no map: {FLAG_NAMES[flag]}", "yellow")
             if not told and explanation.scores[at] == explanation.probabilities[i, target] == 1.0:
                 line.append(f", {SATURATED_NOTE}", "yellow")
-            line.append(f", {strip_control(str(written[i * each + t]))}")
+            if written:
+                line.append(f", {strip_control(str(written[i * each + t]))}")
             console.print(line, soft_wrap=True)

@@ -1,0 +1,153 @@
+"""The files of a block: overlays as they come, and one file of rows and one of arrays at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from camrt.engine.explanation import Explanation, join_explanations
+from camrt.engine.extras import import_extra
+from camrt.engine.run_folder import RunFolder
+from camrt.engine.runs.blocks import Block, FinishedBlock
+from camrt.engine.runs.job import ExplainJob
+from camrt.engine.runs.rows import MapShapes, make_rows, schema
+from camrt.engine.runs.stream import ExplainedBatch
+from camrt.export.io.atomic_files import open_atomic, open_draft, write_atomic
+
+__all__ = ["MANIFEST", "ROWS_FOLDER", "BlockWriter"]
+
+MANIFEST = "manifest.json"
+ROWS_FOLDER = "maps"
+
+
+class BlockWriter:
+    """Writes what a block's images give; its rows are there whole when it ends, or not at all.
+
+    Args:
+        job: What is written.
+        folder: Where.
+        block: Of which images.
+        find_shapes: Gives the maps' sizes where no image of the block could be read.
+    """
+
+    def __init__(
+        self, job: ExplainJob, folder: RunFolder, block: Block, find_shapes: Callable[[], MapShapes]
+    ) -> None:
+        self._job = job
+        self._folder = folder
+        self._block = block
+        self._find_shapes = find_shapes
+        self._stack = ExitStack()
+        self._parquet: Any = None
+        self._shapes: MapShapes | None = None
+        self._waiting: list[ExplainedBatch] = []  # of images that failed, before the maps' sizes are known
+        self._explained: list[tuple[Explanation[Any], list[str]]] = []
+        self._done = 0  # images
+        self.files: list[str] = []
+        self.errors: list[str] = []
+
+    def write(self, batch: ExplainedBatch) -> list[str]:
+        """Writes some images, and answers with the names of their overlays."""
+        first, self._done = self._done, self._done + len(batch.images)
+        stems = [
+            stem
+            for stem, image in zip(self._block.stems[first : self._done], batch.images, strict=True)
+            if image.error is None
+        ]
+        self.errors += [image.error for image in batch.images if image.error is not None]
+        overlays = self._draw(batch, stems) if "overlays" in self._job.results else []
+        if "arrays" in self._job.results and batch.explanation is not None:
+            self._explained.append((batch.explanation, stems))
+        if "maps" in self._job.results:
+            self._write_rows(batch)
+        return overlays
+
+    def finish(self) -> None:
+        """Finishes the block: its files are whole, and it is noted."""
+        if self._waiting:
+            self._begin_rows(self._find_shapes())
+        self._stack.close()
+        number = self._block.number
+        if self._explained:
+            name = "explanation.npz" if number == 1 else f"explanation-{number:04d}.npz"
+            self._claim([name])
+            joined = join_explanations([explanation for explanation, _ in self._explained])
+            joined.write_arrays(
+                self._job.out / name, [stem for _, stems in self._explained for stem in stems]
+            )
+        if not self.files:  # nothing could be read, and nothing tells of that: the next run looks again
+            return
+        done = FinishedBlock(self._block.digest, self.files, len(self._block.items), self.errors)
+        self._folder.finish({"block": number, **vars(done)})
+
+    def abandon(self, error: BaseException) -> None:
+        """Leaves nothing half written of rows that will not be finished."""
+        self._stack.__exit__(type(error), error, error.__traceback__)
+
+    @contextmanager
+    def abandoned_on_error(self) -> Iterator[None]:
+        """Abandons the block where something is raised."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(Exception):  # a full disk is met by what is closed, too
+                self.abandon(error)
+            raise
+
+    def _claim(self, names: list[str]) -> None:
+        self._folder.claim(names)
+        self.files += names
+
+    def _draw(self, batch: ExplainedBatch, stems: list[str]) -> list[str]:
+        explanation = batch.explanation
+        if explanation is None:
+            return []
+        each = explanation.targets_per_image
+        names = explanation.file_names(stems, "")[:-1]
+        sheets = [f"{stem}_sheet.png" for stem in stems] if each > 1 else []
+        self._claim([*names, *sheets])
+        readable = [image.item for image in batch.images if image.error is None]
+        for i, item in enumerate(readable):
+            drawn = item.read() if self._job.original else None
+            for t in range(each):
+                self._save(names[i * each + t], explanation.overlay(i, t, image=drawn))
+            if sheets:
+                self._save(sheets[i], explanation.sheet(i, image=drawn))
+        return names
+
+    def _save(self, name: str, drawing: Any) -> None:
+        with open_atomic(self._job.out / name) as file:
+            drawing.save(file, format="PNG")
+
+    def _write_rows(self, batch: ExplainedBatch) -> None:
+        shapes = self._shapes
+        if shapes is None:
+            if batch.explanation is None:
+                self._waiting.append(batch)
+                return
+            shapes = MapShapes.of(batch.explanation)
+            self._begin_rows(shapes)
+        self._parquet.write_batch(make_rows(batch, shapes))
+
+    def _begin_rows(self, shapes: MapShapes) -> None:
+        self._shapes = shapes
+        parquet = import_extra("pyarrow.parquet", "runs")
+        self._write_manifest(shapes)
+        name = f"{ROWS_FOLDER}/{self._block.number:06d}.parquet"
+        self._claim([name])
+        draft = self._stack.enter_context(open_draft(self._job.out / name))
+        writer = parquet.ParquetWriter(draft.file, schema(shapes), compression="zstd")
+        self._parquet = self._stack.enter_context(writer)
+        for batch in self._waiting:
+            self._parquet.write_batch(make_rows(batch, shapes))
+        self._waiting = []
+
+    def _write_manifest(self, shapes: MapShapes) -> None:
+        """What the rows are, for who opens them: settings, hashes, versions, sizes."""
+        if MANIFEST in self._folder.claimed and (self._job.out / MANIFEST).is_file():
+            return
+        self._folder.claim([MANIFEST])
+        text = json.dumps({**self._folder.description, "maps": vars(shapes)}, indent=1, sort_keys=True)
+        write_atomic(self._job.out / MANIFEST, text.encode())

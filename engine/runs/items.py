@@ -1,0 +1,41 @@
+"""An image of a source, before it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from camrt.engine.images.read import ImageSource
+
+__all__ = ["MAX_IMAGE_BYTES", "ImageItem"]
+
+MAX_IMAGE_BYTES = 1 << 28
+"""Bytes that an image's file has at most, where it is taken out of an archive or off a network."""
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """An image that can be read, at any time and by any thread.
+
+    Attributes:
+        address: Where it is: a path, an address, or ARCHIVE.tar#MEMBER. It names the image in results.
+        stem: How its own files are called.
+        version: What changes when its content does, such as its size and time; None where nobody knows.
+        read: Gives what `camrt.engine.images.read.read_image` takes, or raises an `ImageError`.
+        error: Why there is no image here; `read` is not called then.
+    """
+
+    address: str
+    stem: str
+    version: str | None
+    read: Callable[[], ImageSource]
+    error: str | None = None
+
+
+def failed_item(address: str, stem: str, error: str) -> ImageItem:
+    """What stands in the place of images that cannot be come to."""
+
+    def refuse() -> ImageSource:
+        raise AssertionError(error)
+
+    return ImageItem(address, stem, None, refuse, error)

@@ -1,0 +1,171 @@
+"""Explanations of a source's images as they come: decoding and the model at once, memory flat."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from camrt.engine.caller_warnings import warn_caller
+from camrt.engine.explanation import Explanation
+from camrt.engine.runs.decoding import DecodedImage, Decoding, ModelImage, read_ahead
+from camrt.engine.runs.items import ImageItem
+from camrt.errors import DegenerateMapWarning, InputRangeWarning
+
+if TYPE_CHECKING:
+    from camrt.engine.batch import MapSize
+    from camrt.engine.engine import Engine
+    from camrt.engine.fusion import Fusion
+    from camrt.engine.map_output import MapType
+    from camrt.engine.methods import Method
+
+__all__ = ["AHEAD", "ExplainedBatch", "Question", "StreamedImage", "Timing", "batches", "explain_items"]
+
+AHEAD = 2  # batches that are decoded ahead: one that waits, and one that is being made
+FAILURES = 8  # batches' worth of images that cannot be read, of which no more are kept
+
+
+@dataclass(frozen=True)
+class StreamedImage:
+    """An image of a source and its explanation.
+
+    Attributes:
+        address: Where it is: a path, an address, or ARCHIVE.tar#MEMBER.
+        explanation: Of this one image; None where it could not be read.
+        error: Why not.
+    """
+
+    address: str
+    explanation: Explanation[Any] | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of an engine about every image.
+
+    Attributes:
+        engine: The model.
+        method: The method, or its name.
+        options: Of the method, where that is a name.
+        targets: A class for all images, several of them for each, a function of logits, or None: see
+            `camrt.Engine.explain`.
+        top_k: Explain so many of the most probable classes instead.
+        size: Of the maps.
+        fuse: How the maps of several layers become one.
+        dtype: Of the maps.
+    """
+
+    engine: Engine
+    method: str | Method = "pixab"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    targets: Any = None
+    top_k: int | None = None
+    size: MapSize = "image"
+    fuse: Fusion = "mean"
+    dtype: MapType | None = None
+
+    def explain(self, images: Sequence[ModelImage]) -> Explanation[Any]:
+        """The explanation of some images together; degenerate maps are told by their flags alone."""
+        several = isinstance(self.targets, Iterable) and not isinstance(self.targets, str)
+        targets = [list(self.targets)] * len(images) if several else self.targets
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegenerateMapWarning)
+            found: Explanation[Any] = self.engine.explain(
+                np.stack([image.array for image in images]),
+                self.method,
+                targets=targets,
+                top_k=self.top_k,
+                size=self.size,
+                fuse=self.fuse,
+                dtype=self.dtype,
+                **self.options,
+            )
+        return replace(
+            found,
+            views=tuple(image.view for image in images),
+            framings=tuple(image.framing for image in images),
+        )
+
+
+@dataclass
+class Timing:
+    """Where the time of a run goes.
+
+    Attributes:
+        decoding: Seconds in which the model waited for images.
+        explaining: Seconds in which it did not.
+    """
+
+    decoding: float = 0.0
+    explaining: float = 0.0
+
+    @property
+    def bound(self) -> str:
+        """What the run waits for."""
+        return "decode-bound" if self.decoding > self.explaining else "model-bound"
+
+
+@dataclass(frozen=True)
+class ExplainedBatch:
+    """Images that were come to together.
+
+    Attributes:
+        images: In their order, those that could not be read among them.
+        explanation: Of the others; None where there is none.
+    """
+
+    images: list[DecodedImage]
+    explanation: Explanation[Any] | None
+
+
+def explain_items(
+    items: Iterable[ImageItem], question: Question, decoding: Decoding, batch_size: int
+) -> Iterator[StreamedImage]:
+    """Explains images one after the other, in their order; see `camrt.Engine.explain_stream`."""
+    decode: Iterator[DecodedImage | Callable[[], DecodedImage]] = (
+        partial(decoding.decode, item) for item in items
+    )
+    with read_ahead(decode, decoding.threads, AHEAD * batch_size) as found:
+        for batch in batches(found, question, batch_size, Timing()):
+            explained = iter(() if batch.explanation is None else batch.explanation)
+            for image in batch.images:
+                if image.error is not None:
+                    yield StreamedImage(image.item.address, None, image.error)
+                else:
+                    yield StreamedImage(image.item.address, next(explained))
+
+
+def batches(
+    images: Iterable[DecodedImage], question: Question, batch_size: int, timing: Timing
+) -> Iterator[ExplainedBatch]:
+    """Explains images in batches of those that could be read; what is read is given at once at the end."""
+    seen: list[DecodedImage] = []
+    readable = 0
+    started = time.perf_counter()
+    for image in images:
+        timing.decoding += time.perf_counter() - started
+        seen.append(image)
+        readable += image.seen is not None
+        if image.seen is not None and image.seen.warning is not None:
+            warn_caller(image.seen.warning, InputRangeWarning)
+        if readable == batch_size or len(seen) == FAILURES * batch_size:
+            yield explain_batch(seen, question, timing)
+            seen, readable = [], 0
+        started = time.perf_counter()
+    if seen:
+        yield explain_batch(seen, question, timing)
+
+
+def explain_batch(images: list[DecodedImage], question: Question, timing: Timing) -> ExplainedBatch:
+    """Explains those of some images that could be read."""
+    started = time.perf_counter()
+    readable = [image.seen for image in images if image.seen is not None]
+    explanation = question.explain(readable) if readable else None
+    timing.explaining += time.perf_counter() - started
+    return ExplainedBatch(images, explanation)
