@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,6 @@ from camrt.engine.origin import Origin, mutable_state, reload_engine
 from camrt.engine.passes import PassCounts
 from camrt.engine.preprocess_adaptation import expected_levels
 from camrt.engine.queries import NO_PROBABILITIES, fill_nan_rows, find_nan_rows
-from camrt.engine.runs.decoding import Decoding
-from camrt.engine.runs.sources import Source, find_items
-from camrt.engine.runs.stream import Question, StreamedImage, explain_items
 from camrt.engine.runtime import Runner
 from camrt.engine.runtime.batch_splitting import OomSplitter
 from camrt.engine.scores import probabilities
@@ -56,6 +53,10 @@ from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.heads.cut import TargetTensor
 from camrt.export.rewrites.interface import LOGITS, Interface
 from camrt.kernels.float_errors import ignore_float_errors
+
+if TYPE_CHECKING:
+    from camrt.engine.runs.sources import Source
+    from camrt.engine.runs.stream import StreamedImage
 
 __all__ = ["Engine"]
 
@@ -455,6 +456,12 @@ class Engine:
                 if image.explanation is not None:
                     image.explanation.maps[0]  # (H, W)
         """
+        # What archives, tables and threads need is imported where somebody has many images: it would make
+        # the way from a new process to a first map longer.
+        from camrt.engine.runs.decoding import Decoding
+        from camrt.engine.runs.sources import find_items
+        from camrt.engine.runs.stream import Question, explain_items
+
         question = Question(
             engine=self,
             method=make_method(method, options),
