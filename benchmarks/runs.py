@@ -1,8 +1,8 @@
-"""Runs over many images: `camrt explain --write maps` against plain prediction, one step after the other, and a peer.
+"""Runs over many images: `camrt explain --write maps` against prediction, one step at a time, and a peer.
 
-    python benchmarks/runs.py mobilenet_v2.onnx photos/ --preprocessing tf --out benchmarks/results/runs.json
+    python benchmarks/runs.py mobilenet_v2.onnx photos/ --preprocessing tf
 
-All sides read the same files. Each is a process of its own and is timed from its first image on, its model being
+All sides read the same files. Each is a process of its own, timed from its first image on, its model being
 loaded; they follow each other in turn. What they give is compared first.
 """
 
@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import onnxruntime
 import typer
 from measure import Comparison, run_python, summarise, table, write
+from PIL import Image
 
 import camrt
+from camrt.cli.explain_run import explain_sources
+from camrt.engine.images.read import find_images
+from camrt.engine.runs.decoding import DecodedImage, Decoding, read_ahead
+from camrt.engine.runs.job import ExplainJob
+from camrt.engine.runs.sources import find_items
+from camrt.engine.runs.stream import Question
 
 PREDICTION_GOAL, SEQUENCE_GOAL = 0.93, 1.3  # images a second over plain prediction's, over one step at a time
 RESUME_GOAL = 1.0  # seconds beyond start-up, of a finished run of 10,000 rows
@@ -38,21 +48,12 @@ print(json.dumps(runs.{call}))
 
 def images_of(data: str, count: int) -> list[str]:
     """The first images of a folder, over again where there are too few."""
-    from camrt.engine.images.read import find_images
-
     found = [str(path) for path in find_images([data])]
     return [found[number % len(found)] for number in range(count)]
 
 
 def explain_run(model: str, data: str, count: int, steps: str, out: str) -> float:
     """Seconds of the run of `camrt explain --method pixab --write maps`."""
-    import time
-
-    from camrt.cli.explain_run import explain_sources
-    from camrt.engine.runs.decoding import Decoding
-    from camrt.engine.runs.job import ExplainJob
-    from camrt.engine.runs.stream import Question
-
     engine = load(model, steps)
     job = ExplainJob(
         question=Question(engine=engine, method="pixab"),
@@ -70,13 +71,6 @@ def explain_run(model: str, data: str, count: int, steps: str, out: str) -> floa
 
 def predict_ahead(model: str, data: str, count: int, steps: str, out: str) -> float:
     """Seconds of plain ONNX Runtime on the same images, decoded by the same threads."""
-    import time
-
-    import onnxruntime
-
-    from camrt.engine.runs.decoding import DecodedImage, Decoding, read_ahead
-    from camrt.engine.runs.sources import find_items
-
     engine = load(model, steps)
     decoding = Decoding.of(engine.preprocessing)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -103,8 +97,6 @@ def predict_ahead(model: str, data: str, count: int, steps: str, out: str) -> fl
 
 def one_after_the_other(model: str, data: str, count: int, steps: str, out: str) -> float:
     """Seconds of reading, explaining and writing a batch, and only then the next."""
-    import time
-
     engine = load(model, steps)
     warm(engine)
     started = time.perf_counter()
@@ -116,19 +108,15 @@ def one_after_the_other(model: str, data: str, count: int, steps: str, out: str)
 
 
 def peer(model: str, data: str, count: int, steps: str, out: str) -> float:
-    """Seconds of a DataLoader and pytorch-grad-cam's Grad-CAM on torchvision's MobileNetV2 of the same size."""
-    import time
-
-    import torch
-    from PIL import Image
-    from pytorch_grad_cam import GradCAM
-    from torch.utils.data import DataLoader, Dataset
-
+    """Seconds of a DataLoader and pytorch-grad-cam's Grad-CAM, on torchvision's MobileNetV2."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from helpers.peer_libraries import mend_torchvision
 
-    mend_torchvision()
+    mend_torchvision()  # before what imports it
+    import torch
     import torchvision
+    from pytorch_grad_cam import GradCAM
+    from torch.utils.data import DataLoader, Dataset
 
     paths = images_of(data, count)
     preprocessing = load(model, steps).preprocessing
@@ -181,27 +169,14 @@ def check_equal(model: str, data: str, steps: str, folder: Path) -> str:
 
 def resume_seconds(model: str, steps: str, folder: Path) -> Comparison:
     """A finished run of 10,000 rows taken up again, against the same command on one image."""
-    from PIL import Image
-
     photos = folder / "small"
     photos.mkdir()
     rng = np.random.default_rng(0)
     for number in range(RESUMED_ROWS):
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(photos / f"{number:05d}.png")
-    (folder / "steps.json").write_text(
-        steps if steps.startswith("{") else load(model, steps).preprocessing.to_json()
-    )  # type: ignore[union-attr]  # which is known
-    line = [
-        "explain",
-        model,
-        "--preprocessing",
-        str(folder / "steps.json"),
-        "--write",
-        "maps",
-        "-m",
-        "gradcam",
-    ]
-    line += ["--map-size", "map", "--quiet"]
+    (folder / "steps.json").write_text(Decoding.of(load(model, steps).preprocessing).preprocessing.to_json())
+    line = ["explain", model, "--preprocessing", str(folder / "steps.json"), "-m", "gradcam"]
+    line += ["--write", "maps", "--map-size", "map", "--quiet"]
     whole = [*line, str(photos), "-o", str(folder / "whole")]
     command(whole)
     samples: tuple[list[float], list[float]] = ([], [])
@@ -219,7 +194,6 @@ def resume_seconds(model: str, steps: str, folder: Path) -> Comparison:
 
 def command(words: list[str]) -> float:
     """Seconds of a command."""
-    import subprocess
     import time
 
     started = time.perf_counter()
