@@ -158,10 +158,8 @@ def measure_network(
         return
     with tempfile.TemporaryDirectory() as folder:
         engines = {numbers: load(numbers, network, data, images, Path(folder)) for numbers in NUMBERS}
-    for numbers, method, options in VARIANTS.values():  # what is made ready at the first run
-        engines[numbers].explain(
-            [images.measured[0]], method, **{**options, **({"passes": 2} if options else {})}
-        )
+    for numbers, method, _ in VARIANTS.values():  # what is made ready at the first run
+        engines[numbers].explain([images.measured[0]], method, **({"passes": 2} if method == "score" else {}))
     for number in range(started, len(images.measured)):
         image = images.measured[number]
         target = int(engines["float32"].predict([image]).argmax())
@@ -195,6 +193,22 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+def describe_network(told: Mapping[str, Mapping[str, float]]) -> str:
+    """A network's table in sentences."""
+    full = told[FULL]
+
+    def tell(variant: str) -> str:
+        one = told[variant]
+        return (
+            f"{variant}: r = {one['median']:.3f} in {100 * one['cpu'] / full['cpu']:.0f} % of the CPU time "
+            f"(worst image {one['worst']:.3f})"
+        )
+
+    others = max(("Activation-CAM", "Grad-CAM"), key=lambda variant: told[variant]["median"])
+    chosen = ("64 clusters", "all channels, bfloat16", "64 clusters, bfloat16", "all channels, int8", others)
+    return "; ".join(map(tell, chosen)) + "."
+
+
 def format_report(found: Mapping[str, Any], picture: str) -> str:
     """The report as Markdown."""
     count = min(len(rows) for network in found["networks"].values() for rows in network.values())
@@ -226,6 +240,7 @@ def format_report(found: Mapping[str, Any], picture: str) -> str:
             numbers += [f"{100 * told['same']:.0f} %", f"{told['passes']:.0f}", f"{told['seconds']:.2f}"]
             numbers.append(f"{told['cpu']:.2f}")
             lines.append(f"| {variant} | {' | '.join(numbers)} |")
+        lines += ["", describe_network({variant: summarise(rows) for variant, rows in kept.items()})]
     lines += [
         "",
         "r is the Pearson correlation of two maps' cells, after what is negative was cut off. Passes are "

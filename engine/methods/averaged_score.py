@@ -76,8 +76,7 @@ class SSCAM(AveragedScoreCAM):
 
     "SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization" (Wang et al., 2020, section 3), where
     the channel's score is the mean of f(x ∘ (m_k + δ_i)) over N draws of δ ~ N(0, σ²), pixel by pixel. The
-    noise is added to the scaled mask, as the torchcam package reads the paper; its authors' code adds some to
-    the unscaled one, and of another width for each channel.
+    noise is added to the scaled mask, as the torchcam package reads the paper.
 
     Draw i depends on the seed, on i and on the image's size, and on nothing else: all channels and images get
     the same noise, so that what their scores differ by is theirs.
