@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,11 +47,16 @@ class Design:
             NaN where there are no more samples than those, and 0 where nothing was drawn.
     """
 
-    samples: Float64
-    solution: Float64
-    of_difference: Float64
-    of_intercept: Float64
+    samples: Array
+    solution: Array
+    of_difference: Array
+    of_intercept: Array
     correction: float
+
+    def where(self, array: Array) -> Design:
+        """The same, where an array lies."""
+        names = ("samples", "solution", "of_difference", "of_intercept")
+        return replace(self, **{name: to_device_async(getattr(self, name), array) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +102,14 @@ class SurrogateMethod(DrawnMethod):
         parts = segment_images(images, self.segments, self.cells)
         designs = [self.design(count) for count in parts.counts]
         found = self._sample_scores(queries, kind, parts, designs)
+        placed = [design.where(found) for design in designs]
         xp = library(found)
         own = xp.astype(scores, xp.float64)
         maps: list[Array] = []
         errors: list[Array] = []
         for i in range(len(images)):
             at = 0 if parts.shared else i
-            coefficients, error = self.fit(designs[at], found[i], own[i])
+            coefficients, error = self.fit(placed[at], found[i], own[i])
             labels = constant_like(parts.labels[at], images)
             for made, values in ((maps, coefficients), (errors, error)):
                 made.append(xp.permute_dims(to_float32(values), (1, 0))[:, labels])
@@ -114,8 +120,8 @@ class SurrogateMethod(DrawnMethod):
         """The problem of an image of so many parts."""
 
     def shown(self, design: Design) -> Float64:
-        """Which parts show in what is run."""
-        return design.samples
+        """Which parts show in what is run, of a problem on the host."""
+        return np.asarray(design.samples)
 
     @abstractmethod
     def fit(self, design: Design, scored: Array, own: Array) -> tuple[Array, Array]:
@@ -169,14 +175,9 @@ class SurrogateMethod(DrawnMethod):
 
 def solve(design: Design, y: Array, difference: Array) -> tuple[Array, Array]:
     """Coefficients (d, T) and their standard errors, of y (S, T) and Δ (T,)."""
-    xp = library(y)
-    z, solution, by_difference, intercept = (
-        to_device_async(part, y)
-        for part in (design.samples, design.solution, design.of_difference, design.of_intercept)
-    )
-    coefficients = solution @ y + by_difference[:, None] * difference
-    left = y - intercept @ y - z @ coefficients
-    return coefficients, xp.sqrt(design.correction * (solution**2 @ left**2))
+    coefficients = design.solution @ y + design.of_difference[:, None] * difference
+    left = y - design.of_intercept @ y - design.samples @ coefficients
+    return coefficients, library(y).sqrt(design.correction * (design.solution**2 @ left**2))
 
 
 def correction_of(samples: int, fitted: int) -> float:
