@@ -22,7 +22,9 @@ from camrt.engine.runtime import Backend, Runner
 from camrt.engine.runtime.lazy_runner import LazyRunner
 from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
 from camrt.export.adjoint import (
+    BIAS_EPSILONS,
     BackwardRule,
+    BiasScaling,
     PropagationRule,
     ReluRule,
     build_adjoint_model,
@@ -176,7 +178,7 @@ def make_image_adjoints(
 ) -> dict[BackwardRule, Runner]:
     """Graphs of the gradient with respect to the image, by their rule; made ready when first needed."""
 
-    def lazy(relu: ReluRule) -> Runner:
+    def lazy(relu: ReluRule, biases: BiasScaling | None = None) -> Runner:
         def make() -> Runner:
             part = build_adjoint_model(
                 model,
@@ -186,6 +188,7 @@ def make_image_adjoints(
                 batch=interface.batch,
                 relu=relu,
                 supports_scatter_add=runtime.supports_scatter_add,
+                biases=biases,
             )
             return make_adjoint_runner(part, "model's adjoint", interface, runtime)
 
@@ -209,4 +212,5 @@ def make_image_adjoints(
         "plain": lazy("plain"),
         "guided": lazy("guided"),
         **{rule: propagating(rule) for rule in get_args(PropagationRule)},
+        **{scaling: lazy("plain", scaling) for scaling in BIAS_EPSILONS},
     }

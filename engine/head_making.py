@@ -291,7 +291,10 @@ def make_exact_head(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> Hea
         if factors.has_rest
         else None
     )
-    return FactoredHead(contributions, behind, channels, adjoint, rows, class_rows)
+    masked = (
+        None if factors.phi == "identity" else generic("masked cells, behind a φ that is not the identity")
+    )
+    return FactoredHead(contributions, behind, channels, adjoint, rows, class_rows, masked)
 
 
 def make_class_rows(whole: ModelToCut, factors: Factors, runtime: Backend) -> ClassRows | None:

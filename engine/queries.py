@@ -19,14 +19,14 @@ from camrt.engine.arrays import (
     zeros,
 )
 from camrt.engine.contrast import Rivals
-from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
+from camrt.engine.heads.base import Boxes, Head, Masks, QueryContext, find_changed_pairs, run_altered_rows
 from camrt.engine.images.framing import Framing, uncrop_maps
 from camrt.engine.masked_copies import run_masked_copies
 from camrt.engine.passes import PassCounts
 from camrt.engine.runtime import Runner
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
-from camrt.export.adjoint import GRADIENT, WEIGHTING, BackwardRule
+from camrt.export.adjoint import BIAS_MAP, GRADIENT, WEIGHTING, BackwardRule, BiasScaling
 from camrt.export.heads.cut import ACTIVATION, JOINT
 from camrt.export.outputs.output_form import InverseLink
 from camrt.export.rewrites.interface import LOGITS
@@ -161,6 +161,10 @@ class HeadQueries:
             None if kept is None else self._mixed(kept),
         )
 
+    def scores_with_masks(self, masks: Masks, kind: ScoreKind) -> Array:
+        """(N, P, T): the scores with the activation's cells, in all channels, times each mask (P, h, w)."""
+        return self._mixed(self.head.scores_with_masks(self._context(kind), masks))
+
     def scores_of_zero_activation(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of an all-zero activation."""
         return self._mixed(self.head.scores_of_zero_activation(self._context(kind)))
@@ -244,6 +248,22 @@ class HeadQueries:
             found, gradient = self.adjoints[relu](block, [self.logits_output, GRADIENT], feeds)
             parts.append(fill_nan_rows(gradient, find_nan_rows(found)))
         return concat(parts)
+
+    def full_gradients(self, target: int, kind: ScoreKind, scaling: BiasScaling) -> tuple[Array, Array]:
+        """The gradient (N, C, H, W) of the score of target number `target`, and what biases make (N, H, W).
+
+        NaN where the logits are not finite.
+
+        Raises:
+            AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
+        """
+        batch_index = arange_like(len(self.images), self.images)
+        weighting = self._reader(kind).weighting(self.logits, batch_index, target)
+        self.passes.full_adjoint += len(self.images)
+        outputs = [self.logits_output, GRADIENT, BIAS_MAP]
+        found, gradient, of_biases = self.adjoints[scaling](self.images, outputs, {WEIGHTING: weighting})
+        broken = find_nan_rows(found)
+        return fill_nan_rows(gradient, broken), fill_nan_rows(of_biases, broken)
 
     def class_maps(self) -> Array:
         """(N, T, h, w): the targets' class maps.

@@ -34,6 +34,7 @@ __all__ = [
 
 METHODS: dict[str, dict[str, Any]] = {
     "pixab": {},
+    "recipro": {},
     "ablation": {},
     "cam": {},
     "calm": {},
@@ -63,6 +64,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gradient": {"blur": 5},
     "integrated": {"steps": 2, "blur": 5},
     "smoothgrad": {"draws": 2, "blur": 5},
+    "fullgrad": {},
     "guided": {"blur": 5},
     "guided-pixab": {"blur": 5},
 }

@@ -40,6 +40,7 @@ from helpers.oracles.fem import fem
 from helpers.oracles.gradients import METHODS as AT_THE_LAYER
 from helpers.oracles.gradients import strongest
 from helpers.oracles.pixab import pixab_cam
+from helpers.oracles.recipro import recipro_cam
 from helpers.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
@@ -312,6 +313,8 @@ def layer_reference(subject: Subject, name: str, target: int) -> np.ndarray:
         return AT_THE_LAYER[name](subject.layer_gradient(target), activation)
     if name == "pixab":
         return pixab_cam(subject.softmax, activation, target, denominators="N2")
+    if name == "recipro":
+        return recipro_cam(lambda a: subject.softmax(a)[target], activation)
     if name == "ablation":
         return ablation_cam(subject.logits, activation, target)
     if name == "cam":
@@ -331,7 +334,7 @@ OF_THE_ACTIVATION = {
     "random": lambda a: np.tensordot(np.random.default_rng([0, 0]).uniform(-1, 1, len(a)), a, 1),
 }
 WITH_EIGENVECTORS = {"eigengradcam": eigen_grad_cam, "segeigen": seg_eigen_cam}
-LAYER_METHODS = ("cam", "pixab", "ablation", *OF_THE_ACTIVATION, *WITH_EIGENVECTORS, *AT_THE_LAYER)
+LAYER_METHODS = ("cam", "pixab", "ablation", "recipro", *OF_THE_ACTIVATION, *WITH_EIGENVECTORS, *AT_THE_LAYER)
 
 
 @pytest.mark.parametrize("name", LAYER_METHODS)
@@ -485,7 +488,11 @@ def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) ->
     masked = {"rise", "occlusion", "lime", "kernelshap", "aise", "sscam", "iscam"}
     ways = {"expected-gradients", "blur-integrated", "guided-integrated"}  # and there what takes many steps
     # products with guided back-propagation are of two that are compared here
-    bent = {"smoothgradcam++", "shapley"}  # what their gradients are is compared in tests/engine/methods
+    bent = {
+        "smoothgradcam++",
+        "shapley",
+        "fullgrad",
+    }  # what their gradients are is compared in tests/engine/methods
     others = {*PRODUCTS, *masked, *bent, *ways, *OF_FILES_WITH_LOGITS, "score", "opticam", "calm"}
     assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *others}
 

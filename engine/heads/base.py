@@ -18,6 +18,7 @@ from camrt.kernels.dispatch import host_readable
 
 __all__ = [
     "Head",
+    "Masks",
     "QueryContext",
     "find_changed_pairs",
     "find_nonzero_channels",
@@ -27,6 +28,7 @@ __all__ = [
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Boxes = npt.NDArray[np.int64]  # known to the host
+Masks = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,14 @@ class Head(ABC):
         Returns:
             Two arrays (N, P, T), None where not wanted.
         """
+
+    @abstractmethod
+    def scores_with_masks(self, context: QueryContext, masks: Masks) -> Array:
+        """(N, P, T): the scores with the activation's cells, in all channels, times each mask (P, h, w)."""
+
+    @abstractmethod
+    def mask_passes(self, masks: int) -> tuple[int, str]:
+        """How many passes an image `scores_with_masks` costs at most, and why."""
 
     @abstractmethod
     def gradients(self, context: QueryContext) -> Iterator[Array]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.arrays import clip_min, constant_like, library, reserve_for, to_float32, to_numpy, zeros
-from camrt.engine.heads.base import Boxes, Head, QueryContext, sample_boxes
+from camrt.engine.heads.base import Boxes, Head, Masks, QueryContext, sample_boxes
 from camrt.engine.heads.generic import GenericHead
 from camrt.engine.runtime import Runner
 from camrt.kernels.box_sums import box_sums
@@ -75,6 +75,12 @@ class CalmHead(Head):
         if keep:
             kept = to_probabilities(inside + (height * width - area) * empty[:, None])
         return deleted, kept
+
+    def scores_with_masks(self, context: QueryContext, masks: Masks) -> Array:
+        return self.generic.scores_with_masks(context, masks)
+
+    def mask_passes(self, masks: int) -> tuple[int, str]:
+        return self.generic.mask_passes(masks)
 
     def scores_without_channels(self, context: QueryContext) -> Array:
         return self.generic.scores_without_channels(context)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from camrt.engine.arrays import (
+    all_index_pairs,
     arange_like,
     concat,
     constant_like,
@@ -16,7 +17,7 @@ from camrt.engine.arrays import (
     zeros,
 )
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Boxes, Head, QueryContext, find_changed_pairs, run_altered_rows
+from camrt.engine.heads.base import Boxes, Head, Masks, QueryContext, find_changed_pairs, run_altered_rows
 from camrt.engine.heads.class_rows import ClassRows
 from camrt.engine.heads.contributions import Contributions, interior
 from camrt.engine.heads.dense_start import DensePhiAblation
@@ -50,6 +51,7 @@ class FactoredHead(Head):
         adjoint: The way back to the first layer's answer where φ is the identity, else to the activation.
         batch_size: Vectors behind the first layer a batch.
         class_rows: How logits are answered where each pools a channel of its own; None where they do not.
+        masked: What answers about masks of cells where φ is not the identity.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class FactoredHead(Head):
         adjoint: HeadAdjoint,
         batch_size: int,
         class_rows: ClassRows | None = None,
+        masked: GenericHead | None = None,
     ) -> None:
         self._contributions = contributions
         self._rest = rest
@@ -67,6 +70,7 @@ class FactoredHead(Head):
         self._adjoint = adjoint
         self._batch_size = batch_size
         self._class_rows = class_rows
+        self._masked = masked
         self._empty: ByteCache[Array] = ByteCache()
         shape = "pooled" if contributions.is_pooled else "flattened"
         self.kind = f"{shape}-{'linear' if rest is None else 'network'}"
@@ -185,6 +189,38 @@ class FactoredHead(Head):
                 answers[batch_index, box] = scores
             result.append(answers)
         return result[0], result[1]
+
+    def scores_with_masks(self, context: QueryContext, masks: Masks) -> Array:
+        if self._masked is not None:
+            return self._masked.scores_with_masks(context, masks)
+        activations, targets = context.activations, context.reader.targets
+        height, width = activations.shape[2:]
+        listed = constant_like(masks.reshape(len(masks), -1), activations)
+        empty = self._contributions.first_layer_of_zero(activations.shape[1:])
+        if self._rest is None and context.reader.reads_own_logit:
+            difference = self._contributions.phi_difference(context)
+            own = self._contributions.target_contributions(difference, (height, width), targets)
+            sums = listed @ own.reshape(len(own), height * width, -1)
+            return context.reader.scores_of_target_logits(empty[targets][:, None] + sums)
+        answers = zeros((len(activations), len(masks), targets.shape[1]), activations)
+        for block, difference in self._blocks(context, height * width + len(masks)):
+            cells = self._contributions.cell_contributions(difference, (height, width))
+            sums = listed @ cells.reshape(len(cells), height * width, -1)
+
+            def fill(batch_index: Array, mask: Array, rows: Array, sums: Array = sums) -> None:
+                rows[...] = empty + sums[batch_index, mask]
+
+            every = all_index_pairs(len(cells), len(masks), cells)
+            for batch_index, mask, scores in self._run(context, block.start, every, len(empty), fill):
+                answers[batch_index + block.start, mask] = scores
+        return answers
+
+    def mask_passes(self, masks: int) -> tuple[int, str]:
+        if self._masked is not None:
+            return self._masked.mask_passes(masks)
+        if self._rest is None:
+            return 0, "every mask is a weighted sum of cells' contributions"
+        return masks, "one a mask, through what follows the head's first layer"
 
     # ---------------------------------------------------------------- channels
 

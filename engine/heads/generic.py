@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from camrt.engine.arrays import arange_like, constant_like, library, repeat
+from camrt.engine.arrays import all_index_pairs, arange_like, constant_like, library, repeat, zeros
 from camrt.engine.heads.adjoint import HeadAdjoint
 from camrt.engine.heads.base import (
     Boxes,
     Head,
+    Masks,
     QueryContext,
     find_changed_pairs,
     find_nonzero_channels,
@@ -90,6 +91,22 @@ class GenericHead(Head):
             for batch_index, box, scores in self._run(context, changed, fill):
                 answers[batch_index, box] = scores
         return deleted, kept
+
+    def scores_with_masks(self, context: QueryContext, masks: Masks) -> Array:
+        activations, targets = context.activations, context.reader.targets
+        listed = constant_like(masks, activations)
+        answers = zeros((len(activations), len(masks), targets.shape[1]), activations)
+
+        def fill(batch_index: Array, mask: Array, rows: Array) -> None:
+            rows[...] = activations[batch_index] * listed[mask][:, None]
+
+        every = all_index_pairs(len(activations), len(masks), activations)
+        for batch_index, mask, scores in self._run(context, every, fill):
+            answers[batch_index, mask] = scores
+        return answers
+
+    def mask_passes(self, masks: int) -> tuple[int, str]:
+        return masks, "one a mask, through the head alone"
 
     def scores_of_zero_activation(self, context: QueryContext) -> Array:
         activations = context.activations

@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     "score": ".score:ScoreCAM",
     "ablation": ".ablation:AblationCAM",
     "pixab": ".pixab:PixabCAM",
+    "recipro": ".recipro:ReciproCAM",
     "grad": ".gradients:GradCAM",
     "grad++": ".gradients:GradCAMPlusPlus",
     "xgrad": ".gradients:XGradCAM",
@@ -56,6 +57,7 @@ METHODS: dict[str, str] = {
     "guidedintegrated": ".paths:GuidedIntegratedGradients",
     "deeplift": ".propagation:DeepLift",
     "lrp": ".propagation:LRP",
+    "fullgrad": ".full:FullGrad",
     "guided": ".guided:GuidedBackpropagation",
 }
 """By canonical name, the module and the class: imported when a method is first asked for.

@@ -9,7 +9,7 @@ import torch
 from camrt.engine.arrays import arange_like
 from camrt.engine.device import TorchDevice
 from camrt.engine.heads.adjoint import HeadAdjoint
-from camrt.engine.heads.base import Boxes, QueryContext
+from camrt.engine.heads.base import Boxes, Masks, QueryContext
 from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.curvature import HeadCurvature
 from camrt.engine.heads.factored import FactoredHead
@@ -93,6 +93,10 @@ class HookedHead(GenericHead):
         """What `scores_with_boxes` costs; see `Head`."""
         return 2 * boxes, f"one a distinct box and perspective, through {self._part()}"
 
+    def mask_passes(self, masks: int) -> tuple[int, str]:
+        """What `scores_with_masks` costs; see `Head`."""
+        return masks, f"one a mask, through {self._part()}"
+
     def gradient_passes(self) -> tuple[int, str]:
         """What `gradients` costs; see `Head`."""
         return 1, f"{self._part()}, forth and back"
@@ -157,6 +161,15 @@ class LinearHead(HookedHead):
     ) -> tuple[Tensor | None, Tensor | None]:
         """The scores with boxes set to zero, and with nothing but them; see `Head`."""
         return self._factored_head().scores_with_boxes(asked, boxes, delete=delete, keep=keep)
+
+    def scores_with_masks(self, asked: QueryContext, masks: Masks) -> Tensor:
+        """The scores with cells times masks; see `Head`."""
+        found: Tensor = self._factored_head().scores_with_masks(asked, masks)
+        return found
+
+    def mask_passes(self, masks: int) -> tuple[int, str]:
+        """What `scores_with_masks` costs; see `Head`."""
+        return 0, "every mask is a weighted sum of cells' contributions"
 
     def gradients(self, asked: QueryContext) -> Iterator[Tensor]:
         """The gradients of the scores; see `Head`."""
@@ -244,6 +257,22 @@ class FlattenedHead(HookedHead):
         if algebra is None:
             return super().scores_with_boxes(asked, boxes, delete=delete, keep=keep)
         return algebra.scores_with_boxes(asked, boxes, delete=delete, keep=keep)
+
+    def scores_with_masks(self, asked: QueryContext, masks: Masks) -> Tensor:
+        """The scores with cells times masks; see `Head`."""
+        algebra = self._factored_head(asked)
+        found: Tensor = (
+            super().scores_with_masks(asked, masks)
+            if algebra is None
+            else algebra.scores_with_masks(asked, masks)
+        )
+        return found
+
+    def mask_passes(self, masks: int) -> tuple[int, str]:
+        """What `scores_with_masks` costs; see `Head`."""
+        if self._flattened.gives_logits:
+            return 0, "every mask is a weighted sum of cells' contributions"
+        return masks, f"one a mask, through what follows {self._flattened.path!r}"
 
     def gradients(self, asked: QueryContext) -> Iterator[Tensor]:
         """The gradients of the scores; see `Head`."""

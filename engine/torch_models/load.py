@@ -31,6 +31,7 @@ from camrt.engine.torch_models.sources import ModuleSource, apply_example, read_
 from camrt.engine.torch_models.targets import Candidate, choose_candidates, find_candidates
 from camrt.engine.torch_models.verification import verify_module
 from camrt.errors import BackendError, InputError
+from camrt.export.adjoint import BIAS_EPSILONS
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.heads.cut import ACTIVATION
 from camrt.export.io.torch_archive import TorchArchive
@@ -187,7 +188,11 @@ def load_module(
         model=runner,
         cuts=checked.cuts,
         candidates=tuple(item.to_target_tensor() for item in listed),
-        adjoints={"plain": ModuleBackward(model, "plain"), "guided": ModuleBackward(model, "guided")},
+        adjoints={
+            "plain": ModuleBackward(model, "plain"),
+            "guided": ModuleBackward(model, "guided"),
+            **{scaling: ModuleBackward(model, "plain", scaling) for scaling in BIAS_EPSILONS},
+        },
         labels=resolve_labels(labels, {}, classes),
         preprocessing=steps,
         batch_size=checked.batch_size,

@@ -13,12 +13,13 @@ from typing_extensions import override
 
 from camrt.engine.arrays import concat, pad_rows
 from camrt.engine.runtime.batch_splitting import OomSplitter
+from camrt.engine.torch_models.bias_maps import BiasedOutputs, make_bias_map
 from camrt.engine.torch_models.calm_head import capture_joint
 from camrt.engine.torch_models.compilation import GraphCache
 from camrt.engine.torch_models.cut import IMAGE, HookedCut
 from camrt.engine.torch_models.model import TorchModel, to_float32
 from camrt.errors import AdjointError, BackendError
-from camrt.export.adjoint import CURVATURE, GRADIENT, RISE, WEIGHTING, ReluRule
+from camrt.export.adjoint import BIAS_MAP, CURVATURE, GRADIENT, RISE, WEIGHTING, BiasScaling, ReluRule
 from camrt.export.heads.cut import JOINT
 from camrt.export.rewrites.interface import LOGITS
 
@@ -227,19 +228,33 @@ class ModuleBackward(HookedRunner):
     Args:
         model: The module.
         relu: How ReLUs pass gradients on, see `camrt.export.adjoint`.
+        biases: Gives what the biases of its layers make too, scaled so; None does not.
     """
 
-    def __init__(self, model: TorchModel, relu: ReluRule) -> None:
-        super().__init__(model, (LOGITS, GRADIENT), gradients=True)
+    def __init__(self, model: TorchModel, relu: ReluRule, biases: BiasScaling | None = None) -> None:
+        outputs = (LOGITS, GRADIENT) if biases is None else (LOGITS, GRADIENT, BIAS_MAP)
+        super().__init__(model, outputs, gradients=True)
         self._relu = relu
+        self._biases = biases
 
     @override
     def run(self, feeds: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
         images = self.model.to_tensor(feeds[BATCH_INPUT]).requires_grad_()
+        if self._biases is not None:
+            return self._run_with_biases(images, feeds[WEIGHTING], self._biases)
         logits = self.model.logits(images.clone())
         if self._relu == "guided":
             hook_guided_relus(logits)
         return backpropagate(self.model, logits, images, feeds[WEIGHTING], "the images")
+
+    def _run_with_biases(self, images: Tensor, weighting: Tensor, scaling: BiasScaling) -> dict[str, Tensor]:
+        with BiasedOutputs() as biased:
+            logits = self.model.logits(images.clone())
+        known = [(output, bias) for output, bias in biased.found if output.requires_grad]
+        starts = (images, *(output for output, _ in known))
+        gradient, *others = find_gradients(self.model, logits, starts, weighting, "the images")
+        found = make_bias_map(known, others, images, scaling)
+        return {LOGITS: to_float32(logits), GRADIENT: to_float32(gradient), BIAS_MAP: to_float32(found)}
 
 
 def backpropagate(
@@ -285,9 +300,12 @@ def find_gradients(
         raise  # fewer images may fit
     except RuntimeError as error:
         raise AdjointError(f"no gradient can be followed through {model.name}: {error}") from error
-    if any(gradient is None for gradient in found):
+    if found[0] is None:
         raise lost
-    return found
+    return tuple(
+        torch.zeros_like(start) if gradient is None else gradient
+        for start, gradient in zip(starts, found, strict=True)
+    )
 
 
 def hook_guided_relus(logits: Tensor) -> None:

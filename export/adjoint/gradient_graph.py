@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 from camrt.errors import AdjointError
 from camrt.export.adjoint import rules  # noqa: F401  (registers them)
 from camrt.export.adjoint.backward_pass import BackwardPass
-from camrt.export.adjoint.registry import GRADIENT_FREE_HINT, ReluRule
+from camrt.export.adjoint.bias_gradients import BIAS_MAP, make_bias_map
+from camrt.export.adjoint.registry import GRADIENT_FREE_HINT, BiasScaling, ReluRule
 from camrt.export.graph.index import Graph, find_dependents, opset, set_shape
 from camrt.export.graph.node_maker import NodeMaker
 from camrt.export.graph.upkeep import drop_unused
@@ -51,6 +52,7 @@ def build_adjoint_model(
     relu: ReluRule = "plain",
     element: int = TensorProto.FLOAT,
     supports_scatter_add: bool = True,
+    biases: BiasScaling | None = None,
 ) -> onnx.ModelProto:
     """The graph from an activation (or the image) and a weighting of the logits to logits and gradient.
 
@@ -74,6 +76,7 @@ def build_adjoint_model(
         relu: How ReLUs pass gradients on, see `BackwardStep`.
         element: Element type of the graph that is made.
         supports_scatter_add: Whether the runtime has a ScatterElements that adds; pooling is slower without.
+        biases: Of a gradient at the images, adds the output `camrt_bias_map` (N, H, W), see `make_bias_map`.
 
     Raises:
         AdjointError: An operator has no rule, or something on the way has no derivative.
@@ -89,7 +92,8 @@ def build_adjoint_model(
     make = NodeMaker(opset(model), element, supports_scatter_add=supports_scatter_add)
     walk = BackwardPass(graph, make, reached, relu, [], [], {end: [WEIGHTING]})
     leave = next(i for i, node in enumerate(head.graph.node) if node.output[0].startswith("camrt_out_"))
-    walk.propagate_back([*head.graph.node[:leave], *head.graph.node[leave + 1 :]], start)
+    nodes = [*head.graph.node[:leave], *head.graph.node[leave + 1 :]]
+    walk.propagate_back(nodes, start)
     gradient = walk.cotangent(start)
     if gradient is None:
         raise AdjointError(
@@ -103,7 +107,11 @@ def build_adjoint_model(
             "use 'gradient' or 'smoothgrad'"
         )
     make.nodes.append(helper.make_node("Identity", [gradient], [GRADIENT]))
+    if biases is not None:
+        make.nodes.append(helper.make_node("Identity", [make_bias_map(walk, nodes, biases)], [BIAS_MAP]))
     append_adjoint(head, make, batch, graph, end)
+    if biases is not None:
+        head.graph.output.append(helper.make_tensor_value_info(BIAS_MAP, element, None))
     for number, name in enumerate(known_tensors, start=len(extra_inputs)):
         replace_by_input(head, name, extra_input_name(number), batch, graph)
     drop_unused(head)

@@ -18,7 +18,16 @@ from camrt.errors import AdjointError
 from camrt.export.graph.index import Graph, attribute, static_shape
 from camrt.export.graph.node_maker import Indices, NodeMaker
 
-__all__ = ["RULES", "BackwardRule", "BackwardStep", "PropagationRule", "ReluRule", "Rule", "rule"]
+__all__ = [
+    "RULES",
+    "BackwardRule",
+    "BackwardStep",
+    "BiasScaling",
+    "PropagationRule",
+    "ReluRule",
+    "Rule",
+    "rule",
+]
 
 Array = npt.NDArray[Any]
 GRADIENT_FREE_HINT = (
@@ -28,7 +37,9 @@ GRADIENT_FREE_HINT = (
 ReluRule = Literal["plain", "guided"]
 PropagationRule = Literal["rescale", "epsilon", "z+", "composite"]
 """DeepLIFT's, and those of LRP: see `camrt.export.adjoint.propagation`."""
-BackwardRule = ReluRule | PropagationRule
+BiasScaling = Literal["paper", "grad-cam", "authors"]
+"""How magnitudes of what biases contribute are brought to [0, 1], see `camrt.engine.methods.full`."""
+BackwardRule = ReluRule | PropagationRule | BiasScaling
 
 
 @dataclass(frozen=True)

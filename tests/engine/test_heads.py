@@ -627,3 +627,22 @@ def test_second_derivatives(case: HeadCase, kind: str) -> None:
 def probabilities_of(logits: Array) -> Array:
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
+
+
+@CASES
+@pytest.mark.parametrize("kind", ["logit", "probability"])
+def test_masks(case: HeadCase, kind: str) -> None:
+    """Cells times numbers between 0 and 1, on every head."""
+    part = case.make(np.random.default_rng(3), 4, 3, 2, 3)
+    made, rng = cut(part), np.random.default_rng(5)
+    activations = rng.normal(size=(3, *part.shape)).astype(np.float32)
+    masks = np.concatenate([rng.random((5, 3, 2)), np.zeros((1, 3, 2))]).astype(np.float32)
+    targets = rng.integers(0, part.classes, (3, 2))
+    context = made.asked(activations, targets, kind)
+    found = made.head.scores_with_masks(context, masks)
+    for number, activation in enumerate(activations.astype(np.float64)):
+        logits = part.logits64(activation[None] * masks[:, None].astype(np.float64))
+        expected = (logits if kind == "logit" else probabilities_of(logits))[:, targets[number]]
+        assert_close(found[number], expected, factor=4 * SEVERAL_LAYERS)
+    passes, _ = made.head.mask_passes(len(masks))
+    assert context.passes.head == 3 * passes

@@ -56,6 +56,8 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("eigengradcam", {}),
     ("smoothgradcam++", {"draws": 2}),
     ("shapley", {}),
+    ("fullgrad", {}),
+    ("recipro", {"gaussian": True}),
     ("kpca", {}),
     ("fem", {}),
 )

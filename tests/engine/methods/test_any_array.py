@@ -100,6 +100,14 @@ class Answers:
             gradients=lambda kind: (one[owners] + shift for one in self.gradients(kind)),
         )
 
+    def scores_with_masks(self, masks, kind):
+        assert masks.shape == (H * W, H, W)
+        return self.put(self.drawn(54, N, len(masks), T))
+
+    def full_gradients(self, target, kind, scaling):
+        assert scaling in ("paper", "authors")
+        return self.put(self.drawn(50 + target, N, *IMAGE)), self.put(self.drawn(52 + target, N, *IMAGE[1:]))
+
     def class_maps(self):
         return self.put(self.drawn(12, N, T, H, W))
 
@@ -160,6 +168,8 @@ METHODS = [
     ("fem", {}),
     ("fem", {"definition": "grad-cam", "sigmas": 1}),
     ("random", {"seed": 3}),
+    ("recipro", {}),
+    ("recipro", {"gaussian": True, "score": "logit"}),
     ("gradcam", {}),
     ("gradcam++", {}),
     ("gradcam++", {"definition": "grad-cam"}),
@@ -209,6 +219,8 @@ METHODS = [
     ("deeplift", {"colours": "max"}),
     ("deeplift", {"references": np.ones((2, *IMAGE))}),
     ("lrp", {"rule": "composite", "epsilon": 0.1}),
+    ("fullgrad", {}),
+    ("fullgrad", {"definition": "authors", "blur": 3}),
     ("guided", {}),
     *((name, FEW_PASSES.get(name, {})) for name in PRODUCTS),
     ("calm", {}),
