@@ -317,7 +317,7 @@ class Engine:
                 cut them off (images of one size; see also `Explanation.on_original`), or (H, W) for the
                 model's input in that size.
             fuse: How the maps of several layers become one, when the model was loaded with several targets:
-                "mean" or "max" of their saliency.
+                "mean", "max" or "product" of their saliency (RefineCAM is the product of Grad-CAM++'s).
             dtype: The type of `.maps`, "float32" or "float16"; None for that of `out`, or float32. Everything
                 is computed in float32 and rounded when a map is written.
             out: An array that `.maps` is written into and then is, contiguous, of the batch's kind and on its

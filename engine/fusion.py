@@ -14,7 +14,7 @@ from camrt.kernels.saliency import MapFlag
 __all__ = ["Fusion", "mean_saliency_maps", "saliency_maps"]
 
 Array = Any
-Fusion = Literal["mean", "max"]
+Fusion = Literal["mean", "max", "product"]
 
 
 def saliency_maps(
@@ -28,26 +28,26 @@ def saliency_maps(
     """The saliency of every raw map, and one for all layers where there are several.
 
     Each layer's maps are made into saliency by themselves, in [0, 1] and of the wanted size, so that no layer
-    outweighs another by its units. Their mean or maximum is brought to [0, 1] once more.
+    outweighs another by its units. Their mean, maximum or product is brought to [0, 1] once more.
 
     Args:
         raws: For each layer (N, T, h, w).
         method: What made them; it says how they are normalised.
         framing: (H, W) of the saliency maps, and the part of them that the raw maps show.
-        fuse: How layers are taken together.
+        fuse: How layers are taken together, where the method does not say it itself.
         threads: Threads of the kernel.
         out: Where the maps are written, (N, T, H, W), float32 or float16; None makes an array of float32.
 
     Returns:
         Maps (N, T, H, W) in [0, 1], flags (N, T), and the raw maps (N, T, h, w): those of the only layer, or
-        the mean or maximum (N, T, H, W) before it is brought to [0, 1].
+        the mean, maximum or product (N, T, H, W) before it is brought to [0, 1].
     """
     if len(raws) == 1:
         return *layer_saliency(raws[0], method, framing, threads, out), raws[0]
     layers = [layer_saliency(raw, method, framing, threads) for raw in raws]
     xp = library(*raws)
     stacked = xp.stack([maps for maps, _ in layers])
-    fused = xp.mean(stacked, axis=0) if fuse == "mean" else xp.max(stacked, axis=0)
+    fused = {"mean": xp.mean, "max": xp.max, "product": xp.prod}[method.fusion or fuse](stacked, axis=0)
     broken = xp.any(xp.stack([flags == int(MapFlag.NOT_FINITE) for _, flags in layers]), axis=0)
     shape = fused.shape
     fused = fill_nan_rows(xp.reshape(fused, (-1, *shape[2:])), xp.reshape(broken, (-1,))).reshape(shape)

@@ -13,6 +13,7 @@ from camrt.engine.methods import Method
 from camrt.engine.passes import PassCounts
 from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.runtime import Runner
+from camrt.errors import MethodError
 from camrt.export.adjoint import BackwardRule
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.heads.cut import ACTIVATION, JOINT
@@ -73,6 +74,11 @@ class ModelRun:
 
     def find_fetched(self, method: Method) -> list[FetchedCut]:
         """What a method needs of the trunk, for each cut that it looks at."""
+        if method.fusion is not None and len(self.cuts) < 2:
+            raise MethodError(
+                f"{method.name} is of several layers: load the model with target=[...] of two or more "
+                "(engine.targets() lists them)"
+            )
         cuts = self.cuts[:1] if method.needs & {Need.PIXELS, Need.JOINT} else self.cuts
         own = [JOINT] if Need.JOINT in method.needs and self.interface.joint is not None else []
         return [

@@ -147,6 +147,10 @@ class HeadQueries:
         """(N, T): the scores of the images as they are."""
         return self._mixed(self._context(kind).scores)
 
+    def scores_of_targets(self, kind: ScoreKind) -> Array:
+        """(N, T): the targets' own scores, whatever they are held against."""
+        return replace(self, rivals=None).scores(kind)
+
     def scores_without_channels(self, kind: ScoreKind) -> Array:
         """(N, K, T): the scores with channel k of the activation set to zero."""
         return self._mixed(self.head.scores_without_channels(self._context(kind)))

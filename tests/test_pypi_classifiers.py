@@ -488,11 +488,8 @@ def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) ->
     masked = {"rise", "occlusion", "lime", "kernelshap", "aise", "sscam", "iscam"}
     ways = {"expected-gradients", "blur-integrated", "guided-integrated"}  # and there what takes many steps
     # products with guided back-propagation are of two that are compared here
-    bent = {
-        "smoothgradcam++",
-        "shapley",
-        "fullgrad",
-    }  # what their gradients are is compared in tests/engine/methods
+    # of these it is compared in tests/engine/methods what their gradients are
+    bent = {"smoothgradcam++", "shapley", "fullgrad", "sess-gradcam"}
     others = {*PRODUCTS, *masked, *bent, *ways, *OF_FILES_WITH_LOGITS, "score", "opticam", "calm"}
     assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *others}
 

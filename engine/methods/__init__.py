@@ -60,11 +60,15 @@ METHODS: dict[str, str] = {
     "fullgrad": ".full:FullGrad",
     "guided": ".guided:GuidedBackpropagation",
 }
-"""By canonical name, the module and the class: imported when a method is first asked for.
-
-Before the name of any class-activation map, "guided" multiplies it by guided back-propagation.
-"""
-GUIDED, TIMES_GUIDED = "guided", ".guided:times_guided"
+"""By canonical name, the module and the class: imported when a method is first asked for."""
+WRAPPERS: dict[str, str] = {
+    "guided": ".guided:times_guided",
+    "sess": ".sess:scaled_and_slid",
+    "refine": ".refine:refined",
+}
+"""By what may stand before the name of any class-activation map, what makes a method of it, or None."""
+OF_THEMSELVES = {"sess": "sessgrad", "refine": "refinegrad++"}
+"""The map that a wrapper's name alone means."""
 
 FINER = re.compile(r"finer(.*)")  # Finer-CAM of any method: an option by a name of its own
 KNOWN_NAMES = 256  # ways to write a method's name that are looked up once
@@ -75,7 +79,7 @@ def canonical_name(name: str) -> str:
     """A method's name without case, hyphens and "cam": "Score-CAM" -> "score", "GradCAMpp" -> "grad++"."""
     plain = re.sub(r"[\s_-]", "", name.lower())
     short = re.sub("cam", "", re.sub("(plus){2}$|(?<=cam)pp$", "++", plain))
-    return plain if short in ("", GUIDED) else short
+    return plain if short in ("", "guided") else OF_THEMSELVES.get(short, short)
 
 
 @cache
@@ -87,20 +91,24 @@ def import_from(place: str) -> Any:
 
 
 def find_method(name: str) -> type[Method] | None:
-    """The class of a method in `METHODS`, or of guided back-propagation times one; None of other names."""
+    """The class of a method in `METHODS`, or of what one of `WRAPPERS` makes of it; None of other names."""
     if name in METHODS:
         found: type[Method] = import_from(METHODS[name])
         return found
-    coarse = METHODS.get(name.removeprefix(GUIDED))
-    if coarse is None:
-        return None
-    product: type[Method] | None = import_from(TIMES_GUIDED)(import_from(coarse))
-    return product
+    for prefix, place in WRAPPERS.items():
+        inner = METHODS.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if inner is not None:
+            made: type[Method] | None = import_from(place)(import_from(inner))
+            return made
+    return None
 
 
 def methods() -> dict[str, type[Method]]:
-    """The methods by name. Each is a frozen dataclass: its fields are its options."""
-    names = [*METHODS, *(f"{GUIDED}{name}" for name in METHODS)]
+    """The methods by name. Each is a frozen dataclass: its fields are its options.
+
+    Of products with guided back-propagation all are listed, of other wrappers what can stand for all.
+    """
+    names = [*METHODS, "sessgrad", *(f"guided{name}" for name in METHODS)]
     return {method.name: method for method in map(find_method, names) if method is not None}
 
 
@@ -128,8 +136,8 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method:
         hint = f"; did you mean {known_names[close[0]]!r}?" if close else ""
         plain = [name for name in known_names.values() if canonical_name(name) in METHODS]
         raise MethodError(
-            f"unknown method {method!r}{hint} (methods: {', '.join(plain)}; and {GUIDED}- before the name "
-            "of a class-activation map)"
+            f"unknown method {method!r}{hint} (methods: {', '.join(plain)}; and finer-, "
+            f"{', '.join(f'{prefix}-' for prefix in WRAPPERS)} before the name of a class-activation map)"
         )
     if not options:
         return make_default(found)

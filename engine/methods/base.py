@@ -98,6 +98,8 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    fusion: ClassVar[Literal["product"] | None] = None
+    """How the maps of several layers become one, where the method says it; it then needs several."""
     sums_channels: ClassVar[bool] = False
     """Whether the map is a sum over channels, which `weighted_activations` gives."""
     no_contrast: ClassVar[str] = ""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, make_dataclass
-from functools import cache
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
-from camrt.engine.images.framing import uncropped_saliency
-from camrt.engine.methods.base import CONTRAST_OPTIONS, Cost, MapShape, Method, type_hints
+from camrt.engine.methods.base import Cost, MapShape, Method
 from camrt.engine.methods.pixels import Array, Gradient, gaussian_blur
-from camrt.engine.queries import HeadQueries, Need
-from camrt.engine.scores import ScoreKind
+from camrt.engine.methods.wrapping import MapWrapper, wrap
+from camrt.engine.queries import HeadQueries
 from camrt.export.adjoint import ReluRule
 
 __all__ = ["GuidedBackpropagation", "GuidedMethod", "times_guided"]
@@ -39,74 +37,38 @@ class GuidedBackpropagation(Gradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedMethod(Method):
+class GuidedMethod(MapWrapper):
     """Guided back-propagation times a class-activation map at the image's size.
 
     "Pixab-CAM: Attend Pixel, not Channel" (ICLR 2022 submission), Figure 9, for seven maps; for Grad-CAM
-    already in "Grad-CAM" (Selvaraju et al., ICCV 2017, section 3.3).
+    already in "Grad-CAM" (Selvaraju et al., ICCV 2017, section 3.3). A `score` of None is the logit for
+    guided back-propagation.
 
     Attributes:
-        score: Of both factors; None takes the logit for guided back-propagation, and the map's own.
         blur: Side of the Gaussian kernel that smooths the product, see `PixelMethod`.
     """
 
-    map_class: ClassVar[type[Method]]
-    """The class of the map's method, whose own options are options here."""
+    prefix: ClassVar[str] = "guided"
+    summary: ClassVar[str] = "Guided back-propagation times the {} map at the image's size."
 
     normalisation: Literal["max", "minmax"] = "minmax"
-    score: ScoreKind | None = None
     blur: int = 9
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert self.back_propagation  # refuses what it does not understand, and so does the map's
-        for option, value in vars(self.map_method).items():
-            if option not in GUIDED_OPTIONS:
-                object.__setattr__(self, option, value)  # as the map has brought it to one form
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return remake, (self.map_class, {option.name: getattr(self, option.name) for option in fields(self)})
+        assert self.back_propagation  # refuses what it does not understand
 
     @property
     def back_propagation(self) -> GuidedBackpropagation:
         """The fine factor."""
         return GuidedBackpropagation(score=self.score or "logit", blur=self.blur)
 
-    @property
-    def map_method(self) -> Method:
-        """The coarse factor, with the options that are its own."""
-        passed = {option.name for option in fields(self.map_class)} - {"postprocess", "normalisation"}
-        if self.smooth == "augment":  # of the product
-            passed.discard("smooth")
-        if self.score is None:
-            passed.discard("score")
-        if self.map_class.no_contrast:  # the fine factor is of the contrast all the same
-            passed.difference_update(CONTRAST_OPTIONS)
-        elif self.map_class().no_counterfactual:
-            passed.discard("counterfactual")
-        return self.map_class(**{name: getattr(self, name) for name in passed})
-
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
-        coarse, fine = self.map_method, self.back_propagation
-        found, _, _ = coarse.smoothed_raw(queries)
-        found = coarse.displayed(found)
-        size = (queries.images.shape[2], queries.images.shape[3])
-        xp = library(found)
-        flat = xp.reshape(xp.astype(found, xp.float32, copy=False), (-1, *found.shape[2:]), copy=True)
-        where, _ = uncropped_saliency(
-            flat,
-            queries.framing,
-            mode="native",
-            normalisation=coarse.normalisation,
-            relu=True,
-            threads=queries.threads,
-        )
+        where, _ = self.map_saliency(queries, "native")
+        fine = self.back_propagation
         each = [fine.maps(queries, target) for target in range(queries.targets.shape[1])]
-        both = xp.stack(each, axis=1) * xp.reshape(where, (*found.shape[:2], *size))
+        both = library(*each).stack(each, axis=1) * where
         return gaussian_blur(both, self.blur), queries.scores(fine.score)
-
-    def smoothed_raw(self, queries: HeadQueries) -> tuple[Array, Array, Array | None]:
-        return self.raw_with_uncertainty(queries)  # the map is smoothed before it is multiplied
 
     def cost(self, head: Head, shape: MapShape) -> Cost:
         coarse, fine = self.map_method.cost(head, shape), self.back_propagation.cost(head, shape)
@@ -119,46 +81,6 @@ class GuidedMethod(Method):
         )
 
 
-GUIDED_OPTIONS = frozenset(option.name for option in fields(GuidedMethod))
-
-
-@cache
-def times_guided(map_class: type[Method]) -> type[GuidedMethod] | None:
-    """The class of guided back-propagation times a method's map, with the options of both.
-
-    None of a method whose maps are no class-activation maps: they lie on the pixels, or are CALM's own.
-    """
-    if map_class.needs & {Need.PIXELS, Need.JOINT}:
-        return None
-    hints = type_hints(map_class)
-    own = [
-        (option.name, hints[option.name], field(default=option.default))
-        for option in fields(map_class)
-        if option.name not in GUIDED_OPTIONS
-    ]
-    title = (map_class.__doc__ or map_class.name).partition(":")[0]
-    stated = {
-        "name": f"guided-{map_class.name}",
-        "map_class": map_class,
-        "sums_channels": map_class.sums_channels,
-        "needs": map_class.needs | GuidedBackpropagation.needs,
-        "__doc__": f"Guided back-propagation times the {title} map at the image's size.",
-        "__module__": __name__,
-    }
-    made = make_dataclass(
-        f"Guided{map_class.__name__}",
-        own,
-        bases=(GuidedMethod,),
-        namespace=stated,
-        frozen=True,
-        kw_only=True,
-    )
-    assert issubclass(made, GuidedMethod)
-    return made
-
-
-def remake(map_class: type[Method], options: dict[str, Any]) -> GuidedMethod:
-    """A method as it was before it was pickled."""
-    made = times_guided(map_class)
-    assert made is not None
-    return made(**options)
+def times_guided(map_class: type[Method]) -> type[MapWrapper] | None:
+    """The class of guided back-propagation times a method's map; None where `wrap` has none."""
+    return wrap(GuidedMethod, map_class)

@@ -123,21 +123,24 @@ class PixelMethod(Method):
         """How many images are run there and back for a map, and why."""
 
 
-def gaussian_blur(maps: Array, kernel: int) -> Array:
-    """Maps (..., H, W) smoothed by a Gaussian kernel of that many pixels a side, reflected at the border."""
+def gaussian_blur(maps: Array, kernel: int, sigma: float | None = None) -> Array:
+    """Maps (..., H, W) smoothed by a Gaussian kernel of that many pixels a side, reflected at the border.
+
+    A σ of None is 0.3·((k − 1)/2 − 1) + 0.8.
+    """
     if kernel == 1:
         return maps
     xp = library(maps)
-    rows, columns = (constant_like(blur_matrix(size, kernel), maps) for size in maps.shape[-2:])
+    rows, columns = (constant_like(blur_matrix(size, kernel, sigma), maps) for size in maps.shape[-2:])
     return to_float32(rows @ xp.astype(maps, xp.float64) @ columns.T)
 
 
 @cache_by_bytes()
-def blur_matrix(size: int, kernel: int) -> npt.NDArray[np.float64]:
+def blur_matrix(size: int, kernel: int, sigma: float | None = None) -> npt.NDArray[np.float64]:
     """(size, size): what one axis of the blur makes of each of its pixels."""
     reserve(64 * (kernel + size), f"a blur over {kernel} pixels")
     reach = kernel // 2
-    sigma = 0.3 * (reach - 1) + 0.8
+    sigma = 0.3 * (reach - 1) + 0.8 if sigma is None else sigma
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     sources = np.pad(np.arange(size), reach, mode="reflect") if size > 1 else np.zeros(2 * reach + 1, int)
     matrix = allocation.zeros((size, size), "blur of an axis")

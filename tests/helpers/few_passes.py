@@ -13,6 +13,7 @@ __all__ = ["FEW_PASSES", "OF_FILES_WITH_LOGITS", "PRODUCTS", "short"]
 OF_FILES_WITH_LOGITS = ("deeplift", "lrp")
 
 FEW_PASSES: dict[str, dict[str, Any]] = {
+    "sess-gradcam": {"scales": 2},
     "rise": {"passes": 6, "cells": 2},
     "lime": {"passes": 8, "cells": 2},
     "kernelshap": {"passes": 8, "cells": 2},

@@ -99,7 +99,7 @@ def explain(
         typer.Option(help="Target tensor, see camrt inspect; repeatable: the maps are then fused."),
     ] = None,
     fuse: Annotated[
-        str, typer.Option(help="How the maps of several layers become one: mean or max.")
+        str, typer.Option(help="How the maps of several layers become one: mean, max or product.")
     ] = "mean",
     preprocessing: PreprocessingOption = None,
     labels: Labels = None,

@@ -92,12 +92,16 @@ class Answers:
             yield gradient, self.put(self.drawn(40 + number, N, K, H, W))
 
     def about(self, rows, owners):
-        """Gradients of every image that is asked about, which depend on it."""
+        """Gradients and scores of every image that is asked about, which depend on it."""
         assert rows.shape == (owners.shape[0], *IMAGE)
         shift = library(rows).mean(rows, axis=(1, 2, 3))[:, None, None, None]
         return SimpleNamespace(
             activations=self.activations[owners] + shift,
             gradients=lambda kind: (one[owners] + shift for one in self.gradients(kind)),
+            scores=lambda kind: self.scores(kind)[owners],
+            scores_of_targets=lambda kind: self.scores(kind)[owners] + abs(shift[:, :, 0, 0]),
+            framing=self.framing,
+            threads=self.threads,
         )
 
     def scores_with_masks(self, masks, kind):
@@ -223,6 +227,7 @@ METHODS = [
     ("fullgrad", {"definition": "authors", "blur": 3}),
     ("guided", {}),
     *((name, FEW_PASSES.get(name, {})) for name in PRODUCTS),
+    ("sess-gradcam", {"scales": 2}),
     ("calm", {}),
     ("calm", {"kind": "conditional"}),
     ("calm", {"kind": "posterior"}),
@@ -295,7 +300,7 @@ SENT |= {"rise", "lime", "kernelshap", "sscam"}
 UNSEEN = [
     (name, options)
     for name, options in METHODS
-    if not name.startswith("guided-")  # there is no kernel for tensors without numbers,
+    if not name.startswith(("guided-", "sess-"))  # there is no kernel for tensors without numbers,
     and name not in SENT
     and "references" not in options  # which are sent at each call
 ]
@@ -325,7 +330,7 @@ def test_no_method_waits(name, options, put):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize(("name", "options"), METHODS, ids=str)
 def test_methods_on_a_gpu(name, options):
-    if name.startswith("guided-"):
+    if name.startswith(("guided-", "sess-")):
         pytest.importorskip("triton")
     method, put = make_method(name, options), cached(lambda values: torch.from_numpy(values).to("cuda"))
     with np.errstate(all="ignore"):

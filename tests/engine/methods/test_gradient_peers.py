@@ -88,6 +88,7 @@ def twins(request, tmp_path_factory):
     return SimpleNamespace(
         module=module,
         engine=engine,
+        path=path,
         images=images,
         tensor=torch.from_numpy(images),
         targets=[0, 3, 1, 4],
@@ -139,6 +140,68 @@ def test_pytorch_grad_cam_smoothed_by_a_component(twins, name):
         nearest = min(ours, key=lambda one: np.abs(one - theirs).max())
         # the component of an activation whose weights are small is found from squares of them
         assert_close(nearest, theirs, np.float32, factor=100 * FACTOR)
+
+
+@pytest.mark.parametrize("base", ["GradCAM", "HiResCAM"])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"num_scales": 3}, {"scales": 3}),
+        ({"num_scales": 2, "pool": "max", "step_size": 8}, {"scales": 2, "pool": "max", "stride": 8 / 15}),
+        (
+            {"num_scales": 3, "theta": 0.1, "pre_filter_ratio": 0.3},
+            {"scales": 3, "theta": 0.1, "discard": 0.3},
+        ),
+    ],
+    ids=str,
+)
+def test_pytorch_grad_cam_sess(twins, base, theirs, ours):
+    peer = import_peer("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    if twins.engine.head.kind == "flattened-network":
+        pytest.skip("it takes no square images, and the package's windows are squares")
+    images = np.ascontiguousarray(twins.images[..., 2:17])
+    engine = camrt.load(twins.module, target="rectify", size=images.shape[2:])
+    sess = peer.SESS(twins.module, [twins.module.rectify], base_method=getattr(peer, base), **theirs)
+    expected = sess(torch.from_numpy(images), [ClassifierOutputTarget(target) for target in twins.targets])
+    found = engine.explain(
+        images, f"sess-{base}", targets=twins.targets, postprocess="library", normalisation="minmax", **ours
+    )
+    # A pixel that is nothing in a window but for rounding counts there or does not.
+    assert np.median(np.abs(found.maps - expected)) < 1e-5
+    assert (np.abs(found.maps - expected) > 1e-3).mean() < 0.25  # the blur spreads it over 11×11
+
+
+def two_layers(twins):
+    first = next(found.name for found in twins.engine.targets() if found.operator == "MaxPool")
+    return camrt.load(twins.path, threads=1, target=[first, twins.engine.target.name])
+
+
+@pytest.mark.parametrize("base", ["GradCAM", "LayerCAM"])
+def test_pytorch_grad_cam_refine(twins, base):
+    peer = import_peer("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    engine, cut = two_layers(twins), [twins.module.features[2], twins.module.rectify]
+    cam = peer.RefineCAM(twins.module, cut, base_method=getattr(peer, base))
+    expected = cam(twins.tensor, [ClassifierOutputTarget(target) for target in twins.targets])
+    found = engine.explain(twins.images, f"refine-{base}", targets=twins.targets, postprocess="library")
+    assert (found.flags == 0).any()
+    assert_close(found.maps, expected, np.float32, factor=FACTOR)
+
+
+def test_torchcam_refine(twins):
+    methods = import_peer("torchcam").methods
+    engine, cut = two_layers(twins), [twins.module.features[2], twins.module.rectify]
+    with methods.RefineCAM(twins.module, cut, base_method=methods.LayerCAM) as extractor:
+        expected = extractor(twins.targets, twins.module(twins.tensor), target_shape=twins.images.shape[2:])
+    found = engine.explain(twins.images, "refine-layercam", targets=twins.targets, normalisation="minmax")
+    alive = np.flatnonzero(found.flags == 0)
+    assert len(alive)
+    assert_close(
+        stretched(found.raw[alive]), expected[0].detach().numpy()[alive], np.float32, factor=10 * FACTOR
+    )
 
 
 class Negative:
