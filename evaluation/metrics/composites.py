@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from camrt.errors import InputError
-from camrt.evaluation.metrics.faithfulness import check_probabilities
+from camrt.evaluation.metrics.faithfulness import check_probabilities, compactness
 from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["adcc", "arcc", "coherency", "mean_saliency"]
@@ -60,12 +60,8 @@ def mean_saliency(maps: ArrayLike) -> NDArray[np.float64]:
     Raises:
         InputError: Another shape, or values outside [0, 1].
     """
-    values = np.asarray(maps, np.float64)
-    if values.ndim != 3 or 0 in values.shape[1:]:
-        raise InputError(f"maps must be (N, H, W), not {values.shape}")
-    if values.size and not (values.min() >= 0 and values.max() <= 1):
-        raise InputError("maps must lie in [0, 1] and be finite")
-    return np.asarray(values.mean(axis=(1, 2)))
+    sums, shape = compactness(maps), np.shape(maps)
+    return np.asarray(sums / (shape[1] * shape[2]))
 
 
 @ignore_float_errors

@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import camrt
+from camrt.engine.methods import make_method
 from camrt.errors import InputError
 from camrt.evaluation.datasets import read_dataset
 from camrt.evaluation.metrics import adcc, arcc, coherency, drops, mean_saliency, road
-from camrt.evaluation.suite import evaluate
-from camrt.evaluation.suite.prepared_sample import prepare_sample
-from helpers.annotated_images import COLOURS, PREPROCESSING, boxed_squares, colour_model
+from camrt.evaluation.suite import METRICS, Settings, evaluate
+from camrt.evaluation.suite.measurement import measure_block
+from camrt.evaluation.suite.plan import MeasurementPlan
+from camrt.evaluation.suite.prepared_sample import PreparedSample, prepare_sample
+from camrt.evaluation.suite.summary import summarise
+from helpers.annotated_images import COLOURS, PREPROCESSING, SIDE, boxed_squares, colour_model
 from helpers.oracles import composites as oracle
 from helpers.peer_libraries import import_peer
 
@@ -65,7 +69,7 @@ def test_what_one_part_lacks_the_mean_lacks() -> None:
     [
         (lambda: coherency(np.zeros((3, 3)), np.zeros((3, 3))), r"two arrays of maps \(N, H, W\)"),
         (lambda: coherency(np.zeros((1, 3, 3)), np.zeros((1, 3, 4))), r"not \(1, 3, 3\) and \(1, 3, 4\)"),
-        (lambda: mean_saliency(np.zeros((3, 3))), r"maps must be \(N, H, W\)"),
+        (lambda: mean_saliency(np.zeros((3, 3))), r"maps must be \(N, h, w\)"),
         (lambda: mean_saliency(np.full((1, 3, 3), 1.5)), r"lie in \[0, 1\]"),
         (lambda: adcc([0.5], [1.5], [0.5]), r"lie in \[0, 1\]"),
         (lambda: arcc([0.5], [0.5], [0.7]), r"lie in \[0, 1\]"),
@@ -112,6 +116,29 @@ def test_an_evaluation_has_them(tmp_path: Path, hidden: bool) -> None:
     # a pass for the image; for each method one for its masked image, whose answer serves the drop, and eight
     # for what ROAD removes
     assert found.results["passes"] == 5 * (1 + 2 * (1 + 8)) + 1
+
+
+def test_what_a_map_of_zeros_has(tmp_path: Path) -> None:
+    """Nothing is positive behind the first layer for a black image: its map says nothing of any pixel."""
+    engine = camrt.load(colour_model(tmp_path / "colours.onnx"), preprocessing=PREPROCESSING, batch_size=4)
+    black = np.full((3, SIDE, SIDE), -2, np.float32)
+    square = np.zeros_like(black)
+    square[:, 6:22, 9:25] = np.array([2, -2, -2], np.float32)[:, None, None]
+    block = [PreparedSample(f"{n}.png", None, image, (), ()) for n, image in enumerate((black, square))]
+    asked = [name for name, metric in METRICS.items() if metric.of == "predicted" and name != "mu"]
+    plan = MeasurementPlan(
+        engine, {"gradcam": make_method("gradcam", {})}, tuple(asked), Settings(step=500), (SIDE, SIDE)
+    )
+    measured = measure_block(plan, block)
+    empty, full = measured.maps
+    without = {"coherency", "adcc", "arcc", "sparseness", "complexity", "sensitivity"}
+    assert {name for name in asked if empty[name] is None} == without
+    assert not {name for name in asked if full[name] is None}
+    figures = summarise(plan, measured)["gradcam"]
+    for name in asked:
+        assert (figures[name]["counted"], figures[name]["undefined"]) == (
+            (1, 1) if name in without else (2, 0)
+        ), name
 
 
 @pytest.mark.peers
