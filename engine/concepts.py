@@ -12,9 +12,11 @@ together share their concepts.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Literal, get_args
 
 import numpy as np
@@ -26,16 +28,19 @@ from camrt.engine.arrays import arange_like, library, repeat, to_numpy, zeros
 from camrt.engine.batch import MapSize, PreparedBatch
 from camrt.engine.cuts import Cut
 from camrt.engine.extras import import_extra
+from camrt.engine.file_names import FileNames
 from camrt.engine.heads.base import QueryContext
 from camrt.engine.images.framing import Framing, uncrop_maps
 from camrt.engine.images.read import ImageSource
 from camrt.engine.map_placement import MapPlacement, check_index, place_maps
 from camrt.engine.model_run import ModelRun
 from camrt.engine.passes import PassCounts
+from camrt.engine.save_arguments import check_file_name, check_result_folder, one_per_image, stem_of
 from camrt.engine.scores import ScoreReader, probabilities
 from camrt.errors import InputError
 from camrt.export.budget import reserve_array
 from camrt.export.heads.cut import ACTIVATION, FIRST_LAYER
+from camrt.export.io.atomic_files import open_atomic
 
 __all__ = ["Concepts", "Factorisation", "check_factoring", "factor_activations", "find_concepts"]
 
@@ -135,6 +140,56 @@ class Concepts(Generic[ArrayT_co]):
         """
         own, captions = self._image(i), [self.label(concept) for concept in range(len(self))]
         return self._placement.sheet(own, list(self.maps[own]), captions, columns, image)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        stem: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        *,
+        name: str = "concepts",
+    ) -> list[Path]:
+        """Write each image's sheet as STEM.png, if images were given, and all arrays as one NumPy archive.
+
+        The archive holds `maps`, `weights` and `vectors`, `class_scores` and `class_probabilities` where
+        there are any, and each concept's `concept_labels`. Each file appears complete or not at all.
+
+        Args:
+            folder: Made if missing.
+            stem: How the images' files begin; see `Explanation.save`.
+            name: The archive's name, without ".npz".
+
+        Returns:
+            What was written: the sheets, then the archive.
+
+        Raises:
+            InputError: Another number of stems than of images; or a folder or a name that is none.
+            StorageError: The folder or a file cannot be written.
+        """
+        place = check_result_folder(folder)
+        *sheets, archive = self.file_names(stem, name=name)
+        for i, sheet in enumerate(sheets):
+            with open_atomic(place / sheet) as file:
+                self.sheet(i).save(file, format="PNG")
+        names = ("maps", "weights", "vectors", "class_scores", "class_probabilities")
+        known = {field: values for field in names if (values := getattr(self, field)) is not None}
+        arrays: dict[str, Any] = {field: to_numpy(values) for field, values in known.items()}
+        arrays["concept_labels"] = np.array([self.label(concept) for concept in range(len(self))], np.str_)
+        with open_atomic(place / archive) as file:
+            np.savez(file, **arrays)
+        return [place / one for one in (*sheets, archive)]
+
+    def file_names(
+        self,
+        stem: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        *,
+        name: str = "concepts",
+    ) -> list[str]:
+        """What `save` calls its files, the archive last; the arguments and errors are its own."""
+        check_file_name("name", name)
+        count, naming = int(self.maps.shape[0]), FileNames()
+        given = (f"{i:04d}" for i in range(count)) if stem is None else stem
+        stems = [naming.unique_stem(stem_of(one)) for one in one_per_image("stems", given, count)]
+        return [*(f"{one}.png" for one in stems if self.views is not None), f"{name}.npz"]
 
     @property
     def _placement(self) -> MapPlacement:

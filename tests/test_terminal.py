@@ -88,6 +88,7 @@ COMMANDS = {
         ("skimage", "scipy"),
     ),
     "evaluate axioms": Command(("evaluate", "axioms", *ON_SQUARES), ("Axioms on 3 images",)),
+    "concepts": Command(("concepts", *ON_SQUARES, "-n", "2"), ("2 concepts of 3 images",), ("sklearn",)),
     "reproduce": Command(
         (
             *("reproduce", "pixab-4", "--model", "model.onnx", "--data", "squares"),

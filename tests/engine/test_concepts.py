@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import camrt
+from camrt.cli.main import app
 from camrt.engine.concepts import factor_activations
 from camrt.engine.extras import MissingExtraError
 from camrt.errors import ImageError, InputError, NoSuchImageError
@@ -133,6 +135,46 @@ def test_concepts_of_images_are_named_and_drawn(engine: Any) -> None:
         found.overlay(0, 2)
     with pytest.raises(NoSuchImageError, match="no image 5"):
         found.sheet(5)
+
+
+def test_concepts_are_kept(engine: Any, tmp_path: Path) -> None:
+    found = engine.concepts(squares(), 2)
+    written = found.save(tmp_path / "kept", [Path("a/one.jpg"), "one"])
+    assert [path.name for path in written] == ["one.png", "one-2.png", "concepts.npz"]
+    with Image.open(written[0]) as sheet:
+        assert sheet.size == found.sheet(0).size
+    with np.load(written[2], allow_pickle=False) as kept:
+        assert set(kept) == {
+            "class_probabilities", "class_scores", "concept_labels", "maps", "vectors", "weights",
+        }  # fmt: skip
+        assert np.array_equal(kept["maps"], found.maps)
+        assert kept["concept_labels"].tolist() == [found.label(0), found.label(1)]
+    numbers = engine.concepts(np.zeros((1, 3, SIDE, SIDE), np.float32) + 1, 2)
+    assert [path.name for path in numbers.save(tmp_path / "numbers", name="all")] == ["all.npz"]
+    with pytest.raises(InputError, match="expected 2 stems"):
+        found.save(tmp_path, ["one"])
+
+
+def test_the_command(engine: Any, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name, image in zip(("red", "green"), squares(), strict=True):
+        image.save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "steps.json").write_text(PREPROCESSING.to_json())
+    (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
+    asked = ["concepts", str(engine.path), str(tmp_path / "images"), "-n", "2", "-o", str(tmp_path / "out")]
+    asked += ["--preprocessing", str(tmp_path / "steps.json"), "--labels", str(tmp_path / "labels.txt")]
+    run = CliRunner().invoke(app, asked)
+    assert run.exit_code == 0, run.output
+    assert "2 concepts of 2 images" in run.output
+    assert "% of the activations are in none of them" in run.output
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"red.png", "green.png", "concepts.npz"} <= written
+    again = CliRunner().invoke(app, asked)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.output
+    fewer = CliRunner().invoke(app, [*asked, "--overwrite", "--limit", "1"])
+    assert fewer.exit_code == 0, fewer.output
+    assert len([path for path in (tmp_path / "out").iterdir() if path.suffix == ".png"]) == 1
 
 
 def test_sizes(engine: Any) -> None:

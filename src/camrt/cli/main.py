@@ -6,11 +6,12 @@ import inspect
 
 import typer
 
-from camrt.cli import data, evaluate, export, reproduce, train
+from camrt.cli import concepts, data, evaluate, export, reproduce, train
 from camrt.cli.explain import app
 
 __all__ = ["app"]
 
+concepts.add_command(app)
 train.add_commands(app)
 export.add_command(app)
 evaluate.add_commands(app)
