@@ -8,6 +8,7 @@ from typing import get_args
 
 import onnx
 
+from camrt.engine.attention import AttentionGraphs
 from camrt.engine.head_making import (
     CutTensors,
     ModelToCut,
@@ -61,12 +62,14 @@ class Cut:
         taps: Outputs of the trunk pass by what they are: `ACTIVATION`, and where the head reads them `PHI`
             and the tensors that go around the cut (`extra_input_name`).
         gradient_roles: Roles of the taps that only gradient methods fetch.
+        attention: The attention of a vision transformer; None of a torch module.
     """
 
     target: TargetTensor
     head: Head
     taps: Mapping[str, str]
     gradient_roles: frozenset[str] = frozenset()
+    attention: AttentionGraphs | None = None
 
     def required_taps(self, needs: Set[Need]) -> dict[str, str]:
         """The taps that a method of such needs reads."""
@@ -113,7 +116,8 @@ def make_cuts(
         inner = {role: name for role, name in shown.items() if name not in (tensor, *cut.around)}
         references.append(make_reference(whole, cut, inner, head, analyst or runtime))
         residuals = range(len(cut.around), len(cut.around) + len(cut.vectors))
-        cuts.append(Cut(target, head, taps, frozenset(map(extra_input_name, residuals))))
+        roles = frozenset(map(extra_input_name, residuals))
+        cuts.append(Cut(target, head, taps, roles, AttentionGraphs(whole, target, runtime)))
     if interface.joint is not None:
         outputs[JOINT] = interface.joint
     return (

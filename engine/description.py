@@ -96,6 +96,8 @@ def cost_row(method: type[Method], engine: Engine) -> tuple[tuple[str, ...], str
     try:
         if Need.JOINT in method.needs and not engine.has_joint:
             raise MethodError(NO_JOINT)
+        if Need.ATTENTION in method.needs:
+            engine.check_attention()
         cost = method().cost_of_all(engine.head, engine.map_shape)
     except MethodError as error:
         return ("-",) * 4, str(error)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from camrt.engine.array_types import ArrayT, DLPackArray, NumPyArray, NumPyBatch
 from camrt.engine.arrays import concat, out_of_memory_errors, release_memory, to_float32
+from camrt.engine.attention import NO_ATTENTION
 from camrt.engine.batch import MapSize, PreparedBatch, check_real_numbers, prepare_batch, resolve_map_size
 from camrt.engine.call_limits import with_call_limits
 from camrt.engine.concepts import Concepts, Factorisation, check_factoring, find_concepts
@@ -809,6 +810,16 @@ class Engine:
         other = copy(self)
         other.preprocessing = preprocessing
         return other
+
+    def check_attention(self) -> None:
+        """Refuses a model whose attention weights cannot be read.
+
+        Raises:
+            MethodError: It is no vision transformer, or a torch module.
+        """
+        attention = self._cuts[0].attention
+        if attention is None or not attention.layers:
+            raise MethodError(NO_ATTENTION)
 
     @property
     def map_shape(self) -> MapShape:

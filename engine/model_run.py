@@ -79,7 +79,7 @@ class ModelRun:
                 f"{method.name} is of several layers: load the model with target=[...] of two or more "
                 "(engine.targets() lists them)"
             )
-        cuts = self.cuts[:1] if method.needs & {Need.PIXELS, Need.JOINT} else self.cuts
+        cuts = self.cuts[:1] if method.needs & {Need.PIXELS, Need.JOINT, Need.ATTENTION} else self.cuts
         own = [JOINT] if Need.JOINT in method.needs and self.interface.joint is not None else []
         return [
             FetchedCut(cut, cut.required_taps(method.needs), own, method.needs, method.score_contrast)
@@ -128,4 +128,5 @@ class ModelRun:
             needs=fetched.needs,
             run_trunk=run_trunk,
             rivals=fetched.contrast.find_rivals(classes, outputs[LOGITS]),
+            attention_graphs=fetched.cut.attention,
         )

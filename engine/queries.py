@@ -18,6 +18,7 @@ from camrt.engine.arrays import (
     safe_divide,
     zeros,
 )
+from camrt.engine.attention import NO_ATTENTION, AttentionGraphs
 from camrt.engine.contrast import Rivals
 from camrt.engine.heads.base import Boxes, Head, Masks, QueryContext, find_changed_pairs, run_altered_rows
 from camrt.engine.images.framing import Framing, uncrop_maps
@@ -27,6 +28,7 @@ from camrt.engine.runtime import Runner
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
 from camrt.export.adjoint import BIAS_MAP, GRADIENT, WEIGHTING, BackwardRule, BiasScaling
+from camrt.export.adjoint.attention_weights import HeadFusion
 from camrt.export.heads.cut import ACTIVATION, JOINT
 from camrt.export.outputs.output_form import InverseLink
 from camrt.export.rewrites.interface import LOGITS
@@ -61,6 +63,7 @@ class Need(Enum):
     PIXELS = "maps on the image's own grid of H×W pixels, wherever the model is cut"
     JOINT = "p(y,z|x) of a CALM model, which has a grid of its own"
     GRADIENTS = "gradients of the score with respect to the activation"
+    ATTENTION = "attention weights of a vision transformer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ class HeadQueries:
         needs: What the method has declared; it can ask for no more.
         run_trunk: Other images (B, C, H, W) -> the activation, the logits and `extras` of them, by name.
         rivals: What the targets' scores are held against, in every answer; None where they are their own.
+        attention_graphs: The attention of a vision transformer; None of a torch module.
     """
 
     images: Array
@@ -106,6 +110,7 @@ class HeadQueries:
     needs: frozenset[Need]
     run_trunk: Callable[[Array], dict[str, Array]]
     rivals: Rivals | None = None
+    attention_graphs: AttentionGraphs | None = None
 
     def require(self, need: Need) -> None:
         """Refuses a question that the method has not declared.
@@ -268,6 +273,43 @@ class HeadQueries:
         found, gradient, of_biases = self.adjoints[scaling](self.images, outputs, {WEIGHTING: weighting})
         broken = find_nan_rows(found)
         return fill_nan_rows(gradient, broken), fill_nan_rows(of_biases, broken)
+
+    @property
+    def attention(self) -> AttentionGraphs:
+        """The attention of a vision transformer.
+
+        Raises:
+            MethodError: It is none, or a torch module.
+        """
+        self.require(Need.ATTENTION)
+        if self.attention_graphs is None:
+            raise MethodError(f"the method {NO_ATTENTION}")
+        return self.attention_graphs
+
+    def attention_weights(self, fusion: HeadFusion) -> list[Array]:
+        """For each layer (N, L, L): the weights with which tokens attend to tokens, heads taken together."""
+        self.passes.full += len(self.images)
+        return self.attention.weights[fusion](self.images)
+
+    def attention_relevance(self, target: int) -> Array:
+        """(N, L): LeGrad's relevance of the tokens for target number `target`."""
+        reader = self._reader("logit")
+        if not self.has_logits or not reader.is_linear:
+            raise MethodError(
+                "attention's gradients are those of logits: ask for no contrast that weights them"
+            )
+        every = arange_like(len(self.images), self.images)
+        weighting = reader.weighting(self.logits, every, target)
+        self.passes.full_adjoint += len(self.images)
+        logits, relevance = self.attention.relevance(
+            self.images, [self.logits_output, GRADIENT], {WEIGHTING: weighting}
+        )
+        return fill_nan_rows(relevance, find_nan_rows(logits))
+
+    def cells_of_tokens(self, numbers: Array) -> Array:
+        """Numbers (N, L) of tokens as a map (N, h, w), without those of tokens that belong to no cell."""
+        found = numbers[:, self.attention.prefix :]
+        return library(found).reshape(found, (len(found), *self.attention.cells))
 
     def class_maps(self) -> Array:
         """(N, T, h, w): the targets' class maps.

@@ -32,7 +32,7 @@ from camrt.default import scene_path
 from camrt.engine.methods.score import ScoreCAM
 from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
-from helpers.few_passes import OF_FILES_WITH_LOGITS, PRODUCTS
+from helpers.few_passes import OF_FILES_WITH_LOGITS, OF_SPECIAL_MODELS, PRODUCTS
 from helpers.oracles.ablation import ablation_cam
 from helpers.oracles.cam import activation_map, class_map
 from helpers.oracles.eigen import eigen_cam, eigen_grad_cam, kernel_pca_cam, seg_eigen_cam
@@ -490,7 +490,8 @@ def test_calm_is_refused_by_name_and_no_method_is_forgotten(subject: Subject) ->
     # products with guided back-propagation are of two that are compared here
     # of these it is compared in tests/engine/methods what their gradients are
     bent = {"smoothgradcam++", "shapley", "fullgrad", "sess-gradcam"}
-    others = {*PRODUCTS, *masked, *bent, *ways, *OF_FILES_WITH_LOGITS, "score", "opticam", "calm"}
+    others = {*PRODUCTS, *masked, *bent, *ways, *OF_FILES_WITH_LOGITS, *OF_SPECIAL_MODELS}
+    others |= {"score", "opticam"}
     assert set(camrt.methods()) == {*LAYER_METHODS, *PIXEL_METHODS, *others}
 
 

@@ -55,6 +55,8 @@ METHODS: dict[str, str] = {
     "expectedgradients": ".attributions:ExpectedGradients",
     "blurintegrated": ".paths:BlurIntegratedGradients",
     "guidedintegrated": ".paths:GuidedIntegratedGradients",
+    "rollout": ".attention:AttentionRollout",
+    "legrad": ".attention:LeGrad",
     "deeplift": ".propagation:DeepLift",
     "lrp": ".propagation:LRP",
     "fullgrad": ".full:FullGrad",

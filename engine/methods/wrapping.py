@@ -125,8 +125,8 @@ def remake(wrapper: type[MapWrapper], map_class: type[Method], options: dict[str
 
 
 def is_class_activation_map(kind: type[Method]) -> bool:
-    """Whether a method's maps lie on the activation's grid, and not on the image's pixels or CALM's own."""
-    return not kind.needs & {Need.PIXELS, Need.JOINT}
+    """Whether a method's maps are of the activation, not of the image's pixels, CALM's own or attention's."""
+    return not kind.needs & {Need.PIXELS, Need.JOINT, Need.ATTENTION}
 
 
 def title_of(kind: type[Method]) -> str:

@@ -16,7 +16,7 @@ from camrt.engine.methods import methods
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.passes import PassCounts
 from camrt.errors import MethodError
-from helpers.few_passes import FEW_PASSES, PRODUCTS, short
+from helpers.few_passes import FEW_PASSES, OF_SPECIAL_MODELS, PRODUCTS, short
 from helpers.oracles.classifiers import HEADS, SmallClassifier, classifier
 from helpers.tolerances import assert_close
 
@@ -27,7 +27,8 @@ PAIRS = [
     (head, name)
     for head in HEADS
     for name in methods()
-    if name != "calm" and (head == HEADS[0] or name not in {"cam", *PRODUCTS} - {"guided-pixab"})
+    if name not in OF_SPECIAL_MODELS
+    and (head == HEADS[0] or name not in {"cam", *PRODUCTS} - {"guided-pixab"})
 ]
 IDS = [f"{head}-{name}" for head, name in PAIRS]
 EngineOf = Callable[..., camrt.Engine]

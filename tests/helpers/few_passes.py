@@ -7,10 +7,13 @@ from typing import Any
 from camrt.engine.methods import Method, make_method, methods
 from camrt.engine.methods.guided import GuidedMethod
 
-__all__ = ["FEW_PASSES", "OF_FILES_WITH_LOGITS", "PRODUCTS", "short"]
+__all__ = ["FEW_PASSES", "OF_FILES_WITH_LOGITS", "OF_SPECIAL_MODELS", "OF_TRANSFORMERS", "PRODUCTS", "short"]
 
 # Refused on torch modules and CALM models, by name and with what to do instead.
 OF_FILES_WITH_LOGITS = ("deeplift", "lrp")
+# Refused on what is no such model, or no file of one.
+OF_TRANSFORMERS = ("rollout", "legrad")
+OF_SPECIAL_MODELS = ("calm", *OF_TRANSFORMERS)
 
 FEW_PASSES: dict[str, dict[str, Any]] = {
     "sess-gradcam": {"scales": 2},

@@ -14,7 +14,7 @@ import camrt
 from camrt.engine.torch_models.load import load_module
 from camrt.errors import BackendError, MethodError, ModelFileError, UnsupportedModelError
 from camrt.export.io.torch_archive import open_archive
-from helpers.few_passes import FEW_PASSES, OF_FILES_WITH_LOGITS, PRODUCTS
+from helpers.few_passes import FEW_PASSES, OF_FILES_WITH_LOGITS, OF_SPECIAL_MODELS, PRODUCTS
 from helpers.peer_libraries import import_peer
 from helpers.tolerances import assert_close
 from helpers.torch_nets import CLASSES, Functional, Modular, Transformer, build_net, nn, random_images, torch
@@ -24,7 +24,7 @@ pytest.importorskip("onnxscript")
 from camrt.engine.torch_models.to_onnx import to_onnx
 
 # Of products with guided back-propagation two stand for all; CALM models: test_calm.
-OTHERS = {*PRODUCTS, *OF_FILES_WITH_LOGITS, "calm"} - {"guided-gradcam", "guided-pixab"}
+OTHERS = {*PRODUCTS, *OF_FILES_WITH_LOGITS, *OF_SPECIAL_MODELS} - {"guided-gradcam", "guided-pixab"}
 METHODS = sorted(set(camrt.methods()) - OTHERS)
 # Opti-CAM's hundred steps magnify rounding, and among fifty images there is one where some ReLU's input is
 # nearer to zero than two runtimes agree: a gradient on another side of it is another one.

@@ -143,6 +143,17 @@ class Answers:
         drawn[1, [2, 5]] = 9.0
         return self.put(drawn)
 
+    attention = SimpleNamespace(prefix=1)
+
+    def attention_weights(self, fusion):
+        return [self.put(np.abs(self.drawn(seed, N, H * W + 1, H * W + 1))) for seed in (30, 31, 32)]
+
+    def attention_relevance(self, target):
+        return self.put(np.abs(self.drawn(33 + target, N, H * W + 1)))
+
+    def cells_of_tokens(self, numbers):
+        return library(numbers).reshape(numbers[:, 1:], (N, H, W))
+
     def log_joint(self):
         drawn = self.drawn(17, N, C, H, W) - 5
         drawn[0, 1, 2] = -np.inf
@@ -220,6 +231,9 @@ METHODS = [
     ("expected-gradients", {"draws": 2, "references": np.ones((2, *IMAGE))}),
     ("blur-integrated", {"steps": 3, "blur": 1}),
     ("guided-integrated", {"steps": 3, "blur": 1}),
+    ("rollout", {}),
+    ("rollout", {"heads": "max", "discard": 0.5, "read": "mean"}),
+    ("legrad", {}),
     ("deeplift", {"colours": "max"}),
     ("deeplift", {"references": np.ones((2, *IMAGE))}),
     ("lrp", {"rule": "composite", "epsilon": 0.1}),

@@ -12,7 +12,7 @@ import camrt
 from camrt.engine.methods import make_method, methods
 from camrt.errors import MethodError, TargetError
 from camrt.kernels.saliency import MapFlag
-from helpers.few_passes import FEW_PASSES, short
+from helpers.few_passes import FEW_PASSES, OF_SPECIAL_MODELS, short
 from helpers.oracles.ablation import ablation_cam
 from helpers.oracles.classifiers import HEADS, SmallClassifier, classifier
 from helpers.oracles.contrast import contrasted, nearest
@@ -140,7 +140,7 @@ def test_a_contrast_costs_no_pass_more(engine_of: EngineOf) -> None:
             assert plain.passes == against.passes
 
 
-@pytest.mark.parametrize("name", [name for name in methods() if name != "calm"])
+@pytest.mark.parametrize("name", [name for name in methods() if name not in OF_SPECIAL_MODELS])
 def test_every_method_follows_it_or_refuses_it(engine_of: EngineOf, name: str) -> None:
     """Nobody is shown a map of another score than was asked for."""
     small = classifier("pooled-linear", cells=(2, 3), trunk="convolve")

@@ -13,13 +13,13 @@ import camrt
 from camrt.engine.methods import methods
 from camrt.errors import DegenerateMapWarning
 from camrt.kernels.saliency import MapFlag
-from helpers.few_passes import FEW_PASSES, short
+from helpers.few_passes import FEW_PASSES, OF_SPECIAL_MODELS, short
 from helpers.oracles import postprocess
 from helpers.oracles.classifiers import HEADS, classifier, pooled_linear
 from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
-NAMES = tuple(name for name in methods() if name != "calm")  # it needs a CALM model
+NAMES = tuple(name for name in methods() if name not in OF_SPECIAL_MODELS)
 # What is drawn at random does not treat all cells alike, whatever they are.
 DRAWN = ("rise", "lime", "kernelshap", "aise")
 HUGE = np.float32(3e38)

@@ -17,7 +17,7 @@ from camrt.engine.methods import make_method, methods
 from camrt.errors import DegenerateMapWarning, MethodError
 from camrt.export.geometry.region import Region
 from camrt.kernels.saliency import MapFlag
-from helpers.few_passes import FEW_PASSES, PRODUCTS
+from helpers.few_passes import FEW_PASSES, OF_SPECIAL_MODELS, PRODUCTS
 from helpers.oracles import postprocess
 from helpers.oracles.classifiers import HEADS, SmallClassifier, classifier
 from helpers.oracles.eigen import eigen_cam
@@ -26,7 +26,7 @@ from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
 Array = np.ndarray[Any, Any]
-PLAIN = [name for name in methods() if name not in {"calm", *PRODUCTS}] + ["guided-gradcam"]
+PLAIN = [name for name in methods() if name not in {*OF_SPECIAL_MODELS, *PRODUCTS}] + ["guided-gradcam"]
 COPIES = [(mirrored, factor) for mirrored in (False, True) for factor in (0.9, 1.0, 1.1)]
 
 

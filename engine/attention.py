@@ -1,0 +1,99 @@
+"""A vision transformer's attention weights and their gradients: graphs made ready when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from camrt.engine.head_making import ModelToCut
+from camrt.engine.runtime import Backend, Runner
+from camrt.engine.runtime.lazy_runner import LazyRunner
+from camrt.errors import MethodError
+from camrt.export.adjoint.attention_weights import (
+    HeadFusion,
+    build_attention_model,
+    build_relevance_model,
+    find_attention,
+)
+from camrt.export.heads.cut import TargetTensor
+
+__all__ = ["NO_ATTENTION", "AttentionGraphs"]
+
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+
+NO_ATTENTION = (
+    "reads attention weights off the graph of an ONNX file, and this is a torch module: write its file with "
+    "camrt.to_onnx(module, example, 'model.onnx'), and load that"
+)
+
+
+class AttentionGraphs:
+    """The attention of a vision transformer that is cut at tokens.
+
+    Args:
+        whole: The model.
+        target: Where it is cut.
+        runtime: What makes graphs ready to run.
+
+    Attributes:
+        prefix: Tokens in front that belong to no cell.
+        cells: (h, w) of the others.
+    """
+
+    def __init__(self, whole: ModelToCut, target: TargetTensor, runtime: Backend) -> None:
+        self._whole = whole
+        self._runtime = runtime
+        self._layout = target.layout
+        self.prefix = target.prefix
+        self.cells = target.shape[1:]
+
+        def lazy(fusion: HeadFusion) -> Runner:
+            return LazyRunner(lambda: self._make(lambda: self._build_weights(fusion), "attention weights"))
+
+        self.weights: dict[HeadFusion, Runner] = {
+            "mean": lazy("mean"),
+            "max": lazy("max"),
+            "min": lazy("min"),
+        }
+        self.relevance: Runner = LazyRunner(
+            lambda: self._make(self._build_relevance, "attention's gradients")
+        )
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The attention weights, layer by layer.
+
+        Raises:
+            MethodError: There are none of all tokens.
+        """
+        if self._layout != "tokens":
+            raise MethodError(
+                "reads the attention weights of a vision transformer, and this model is cut at a map, not at "
+                "tokens: 'gradcam' and 'pixab' explain it"
+            )
+        tokens = self.prefix + self.cells[0] * self.cells[1]
+        found = tuple(find_attention(self._whole.graph, tokens))
+        if not found:
+            raise MethodError(
+                f"no attention weights among all {tokens} tokens of an image are in this file's graph, a "
+                f"softmax of {tokens}×{tokens} numbers: 'gradcam' and 'pixab' explain it"
+            )
+        return found
+
+    def _make(self, build: Callable[[], Any], label: str) -> Runner:
+        return self._runtime.make_runner(build(), label=label, batch=self._whole.interface.batch)
+
+    def _build_weights(self, fusion: HeadFusion) -> Any:
+        whole = self._whole
+        return build_attention_model(whole.model, whole.graph, self.layers, fusion)
+
+    def _build_relevance(self) -> Any:
+        whole = self._whole
+        return build_relevance_model(
+            whole.model,
+            whole.graph,
+            self.layers,
+            batch=whole.interface.batch,
+            supports_scatter_add=self._runtime.supports_scatter_add,
+        )
