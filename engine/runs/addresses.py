@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
@@ -72,18 +73,20 @@ def _remote_item(files: Any, name: str, info: dict[str, Any]) -> ImageItem:
         return failed_item(
             address, PurePosixPath(name).stem, f"{address}: larger than {MAX_IMAGE_BYTES} bytes"
         )
+    return ImageItem(address, PurePosixPath(name).stem, "; ".join(versions) or None, partial(_read, address))
 
-    def read() -> bytes:
-        try:
-            with files.open(name, "rb") as file:
-                content: bytes = file.read(MAX_IMAGE_BYTES + 1)
-        except Exception as error:
-            raise ImageError(f"{address}: cannot be read: {_describe(error)}") from error
-        if len(content) > MAX_IMAGE_BYTES:
-            raise ImageError(f"{address}: larger than {MAX_IMAGE_BYTES} bytes")
-        return content
 
-    return ImageItem(address, PurePosixPath(name).stem, "; ".join(versions) or None, read)
+def _read(address: str) -> bytes:
+    try:
+        with open_remote(address) as file:
+            content = file.read(MAX_IMAGE_BYTES + 1)
+    except InputError as error:
+        raise ImageError(str(error)) from error
+    except Exception as error:  # each file system has errors of its own
+        raise ImageError(f"{address}: cannot be read: {_describe(error)}") from error
+    if len(content) > MAX_IMAGE_BYTES:
+        raise ImageError(f"{address}: larger than {MAX_IMAGE_BYTES} bytes")
+    return content
 
 
 def _connect(source: str) -> tuple[Any, str]:

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from camrt.engine.explanation import Explanation, join_explanations
 from camrt.engine.extras import import_extra
-from camrt.engine.run_folder import RunFolder
 from camrt.engine.runs.blocks import Block, FinishedBlock
 from camrt.engine.runs.job import ExplainJob
-from camrt.engine.runs.rows import MapShapes, make_rows, schema
-from camrt.engine.runs.stream import ExplainedBatch
-from camrt.export.io.atomic_files import open_atomic, open_draft, write_atomic
+from camrt.engine.runs.rows import make_rows, schema
+from camrt.engine.runs.stream import ExplainedBatch, MapShapes
+from camrt.export.io.atomic_files import open_atomic, open_draft
 
-__all__ = ["MANIFEST", "ROWS_FOLDER", "BlockWriter"]
+__all__ = ["ROWS_FOLDER", "BlockWriter", "rows_name"]
 
-MANIFEST = "manifest.json"
 ROWS_FOLDER = "maps"
+
+
+def rows_name(number: int) -> str:
+    """The name of the file with a block's rows."""
+    return f"{ROWS_FOLDER}/{number:06d}.parquet"
 
 
 class BlockWriter:
     """Writes what a block's images give; its rows are there whole when it ends, or not at all.
 
     Args:
-        job: What is written.
-        folder: Where.
+        job: What is written, and where.
         block: Of which images.
-        find_shapes: Gives the maps' sizes where no image of the block could be read.
+        claim: Is told the names of files before they are written.
     """
 
-    def __init__(
-        self, job: ExplainJob, folder: RunFolder, block: Block, find_shapes: Callable[[], MapShapes]
-    ) -> None:
+    def __init__(self, job: ExplainJob, block: Block, claim: Callable[[list[str]], None]) -> None:
         self._job = job
-        self._folder = folder
         self._block = block
-        self._find_shapes = find_shapes
+        self._note_names = claim
         self._stack = ExitStack()
         self._parquet: Any = None
         self._shapes: MapShapes | None = None
@@ -64,10 +62,10 @@ class BlockWriter:
             self._write_rows(batch)
         return overlays
 
-    def finish(self) -> None:
-        """Finishes the block: its files are whole, and it is noted."""
+    def finish(self) -> FinishedBlock:
+        """Finishes the block's files: they are whole."""
         if self._waiting:
-            self._begin_rows(self._find_shapes())
+            self._begin_rows(self._job.question.find_shapes(self._job.decoding.preprocessing))
         self._stack.close()
         number = self._block.number
         if self._explained:
@@ -77,10 +75,8 @@ class BlockWriter:
             joined.write_arrays(
                 self._job.out / name, [stem for _, stems in self._explained for stem in stems]
             )
-        if not self.files:  # nothing could be read, and nothing tells of that: the next run looks again
-            return
-        done = FinishedBlock(self._block.digest, self.files, len(self._block.items), self.errors)
-        self._folder.finish({"block": number, **vars(done)})
+        shapes = None if self._shapes is None else vars(self._shapes)
+        return FinishedBlock(self._block.digest, self.files, len(self._block.items), self.errors, shapes)
 
     def abandon(self, error: BaseException) -> None:
         """Leaves nothing half written of rows that will not be finished."""
@@ -97,7 +93,7 @@ class BlockWriter:
             raise
 
     def _claim(self, names: list[str]) -> None:
-        self._folder.claim(names)
+        self._note_names(names)
         self.files += names
 
     def _draw(self, batch: ExplainedBatch, stems: list[str]) -> list[str]:
@@ -134,8 +130,7 @@ class BlockWriter:
     def _begin_rows(self, shapes: MapShapes) -> None:
         self._shapes = shapes
         parquet = import_extra("pyarrow.parquet", "runs")
-        self._write_manifest(shapes)
-        name = f"{ROWS_FOLDER}/{self._block.number:06d}.parquet"
+        name = rows_name(self._block.number)
         self._claim([name])
         draft = self._stack.enter_context(open_draft(self._job.out / name))
         writer = parquet.ParquetWriter(draft.file, schema(shapes), compression="zstd")
@@ -143,11 +138,3 @@ class BlockWriter:
         for batch in self._waiting:
             self._parquet.write_batch(make_rows(batch, shapes))
         self._waiting = []
-
-    def _write_manifest(self, shapes: MapShapes) -> None:
-        """What the rows are, for who opens them: settings, hashes, versions, sizes."""
-        if MANIFEST in self._folder.claimed and (self._job.out / MANIFEST).is_file():
-            return
-        self._folder.claim([MANIFEST])
-        text = json.dumps({**self._folder.description, "maps": vars(shapes)}, indent=1, sort_keys=True)
-        write_atomic(self._job.out / MANIFEST, text.encode())

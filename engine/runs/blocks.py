@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from camrt.engine.digests import combined_digest
 from camrt.engine.file_names import FileNames
-from camrt.engine.runs.decoding import DecodedImage, Decoding
 from camrt.engine.runs.items import ImageItem
 from camrt.errors import InputError
 
@@ -27,12 +25,14 @@ class FinishedBlock:
         files: What was written.
         images: How many there are.
         errors: What was wrong with those that failed.
+        maps: Of rows, the maps' sizes (`camrt.engine.runs.rows.MapShapes`).
     """
 
     digest: str
     files: list[str]
     images: int
     errors: list[str]
+    maps: Mapping[str, Any] | None = None
 
     @classmethod
     def from_note(cls, note: Mapping[str, Any]) -> FinishedBlock:
@@ -43,7 +43,7 @@ class FinishedBlock:
         """
         try:
             files, errors = ([str(one) for one in note[name]] for name in ("files", "errors"))
-            return cls(str(note["digest"]), files, int(note["images"]), errors)
+            return cls(str(note["digest"]), files, int(note["images"]), errors, note.get("maps"))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a note of finished images is damaged: {error!r}") from error
 
@@ -79,13 +79,9 @@ class BlockEnd:
 
 
 def plan_blocks(
-    items: Iterable[ImageItem],
-    size: int,
-    finished: Mapping[int, FinishedBlock],
-    folder: Path,
-    decoding: Decoding,
-) -> Iterator[Block | KeptBlock | BlockEnd | Callable[[], DecodedImage]]:
-    """A run's images in blocks: one that is kept by itself, another with its images and its end behind it.
+    items: Iterable[ImageItem], size: int, finished: Mapping[int, FinishedBlock], folder: Path
+) -> Iterator[Block | KeptBlock]:
+    """A run's images in blocks.
 
     A block is kept where it has the same images under the same names as it had, and all its files are there.
 
@@ -94,7 +90,6 @@ def plan_blocks(
         size: Of a block.
         finished: Blocks by number.
         folder: Where their files are.
-        decoding: How images are read.
     """
     naming = FileNames()
     left = iter(items)
@@ -115,8 +110,5 @@ def plan_blocks(
             and all((folder / n).is_file() for n in former.files)
         ):
             yield KeptBlock(number, former)
-            continue
-        yield Block(number, held, stems, digest)
-        for item in held:
-            yield partial(decoding.decode, item)
-        yield BlockEnd()
+        else:
+            yield Block(number, held, stems, digest)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from camrt.engine.images.read import ImageSource
+from camrt.errors import ImageError
 
 __all__ = ["MAX_IMAGE_BYTES", "ImageItem"]
 
@@ -15,7 +17,7 @@ MAX_IMAGE_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class ImageItem:
-    """An image that can be read, at any time and by any thread.
+    """An image that can be read, at any time, by any thread, and by another process that was sent it.
 
     Attributes:
         address: Where it is: a path, an address, or ARCHIVE.tar#MEMBER. It names the image in results.
@@ -34,8 +36,8 @@ class ImageItem:
 
 def failed_item(address: str, stem: str, error: str) -> ImageItem:
     """What stands in the place of images that cannot be come to."""
+    return ImageItem(address, stem, None, partial(_refuse, error), error)
 
-    def refuse() -> ImageSource:
-        raise AssertionError(error)
 
-    return ImageItem(address, stem, None, refuse, error)
+def _refuse(error: str) -> ImageSource:
+    raise ImageError(error)

@@ -18,9 +18,9 @@ from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.images.read import read_image
 from camrt.engine.passes import PassCounts
 from camrt.engine.run_folder import read_notes
-from camrt.engine.runs.block_writer import MANIFEST, ROWS_FOLDER
-from camrt.engine.runs.blocks import FinishedBlock
+from camrt.engine.runs.block_writer import ROWS_FOLDER
 from camrt.engine.runs.rows import BOX, READ
+from camrt.engine.runs.run_notes import MANIFEST, read_finished
 from camrt.engine.runs.sources import find_address
 from camrt.errors import ImageError, InputError, NoSuchImageError
 from camrt.export.geometry.region import Region
@@ -65,12 +65,7 @@ def open_run(folder: str | os.PathLike[str]) -> OpenedRun:
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{manifest}: cannot be read, or is damaged: {error!r}") from error
-    finished: dict[int, FinishedBlock] = {}
-    for note in read_notes(path):
-        if isinstance(note.get("block"), int):
-            finished.pop(note["block"], None)
-            if not note.get("dropped"):
-                finished[note["block"]] = FinishedBlock.from_note(note)
+    finished = read_finished(read_notes(path))
     files = [
         path / name
         for number in sorted(finished)

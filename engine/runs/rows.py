@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,38 +11,16 @@ from numpy.typing import NDArray
 from camrt.engine.arrays import to_numpy
 from camrt.engine.explanation import FLAG_NAMES, Explanation
 from camrt.engine.extras import import_extra
-from camrt.engine.runs.stream import ExplainedBatch
+from camrt.engine.runs.stream import ExplainedBatch, MapShapes
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["FAILED", "READ", "MapShapes", "make_rows", "schema"]
+__all__ = ["FAILED", "READ", "make_rows", "schema"]
 
 READ, FAILED = "ok", "failed"
 BOX = ("left", "upper", "right", "lower")
 MAPS = ("map", "raw", "uncertainty")
-
-
-@dataclass(frozen=True)
-class MapShapes:
-    """Sizes of the maps in a run's rows.
-
-    Attributes:
-        map: (H, W) of the saliency maps.
-        raw: (h, w) of the raw maps.
-        has_uncertainty: Whether the method gives raw maps an error bar.
-    """
-
-    map: tuple[int, int]
-    raw: tuple[int, int]
-    has_uncertainty: bool
-
-    @classmethod
-    def of(cls, explanation: Explanation[Any]) -> MapShapes:
-        """Those of an explanation."""
-        height, width = explanation.maps.shape[-2:]
-        rows, columns = explanation.raw.shape[-2:]
-        return cls((height, width), (rows, columns), explanation.uncertainty is not None)
 
 
 def schema(shapes: MapShapes) -> pyarrow.Schema:

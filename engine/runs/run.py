@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,21 +12,17 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, Protocol
 
-import numpy as np
-from PIL import Image
-
-from camrt.engine.images.framing import Framing
 from camrt.engine.passes import PassCounts
 from camrt.engine.run_folder import RunFolder, lock_folder
 from camrt.engine.runs.block_writer import BlockWriter
-from camrt.engine.runs.blocks import Block, FinishedBlock, KeptBlock, plan_blocks
-from camrt.engine.runs.decoding import DecodedImage, ModelImage, read_ahead
+from camrt.engine.runs.blocks import Block, BlockEnd, FinishedBlock, KeptBlock, plan_blocks
+from camrt.engine.runs.decoding import DecodedImage, Decoding, read_ahead
 from camrt.engine.runs.items import ImageItem
 from camrt.engine.runs.job import ExplainJob
-from camrt.engine.runs.rows import MapShapes
+from camrt.engine.runs.run_notes import RunNotes
 from camrt.engine.runs.stream import AHEAD, ExplainedBatch, Timing, batches
 
-__all__ = ["RunListener", "RunSummary", "explain_run"]
+__all__ = ["RunListener", "RunSummary", "explain_block", "explain_run", "open_notes"]
 
 WAITING_WRITES = 2  # batches that are explained and not written yet
 
@@ -53,6 +49,26 @@ class RunSummary:
     timing: Timing = field(default_factory=Timing)
     started: float = field(default_factory=time.monotonic)
 
+    def keep(self, block: FinishedBlock, listener: RunListener) -> None:
+        """Counts a block whose results were there already."""
+        for error in block.errors:
+            listener.failed(error)
+        self.failed += len(block.errors)
+        self.kept += block.images - len(block.errors)
+        listener.progress(self)
+
+    def count(self, batch: ExplainedBatch, listener: RunListener) -> None:
+        """Counts images that were explained."""
+        for image in batch.images:
+            if image.error is not None:
+                listener.failed(image.error)
+                self.failed += 1
+        if batch.explanation is not None:
+            self.explained += len(batch.explanation)
+            self.seconds += batch.explanation.seconds
+            self.passes = self.passes + batch.explanation.passes
+        listener.progress(self)
+
     @property
     def done(self) -> int:
         """Images that are dealt with."""
@@ -78,7 +94,12 @@ class RunListener(Protocol):
 
 
 def explain_run(
-    job: ExplainJob, items: Iterator[ImageItem], listener: RunListener, *, resume: bool, overwrite: bool
+    job: ExplainJob,
+    items: Iterator[ImageItem],
+    listener: RunListener,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> RunSummary:
     """Explains images and writes the results.
 
@@ -93,66 +114,57 @@ def explain_run(
         InputError: The folder holds another run, or one and nothing was said of it, or is being written.
         CamrtError: What explaining and writing raise.
     """
+    with open_notes(job, resume=resume, overwrite=overwrite) as notes:
+        return _Run(job, notes, listener).run(items)
+
+
+@contextmanager
+def open_notes(job: ExplainJob, *, resume: bool, overwrite: bool) -> Iterator[RunNotes]:
+    """The notes of a run, whose folder is held while the block runs; see `explain_run`."""
     with lock_folder(job.out):
-        folder = RunFolder(job.out, "explanation", job.identity(), resume=resume, overwrite=overwrite)
-        return _Run(job, folder, listener).run(items)
+        yield RunNotes(RunFolder(job.out, "explanation", job.identity(), resume=resume, overwrite=overwrite))
 
 
 class _Run:
-    def __init__(self, job: ExplainJob, folder: RunFolder, listener: RunListener) -> None:
+    def __init__(self, job: ExplainJob, notes: RunNotes, listener: RunListener) -> None:
         self.job = job
-        self.folder = folder
+        self.notes = notes
         self.listener = listener
         self.summary = RunSummary()
-        self.finished: dict[int, FinishedBlock] = {}
-        for note in folder.finished:
-            if isinstance(note.get("block"), int):
-                if note.get("dropped"):
-                    self.finished.pop(note["block"], None)
-                else:
-                    self.finished[note["block"]] = FinishedBlock.from_note(note)
-        self.written: set[str] = set()  # names of files that are this run's
 
     def run(self, items: Iterator[ImageItem]) -> RunSummary:
-        job = self.job
-        plan = plan_blocks(items, job.block_size, self.finished, job.out, job.decoding)
+        job, former = self.job, self.notes.former
+        plan = plan_blocks(items, job.block_size, former, job.out)
+        elements = decoded_blocks(plan, job.decoding)
         last = 0
         with (
-            read_ahead(plan, job.decoding.threads, AHEAD * job.batch_size) as reading,
+            read_ahead(elements, job.decoding.threads, AHEAD * job.batch_size) as reading,
             in_another_thread() as later,
         ):
-            elements = iter(reading)
-            for element in elements:
+            found = iter(reading)
+            for element in found:
                 if isinstance(element, KeptBlock):
                     last = element.number
-                    self.keep(element)
+                    self.notes.keep(last)
+                    self.summary.keep(element.finished, self.listener)
                 elif isinstance(element, Block):
                     last = element.number
-                    images = (one for one in takewhile(is_image, elements) if isinstance(one, DecodedImage))
+                    if last in former:
+                        later(partial(self.notes.drop, last))
+                    images = (one for one in takewhile(is_image, found) if isinstance(one, DecodedImage))
                     self.explain(element, images, later)
-        for number in [found for found in self.finished if found > last]:  # of images that are gone
-            self.drop(number)
+        for number in [found for found in former if found > last]:  # of images that are gone
+            self.notes.drop(number)
         return self.summary
-
-    def keep(self, block: KeptBlock) -> None:
-        """Takes a block as it is."""
-        self.written.update(block.finished.files)
-        for error in block.finished.errors:
-            self.listener.failed(error)
-        self.summary.failed += len(block.finished.errors)
-        self.summary.kept += block.finished.images - len(block.finished.errors)
-        self.listener.progress(self.summary)
 
     def explain(self, block: Block, images: Iterator[DecodedImage], later: Later) -> None:
         """Explains a block, and has it written."""
-        if block.number in self.finished:
-            later(partial(self.drop, block.number))
-        writer = BlockWriter(self.job, self.folder, block, self.find_shapes)
+        writer = BlockWriter(self.job, block, self.notes.claim)
         try:
             for batch in batches(images, self.job.question, self.job.batch_size, self.summary.timing):
                 later(partial(self.write, writer, batch))
-                self.count(batch)
-            later(partial(self.finish, writer))
+                self.summary.count(batch, self.listener)
+            later(partial(self.finish, block.number, writer))
         except BaseException as error:
             later.call_at_last(partial(writer.abandon, error))
             raise
@@ -160,39 +172,39 @@ class _Run:
     def write(self, writer: BlockWriter, batch: ExplainedBatch) -> None:
         with writer.abandoned_on_error():
             overlays = writer.write(batch)
-        self.written.update(writer.files)
         self.listener.written(batch, overlays)
 
-    def finish(self, writer: BlockWriter) -> None:
+    def finish(self, number: int, writer: BlockWriter) -> None:
         with writer.abandoned_on_error():
-            writer.finish()
-        self.written.update(writer.files)
+            done = writer.finish()
+        self.notes.finish(number, done)
 
-    def count(self, batch: ExplainedBatch) -> None:
-        for image in batch.images:
-            if image.error is not None:
-                self.listener.failed(image.error)
-                self.summary.failed += 1
-        if batch.explanation is not None:
-            self.summary.explained += len(batch.explanation)
-            self.summary.seconds += batch.explanation.seconds
-            self.summary.passes = self.summary.passes + batch.explanation.passes
-        self.listener.progress(self.summary)
 
-    def drop(self, number: int) -> None:
-        """Removes what an earlier run wrote of a block that is another one now."""
-        former = self.finished[number]
-        self.folder.finish({"block": number, "dropped": True})
-        self.folder.remove([name for name in former.files if name not in self.written])
+def decoded_blocks(
+    plan: Iterable[Block | KeptBlock], decoding: Decoding
+) -> Iterator[Block | KeptBlock | BlockEnd | DecodedImage | Callable[[], Any]]:
+    """Blocks, each that is still to do with its images and its end behind it."""
+    for block in plan:
+        yield block
+        if isinstance(block, Block):
+            for item in block.items:
+                yield partial(decoding.decode, item)
+            yield BlockEnd()
 
-    def find_shapes(self) -> MapShapes:
-        """The maps' sizes, by an image of zeros."""
-        steps = self.job.decoding.preprocessing
-        empty = np.zeros((steps.channels, *steps.size), np.float32)
-        view = Image.new("RGB", steps.size[::-1])
-        return MapShapes.of(
-            self.job.question.explain([ModelImage(empty, view, Framing.whole(steps.size), None)])
-        )
+
+def explain_block(job: ExplainJob, block: Block) -> FinishedBlock:
+    """Explains a block by itself, for a run whose notes are written elsewhere."""
+    decode: Iterator[DecodedImage | Callable[[], DecodedImage]] = (
+        partial(job.decoding.decode, item) for item in block.items
+    )
+    writer = BlockWriter(job, block, lambda names: None)
+    with (
+        read_ahead(decode, job.decoding.threads, AHEAD * job.batch_size) as reading,
+        writer.abandoned_on_error(),
+    ):
+        for batch in batches(reading, job.question, job.batch_size, Timing()):
+            writer.write(batch)
+        return writer.finish()
 
 
 def is_image(element: Any) -> bool:

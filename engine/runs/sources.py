@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from camrt.engine.images.read import find_images
@@ -141,4 +142,4 @@ def local_item(path: Path) -> ImageItem:
         version = f"{status.st_size}-{status.st_mtime_ns}"
     except OSError:
         version = None  # who reads it will say why
-    return ImageItem(str(path), path.stem, version, lambda: path)
+    return ImageItem(str(path), path.stem, version, partial(Path, path))

@@ -10,9 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.explanation import Explanation
+from camrt.engine.images.framing import Framing
 from camrt.engine.runs.decoding import DecodedImage, Decoding, ModelImage, read_ahead
 from camrt.engine.runs.items import ImageItem
 from camrt.errors import DegenerateMapWarning, InputRangeWarning
@@ -21,10 +23,20 @@ if TYPE_CHECKING:
     from camrt.engine.batch import MapSize
     from camrt.engine.engine import Engine
     from camrt.engine.fusion import Fusion
+    from camrt.engine.images.preprocess import Preprocessing
     from camrt.engine.map_output import MapType
     from camrt.engine.methods import Method
 
-__all__ = ["AHEAD", "ExplainedBatch", "Question", "StreamedImage", "Timing", "batches", "explain_items"]
+__all__ = [
+    "AHEAD",
+    "ExplainedBatch",
+    "MapShapes",
+    "Question",
+    "StreamedImage",
+    "Timing",
+    "batches",
+    "explain_items",
+]
 
 AHEAD = 2  # batches that are decoded ahead: one that waits, and one that is being made
 FAILURES = 8  # batches' worth of images that cannot be read, of which no more are kept
@@ -91,6 +103,34 @@ class Question:
             views=tuple(image.view for image in images),
             framings=tuple(image.framing for image in images),
         )
+
+    def find_shapes(self, preprocessing: Preprocessing) -> MapShapes:
+        """The sizes of what `explain` gives, by an image of zeros."""
+        empty = np.zeros((preprocessing.channels, *preprocessing.size), np.float32)
+        view = Image.new("RGB", preprocessing.size[::-1])
+        return MapShapes.of(self.explain([ModelImage(empty, view, Framing.whole(preprocessing.size), None)]))
+
+
+@dataclass(frozen=True)
+class MapShapes:
+    """Sizes of maps.
+
+    Attributes:
+        map: (H, W) of the saliency maps.
+        raw: (h, w) of the raw maps.
+        has_uncertainty: Whether the method gives raw maps an error bar.
+    """
+
+    map: tuple[int, int]
+    raw: tuple[int, int]
+    has_uncertainty: bool
+
+    @classmethod
+    def of(cls, explanation: Explanation[Any]) -> MapShapes:
+        """Those of an explanation."""
+        height, width = explanation.maps.shape[-2:]
+        rows, columns = explanation.raw.shape[-2:]
+        return cls((height, width), (rows, columns), explanation.uncertainty is not None)
 
 
 @dataclass

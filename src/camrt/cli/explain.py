@@ -147,6 +147,18 @@ def explain(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the folder: its files alone are removed.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on a Ray cluster: local (this machine), auto (the one that is there) or its address; "
+            "with --write maps, into a folder that all its machines have."
+        ),
+    ] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="With --ray: engines; as many as fit.")] = None,
+    cpus_per_actor: Annotated[
+        float | None, typer.Option(min=0.01, help="With --ray: processors each.")
+    ] = None,
+    gpus_per_actor: Annotated[float, typer.Option(min=0, help="With --ray: GPUs each.")] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what failed.")] = False,
     *,
     model_options: ModelOptions,
@@ -161,9 +173,15 @@ def explain(
         from camrt.cli.explain_run import explain_sources
         from camrt.engine.runs.decoding import Decoding
         from camrt.engine.runs.job import ExplainJob, parse_results
+        from camrt.engine.runs.on_ray import Cluster
         from camrt.engine.runs.stream import Question
 
         results = parse_results(write)
+        cluster = (
+            None
+            if ray is None
+            else Cluster(address=ray, actors=actors, cpus=cpus_per_actor, gpus=gpus_per_actor)
+        )
         model_file, sources = model_and_images(model, images)
         if target and top_k is not None:
             raise InputError("give --target or --top-k, not both")
@@ -205,7 +223,7 @@ def explain(
             settings=model_options | {"precision": precision},
         )
         skipped = explain_sources(
-            job, sources, column=column, resume=resume, overwrite=overwrite, quiet=quiet
+            job, sources, column=column, resume=resume, overwrite=overwrite, quiet=quiet, cluster=cluster
         )
     if skipped:
         raise typer.Exit(1)

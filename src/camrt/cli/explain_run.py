@@ -14,6 +14,7 @@ from rich.text import Text
 
 from camrt.cli.output import make_console, print_left_out, progress_bar, strip_control
 from camrt.cli.result_lines import print_results
+from camrt.engine.runs.on_ray import Cluster, explain_on_ray
 from camrt.engine.runs.run import RunSummary, explain_run
 from camrt.engine.runs.sources import count_items, find_items
 
@@ -112,6 +113,7 @@ def explain_sources(
     resume: bool,
     overwrite: bool,
     quiet: bool,
+    cluster: Cluster | None = None,
 ) -> int:
     """Explains, saves and prints everything.
 
@@ -122,6 +124,7 @@ def explain_sources(
         resume: Go on with the run in the folder.
         overwrite: Replace it.
         quiet: Print nothing but what failed.
+        cluster: Where, if not in this process.
 
     Returns:
         How many images could not be read.
@@ -135,8 +138,11 @@ def explain_sources(
     results = errors if sys.stdout.isatty() and sys.stderr.isatty() else make_console()
     printer = _Printer(job, errors, results, quiet=quiet)
     items = find_items(sources, column=column, on_results=partial(print_left_out, on=errors))
-    with counting(sources, printer), printer.bar():
-        summary = explain_run(job, items, printer, resume=resume, overwrite=overwrite)
+    if cluster is not None:  # whose progress Ray shows
+        summary = explain_on_ray(job, cluster, items, printer, resume=resume, overwrite=overwrite)
+    else:
+        with counting(sources, printer), printer.bar():
+            summary = explain_run(job, items, printer, resume=resume, overwrite=overwrite)
     if not quiet:
         print_summary(job, summary, results)
     return summary.failed
@@ -171,9 +177,11 @@ def print_summary(job: ExplainJob, summary: RunSummary, console: Console) -> Non
         if number
     )
     if count or summary.kept:
-        each = f", {1000 * summary.seconds / count:.1f} ms an image" if count else ""
+        # What actors elsewhere took is not known here.
+        each = f", {1000 * summary.seconds / count:.1f} ms an image" if count and summary.seconds else ""
+        passes = f", passes: {summary.passes}" if not count or summary.seconds else ""
         console.print(
-            f"{shown}: {count} image{'s' * (count != 1)}{others}{each}, passes: {summary.passes}",
+            f"{shown}: {count} image{'s' * (count != 1)}{others}{each}{passes}",
             markup=False,
             soft_wrap=True,
         )
