@@ -8,6 +8,7 @@ that all of them follow from one sparse system of linear equations. What lies ou
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ __all__ = ["NOISE", "impute_pixels"]
 
 NOISE = 0.01
 """Standard deviation of what the paper adds to imputed pixels, lest they be told by their smoothness."""
+
+SMALL_BLOCK = 16
+"""Pixels of a block whose order no longer matters."""
 
 _NEIGHBOURS = tuple(
     (row, column, 1.0 if row and column else 2.0)
@@ -51,14 +55,19 @@ def impute_pixels(image: NDArray[np.floating[Any]], removed: NDArray[np.bool_]) 
     if not removed.any():
         return filled
     sparse, solvers = import_extra("scipy.sparse"), import_extra("scipy.sparse.linalg")
-    count = int(removed.sum())
-    unknown = np.full((removed.shape[0] + 2, removed.shape[1] + 2), -1, np.int64)  # a border around the image
-    unknown[1:-1, 1:-1][removed] = np.arange(count)
+    rows, columns = np.nonzero(removed)
+    order = np.argsort(elimination_order(*removed.shape)[removed])
+    rows, columns, count = (
+        rows[order] + 1,
+        columns[order] + 1,
+        len(order),
+    )  # there is a border around the image
+    unknown = np.full((removed.shape[0] + 2, removed.shape[1] + 2), -1, np.int64)
+    unknown[rows, columns] = np.arange(count)
     within = np.zeros(unknown.shape, np.bool_)
     within[1:-1, 1:-1] = True
     known = np.zeros((len(image), *unknown.shape))
     known[:, 1:-1, 1:-1] = np.where(removed, 0.0, filled)
-    rows, columns = np.nonzero(np.pad(removed, 1))
     total, right, pairs = np.zeros(count), np.zeros((count, len(image))), []
     for down, across, weight in _NEIGHBOURS:
         at = (rows + down, columns + across)
@@ -71,7 +80,31 @@ def impute_pixels(image: NDArray[np.floating[Any]], removed: NDArray[np.bool_]) 
     system = sparse.csc_matrix((values, (first, second)), shape=(count, count))
     # The matrix is symmetric and diagonally dominant, so that no pivoting is needed.
     factors = solvers.splu(
-        system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+        system, permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
     )
-    filled[:, removed] = factors.solve(right).T
+    filled[:, rows - 1, columns - 1] = factors.solve(right).T
     return filled
+
+
+@lru_cache(maxsize=4)
+def elimination_order(height: int, width: int) -> NDArray[np.int64]:
+    """The place (H, W) of each pixel in an order in which eliminating pixels couples few of the others.
+
+    Nested dissection (George, SIAM Journal on Numerical Analysis 1973): the two halves of the image, each in
+    this order, and then the row or column that parts them.
+    """
+    order = np.empty((height, width), np.int64)
+    _number_pixels(order, 0)
+    return order
+
+
+def _number_pixels(block: NDArray[np.int64], first: int) -> None:
+    end = first + block.size
+    if block.size <= SMALL_BLOCK:
+        block[...] = np.arange(first, end).reshape(block.shape)
+        return
+    tall = block if block.shape[0] >= block.shape[1] else block.T
+    middle, across = tall.shape[0] // 2, tall.shape[1]
+    _number_pixels(tall[:middle], first)
+    _number_pixels(tall[middle + 1 :], first + middle * across)
+    tall[middle] = np.arange(end - across, end)

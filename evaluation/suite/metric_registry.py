@@ -22,8 +22,8 @@ class Metric:
     """One metric.
 
     A metric of a map alone, or of a map and some pixels, has a `measure`, and is measured, stored and
-    summarised by it. What the others ask of the model is in `camrt.evaluation.suite.measurement`, and what
-    becomes of the answers in `camrt.evaluation.suite.summary`.
+    summarised by it. What the others ask of the model is in `camrt.evaluation.suite.map_queries` and
+    `further_explanations`, and what becomes of the answers in `measurement` and `summary`.
 
     Attributes:
         title: As tables name it.

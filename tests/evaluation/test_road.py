@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from camrt.errors import InputError
-from camrt.evaluation.imputation import impute_pixels
+from camrt.evaluation.imputation import elimination_order, impute_pixels
 from camrt.evaluation.metrics import road
 from camrt.evaluation.metrics.imputed_removal import NOISE_SHEET, add_road_queries, imputation_noise
 from camrt.evaluation.perturbation import PerturbationQueries
@@ -49,6 +49,27 @@ def test_a_plain_stays_plain() -> None:
     removed = np.ones((40, 30), np.bool_)
     removed[0, 29] = False
     assert impute_pixels(np.full((1, 40, 30), 0.7), removed) == pytest.approx(np.full((1, 40, 30), 0.7))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (9, 8), (33, 20)])
+def test_pixels_are_eliminated_in_some_order_each_once(size: tuple[int, int]) -> None:
+    order = elimination_order(*size)
+    assert sorted(order.ravel().tolist()) == list(range(size[0] * size[1]))
+
+
+def test_large_images_are_imputed() -> None:
+    """Each removed pixel is what its neighbours, wherever they come from, say."""
+    rng = np.random.default_rng(4)
+    image, removed = rng.standard_normal((2, 50, 70)), rng.random((50, 70)) < 0.8
+    filled = np.pad(impute_pixels(image, removed), ((0, 0), (1, 1), (1, 1)))
+    inside = np.pad(np.ones((50, 70)), 1)
+    total = around = np.zeros(())
+    for row in (-1, 0, 1):
+        for column in (-1, 0, 1):
+            weight = (row != 0 or column != 0) * (1 if row and column else 2)
+            total = total + weight * np.roll(inside, (row, column), (0, 1))
+            around = around + weight * np.roll(filled, (row, column), (1, 2))
+    assert np.abs((around / total - filled)[:, 1:-1, 1:-1][:, removed]).max() < 1e-12
 
 
 @pytest.mark.parametrize(
