@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import onnxruntime
 import typer
-from measure import Comparison, run_python, summarise, table, write
+from measure import Comparison, peak_memory, run_python, summarise, table, write
 from PIL import Image
 
 import camrt
@@ -36,6 +36,7 @@ from camrt.engine.runs.stream import Question
 PREDICTION_GOAL, SEQUENCE_GOAL = 0.93, 1.3  # images a second over plain prediction's, over one step at a time
 RESUME_GOAL = 1.0  # seconds beyond start-up, of a finished run of 10,000 rows
 RESUMED_ROWS = 10_000
+MANY_IMAGES, MEMORY_GOAL = 20_000, 1.1
 MAP_TOLERANCE = 2e-3  # float16, and batches of other sizes
 
 SETUP = """
@@ -192,6 +193,30 @@ def resume_seconds(model: str, steps: str, folder: Path) -> Comparison:
     )
 
 
+def memory_growth(model: str, steps: str, folder: Path) -> Comparison:
+    """Peak memory of a run over 20,000 images, over that of one over 2,000."""
+    peaks = []
+    for count in (MANY_IMAGES, MANY_IMAGES // 10):
+        code = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import runs; "
+            f"runs.explain_run({model!r}, {str(folder / 'small')!r}, {count}, {steps!r}, "
+            f"{str(folder / f'memory-{count}')!r})"
+        )
+        peaks.append(peak_memory(code))
+    ratio = peaks[0] / peaks[1]
+    return Comparison(
+        f"peak memory of a run over {MANY_IMAGES} images, over {MANY_IMAGES // 10}",
+        ("bytes", "bytes"),
+        f"≤ {MEMORY_GOAL:g}×",
+        ratio <= MEMORY_GOAL,
+        (ratio,) * 3,
+        (0.0, 0.0),
+        ([], []),
+        None,
+        [f"{peaks[0] >> 20} MiB against {peaks[1] >> 20} MiB, whole processes"],
+    )
+
+
 def command(words: list[str]) -> float:
     """Seconds of a command."""
     import time
@@ -238,6 +263,7 @@ def main(
             )
         ]
         results.append(resume_seconds(model, preprocessing, folder))
+        results.append(memory_growth(model, preprocessing, folder))
     write(out, results, f"python benchmarks/runs.py {' '.join(sys.argv[1:])}")
     print(table(results))
 
