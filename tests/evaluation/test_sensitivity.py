@@ -89,6 +89,8 @@ def test_an_evaluation_has_it_where_it_is_named(engine: Any, tmp_path: Path) -> 
         engine, data, METHODS, ["sensitivity", "coherency"], settings=asked, out=tmp_path / "out"
     )
     assert found.results["further_explanations"] == 4
+    for name in ("table.md", "report.html"):
+        assert "each method explained each image 4 times more" in (tmp_path / "out" / name).read_text()
     assert found.results["passes"] == 3 * (1 + 3 + 2) + 1
     items = [prepare_sample(sample, PREPROCESSING, masks=False) for sample in data.samples]
     for name in METHODS:

@@ -26,6 +26,7 @@ def arrays_in_arrays_out(engine: camrt.Engine, batch: npt.NDArray[np.float32]) -
     assert_type(logits, Array)
     assert_type(engine.probabilities(logits), Array)
     assert_type(engine.channel_weights(batch, "gradcam", top_k=2), tuple[Array, Array])
+    assert_type(engine.concepts(batch, 3).maps, Array)
     assert_type(engine.input_gradients(batch, np.ones_like(logits)), tuple[Array, Array])
     assert_type(engine.input_gradients(batch, np.square), tuple[Array, Array])
 
@@ -53,6 +54,7 @@ def tensors_in_tensors_out(engine: camrt.Engine, batch: torch.Tensor) -> None:
     assert_type(logits, torch.Tensor)
     assert_type(engine.probabilities(logits), torch.Tensor)
     assert_type(engine.channel_weights(batch)[0], torch.Tensor)
+    assert_type(engine.concepts(batch).vectors, torch.Tensor)
     assert_type(engine.input_gradients(batch, lambda answer: answer.softmax(1))[1], torch.Tensor)
 
 

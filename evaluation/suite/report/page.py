@@ -16,6 +16,7 @@ from camrt.evaluation.suite.report.drawings import draw_curves, draw_examples
 from camrt.evaluation.suite.report.table import (
     build_columns,
     describe_counts,
+    describe_further_explanations,
     describe_same_maps,
     removal_rows,
 )
@@ -91,6 +92,7 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
     lines = [f"{column.title[:-2]}: {column.remark}." for column in found if column.remark]
     lines += [f"{METRICS[name].title}: not measured: {why}." for name, why in results["left_out"].items()]
     lines += [f"{describe_same_maps(group)}." for group in results["alike"]]
+    lines += [f"{line}." for line in describe_further_explanations(results)]
     if CENTRE_BASELINE in methods:
         lines.append(
             f"{CENTRE_BASELINE} is a Gaussian in the middle of every image: a map that ignores the image."

@@ -16,6 +16,7 @@ __all__ = [
     "ReportColumn",
     "build_columns",
     "describe_counts",
+    "describe_further_explanations",
     "describe_same_maps",
     "removal_rows",
     "to_markdown",
@@ -115,6 +116,12 @@ def describe_same_maps(group: Sequence[str]) -> str:
     return f"{', '.join(group)}: the same maps on this model; their figures differ by rounding alone"
 
 
+def describe_further_explanations(results: Mapping[str, Any]) -> list[str]:
+    """A sentence which says how often each method explained each image beside the first time, if it did."""
+    count = results["further_explanations"]
+    return [f"each method explained each image {count} time{'s' * (count != 1)} more"] if count else []
+
+
 def describe_counts(images: Mapping[str, Any]) -> str:
     """How many images were measured, of how many."""
     drawn, found = images["drawn"], images["found"]
@@ -173,6 +180,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         for name, why in results["left_out"].items()
     ]
     lines += [f"- {escape_markdown(describe_same_maps(group))}." for group in results["alike"]]
+    lines += [f"- {line}." for line in describe_further_explanations(results)]
     if CENTRE_BASELINE in methods:
         lines.append(f"- {CENTRE_BASELINE}: a Gaussian in the middle of every image, whatever it shows.")
     rows = removal_rows(results)
