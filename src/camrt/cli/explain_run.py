@@ -73,7 +73,7 @@ class _Printer:
 
     def progress(self, summary: RunSummary) -> None:
         if self._show is not None:
-            self._show(summary.done, self.total, describe(summary))
+            self._show(summary.done, self.total, note=describe(summary))
         elif not self._quiet and time.monotonic() - self._told > SECONDS_A_LINE:
             self._told = time.monotonic()
             of = "" if self.total is None else f" of {self.total}"

@@ -69,13 +69,16 @@ def print_left_out(folder: Path, count: int, on: Console | None = None) -> None:
 class ShowProgress(Protocol):
     """What a bar of progress is told."""
 
-    def __call__(self, done: float, total: float | None = None, title: str | None = None) -> None:
+    def __call__(
+        self, done: float, total: float | None = None, title: str | None = None, note: str = ""
+    ) -> None:
         """Shows how much is done.
 
         Args:
             done: So much.
             total: Of so much, where that is known and was not told before.
             title: What is being done now, where that changed.
+            note: What else there is to say, behind the bar.
         """
 
 
@@ -122,18 +125,19 @@ def progress_bar(
         Count(),
         TimeElapsedColumn(),
         Remaining(),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     screen = make_console(stderr=True) if on is None else on
     hidden = not sys.stderr.isatty()
     with Progress(*columns, console=screen, transient=True, disable=hidden, redirect_stdout=False) as bar:
-        bar.add_task(strip_control(title), total=total)
+        bar.add_task(strip_control(title), total=total, note="")
 
-        def show(done: float, total: float | None = None, title: str | None = None) -> None:
+        def show(done: float, total: float | None = None, title: str | None = None, note: str = "") -> None:
             task = bar.tasks[0].id
             if title is not None and strip_control(title) != bar.tasks[0].description:
                 bar.remove_task(task)  # what is new has a time of its own, and perhaps no known total
-                task = bar.add_task(strip_control(title), total=total)
-            bar.update(task, completed=done, total=total)
+                task = bar.add_task(strip_control(title), total=total, note=note)
+            bar.update(task, completed=done, total=total, note=note)
 
         yield show
 
