@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-from camrt.engine.methods import Method, methods
+from camrt.engine.methods import Method, single_methods
 from camrt.engine.queries import NO_JOINT, Need
 from camrt.errors import MethodError
 from camrt.export.heads.cut import TargetTensor
@@ -54,10 +54,11 @@ def describe_engine(engine: Engine) -> str:
         "  passes an image beside one through the trunk, at most; there and back (for gradients) a target",
         f"  {'method':<20}{'head':>6}{'full':>6}{'head and back':>15}{'full and back':>15}",
     ]
-    for name, method in methods().items():
+    for name, method in single_methods().items():
         counts, why = cost_row(method, engine)
         widths = zip(counts, (6, 6, 15, 15), strict=True)
         lines.append(f"  {name:<20}{''.join(f'{count:>{width}}' for count, width in widths)}  {why}")
+    lines.append("  guided-NAME takes the passes of guided and of NAME; finer-NAME those of NAME")
     return "\n".join(lines)
 
 

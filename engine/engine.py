@@ -707,7 +707,7 @@ class Engine:
         Args:
             data: A folder of images with their annotations, or a `camrt.evaluation.datasets.Dataset`.
             methods: Names of methods, with options if need be ("pixab:denominators=N1"), or method objects;
-                "all" for all methods.
+                "all" for all methods but products with guided back-propagation.
             metrics: Names of metrics, or "all": then those that cannot be measured, or cost many explanations
                 more, are left out, and the results say why.
             settings: How, and on how many images: `camrt.evaluation.Settings(limit=100)`.

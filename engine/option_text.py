@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from camrt.errors import InputError
 
-__all__ = ["parse_options"]
+__all__ = ["parse_options", "split_method"]
 
 _NOT_OPTIONS = {"batch": "IMAGES", "method": "--method", "size": "--size", "targets": "--target"}
+
+
+def split_method(text: str) -> list[str]:
+    """A method's name and its options, "score:definition=torchcam" -> ["score", "definition=torchcam"]."""
+    return re.split(r":(?=\w+=)", text)
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:

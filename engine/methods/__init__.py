@@ -14,7 +14,17 @@ from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Method, Nee
 from camrt.errors import MethodError
 from camrt.kernels.fork_safety import block_forks
 
-__all__ = ["ChannelMethod", "Cost", "MapShape", "Method", "Need", "make_method", "methods", "suggest_options"]
+__all__ = [
+    "ChannelMethod",
+    "Cost",
+    "MapShape",
+    "Method",
+    "Need",
+    "make_method",
+    "methods",
+    "single_methods",
+    "suggest_options",
+]
 
 METHODS: dict[str, str] = {
     "cam": ".cam:CAM",
@@ -110,8 +120,14 @@ def methods() -> dict[str, type[Method]]:
 
     Of products with guided back-propagation all are listed, of other wrappers what can stand for all.
     """
-    names = [*METHODS, "sessgrad", *(f"guided{name}" for name in METHODS)]
-    return {method.name: method for method in map(find_method, names) if method is not None}
+    products = map(find_method, (f"guided{name}" for name in METHODS))
+    return single_methods() | {method.name: method for method in products if method is not None}
+
+
+def single_methods() -> dict[str, type[Method]]:
+    """The methods but for products with guided back-propagation, which say nothing of their own."""
+    found = map(find_method, [*METHODS, OF_THEMSELVES["sess"]])
+    return {method.name: method for method in found if method is not None}
 
 
 def make_method(method: str | Method, options: dict[str, Any]) -> Method:
@@ -136,9 +152,8 @@ def make_method(method: str | Method, options: dict[str, Any]) -> Method:
         known_names = {canonical_name(name): name for name in methods()}
         close = difflib.get_close_matches(canonical_name(str(method)), known_names, 1)
         hint = f"; did you mean {known_names[close[0]]!r}?" if close else ""
-        plain = [name for name in known_names.values() if canonical_name(name) in METHODS]
         raise MethodError(
-            f"unknown method {method!r}{hint} (methods: {', '.join(plain)}; and finer-, "
+            f"unknown method {method!r}{hint} (methods: {', '.join(single_methods())}; and finer-, "
             f"{', '.join(f'{prefix}-' for prefix in WRAPPERS)} before the name of a class-activation map)"
         )
     if not options:

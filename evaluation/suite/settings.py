@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from camrt.engine.methods import Method, canonical_name, make_method
+from camrt.engine.methods import Method, canonical_name, make_method, single_methods
 from camrt.engine.methods import methods as registry
-from camrt.engine.option_text import parse_options
+from camrt.engine.option_text import parse_options, split_method
 from camrt.errors import InputError, MethodError
 from camrt.evaluation.checks import check_integer
 from camrt.evaluation.metrics.sensitivity import check_radius
@@ -90,7 +89,8 @@ def parse_methods(
     """Methods by the name that tables give them.
 
     A text is a method's name, with options if need be: "score",
-    "pixab:denominators=N1:perspectives=deletion". "all" means every method.
+    "pixab:denominators=N1:perspectives=deletion". "all" means every method, but for
+    products with guided back-propagation.
 
     Args:
         methods: One or several; or a mapping from names.
@@ -106,7 +106,7 @@ def parse_methods(
         raise InputError(f'methods={methods!r} must be names of methods, or methods, or "all"')
     else:
         listed = [methods] if isinstance(methods, str | Method) else list(methods)
-        listed = list(registry()) if listed == ["all"] else listed
+        listed = list(single_methods()) if listed == ["all"] else listed
         pairs = [(format_method(one) if isinstance(one, Method) else one, one) for one in listed]
     if not pairs:
         raise InputError("no method was asked for")
@@ -123,7 +123,7 @@ def parse_methods(
 def _built(given: str | Method, postprocess: str | None) -> Method:
     if isinstance(given, Method):
         return given
-    name, *texts = re.split(r":(?=\w+=)", given)
+    name, *texts = split_method(given)
     options: dict[str, Any] = parse_options(texts)
     if canonical_name(name) not in {canonical_name(known) for known in registry()}:
         make_method(name, {})  # raises, and offers what is alike

@@ -286,6 +286,18 @@ def test_method_options_are_json_or_text(loader: Loader, tmp_path: Path) -> None
     }
 
 
+def test_options_in_a_method_s_name(loader: Loader, tmp_path: Path) -> None:
+    given = ["-m", "gradcam:contrast=[3, 5]:smooth=augment", "-O", "strength=0.5"]
+    assert run("explain", "m.onnx", image(tmp_path / "a.png"), *given).exit_code == 0
+    assert loader.calls[0]["method"] == "gradcam"
+    assert loader.calls[0]["options"] == {"contrast": (3, 5), "smooth": "augment", "strength": 0.5}
+    twice = run(
+        "explain", "m.onnx", image(tmp_path / "a.png"), "-m", "gradcam:score=logit", "-O", "score=logit"
+    )
+    assert twice.exit_code == 2
+    assert "score: given twice" in twice.stderr
+
+
 def test_size_and_preprocessing(loader: Loader, tmp_path: Path) -> None:
     cat = image(tmp_path / "cat.png")
     (tmp_path / "p.json").write_text('{"colours": "BGR", "size": [3, 3]}')

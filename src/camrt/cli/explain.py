@@ -36,7 +36,7 @@ from camrt.cli.shared_options import (
     Threads,
 )
 from camrt.default import resolve_model_path
-from camrt.engine.option_text import parse_options
+from camrt.engine.option_text import parse_options, split_method
 from camrt.errors import InputError, TargetError
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def explain(
             help="Images, folders, patterns, lists of paths (.txt, .csv, .parquet), tar archives, addresses."
         ),
     ] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="See camrt methods.")] = "pixab",
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="See camrt methods; with options, as in gradcam:contrast=7.")
+    ] = "pixab",
     target: Annotated[
         list[str] | None,
         typer.Option("--target", "-t", help="Class to explain: index or name; repeatable."),
@@ -186,7 +188,8 @@ def explain(
         if target and top_k is not None:
             raise InputError("give --target or --top-k, not both")
         hw = parse_size(size)
-        options = parse_options(option or [])
+        method, *own = split_method(method)
+        options = parse_options([*own, *(option or [])])
         engine = _load(
             model_file,
             target=layer or None,
