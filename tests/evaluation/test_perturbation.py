@@ -72,6 +72,23 @@ def test_every_row_is_what_it_should_be(images: Any) -> None:
     assert found.passes == 3 * (2 + 2 + 1 + 1)
 
 
+def test_boxes_are_zero_and_what_is_known_is_not_run(images: Any) -> None:
+    model = Model()
+    altered = PerturbationQueries(images, None, np.array([[0], [1], [2]]))
+    box = altered.add_without_box(1, [0, 2, 3, 4])
+    saliency = np.full((5, 6), 0.5, np.float32)
+    masked = altered.add_masked(2, saliency, np.array([0.25, 0.5, 7.0]))
+    assert altered.add_without_box(1, (0, 2, 3, 4)) == box
+    found = altered.run(model, same, batch_size=4)
+    expected = images[1].copy()
+    expected[:, 0:3, 2:4] = 0
+    assert len(model.batches) == 1
+    assert np.array_equal(model.batches[0], expected[None])
+    assert found.probabilities[box, 0] == Model()(expected[None])[0, 1]
+    assert found.probabilities[masked, 0] == 7
+    assert found.passes == 1
+
+
 def test_equal_questions_are_run_once(images: Any) -> None:
     model, told = Model(), []
     altered = asked(model, images)
