@@ -275,13 +275,30 @@ def inspect(
 
 
 @app.command()
-def methods() -> None:
-    """List the methods and their options."""
+@with_model_options
+def methods(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Measure each method on this model (or default).")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="With --model: target tensor.")] = None,
+    most_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="With --model: what takes longer an image is reckoned from its passes."),
+    ] = 5.0,
+    threads: Threads = None,
+    *,
+    model_options: ModelOptions,
+) -> None:
+    """List the methods and their options; or, of a model, their passes and milliseconds an image."""
     from rich.table import Table
 
     from camrt.engine.methods import methods as registry
 
     with report_errors():
+        if model is not None:
+            engine = _load(resolve_model_path(model), target=layer, threads=threads, **model_options)
+            _print_costs(engine, most_seconds)
+            return
         table = Table("method", "summary", "options (-O KEY=VALUE)")
         kinds = registry()
         guided = [name for name, kind in kinds.items() if hasattr(kind, "map_class")]
@@ -302,6 +319,21 @@ def methods() -> None:
             console.print(
                 f"Times guided back-propagation, with the options of both: {', '.join(guided)}.", markup=False
             )
+
+
+def _print_costs(engine: Engine, most_seconds: float) -> None:
+    """Prints a line a method, as each is measured."""
+    from camrt.cli.method_costs import measure_methods
+
+    console = make_console()
+    console.print("an image, one class; passes beside one through the trunk, at most", markup=False)
+    passes = f"{'head':>7}{'full':>7}{'head and back':>15}{'full and back':>15}"
+    console.print(f"{'method':<28}{'time':>14}{passes}")
+    for found in measure_methods(engine, most_seconds):
+        widths = zip(found.passes, (7, 7, 15, 15), strict=True)
+        counts = "".join(f"{count:>{width}}" for count, width in widths)
+        line = f"{found.name:<28}{found.time:>14}{counts}  {strip_control(found.why)}"
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _load(model: Path, **settings: Any) -> Engine:
