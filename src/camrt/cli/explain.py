@@ -317,7 +317,9 @@ def methods(
             console.print(f"Every method: {', '.join(shared)}.", markup=False)
         if guided:
             console.print(
-                f"Times guided back-propagation, with the options of both: {', '.join(guided)}.", markup=False
+                f"Times guided back-propagation, with the options of both: {', '.join(guided)}. Likewise "
+                "before any of these maps: sess-, refine- (of several layers) and finer- (contrast='similar').",
+                markup=False,
             )
 
 

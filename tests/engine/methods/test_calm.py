@@ -231,6 +231,25 @@ def test_boxes_are_answered_by_sums_of_cells(
             assert np.abs(found[:, number] - np.take_along_axis(p, targets, axis=1)).max() < 2e-6
 
 
+def test_one_class_s_probability_against_another_s(engine: camrt.Engine) -> None:
+    """Of what is linear in the score, here always a probability."""
+    batch = images()
+    for method in ("gradcam", "score"):
+        every = engine.explain(batch, method, targets=[[0, 1, 2]] * 3)
+        found = engine.explain(batch, method, targets=0, contrast=(1, 2), strength=0.5)
+        for name in ("raw", "scores"):
+            parts = getattr(every, name)
+            expected = parts[:, 0] - 0.25 * (parts[:, 1] + parts[:, 2])
+            assert_close(getattr(found, name), expected, factor=8)
+    pixab = engine.explain(batch, "pixab", targets=0, contrast="similar", denominators="N3")
+    assert np.array_equal(pixab.raw, engine.explain(batch, "pixab", targets=0, contrast="similar").raw)
+    assert pixab.passes.head == 3
+    with pytest.raises(MethodError, match="these scores are probabilities"):
+        engine.explain(batch, "gradcam", contrast="similar-weighted")
+    with pytest.raises(MethodError, match=r"contrast=3 is not for it: kind='counterfactual' with against="):
+        engine.explain(batch, "calm", contrast=3)
+
+
 def test_pixab_needs_one_pass_through_the_head(engine: camrt.Engine) -> None:
     found = engine.explain(images(), "pixab")
     assert (found.passes.trunk, found.passes.head, found.passes.full) == (3, 3, 0)

@@ -167,6 +167,14 @@ def test_a_class_against_itself_says_nothing(engine_of: EngineOf) -> None:
             assert (found.flags == MapFlag.CONSTANT).all()
 
 
+def test_weights_of_channels_are_of_the_contrast(engine_of: EngineOf) -> None:
+    small = classifier("pooled-network", trunk="convolve")
+    engine, images = engine_of(small), images_of(small)
+    every, _ = engine.channel_weights(images, "gradcam", targets=[[0, 2]] * 2)
+    found, _ = engine.channel_weights(images, "gradcam", targets=0, contrast=2)
+    assert_close(found, every[:, 0] - every[:, 1], factor=4)
+
+
 def test_similar_classes_are_each_image_s_own(engine_of: EngineOf) -> None:
     small = classifier("pooled-network", classes=6, trunk="convolve")
     engine = engine_of(small)
