@@ -47,6 +47,8 @@ class ScalingAndSliding(MapWrapper):
     above `theta` there, and the whole is blurred. Windows have the shape of the model's input, which is the
     papers' square where that is one.
 
+    A `score` is the map's; windows are weighted by the probability all the same.
+
     Attributes:
         scales: How many sizes, the image's own among them.
         step: What they grow by, as a share of the image's own.
@@ -112,7 +114,7 @@ class ScalingAndSliding(MapWrapper):
         if weights is None:  # a factor of all windows alike
             total = total / xp.where(most > 0, most, xp.ones_like(most))[:, :, None, None]
         found = gaussian_blur(total, BLUR, SIGMA) if self.blur else to_float32(total)
-        return found, queries.scores(kind)
+        return found, queries.scores(self.score or kind)
 
     @property
     def weighs_first(self) -> bool:

@@ -318,7 +318,7 @@ def methods(
         if guided:
             console.print(
                 f"Times guided back-propagation, with the options of both: {', '.join(guided)}. Likewise "
-                "before any of these maps: sess-, refine- (of several layers) and finer- (contrast='similar').",
+                "before any of these maps: sess-, refine- (several layers) and finer- (contrast='similar').",
                 markup=False,
             )
 
