@@ -17,6 +17,11 @@ from camrt.export.adjoint.attention_weights import (
     find_attention,
 )
 from camrt.export.heads.cut import TargetTensor
+from camrt.export.heads.kept_tokens import (
+    build_kept_tokens_model,
+    build_tokens_model,
+    find_block_tokens,
+)
 
 __all__ = ["NO_ATTENTION", "AttentionGraphs"]
 
@@ -44,7 +49,7 @@ class AttentionGraphs:
     def __init__(self, whole: ModelToCut, target: TargetTensor, runtime: Backend) -> None:
         self._whole = whole
         self._runtime = runtime
-        self._layout = target.layout
+        self._layout, self._name = target.layout, target.name
         self.prefix = target.prefix
         self.cells = target.shape[1:]
 
@@ -56,9 +61,23 @@ class AttentionGraphs:
             "max": lazy("max"),
             "min": lazy("min"),
         }
+        self.tokens: Runner = LazyRunner(lambda: self._make(self._build_tokens, "tokens of the last block"))
+        self.kept: Runner = LazyRunner(lambda: self._make(self._build_kept, "model behind its tokens"))
         self.relevance: Runner = LazyRunner(
             lambda: self._make(self._build_relevance, "attention's gradients")
         )
+
+    def check_layout(self) -> None:
+        """Refuses a cut at anything but tokens.
+
+        Raises:
+            MethodError: It is one.
+        """
+        if self._layout != "tokens":
+            raise MethodError(
+                "reads the attention weights of a vision transformer, and this model is cut at a map, not at "
+                "tokens: 'gradcam' and 'pixab' explain it"
+            )
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
@@ -67,11 +86,7 @@ class AttentionGraphs:
         Raises:
             MethodError: There are none of all tokens.
         """
-        if self._layout != "tokens":
-            raise MethodError(
-                "reads the attention weights of a vision transformer, and this model is cut at a map, not at "
-                "tokens: 'gradcam' and 'pixab' explain it"
-            )
+        self.check_layout()
         tokens = self.prefix + self.cells[0] * self.cells[1]
         found = tuple(find_attention(self._whole.graph, tokens))
         if not found:
@@ -83,6 +98,18 @@ class AttentionGraphs:
 
     def _make(self, build: Callable[[], Any], label: str) -> Runner:
         return self._runtime.make_runner(build(), label=label, batch=self._whole.interface.batch)
+
+    @cached_property
+    def _block(self) -> str:
+        """The tokens that a block reads: where the model is cut, or before its last attention."""
+        return find_block_tokens(self._whole.graph, self._name, self.layers[-1])
+
+    def _build_tokens(self) -> Any:
+        return build_tokens_model(self._whole.model, self._block)
+
+    def _build_kept(self) -> Any:
+        whole = self._whole
+        return build_kept_tokens_model(whole.model, whole.graph, self._block, whole.interface.batch)
 
     def _build_weights(self, fusion: HeadFusion) -> Any:
         whole = self._whole

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from camrt.engine.arrays import (
+    all_index_pairs,
     arange_like,
     concat,
+    constant_like,
     is_constant_over_cells,
     library,
     repeat,
@@ -30,6 +32,7 @@ from camrt.errors import MethodError
 from camrt.export.adjoint import BIAS_MAP, GRADIENT, WEIGHTING, BackwardRule, BiasScaling
 from camrt.export.adjoint.attention_weights import HeadFusion
 from camrt.export.heads.cut import ACTIVATION, JOINT
+from camrt.export.heads.kept_tokens import KEPT
 from camrt.export.outputs.output_form import InverseLink
 from camrt.export.rewrites.interface import LOGITS
 from camrt.kernels.dispatch import host_readable
@@ -305,6 +308,22 @@ class HeadQueries:
             self.images, [self.logits_output, GRADIENT], {WEIGHTING: weighting}
         )
         return fill_nan_rows(relevance, find_nan_rows(logits))
+
+    def scores_of_kept_tokens(self, masks: Masks, kind: ScoreKind) -> Array:
+        """(N, M, T): the scores when of the last block's tokens so much is kept, masks (M, L)."""
+        graphs, reader, count = self.attention, self._reader(kind), len(masks)
+        (tokens,) = graphs.tokens(self.images)
+        self.passes.full += len(self.images)
+        listed = constant_like(masks, tokens)
+        owners, places = all_index_pairs(len(tokens), count, tokens)
+        parts = []
+        for start in range(0, len(owners), self.batch_size):
+            of_image, place = (index[start : start + self.batch_size] for index in (owners, places))
+            self.passes.head += len(place)
+            (logits,) = graphs.kept(tokens[of_image], None, {KEPT: listed[place][:, :, None]})
+            parts.append(reader.read(logits, of_image))
+        answers = concat(parts)
+        return self._mixed(library(answers).reshape(answers, (len(tokens), count, -1)))
 
     def cells_of_tokens(self, numbers: Array) -> Array:
         """Numbers (N, L) of tokens as a map (N, h, w), without those of tokens that belong to no cell."""

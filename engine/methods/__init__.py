@@ -67,6 +67,7 @@ METHODS: dict[str, str] = {
     "guidedintegrated": ".paths:GuidedIntegratedGradients",
     "rollout": ".attention:AttentionRollout",
     "legrad": ".attention:LeGrad",
+    "vitrecipro": ".vit_recipro:ViTReciproCAM",
     "deeplift": ".propagation:DeepLift",
     "lrp": ".propagation:LRP",
     "fullgrad": ".full:FullGrad",

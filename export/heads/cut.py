@@ -44,6 +44,7 @@ __all__ = [
     "describe_resampling",
     "extra_input_name",
     "find_candidates",
+    "find_clean_cuts",
     "find_crossing_tensors",
 ]
 

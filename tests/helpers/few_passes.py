@@ -12,7 +12,7 @@ __all__ = ["FEW_PASSES", "OF_FILES_WITH_LOGITS", "OF_SPECIAL_MODELS", "OF_TRANSF
 # Refused on torch modules and CALM models, by name and with what to do instead.
 OF_FILES_WITH_LOGITS = ("deeplift", "lrp")
 # Refused on what is no such model, or no file of one.
-OF_TRANSFORMERS = ("rollout", "legrad")
+OF_TRANSFORMERS = ("rollout", "legrad", "vit-recipro")
 OF_SPECIAL_MODELS = ("calm", *OF_TRANSFORMERS)
 
 FEW_PASSES: dict[str, dict[str, Any]] = {

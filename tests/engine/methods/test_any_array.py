@@ -143,7 +143,11 @@ class Answers:
         drawn[1, [2, 5]] = 9.0
         return self.put(drawn)
 
-    attention = SimpleNamespace(prefix=1)
+    attention = SimpleNamespace(prefix=1, cells=(H, W))
+
+    def scores_of_kept_tokens(self, masks, kind):
+        assert masks.shape == (H * W, H * W + 1)
+        return self.put(self.drawn(35, N, H * W, T))
 
     def attention_weights(self, fusion):
         return [self.put(np.abs(self.drawn(seed, N, H * W + 1, H * W + 1))) for seed in (30, 31, 32)]
@@ -234,6 +238,8 @@ METHODS = [
     ("rollout", {}),
     ("rollout", {"heads": "max", "discard": 0.5, "read": "mean"}),
     ("legrad", {}),
+    ("vit-recipro", {}),
+    ("vit-recipro", {"gaussian": False, "front": False, "score": "probability"}),
     ("deeplift", {"colours": "max"}),
     ("deeplift", {"references": np.ones((2, *IMAGE))}),
     ("lrp", {"rule": "composite", "epsilon": 0.1}),

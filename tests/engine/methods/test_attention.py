@@ -14,7 +14,7 @@ from helpers.tolerances import assert_close
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from helpers.oracles.attention import legrad_tokens, rollout_tokens, weights_of_torchvision  # noqa: E402
+from helpers.oracles.attention import kept_scores, legrad_tokens, rollout_tokens, weights_of_torchvision  # noqa: E402
 from helpers.torch_exporters import export  # noqa: E402
 from helpers.torch_nets import Transformer, build_net, random_images  # noqa: E402
 
@@ -113,7 +113,7 @@ def test_timm_s_transformers(options, tmp_path):
     """Rows of the rollout sum to one; both maps are the batch's own whatever stands beside an image."""
     net, images = timm_net(**options), random_images(5, 32, 32)
     engine = load(net, (32, 32), tmp_path, batch_size=2)
-    for method in ("rollout", "legrad"):
+    for method in ("rollout", "legrad", "vit-recipro"):
         found = engine.explain(images, method, targets=1)
         alone = engine.explain(images[3:4], method, targets=1)
         assert found.raw.shape == (5, 4, 4)
@@ -125,10 +125,22 @@ def test_timm_s_transformers(options, tmp_path):
         assert_close(whole, np.ones(5), factor=4)
 
 
+@pytest.mark.parametrize("dynamo", [False, True], ids=["script", "dynamo"])
+@pytest.mark.parametrize("score", ["logit", "probability"])
+def test_vit_recipro_against_the_slow_one(dynamo, score, tmp_path):
+    net, images = redrawn(build_net(Transformer)), random_images()
+    engine = load(net, (12, 16), tmp_path, dynamo=dynamo, batch_size=5)
+    for options in ({"gaussian": True}, {"gaussian": False, "front": False}):
+        found = engine.explain(images, "vit-recipro", targets=[[0, 3]] * 3, score=score, **options)
+        wanted = kept_scores(net, images, score, **options)[:, :, [0, 3]]
+        assert_close(found.raw, wanted.transpose(0, 2, 1).reshape(3, 2, 3, 4), factor=FACTOR)
+        assert found.passes.head == 3 * 12
+
+
 def test_what_has_no_attention_is_refused(tmp_path):
     engine = camrt.load(classifier("pooled-linear", trunk="convolve").save(tmp_path), threads=1)
     module = camrt.load(build_net(Transformer), size=(12, 16))
-    for method in ("rollout", "legrad"):
+    for method in ("rollout", "legrad", "vit-recipro"):
         with pytest.raises(MethodError, match="attention weights of a vision transformer"):
             engine.explain(np.zeros((1, 3, 5, 7), np.float32), method)
         with pytest.raises(MethodError, match=r"camrt\.to_onnx"):
@@ -142,7 +154,7 @@ def test_an_image_whose_logits_are_not_finite_has_no_map(tmp_path):
     engine = load(redrawn(build_net(Transformer)), (12, 16), tmp_path)
     images = random_images(2)
     images[1] = np.sign(images[1]) * np.float32(3e38)
-    for method in ("rollout", "legrad"):
+    for method in ("rollout", "legrad", "vit-recipro"):
         with pytest.warns(camrt.errors.DegenerateMapWarning):
             found = engine.explain(images, method, targets=1)
         assert not found.maps[1].any()

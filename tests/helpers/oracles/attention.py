@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["legrad_tokens", "rollout_tokens", "weights_of_torchvision"]
+__all__ = ["kept_scores", "legrad_tokens", "rollout_tokens", "weights_of_torchvision"]
 
 Array = np.ndarray
 
@@ -49,6 +49,31 @@ def legrad_tokens(net: Any, images: Array, target: int) -> Array:
         total += gradient.clamp(min=0).mean(dim=1)
         x = x.detach()
     return (total / len(twin.blocks)).numpy()
+
+
+def kept_scores(net: Any, images: Array, score: str, *, gaussian: bool, front: bool = True) -> Array:
+    """(N, cells, classes): of a `Transformer` on 3×4 cells with one token in front."""
+    twin = copy.deepcopy(net).double().eval()
+    with torch.no_grad():
+        x = twin.patches(torch.from_numpy(images).double()).flatten(2).transpose(1, 2)
+        x = torch.cat([twin.front.expand(len(x), -1, -1), x], dim=1) + twin.places
+        for block in twin.blocks[:-1]:
+            x = block(x)
+        last, answers = twin.blocks[-1], []
+        for cell in range(12):
+            kept = torch.zeros(13, dtype=torch.double)
+            kept[0] = float(front)
+            for other in range(12):
+                down, right = abs(other // 4 - cell // 4), abs(other % 4 - cell % 4)
+                if gaussian and max(down, right) <= 1:
+                    kept[1 + other] = 0.25 * 0.5**down * 0.5**right
+                elif other == cell:
+                    kept[1 + other] = 1.0
+            q, k, v = last.mix(last.norm(x) * kept[:, None]).chunk(3, dim=-1)
+            mixed = x * kept[:, None] + torch.softmax(q @ k.transpose(1, 2) / 8**0.5, dim=-1) @ v
+            logits = twin.head(twin.norm(mixed + last.mlp(mixed))[:, 0])
+            answers.append(logits if score == "logit" else logits.softmax(dim=1))
+    return torch.stack(answers, dim=1).numpy()
 
 
 def weights_of_torchvision(net: Any, images: Array) -> list[Array]:
