@@ -18,6 +18,7 @@ from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.curvature import HeadCurvature
 from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.heads.last_linear import ScoreRunner
+from camrt.engine.heads.multipliers import HeadMultipliers
 from camrt.engine.noise import normal_noise
 from camrt.engine.passes import PassCounts
 from camrt.engine.runtime import Backend, Runner
@@ -25,7 +26,13 @@ from camrt.engine.runtime.lazy_runner import LazyRunner
 from camrt.engine.runtime.shaped_runner import ShapeCheckedRunner
 from camrt.engine.scores import ScoreReader
 from camrt.errors import BackendError
-from camrt.export.adjoint import CURVATURE, GRADIENT, build_adjoint_model, build_curvature_model
+from camrt.export.adjoint import (
+    CURVATURE,
+    GRADIENT,
+    build_adjoint_model,
+    build_curvature_model,
+    build_propagation_model,
+)
 from camrt.export.graph.index import Graph
 from camrt.export.heads.calm_ratio import is_ratio_of_cells
 from camrt.export.heads.cut import FIRST_LAYER, add_taps, build_head_model, extra_input_name
@@ -172,7 +179,27 @@ def make_head(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> Head:
     """
     head = make_exact_head(whole, cut, runtime)
     head.curvature = make_curvature(whole, cut, runtime)
+    head.multipliers = make_multipliers(whole, cut, runtime)
     return head
+
+
+def make_multipliers(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> HeadMultipliers:
+    """What answers about DeepLIFT's multipliers behind a cut."""
+
+    def make() -> Runner:
+        part = build_propagation_model(
+            whole.model,
+            whole.graph,
+            "rescale",
+            input_name=MAP,
+            batch=whole.interface.batch,
+            supports_scatter_add=runtime.supports_scatter_add,
+            start=cut.target,
+            extra_inputs=cut.around,
+        )
+        return make_adjoint_runner(part, "head's multipliers", whole.interface, runtime)
+
+    return HeadMultipliers(LazyRunner(make), cut.extra_inputs)
 
 
 def make_curvature(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> HeadCurvature:

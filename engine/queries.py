@@ -212,6 +212,24 @@ class HeadQueries:
         for gradient, product in self.head.curvature(context):
             yield fill_nan_rows(gradient, broken), fill_nan_rows(product, broken)
 
+    def multipliers(self) -> Iterator[Array]:
+        """For each target in turn (N, K, h, w): DeepLIFT's multipliers of its logit against no activation.
+
+        NaN for images whose logits are not finite.
+
+        Raises:
+            AdjointError: An operator behind the cut has no rule.
+        """
+        self.require(Need.GRADIENTS)
+        if self.head.multipliers is None:
+            raise MethodError(
+                f"DeepLIFT's rule is of graphs, and the head is {self.head.kind}: write the module's "
+                "file with camrt.to_onnx, and explain that"
+            )
+        broken = find_nan_rows(self.logits)
+        for found in self.head.multipliers(replace(self._context("logit"), reader=self._reader("logit"))):
+            yield fill_nan_rows(found, broken)
+
     def image_gradients(
         self,
         rows: Array,

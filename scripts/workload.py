@@ -49,6 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gradcam-elementwise": {},
     "smoothgradcam++": {"draws": 2},
     "shapley": {},
+    "lift": {},
     "eigengradcam": {},
     "segeigen": {},
     "kpca": {},

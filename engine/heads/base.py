@@ -65,6 +65,9 @@ class Head(ABC):
     curvature: Callable[[QueryContext], Iterator[tuple[Array, Array]]] | None = None
     """For each target in turn the gradient of its score, and the score's Hessian times the activation."""
 
+    multipliers: Callable[[QueryContext], Iterator[Array]] | None = None
+    """For each target in turn DeepLIFT's multipliers of its logit against an empty activation."""
+
     @abstractmethod
     def scores_without_channels(self, context: QueryContext) -> Array:
         """(N, K, T): the scores with channel k set to zero."""

@@ -42,6 +42,7 @@ METHODS: dict[str, str] = {
     "layer": ".gradients:LayerCAM",
     "smoothgrad++": ".smooth:SmoothGradCAMPlusPlus",
     "shapley": ".shapley:ShapleyCAM",
+    "lift": ".lift:LIFTCAM",
     "gradelementwise": ".gradients:GradCAMElementWise",
     "eigengrad": ".eigen:EigenGradCAM",
     "segeigen": ".eigen:SegEigenCAM",

@@ -64,16 +64,15 @@ def by_channel(graph: Graph, node: NodeProto, values: Array) -> Array:
     return values.reshape(-1, *[1] * (len(shape) - 2))
 
 
-def bias_products(walk: BackwardPass, nodes: Sequence[NodeProto]) -> list[tuple[str, Array, str]]:
-    """Of each node with a bias: what it makes, the bias, and the tensor of bias times cotangent."""
+def bias_products(walk: BackwardPass, nodes: Sequence[NodeProto]) -> list[tuple[NodeProto, Array, str]]:
+    """Each node with a bias, the bias, and the tensor of bias times cotangent."""
     found = []
     for node in nodes:
-        made = node.output[0]
-        bias = find_bias(walk.graph, node) if walk.cotangents.get(made) else None
+        bias = find_bias(walk.graph, node) if walk.cotangents.get(node.output[0]) else None
         if bias is not None:
-            cotangent = walk.cotangent(made)
+            cotangent = walk.cotangent(node.output[0])
             assert cotangent is not None
-            found.append((made, bias, walk.make.add("Mul", cotangent, walk.make.constant(bias))))
+            found.append((node, bias, walk.make.add("Mul", cotangent, walk.make.constant(bias))))
     return found
 
 
@@ -81,7 +80,7 @@ def make_bias_map(walk: BackwardPass, nodes: Sequence[NodeProto], scaling: BiasS
     """The tensor (N, H, W) of all layers' magnitudes, each brought to [0, 1] and to the image's size, summed.
 
     Of layers whose output (N, C, h, w), in whichever order, has cells of the image, and that mix no channels
-    of a cell to normalise them. A constant that is a single number is part of an activation function.
+    of a cell to normalise them. A single number that is added is part of an activation function.
 
     Args:
         walk: The way back to the image, which is done.
@@ -89,11 +88,11 @@ def make_bias_map(walk: BackwardPass, nodes: Sequence[NodeProto], scaling: BiasS
         scaling: How they are brought to [0, 1].
     """
     make, roles = walk.make, find_axis_roles(walk.graph)
-    norms = {node.output[0] for node in nodes if node.op_type == "LayerNormalization"}
     maps = [
         layer_map(make, product, axes, scaling)
-        for made, bias, product in bias_products(walk, nodes)
-        if made not in norms and bias.size > 1 and is_map(axes := roles.get(made, ()))
+        for node, bias, product in bias_products(walk, nodes)
+        if node.op_type != "LayerNormalization" and (node.op_type not in ("Add", "Sub") or bias.size > 1)
+        if is_map(axes := roles.get(node.output[0], ()))
     ]
     cells = make.add("Gather", make.shape_of(IMAGES), make.indices([0, 2, 3]), axis=0)
     return make.add("Reshape", make.add("Sum", *maps), cells) if maps else make.zeros(cells)

@@ -56,6 +56,7 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("eigengradcam", {}),
     ("smoothgradcam++", {"draws": 2}),
     ("shapley", {}),
+    ("lift", {}),
     ("fullgrad", {}),
     ("recipro", {"gaussian": True}),
     ("kpca", {}),

@@ -5,6 +5,8 @@ It is written as an adjoint is (`camrt.export.adjoint.gradient_graph`), with ano
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
@@ -41,6 +43,8 @@ def build_propagation_model(
     input_name: str,
     batch: int | None,
     supports_scatter_add: bool = True,
+    start: str = IMAGES,
+    extra_inputs: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """The graph from images and a weighting of the logits to logits and multipliers, or relevance.
 
@@ -55,13 +59,17 @@ def build_propagation_model(
         input_name: Name the images get.
         batch: Fixed batch size of the graph; None when it is open.
         supports_scatter_add: Whether the runtime has a ScatterElements that adds.
+        start: The tensor that shares are handed back to: the images, or an activation that stands for them.
+        extra_inputs: Tensors that go around it, the same for the reference; nothing is handed back to them.
 
     Raises:
         AdjointError: An operator has no such rule.
     """
     check_operator_set(model)
-    reached = find_dependents([IMAGES], graph.nodes, through_sizes=False)
-    part = build_head_model(model, graph, IMAGES, LOGITS, input_name=input_name, batch=batch)
+    reached = find_dependents([start], graph.nodes, through_sizes=False)
+    part = build_head_model(
+        model, graph, start, LOGITS, input_name=input_name, batch=batch, extra_inputs=extra_inputs
+    )
     cast_floats(part, TensorProto.FLOAT)
     make = NodeMaker(opset(model), supports_scatter_add=supports_scatter_add)
     nodes = [node for node in part.graph.node if not node.output[0].startswith("camrt_out_")]
@@ -75,11 +83,11 @@ def build_propagation_model(
         apply = LayerwiseRelevance(rule, make.add("ReduceMax", EPSILON, keepdims=0))
         begin = make.add("Mul", WEIGHTING, LOGITS)
     walk = BackwardPass(graph, make, reached, "plain", [], [], {LOGITS: [begin]}, apply)
-    walk.propagate_back(nodes, IMAGES)
-    found = walk.cotangent(IMAGES)
+    walk.propagate_back(nodes, start)
+    found = walk.cotangent(start)
     if found is None:
         raise AdjointError(
-            "no share of the logits reaches the image: every way there leads through an operator that gives "
+            f"no share of the logits reaches {start!r}: every way there leads through an operator that gives "
             f"the same for numbers nearby ({', '.join(dict.fromkeys(walk.dead_ends))})"
         )
     make.nodes.append(helper.make_node("Identity", [found], [GRADIENT]))

@@ -91,6 +91,9 @@ class Answers:
         for number, gradient in enumerate(self.gradients(kind)):
             yield gradient, self.put(self.drawn(40 + number, N, K, H, W))
 
+    def multipliers(self):
+        yield from self.gradients("logit")
+
     def about(self, rows, owners):
         """Gradients and scores of every image that is asked about, which depend on it."""
         assert rows.shape == (owners.shape[0], *IMAGE)
@@ -200,6 +203,7 @@ METHODS = [
     ("smoothgradcam++", {"draws": 3}),
     ("smoothgradcam++", {"definition": "torchcam", "draws": 2, "score": "probability", "noise": 1}),
     ("shapley", {}),
+    ("lift", {}),
     ("shapley", {"score": "probability"}),
     ("eigengradcam", {}),
     ("segeigen", {}),
