@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.methods import Method
 from camrt.engine.queries import NO_PROBABILITIES
 from camrt.engine.run_folder import lock_folder
+from camrt.engine.runs.decoding import read_ahead
 from camrt.errors import AdjointError, CamrtError, DataError, InputError, MethodError
 from camrt.evaluation.datasets import Dataset, Sample, read_dataset
 from camrt.evaluation.datasets.regions import PngRegion
@@ -187,30 +189,43 @@ def _run_blocks(
     samples = data.samples
     size = min(BLOCK, plan.engine.batch_size)
     if parts is not None and (finished := parts.completed) is not None:
-        for number, block in enumerate(split_blocks(samples, size)):
-            parts.check_unchanged(number, hash_files(block, data.root))
+        for number, held in enumerate(split_blocks(samples, size)):
+            parts.check_unchanged(number, hash_files(held, data.root))
         parts.clear()
         return Evaluation(*finished, plan, data)
     measured, problems = Measurements(), [str(problem) for problem in data.problems]
     read: FileHashes = []
-    for number, block in enumerate(split_blocks(samples, size)):
-        done = number * size
-        own = hash_files(block, data.root)
+
+    def read_block(number: int, chosen: Sequence[Sample]) -> ReadBlock:
+        own = hash_files(chosen, data.root)
         if parts is not None and number in parts:
-            parts.check_unchanged(number, own)
-            found, faults = parts.read(number)
-        else:
-            ready, faults = _read_block(plan, block, preprocessing, data.inclusive_boxes)
-            found = _measure_block(plan, ready, _block_progress(progress, done, len(block), len(samples)))
-            if parts is not None:
-                parts.write(number, found, faults, own)
-        for table in TABLES:
-            getattr(measured, table).extend(getattr(found, table))
-        measured.passes += found.passes
-        problems += faults
-        read += own
-        if progress is not None:
-            progress(done + len(block), len(samples))
+            return ReadBlock(number, len(chosen), own, [], [])
+        return ReadBlock(
+            number, len(chosen), own, *_read_block(plan, chosen, preprocessing, data.inclusive_boxes)
+        )
+
+    reading: Iterator[ReadBlock | Callable[[], ReadBlock]] = (
+        partial(read_block, number, chosen) for number, chosen in enumerate(split_blocks(samples, size))
+    )
+    with read_ahead(reading, threads=1, ahead=1) as blocks:  # the next one, while this one is measured
+        for block in blocks:
+            done = block.number * size
+            if parts is not None and block.number in parts:
+                parts.check_unchanged(block.number, block.contents)
+                found, faults = parts.read(block.number)
+            else:
+                faults = block.faults
+                advance = _block_progress(progress, done, block.images, len(samples))
+                found = _measure_block(plan, block.ready, advance)
+                if parts is not None:
+                    parts.write(block.number, found, faults, block.contents)
+            for table in TABLES:
+                getattr(measured, table).extend(getattr(found, table))
+            measured.passes += found.passes
+            problems += faults
+            read += block.contents
+            if progress is not None:
+                progress(done + block.images, len(samples))
     if not measured.images:
         raise DataError(f"none of the {len(samples)} images could be read: {'; '.join(problems[:3])}")
     results = {
@@ -230,6 +245,25 @@ def _run_blocks(
         write_results(evaluation, parts.folder.parent)
         parts.clear()
     return evaluation
+
+
+@dataclass(frozen=True)
+class ReadBlock:
+    """Images of a run, read to be measured together.
+
+    Attributes:
+        number: Which block it is.
+        images: How many there are, with those that cannot be read.
+        contents: Hashes of their files.
+        ready: Those that could be read; none of a block that was measured before.
+        faults: What was wrong with the others.
+    """
+
+    number: int
+    images: int
+    contents: FileHashes
+    ready: list[PreparedSample]
+    faults: list[str]
 
 
 def hash_files(block: Sequence[Sample], root: Path) -> FileHashes:
