@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+
+import onnx
 
 from camrt.engine.head_making import ModelToCut
 from camrt.engine.runtime import Backend, Runner
@@ -15,7 +16,9 @@ from camrt.export.adjoint.attention_weights import (
     build_attention_model,
     build_relevance_model,
     find_attention,
+    spell_out_attention,
 )
+from camrt.export.graph.index import Graph
 from camrt.export.heads.cut import TargetTensor
 from camrt.export.heads.kept_tokens import (
     build_kept_tokens_model,
@@ -24,8 +27,6 @@ from camrt.export.heads.kept_tokens import (
 )
 
 __all__ = ["NO_ATTENTION", "AttentionGraphs"]
-
-Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 
 NO_ATTENTION = (
     "reads attention weights off the graph of an ONNX file, and this is a torch module: write its file with "
@@ -80,6 +81,11 @@ class AttentionGraphs:
             )
 
     @cached_property
+    def _spelled(self) -> tuple[onnx.ModelProto, Graph]:
+        """The model without nodes that keep their attention weights to themselves, and its index."""
+        return spell_out_attention(self._whole.model, self._whole.graph)
+
+    @cached_property
     def layers(self) -> tuple[str, ...]:
         """The attention weights, layer by layer.
 
@@ -88,7 +94,7 @@ class AttentionGraphs:
         """
         self.check_layout()
         tokens = self.prefix + self.cells[0] * self.cells[1]
-        found = tuple(find_attention(self._whole.graph, tokens))
+        found = tuple(find_attention(self._spelled[1], tokens))
         if not found:
             raise MethodError(
                 f"no attention weights among all {tokens} tokens of an image are in this file's graph, a "
@@ -96,31 +102,28 @@ class AttentionGraphs:
             )
         return found
 
-    def _make(self, build: Callable[[], Any], label: str) -> Runner:
+    def _make(self, build: Callable[[], onnx.ModelProto], label: str) -> Runner:
         return self._runtime.make_runner(build(), label=label, batch=self._whole.interface.batch)
 
     @cached_property
     def _block(self) -> str:
         """The tokens that a block reads: where the model is cut, or before its last attention."""
-        return find_block_tokens(self._whole.graph, self._name, self.layers[-1])
+        return find_block_tokens(self._spelled[1], self._name, self.layers[-1])
 
-    def _build_tokens(self) -> Any:
+    def _build_tokens(self) -> onnx.ModelProto:
         return build_tokens_model(self._whole.model, self._block)
 
-    def _build_kept(self) -> Any:
+    def _build_kept(self) -> onnx.ModelProto:
         whole = self._whole
         return build_kept_tokens_model(whole.model, whole.graph, self._block, whole.interface.batch)
 
-    def _build_weights(self, fusion: HeadFusion) -> Any:
-        whole = self._whole
-        return build_attention_model(whole.model, whole.graph, self.layers, fusion)
+    def _build_weights(self, fusion: HeadFusion) -> onnx.ModelProto:
+        return build_attention_model(*self._spelled, self.layers, fusion)
 
-    def _build_relevance(self) -> Any:
-        whole = self._whole
+    def _build_relevance(self) -> onnx.ModelProto:
         return build_relevance_model(
-            whole.model,
-            whole.graph,
+            *self._spelled,
             self.layers,
-            batch=whole.interface.batch,
+            batch=self._whole.interface.batch,
             supports_scatter_add=self._runtime.supports_scatter_add,
         )

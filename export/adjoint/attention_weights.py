@@ -17,9 +17,11 @@ from onnx import NodeProto, TensorProto, helper
 from camrt.errors import CutError
 from camrt.export.adjoint.backward_pass import BackwardPass
 from camrt.export.adjoint.gradient_graph import GRADIENT, WEIGHTING
+from camrt.export.adjoint.registry import BackwardStep
+from camrt.export.adjoint.rules.attention import spell_attention
 from camrt.export.graph.index import Graph, attribute, find_dependents, opset, set_shape
 from camrt.export.graph.node_maker import NodeMaker
-from camrt.export.graph.upkeep import drop_unused
+from camrt.export.graph.upkeep import drop_unused, replace_nodes
 from camrt.export.heads.cut import find_clean_cuts
 from camrt.export.rewrites.float_types import cast_floats
 from camrt.export.rewrites.interface import LOGITS
@@ -34,6 +36,36 @@ REDUCTIONS: dict[HeadFusion, str] = {"mean": "ReduceMean", "max": "ReduceMax", "
 def layer_name(index: int) -> str:
     """Name of the output that shows a layer's weights."""
     return f"camrt_attention_{index}"
+
+
+def spell_out_attention(model: onnx.ModelProto, graph: Graph) -> tuple[onnx.ModelProto, Graph]:
+    """A model whose Attention nodes are plain ones, and its index; the model itself where it has none.
+
+    Args:
+        model: The standardised model; it is not changed.
+        graph: Its index.
+
+    Raises:
+        AdjointError: Such a node reads keys of earlier steps, or padded lengths.
+    """
+    if all(node.op_type != "Attention" for node in graph.nodes):
+        return model, graph
+    plain, nodes = onnx.ModelProto(), list[NodeProto]()
+    plain.CopyFrom(model)
+    for number, node in enumerate(model.graph.node):
+        if node.op_type != "Attention":
+            nodes.append(node)
+            continue
+        element = graph.types.get(node.input[0], TensorProto.FLOAT)
+        make = NodeMaker(opset(model), element, prefix=f"camrt_attention_{number}")
+        spell_attention(BackwardStep(node, graph, make, (None,), frozenset(), "plain", [], []))
+        nodes.extend(make.nodes)
+        plain.graph.initializer.extend(make.initializers)
+    replace_nodes(plain.graph, nodes)
+    indexed = Graph(plain, graph.input_shape)
+    indexed.shapes.update(graph.shapes)
+    indexed.types.update(graph.types)
+    return plain, indexed
 
 
 def find_attention(graph: Graph, tokens: int) -> list[str]:

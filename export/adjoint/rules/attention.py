@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from camrt.export.adjoint.registry import BackwardStep, rule
 
-__all__: list[str] = []
+__all__ = ["spell_attention"]
 
 
 @rule("Attention")
@@ -21,28 +22,12 @@ def _attention(step: BackwardStep) -> Sequence[str | None]:
     first. Where several heads of queries share one of keys and values, these are summed over the queries'
     heads.
     """
-    if step.input(4) or step.input(5) or step.input(6):
-        raise step.refuse("with keys and values of earlier steps, or of padded lengths, it has no rule")
-    make = step.make
-    q, k, v = (operand_by_heads(step, index) for index in range(3))
+    make, parts = step.make, attention_parts(step)
+    q, k, v = parts.operands
     queries, keys = q[1], k[1]
-    size = q[2]
-    scale = step.attribute("scale") or 1.0 / math.sqrt(size)
-    wide_k, wide_v = (repeat_heads(step, part[0], queries // keys) for part in (k, v))
-    raw = make.add("Mul", make.add("MatMul", q[0], swap_last_axes(step, wide_k)), make.number(scale))
+    scale, wide_k, wide_v, p = parts.scale, parts.wide_k, parts.wide_v, parts.weights
+    capped, mask = parts.capped, step.input(3)
     cap = step.attribute("softcap", 0.0)
-    capped = make.add("Tanh", make.add("Div", raw, make.number(cap))) if cap else ""
-    scores = make.add("Mul", capped, make.number(cap)) if cap else raw
-    mask = step.input(3)
-    if step.attribute("is_causal", 0):
-        ones = make.add("Add", make.zeros(make.shape_of(scores)), make.number(1.0))
-        seen = make.add("Greater", make.add("Trilu", ones, upper=0), make.number(0.5))
-        scores = make.add("Where", seen, scores, make.number(-np.inf))
-    if mask and step.graph.types.get(mask) == TensorProto.BOOL:
-        scores = make.add("Where", mask, scores, make.number(-np.inf))
-    elif mask:
-        scores = make.add("Add", scores, mask)
-    p = make.add("Softmax", scores, axis=-1)
     g = split_heads(step, step.g, queries) if len(step.shape(step.y)) == 3 else step.g
     back_v = make.add("MatMul", swap_last_axes(step, p), g)
     of_p = make.add("MatMul", g, swap_last_axes(step, wide_v))
@@ -68,6 +53,67 @@ def _attention(step: BackwardStep) -> Sequence[str | None]:
             back = make.reshape(make.transpose(back, [0, 2, 1, 3]), [0, 0, -1])
         made.append(back)
     return [*made, of_mask]
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """What an Attention node computes on its way.
+
+    Attributes:
+        operands: Queries, keys and values as (N, heads, tokens, size), with the number of heads and their
+            size.
+        scale: c.
+        wide_k: Keys, a head for each of the queries'.
+        wide_v: Values, likewise.
+        capped: tanh of the scores over the softcap; empty without one.
+        weights: The softmax, (N, heads, queries, keys).
+    """
+
+    operands: tuple[tuple[str, int, int], ...]
+    scale: float
+    wide_k: str
+    wide_v: str
+    capped: str
+    weights: str
+
+
+def attention_parts(step: BackwardStep) -> AttentionParts:
+    """The nodes of an Attention up to its softmax.
+
+    Raises:
+        AdjointError: It reads keys of earlier steps, or padded lengths.
+    """
+    if step.input(4) or step.input(5) or step.input(6):
+        raise step.refuse("with keys and values of earlier steps, or of padded lengths, it has no rule")
+    make = step.make
+    q, k, v = (operand_by_heads(step, index) for index in range(3))
+    queries, keys = q[1], k[1]
+    scale = step.attribute("scale") or 1.0 / math.sqrt(q[2])
+    wide_k, wide_v = (repeat_heads(step, part[0], queries // keys) for part in (k, v))
+    raw = make.add("Mul", make.add("MatMul", q[0], swap_last_axes(step, wide_k)), make.number(scale))
+    cap = step.attribute("softcap", 0.0)
+    capped = make.add("Tanh", make.add("Div", raw, make.number(cap))) if cap else ""
+    scores = make.add("Mul", capped, make.number(cap)) if cap else raw
+    mask = step.input(3)
+    if step.attribute("is_causal", 0):
+        ones = make.add("Add", make.zeros(make.shape_of(scores)), make.number(1.0))
+        seen = make.add("Greater", make.add("Trilu", ones, upper=0), make.number(0.5))
+        scores = make.add("Where", seen, scores, make.number(-np.inf))
+    if mask and step.graph.types.get(mask) == TensorProto.BOOL:
+        scores = make.add("Where", mask, scores, make.number(-np.inf))
+    elif mask:
+        scores = make.add("Add", scores, mask)
+    weights = make.add("Softmax", scores, axis=-1)
+    return AttentionParts((q, k, v), scale, wide_k, wide_v, capped, weights)
+
+
+def spell_attention(step: BackwardStep) -> None:
+    """Writes an Attention node as plain ones, which end in a tensor of its output's name."""
+    make, parts = step.make, attention_parts(step)
+    mixed = make.add("MatMul", parts.weights, parts.wide_v)
+    if len(step.shape(step.y)) == 3:
+        mixed = make.reshape(make.transpose(mixed, [0, 2, 1, 3]), [0, 0, -1])
+    make.nodes.append(helper.make_node("Identity", [mixed], [step.y]))
 
 
 def operand_by_heads(step: BackwardStep, index: int) -> tuple[str, int, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 import camrt
 from camrt.errors import MethodError
+from helpers.few_passes import OF_TRANSFORMERS
 from helpers.oracles.classifiers import classifier
 from helpers.peer_libraries import import_peer
 from helpers.tolerances import assert_close
@@ -15,7 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from helpers.oracles.attention import kept_scores, legrad_tokens, rollout_tokens, weights_of_torchvision  # noqa: E402
-from helpers.torch_exporters import export  # noqa: E402
+from helpers.torch_exporters import export, silence_exporters  # noqa: E402
 from helpers.torch_nets import Transformer, build_net, random_images  # noqa: E402
 
 # A dozen layers there and back.
@@ -135,6 +137,25 @@ def test_vit_recipro_against_the_slow_one(dynamo, score, tmp_path):
         wanted = kept_scores(net, images, score, **options)[:, :, [0, 3]]
         assert_close(found.raw, wanted.transpose(0, 2, 1).reshape(3, 2, 3, 4), factor=FACTOR)
         assert found.passes.head == 3 * 12
+
+
+def test_attention_that_is_one_operator(tmp_path):
+    """Operator set 23 has one that keeps its weights to itself; it is written as plain ones."""
+    net, images, found = timm_net(), random_images(2, 32, 32), []
+    for opset in (18, 23):
+        path = tmp_path / f"{opset}.onnx"
+        with silence_exporters():
+            torch.onnx.export(
+                net, (torch.zeros(2, 3, 32, 32),), path, dynamo=True, opset_version=opset,
+                dynamic_shapes=({0: torch.export.Dim("n", min=1, max=64)},), external_data=False,
+                verbose=False,
+            )  # fmt: skip
+        operators = {node.op_type for node in onnx.load(path).graph.node}
+        assert ("Attention" in operators) == (opset == 23)
+        engine = camrt.load(path, threads=1)
+        found.append([engine.explain(images, name, targets=1).raw for name in OF_TRANSFORMERS])
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, factor=FACTOR)
 
 
 def test_what_has_no_attention_is_refused(tmp_path):
