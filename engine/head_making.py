@@ -18,7 +18,7 @@ from camrt.engine.heads.contributions import Contributions
 from camrt.engine.heads.curvature import HeadCurvature
 from camrt.engine.heads.dense_start import DensePhiAblation
 from camrt.engine.heads.last_linear import ScoreRunner
-from camrt.engine.heads.multipliers import HeadMultipliers
+from camrt.engine.heads.multipliers import HeadMultipliers, HeadRelevance
 from camrt.engine.noise import normal_noise
 from camrt.engine.passes import PassCounts
 from camrt.engine.runtime import Backend, Runner
@@ -29,6 +29,7 @@ from camrt.errors import BackendError
 from camrt.export.adjoint import (
     CURVATURE,
     GRADIENT,
+    PropagationRule,
     build_adjoint_model,
     build_curvature_model,
     build_propagation_model,
@@ -179,27 +180,29 @@ def make_head(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> Head:
     """
     head = make_exact_head(whole, cut, runtime)
     head.curvature = make_curvature(whole, cut, runtime)
-    head.multipliers = make_multipliers(whole, cut, runtime)
+    head.multipliers = HeadMultipliers(make_shares(whole, cut, runtime, "rescale"), cut.extra_inputs)
+    head.relevance = HeadRelevance(make_shares(whole, cut, runtime, "z+"), cut.extra_inputs)
     return head
 
 
-def make_multipliers(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> HeadMultipliers:
-    """What answers about DeepLIFT's multipliers behind a cut."""
+def make_shares(whole: ModelToCut, cut: CutTensors, runtime: Backend, rule: PropagationRule) -> Runner:
+    """The graph that hands a logit back to the activation by a rule, made ready when first needed."""
 
     def make() -> Runner:
         part = build_propagation_model(
             whole.model,
             whole.graph,
-            "rescale",
+            rule,
             input_name=MAP,
             batch=whole.interface.batch,
             supports_scatter_add=runtime.supports_scatter_add,
             start=cut.target,
             extra_inputs=cut.around,
+            weighs_logits=False,
         )
-        return make_adjoint_runner(part, "head's multipliers", whole.interface, runtime)
+        return make_adjoint_runner(part, f"head's {rule} shares", whole.interface, runtime)
 
-    return HeadMultipliers(LazyRunner(make), cut.extra_inputs)
+    return LazyRunner(make)
 
 
 def make_curvature(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> HeadCurvature:

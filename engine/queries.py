@@ -220,14 +220,29 @@ class HeadQueries:
         Raises:
             AdjointError: An operator behind the cut has no rule.
         """
+        yield from self._handed_back(self.head.multipliers, "DeepLIFT")
+
+    def relevance(self) -> Iterator[Array]:
+        """For each target in turn (N, K, h, w): LRP's relevance of its logit, held against other classes'.
+
+        NaN for images whose logits are not finite.
+
+        Raises:
+            AdjointError: An operator behind the cut has no rule.
+        """
+        yield from self._handed_back(self.head.relevance, "LRP")
+
+    def _handed_back(
+        self, ask: Callable[[QueryContext], Iterator[Array]] | None, name: str
+    ) -> Iterator[Array]:
         self.require(Need.GRADIENTS)
-        if self.head.multipliers is None:
+        if ask is None:
             raise MethodError(
-                f"DeepLIFT's rule is of graphs, and the head is {self.head.kind}: write the module's "
-                "file with camrt.to_onnx, and explain that"
+                f"{name}'s rule is of graphs, and the head is {self.head.kind}: write the module's file with "
+                "camrt.to_onnx, and explain that"
             )
         broken = find_nan_rows(self.logits)
-        for found in self.head.multipliers(replace(self._context("logit"), reader=self._reader("logit"))):
+        for found in ask(replace(self._context("logit"), reader=self._reader("logit"))):
             yield fill_nan_rows(found, broken)
 
     def image_gradients(

@@ -50,6 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "smoothgradcam++": {"draws": 2},
     "shapley": {},
     "lift": {},
+    "relevance": {},
     "eigengradcam": {},
     "segeigen": {},
     "kpca": {},

@@ -40,7 +40,7 @@ short = {"passes": 2}, {"draws": 2}
 few = {"rise": short[0], "lime": short[0], "kernelshap": short[0], "sscam": short[1], "iscam": short[1]}
 for method in camrt.methods():
     plain = method.removeprefix("guided-")
-    if plain in ("deeplift", "lrp", "lift", "rollout", "legrad", "vit-recipro"):
+    if plain in ("deeplift", "lrp", "lift", "relevance", "rollout", "legrad", "vit-recipro"):
         continue  # of logits, which a CALM model has not, and of transformers
     if plain not in ("aise", "cam" if engine.has_joint else "calm"):  # AISE needs SciPy
         engine.explain(batch, method, **few.get(plain, {}))

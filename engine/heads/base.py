@@ -67,6 +67,8 @@ class Head(ABC):
 
     multipliers: Callable[[QueryContext], Iterator[Array]] | None = None
     """For each target in turn DeepLIFT's multipliers of its logit against an empty activation."""
+    relevance: Callable[[QueryContext], Iterator[Array]] | None = None
+    """For each target in turn LRP's relevance of its logit, held against the other classes'."""
 
     @abstractmethod
     def scores_without_channels(self, context: QueryContext) -> Array:

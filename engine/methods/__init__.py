@@ -43,6 +43,7 @@ METHODS: dict[str, str] = {
     "smoothgrad++": ".smooth:SmoothGradCAMPlusPlus",
     "shapley": ".shapley:ShapleyCAM",
     "lift": ".lift:LIFTCAM",
+    "relevance": ".relevance:RelevanceCAM",
     "gradelementwise": ".gradients:GradCAMElementWise",
     "eigengrad": ".eigen:EigenGradCAM",
     "segeigen": ".eigen:SegEigenCAM",

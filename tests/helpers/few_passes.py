@@ -10,7 +10,7 @@ from camrt.engine.methods.guided import GuidedMethod
 __all__ = ["FEW_PASSES", "OF_FILES_WITH_LOGITS", "OF_SPECIAL_MODELS", "OF_TRANSFORMERS", "PRODUCTS", "short"]
 
 # Refused on torch modules and CALM models, by name and with what to do instead.
-OF_FILES_WITH_LOGITS = ("deeplift", "lrp", "lift")
+OF_FILES_WITH_LOGITS = ("deeplift", "lrp", "lift", "relevance")
 # Refused on what is no such model, or no file of one.
 OF_TRANSFORMERS = ("rollout", "legrad", "vit-recipro")
 OF_SPECIAL_MODELS = ("calm", *OF_TRANSFORMERS)

@@ -45,6 +45,7 @@ def build_propagation_model(
     supports_scatter_add: bool = True,
     start: str = IMAGES,
     extra_inputs: Sequence[str] = (),
+    weighs_logits: bool = True,
 ) -> onnx.ModelProto:
     """The graph from images and a weighting of the logits to logits and multipliers, or relevance.
 
@@ -61,6 +62,7 @@ def build_propagation_model(
         supports_scatter_add: Whether the runtime has a ScatterElements that adds.
         start: The tensor that shares are handed back to: the images, or an activation that stands for them.
         extra_inputs: Tensors that go around it, the same for the reference; nothing is handed back to them.
+        weighs_logits: Whether what LRP hands back is the weighting times the logits, or the weighting itself.
 
     Raises:
         AdjointError: An operator has no such rule.
@@ -81,7 +83,7 @@ def build_propagation_model(
     else:
         part.graph.input.append(helper.make_tensor_value_info(EPSILON, TensorProto.FLOAT, [batch or "N"]))
         apply = LayerwiseRelevance(rule, make.add("ReduceMax", EPSILON, keepdims=0))
-        begin = make.add("Mul", WEIGHTING, LOGITS)
+        begin = make.add("Mul", WEIGHTING, LOGITS) if weighs_logits else WEIGHTING
     walk = BackwardPass(graph, make, reached, "plain", [], [], {LOGITS: [begin]}, apply)
     walk.propagate_back(nodes, start)
     found = walk.cotangent(start)

@@ -91,6 +91,9 @@ class Answers:
         for number, gradient in enumerate(self.gradients(kind)):
             yield gradient, self.put(self.drawn(40 + number, N, K, H, W))
 
+    def relevance(self):
+        yield from self.gradients("logit")
+
     def multipliers(self):
         yield from self.gradients("logit")
 
@@ -204,6 +207,7 @@ METHODS = [
     ("smoothgradcam++", {"definition": "torchcam", "draws": 2, "score": "probability", "noise": 1}),
     ("shapley", {}),
     ("lift", {}),
+    ("relevance", {}),
     ("shapley", {"score": "probability"}),
     ("eigengradcam", {}),
     ("segeigen", {}),
