@@ -15,6 +15,7 @@ import io
 import json
 import platform
 import tempfile
+import textwrap
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -154,7 +155,7 @@ def measure_network(
         save: Called after each image.
     """
     started = min(len(kept.setdefault(variant, [])) for variant in VARIANTS)
-    if started == len(images.measured):
+    if started >= len(images.measured):
         return
     with tempfile.TemporaryDirectory() as folder:
         engines = {numbers: load(numbers, network, data, images, Path(folder)) for numbers in NUMBERS}
@@ -244,9 +245,11 @@ def format_report(found: Mapping[str, Any], picture: str) -> str:
     lines += [
         "",
         "r is the Pearson correlation of two maps' cells, after what is negative was cut off. Passes are "
-        "those of the whole model, the first one and the empty image's among them; seconds are medians.",
+        "those of the whole model, the first one and the empty image's among them. Seconds are medians: of "
+        "the clock, and of processors that worked for it, which is what to compare where a machine has other "
+        "work.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(line if line.startswith("|") else textwrap.fill(line, 116) for line in lines) + "\n"
 
 
 def plot(found: Mapping[str, Any], path: Path) -> None:
@@ -273,7 +276,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
             panel.set(title=network, xscale="log", xlabel="processor seconds an image")
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
-        np.atleast_1d(panels)[0].set_ylabel("correlation with the full map: median, and tenth percentile")
+        np.atleast_1d(panels)[0].set_ylabel("correlation: median and tenth percentile")
         figure.legend(
             *np.atleast_1d(panels)[0].get_legend_handles_labels(),
             loc="outside lower center",
@@ -299,9 +302,13 @@ def main(
     images = read_images(data, count)
     for network in NETWORKS:
         measure_network(network, data, images, found["networks"].setdefault(network, {}), save)
-    picture = out.with_suffix(".svg")
-    plot(found, picture)
-    write_atomic(out, format_report(found, picture.name).encode())
+    networks = {
+        network: {variant: rows[:count] for variant, rows in kept.items()}
+        for network, kept in found["networks"].items()
+    }
+    told, picture = {**found, "networks": networks}, out.with_suffix(".svg")
+    plot(told, picture)
+    write_atomic(out, format_report(told, picture.name).encode())
 
 
 if __name__ == "__main__":
