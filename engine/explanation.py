@@ -42,7 +42,7 @@ class Explanation(Generic[ArrayT_co]):
         maps: targets.shape + (H, W) float32 in [0, 1].
         raw: targets.shape + (h, w), before ReLU and normalisation, on the target tensor's grid.
         targets: (N,) or (N, T) int64, the classes explained.
-        scores: targets.shape, what the method explained (a logit or a probability).
+        scores: targets.shape, what the method explained: a logit or a probability, or a contrast of some.
         logits: (N, C); of a model that gives plain numbers (`activation="none"`), those.
         probabilities: (N, C); NaN of a model that gives plain numbers, which have none.
         flags: targets.shape uint8, see `FLAG_NAMES`.

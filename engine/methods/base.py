@@ -94,7 +94,7 @@ class Method(ABC):
             0.9 or 1.1 as the model takes it, laid back on the image; it is not brought to [0, 1] again.
             "eigen", of maps that are a sum over channels: their first principal component instead of their
             sum, centred, with the sign that goes along with the sum. Both as in the pytorch-grad-cam package,
-            where the sign of the second is left to chance.
+            where the sign of the second is left to chance. On a GPU torch's eigh waits for the device.
     """
 
     name: ClassVar[str]
@@ -146,8 +146,9 @@ class Method(ABC):
             ("contrast", self.no_contrast),
             ("counterfactual", self.no_contrast or self.no_counterfactual),
         ):
-            if refusal and getattr(self, option) not in (None, False):
-                raise MethodError(f"{self.name}: {option}={getattr(self, option)!r} is not for it: {refusal}")
+            value = getattr(self, option)
+            if refusal and value is not None and value is not False:
+                raise MethodError(f"{self.name}: {option}={value!r} is not for it: {refusal}")
         object.__setattr__(self, "contrast", self.score_contrast.against)
         if self.smooth == "eigen" and not self.sums_channels:
             raise MethodError(f"{self.name}: smooth='eigen' is not for it: its map is no sum over channels")

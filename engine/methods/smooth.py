@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -71,6 +72,12 @@ class SmoothGradCAMPlusPlus(ChannelMethod):
         powers, shown = self._take_draws(queries)
         found = [self._weigh(one, queries.activations) for one in powers]
         return weighted_sum(library(*found).stack(found, axis=1), shown), queries.scores(self.score)
+
+    @override
+    def weighted_activations(self, queries: HeadQueries) -> tuple[Iterator[Array], Array]:
+        powers, shown = self._take_draws(queries)
+        weights = (self._weigh(one, queries.activations)[:, :, None, None] for one in powers)
+        return (some * shown for some in weights), queries.scores(self.score)
 
     def _take_draws(self, queries: HeadQueries) -> tuple[list[Powers], Array]:
         """Each target's means of the gradient's powers over the noisy copies, and the activation shown."""

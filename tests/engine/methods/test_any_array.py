@@ -308,6 +308,25 @@ def test_images_are_altered_in_full_batches(name, batch_size, put):
     assert_close(np.asarray(maps), np.asarray(one), np.float32)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        case
+        for case in METHODS
+        if methods()[case[0]].sums_channels and not hasattr(methods()[case[0]], "wrapper")
+    ],
+    ids=str,
+)
+def test_products_sum_to_the_map(name, options):
+    method, ask = make_method(name, options), Answers(np.asarray)
+    with np.errstate(all="ignore"):
+        maps, scores = method.raw(ask)
+        products, again = method.weighted_activations(ask)
+        summed = np.stack([product.sum(axis=1) for product in products], axis=1)
+    assert_close(summed, maps, np.float32, factor=8)
+    assert np.array_equal(again, scores)
+
+
 def test_classes_out_of_range_are_told_from_what_the_host_knows():
     for options in ({"kind": "subset", "classes": (C,)}, {"kind": "counterfactual", "against": C}):
         with forbid_gpu_sync(), pytest.raises(TargetError, match="is out of range"):

@@ -224,6 +224,19 @@ def test_classes_that_are_not_there(engine_of: EngineOf) -> None:
         engine_of(classifier("pooled-linear", classes=1)).explain(images, "finer")
 
 
+def test_class_nought_and_arrays_are_classes(engine_of: EngineOf) -> None:
+    for given in (0, np.array([0, 1]), [np.int64(0)]):
+        with pytest.raises(MethodError, match=r"eigen: contrast=.* is not for it"):
+            make_method("eigen", {"contrast": given})
+    assert make_method("gradcam", {"contrast": 0}).contrast == (0,)
+    assert make_method("gradcam", {"contrast": np.array([0, 1])}).contrast == (0, 1)
+    small = classifier("pooled-linear", trunk="convolve")
+    engine, images = engine_of(small), images_of(small)
+    every = engine.explain(images, "gradcam", targets=[[1, 0]] * 2).raw
+    found = engine.explain(images, "gradcam", targets=1, contrast=0).raw
+    assert_close(found, every[:, 0] - every[:, 1], factor=8)
+
+
 def test_the_options_are_seen_where_they_are_given() -> None:
     assert "contrast" not in repr(make_method("gradcam", {}))
     assert "contrast=(3,), strength=0.5" in repr(make_method("gradcam", {"contrast": 3, "strength": 0.5}))
