@@ -26,8 +26,7 @@ class AttentionRollout(Method):
 
     Attributes:
         heads: How heads are taken together; the paper takes the mean.
-        discard: Share of each layer's smallest weights that count as zero, from 0 (the paper) up to less than
-            1.
+        discard: Share of each layer's smallest weights that count as zero: 0 in the paper, less than 1.
         read: Which token's row of the product is the map: the "first", the class token, or the "mean" of all.
             None takes the first where the model has tokens beside those of cells.
     """

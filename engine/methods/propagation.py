@@ -56,8 +56,7 @@ class DeepLift(LogitShares):
     """DeepLIFT by its rescale rule: (x − r)·m, m the multipliers Δlogit/Δx, for a reference image r.
 
     "Learning Important Features Through Propagating Activation Differences" (Shrikumar et al., ICML 2017,
-    sections
-    3.2 to 3.6); `camrt.export.adjoint.propagation.rescale` has the rule of each operator. It sums to
+    sections 3.2 to 3.6); `camrt.export.adjoint.propagation.rescale` has the rule of each operator. It sums to
     logit(x) − logit(r). With several references it is the mean over them ("A Unified Approach to Interpreting
     Model Predictions", Lundberg & Lee, NIPS 2017, section 4.2; captum's DeepLiftShap).
 

@@ -8,8 +8,8 @@ al., PLOS ONE 2015). The relevance R of a layer's outputs is shared out among it
   convolutions and matrix products. Of inputs that are not negative it is deep Taylor's z⁺-rule ("Explaining
   nonlinear classification decisions with deep Taylor decomposition", Montavon et al., 2017).
 - composite ("Towards Best Practice in Explaining Neural Network Decisions with LRP", Kohlbrenner et al.,
-IJCNN
-  2020): ε for matrix products, z⁺ for convolutions, and for those that nothing learned stands before the flat
+  IJCNN 2020): ε for matrix products, z⁺ for convolutions, and for those that nothing learned stands before
+  the flat
   rule: the same share to each number that was read, whatever it was.
 
 All that is linear in what it reads (sums, pooling, batch normalisation, scaling) follows the ε-rule;

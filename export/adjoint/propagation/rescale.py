@@ -1,10 +1,9 @@
 """DeepLIFT's rescale rule: multipliers Δy/Δx in the place of slopes.
 
 "Learning Important Features Through Propagating Activation Differences" (Shrikumar et al., ICML 2017,
-sections
-3.2, 3.3 and 3.5.2). Every tensor t has its value t′ in a second pass, of a reference image, and Δt = t − t′.
-A node's multiplier m turns Δx into Δy: through a linear node it is the gradient's, through a function of each
-number Δy/Δx. Multipliers chain as gradients do, so that m·Δx of the pixels sums to Δscore.
+sections 3.2, 3.3 and 3.5.2). Every tensor t has its value t′ in a second pass, of a reference image, and
+Δt = t − t′. A node's multiplier m turns Δx into Δy: through a linear node it is the gradient's, through a
+function of each number Δy/Δx. Multipliers chain as gradients do, so that m·Δx of the pixels sums to Δscore.
 
 The paper has no rule for nodes that take several changing tensors to one in another way; these are taken
 apart so that the sum stays the same:
@@ -14,8 +13,7 @@ apart so that the sum stays the same:
   Lee, NIPS 2017, section 4.2). A quotient is the product with 1/b, and softmax and layer normalisation are
   made of functions of each number, sums and products.
 - Of a maximum, what it rose by goes to the number that is largest in the image, and what it fell by to the
-one
-  that is largest in the reference.
+  one that is largest in the reference.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
 """Attention rollout and LeGrad in float64, from attention weights and what blocks make of them.
 
 - Rollout (Abnar & Zuidema, 2020): the product, from the last layer to the first, of (A + I)/2 with rows of
-sum one.
+sum
+  one.
 - LeGrad (Bousselham et al., 2025): the mean over layers, heads and queries of relu(∂s/∂A), s the class's
-logit that
-  the classifier makes of the mean of the block's tokens.
+logit
+  that the classifier makes of the mean of the block's tokens.
+- ViT-ReciproCAM (Byun and Lee, 2023): the last block with its tokens, and what its normalisation gives of
+them,
+  zero but around a cell.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ answers. Only graphs of the operators below are known, one image at a time.
 - z⁺-rule: the same of what is positive of c_ij and of the bias.
 - flat rule: the same as if all numbers and weights were one.
 - DeepLIFT: c_ij/x_i of a linear node; Δy/Δx of a function of each number; of a product the mean of both
-orders in
-  which its factors can change; of a maximum, what it rose by to the image's largest, what it fell by to the
-  reference's.
+  orders in which its factors can change; of a maximum, what it rose by to the image's largest, what it fell
+  by to the reference's.
 """
 
 from __future__ import annotations
