@@ -143,3 +143,14 @@ def test_what_they_do_not_explain_is_refused(tmp_path: Path) -> None:
     for name in ("deeplift", "lrp"):
         with pytest.raises(MethodError, match=r"camrt\.to_onnx"):
             module.explain(torch.from_numpy(random_images()), name)
+
+
+def test_a_contrast_is_shared_out_too(tmp_path: Path) -> None:
+    whole = make("gates")
+    engine, images = load(whole.model, tmp_path), images_for(whole)
+    found = engine.explain(images, "deeplift", targets=0, contrast=2, **EXACT)
+    change = whole.logits64(images) - whole.logits64(0 * images)
+    assert_close(found.raw.sum(axis=(1, 2)), change[:, 0] - change[:, 2], factor=16)
+    every = engine.explain(images, "lrp", targets=[[0, 2]] * 2, **EXACT).raw
+    found = engine.explain(images, "lrp", targets=0, contrast=2, **EXACT)
+    assert_close(found.raw, every[:, 0] - every[:, 1], factor=16)
