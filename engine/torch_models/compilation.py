@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from camrt.engine.torch_models.cut import LOGIT_TOLERANCES
 from camrt.engine.torch_models.model import TorchModel, parse_device
 from camrt.errors import BackendError, InputError
-from camrt.export.adjoint import GRADIENT
+from camrt.export.adjoint import BIAS_MAP, CURVATURE, GRADIENT, RISE
 from camrt.kernels.fork_safety import ForkSafeLock
 
 __all__ = ["Compiler", "CudaGraphRunner", "GraphCache", "choose_compiler"]
@@ -43,6 +43,8 @@ Graph = Callable[..., Sequence[Tensor]]
 
 MAX_GRAPHS = 8
 """Graphs that a runner keeps; what has not been run for longest is dropped."""
+DERIVED = frozenset({GRADIENT, CURVATURE, RISE, BIAS_MAP})
+"""Outputs that are derivatives, or made of them."""
 GRADIENT_TOLERANCE = 0.1
 """Largest relative difference of gradients, in norm, or ten times that of logits where this is more: a ReLU
 whose input is all but zero may pass in one run and not in another."""
@@ -253,7 +255,7 @@ class GraphCache:
         least = max(torch.finfo(kind).tiny for kind in kinds)
         return all(
             is_close_in_norm(values, expected[name], max(GRADIENT_TOLERANCE, 10 * near), least)
-            if name == GRADIENT
+            if name in DERIVED
             else is_close(values, expected[name], near)
             for name, values in found.items()
         )
