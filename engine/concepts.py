@@ -35,6 +35,7 @@ from camrt.engine.images.read import ImageSource
 from camrt.engine.map_placement import MapPlacement, check_index, place_maps
 from camrt.engine.model_run import ModelRun
 from camrt.engine.passes import PassCounts
+from camrt.engine.queries import Need
 from camrt.engine.save_arguments import check_file_name, check_result_folder, one_per_image, stem_of
 from camrt.engine.scores import ScoreReader, probabilities
 from camrt.errors import InputError
@@ -228,7 +229,11 @@ def find_concepts(
 ) -> Concepts[Any]:
     """The concepts of a batch at a cut; see `camrt.Engine.concepts`."""
     import_extra("sklearn.decomposition", "concepts")  # missing, it is told before anything is run
-    taps = {role: name for role, name in cut.required_taps(frozenset()).items() if role != FIRST_LAYER}
+    taps = {
+        role: name
+        for role, name in cut.required_taps(frozenset({Need.ALTERATIONS})).items()
+        if role != FIRST_LAYER
+    }
     passes, blocks = PassCounts(), []
     for start in range(0, len(given.images), run.batch_size):
         images = given.images[start : start + run.batch_size]

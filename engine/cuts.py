@@ -73,6 +73,8 @@ class Cut:
 
     def required_taps(self, needs: Set[Need]) -> dict[str, str]:
         """The taps that a method of such needs reads."""
+        if not needs & {Need.ALTERATIONS, Need.GRADIENTS}:
+            return {ACTIVATION: self.taps[ACTIVATION]}
         left = frozenset() if Need.GRADIENTS in needs else self.gradient_roles
         return {role: name for role, name in self.taps.items() if role not in left}
 

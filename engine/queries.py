@@ -65,6 +65,7 @@ class Need(Enum):
 
     PIXELS = "maps on the image's own grid of H×W pixels, wherever the model is cut"
     JOINT = "p(y,z|x) of a CALM model, which has a grid of its own"
+    ALTERATIONS = "what follows the cut's answers to altered activations, or class maps"
     GRADIENTS = "gradients of the score with respect to the activation"
     ATTENTION = "attention weights of a vision transformer"
 
@@ -161,12 +162,14 @@ class HeadQueries:
 
     def scores_without_channels(self, kind: ScoreKind) -> Array:
         """(N, K, T): the scores with channel k of the activation set to zero."""
+        self.require(Need.ALTERATIONS)
         return self._mixed(self.head.scores_without_channels(self._context(kind)))
 
     def scores_with_boxes(
         self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
     ) -> tuple[Array | None, Array | None]:
         """(N, P, T) twice: with each box of cells set to zero, and with nothing but the box kept."""
+        self.require(Need.ALTERATIONS)
         deleted, kept = self.head.scores_with_boxes(self._context(kind), boxes, delete=delete, keep=keep)
         return (
             None if deleted is None else self._mixed(deleted),
@@ -175,10 +178,12 @@ class HeadQueries:
 
     def scores_with_masks(self, masks: Masks, kind: ScoreKind) -> Array:
         """(N, P, T): the scores with the activation's cells, in all channels, times each mask (P, h, w)."""
+        self.require(Need.ALTERATIONS)
         return self._mixed(self.head.scores_with_masks(self._context(kind), masks))
 
     def scores_of_zero_activation(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of an all-zero activation."""
+        self.require(Need.ALTERATIONS)
         return self._mixed(self.head.scores_of_zero_activation(self._context(kind)))
 
     def gradients(self, kind: ScoreKind) -> Iterator[Array]:
@@ -369,6 +374,7 @@ class HeadQueries:
         Raises:
             MethodError: The head is not a linear layer behind global pooling.
         """
+        self.require(Need.ALTERATIONS)
         context = self._context("logit")
         maps = self.head.class_maps(context)
         if maps is None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from camrt.engine.arrays import clip_min, library, score_change
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
+from camrt.engine.methods.base import ChannelMethod, Cost, MapShape, Need
 from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 
@@ -35,6 +35,7 @@ class AblationCAM(ChannelMethod):
     """
 
     name: ClassVar[str] = "ablation"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ALTERATIONS})
 
     score: ScoreKind = "logit"
 

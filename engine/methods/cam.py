@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from camrt.engine.arrays import library, repeat
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import SAME_FOR_EVERY_CLASS, Cost, MapShape, Method
+from camrt.engine.methods.base import SAME_FOR_EVERY_CLASS, Cost, MapShape, Method, Need
 from camrt.engine.queries import HeadQueries
 from camrt.errors import MethodError
 
@@ -31,6 +31,7 @@ class CAM(Method):
     """
 
     name: ClassVar[str] = "cam"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ALTERATIONS})
 
     @property
     def applies_relu(self) -> bool:

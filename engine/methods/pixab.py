@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from camrt.engine.arrays import clip_min, library, reserve_for, score_change
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import Cost, MapShape, Method, Need
 from camrt.engine.methods.boxes import Assignment, Placements, count_boxes, place_boxes
 from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
@@ -56,6 +56,7 @@ class PixabCAM(Method):
     """
 
     name: ClassVar[str] = "pixab"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ALTERATIONS})
 
     normalisation: Literal["max", "minmax"] = "minmax"
     score: ScoreKind | None = None

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from camrt.engine.arrays import library, reserve_for, score_change
 from camrt.engine.heads import Head
-from camrt.engine.methods.base import Cost, MapShape, Method
+from camrt.engine.methods.base import Cost, MapShape, Method, Need
 from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 from camrt.export import allocation
@@ -42,6 +42,7 @@ class ReciproCAM(Method):
     """
 
     name: ClassVar[str] = "recipro"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ALTERATIONS})
 
     normalisation: Literal["max", "minmax"] = "minmax"
     score: ScoreKind | None = None

@@ -72,7 +72,7 @@ class MapWrapper(Method):
             queries.framing,
             mode=mode,
             normalisation=method.normalisation,
-            relu=True,
+            relu=method.applies_relu,
             threads=queries.threads,
         )
         lead = found.shape[:2]

@@ -34,7 +34,10 @@ COUNTS: dict[str, dict[str, dict[str, tuple[int, int, int]]]] = {
     # A linear layer behind the pool: the trunk's pass alone, and each class's share of each cell where a
     # probability of every altered image needs those of all classes.
     "gap-flatten-gemm": {
-        **dict.fromkeys(("cam", "gradcam", "gradcam++", "layercam", "ablation", "pixab:logit"), TRUNK),
+        **dict.fromkeys(
+            ("eigen", "activation", "cam", "gradcam", "gradcam++", "layercam", "ablation", "pixab:logit"),
+            TRUNK,
+        ),
         "pixab": {
             **TRUNK,
             "first layer of the head, by cell": (1, IMAGES, IMAGES * HEIGHT * WIDTH * CLASSES),
@@ -44,6 +47,9 @@ COUNTS: dict[str, dict[str, dict[str, tuple[int, int, int]]]] = {
     "flatten-gemm": dict.fromkeys(("gradcam", "ablation", "pixab", "pixab:logit"), TRUNK),
     # Two layers: between them is a ReLU, which a kernel has, and a logit reads one row of the last.
     "gemm-relu-gemm": {
+        **dict.fromkeys(
+            ("eigen", "activation"), TRUNK
+        ),  # who asks nothing of the head is given nothing for it
         "gradcam": {**trunk(first_layer=6), "head's adjoint": (1, IMAGES, IMAGES * 6)},
         "ablation": trunk(first_layer=6),
         "pixab:logit": trunk(first_layer=6),
