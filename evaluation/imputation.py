@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camrt.engine.extras import import_extra
 from camrt.errors import InputError
-from camrt.evaluation.extras import import_extra
 
 __all__ = ["NOISE", "impute_pixels"]
 

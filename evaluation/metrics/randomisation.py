@@ -28,12 +28,12 @@ import camrt
 from camrt.default import resolve_model_path
 from camrt.engine.digests import combined_digest, file_digest
 from camrt.engine.engine import Engine
+from camrt.engine.extras import import_extra
 from camrt.engine.identity import model_identity, package_versions
 from camrt.engine.methods import Method, make_method
 from camrt.engine.run_folder import RunFolder, lock_folder
 from camrt.errors import CutError, InputError
 from camrt.evaluation.escaping import to_json_bytes
-from camrt.evaluation.extras import import_extra
 from camrt.evaluation.metrics.weight_layers import Draw, find_weight_layers, randomise_layers
 from camrt.export.io.atomic_files import write_atomic
 from camrt.export.io.model_file import read_model

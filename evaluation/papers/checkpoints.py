@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from camrt.engine.extras import import_extra
 from camrt.engine.images.preprocess import METADATA_KEY, Preprocessing
 from camrt.errors import ModelFileError
-from camrt.evaluation.extras import import_extra
 from camrt.export.io.atomic_files import write_atomic
 from camrt.export.vgg import build_vgg
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camrt.engine.extras import import_extra
 from camrt.engine.run_folder import RunFolder
 from camrt.errors import DataError, InputError
-from camrt.evaluation.extras import import_extra
 from camrt.evaluation.suite.measurement import Measurements, TableRow
 from camrt.evaluation.suite.metric_registry import METRICS
 from camrt.export.io.atomic_files import write_atomic

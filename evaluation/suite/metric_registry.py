@@ -14,7 +14,7 @@ from camrt.evaluation.metrics.concentration import complexity, sparseness
 from camrt.evaluation.metrics.dead_zone_share import dead_share
 from camrt.evaluation.metrics.localisation import is_peak_inside, share_inside
 
-__all__ = ["METRICS", "Metric", "parse_metrics"]
+__all__ = ["METRICS", "Metric", "parse_metrics", "title_of_left_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +281,11 @@ METRICS: dict[str, Metric] = {
     ),
 }
 """The metrics by name, in the order of tables."""
+
+
+def title_of_left_out(name: str) -> str:
+    """What tables call a metric that was left out, or a method."""
+    return METRICS[name].title if name in METRICS else name
 
 
 def parse_metrics(metrics: str | Sequence[str]) -> tuple[str, ...]:

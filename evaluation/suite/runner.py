@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camrt.engine.description import cost_row
 from camrt.engine.digests import combined_digest, file_digest
 from camrt.engine.identity import model_identity, package_versions
 from camrt.engine.images.preprocess import Preprocessing
@@ -97,7 +98,8 @@ def evaluate(
     Args:
         engine: The model, with its preprocessing.
         data: A data set, or a folder that `camrt.evaluation.datasets.read_dataset` reads.
-        methods: Names, with options if need be ("pixab:denominators=N1"), or method objects; "all".
+        methods: Names, with options if need be ("pixab:denominators=N1"), or method objects; "all" for all
+            that the model admits, within some thousand passes an image: the results say which are left out.
         metrics: Names, or "all": then those that cannot be measured, or cost many explanations more, are left
             out, and the results say why.
         settings: How; see `Settings`.
@@ -125,6 +127,8 @@ def evaluate(
     if engine.interface.activation == "none":
         raise InputError(f"metrics are of probabilities: {NO_PROBABILITIES}")
     built = parse_methods(methods, chosen.postprocess)
+    omitted = find_unsuitable(built, engine) if methods in ("all", ["all"], ("all",)) else {}
+    built = {name: method for name, method in built.items() if name not in omitted}
     parse_metrics(metrics)  # refuses unknown ones before anything is read
     if not isinstance(data, Dataset):
         data = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
@@ -132,6 +136,7 @@ def evaluate(
         raise DataError(f"{data.root}: no image to measure on")
     samples, found_before = draw_samples(data.samples, chosen), len(data.samples)
     names, left_out = select_metrics(metrics, samples, dead)
+    left_out |= omitted
     empty = engine.predict(np.zeros((1, preprocessing.channels, *preprocessing.size), np.float32))[0]
     plan = MeasurementPlan(engine, built, names, chosen, preprocessing.size, empty, dead)
     fingerprint = run_fingerprint(plan, data, samples, preprocessing)
@@ -141,6 +146,21 @@ def evaluate(
     with lock_folder(Path(out)):
         parts = BlockStore(Path(out), fingerprint, resume=resume, overwrite=overwrite)
         return _run_blocks(plan, data, preprocessing, fingerprint, found_before, left_out, parts, progress)
+
+
+MOST_PASSES = 2500  # an image, of a method that nobody has named; Score-CAM on 2048 channels is one
+
+
+def find_unsuitable(methods: Mapping[str, Method], engine: Engine) -> dict[str, str]:
+    """Of all methods, those that a model does not admit or that take very many passes, and why."""
+    found = {}
+    for name, method in methods.items():
+        counts, why = cost_row(type(method), engine)
+        if counts[1] == "-":
+            found[name] = why
+        elif int(counts[1]) + int(counts[3]) > MOST_PASSES:
+            found[name] = f"takes {counts[1]} passes an image: it is measured where it is named"
+    return found
 
 
 def check_arguments(

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import camrt
+from camrt.engine.extras import MissingExtraError
 from camrt.errors import CutError, DegenerateMapWarning, InputError, MethodError, UnsupportedModelError
-from camrt.evaluation.extras import MissingExtraError
 from camrt.evaluation.metrics import randomisation as module
 from camrt.evaluation.metrics.randomisation import (
     RandomisationResult,

@@ -178,6 +178,18 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason(engine: Any, folder
         evaluate(engine, folder, "pixab", ["pxap"])
 
 
+def test_all_methods_are_those_that_a_model_admits_at_a_bearable_cost(
+    engine: Any, folder: Path, tmp_path: Path
+) -> None:
+    found = evaluate(engine, folder, "all", ["compactness"], settings=Settings(limit=1), out=tmp_path / "out")
+    assert {"pixab", "cam", "gradcam", "score", "deeplift"} <= set(found.plan.methods)
+    left_out = found.results["left_out"]
+    assert {"calm", "rollout", "rise"} <= set(left_out)
+    assert "rise: not measured: takes 4000 passes an image" in (tmp_path / "out" / "table.md").read_text()
+    with pytest.raises(MethodError, match="CALM model"):
+        evaluate(engine, folder, ["pixab", "calm"], ["compactness"], settings=Settings(limit=1))
+
+
 def test_masks_and_a_dead_zone(engine: Any, tmp_path: Path) -> None:
     data = masked_squares(tmp_path / "masked")
     dead = np.zeros((SIDE, SIDE), np.bool_)

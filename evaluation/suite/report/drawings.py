@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from camrt.engine.extras import import_extra
 from camrt.engine.images.overlay import overlay
 from camrt.engine.images.read import read_image
 from camrt.errors import ImageError
 from camrt.evaluation.escaping import escape_chart
-from camrt.evaluation.extras import import_extra
 from camrt.evaluation.suite.measurement import TableRow
 from camrt.evaluation.suite.summary import COMPARISON_SIZE, rebuild_map
 

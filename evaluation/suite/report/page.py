@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from camrt.engine.extras import import_extra
 from camrt.evaluation.escaping import replace_unprintable
-from camrt.evaluation.extras import import_extra
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE
-from camrt.evaluation.suite.metric_registry import METRICS
+from camrt.evaluation.suite.metric_registry import METRICS, title_of_left_out
 from camrt.evaluation.suite.report.drawings import draw_curves, draw_examples
 from camrt.evaluation.suite.report.table import (
     build_columns,
@@ -90,7 +90,7 @@ def _lead(results: Mapping[str, Any]) -> str:
 def _remarks(results: Mapping[str, Any]) -> list[str]:
     methods, found = build_columns(results)
     lines = [f"{column.title[:-2]}: {column.remark}." for column in found if column.remark]
-    lines += [f"{METRICS[name].title}: not measured: {why}." for name, why in results["left_out"].items()]
+    lines += [f"{title_of_left_out(name)}: not measured: {why}." for name, why in results["left_out"].items()]
     lines += [f"{describe_same_maps(group)}." for group in results["alike"]]
     lines += [f"{line}." for line in describe_further_explanations(results)]
     if CENTRE_BASELINE in methods:

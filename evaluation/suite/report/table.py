@@ -8,7 +8,7 @@ from typing import Any
 
 from camrt.evaluation.escaping import escape_markdown
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE
-from camrt.evaluation.suite.metric_registry import METRICS
+from camrt.evaluation.suite.metric_registry import METRICS, title_of_left_out
 from camrt.evaluation.suite.summary import is_clearly_behind
 
 __all__ = [
@@ -176,7 +176,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         f"- {column.title[:-2]}: {escape_markdown(column.remark)}." for column in found if column.remark
     ]
     lines += [
-        f"- {METRICS[name].title}: not measured: {escape_markdown(why)}."
+        f"- {title_of_left_out(name)}: not measured: {escape_markdown(why)}."
         for name, why in results["left_out"].items()
     ]
     lines += [f"- {escape_markdown(describe_same_maps(group))}." for group in results["alike"]]
