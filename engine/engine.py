@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
-from dataclasses import replace
-from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
@@ -15,44 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.engine.array_types import ArrayT, DLPackArray, NumPyArray, NumPyBatch
-from camrt.engine.arrays import concat, out_of_memory_errors, release_memory, to_float32
-from camrt.engine.attention import NO_ATTENTION
-from camrt.engine.batch import MapSize, PreparedBatch, check_real_numbers, prepare_batch, resolve_map_size
+from camrt.engine.arrays import concat
+from camrt.engine.batch import MapSize, check_real_numbers, resolve_map_size
 from camrt.engine.call_limits import with_call_limits
-from camrt.engine.concepts import Concepts, Factorisation, check_factoring, find_concepts
-from camrt.engine.cuts import Cut
 from camrt.engine.description import describe_engine
-from camrt.engine.device import NUMPY_DEVICE, Device
 from camrt.engine.evaluation_types import EvaluationResult, EvaluationSettings
 from camrt.engine.explain_prepared import explain_prepared
 from camrt.engine.explanation import Explanation
+from camrt.engine.further_questions import FurtherQuestions
 from camrt.engine.fusion import Fusion
-from camrt.engine.heads import Head
-from camrt.engine.heads.comparison import Comparison
-from camrt.engine.images.framing import Framing
-from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.map_output import MapType, check_map_output
-from camrt.engine.methods import ChannelMethod, MapShape, Method, make_method, suggest_options
-from camrt.engine.model_run import ModelRun
-from camrt.engine.origin import Origin, mutable_state, reload_engine
-from camrt.engine.passes import PassCounts
-from camrt.engine.preprocess_adaptation import expected_levels
-from camrt.engine.queries import NO_PROBABILITIES, fill_nan_rows, find_nan_rows
-from camrt.engine.runtime import Runner
-from camrt.engine.runtime.batch_splitting import OomSplitter
+from camrt.engine.methods import Method, make_method, suggest_options
+from camrt.engine.queries import NO_PROBABILITIES
 from camrt.engine.scores import probabilities
-from camrt.engine.targets import TargetChooser, make_target_chooser
 from camrt.errors import (
     BackendError,
     InputError,
     MethodError,
-    PickleError,
 )
-from camrt.export.adjoint import GRADIENT, WEIGHTING, BackwardRule
-from camrt.export.budget import allowed_memory
-from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
-from camrt.export.heads.cut import TargetTensor
-from camrt.export.rewrites.interface import LOGITS, Interface
+from camrt.export.rewrites.interface import LOGITS
 from camrt.kernels.float_errors import ignore_float_errors
 
 if TYPE_CHECKING:
@@ -61,14 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-SEVERAL_CUTS = "the model is cut at several targets: load it with the one whose channels are meant"
 EVALUATION = "camrt.evaluation"  # the group of entry points that `Engine.evaluate` looks into
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Weighting = NumPyArray | DLPackArray | Sequence[Any]  # of logits
 
 
-class Engine:
+class Engine(FurtherQuestions):
     """A loaded classifier; made by `camrt.load`. Safe to use from several threads at once.
 
     Batches are arrays of NumPy, tensors of torch, arrays of any library that speaks DLPack, or images. What
@@ -95,83 +72,6 @@ class Engine:
         front: What the file does to its images by itself, before its first layer.
         origin: How it was loaded; None of a torch model.
     """
-
-    def __init__(
-        self,
-        *,
-        path: Path,
-        sha256: str,
-        interface: Interface,
-        model: Runner,
-        cuts: tuple[Cut, ...],
-        candidates: tuple[TargetTensor, ...],
-        adjoints: Mapping[BackwardRule, Runner],
-        labels: tuple[str, ...] | None,
-        preprocessing: Preprocessing | None,
-        batch_size: int,
-        threads: int | None,
-        notes: tuple[str, ...],
-        verification: tuple[Comparison, ...] = (),
-        device: Device = NUMPY_DEVICE,
-        runtime: str = "onnxruntime",
-        front: BuiltinPreprocessing = BuiltinPreprocessing(),  # noqa: B008  # immutable
-    ) -> None:
-        self.path = path
-        self.sha256 = sha256
-        self.interface = interface
-        self.labels = labels
-        self.preprocessing = preprocessing
-        self.batch_size = batch_size
-        self.threads = threads
-        self.notes = notes
-        self._max_memory = allowed_memory()
-        self.call_deadline = 600.0
-        self.verification = verification
-        self.device = device
-        self.runtime = runtime
-        self.front = front
-        self.origin: Origin | None = None
-        self._model = model
-        self._cuts = cuts
-        self._candidates = candidates
-        self._adjoints = adjoints
-        here = device.put(np.zeros(1, np.float32))
-        self._splitter = OomSplitter("batch", out_of_memory_errors(here), partial(release_memory, here))
-
-    @property
-    def max_memory(self) -> int:
-        """Bytes that a call may allocate at once, as the engine was loaded with; see `camrt.load`."""
-        return self._max_memory
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-        return self.interface.num_classes
-
-    @property
-    def target(self) -> TargetTensor:
-        """The tensor the model is cut at; the first of several."""
-        return self._cuts[0].target
-
-    @property
-    def cuts(self) -> tuple[Cut, ...]:
-        """Where the model is cut: one for each target it was loaded with."""
-        return self._cuts
-
-    @property
-    def head(self) -> Head:
-        """What follows the cut; the first of several."""
-        return self._cuts[0].head
-
-    @property
-    def has_joint(self) -> bool:
-        """Whether the model holds p(y,z|x), as CALM models do."""
-        return self.interface.joint is not None
-
-    def targets(self) -> list[TargetTensor]:
-        """Every activation (K, h, w) the model could be cut at, in graph order."""
-        chosen = {cut.target.name for cut in self._cuts}
-        return [replace(item, chosen=item.name in chosen) for item in self._candidates]
 
     @with_call_limits("describing")
     def describe(self) -> str:
@@ -217,23 +117,6 @@ class Engine:
                 ]
             )
         )
-
-    def _chooser(self, given: PreparedBatch, targets: Any, top_k: int | None) -> TargetChooser:
-        """What chooses the classes to explain."""
-        count = len(given.images)
-        return make_target_chooser(
-            targets, count, self.num_classes, self.device, given.to_caller, self.labels, top_k
-        )
-
-    def _prepared(self, batch: Any) -> PreparedBatch:
-        """A batch as the model takes it, where the engine computes."""
-        return prepare_batch(batch, self.interface, self.preprocessing, self.device, self._expected_levels())
-
-    def _expected_levels(self) -> tuple[float, float] | None:
-        """The range of numbers that the model is made for, where that is known."""
-        if self.preprocessing is None:
-            return expected_levels(self.interface, self.front)
-        return self.preprocessing.levels
 
     @overload
     def probabilities(self, logits: NumPyArray | Sequence[Any]) -> NumPyArray: ...
@@ -475,213 +358,6 @@ class Engine:
         decoding = Decoding.of(self.preprocessing, decode_threads, jpeg_scaling=jpeg_scaling)
         return explain_items(find_items(source, column=column), question, decoding, self.batch_size)
 
-    @overload
-    def input_gradients(
-        self, batch: NumPyBatch, weighting: Weighting | Callable[[NumPyArray], Weighting]
-    ) -> tuple[NumPyArray, NumPyArray]: ...
-
-    @overload
-    def input_gradients(
-        self, batch: ArrayT, weighting: Weighting | Callable[[ArrayT], Weighting]
-    ) -> tuple[ArrayT, ArrayT]: ...
-
-    @with_call_limits("computing gradients")
-    @ignore_float_errors
-    def input_gradients(
-        self, batch: Array, weighting: Array | Callable[[Array], Array]
-    ) -> tuple[Array, Array]:
-        """The gradient of a weighting of the logits with respect to the model's input.
-
-        Args:
-            batch: What `predict` takes.
-            weighting: w, float (N, classes); or a function from logits (n, classes) to it, for which each
-                image is run once more.
-
-        Returns:
-            Logits (N, classes), and d(Σ_c w_c · logit_c)/dx, (N, C, H, W); NaN for images whose logits are
-            not finite.
-
-        Raises:
-            AdjointError: An operator of the model has no derivative, or camrt has no rule for it.
-            InputError: A batch this model cannot take, or a weighting of another shape.
-        """
-        given = self._prepared(batch)
-        if not callable(weighting):
-            weighting = self._weighting(weighting, len(given.images))
-        logits, gradients = [], []
-        for start in range(0, len(given.images), self.batch_size):
-            block = given.images[start : start + self.batch_size]
-            if callable(weighting):
-                wanted = self._weighting(
-                    weighting(given.to_caller(self._model(block, [LOGITS])[0])), len(block)
-                )
-            else:
-                wanted = weighting[start : start + self.batch_size]
-            found, gradient = self._adjoints["plain"](
-                block, [LOGITS, GRADIENT], {WEIGHTING: to_float32(self.device.put(wanted))}
-            )
-            logits.append(found)
-            gradients.append(fill_nan_rows(gradient, find_nan_rows(found)))
-        return given.to_caller(concat(logits)), given.to_caller(concat(gradients))
-
-    def _weighting(self, given: Any, count: int) -> Array:
-        """A weighting of the logits, one row an image."""
-        found = check_real_numbers(given, "the weighting", self.num_classes)
-        if tuple(found.shape) != (count, self.num_classes):
-            raise InputError(
-                f"a weighting of the logits has shape ({count}, {self.num_classes}) for as many "
-                f"images, not {tuple(found.shape)}"
-            )
-        return found
-
-    @overload
-    def channel_weights(
-        self,
-        batch: NumPyBatch,
-        method: str | Method = "gradcam",
-        *,
-        targets: Any = None,
-        top_k: int | None = None,
-        **options: Any,
-    ) -> tuple[NumPyArray, NumPyArray]: ...
-
-    @overload
-    def channel_weights(
-        self,
-        batch: ArrayT,
-        method: str | Method = "gradcam",
-        *,
-        targets: Any = None,
-        top_k: int | None = None,
-        **options: Any,
-    ) -> tuple[ArrayT, ArrayT]: ...
-
-    @with_call_limits("computing weights")
-    @ignore_float_errors
-    def channel_weights(
-        self,
-        batch: Any,
-        method: str | Method = "gradcam",
-        *,
-        targets: Any = None,
-        top_k: int | None = None,
-        **options: Any,
-    ) -> tuple[Array, Array]:
-        """The weights that a method gives the activation's channels.
-
-        The arguments and errors are those of `explain`.
-
-        Returns:
-            Weights targets.shape + (K,), and the activation (N, K, h, w) that their sum is of.
-
-        Raises:
-            MethodError: Maps of the method are no weighted sum of channels.
-            InputError: The model is cut at several targets.
-        """
-        chosen = make_method(method, options)
-        if not isinstance(chosen, ChannelMethod):
-            raise MethodError(f"{chosen.name} does not weight channels as wholes")
-        if len(self._cuts) > 1:
-            raise InputError(SEVERAL_CUTS)
-        given = self._prepared(batch)
-        choose, run = self._chooser(given, targets, top_k), self._make_run()
-        kept = []
-        for start in range(0, len(given.images), self.batch_size):
-            block = given.images[start : start + self.batch_size]
-            outputs = run.run_trunk(block, (chosen,))
-            classes, several = choose(slice(start, start + self.batch_size), outputs[LOGITS])
-            queries = run.make_queries(block, run.find_fetched(chosen)[0], classes, outputs, PassCounts())
-            kept.append((chosen.weights(queries)[0], queries.activations))
-        weights, activations = (given.to_caller(concat(parts)) for parts in zip(*kept, strict=True))
-        return (weights if several else weights[:, 0]), activations
-
-    @overload
-    def concepts(
-        self,
-        batch: NumPyBatch,
-        n: int = 5,
-        *,
-        definition: Factorisation = "paper",
-        seed: int = 0,
-        iterations: int = 200,
-        size: MapSize = "image",
-    ) -> Concepts[NumPyArray]: ...
-
-    @overload
-    def concepts(
-        self,
-        batch: ArrayT,
-        n: int = 5,
-        *,
-        definition: Factorisation = "paper",
-        seed: int = 0,
-        iterations: int = 200,
-        size: MapSize = "image",
-    ) -> Concepts[ArrayT]: ...
-
-    @with_call_limits("factoring")
-    @ignore_float_errors
-    def concepts(
-        self,
-        batch: Any,
-        n: int = 5,
-        *,
-        definition: Factorisation = "paper",
-        seed: int = 0,
-        iterations: int = 200,
-        size: MapSize = "image",
-    ) -> Concepts[Any]:
-        """Which few patterns the activation of some images is made of, where they lie, and what they mean.
-
-        Deep feature factorisation (Collins et al., ECCV 2018); see `camrt.engine.concepts`. All images are
-        factored together, and share their concepts. It costs a pass through the trunk an image.
-
-        Args:
-            batch: What `explain` takes; no image may have an activation that is not finite.
-            n: How many concepts.
-            definition: "paper", which factors activations that are nowhere negative, such as behind a ReLU;
-                or "pytorch-grad-cam", which moves each channel up by its minimum first, begins with random
-                factors, and brings each map to its own range.
-            seed: Of the factors that it begins with.
-            iterations: How many at most.
-            size: Of the maps; see `explain`.
-
-        Returns:
-            The concepts, those that the activations are made of most coming first, in arrays of the batch's
-            kind.
-
-        Raises:
-            InputError: A batch this model cannot take, activations that cannot be factored so, or a model cut
-                at several targets.
-            MissingExtraError: scikit-learn is not installed.
-            ImageError: An image cannot be read.
-            DeadlineError: The call took longer than `call_deadline`.
-            MemoryLimitError: It needs more than `max_memory` at once.
-
-        Example:
-            found = engine.concepts(["cat.jpg", "dog.jpg"], 4)
-            found.maps[0, 2]  # (H, W), where the third concept lies in the first image
-            found.label(2)  # "tabby 0.812, tiger cat 0.071"
-            found.sheet(0).save("concepts.png")
-        """
-        check_factoring(n, definition, seed, iterations)
-        if len(self._cuts) > 1:
-            raise InputError(SEVERAL_CUTS)
-        given = self._prepared(batch)
-        resolve_map_size(size, (1, 1), (1, 1), given.framings)  # refuses nonsense before anything is run
-        return find_concepts(
-            self._make_run(),
-            self._cuts[0],
-            given,
-            self.device.put,
-            n,
-            definition=definition,
-            seed=seed,
-            iterations=iterations,
-            size=size,
-            labels=self.labels,
-        )
-
     def evaluate(
         self,
         data: Any,
@@ -780,77 +456,4 @@ class Engine:
             output=output,
             labels=self.labels,
             seconds=time.perf_counter() - started,
-        )
-
-    def _make_run(self) -> ModelRun:
-        """What runs the model, as it is set now."""
-        return ModelRun(
-            self._model,
-            self._cuts,
-            self._adjoints,
-            self.interface,
-            self.front,
-            self.batch_size,
-            self.threads,
-        )
-
-    def framing(self, size: tuple[int, int], method: Method | None = None) -> Framing:
-        """The part of the model's input (H, W) that raw maps show, of a method or of any on activations."""
-        return self._make_run().framing(size, method)
-
-    def with_preprocessing(self, preprocessing: Preprocessing) -> Engine:
-        """The same model with another preprocessing, sharing what was made ready; this one keeps its own.
-
-        Args:
-            preprocessing: How images become the model's input.
-
-        Example:
-            engine.with_preprocessing(camrt.Preprocessing.named("imagenet", (224, 224)))
-        """
-        other = copy(self)
-        other.preprocessing = preprocessing
-        return other
-
-    def check_attention(self) -> None:
-        """Refuses a model whose attention weights cannot be read.
-
-        Raises:
-            MethodError: It is no vision transformer, or a torch module.
-        """
-        attention = self._cuts[0].attention
-        if attention is None or not attention.layers:
-            raise MethodError(NO_ATTENTION)
-
-    @property
-    def map_shape(self) -> MapShape:
-        """Size (K, h, w) of the activation at the cut, and of the model's input."""
-        height, width = self.interface.height, self.interface.width
-        return MapShape(*self.target.shape, image=(height, width) if height and width else None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self.origin is None:
-            raise PickleError(
-                f"the engine of {self.path.name} cannot be pickled: only one that camrt.load made of an ONNX "
-                "file can be loaded again elsewhere. Call camrt.load in each process, such as in a worker's "
-                "initializer, or start processes by fork"
-            )
-        return reload_engine, (self.origin, mutable_state(self))
-
-    def __copy__(self) -> Engine:
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        return made
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
-        if not self.sha256:
-            raise PickleError(
-                f"the engine of {self.path.name} cannot be copied with its module: copy the module, and call "
-                "camrt.load on that; copy.copy(engine) explains the same module"
-            )
-        return copy(self)
-
-    def __repr__(self) -> str:
-        return (
-            f"<camrt.Engine {self.path.name}: {self.num_classes} classes, "
-            f"cut at {self.target.name!r}, {self.head.kind}>"
         )

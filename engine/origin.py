@@ -26,6 +26,7 @@ from camrt.export.internal_errors import report_internal_errors
 
 if TYPE_CHECKING:
     from camrt.engine.engine import Engine
+    from camrt.engine.loaded_model import LoadedModel
 
 __all__ = ["Origin", "record_origin", "reload_engine"]
 
@@ -78,7 +79,7 @@ def record_origin(
     _LIVE_ENGINES[engine.origin.name] = engine
 
 
-def mutable_state(engine: Engine) -> dict[str, Any]:
+def mutable_state(engine: LoadedModel) -> dict[str, Any]:
     """What may have been set since an engine was loaded."""
     return {name: getattr(engine, name) for name in MUTABLE_ATTRIBUTES}
 

@@ -161,6 +161,7 @@ class _CellDeletionEffect(Method):
     """By how much p(y|x) changes when a cell of the activation is set to zero."""
 
     name: ClassVar[str] = "moves"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ALTERATIONS})
 
     def raw(self, ask: HeadQueries) -> tuple[Array, Array]:
         height, width = ask.activations.shape[2:]

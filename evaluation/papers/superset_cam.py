@@ -12,7 +12,7 @@ from camrt.engine.class_sets import class_sets
 from camrt.engine.heads import Head
 from camrt.engine.methods import Cost, MapShape, Method
 from camrt.engine.methods.cam import CAM
-from camrt.engine.queries import HeadQueries
+from camrt.engine.queries import HeadQueries, Need
 
 __all__ = ["SupersetCAM"]
 
@@ -30,6 +30,7 @@ class SupersetCAM(Method):
     """
 
     name: ClassVar[str] = "cam+y"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ALTERATIONS})
 
     normalisation: Literal["max", "minmax"] = "minmax"
     classes: str = "imagenet"

@@ -12,7 +12,7 @@ import pytest
 
 import camrt
 from camrt.engine.explanation import Explanation
-from camrt.engine.methods import methods
+from camrt.engine.methods import methods, single_methods
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.passes import PassCounts
 from camrt.errors import MethodError
@@ -323,7 +323,7 @@ def test_labels_and_description(tmp_path: Path) -> None:
     found = engine.explain(batch(2), "cam", targets=[2, 0])
     assert [found.label(i) for i in range(2)] == ["c", "a"]
     text = engine.describe()
-    for name in methods():
+    for name in single_methods():
         assert f"\n  {name} " in text
     assert "pooled-linear" in repr(engine)
     assert engine.map_shape.channels == 3
