@@ -346,6 +346,11 @@ class Engine(FurtherQuestions):
         from camrt.engine.runs.sources import find_items
         from camrt.engine.runs.stream import Question, explain_items
 
+        if size == "original":
+            raise InputError(
+                "size='original' is for images of one size together: of a stream, "
+                "image.explanation.on_original(0) of each"
+            )
         question = Question(
             engine=self,
             method=make_method(method, options),

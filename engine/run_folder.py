@@ -96,8 +96,9 @@ class RunFolder:
         differing = sorted(key for key in {*made, *own} if made.get(key) != own.get(key))
         if differing:
             raise InputError(
-                f"{folder} holds another {kind}, which differs in {', '.join(differing)}; "
-                "replace it (--overwrite), or choose another folder"
+                f"{folder} holds another {kind}, which differs in {', '.join(differing)}"
+                f"{describe_differences(made, own, differing)}; replace it (--overwrite), or choose another "
+                "folder"
             )
         self._notes = [line["finished"] for line in lines if isinstance(line.get("finished"), dict)]
         if whole is not None:
@@ -193,6 +194,24 @@ class RunFolder:
                 with suppress(OSError):
                     file.truncate(before)
                 raise
+
+
+MOST_TOLD = 5  # differences that are named
+
+
+def describe_differences(there: Mapping[str, Any], here: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """What differs, there and here, of what has names and short values; empty where nothing has."""
+    found = []
+    for key in keys:
+        pair = there.get(key), here.get(key)
+        if all(isinstance(one, dict) for one in pair):
+            first, second = (dict(one or {}) for one in pair)
+            found += [
+                f"{name} was {first.get(name)!r:.60} and is {second.get(name)!r:.60}"
+                for name in sorted({*first, *second})
+                if first.get(name) != second.get(name)
+            ]
+    return f" ({'; '.join(found[:MOST_TOLD])})" if found else ""
 
 
 def check_unused(folder: Path, *, resume: bool, overwrite: bool) -> None:

@@ -320,6 +320,14 @@ def list_class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in inner if read_results(entry) is None or list_images(entry))
 
 
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _walk(
     folder: Path,
     on_error: Callable[[ImageError], None] | None,
@@ -330,7 +338,7 @@ def _walk(
     try:
         with os.scandir(folder) as listing:
             entries = sorted(
-                (entry.name, entry.is_dir(follow_symlinks=False), entry.is_dir())
+                (entry.name, entry.is_dir(follow_symlinks=False), _leads_to_folder(entry))
                 for entry in listing
                 if not entry.name.startswith(".")
             )

@@ -14,6 +14,7 @@ from camrt.errors import ImageError, InputError
 
 __all__ = ["find_remote", "is_remote", "open_remote"]
 
+CHAIN = "::"
 # What a file system says of a file that changes when the file does.
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "size", "LastModified", "mtime", "updated", "created")
 
@@ -37,8 +38,12 @@ def open_remote(source: str) -> IO[bytes]:
         raise InputError(f"{source}: cannot be read: {_describe(error)}") from error
 
 
-def find_remote(source: str) -> Iterator[ImageItem]:
+def find_remote(source: str, *, exact: bool = False) -> Iterator[ImageItem]:
     """The images at an address: of a file, of a folder with its sub-folders, or of a pattern; by name.
+
+    Args:
+        source: The address.
+        exact: Whether it is a file's, and nothing else.
 
     Raises:
         InputError: The address is of no kind that fsspec knows.
@@ -47,11 +52,11 @@ def find_remote(source: str) -> Iterator[ImageItem]:
     files, path = _connect(source)
     stem = PurePosixPath(path).stem
     try:
-        if any(character in path for character in "*?["):
+        if not exact and any(character in path for character in "*?[") and not files.exists(path):
             found = files.glob(path, detail=True)
-        elif files.isdir(path):
+        elif not exact and files.isdir(path):
             found = {
-                name: info for name, info in files.find(path, detail=True).items() if is_image_name(name)
+                name: info for name, info in files.find(path, detail=True).items() if is_shown_image(name)
             }
         else:
             found = {path: files.info(path)}
@@ -63,6 +68,11 @@ def find_remote(source: str) -> Iterator[ImageItem]:
     for name in sorted(found):
         if found[name].get("type") != "directory":
             yield _remote_item(files, name, found[name])
+
+
+def is_shown_image(name: str) -> bool:
+    """Whether a file counts where nobody named it: an image's name, and not a hidden one."""
+    return is_image_name(name) and not PurePosixPath(name).name.startswith(".")
 
 
 def _remote_item(files: Any, name: str, info: dict[str, Any]) -> ImageItem:
@@ -91,6 +101,10 @@ def _read(address: str) -> bytes:
 
 def _connect(source: str) -> tuple[Any, str]:
     """The file system of an address, and the path in it."""
+    if CHAIN in source:
+        raise InputError(
+            f"{source}: file systems within each other ({CHAIN}) are not read: unpack it, or make it a tar"
+        )
     fsspec = import_extra("fsspec", "runs")
     core = import_extra("fsspec.core", "runs")
     protocol = source.partition("://")[0]

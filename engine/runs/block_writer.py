@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from camrt.engine.explanation import Explanation, join_explanations
 from camrt.engine.extras import import_extra
+from camrt.engine.images.read import read_image
 from camrt.engine.runs.blocks import Block, FinishedBlock
 from camrt.engine.runs.job import ExplainJob
 from camrt.engine.runs.rows import make_rows, schema
 from camrt.engine.runs.stream import ExplainedBatch, MapShapes
-from camrt.export.io.atomic_files import open_atomic, open_draft
+from camrt.errors import ImageError, InputError
+from camrt.export.io.atomic_files import open_atomic, open_draft, storage_errors
 
 __all__ = ["ROWS_FOLDER", "BlockWriter", "rows_name"]
 
@@ -46,8 +49,8 @@ class BlockWriter:
         self.files: list[str] = []
         self.errors: list[str] = []
 
-    def write(self, batch: ExplainedBatch) -> list[str]:
-        """Writes some images, and answers with the names of their overlays."""
+    def write(self, batch: ExplainedBatch) -> list[str | None]:
+        """Writes some images, and answers with the names of their overlays; None where one was not drawn."""
         first, self._done = self._done, self._done + len(batch.images)
         stems = [
             stem
@@ -66,7 +69,8 @@ class BlockWriter:
         """Finishes the block's files: they are whole."""
         if self._waiting:
             self._begin_rows(self._job.question.find_shapes(self._job.decoding.preprocessing))
-        self._stack.close()
+        with storage_errors(self._rows_path):
+            self._stack.close()
         number = self._block.number
         if self._explained:
             name = "explanation.npz" if number == 1 else f"explanation-{number:04d}.npz"
@@ -96,7 +100,7 @@ class BlockWriter:
         self._note_names(names)
         self.files += names
 
-    def _draw(self, batch: ExplainedBatch, stems: list[str]) -> list[str]:
+    def _draw(self, batch: ExplainedBatch, stems: list[str]) -> list[str | None]:
         explanation = batch.explanation
         if explanation is None:
             return []
@@ -105,13 +109,24 @@ class BlockWriter:
         sheets = [f"{stem}_sheet.png" for stem in stems] if each > 1 else []
         self._claim([*names, *sheets])
         readable = [image.item for image in batch.images if image.error is None]
+        done: list[str | None] = []
         for i, item in enumerate(readable):
-            drawn = item.read() if self._job.original else None
-            for t in range(each):
-                self._save(names[i * each + t], explanation.overlay(i, t, image=drawn))
-            if sheets:
-                self._save(sheets[i], explanation.sheet(i, image=drawn))
-        return names
+            own = names[i * each : (i + 1) * each]
+            try:
+                whole = read_image(item.read()) if self._job.original else None
+                drawings = [explanation.overlay(i, t, image=whole) for t in range(each)]
+                sheet = explanation.sheet(i, image=whole) if sheets else None
+            except (ImageError, InputError) as error:  # it has gone, or is another one now
+                self.errors.append(f"{item.address}: explained, and not drawn on: {error}")
+                self.files = [name for name in self.files if name not in (*own, *sheets[i : i + 1])]
+                done += [None] * each
+                continue
+            for name, drawing in zip(own, drawings, strict=True):
+                self._save(name, drawing)
+            if sheet is not None:
+                self._save(sheets[i], sheet)
+            done += own
+        return done
 
     def _save(self, name: str, drawing: Any) -> None:
         with open_atomic(self._job.out / name) as file:
@@ -125,14 +140,18 @@ class BlockWriter:
                 return
             shapes = MapShapes.of(batch.explanation)
             self._begin_rows(shapes)
-        self._parquet.write_batch(make_rows(batch, shapes))
+        with storage_errors(self._rows_path):
+            self._parquet.write_batch(make_rows(batch, shapes))
+
+    @property
+    def _rows_path(self) -> Path:
+        return self._job.out / rows_name(self._block.number)
 
     def _begin_rows(self, shapes: MapShapes) -> None:
         self._shapes = shapes
         parquet = import_extra("pyarrow.parquet", "runs")
-        name = rows_name(self._block.number)
-        self._claim([name])
-        draft = self._stack.enter_context(open_draft(self._job.out / name))
+        self._claim([rows_name(self._block.number)])
+        draft = self._stack.enter_context(open_draft(self._rows_path))
         writer = parquet.ParquetWriter(draft.file, schema(shapes), compression="zstd")
         self._parquet = self._stack.enter_context(writer)
         for batch in self._waiting:

@@ -86,8 +86,8 @@ class Decoding:
         Raises:
             InputError: The preprocessing is not known, or there are no threads.
         """
-        if threads is not None and threads < 1:
-            raise InputError(f"decode_threads={threads} must be a whole number >= 1")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise InputError(f"decode_threads={threads!r} must be a whole number >= 1")
         return cls(require_preprocessing(preprocessing), threads or usable_processors(), jpeg_scaling)
 
     def decode(self, item: ImageItem) -> DecodedImage:

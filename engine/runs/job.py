@@ -18,7 +18,7 @@ ResultKind = Literal["overlays", "arrays", "maps"]
 RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 """What is written: overlays as PNG, all arrays as NumPy archives, rows with maps as Parquet."""
 
-# What decides how fast a run is, and no number in its results.
+# What decides how fast a run is, and no number in its results but by rounding.
 INDIFFERENT = ("batch_size", "runtime", "place")
 
 

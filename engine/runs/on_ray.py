@@ -8,8 +8,10 @@ The folder of results must be the same for all machines.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from camrt.errors import BackendError, CamrtError, InputError
 __all__ = ["Cluster", "explain_on_ray"]
 
 RAY_SHARE = 0.5  # processors of a cluster that are left for what Ray does beside the actors
+CONNECT_SECONDS = 10.0
 ROUNDING = 1e-9  # of a quotient that is a whole number
 WINDOW = 4096  # blocks that are planned at once: Ray Data knows all of its rows' places before it begins
 
@@ -46,12 +49,14 @@ class Cluster:
         cpus: Processors that are reserved for an actor, and threads of its engine; None for one, and as many
             threads as there are processors for each actor.
         gpus: Of an actor.
+        quiet: Whether Ray Data shows no progress.
     """
 
     address: str
     actors: int | None = None
     cpus: float | None = None
     gpus: float = 0.0
+    quiet: bool = False
 
 
 class BlockExplainer:
@@ -246,18 +251,42 @@ def connected(cluster: Cluster) -> Iterator[tuple[Any, Any]]:
         MissingExtraError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it tells its makers of every run
+    check_reachable(cluster.address)
     ray, data = import_extra("ray", "ray"), import_extra("ray.data", "ray")
     begun = not ray.is_initialized()
     if begun:
         try:
-            ray.init(address=cluster.address, include_dashboard=False, logging_level="warning")
+            ray.init(
+                address=cluster.address,
+                include_dashboard=False,
+                logging_level="error" if cluster.quiet else "warning",
+                log_to_driver=not cluster.quiet,
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise BackendError(f"no Ray cluster at {cluster.address!r}: {describe(error)}") from error
+    if cluster.quiet:
+        data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield ray, data
     finally:
         if begun:
             ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Refuses an address where nothing answers, which Ray itself would try for ever.
+
+    Raises:
+        BackendError: Nothing does.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise BackendError(f"no Ray cluster at {address!r}: {error}") from error
 
 
 def describe(error: BaseException) -> str:

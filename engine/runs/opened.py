@@ -16,13 +16,15 @@ from camrt.engine.extras import import_extra
 from camrt.engine.images.framing import Framing
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.images.read import read_image
+from camrt.engine.map_placement import check_index
 from camrt.engine.passes import PassCounts
 from camrt.engine.run_folder import read_notes
-from camrt.engine.runs.block_writer import ROWS_FOLDER
+from camrt.engine.runs.addresses import is_remote
+from camrt.engine.runs.block_writer import rows_name
 from camrt.engine.runs.rows import BOX, READ
 from camrt.engine.runs.run_notes import MANIFEST, read_finished
 from camrt.engine.runs.sources import find_address
-from camrt.errors import ImageError, InputError, NoSuchImageError
+from camrt.errors import ImageError, InputError
 from camrt.export.geometry.region import Region
 
 if TYPE_CHECKING:
@@ -55,10 +57,10 @@ def open_run(folder: str | os.PathLike[str]) -> OpenedRun:
         if manifest.stat().st_size > MAX_MANIFEST:
             raise InputError(f"{manifest}: larger than {MAX_MANIFEST} bytes, which is no manifest of a run")
         described: dict[str, Any] = json.loads(manifest.read_bytes())
-        shapes = {name: tuple(map(int, described["maps"][name])) for name in ("map", "raw")}
         made = dict(described["made of"])
         steps = Preprocessing.from_json(json.dumps(made["model"]["preprocessing"]))
-        labels = made["labels"]
+        labels = None if made["labels"] is None else tuple(map(str, list(made["labels"])))
+        method, working = str(made["method"]["name"]), str(described["working folder"])
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no run with maps here ({MANIFEST} is missing): camrt explain --write maps makes one"
@@ -67,12 +69,9 @@ def open_run(folder: str | os.PathLike[str]) -> OpenedRun:
         raise InputError(f"{manifest}: cannot be read, or is damaged: {error!r}") from error
     finished = read_finished(read_notes(path))
     files = [
-        path / name
-        for number in sorted(finished)
-        for name in finished[number].files
-        if name.startswith(f"{ROWS_FOLDER}/")
+        path / rows_name(number) for number in sorted(finished) if rows_name(number) in finished[number].files
     ]
-    return OpenedRun(path, described, files, shapes, steps, None if labels is None else tuple(labels))
+    return OpenedRun(path, described, files, method, steps, labels, working)
 
 
 class OpenedRun:
@@ -88,14 +87,16 @@ class OpenedRun:
         folder: Path,
         manifest: Mapping[str, Any],
         files: list[Path],
-        shapes: Mapping[str, tuple[int, ...]],
+        method: str,
         preprocessing: Preprocessing,
         labels: tuple[str, ...] | None,
+        working_folder: str,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self._files = files
-        self._shapes = shapes
+        self._method = method
+        self._working_folder = working_folder
         self._preprocessing = preprocessing
         self._labels = labels
 
@@ -115,12 +116,18 @@ class OpenedRun:
                 raise InputError(f"{file}: no whole Parquet file: {error}") from error
         if not parts:
             raise InputError(f"{self.folder}: no image is finished yet")
-        table = pa.concat_tables(parts)
+        try:
+            table = pa.concat_tables(parts)
+        except pa.ArrowException as error:
+            raise InputError(f"{self.folder}: files of rows with other columns: {error}") from error
         for number, field in enumerate(table.schema):
             if pa.types.is_fixed_size_list(field.type):
                 chunks = [as_tensors(chunk) for chunk in table.column(number).chunks]
                 table = table.set_column(number, field.name, pa.chunked_array(chunks))
         return table
+
+    def __repr__(self) -> str:
+        return f"<camrt.OpenedRun {self.folder}: {self._method}, {len(self._files)} files of rows>"
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -137,14 +144,13 @@ class OpenedRun:
             NoSuchImageError: There is no such row.
             ImageError: The row's image could not be read when it was to be explained, or cannot be now.
         """
-        if not -len(self) <= number < len(self):
-            raise NoSuchImageError(f"there is no row {number}: the run has {len(self)}")
+        number = check_index(number, len(self), "row")
         row = {name: self.table[name][number] for name in self.table.column_names}
         if row["status"].as_py() != READ:
             raise ImageError(f"row {number} has no map: {row['error'].as_py()}")
         value = {name: row[name].as_py() for name in ("class", "logit", "probability", "score", "flag")}
         target = value["class"]
-        classes = target + 1 if self._labels is None else len(self._labels)
+        classes = max(target + 1, len(self._labels or ()))
         answers = np.full((2, 1, classes), np.nan, np.float32)
         answers[:, 0, target] = value["logit"], value["probability"]
         framing = Framing(
@@ -155,9 +161,9 @@ class OpenedRun:
             for name in ("map", "raw", "uncertainty")
             if name in row
         }
-        item = find_address(row["path"].as_py())
+        item = find_address(self._find_path(row["path"].as_py()))
         return Explanation(
-            method=str(self.manifest["made of"]["method"]["name"]),
+            method=self._method,
             maps=maps["map"],
             raw=maps["raw"],
             targets=np.array([target]),
@@ -172,6 +178,12 @@ class OpenedRun:
             framings=(framing,),
             uncertainty=maps.get("uncertainty"),
         )
+
+    def _find_path(self, address: str) -> str:
+        """Where an image is: what is relative counts from where the run was begun."""
+        if is_remote(address) or Path(address).is_absolute():
+            return address
+        return str(Path(self._working_folder) / address)
 
 
 def as_tensors(column: pyarrow.FixedSizeListArray) -> pyarrow.FixedShapeTensorArray:

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,31 +14,43 @@ from camrt.engine.extras import import_extra
 from camrt.engine.runs.addresses import is_remote, open_remote
 from camrt.errors import InputError
 
-__all__ = ["LIST_SUFFIXES", "read_paths"]
+__all__ = ["LIST_SUFFIXES", "ListError", "read_paths"]
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".parquet"})
 PATH_COLUMN = "path"
 MAX_LINE = 1 << 16  # characters of a path
 
 
-def read_paths(source: str, column: str | None = None) -> Iterator[str]:
-    """The paths in a list, as they count from where you are.
+@dataclass(frozen=True)
+class ListError:
+    """An entry of a list that is no path.
+
+    Attributes:
+        text: Which one.
+    """
+
+    text: str
+
+
+def read_paths(source: str, column: str | None = None) -> Iterator[str | ListError]:
+    """The paths in a list, as they count from where you are; an entry that is none gives an error instead.
 
     Args:
         source: The list's path or address; its suffix says which kind it is.
         column: Of a table; "path", or the only one, when left out.
 
     Raises:
-        InputError: It cannot be read, or has no such column, or something in it is no path.
+        InputError: It cannot be read, or has no such column of text.
         MissingExtraError: pyarrow is not installed, for a Parquet file.
     """
     reading = _read_table if source.lower().endswith(".parquet") else _read_text
     try:
         with _open(source) as file:
-            for path in reading(file, source, column):
+            for number, path in enumerate(reading(file, source, column), 1):
                 if not path or "\0" in path or len(path) > MAX_LINE:
-                    raise InputError(f"{source}: {path!r:.80} is no path")
-                yield _from_list(path, source)
+                    yield ListError(f"{source}: entry {number} is no path: {path!r:.80}")
+                else:
+                    yield _from_list(path, source)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{source}: cannot be read as a list of paths: {error}") from error
 
@@ -51,7 +64,7 @@ def _read_text(file: IO[bytes], source: str, column: str | None) -> Iterator[str
         if source.lower().endswith(".txt"):
             for line in _bounded_lines(lines, source):
                 if line.strip():
-                    yield line.strip("\r\n")
+                    yield line.strip()
             return
         try:
             rows = csv.reader(_bounded_lines(lines, source))
@@ -77,6 +90,9 @@ def _read_table(file: IO[bytes], source: str, column: str | None) -> Iterator[st
         table = parquet.ParquetFile(file)
         names: list[str] = table.schema_arrow.names
         name = names[_find_column(names, column, source)]
+        kind = table.schema_arrow.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise InputError(f"{source}: the column {name!r} holds {kind}, and paths are text")
         for batch in table.iter_batches(columns=[name]):
             values: list[Any] = batch.column(0).to_pylist()
             for value in values:

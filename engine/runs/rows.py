@@ -76,9 +76,9 @@ def make_rows(batch: ExplainedBatch, shapes: MapShapes) -> pyarrow.RecordBatch:
         explained += 0 if image.error is not None else count
     failed = np.array([place < 0 for place in places], bool)
     columns: dict[str, Any] = {
-        "path": [batch.images[owner].item.address for owner in owners],
+        "path": [to_text(batch.images[owner].item.address) for owner in owners],
         "status": [FAILED if fails else READ for fails in failed],
-        "error": [batch.images[owner].error for owner in owners],
+        "error": [to_text(batch.images[owner].error) for owner in owners],
     }
     values = {} if explanation is None else explained_columns(explanation)
     table = schema(shapes)
@@ -93,6 +93,13 @@ def make_rows(batch: ExplainedBatch, shapes: MapShapes) -> pyarrow.RecordBatch:
             listed = [None if taken is None or place < 0 else taken[place] for place in places]
             arrays.append(pa.array(listed, field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=table)
+
+
+def to_text(name: str | None) -> str | None:
+    r"""A name as UTF-8 can have it: bytes of a file's name that are none are written as \xff."""
+    if name is None:
+        return None
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def explained_columns(explanation: Explanation[Any]) -> dict[str, Sequence[Any] | NDArray[Any]]:

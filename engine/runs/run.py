@@ -35,6 +35,7 @@ class RunSummary:
         explained: Images explained.
         kept: Images whose results were there already.
         failed: Images that could not be read, kept ones among them.
+        undrawn: Images that were explained, and could not be drawn on.
         seconds: What the explanations took.
         passes: What was run for them.
         timing: What the run waited for.
@@ -44,6 +45,7 @@ class RunSummary:
     explained: int = 0
     kept: int = 0
     failed: int = 0
+    undrawn: int = 0
     seconds: float = 0.0
     passes: PassCounts = field(default_factory=PassCounts)
     timing: Timing = field(default_factory=Timing)
@@ -86,7 +88,7 @@ class RunListener(Protocol):
     def failed(self, error: str) -> None:
         """An image could not be read."""
 
-    def written(self, batch: ExplainedBatch, overlays: list[str]) -> None:
+    def written(self, batch: ExplainedBatch, overlays: list[str | None]) -> None:
         """Some images are explained, and their overlays written."""
 
     def progress(self, summary: RunSummary) -> None:
@@ -170,8 +172,14 @@ class _Run:
             raise
 
     def write(self, writer: BlockWriter, batch: ExplainedBatch) -> None:
+        told = len(writer.errors)
         with writer.abandoned_on_error():
             overlays = writer.write(batch)
+        unread = {image.error for image in batch.images}
+        for error in writer.errors[told:]:
+            if error not in unread:  # which is told already
+                self.listener.failed(error)
+                self.summary.undrawn += 1
         self.listener.written(batch, overlays)
 
     def finish(self, number: int, writer: BlockWriter) -> None:

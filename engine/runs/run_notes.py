@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from camrt.engine.run_folder import RunFolder
@@ -74,5 +75,6 @@ class RunNotes:
     def _write_manifest(self, maps: Mapping[str, Any]) -> None:
         """What the rows are, for who opens them: settings, hashes, versions, sizes."""
         self.claim([MANIFEST])
-        text = json.dumps({**self._folder.description, "maps": maps}, indent=1, sort_keys=True)
+        told = {**self._folder.description, "maps": maps, "working folder": str(Path.cwd())}
+        text = json.dumps(told, indent=1, sort_keys=True)
         write_atomic(self._folder.folder / MANIFEST, text.encode())

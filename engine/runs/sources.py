@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from camrt.engine.images.read import find_images
 from camrt.engine.runs.addresses import find_remote, is_remote
 from camrt.engine.runs.items import ImageItem, failed_item
-from camrt.engine.runs.path_lists import LIST_SUFFIXES, read_paths
+from camrt.engine.runs.path_lists import LIST_SUFFIXES, ListError, read_paths
 from camrt.engine.runs.tar_archives import ARCHIVE_SUFFIXES, SEPARATOR, find_members
 from camrt.errors import ImageError, InputError
 from camrt.export.io.file_kinds import describe_missing
@@ -47,9 +47,30 @@ def find_items(
             is none.
         MissingExtraError: A library that an address or a table needs is not installed.
     """
-    given = [sources] if isinstance(sources, (str, os.PathLike)) else sources
-    for source in given:
-        yield from _find(os.fspath(source), column, on_results, 0)
+    for source in check_sources(sources):
+        yield from _find(source, column, on_results, 0)
+
+
+def check_sources(sources: Source | Iterable[Source]) -> list[str]:
+    """Sources as text.
+
+    Raises:
+        InputError: One is no path or address, or there is none.
+    """
+    single = isinstance(sources, (str, os.PathLike)) or not isinstance(sources, Iterable)
+    listed: list[object] = [sources] if single else list(sources)  # type: ignore[arg-type]  # which is checked
+    found = []
+    for source in listed:
+        text = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise InputError(
+                "a source of images is the path of a file, folder or list, or an address, not "
+                f"{source!r:.80}; arrays and images go to engine.explain"
+            )
+        found.append(text)
+    if not found:
+        raise InputError("there is no source of images: the list of them is empty")
+    return found
 
 
 def count_items(sources: Iterable[Source], stopped: Callable[[], bool]) -> int | None:
@@ -73,8 +94,18 @@ def _find(
     if suffix in LIST_SUFFIXES and (is_remote(source) or Path(source).is_file()):
         if depth == MAX_LISTS:
             raise InputError(f"{source}: lists name lists {MAX_LISTS} times over")
+        empty = True
         for path in read_paths(source, column):
-            yield from _find(path, column, on_results, depth + 1)
+            empty = False
+            if isinstance(path, ListError):
+                yield failed_item(source, PurePosixPath(source).stem, path.text)
+                continue
+            try:
+                yield from _find(path, column, on_results, depth + 1)
+            except InputError as error:  # one of many
+                yield failed_item(path, PurePosixPath(path).stem, str(error))
+        if empty:
+            yield failed_item(source, PurePosixPath(source).stem, f"{source}: no path in this list")
     elif suffix in ARCHIVE_SUFFIXES and (is_remote(source) or Path(source).is_file()):
         yield from find_members(source)
     elif is_remote(source):
@@ -119,12 +150,14 @@ def find_address(address: str) -> ImageItem:
     Raises:
         ImageError: It is not there any more.
     """
-    archive, separator, member = address.rpartition(SEPARATOR)
-    is_member = bool(separator) and archive.lower().endswith(".tar") and not Path(address).exists()
-    if not is_member:
-        items = _find_remote_or_local(address)
-    else:
-        items = (item for item in find_members(archive) if item.address == f"{archive}{SEPARATOR}{member}")
+    items = _find_remote_or_local(address)
+    if is_remote(address) or not Path(address).exists():
+        places = [place for place, letter in enumerate(address) if letter == SEPARATOR]
+        archives = [address[:place] for place in places if address[:place].lower().endswith(".tar")]
+        for archive in archives:
+            if is_remote(archive) or Path(archive).is_file():
+                items = (item for item in find_members(archive) if item.address == address)
+                break
     found = next(items, None)
     if found is None or found.error is not None:
         raise ImageError(f"{address}: is not there any more" if found is None else str(found.error))
@@ -132,7 +165,7 @@ def find_address(address: str) -> ImageItem:
 
 
 def _find_remote_or_local(address: str) -> Iterator[ImageItem]:
-    return find_remote(address) if is_remote(address) else iter([local_item(Path(address))])
+    return find_remote(address, exact=True) if is_remote(address) else iter([local_item(Path(address))])
 
 
 def local_item(path: Path) -> ImageItem:

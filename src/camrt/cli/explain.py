@@ -182,7 +182,7 @@ def explain(
         cluster = (
             None
             if ray is None
-            else Cluster(address=ray, actors=actors, cpus=cpus_per_actor, gpus=gpus_per_actor)
+            else Cluster(address=ray, actors=actors, cpus=cpus_per_actor, gpus=gpus_per_actor, quiet=quiet)
         )
         model_file, sources = model_and_images(model, images)
         if target and top_k is not None:
@@ -203,7 +203,7 @@ def explain(
             preprocessing=read_preprocessing(preprocessing, hw),
             **model_options,
         )
-        classes = [parse_target(text, engine) for text in target or []]
+        classes = list(dict.fromkeys(parse_target(text, engine) for text in target or []))
         if (top_k or 1) > engine.num_classes:
             raise TargetError(f"--top-k {top_k}: the model has {engine.num_classes} classes")
         question = Question(

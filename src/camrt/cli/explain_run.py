@@ -49,7 +49,7 @@ class _Printer:
     def failed(self, error: str) -> None:
         self._console.print(Text(f"skipped: {strip_control(error)}", "yellow"), soft_wrap=True)
 
-    def written(self, batch: ExplainedBatch, overlays: list[str]) -> None:
+    def written(self, batch: ExplainedBatch, overlays: list[str | None]) -> None:
         if batch.explanation is None or self._quiet:
             return
         left = MOST_LINES - self._lines
@@ -60,7 +60,7 @@ class _Printer:
                 self._results,
                 files[:left],
                 batch.explanation[:left],
-                [self._job.out / name for name in overlays],
+                [None if name is None else self._job.out / name for name in overlays],
                 self._job.question.engine.interface.recognised is not None,
             )
             if count > left or (count == left and self.total is not None and self.total > MOST_LINES):
@@ -127,7 +127,7 @@ def explain_sources(
         cluster: Where, if not in this process.
 
     Returns:
-        How many images could not be read.
+        How many images could not be read, or not be drawn on.
 
     Raises:
         InputError: The folder holds another run, or one and nothing was said of it, or is being written.
@@ -145,7 +145,7 @@ def explain_sources(
             summary = explain_run(job, items, printer, resume=resume, overwrite=overwrite)
     if not quiet:
         print_summary(job, summary, results)
-    return summary.failed
+    return summary.failed + summary.undrawn
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def print_results(
     console: Console,
     files: Sequence[str],
     explanation: Explanation,
-    written: Sequence[Path],
+    written: Sequence[Path | None],
     told: bool,
 ) -> None:
     """Prints a line an image and target.
@@ -58,7 +58,7 @@ def print_results(
         console: Where.
         files: The images' addresses.
         explanation: Of them.
-        written: Their overlays, one a target; none where there are none.
+        written: Their overlays, one a target, None where one was not drawn; empty where there are none.
         told: Whether the file says how its numbers become probabilities.
     """
     each = explanation.targets_per_image
@@ -79,6 +79,7 @@ def print_results(
                 line.append(f", no map: {FLAG_NAMES[flag]}", "yellow")
             if not told and explanation.scores[at] == explanation.probabilities[i, target] == 1.0:
                 line.append(f", {SATURATED_NOTE}", "yellow")
-            if written:
-                line.append(f", {strip_control(str(written[i * each + t]))}")
+            overlay = written[i * each + t] if written else None
+            if overlay is not None:
+                line.append(f", {strip_control(str(overlay))}")
             console.print(line, soft_wrap=True)

@@ -64,6 +64,12 @@ def test_actors_that_would_wait_for_ever(
         find_share(Cluster(address="local", **asked), resources)
 
 
+def test_an_address_where_nothing_answers(model: Path, photos: Path, tmp_path: Path) -> None:
+    refused = run(model, photos, tmp_path / "out", "--ray", "127.0.0.1:1")
+    assert refused.exit_code == 2
+    assert "no Ray cluster at '127.0.0.1:1'" in refused.stderr
+
+
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """Ray on this machine, once for all tests: to start it takes seconds."""

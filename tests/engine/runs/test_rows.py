@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from typer.testing import CliRunner
 
 import camrt
 from camrt.cli.main import app
+from camrt.engine.images.read import read_image
 from camrt.engine.run_folder import JOURNAL_FILE
+from camrt.engine.runs import block_writer
 from camrt.errors import ImageError, InputError, NoSuchImageError
 from helpers.annotated_images import COLOURS, PREPROCESSING, SIDE, colour_model, draw_square
 
@@ -119,7 +122,7 @@ def test_rows_do_not_depend_on_how_they_were_made(model: Path, photos: Path, tmp
     whole, again = (camrt.open_run(tmp_path / name).table for name in ("whole", "out"))
     assert whole.equals(again)
     for more, words in (
-        (["--map-size", "map"], "differs in settings"),
+        (["--map-size", "map"], "differs in settings (map_size was 'image' and is 'map')"),
         (["--jpeg-scaling"], "differs in settings"),
         (["--block-size", "3"], "differs in settings"),
         (["-O", "score=logit"], "differs in method"),
@@ -189,6 +192,50 @@ def test_others_open_the_rows(model: Path, photos: Path, tmp_path: Path) -> None
     table = plain.to_pandas()
     assert np.stack(table["map"][0]).shape == (SIDE, SIDE)
     assert table["map"][2] is None
+
+
+def test_names_that_are_no_text(model: Path, photos: Path, tmp_path: Path) -> None:
+    odd = os.fsencode(photos) + b"/bad\xff.png"
+    try:
+        (photos / "a.png").rename(os.fsdecode(odd))
+    except OSError:
+        pytest.skip("the file system takes text alone")
+    assert run(model, photos, tmp_path / "out").exit_code == 1
+    paths = camrt.open_run(tmp_path / "out").table["path"].to_pylist()
+    assert f"{photos}/bad\\xff.png" in paths
+    assert len(paths) == 6
+
+
+def test_an_image_that_goes_before_it_is_drawn_on(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(source: Any) -> Any:
+        if Path(source).name == "d.png":
+            raise ImageError(f"{source}: no such file")
+        return read_image(source)
+
+    monkeypatch.setattr(block_writer, "read_image", vanish)
+    done = run(model, photos, tmp_path / "out", "--write", "overlays,maps", "--original")
+    assert done.exit_code == 1, done.output
+    assert "d.png: explained, and not drawn on" in done.stderr
+    assert len(camrt.open_run(tmp_path / "out")) == 6
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+    again = run(model, photos, tmp_path / "out", "--write", "overlays,maps", "--original", "--resume")
+    assert "explained before" in again.stdout
+
+
+def test_rows_find_their_images_from_anywhere(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    assert run(model, Path("a.png"), tmp_path / "out").exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    found = camrt.open_run("out")
+    assert found[0].overlay(0).size == (SIDE, SIDE)
+    assert repr(found) == "<camrt.OpenedRun out: gradcam, 1 files of rows>"
+    for wrong in ("a", None, 1.0, True, slice(0, 1)):
+        with pytest.raises(NoSuchImageError):
+            found[wrong]  # type: ignore[index]  # which is the point
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:

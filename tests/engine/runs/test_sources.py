@@ -107,16 +107,37 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
         ("a.csv", b"", "no column 'path'"),
         ("b.parquet", b"PAR1", "no Parquet table"),
         ("c.txt", b"\xff\xfe\x00", "cannot be read as a list of paths"),
-        ("d.txt", b"a\0b", "is no path"),
         ("e.txt", b"x" * 70000, "is no path"),
-        ("f.csv", b'path\n"', "is no path|no CSV table"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=words):
             list(find_items(tmp_path / name))
-    (tmp_path / "loop.txt").write_text("loop.txt")
-    with pytest.raises(InputError, match="lists name lists"):
-        list(find_items(tmp_path / "loop.txt"))
+    pq.write_table(pa.table({"path": [1, 2]}), tmp_path / "numbers.parquet")
+    with pytest.raises(InputError, match="the column 'path' holds int64, and paths are text"):
+        list(find_items(tmp_path / "numbers.parquet"))
+    for source in ("", 5, None, b"x", [], ["a.png", 3]):
+        with pytest.raises(InputError, match="source of images"):
+            list(find_items(source))  # type: ignore[arg-type]  # which is the point
+    with pytest.raises(InputError, match="file systems within each other"):
+        list(find_items("zip://*.jpg::file:///x.zip"))
+
+
+def test_entries_that_are_no_paths_stand_in_their_place(folder: Path) -> None:
+    good = "photos/b.png"
+    (folder / "a.txt").write_bytes(b"photos/b.png\na\0b\n")
+    assert shades(folder / "a.txt") == [0, f"{folder / 'a.txt'}: entry 2 is no path: 'a\\x00b'"]
+    pq.write_table(pa.table({"path": [good, None, good]}), folder / "b.parquet")
+    assert shades(folder / "b.parquet") == [0, f"{folder / 'b.parquet'}: entry 2 is no path: ''", 0]
+    (folder / "c.csv").write_text("label,path\nx\ny,photos/b.png\n")
+    assert shades(folder / "c.csv") == [f"{folder / 'c.csv'}: entry 1 is no path: ''", 0]
+    (folder / "d.txt").write_text("x.tar.gz\nnothing://x\nd.txt\n  photos/b.png  \n")
+    (folder / "x.tar.gz").write_bytes(b"")
+    *errors, last = shades(folder / "d.txt")
+    assert last == 0
+    assert ["a compressed archive" in str(errors[0]), "fsspec knows" in str(errors[1])] == [True, True]
+    for name, content in (("e.txt", b""), ("f.csv", b"path\n")):
+        (folder / name).write_bytes(content)
+        assert shades(folder / name) == [f"{folder / name}: no path in this list"]
 
 
 def test_tar_archives(tmp_path: Path) -> None:
@@ -137,6 +158,40 @@ def test_tar_archives(tmp_path: Path) -> None:
     (tmp_path / "shard.tar.gz").write_bytes(b"")
     with pytest.raises(InputError, match="a compressed archive"):
         list(find_items(tmp_path / "shard.tar.gz"))
+
+
+def test_what_stands_in_archives_beside_plain_files(tmp_path: Path) -> None:
+    """Two of one name have addresses of their own; links, and what follows another archive, are told."""
+    path = tmp_path / "mixed.tar"
+    with tarfile.open(path, "w") as archive:
+        for shade in (3, 9):
+            member = tarfile.TarInfo("a.png")
+            member.size = len(png(shade))
+            archive.addfile(member, io.BytesIO(png(shade)))
+        for kind, name in ((tarfile.LNKTYPE, "hard.png"), (tarfile.SYMTYPE, "soft.png")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a.png"
+            archive.addfile(link)
+        hidden = tarfile.TarInfo("__MACOSX/._a.png")
+        archive.addfile(hidden)
+    first, second, *links = find_items(path)
+    assert [first.address, second.address] == [f"{path}#a.png", f"{path}#a.png#2"]
+    assert shades(path)[:2] == [3, 9]
+    assert np.asarray(read_image(find_address(second.address).read()))[0, 0, 0] == 9
+    assert [str(link.error).partition(": ")[2] for link in links] == [
+        "a link in an archive, which is not followed"
+    ] * 2
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole)
+    assert "another archive follows" in str(shades(path)[-1])
+    odd = write_tar(tmp_path / "o#d.tar", ["x.tar#y.png"])
+    (item,) = find_items(odd)
+    assert find_address(item.address).address == item.address
+
+
+def test_a_link_that_leads_in_a_circle_hides_nothing(folder: Path) -> None:
+    (folder / "photos" / "me").symlink_to("me")
+    assert shades(folder / "photos") == [1, 2, 0]
 
 
 def torn(path: Path) -> list[str]:
