@@ -160,7 +160,8 @@ def measure_network(
     with tempfile.TemporaryDirectory() as folder:
         engines = {numbers: load(numbers, network, data, images, Path(folder)) for numbers in NUMBERS}
     for numbers, method, _ in VARIANTS.values():  # what is made ready at the first run
-        engines[numbers].explain([images.measured[0]], method, **({"passes": 2} if method == "score" else {}))
+        few: dict[str, Any] = {"passes": 2} if method == "score" else {}
+        engines[numbers].explain([images.measured[0]], method, **few)
     for number in range(started, len(images.measured)):
         image = images.measured[number]
         target = int(engines["float32"].predict([image]).argmax())
