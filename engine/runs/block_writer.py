@@ -48,6 +48,7 @@ class BlockWriter:
         self._done = 0  # images
         self.files: list[str] = []
         self.errors: list[str] = []
+        self.undrawn: list[str] = []  # why images that were explained have no overlay
 
     def write(self, batch: ExplainedBatch) -> list[str | None]:
         """Writes some images, and answers with the names of their overlays; None where one was not drawn."""
@@ -80,7 +81,8 @@ class BlockWriter:
                 self._job.out / name, [stem for _, stems in self._explained for stem in stems]
             )
         shapes = None if self._shapes is None else vars(self._shapes)
-        return FinishedBlock(self._block.digest, self.files, len(self._block.items), self.errors, shapes)
+        errors = [*self.errors, *self.undrawn]
+        return FinishedBlock(self._block.digest, self.files, len(self._block.items), errors, shapes)
 
     def abandon(self, error: BaseException) -> None:
         """Leaves nothing half written of rows that will not be finished."""
@@ -117,7 +119,7 @@ class BlockWriter:
                 drawings = [explanation.overlay(i, t, image=whole) for t in range(each)]
                 sheet = explanation.sheet(i, image=whole) if sheets else None
             except (ImageError, InputError) as error:  # it has gone, or is another one now
-                self.errors.append(f"{item.address}: explained, and not drawn on: {error}")
+                self.undrawn.append(f"{item.address}: explained, and not drawn on: {error}")
                 self.files = [name for name in self.files if name not in (*own, *sheets[i : i + 1])]
                 done += [None] * each
                 continue

@@ -5,10 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from camrt.engine.runs.items import ImageItem
 from camrt.errors import ImageError, InputError
 from camrt.kernels.processors import usable_processors
 
-__all__ = ["DecodedImage", "Decoding", "ModelImage", "decode_item", "read_ahead"]
+__all__ = ["AHEAD", "DecodedImage", "Decoding", "ModelImage", "decode_ahead", "decode_item", "read_ahead"]
 
 FEEDER_SECONDS = 1.0  # that a source on a network, which cannot be interrupted, is waited for at the end
 REDUCED = 2  # a reduced JPEG has at least so many times the pixels a side that the model's input has
@@ -123,6 +124,7 @@ def decode_item(item: ImageItem, preprocessing: Preprocessing, *, jpeg_scaling: 
 
 
 Element = TypeVar("Element")
+AHEAD = 2  # batches that are decoded ahead: one that waits, and one that is being made
 
 
 class Reading(Generic[Element]):
@@ -197,3 +199,13 @@ def read_ahead(
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             feeder.join(FEEDER_SECONDS)
+
+
+def decode_ahead(
+    items: Iterable[ImageItem], decoding: Decoding, batch_size: int
+) -> AbstractContextManager[Reading[DecodedImage]]:
+    """Decodes images ahead of a model that takes them in batches; see `read_ahead`."""
+    calls: Iterator[DecodedImage | Callable[[], DecodedImage]] = (
+        partial(decoding.decode, item) for item in items
+    )
+    return read_ahead(calls, decoding.threads, AHEAD * batch_size)

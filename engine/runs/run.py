@@ -9,18 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import takewhile
 from typing import Any, Protocol
 
 from camrt.engine.passes import PassCounts
 from camrt.engine.run_folder import RunFolder, lock_folder
 from camrt.engine.runs.block_writer import BlockWriter
 from camrt.engine.runs.blocks import Block, BlockEnd, FinishedBlock, KeptBlock, plan_blocks
-from camrt.engine.runs.decoding import DecodedImage, Decoding, read_ahead
+from camrt.engine.runs.decoding import AHEAD, DecodedImage, Decoding, decode_ahead, read_ahead
 from camrt.engine.runs.items import ImageItem
 from camrt.engine.runs.job import ExplainJob
 from camrt.engine.runs.run_notes import RunNotes
-from camrt.engine.runs.stream import AHEAD, ExplainedBatch, Timing, batches
+from camrt.engine.runs.stream import ExplainedBatch, Timing, batches
 
 __all__ = ["RunListener", "RunSummary", "explain_block", "explain_run", "open_notes"]
 
@@ -153,8 +152,7 @@ class _Run:
                     last = element.number
                     if last in former:
                         later(partial(self.notes.drop, last))
-                    images = (one for one in takewhile(is_image, found) if isinstance(one, DecodedImage))
-                    self.explain(element, images, later)
+                    self.explain(element, images_of_block(found), later)
         for number in [found for found in former if found > last]:  # of images that are gone
             self.notes.drop(number)
         return self.summary
@@ -172,14 +170,12 @@ class _Run:
             raise
 
     def write(self, writer: BlockWriter, batch: ExplainedBatch) -> None:
-        told = len(writer.errors)
+        told = len(writer.undrawn)
         with writer.abandoned_on_error():
             overlays = writer.write(batch)
-        unread = {image.error for image in batch.images}
-        for error in writer.errors[told:]:
-            if error not in unread:  # which is told already
-                self.listener.failed(error)
-                self.summary.undrawn += 1
+        for error in writer.undrawn[told:]:
+            self.listener.failed(error)
+            self.summary.undrawn += 1
         self.listener.written(batch, overlays)
 
     def finish(self, number: int, writer: BlockWriter) -> None:
@@ -202,12 +198,9 @@ def decoded_blocks(
 
 def explain_block(job: ExplainJob, block: Block) -> FinishedBlock:
     """Explains a block by itself, for a run whose notes are written elsewhere."""
-    decode: Iterator[DecodedImage | Callable[[], DecodedImage]] = (
-        partial(job.decoding.decode, item) for item in block.items
-    )
     writer = BlockWriter(job, block, lambda names: None)
     with (
-        read_ahead(decode, job.decoding.threads, AHEAD * job.batch_size) as reading,
+        decode_ahead(block.items, job.decoding, job.batch_size) as reading,
         writer.abandoned_on_error(),
     ):
         for batch in batches(reading, job.question, job.batch_size, Timing()):
@@ -215,9 +208,12 @@ def explain_block(job: ExplainJob, block: Block) -> FinishedBlock:
         return writer.finish()
 
 
-def is_image(element: Any) -> bool:
-    """Whether a block goes on."""
-    return isinstance(element, DecodedImage)
+def images_of_block(elements: Iterator[Any]) -> Iterator[DecodedImage]:
+    """What follows until a block ends."""
+    for element in elements:
+        if not isinstance(element, DecodedImage):
+            return
+        yield element
 
 
 class Later:

@@ -117,7 +117,7 @@ def _find(
 def _find_local(source: str, on_results: Callable[[Path, int], None] | None) -> Iterator[ImageItem]:
     path = Path(source)
     if not os.path.lexists(path):
-        found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207  # absolute ones too if glob.has_magic(source) else []
+        found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207  # absolute ones too
         if not found:
             what = (
                 "no file has such a name"

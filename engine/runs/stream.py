@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.explanation import Explanation
 from camrt.engine.images.framing import Framing
-from camrt.engine.runs.decoding import DecodedImage, Decoding, ModelImage, read_ahead
+from camrt.engine.runs.decoding import DecodedImage, Decoding, ModelImage, decode_ahead
 from camrt.engine.runs.items import ImageItem
 from camrt.errors import DegenerateMapWarning, InputRangeWarning
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from camrt.engine.methods import Method
 
 __all__ = [
-    "AHEAD",
     "ExplainedBatch",
     "MapShapes",
     "Question",
@@ -38,7 +36,6 @@ __all__ = [
     "explain_items",
 ]
 
-AHEAD = 2  # batches that are decoded ahead: one that waits, and one that is being made
 FAILURES = 8  # batches' worth of images that cannot be read, of which no more are kept
 
 
@@ -168,10 +165,7 @@ def explain_items(
     items: Iterable[ImageItem], question: Question, decoding: Decoding, batch_size: int
 ) -> Iterator[StreamedImage]:
     """Explains images one after the other, in their order; see `camrt.Engine.explain_stream`."""
-    decode: Iterator[DecodedImage | Callable[[], DecodedImage]] = (
-        partial(decoding.decode, item) for item in items
-    )
-    with read_ahead(decode, decoding.threads, AHEAD * batch_size) as found:
+    with decode_ahead(items, decoding, batch_size) as found:
         for batch in batches(found, question, batch_size, Timing()):
             explained = iter(() if batch.explanation is None else batch.explanation)
             for image in batch.images:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -141,7 +141,7 @@ def explain_sources(
     if cluster is not None:  # whose progress Ray shows
         summary = explain_on_ray(job, cluster, items, printer, resume=resume, overwrite=overwrite)
     else:
-        with counting(sources, printer), printer.bar():
+        with nullcontext() if quiet else counting(sources, printer), printer.bar():
             summary = explain_run(job, items, printer, resume=resume, overwrite=overwrite)
     if not quiet:
         print_summary(job, summary, results)

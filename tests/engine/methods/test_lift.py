@@ -13,13 +13,13 @@ import camrt
 from camrt.engine.methods import make_method
 from camrt.errors import AdjointError, MethodError
 from helpers import zoo
+from helpers.cut_heads import SIZE, make
 from helpers.oracles.classifiers import HEADS, classifier
 from helpers.oracles.propagation import NodeByNode
 from helpers.peer_libraries import import_peer
 from helpers.tolerances import assert_close
 
 EngineOf = Callable[..., camrt.Engine]
-SIZE = (3, 2, 3)
 NO_RULE = {"a-choice-before-the-pool": "Where"}
 CHECKED = (
     "gap-flatten-gemm", "affine-chain", "clip-before-the-pool", "batch-norm-relu-before-the-pool",
@@ -27,15 +27,6 @@ CHECKED = (
     "flatten-gemm", "convolution-3x3-behind-the-cut", "squeeze-and-excite-behind-the-cut", "mean-and-max",
     "two-means-tanh-beside",
 )  # fmt: skip
-
-
-def make(head: str, folder: Path) -> tuple[zoo.HeadGraph, camrt.Engine, np.ndarray]:
-    """A head of the zoo, an engine that is cut before it, and images."""
-    part = zoo.HEADS[head].make(np.random.default_rng(4), *SIZE, 3)
-    whole = zoo.classifier(part, np.random.default_rng(5))
-    path = zoo.save(whole.model, folder / "model.onnx")
-    engine = camrt.load(path, target="A", threads=1, verify=False, cache=False)
-    return part, engine, np.random.default_rng(7).normal(size=(2, *whole.size)).astype(np.float32)
 
 
 @pytest.mark.parametrize("head", CHECKED)

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import camrt
 from camrt.engine.methods import make_method
 from camrt.errors import AdjointError, MethodError
 from helpers import zoo
+from helpers.cut_heads import SIZE, make
 from helpers.oracles.propagation import NodeByNode
 from helpers.tolerances import assert_close
 
-SIZE = (3, 2, 3)
 CHECKED = (
     "gap-flatten-gemm", "affine-chain", "batch-norm-relu-before-the-pool", "squeezenet-padded",
     "gemm-hard-swish-gemm", "flatten-gemm", "convolution-3x3-behind-the-cut", "mean-and-max",
@@ -25,15 +24,6 @@ NO_RULE = {
     "softmax-over-channels-and-cells": "Softmax",
     **{f"two-means-square-{end}": "Mul" for end in ("added", "beside", "two-layers", "gated")},
 }
-
-
-def make(head: str, folder: Path) -> tuple[zoo.HeadGraph, camrt.Engine, np.ndarray]:
-    """A head of the zoo, an engine that is cut before it, and images."""
-    part = zoo.HEADS[head].make(np.random.default_rng(4), *SIZE, 3)
-    whole = zoo.classifier(part, np.random.default_rng(5))
-    path = zoo.save(whole.model, folder / "model.onnx")
-    engine = camrt.load(path, target="A", threads=1, verify=False, cache=False)
-    return part, engine, np.random.default_rng(7).normal(size=(2, *whole.size)).astype(np.float32)
 
 
 @pytest.mark.parametrize("head", CHECKED)
