@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from camrt.cli.arguments import parse_size
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import make_console, print_left_out, report_errors, strip_control
+from camrt.default import resolve_model_path
 from camrt.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A run's folder, as camrt train leaves it; for TensorRT an ONNX file, or the word default."
+            help="A run's folder, as camrt train leaves it; for TensorRT, and Triton alone, an ONNX file or "
+            "the word default."
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where the ONNX file goes; for TensorRT the folder of plans.")
-    ],
+        Path | None,
+        typer.Option("--out", "-o", help="Where the ONNX file goes; for TensorRT the folder of plans."),
+    ] = None,
     to: Annotated[str, typer.Option(help="onnx, tensorrt, or tensorrt-rtx.")] = ONNX,
     images: Annotated[
         list[Path] | None, typer.Option(help="Images to compare the file with torch on; repeatable.")
@@ -54,10 +57,23 @@ def export(
         bool | None,
         typer.Option("--gradients/--no-gradients", help="Build plans of gradients too; yes if not said."),
     ] = None,
+    triton_repository: Annotated[
+        Path | None,
+        typer.Option(
+            help="Put the ONNX file into this model repository of NVIDIA Triton Inference Server: "
+            "the one that is written, or SOURCE where none is."
+        ),
+    ] = None,
+    triton_name: Annotated[
+        str | None, typer.Option(help="The model's name on that server; the file's if not said.")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Most images that it runs at once; 32 if not said.")
+    ] = None,
     *,
     model_options: ModelOptions,
 ) -> None:
-    """Write a trained run as an ONNX file, or build the TensorRT plans of an ONNX file.
+    """Write a trained run as an ONNX file, build the TensorRT plans of an ONNX file, or put it on a server.
 
     An ONNX file is put in place once it gives torch's answers, on the images given, or on one that ships
     with camrt. Plans are for this card and this TensorRT; camrt.load(..., plans=FOLDER) runs them.
@@ -74,15 +90,32 @@ def export(
             "--gradients": gradients,
             **{f"--{name}": value for name, value in model_options.items()},
         }
-        for_onnx = {"--images": images or None, "--dynamic-size": dynamic_size or None, "--opset": opset}
+        for_onnx = {
+            "--images": images or None,
+            "--dynamic-size": dynamic_size or None,
+            "--opset": opset,
+            "--triton-repository": triton_repository,
+        }
         strange = [
             name for name, value in (for_plans if to == ONNX else for_onnx).items() if value is not None
         ]
         if strange:
             raise InputError(f"{', '.join(strange)} mean{'s' * (len(strange) == 1)} nothing with --to {to}")
+        if out is None and (to != ONNX or triton_repository is None):
+            raise InputError("--out says where the outcome goes, and is missing")
+        if triton_repository is None and (triton_name, max_batch) != (None, None):
+            raise InputError("--triton-name and --max-batch mean nothing without --triton-repository")
         if to == ONNX:
-            write_onnx(Path(source), out, images or [], dynamic_size, opset)
-        else:
+            if out is not None:
+                write_onnx(Path(source), out, images or [], dynamic_size, opset)
+            if triton_repository is not None:
+                write_triton_model(
+                    resolve_model_path(source) if out is None else out,
+                    triton_repository,
+                    triton_name,
+                    max_batch,
+                )
+        elif out is not None:
             write_plans(
                 source, out, to, precision, batches, size, layer, gradients is not False, model_options
             )
@@ -120,6 +153,19 @@ def write_onnx(run: Path, out: Path, images: list[Path], dynamic_size: bool, ops
         f"{strip_control(str(out))}: {out.stat().st_size / 1e6:.1f} MB, {description.head} on "
         f"{description.backbone}, {len(description.labels)} classes; the same as torch on {len(views)} "
         f"image{'s' * (len(views) != 1)}",
+        soft_wrap=True,
+    )
+
+
+def write_triton_model(file: Path, repository: Path, name: str | None, max_batch: int | None) -> None:
+    """An ONNX file in a model repository of Triton Inference Server."""
+    from camrt.engine.triton_repository import add_to_triton_repository
+
+    settings: dict[str, Any] = {} if max_batch is None else {"max_batch": max_batch}
+    version = add_to_triton_repository(file, repository, name=name, **settings)
+    make_console().print(
+        f"{strip_control(str(version.parent))}: version {version.name}; serve it with tritonserver "
+        f"--model-repository {strip_control(str(repository))}",
         soft_wrap=True,
     )
 
