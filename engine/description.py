@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["describe_engine"]
 
 
-def describe_engine(engine: Engine) -> str:
-    """A plain-text description of an engine."""
+def describe_engine(engine: Engine, costs: bool = True) -> str:
+    """A plain-text description of an engine, with what each method costs if that is asked for."""
     interface = engine.interface
     size = f"{interface.height or 'H'}×{interface.width or 'W'}"
     batch = "any" if interface.batch is None else f"fixed at {interface.batch}; batches are cut and padded"
@@ -50,7 +50,13 @@ def describe_engine(engine: Engine) -> str:
         ),
         f"  checked {describe_verification(engine)}",
         *(f"  note    {note}" for note in engine.notes),
-        "",
+    ]
+    return "\n".join([*lines, "", *describe_costs(engine)] if costs else lines)
+
+
+def describe_costs(engine: Engine) -> list[str]:
+    """The passes of every method on an engine, a line each."""
+    lines = [
         "  passes an image beside one through the trunk, at most; there and back (for gradients) a target",
         f"  {'method':<20}{'head':>6}{'full':>6}{'head and back':>15}{'full and back':>15}",
     ]
@@ -59,7 +65,7 @@ def describe_engine(engine: Engine) -> str:
         widths = zip(counts, (6, 6, 15, 15), strict=True)
         lines.append(f"  {name:<20}{''.join(f'{count:>{width}}' for count, width in widths)}  {why}")
     lines.append("  guided-NAME takes the passes of guided and of NAME; finer-NAME those of NAME")
-    return "\n".join(lines)
+    return lines
 
 
 def describe_output(interface: Interface) -> str:

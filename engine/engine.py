@@ -74,9 +74,13 @@ class Engine(FurtherQuestions):
     """
 
     @with_call_limits("describing")
-    def describe(self) -> str:
-        """What was found in the file, and what every method will cost in passes, and why."""
-        return describe_engine(self)
+    def describe(self, costs: bool = True) -> str:
+        """What was found in the file, and what every method will cost in passes, and why.
+
+        Args:
+            costs: Whether to list the methods.
+        """
+        return describe_engine(self, costs)
 
     @overload
     def predict(self, batch: NumPyBatch) -> NumPyArray: ...

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import camrt
-from camrt.cli.explain import app
+from camrt.cli.main import app
 from camrt.default import model_path, scene_path
 from camrt.evaluation.metrics.localisation import pointing_game
 from helpers.real_images import box_share, find_validation_images

@@ -46,7 +46,8 @@ class Command:
 REPORT = ("matplotlib", "pyarrow", "skimage", "scipy")
 COMMANDS = {
     "explain": Command(("explain", *ON_SQUARES, "-m", "cam"), ("explaining", "/3", "3 images", "files in")),
-    "inspect": Command(("inspect", "model.onnx"), ("Targets", "pooled")),
+    "inspect": Command(("inspect", "model.onnx", "--all"), ("Targets", "pooled")),
+    "doctor": Command(("doctor",), ("kernels", "providers", "backbones")),
     "methods": Command(("methods",), ("pixab", "layercam")),
     "train classifier": Command(
         (

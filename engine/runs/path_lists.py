@@ -1,4 +1,8 @@
-"""Lists of images' paths: text files with one a line, and tables with a column of them."""
+"""Lists of images' paths: text files with one a line, and tables with a column of them.
+
+A line of a text file that begins with "# " is a comment, and so is "#" alone; a file whose name begins so is
+written "./# name".
+"""
 
 from __future__ import annotations
 
@@ -63,8 +67,8 @@ def _read_text(file: IO[bytes], source: str, column: str | None) -> Iterator[str
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
         if source.lower().endswith(".txt"):
             for line in _bounded_lines(lines, source):
-                if line.strip():
-                    yield line.strip()
+                if (text := line.strip()) and text != "#" and not text.startswith("# "):
+                    yield text
             return
         try:
             rows = csv.reader(_bounded_lines(lines, source))

@@ -33,9 +33,10 @@ def find_items(
     """The images of some sources, one by one, always in the same order.
 
     A folder is walked as `camrt.engine.images.read.find_images` does. A pattern (`photos/*.jpg`) is that of
-    `glob`. A list is a text file with a path a line, or a table (.csv, .parquet) with a column of them; paths
-    count from the list's own folder. A tar archive gives the images in it, as WebDataset has them. An address
-    with "://" is read through fsspec. What cannot be found is an item with an error, in its place.
+    `glob`. A list is a text file with a path a line, but for comments that begin with "# ", or a table
+    (.csv, .parquet) with a column of them; paths count from the list's own folder. A tar archive gives the
+    images in it, as WebDataset has them. An address with "://" is read through fsspec. What cannot be found
+    is an item with an error, in its place.
 
     Args:
         sources: Them.

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,6 +22,7 @@ from rich.table import Table
 from typer.testing import CliRunner, Result
 
 import camrt
+from camrt.cli import doctor
 from camrt.cli.main import app
 from camrt.cli.output import add_row
 from camrt.engine.explanation import Explanation
@@ -115,8 +119,8 @@ class FakeEngine:
             labels=tuple(self.labels) if self.labels else None,
         )
 
-    def describe(self) -> str:
-        return "a [bold] model"
+    def describe(self, costs: bool = True) -> str:
+        return "a [bold] model\n  costs" if costs else "a [bold] model"
 
     def targets(self) -> list[FakeTarget]:
         return [FakeTarget(), FakeTarget(name="last", clean=False, chosen=True)]
@@ -154,8 +158,9 @@ def loader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
     scene = image(tmp_path / "bundled" / "scene.png")
     module("camrt.engine.load", load=loader)
     module("camrt.engine.methods", methods=lambda: {"fake": FakeCAM})
-    monkeypatch.setattr("camrt.default.model_path", lambda: tmp_path / "tiny.onnx")
-    monkeypatch.setattr("camrt.cli.arguments.scene_path", lambda: scene)
+    for place in ("camrt.default", "camrt.cli.explain"):
+        monkeypatch.setattr(f"{place}.model_path", lambda: tmp_path / "tiny.onnx")
+    monkeypatch.setattr("camrt.cli.explain.scene_path", lambda: scene)
     monkeypatch.chdir(tmp_path)
     return loader
 
@@ -166,8 +171,9 @@ def image(path: Path, level: int = 200) -> Path:
     return path
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(*arguments: object, columns: int | None = None) -> Result:
+    env = None if columns is None else {"COLUMNS": str(columns), "TERMINAL_WIDTH": str(columns)}
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
 
 
 def names(folder: Path) -> list[str]:
@@ -189,11 +195,80 @@ def test_the_command_line_alone_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("command", [[], ["explain"], ["inspect"], ["methods"]])
-def test_help(command: list[str]) -> None:
-    result = run(*command, "--help")
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize(
+    "command", [[], ["explain"], ["inspect"], ["methods"], ["evaluate"], ["evaluate", "walls"], ["data"]]
+)
+def test_help(command: list[str], option: str) -> None:
+    result = run(*command, option)
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+def test_help_of_a_group_with_a_default_command_has_its_options() -> None:
+    told = run("evaluate", "--help", columns=100).output
+    for words in ("--metrics", "Folder of images with their annotations", "walls", "sanity", "| COMMAND"):
+        assert words in told
+    assert "--data" in run("train", "-h").output
+    assert "--search" in run("train", "classifier", "-h").output
+
+
+def test_completion_is_installed_on_request() -> None:
+    assert "--install-completion" in run("--help").output
+    shown = subprocess.run(
+        [sys.executable, "-m", "camrt"],
+        env=os.environ | {"_CAMRT_COMPLETE": "complete_bash", "COMP_WORDS": "camrt insp", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.stdout.split() == ["inspect"], shown.stderr
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_quiet() -> None:
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "camrt.cli.main":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from camrt.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_doctor() -> None:
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    for words in (f"camrt       {camrt.__version__}, Python 3", "CPUExecutionProvider", "threads", "kernels"):
+        assert words in result.stdout
+    assert "pip install 'camrt[EXTRA]'" in result.stdout
+
+
+def test_doctor_names_what_an_extra_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [
+        "numpy>=1",
+        'camrt[inner]; extra == "outer"',
+        'no-such-package>=2; extra == "inner"',
+        'numpy>=9999; extra == "inner"',
+        'elsewhere; sys_platform == "nowhere" and extra == "inner"',
+        'pillow; extra == "inner"',
+    ]
+    monkeypatch.setattr(doctor, "requires", lambda name: asked)
+    here = installed_version("numpy")
+    assert doctor.missing_packages("outer") == ["no-such-package", f"numpy>=9999 (here is {here})"]
+    assert doctor.missing_packages("unknown") == []
+
+
+def test_doctor_knows_every_extra() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("the tests are not beside pyproject.toml")
+    extras = tomllib.loads(project.read_text("utf-8"))["project"]["optional-dependencies"]
+    assert set(doctor.FEATURES) == set(extras) - {"dev", "docs", "peers"}
 
 
 def test_without_arguments_the_bundled_scene(loader: Loader, tmp_path: Path) -> None:
@@ -202,6 +277,22 @@ def test_without_arguments_the_bundled_scene(loader: Loader, tmp_path: Path) -> 
     assert loader.engines[0].settings["path"] == tmp_path / "tiny.onnx"
     assert names(tmp_path / "camrt-out") == ["explanation.npz", "scene_1_3-crane.png"]
     assert loader.calls[0]["method"] == "pixab"
+
+
+@pytest.mark.parametrize("given", ["cat.png", "folder", "*.png", "list.txt"])
+def test_images_without_a_model_are_the_embedded_classifier_s(
+    loader: Loader, tmp_path: Path, given: str
+) -> None:
+    for name in ("cat.png", "folder/cat.png"):
+        image(tmp_path / name)
+    (tmp_path / "list.txt").write_text("cat.png\n")
+    result = run("explain", given, "folder/cat.png", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert loader.engines[0].settings["path"] == tmp_path / "tiny.onnx"
+    assert result.stderr.startswith("no model named: the embedded classifier explains (4 classes: tench, ")
+    assert sum(len(call["batch"]) for call in loader.calls) == 2
+    quiet = run("explain", given, "-o", "quiet", "--quiet")
+    assert (quiet.exit_code, quiet.output) == (0, "")
 
 
 def test_one_image(loader: Loader, tmp_path: Path) -> None:
@@ -407,8 +498,9 @@ def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: 
     ("arguments", "message"),
     [
         (["m.onnx"], "give the images to explain after the model: camrt explain m.onnx IMAGES..."),
-        (["cat.png"], "cat.png is an image: first the model (a file, or default), then the images"),
-        (["cat.png", "m.onnx"], "cat.png is an image: first the model"),
+        (["cat.png", "m.onnx"], "m.onnx is a model: first the model, then the images"),
+        (["m.onnx", "cat.png", "N.ONNX"], "N.ONNX is a model: first the model, then the images"),
+        (["weights"], "give the images to explain after the model: camrt explain weights IMAGES..."),
         (["broken.onnx", "cat.png"], "broken.onnx: not an [ONNX] file"),
         (["m.onnx", "cat.png", "-t", "1", "-k", "2"], "give --target or --top-k, not both"),
         (["m.onnx", "cat.png", "-k", "5"], "--top-k 5: the model has 4 classes"),
@@ -485,8 +577,17 @@ def test_labels_as_json(loader: Loader, tmp_path: Path) -> None:
 
 
 def test_inspect(loader: Loader, tmp_path: Path) -> None:
-    result = run("inspect", "default", "--layer", "last")
+    short = run("inspect", "default")
+    assert short.exit_code == 0, short.output
+    assert short.stdout.splitlines() == [
+        "a [bold] model",
+        "  labels  tench, tabby, tabby cat, crane, crane",
+        "--all lists all labels, what each method costs, and the tensors for --layer",
+    ]
+    loader.engines.clear()
+    result = run("inspect", "default", "--layer", "last", "--all")
     assert result.exit_code == 0, result.output
+    assert "costs" in result.stdout
     assert loader.engines[0].settings["path"] == tmp_path / "tiny.onnx"
     assert loader.engines[0].settings["target"] == "last"
     assert "a [bold] model" in result.stdout
@@ -548,7 +649,7 @@ def test_help_is_wrapped_where_the_terminal_ends(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TERMINAL_WIDTH", "300")
     told = " ".join(run("explain", "--help").output.split())
     assert "goes on with --resume; a folder" in told
-    assert "camrt evaluate images" in " ".join(run("evaluate", "--help").output.split())
+    assert "A run that was stopped goes on with --resume." in " ".join(run("evaluate", "-h").output.split())
 
 
 def test_titles_of_tables_are_folded_not_cut() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from camrt.cli.output import print_left_out
-from camrt.default import resolve_model_path, scene_path
+from camrt.default import resolve_model_path
 from camrt.errors import InputError, TargetError
 
 if TYPE_CHECKING:
@@ -34,17 +35,45 @@ __all__ = [
 ]
 
 
-def model_and_images(model: str | None, images: Sequence[str] | None) -> tuple[Path, list[str]]:
-    """The model file and the sources of images that the positional arguments mean."""
-    from camrt.engine.images.read import is_image_name
+MODEL_SUFFIXES = frozenset({".onnx", ".ort", ".pt2", ".pt", ".pth", ".pb", ".tflite", ".h5", ".safetensors"})
+"""How files of models end, those among them that camrt refuses to load."""
 
-    if model is None:
-        return resolve_model_path("default"), [str(scene_path())]
-    if is_image_name(model):
-        raise InputError(f"{model} is an image: first the model (a file, or default), then the images")
-    if not images:
-        raise InputError(f"give the images to explain after the model: camrt explain {model} IMAGES...")
-    return resolve_model_path(model), list(images)
+
+def model_and_images(first: str, others: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The model file, and the sources of images, that positional arguments mean.
+
+    The first is the model, unless it can be nothing but images by its name: that of an image, list or
+    archive, a pattern, or a folder. Then all are images, for the embedded classifier.
+
+    Args:
+        first: The first argument.
+        others: Those behind it.
+
+    Returns:
+        The model, None where none is named; and the images.
+
+    Raises:
+        InputError: There are no images, or a model stands among them.
+    """
+    models = [one for one in others if PurePath(one).suffix.lower() in MODEL_SUFFIXES]
+    if models:
+        raise InputError(f"{models[0]} is a model: first the model, then the images")
+    if is_images(first):
+        return None, [first, *others]
+    if not others:
+        raise InputError(f"give the images to explain after the model: camrt explain {first} IMAGES...")
+    return resolve_model_path(first), list(others)
+
+
+def is_images(source: str) -> bool:
+    """Whether an argument can be nothing but images, by its name alone or because it is a folder."""
+    from camrt.engine.images.read import is_image_name
+    from camrt.engine.runs.path_lists import LIST_SUFFIXES
+    from camrt.engine.runs.tar_archives import ARCHIVE_SUFFIXES
+
+    suffix = PurePath(source).suffix.lower()
+    named = is_image_name(source) or suffix in LIST_SUFFIXES | ARCHIVE_SUFFIXES
+    return named or (suffix not in MODEL_SUFFIXES and (Path(source).is_dir() or glob.has_magic(source)))
 
 
 def draw_images(paths: Sequence[Path], limit: int | None, seed: int) -> list[Path]:

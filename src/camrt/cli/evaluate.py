@@ -55,8 +55,7 @@ class _Evaluate(DefaultCommandGroup):
 
 
 app = typer.Typer(
-    help="Which explanation to trust, on your model and your images: camrt evaluate MODEL FOLDER; "
-    "its options are those of camrt evaluate images.",
+    help="Which explanation to trust, on your model and your images: camrt evaluate MODEL FOLDER.",
     no_args_is_help=True,
     cls=_Evaluate,
 )

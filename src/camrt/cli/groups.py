@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 from typer.core import TyperGroup
 
-__all__ = ["DefaultCommandGroup"]
+__all__ = ["HELP_OPTIONS", "DefaultCommandGroup"]
+
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+"""Settings of the command line under which -h is --help, of every command."""
 
 
 class DefaultCommandGroup(TyperGroup):
@@ -24,6 +28,17 @@ class DefaultCommandGroup(TyperGroup):
             one.param_type_name == "argument" for one in self.commands[self.default_command].params
         )
         is_word = bool(args) and not args[0].startswith("-")
-        if args and args[0] not in self.commands and args[0] != "--help" and (takes_words or not is_word):
+        asks_help = bool(args) and args[0] in ctx.help_option_names
+        if args and args[0] not in self.commands and not asks_help and (takes_words or not is_word):
             args = [self.default_command, *args]
         return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Shows the default command's arguments and options, and the other commands below."""
+        default = self.commands[self.default_command]
+        shown = copy.copy(self)
+        shown.params = default.params
+        shown.help = default.help
+        shown.commands = {name: one for name, one in self.commands.items() if one is not default}
+        shown.subcommand_metavar = "| COMMAND ..."
+        super(DefaultCommandGroup, shown).format_help(ctx, formatter)

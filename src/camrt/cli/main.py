@@ -6,17 +6,20 @@ import inspect
 
 import typer
 
-from camrt.cli import concepts, data, evaluate, export, reproduce, train
+from camrt.cli import concepts, data, doctor, evaluate, export, inspect_model, list_methods, reproduce, train
 from camrt.cli.explain import app
 
 __all__ = ["app"]
 
+inspect_model.add_command(app)
+list_methods.add_command(app)
 concepts.add_command(app)
 train.add_commands(app)
 export.add_command(app)
 evaluate.add_commands(app)
 data.add_commands(app)
 reproduce.add_command(app)
+doctor.add_command(app)
 
 
 def join_lines(group: typer.Typer) -> None:

@@ -26,8 +26,7 @@ class _Train(DefaultCommandGroup):
 
 
 train_app = typer.Typer(
-    help="Train a CAM or CALM classifier on images: camrt train --data FOLDER --out RUN; its options are "
-    "those of camrt train classifier.",
+    help="Train a CAM or CALM classifier on images: camrt train --data FOLDER --out RUN.",
     no_args_is_help=True,
     cls=_Train,
 )

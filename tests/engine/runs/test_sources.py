@@ -102,6 +102,14 @@ def test_lists_count_from_their_own_folder(folder: Path, kind: str) -> None:
             list(find_items(listed, column="image"))
 
 
+def test_comments_in_a_list(folder: Path) -> None:
+    (folder / "photos" / "a" / "d.png").rename(folder / "# d.png")
+    (folder / "#e.png").write_bytes((folder / "# d.png").read_bytes())
+    listed = folder / "list.txt"
+    listed.write_text("# those of May\n#\n  # indented\nphotos/b.png\n./# d.png\n#e.png\n# d.png\n")
+    assert shades(listed) == [0, 2, 2]
+
+
 def test_lists_that_are_none(tmp_path: Path) -> None:
     for name, content, words in (
         ("a.csv", b"", "no column 'path'"),
