@@ -34,7 +34,8 @@ from camrt.engine.run_folder import RunFolder, lock_folder
 from camrt.errors import DivergenceError, InputError, TrainingError
 from camrt.evaluation.datasets import Dataset
 from camrt.evaluation.escaping import to_json_bytes
-from camrt.evaluation.suite.runner import hash_annotations, hash_files
+from camrt.evaluation.suite.block_run import hash_files
+from camrt.evaluation.suite.runner import hash_annotations
 from camrt.export.io.atomic_files import storage_errors, write_atomic
 from camrt.training import runs
 from camrt.training.localisation import measure_localisation

@@ -1,27 +1,29 @@
-"""The tables of an evaluation as Parquet, a part for each block of images, so that a run can go on."""
+"""What was measured on each block of images: kept in a folder, so that a run can go on, or in memory."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from camrt.engine.extras import import_extra
 from camrt.engine.run_folder import RunFolder
 from camrt.errors import DataError, InputError
-from camrt.evaluation.suite.measurement import Measurements, TableRow
-from camrt.evaluation.suite.metric_registry import METRICS
+from camrt.evaluation.suite.measurement import Measurements
+from camrt.evaluation.suite.tables import TABLES, join_parquet, read_tables, write_parquet
 from camrt.export.io.atomic_files import write_atomic
 
-if TYPE_CHECKING:
-    import pyarrow
+__all__ = [
+    "RESULTS",
+    "BlockStore",
+    "BlocksInMemory",
+    "FileHashes",
+    "FinishedTables",
+    "MeasuredBlocks",
+]
 
-__all__ = ["FILES", "RESULTS", "TABLES", "BlockStore", "FileHashes", "read_parquet", "write_parquet"]
-
-TABLES = ("images", "objects", "maps")
 RESULTS = "results.json"
 BLOCKS_FOLDER = "parts"
 BLOCK_FILES = (*(f"{table}.parquet" for table in TABLES), "note.json")
@@ -31,75 +33,60 @@ FileHashes = list[list[str | None]]
 """Names of files with hashes of their contents."""
 
 
-def schema(table: str) -> pyarrow.Schema:
-    """The columns of a table."""
-    pa = import_extra("pyarrow")
-    text, whole, number, truth, raw = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.binary()
-    numbers, truths = pa.list_(pa.float64()), pa.list_(pa.bool_())
-    columns = {
-        "images": {
-            "image": text,
-            "label": whole,
-            "predicted": whole,
-            "probability": number,
-            "right_after_random_removal": truths,
-        },
-        "objects": {
-            "image": text,
-            "class": whole,
-            "boxes": whole,
-            "share": number,
-            "inside": raw,
-            "ignored": raw,
-        },
-        "maps": {
-            "image": text,
-            "method": text,
-            "class": whole,
-            "is_label": truth,
-            "is_predicted": truth,
-            "probability": number,
-            "flag": whole,
-            "probability_masked": number,
-            **{
-                name: number if metric.values == "number" else truth
-                for name, metric in METRICS.items()
-                if metric.values
-            },
-            "deletion_curve": numbers,
-            "insertion_curve": numbers,
-            "roadmorf_curve": numbers,
-            "roadlerf_curve": numbers,
-            "right_after_removal": truths,
-            "box_hits": raw,
-            "largest_box_hits": raw,
-            "raw": raw,
-            "grid": pa.list_(pa.int64()),
-        },
-    }
-    return pa.schema(list(columns[table].items()))
+class MeasuredBlocks(Protocol):
+    """What was measured on the blocks of a run."""
+
+    contents: dict[int, FileHashes]
+    """The files of each block that was measured."""
+
+    def __contains__(self, number: int) -> bool:
+        """Whether a block was measured."""
+
+    def __iter__(self) -> Iterator[Measurements]:
+        """The blocks, in their order."""
+
+    def write(self, number: int, measured: Measurements, contents: FileHashes) -> None:
+        """Keeps a block of images whose files had those contents."""
+
+    def check_unchanged(self, number: int, contents: FileHashes) -> None:
+        """Refuses to go on where files of a block are others than those that were measured."""
 
 
-def write_parquet(path: Path, table: str, rows: list[TableRow]) -> None:
-    """Writes the rows of a table; what a row lacks is null."""
-    pa, pq = import_extra("pyarrow"), import_extra("pyarrow.parquet")
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema(table)), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
+class BlocksInMemory:
+    """The blocks of a run that writes nothing."""
+
+    def __init__(self) -> None:
+        self.contents: dict[int, FileHashes] = {}
+        self._blocks: dict[int, Measurements] = {}
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._blocks
+
+    def __iter__(self) -> Iterator[Measurements]:
+        return (self._blocks[number] for number in sorted(self._blocks))
+
+    def write(self, number: int, measured: Measurements, contents: FileHashes) -> None:
+        """Keeps a block."""
+        self._blocks[number], self.contents[number] = measured, contents
+
+    def check_unchanged(self, number: int, contents: FileHashes) -> None:
+        """Nothing: what is measured was read a moment ago."""
 
 
-def read_parquet(path: Path) -> list[TableRow]:
-    """The rows of a table.
+class FinishedTables:
+    """The rows of a run that came to its end, read when they are asked for.
 
-    Raises:
-        DataError: The file is missing or damaged.
+    Args:
+        folder: Of the results.
+        passes: Of the whole run.
     """
-    pa, pq = import_extra("pyarrow"), import_extra("pyarrow.parquet")
-    try:
-        rows: list[TableRow] = pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: no whole Parquet file: {error}") from error
-    return rows
+
+    def __init__(self, folder: Path, passes: int) -> None:
+        self.folder = folder
+        self.passes = passes
+
+    def __iter__(self) -> Iterator[Measurements]:
+        yield replace(read_tables(self.folder), passes=self.passes)
 
 
 class BlockStore:
@@ -125,8 +112,8 @@ class BlockStore:
         self.run = RunFolder(folder, "evaluation", fingerprint, resume=resume, overwrite=overwrite)
         self.run.check(FILES)
         self.folder = folder / BLOCKS_FOLDER
-        self.contents = {
-            note["block"]: note.get("contents")
+        self.contents: dict[int, FileHashes] = {
+            note["block"]: note.get("contents", [])
             for note in self.run.finished
             if isinstance(note.get("block"), int)
         }
@@ -134,9 +121,12 @@ class BlockStore:
     def __contains__(self, number: int) -> bool:
         return number in self.contents
 
+    def __iter__(self) -> Iterator[Measurements]:
+        return (self.read(number) for number in sorted(self.contents))
+
     @property
-    def completed(self) -> tuple[dict[str, Any], Measurements] | None:
-        """The results and rows of a run that came to its end; None of one that did not."""
+    def completed(self) -> dict[str, Any] | None:
+        """The results of a run that came to its end; None of one that did not."""
         path = self.folder.parent / RESULTS
         if RESULTS not in self.run.claimed or not path.exists():
             return None
@@ -144,8 +134,13 @@ class BlockStore:
             results: dict[str, Any] = json.loads(path.read_bytes())
         except ValueError as error:
             raise DataError(f"{path}: damaged: {error}") from error
-        tables = {table: read_parquet(path.with_name(f"{table}.parquet")) for table in TABLES}
-        return results, Measurements(**tables, passes=results["passes"])
+        return results
+
+    def join(self) -> None:
+        """Writes the rows of all blocks as one file a table."""
+        for table in TABLES:
+            parts = (self._path(number, f"{table}.parquet") for number in sorted(self.contents))
+            join_parquet(self.folder.parent / f"{table}.parquet", table, parts)
 
     def clear(self) -> None:
         """Removes the parts of a run whose results are written."""
@@ -153,23 +148,24 @@ class BlockStore:
         with suppress(OSError):  # something else is in it
             self.folder.rmdir()
 
-    def write(self, number: int, measured: Measurements, problems: list[str], contents: FileHashes) -> None:
+    def write(self, number: int, measured: Measurements, contents: FileHashes) -> None:
         """Keeps a block of images whose files had those contents."""
         self.run.claim([*FILES, *(f"{BLOCKS_FOLDER}/{number:06d}-{name}" for name in BLOCK_FILES)])
         for table in TABLES:
             write_parquet(self._path(number, f"{table}.parquet"), table, getattr(measured, table))
-        note = {"passes": measured.passes, "problems": problems}
+        note = {"passes": measured.passes, "problems": measured.problems}
         write_atomic(self._path(number, "note.json"), json.dumps(note).encode())
         # Last: a block without it counts as not measured.
         self.run.finish({"block": number, "contents": contents})
+        self.contents[number] = contents
 
-    def read(self, number: int) -> tuple[Measurements, list[str]]:
+    def read(self, number: int) -> Measurements:
         """A block that was kept."""
-        tables = {table: read_parquet(self._path(number, f"{table}.parquet")) for table in TABLES}
+        tables = read_tables(self.folder, f"{number:06d}-")
         path = self._path(number, "note.json")
         try:
             note = json.loads(path.read_bytes())
-            return Measurements(**tables, passes=note["passes"]), list(note["problems"])
+            return replace(tables, passes=note["passes"], problems=list(note["problems"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged: {error!r}") from error
 

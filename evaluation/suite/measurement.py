@@ -53,12 +53,29 @@ CENTRE_BASELINE = "(centre)"
 
 @dataclass
 class Measurements:
-    """Rows of three tables: a row an image, a row an image and annotated class, and a row a map."""
+    """What was measured on some images.
+
+    Attributes:
+        images: A row an image.
+        objects: A row an image and annotated class.
+        maps: A row a map.
+        passes: Runs of the model, an image each.
+        problems: What was wrong with images.
+    """
 
     images: list[TableRow] = field(default_factory=list)
     objects: list[TableRow] = field(default_factory=list)
     maps: list[TableRow] = field(default_factory=list)
     passes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def extend(self, other: Measurements) -> None:
+        """Takes what was measured on further images."""
+        self.images += other.images
+        self.objects += other.objects
+        self.maps += other.maps
+        self.passes += other.passes
+        self.problems += other.problems
 
 
 def measure_block(

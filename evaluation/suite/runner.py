@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camrt.engine.description import cost_row
-from camrt.engine.digests import combined_digest, file_digest
+from camrt.engine.digests import combined_digest
 from camrt.engine.identity import model_identity, package_versions
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.methods import Method
 from camrt.engine.queries import NO_PROBABILITIES
 from camrt.engine.run_folder import lock_folder
-from camrt.engine.runs.decoding import read_ahead
-from camrt.errors import AdjointError, CamrtError, DataError, InputError, MethodError
+from camrt.engine.runs.actors import Cluster
+from camrt.errors import DataError, InputError
 from camrt.evaluation.datasets import Dataset, Sample, read_dataset
-from camrt.evaluation.datasets.regions import PngRegion
-from camrt.evaluation.suite.block_store import RESULTS, TABLES, BlockStore, FileHashes, write_parquet
-from camrt.evaluation.suite.measurement import Measurements, measure_block
+from camrt.evaluation.suite.block_run import BlockMeasurer, ImageBlocks, Progress, hash_files, measure_blocks
+from camrt.evaluation.suite.block_store import (
+    RESULTS,
+    BlocksInMemory,
+    BlockStore,
+    FinishedTables,
+    MeasuredBlocks,
+)
+from camrt.evaluation.suite.measurement import Measurements
 from camrt.evaluation.suite.metric_registry import METRICS, parse_metrics
 from camrt.evaluation.suite.plan import MeasurementPlan
-from camrt.evaluation.suite.prepared_sample import PreparedSample, prepare_sample
 from camrt.evaluation.suite.settings import Settings, parse_methods
-from camrt.evaluation.suite.summary import find_equal_methods, summarise
+from camrt.evaluation.suite.summary import summarise
 from camrt.export.io.atomic_files import write_atomic
 from camrt.kernels.float_errors import ignore_float_errors
 
@@ -43,8 +47,6 @@ __all__ = ["BLOCK", "Evaluation", "evaluate"]
 BLOCK = 8
 """Images measured at a time; what a run that is killed loses."""
 
-Progress = Callable[[float, int], None]
-
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -52,15 +54,27 @@ class Evaluation:
 
     Attributes:
         results: What `results.json` holds: settings, counts, problems and the figures of every method.
-        measured: The rows behind the figures.
+        blocks: The rows behind the figures, a block of images after the other; of a run with a folder they
+            are read from it.
         plan: What was measured.
         dataset: The images.
+        disagreement: For each image 1 − the mean cosine between the methods' maps; empty of a run that had
+            come to its end before.
     """
 
     results: dict[str, Any]
-    measured: Measurements
+    blocks: Iterable[Measurements]
     plan: MeasurementPlan
     dataset: Dataset
+    disagreement: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> Measurements:
+        """All rows behind the figures, in memory."""
+        found = Measurements()
+        for block in self.blocks:
+            found.extend(block)
+        return found
 
     @property
     def figures(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -70,7 +84,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return (
-            f"<Evaluation of {', '.join(self.plan.methods)} on {len(self.measured.images)} images: "
+            f"<Evaluation of {', '.join(self.plan.methods)} on {self.results['images']['measured']} images: "
             f"{', '.join(self.plan.metrics)}>"
         )
 
@@ -88,6 +102,7 @@ def evaluate(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    cluster: Cluster | None = None,
 ) -> Evaluation:
     """Measures explanation methods on a model and annotated images.
 
@@ -108,6 +123,9 @@ def evaluate(
         resume: Go on with a run in that folder, if there is one.
         overwrite: Replace a run in that folder.
         progress: Called with how many images are done, as a fraction, and how many there are.
+        cluster: Measure on a Ray cluster (`camrt.engine.runs.actors.Cluster`) whose machines see the model
+            and the images by the same paths; the results are the same, byte for byte, where its processors
+            compute alike. None measures in this process.
 
     Returns:
         The figures, and the rows behind them.
@@ -118,6 +136,7 @@ def evaluate(
         StorageError: Results cannot be written; what was measured before is kept.
         MethodError: A method that this model does not admit.
         DataError: No images.
+        BackendError: There is no such cluster, or Ray fails.
     """
     chosen = Settings() if settings is None else settings
     check_arguments(chosen, data, dead, out, engine.preprocessing, goes_on=resume or overwrite)
@@ -141,11 +160,66 @@ def evaluate(
     plan = MeasurementPlan(engine, built, names, chosen, preprocessing.size, empty, dead)
     fingerprint = run_fingerprint(plan, data, samples, preprocessing)
     data = replace(data, samples=samples)
+    measurer = BlockMeasurer(plan, preprocessing, data.root, data.inclusive_boxes)
+    blocks = ImageBlocks(samples, min(BLOCK, engine.batch_size))
+    told = {"images": found_before, "left_out": left_out}
     if out is None:
-        return _run_blocks(plan, data, preprocessing, fingerprint, found_before, left_out, None, progress)
+        kept = BlocksInMemory()
+        measure_blocks(measurer, blocks, kept, progress, cluster)
+        return summarise_blocks(plan, data, fingerprint, kept, told)
     with lock_folder(Path(out)):
         parts = BlockStore(Path(out), fingerprint, resume=resume, overwrite=overwrite)
-        return _run_blocks(plan, data, preprocessing, fingerprint, found_before, left_out, parts, progress)
+        results = parts.completed
+        if results is None:
+            measure_blocks(measurer, blocks, parts, progress, cluster)
+            evaluation = summarise_blocks(plan, data, fingerprint, parts, told)
+            write_results(evaluation, parts)
+        else:
+            for number, held in blocks:
+                parts.check_unchanged(number, hash_files(held, data.root))
+            evaluation = Evaluation(results, parts, plan, data)
+        parts.clear()
+        return replace(evaluation, blocks=FinishedTables(Path(out), evaluation.results["passes"]))
+
+
+def summarise_blocks(
+    plan: MeasurementPlan,
+    data: Dataset,
+    fingerprint: Mapping[str, Any],
+    blocks: MeasuredBlocks,
+    told: Mapping[str, Any],
+) -> Evaluation:
+    """What an evaluation found, of all its blocks.
+
+    Args:
+        plan: What was measured.
+        data: The images.
+        fingerprint: What the results depend on.
+        blocks: The rows.
+        told: How many "images" there were to draw from, and what was "left_out".
+
+    Raises:
+        DataError: No image could be read.
+    """
+    found = summarise(plan, blocks)
+    if not found.images:
+        raise DataError(
+            f"none of the {len(data.samples)} images could be read: {'; '.join(found.problems[:3])}"
+        )
+    contents = [pair for number in sorted(blocks.contents) for pair in blocks.contents[number]]
+    results = {
+        **fingerprint,
+        "data": {**fingerprint["data"], "contents": combined_digest(contents)},
+        "images": found.count_images(told["images"], len(data.samples)),
+        "left_out": told["left_out"],
+        "notes": list(data.notes),
+        "problems": [*map(str, data.problems), *found.problems],
+        "alike": found.find_equal_methods(),
+        "passes": found.passes + 1,
+        "further_explanations": plan.further_explanations,
+        "figures": found.figures(),
+    }
+    return Evaluation(results, blocks, plan, data, found.disagreement)
 
 
 MOST_PASSES = 2500  # an image, of a method that nobody has named; Score-CAM on 2048 channels is one
@@ -195,109 +269,6 @@ def check_arguments(
         )
 
 
-def _run_blocks(
-    plan: MeasurementPlan,
-    data: Dataset,
-    preprocessing: Preprocessing,
-    fingerprint: Mapping[str, Any],
-    found_before: int,
-    left_out: Mapping[str, str],
-    parts: BlockStore | None,
-    progress: Progress | None,
-) -> Evaluation:
-    """The run, and its results in a folder if it has one."""
-    samples = data.samples
-    size = min(BLOCK, plan.engine.batch_size)
-    if parts is not None and (finished := parts.completed) is not None:
-        for number, held in enumerate(split_blocks(samples, size)):
-            parts.check_unchanged(number, hash_files(held, data.root))
-        parts.clear()
-        return Evaluation(*finished, plan, data)
-    measured, problems = Measurements(), [str(problem) for problem in data.problems]
-    read: FileHashes = []
-
-    def read_block(number: int, chosen: Sequence[Sample]) -> ReadBlock:
-        own = hash_files(chosen, data.root)
-        if parts is not None and number in parts:
-            return ReadBlock(number, len(chosen), own, [], [])
-        return ReadBlock(
-            number, len(chosen), own, *_read_block(plan, chosen, preprocessing, data.inclusive_boxes)
-        )
-
-    reading: Iterator[ReadBlock | Callable[[], ReadBlock]] = (
-        partial(read_block, number, chosen) for number, chosen in enumerate(split_blocks(samples, size))
-    )
-    with read_ahead(reading, threads=1, ahead=1) as blocks:  # the next one, while this one is measured
-        for block in blocks:
-            done = block.number * size
-            if parts is not None and block.number in parts:
-                parts.check_unchanged(block.number, block.contents)
-                found, faults = parts.read(block.number)
-            else:
-                faults = block.faults
-                advance = _block_progress(progress, done, block.images, len(samples))
-                found = _measure_block(plan, block.ready, advance)
-                if parts is not None:
-                    parts.write(block.number, found, faults, block.contents)
-            for table in TABLES:
-                getattr(measured, table).extend(getattr(found, table))
-            measured.passes += found.passes
-            problems += faults
-            read += block.contents
-            if progress is not None:
-                progress(done + block.images, len(samples))
-    if not measured.images:
-        raise DataError(f"none of the {len(samples)} images could be read: {'; '.join(problems[:3])}")
-    results = {
-        **fingerprint,
-        "data": {**fingerprint["data"], "contents": combined_digest(read)},
-        "images": count_images(found_before, samples, measured),
-        "left_out": left_out,
-        "notes": list(data.notes),
-        "problems": problems,
-        "alike": find_equal_methods(plan, measured),
-        "passes": measured.passes + 1,
-        "further_explanations": plan.further_explanations,
-        "figures": summarise(plan, measured),
-    }
-    evaluation = Evaluation(results, measured, plan, data)
-    if parts is not None:
-        write_results(evaluation, parts.folder.parent)
-        parts.clear()
-    return evaluation
-
-
-@dataclass(frozen=True)
-class ReadBlock:
-    """Images of a run, read to be measured together.
-
-    Attributes:
-        number: Which block it is.
-        images: How many there are, with those that cannot be read.
-        contents: Hashes of their files.
-        ready: Those that could be read; none of a block that was measured before.
-        faults: What was wrong with the others.
-    """
-
-    number: int
-    images: int
-    contents: FileHashes
-    ready: list[PreparedSample]
-    faults: list[str]
-
-
-def hash_files(block: Sequence[Sample], root: Path) -> FileHashes:
-    """The files of some images and of their masks, with hashes of their contents."""
-    found: FileHashes = []
-    for sample in block:
-        regions = [region for mask in sample.masks for region in (mask.region, *mask.ignored)]
-        files = [region.path for region in regions if isinstance(region, PngRegion)]
-        for path in dict.fromkeys([sample.path, *files]):
-            name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-            found.append([name, file_digest(path)])
-    return found
-
-
 def hash_annotations(samples: Sequence[Sample], root: Path) -> str:
     """A hash of what images are annotated with, wherever they lie."""
     digest = hashlib.sha256()
@@ -305,54 +276,6 @@ def hash_annotations(samples: Sequence[Sample], root: Path) -> str:
         text = repr((sample.name, sample.label, sample.boxes, sample.masks))
         digest.update(text.replace(str(root), "").encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-def _read_block(
-    plan: MeasurementPlan, block: Sequence[Sample], preprocessing: Preprocessing, inclusive: bool
-) -> tuple[list[PreparedSample], list[str]]:
-    """The images that can be read, and what was wrong with them and the others."""
-    ready: list[PreparedSample] = []
-    faults = []
-    for sample in block:
-        try:
-            item = prepare_sample(
-                sample, preprocessing, masks=plan.needs_maps_of("objects"), inclusive=inclusive
-            )
-        except CamrtError as error:
-            faults.append(f"{sample.path}: not measured: {error}")
-            continue
-        ready.append(item)
-        faults += [f"{item.name}: {text}" for text in item.problems]
-    return ready, faults
-
-
-def _measure_block(
-    plan: MeasurementPlan, ready: list[PreparedSample], advance: Callable[[float], None]
-) -> Measurements:
-    if not ready:
-        return Measurements()
-    try:
-        return measure_block(plan, ready, advance)
-    except (MethodError, AdjointError):
-        _explain_refusal(plan, ready[0])
-        raise
-
-
-def _block_progress(progress: Progress | None, done: int, count: int, total: int) -> Callable[[float], None]:
-    """A callback that turns a block's progress into that of the whole run."""
-    return lambda share: None if progress is None else progress(done + share * count, total)
-
-
-def _explain_refusal(plan: MeasurementPlan, item: PreparedSample) -> None:
-    """Raises one error that names every method which the model cannot run."""
-    refused = []
-    for name, method in plan.methods.items():
-        try:
-            plan.engine.explain(item.pixels[None], method)
-        except (MethodError, AdjointError) as error:
-            refused.append(f"{name}: {error}")
-    if refused:
-        raise MethodError("this model does not admit " + "; ".join(refused))
 
 
 def draw_samples(samples: Sequence[Sample], settings: Settings) -> tuple[Sample, ...]:
@@ -393,12 +316,6 @@ def select_metrics(
     return kept, left_out
 
 
-def split_blocks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    """Some samples at a time."""
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
-
-
 def run_fingerprint(
     plan: MeasurementPlan, data: Dataset, samples: Sequence[Sample], preprocessing: Preprocessing
 ) -> dict[str, Any]:
@@ -417,31 +334,13 @@ def run_fingerprint(
     }
 
 
-def count_images(found: int, samples: Sequence[Sample], measured: Measurements) -> dict[str, Any]:
-    """How many images there are, and how many of them counted."""
-    labelled = [row for row in measured.images if row["label"] is not None]
-    right = [row["label"] == row["predicted"] for row in labelled]
-    return {
-        "found": found,
-        "drawn": len(samples),
-        "measured": len(measured.images),
-        "with_label": len(labelled),
-        "accuracy": float(np.mean(right)) if right else None,
-        "with_objects": len({row["image"] for row in measured.objects}),
-        "objects": len(measured.objects),
-        "object_share": float(np.mean([row["share"] for row in measured.objects]))
-        if measured.objects
-        else None,
-    }
-
-
-def write_results(evaluation: Evaluation, folder: Path) -> None:
+def write_results(evaluation: Evaluation, parts: BlockStore) -> None:
     """Writes results.json, the tables and the report."""
     from camrt.evaluation.escaping import to_json_bytes
     from camrt.evaluation.suite.report import write_report
 
-    for table in TABLES:
-        write_parquet(folder / f"{table}.parquet", table, getattr(evaluation.measured, table))
+    folder = parts.folder.parent
+    parts.join()
     write_report(evaluation, folder)
     # Last, since it says that the run came to its end.
     write_atomic(folder / RESULTS, to_json_bytes(evaluation.results))

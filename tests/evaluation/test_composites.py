@@ -134,7 +134,7 @@ def test_what_a_map_of_zeros_has(tmp_path: Path) -> None:
     without = {"coherency", "adcc", "arcc", "sparseness", "complexity", "sensitivity"}
     assert {name for name in asked if empty[name] is None} == without
     assert not {name for name in asked if full[name] is None}
-    figures = summarise(plan, measured)["gradcam"]
+    figures = summarise(plan, [measured]).figures()["gradcam"]
     for name in asked:
         assert (figures[name]["counted"], figures[name]["undefined"]) == (
             (1, 1) if name in without else (2, 0)

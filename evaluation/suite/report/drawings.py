@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from camrt.engine.extras import import_extra
@@ -17,7 +16,7 @@ from camrt.engine.images.read import read_image
 from camrt.errors import ImageError
 from camrt.evaluation.escaping import escape_chart
 from camrt.evaluation.suite.measurement import TableRow
-from camrt.evaluation.suite.summary import COMPARISON_SIZE, rebuild_map
+from camrt.evaluation.suite.summary import rebuild_map
 
 if TYPE_CHECKING:
     from camrt.evaluation.suite import Evaluation
@@ -58,13 +57,12 @@ def draw_curves(
 def choose_images(evaluation: Evaluation) -> dict[str, str]:
     """The images to show, and why: half by the seed, half those whose methods disagree most."""
     wanted = evaluation.plan.settings.examples
-    by_image = _predicted_rows(evaluation)
-    names = list(by_image)
+    apart = evaluation.disagreement
+    names = list(apart)
     if wanted >= len(names):
         return dict.fromkeys(names, "")
     methods = evaluation.plan.methods
     disputed = 0 if len(methods) < 2 else wanted // 2
-    apart = {name: _disagreement(evaluation, rows) for name, rows in by_image.items()}
     most = sorted(names, key=lambda name: (-apart[name], name))[:disputed]
     rest = [name for name in names if name not in most]
     rng = np.random.default_rng(evaluation.plan.settings.seed)
@@ -78,11 +76,11 @@ def draw_examples(evaluation: Evaluation) -> list[ExampleDrawings]:
     """Images with the map of every method, for the class that was predicted."""
     preprocessing = evaluation.plan.engine.preprocessing
     assert preprocessing is not None  # an evaluation is not begun without it
-    rows = _predicted_rows(evaluation)
+    chosen = choose_images(evaluation)
+    rows, images = _find_rows(evaluation, chosen)
     samples = {sample.name: sample for sample in evaluation.dataset.samples}
-    images = {row["image"]: row for row in evaluation.measured.images}
     shown = []
-    for name, why in choose_images(evaluation).items():
+    for name, why in chosen.items():
         try:
             view = preprocessing.view(read_image(samples[name].path))
         except ImageError:  # it was there when it was measured
@@ -95,29 +93,21 @@ def draw_examples(evaluation: Evaluation) -> list[ExampleDrawings]:
     return shown
 
 
-def _predicted_rows(evaluation: Evaluation) -> dict[str, dict[str, TableRow]]:
-    """For each image the rows of its predicted class, or of the first that was measured, by method."""
-    found: dict[str, dict[str, TableRow]] = {}
-    for row in evaluation.measured.maps:
-        if row["method"] not in evaluation.plan.methods:
-            continue
-        own = found.setdefault(row["image"], {})
-        if row["method"] not in own or row["is_predicted"]:
-            own[row["method"]] = row
-    return found
-
-
-def _disagreement(evaluation: Evaluation, rows: Mapping[str, TableRow]) -> float:
-    """1 − the mean cosine between the maps of different methods."""
-    flat = []
-    for row in rows.values():
-        saliency: NDArray[Any] = rebuild_map(row, evaluation.plan, COMPARISON_SIZE).ravel()
-        norm = float(np.linalg.norm(saliency))
-        flat.append(saliency / norm if norm else saliency)
-    stacked = np.stack(flat).astype(np.float64)
-    pairs = stacked @ stacked.T
-    others = pairs[~np.eye(len(pairs), dtype=np.bool_)]
-    return float(1 - others.mean()) if others.size else 0.0
+def _find_rows(
+    evaluation: Evaluation, names: Collection[str]
+) -> tuple[dict[str, dict[str, TableRow]], dict[str, TableRow]]:
+    """Some images' rows of the predicted class, or else the first measured, by method; and the images' own."""
+    found: dict[str, dict[str, TableRow]] = {name: {} for name in names}
+    images: dict[str, TableRow] = {}
+    for block in evaluation.blocks:
+        images |= {row["image"]: row for row in block.images if row["image"] in found}
+        for row in block.maps:
+            if row["image"] not in found or row["method"] not in evaluation.plan.methods:
+                continue
+            own = found[row["image"]]
+            if row["method"] not in own or row["is_predicted"]:
+                own[row["method"]] = row
+    return found, images
 
 
 def _describe_prediction(evaluation: Evaluation, row: Mapping[str, Any], why: str) -> str:

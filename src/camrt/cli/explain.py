@@ -174,9 +174,9 @@ def explain(
     """
     with report_errors(resumes=True):
         from camrt.cli.explain_run import explain_sources
+        from camrt.engine.runs.actors import Cluster
         from camrt.engine.runs.decoding import Decoding
         from camrt.engine.runs.job import ExplainJob, parse_results
-        from camrt.engine.runs.on_ray import Cluster
         from camrt.engine.runs.stream import Question
 
         results = parse_results(write)

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from camrt.cli.output import make_console, print_left_out, progress_bar, strip_control
 from camrt.cli.result_lines import print_results
-from camrt.engine.runs.on_ray import Cluster, explain_on_ray
+from camrt.engine.runs.actors import Cluster
+from camrt.engine.runs.on_ray import explain_on_ray
 from camrt.engine.runs.run import RunSummary, explain_run
 from camrt.engine.runs.sources import count_items, find_items
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import camrt
 from camrt.cli.main import app
 from camrt.engine.run_folder import JOURNAL_FILE
-from camrt.engine.runs.on_ray import Cluster, Share, find_share
+from camrt.engine.runs.actors import Cluster, Share, find_share
 from camrt.errors import InputError
 from helpers.annotated_images import PREPROCESSING, colour_model, draw_square
 
@@ -39,6 +39,7 @@ pytestmark = [  # Ray warns of itself
         ({}, {"CPU": 1.0}, Share(1, 0.5, 0.0, 1)),
         ({}, {"CPU": 64.0}, Share(63, 1.0, 0.0, 1)),
         ({"actors": 2}, {"CPU": 64.0}, Share(2, 1.0, 0.0, 32)),
+        ({"actors": 2}, {"CPU": 2.0}, Share(2, 0.75, 0.0, 1)),
         ({"actors": 2, "cpus": 0.5}, {"CPU": 2.0}, Share(2, 0.5, 0.0, 1)),
         ({"cpus": 8}, {"CPU": 64.0}, Share(7, 8, 0.0, 8)),
         ({"gpus": 1}, {"CPU": 64.0, "GPU": 8.0}, Share(8, 1.0, 1, 8)),
@@ -52,7 +53,7 @@ def test_actors_leave_ray_its_share(asked: dict[str, Any], resources: dict[str, 
 @pytest.mark.parametrize(
     ("asked", "resources", "words"),
     [
-        ({"actors": 2}, {"CPU": 2.0}, "2 actors of 1 processors do not fit the cluster's 2"),
+        ({"actors": 2, "cpus": 1}, {"CPU": 2.0}, "2 actors of 1 processors do not fit the cluster's 2"),
         ({"cpus": 2}, {"CPU": 2.0}, "1 actors of 2 processors do not fit"),
         ({"gpus": 1}, {"CPU": 2.0}, "--gpus-per-actor 1: the cluster has 0 GPUs"),
     ],
