@@ -35,8 +35,8 @@ class Cluster:
     Attributes:
         address: "local" starts Ray on this machine, "auto" finds the one that is there, or an address.
         actors: How many; None for as many as fit.
-        cpus: Processors that are reserved for an actor, and threads of its engine; None for one, or less where
-            so many actors leave less, and as many threads as there are processors for each actor.
+        cpus: Processors that are reserved for an actor, and threads of its engine; None for one, or less
+            where so many actors leave less, and as many threads as there are processors for each actor.
         gpus: Of an actor.
         quiet: Whether Ray Data shows no progress.
     """

@@ -96,7 +96,7 @@ def draw_examples(evaluation: Evaluation) -> list[ExampleDrawings]:
 def _find_rows(
     evaluation: Evaluation, names: Collection[str]
 ) -> tuple[dict[str, dict[str, TableRow]], dict[str, TableRow]]:
-    """Some images' rows of the predicted class, or else the first measured, by method; and the images' own."""
+    """Images' rows of the predicted class, or else of the first, by method; and those of the images."""
     found: dict[str, dict[str, TableRow]] = {name: {} for name in names}
     images: dict[str, TableRow] = {}
     for block in evaluation.blocks:

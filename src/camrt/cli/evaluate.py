@@ -19,6 +19,7 @@ from camrt.cli.output import (
     progress_bar,
     report_errors,
 )
+from camrt.cli.ray_options import Actors, CpusPerActor, GpusPerActor, RayAddress, make_cluster
 from camrt.cli.shared_options import (
     Annotations,
     BackendName,
@@ -117,6 +118,10 @@ def on_images(
     precision: Precision = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    ray: RayAddress = None,
+    actors: Actors = None,
+    cpus_per_actor: CpusPerActor = None,
+    gpus_per_actor: GpusPerActor = 0.0,
     *,
     model_options: ModelOptions,
 ) -> None:
@@ -142,6 +147,7 @@ def on_images(
             "sensitivity_radius": sensitivity_radius,
         }  # fmt: skip
         print_further_explanations(split_list(metrics), Settings(**settings))
+        cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=True)
         with progress_bar("measuring images") as progress:
             evaluation = evaluate(
                 engine,
@@ -153,6 +159,7 @@ def on_images(
                 resume=resume,
                 overwrite=overwrite,
                 progress=progress,
+                cluster=cluster,
             )
         print_evaluation(evaluation.results, out)
 
@@ -198,6 +205,10 @@ def walls(
     precision: Precision = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    ray: RayAddress = None,
+    actors: Actors = None,
+    cpus_per_actor: CpusPerActor = None,
+    gpus_per_actor: GpusPerActor = 0.0,
     *,
     model_options: ModelOptions,
 ) -> None:
@@ -243,6 +254,7 @@ def walls(
                 return
         found = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
         out = out or Path("camrt-walls")
+        cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=True)
         with progress_bar("measuring images") as progress:
             evaluation = evaluate(
                 engine,
@@ -255,6 +267,7 @@ def walls(
                 resume=resume,
                 overwrite=overwrite,
                 progress=progress,
+                cluster=cluster,
             )
         print_evaluation(evaluation.results, out)
         make_console().print(

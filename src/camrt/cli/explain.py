@@ -23,6 +23,7 @@ from camrt.cli.arguments import (
 from camrt.cli.groups import HELP_OPTIONS
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import make_console, report_errors
+from camrt.cli.ray_options import Actors, CpusPerActor, GpusPerActor, RayAddress, make_cluster
 from camrt.cli.shared_options import (
     BackendName,
     Device,
@@ -150,18 +151,10 @@ def explain(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the folder: its files alone are removed.")
     ] = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help="Run on a Ray cluster: local (this machine), auto (the one that is there) or its address; "
-            "with --write maps, into a folder that all its machines have."
-        ),
-    ] = None,
-    actors: Annotated[int | None, typer.Option(min=1, help="With --ray: engines; as many as fit.")] = None,
-    cpus_per_actor: Annotated[
-        float | None, typer.Option(min=0.01, help="With --ray: processors each.")
-    ] = None,
-    gpus_per_actor: Annotated[float, typer.Option(min=0, help="With --ray: GPUs each.")] = 0.0,
+    ray: RayAddress = None,
+    actors: Actors = None,
+    cpus_per_actor: CpusPerActor = None,
+    gpus_per_actor: GpusPerActor = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what failed.")] = False,
     *,
     model_options: ModelOptions,
@@ -174,17 +167,12 @@ def explain(
     """
     with report_errors(resumes=True):
         from camrt.cli.explain_run import explain_sources
-        from camrt.engine.runs.actors import Cluster
         from camrt.engine.runs.decoding import Decoding
         from camrt.engine.runs.job import ExplainJob, parse_results
         from camrt.engine.runs.stream import Question
 
         results = parse_results(write)
-        cluster = (
-            None
-            if ray is None
-            else Cluster(address=ray, actors=actors, cpus=cpus_per_actor, gpus=gpus_per_actor, quiet=quiet)
-        )
+        cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=quiet)
         model_file, sources = (
             (None, [str(scene_path())]) if model is None else model_and_images(model, images or [])
         )

@@ -180,3 +180,50 @@ def test_what_an_actor_meets_is_told(model: Path, photos: Path, tmp_path: Path) 
     refused = run(model, photos, tmp_path / "out", "--ray", "local", "--write", "overlays")
     assert refused.exit_code == 2
     assert "rows with maps are all that is written" in refused.stderr
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray")
+def test_an_evaluation_has_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    rng = np.random.default_rng(4)
+    for number in range(21):
+        place = data / f"class {number % 3}" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_square(rng, number % 3)[0]).save(place)
+    (data / "class 0" / "broken.png").write_text("no image")
+
+    def evaluate(out: str, *more: str) -> dict[str, bytes]:
+        asked = [
+            "--preprocessing",
+            str(model.with_name("steps.json")),
+            "--methods",
+            "gradcam,pixab,rise:passes=20",
+        ]
+        asked += [
+            "--metrics",
+            "drop,deletion,removal,compactness",
+            "--step",
+            "40",
+            "--out",
+            str(tmp_path / out),
+        ]
+        done = CliRunner().invoke(app, ["evaluate", str(model), str(data), *asked, *more])
+        assert done.exit_code == 0, done.output
+        names = (
+            "results.json",
+            "report.html",
+            "table.md",
+            "images.parquet",
+            "maps.parquet",
+            "objects.parquet",
+        )
+        return {name: (tmp_path / out / name).read_bytes() for name in names}
+
+    here = evaluate("here")
+    assert evaluate("there", "--ray", "local") == here
+    assert evaluate("two", "--ray", "local", "--actors", "2") == here
+    assert b"broken.png" in here["results.json"]
+    refused = CliRunner().invoke(app, ["evaluate", str(model), str(data), "--actors", "2"])
+    assert refused.exit_code == 2
+    assert "give --ray too" in refused.stderr
