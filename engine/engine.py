@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from camrt.engine.array_types import ArrayT, DLPackArray, NumPyArray, NumPyBatch
 from camrt.engine.arrays import concat
-from camrt.engine.batch import MapSize, check_real_numbers, resolve_map_size
+from camrt.engine.batch import MapSize, PreparedBatch, check_real_numbers, resolve_map_size
 from camrt.engine.call_limits import with_call_limits
 from camrt.engine.description import describe_engine
 from camrt.engine.evaluation_types import EvaluationResult, EvaluationSettings
@@ -86,6 +86,9 @@ class Engine(FurtherQuestions):
     def predict(self, batch: NumPyBatch) -> NumPyArray: ...
 
     @overload
+    def predict(self, batch: PreparedBatch) -> Any: ...
+
+    @overload
     def predict(self, batch: ArrayT) -> ArrayT: ...
 
     @with_call_limits("predicting")
@@ -154,6 +157,21 @@ class Engine(FurtherQuestions):
         out: Any = None,
         **options: Any,
     ) -> Explanation[NumPyArray]: ...
+
+    @overload
+    def explain(
+        self,
+        batch: PreparedBatch,
+        method: str | Method = "pixab",
+        *,
+        targets: Any = None,
+        top_k: int | None = None,
+        size: MapSize = "image",
+        fuse: Fusion = "mean",
+        dtype: MapType | None = None,
+        out: Any = None,
+        **options: Any,
+    ) -> Explanation[Any]: ...
 
     @overload
     def explain(

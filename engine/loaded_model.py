@@ -7,13 +7,14 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from camrt.engine.arrays import out_of_memory_errors, release_memory
 from camrt.engine.attention import NO_ATTENTION
 from camrt.engine.batch import PreparedBatch, prepare_batch
+from camrt.engine.call_limits import with_call_limits
 from camrt.engine.cuts import Cut
 from camrt.engine.device import NUMPY_DEVICE, Device
 from camrt.engine.heads import Head
@@ -36,10 +37,7 @@ from camrt.export.budget import allowed_memory
 from camrt.export.geometry.builtin_preprocessing import BuiltinPreprocessing
 from camrt.export.heads.cut import TargetTensor
 from camrt.export.rewrites.interface import Interface
-
-if TYPE_CHECKING:
-    pass
-
+from camrt.kernels.float_errors import ignore_float_errors
 
 __all__ = ["LoadedModel"]
 
@@ -131,8 +129,30 @@ class LoadedModel:
             targets, count, self.num_classes, self.device, given.to_caller, self.labels, top_k
         )
 
+    @with_call_limits("preparing")
+    @ignore_float_errors
+    def prepare(self, batch: Any) -> PreparedBatch:
+        """A batch read, checked and put where the engine computes, for one or more later questions about it.
+
+        Args:
+            batch: What `predict` and `explain` take; they take what comes back in its place.
+
+        Raises:
+            InputError: A batch this model cannot take.
+            ImageError: An image cannot be read.
+            DeadlineError: It took longer than `call_deadline`.
+            MemoryLimitError: It needs more than `max_memory` at once.
+
+        Example:
+            prepared = engine.prepare(["cat.jpg", "dog.jpg"])
+            logits, explanation = engine.predict(prepared), engine.explain(prepared, "pixab")
+        """
+        return self._prepared(batch)
+
     def _prepared(self, batch: Any) -> PreparedBatch:
         """A batch as the model takes it, where the engine computes."""
+        if isinstance(batch, PreparedBatch):
+            return batch
         return prepare_batch(batch, self.interface, self.preprocessing, self.device, self._expected_levels())
 
     def _expected_levels(self) -> tuple[float, float] | None:

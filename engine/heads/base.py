@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -123,6 +124,10 @@ class Head(ABC):
     def extras_of(self, activations: Array) -> dict[str, Array]:
         """What of the further tensors of a trunk pass follows from activations (N, K, h, w), by name."""
         return {}
+
+    def row_size(self, shape: tuple[int, int, int]) -> int:
+        """Numbers in what an altered activation of shape (K, h, w) is run as."""
+        return math.prod(shape)
 
     @property
     def answers_logits_apart(self) -> bool:

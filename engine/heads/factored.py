@@ -416,6 +416,9 @@ class FactoredHead(Head):
         count, empty = len(context.activations), self._empty.get(shape, find)
         return context.reader.read(repeat(empty, count, axis=0), arange_like(count, empty))
 
+    def row_size(self, shape: tuple[int, int, int]) -> int:
+        return self._contributions.features if self._channels is None else super().row_size(shape)
+
     @property
     def answers_logits_apart(self) -> bool:
         return self._class_rows is not None or (self._rest is not None and self._rest.last is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from camrt.engine.caller_warnings import warn_caller
+from camrt.engine.caller_warnings import silence_warnings, warn_caller
 from camrt.engine.explanation import Explanation
 from camrt.engine.images.framing import Framing
 from camrt.engine.runs.decoding import DecodedImage, Decoding, ModelImage, decode_ahead
@@ -83,8 +82,7 @@ class Question:
         """The explanation of some images together; degenerate maps are told by their flags alone."""
         several = isinstance(self.targets, Iterable) and not isinstance(self.targets, str)
         targets = [list(self.targets)] * len(images) if several else self.targets
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DegenerateMapWarning)
+        with silence_warnings(DegenerateMapWarning):
             found: Explanation[Any] = self.engine.explain(
                 np.stack([image.array for image in images]),
                 self.method,

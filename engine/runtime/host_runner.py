@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from camrt.engine.arrays import concat, pad_rows
 from camrt.engine.runtime.batch_splitting import OomSplitter
+from camrt.engine.runtime.run_sharing import shareable
 from camrt.errors import MemoryLimitError, UnsupportedModelError
 from camrt.export.budget import reserve_array
 from camrt.kernels.fork_safety import ForkSafeLock, never_free, renew_after_fork
@@ -113,6 +114,7 @@ class HostRunner(Generic[Session]):
         reserve_array(shape, f"rows of the {self._label}")
         return np.empty(shape, np.float32)
 
+    @shareable
     def __call__(
         self,
         batch: Array,

@@ -29,6 +29,7 @@ from camrt.engine.runtime.ort_sessions import (
     cuda_provider,
     tensorrt_provider,
 )
+from camrt.engine.runtime.run_sharing import shareable
 from camrt.engine.runtime.trt import ALIGNMENT, numbered_cuda_device
 from camrt.engine.tensorrt_plans.build import Precision, cast_to_precision, check_precision
 from camrt.engine.tensorrt_plans.cuda_devices import list_cuda_devices
@@ -168,6 +169,7 @@ class OnnxRuntimeGpuRunner:
         """Allocates a buffer for rows that this runner is given."""
         return torch.empty(shape, dtype=self._inputs[self._first][1], device=self._device)
 
+    @shareable
     def __call__(
         self,
         batch: torch.Tensor,

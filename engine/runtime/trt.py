@@ -12,6 +12,7 @@ import torch
 from camrt.engine.arrays import concat
 from camrt.engine.device import Device, TorchDevice, check_gpu
 from camrt.engine.runtime.batch_splitting import OomSplitter
+from camrt.engine.runtime.run_sharing import shareable
 from camrt.engine.tensorrt_plans.bindings import Bindings, TensorRTModule
 from camrt.engine.tensorrt_plans.build import Precision
 from camrt.engine.tensorrt_plans.store import PlanStore
@@ -120,6 +121,7 @@ class TensorRTRunner:
         """Allocates a buffer for rows that this runner is given."""
         return torch.empty(shape, dtype=self._kinds[self._first], device=self._device)
 
+    @shareable
     def __call__(
         self,
         batch: torch.Tensor,

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from camrt.engine.arrays import concat, pad_rows
 from camrt.engine.runtime.batch_splitting import OomSplitter
+from camrt.engine.runtime.run_sharing import shareable
 from camrt.engine.torch_models.bias_maps import BiasedOutputs, make_bias_map
 from camrt.engine.torch_models.calm_head import capture_joint
 from camrt.engine.torch_models.compilation import GraphCache
@@ -62,6 +63,7 @@ class HookedRunner(ABC):
         """Allocates a buffer for rows that this runner is given."""
         return self.model.allocate_rows(shape)
 
+    @shareable
     def __call__(
         self,
         batch: Tensor,

@@ -12,6 +12,7 @@ __all__ = [
     "CamrtError",
     "CamrtWarning",
     "ClampedConstantWarning",
+    "ClosedError",
     "CutError",
     "DataError",
     "DeadlineError",
@@ -25,6 +26,7 @@ __all__ = [
     "ModelFileError",
     "NoSuchImageError",
     "PickleError",
+    "QueueFullError",
     "ReferenceKernelWarning",
     "SmallerBatchWarning",
     "StorageError",
@@ -101,6 +103,23 @@ class DeadlineError(CamrtError):
 
     It is no `TimeoutError`, which is an `OSError`: a file that cannot be read must not be mixed up with it.
     """
+
+
+class QueueFullError(CamrtError, RuntimeError):
+    """A request that a service does not take now: too many wait, of all clients or of this one.
+
+    Args:
+        text: What is full.
+        retry_after: Seconds after which it may be taken.
+    """
+
+    def __init__(self, text: str, retry_after: float) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class ClosedError(CamrtError, RuntimeError):
+    """A request to a service that takes no more, or that it ended without answering."""
 
 
 class MemoryLimitError(CamrtError, MemoryError):

@@ -1,0 +1,1 @@
+"""A loaded model behind a service: requests of many clients share its passes."""

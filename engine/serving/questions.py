@@ -1,0 +1,166 @@
+"""Which requests ask the same of other images, so that one call answers them together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from camrt.engine.arrays import concat, to_numpy
+from camrt.engine.batch import PreparedBatch
+from camrt.engine.engine import Engine
+from camrt.engine.explanation import Explanation
+from camrt.engine.methods import Method
+from camrt.engine.serving.requests import ExplainRequest
+from camrt.engine.targets import parse_targets
+from camrt.errors import CamrtError
+
+__all__ = ["Answer", "Question", "ask_together"]
+
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+Answer = Explanation[Any] | npt.NDArray[np.float32]
+"""An explanation, or logits (N, C), in arrays of NumPy."""
+
+SHORT = 4.0  # passes through the model an image: questions of no more are asked for several requests at once
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a request asks.
+
+    Attributes:
+        request: The request.
+        targets: (N, T) classes; None where the model's answer decides.
+        several: Whether they were given as (N, T) rather than (N,).
+        kind: Equal for questions that can be asked together; None for one that is asked by itself.
+    """
+
+    request: ExplainRequest
+    targets: npt.NDArray[np.int64] | None
+    several: bool
+    kind: Hashable
+
+    @classmethod
+    def of(cls, request: ExplainRequest, engine: Engine) -> Question:
+        """What a request asks of an engine.
+
+        Raises:
+            TargetError: Its classes are none of the model's.
+        """
+        targets, several = None, False
+        if request.targets is not None and request.top_k is None:
+            classes, labels = engine.num_classes, engine.labels
+            targets, several = parse_targets(request.targets, len(request.batch.images), classes, labels)
+        return cls(request, targets, several, find_kind(request, targets, several, engine))
+
+    @property
+    def images(self) -> int:
+        """How many images it is about."""
+        return len(self.request.batch.images)
+
+
+def find_kind(
+    request: ExplainRequest, targets: npt.NDArray[np.int64] | None, several: bool, engine: Engine
+) -> Hashable:
+    """What questions that can be asked together have in common; None for a long one."""
+    batch = request.batch
+    shape = tuple(batch.images.shape[1:])
+    if request.method is None:
+        return shape
+    if not count_passes(request.method, engine, shape) <= SHORT:
+        return None
+    framings = batch.framings if request.size == "original" else None
+    size = request.size if isinstance(request.size, str) else tuple(request.size)
+    kind = (
+        shape,
+        request.method,
+        None if targets is None else (targets.shape[1], several),
+        request.top_k,
+        size,
+        request.fuse,
+        request.dtype,
+        batch.views is None,
+        None if framings is None else framings[0].size,
+    )
+    try:
+        hash(kind)
+    except TypeError:  # an option of the method is a list or an array
+        return None
+    return kind
+
+
+def count_passes(method: Method, engine: Engine, shape: tuple[int, ...]) -> float:
+    """About how many passes through the model an image costs; infinity where that is not known."""
+    if engine.interface.joint is None and "calm" in method.name:
+        return float("inf")
+    try:
+        cost = method.cost_of_all(engine.head, engine.map_shape)
+    except CamrtError:  # the method is not for this model, and says so when it is asked
+        return float("inf")
+    altered = engine.head.row_size(engine.target.shape) / prod(shape)
+    there_and_back = cost.full_adjoint + altered * cost.head_adjoint
+    return 1 + cost.full + altered * cost.head + 2 * there_and_back
+
+
+def ask_together(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
+    """The answers to questions of one kind, by one call.
+
+    The passes and seconds of an explanation are those of all questions together.
+
+    Raises:
+        CamrtError: See `camrt.Engine.explain`; of whichever question.
+    """
+    first = questions[0].request
+    batch = join([question.request.batch for question in questions])
+    found: Answer
+    if first.method is None:
+        found = engine.predict(batch)
+    else:
+        found = engine.explain(
+            batch,
+            first.method,
+            targets=join_targets(questions),
+            top_k=first.top_k,
+            size=first.size,
+            fuse=first.fuse,
+            dtype=first.dtype,
+        )
+    if len(questions) == 1:
+        return [found]
+    answers, done = [], 0
+    for question in questions:
+        following = done + question.images
+        answers.append(found[done:following])
+        done = following
+    return answers
+
+
+def join_targets(questions: Sequence[Question]) -> Any:
+    """The classes of all questions, as `camrt.Engine.explain` takes them."""
+    first = questions[0]
+    if first.targets is None:
+        return first.request.targets
+    targets = np.concatenate([question.targets for question in questions if question.targets is not None])
+    return targets if first.several else targets[:, 0]
+
+
+def join(batches: Sequence[PreparedBatch]) -> PreparedBatch:
+    """Several batches as one, which is answered with arrays of NumPy."""
+    broken = [batch.nan_rows for batch in batches if batch.nan_rows is not None]
+    return PreparedBatch(
+        concat([batch.images for batch in batches]),
+        to_numpy,
+        join_tuples([batch.views for batch in batches]),
+        join_tuples([batch.framings for batch in batches]),
+        concat(broken) if broken else None,
+    )
+
+
+def join_tuples(parts: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+    """Tuples one after the other; None where they are not known."""
+    known = [part for part in parts if part is not None]
+    return sum(known, ()) if known else None

@@ -1,0 +1,366 @@
+"""The runs that several threads ask of a model's runners: those of a kind together, and in turn.
+
+What a thread asks within `RunQueue.sharing` waits here for a worker. A worker takes what waits for the same
+runner, of whichever threads, and runs it as one batch. A question that has asked for more than a batch is
+long: its rows are run a little at a time (`camrt.engine.serving.pace`), one such run between two runs for
+short questions, and one long question after the other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from sys import modules
+from typing import Any
+
+from camrt.engine.arrays import concat
+from camrt.engine.runtime import Runner
+from camrt.engine.runtime.run_sharing import RunSharing
+from camrt.engine.serving.observer import Observer
+from camrt.engine.serving.pace import Pace
+from camrt.errors import ClosedError, DeadlineError
+from camrt.export.budget import Budget, check_deadline, prefer_deadline_error, seconds_left, within_budget
+from camrt.kernels.dispatch import host_readable
+from camrt.kernels.float_errors import ignore_float_errors
+
+__all__ = ["Asker", "RunQueue"]
+
+Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+BATCH = ""  # the batch among a runner's inputs, which has no name
+
+
+@dataclass(eq=False)
+class Asker:
+    """A thread that asks for runs.
+
+    Attributes:
+        numbers: In one of its images.
+        asked: What it has asked for so far, in images.
+        is_long: Whether that is more than a batch.
+        is_computing: Whether it is doing something else than to wait for a run.
+        stopped: Whether nobody wants its answer any more.
+        task: What it waits for.
+    """
+
+    numbers: int
+    asked: float = 0.0
+    is_long: bool = False
+    is_computing: bool = False
+    stopped: bool = False
+    task: RunTask | None = None
+
+
+@dataclass(eq=False)
+class RunTask:
+    """Rows that wait to be run.
+
+    Attributes:
+        asker: Whose they are.
+        runner: What is to run them.
+        feeds: Its inputs, the first of them under the name `BATCH`.
+        names: Of the outputs that are wanted.
+        end: When they are of no use any more, by `time.monotonic`.
+        row_size: Numbers in a row, as a share of those in an image.
+        arrived: When they came.
+        taken: How many rows workers have taken.
+        missing: How many rows have no answer yet.
+        found: The outputs of rows, by the number of the first.
+        error: Why there are none.
+        done: Set when it has its answer, or an error.
+    """
+
+    asker: Asker
+    runner: Runner
+    feeds: dict[str, Array]
+    names: tuple[str, ...]
+    end: float
+    row_size: float
+    arrived: float = field(default_factory=time.monotonic)
+    taken: int = 0
+    missing: int = 0
+    found: dict[int, list[Array]] = field(default_factory=dict)
+    error: BaseException | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.feeds[BATCH])
+
+    @property
+    def kind(self) -> Hashable:
+        """What is equal of tasks that can be run together."""
+        inputs = sorted((name, tuple(rows.shape[1:]), str(rows.dtype)) for name, rows in self.feeds.items())
+        return id(self.runner), *inputs
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """Some rows of a task, from a number to before another."""
+
+    task: RunTask
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> float:
+        """In images."""
+        return (self.stop - self.start) * self.task.row_size
+
+
+class SharedRuns:
+    """What a thread asks runners through; see `camrt.engine.runtime.run_sharing.RunSharing`."""
+
+    def __init__(self, queue: RunQueue, asker: Asker) -> None:
+        self._queue = queue
+        self._asker = asker
+
+    def run(
+        self, runner: Runner, batch: Array, names: Sequence[str], extra_inputs: Mapping[str, Array]
+    ) -> list[Array]:
+        """Has the rows run with others', and waits for the answer."""
+        task = RunTask(
+            self._asker,
+            runner,
+            {BATCH: batch, **extra_inputs},
+            tuple(names),
+            time.monotonic() + seconds_left(),
+            prod(batch.shape[1:]) / self._asker.numbers,
+            missing=len(batch),
+        )
+        return self._queue.wait_for(task)
+
+
+class RunQueue:
+    """Runs what threads ask for.
+
+    Args:
+        max_batch: The largest run, in images.
+        max_delay: Seconds that a run waits for short questions which are about to ask for one.
+        workers: How many runs there are at once.
+        max_memory: Bytes that a run may allocate at once.
+        observer: Is told of every run.
+
+    Attributes:
+        changed: Is notified of whatever changes here; its lock guards the queue.
+    """
+
+    def __init__(
+        self, *, max_batch: int, max_delay: float, workers: int, max_memory: int, observer: Observer
+    ) -> None:
+        self.changed = threading.Condition()
+        self._max_batch = max_batch
+        self._max_delay = max_delay
+        self._max_memory = max_memory
+        self._observer = observer
+        self._pace = Pace(max_batch)
+        self._short: deque[RunTask] = deque()
+        self._long: deque[RunTask] = deque()
+        self._long_is_next = False
+        self._computing = 0
+        self._closed = False
+        self._workers = [
+            threading.Thread(target=self._work, name=f"camrt-runs-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether no short question waits for a run."""
+        return not self._short
+
+    def sharing(self, asker: Asker) -> RunSharing:
+        """What that thread's runs are shared by, see `sharing_runs`."""
+        return SharedRuns(self, asker)
+
+    def begin(self, asker: Asker) -> None:
+        """Notes that a thread begins to work on a question."""
+        with self.changed:
+            self._set_computing(asker, True)
+
+    def end(self, asker: Asker) -> None:
+        """Notes that a thread has ended."""
+        with self.changed:
+            self._set_computing(asker, False)
+            if not asker.is_long:
+                self._pace.note_short_question()
+            self.changed.notify_all()
+
+    def stop(self, asker: Asker) -> None:
+        """Leaves what a thread waits for undone: nobody wants its answer."""
+        with self.changed:
+            asker.stopped = True
+            if asker.task is not None:
+                self._finish(asker.task, DeadlineError("nobody waits for the answer any more"))
+
+    def close(self) -> None:
+        """Ends the workers; what still waits is refused."""
+        with self.changed:
+            self._closed = True
+            for task in (*self._short, *self._long):
+                self._finish(task, ClosedError("the service was ended"))
+            self.changed.notify_all()
+        for worker in self._workers:
+            worker.join()
+
+    def wait_for(self, task: RunTask) -> list[Array]:
+        """The outputs of a task.
+
+        Raises:
+            DeadlineError: The call at hand has taken too long, or its asker was stopped.
+            BaseException: What the runner raises.
+        """
+        asker = task.asker
+        with self.changed:
+            if self._closed:
+                raise ClosedError("the service was ended")
+            if asker.stopped:
+                raise DeadlineError("nobody waits for the answer any more")
+            asker.asked += task.rows * task.row_size
+            self._set_computing(asker, False)
+            asker.is_long = asker.is_long or asker.asked > self._max_batch
+            (self._long if asker.is_long else self._short).append(task)
+            asker.task = task
+            self.changed.notify_all()
+        if not task.done.wait(min(task.end - time.monotonic(), threading.TIMEOUT_MAX)):
+            with self.changed:
+                self._finish(task, DeadlineError("the run was not made in time"))
+        if task.error is not None:
+            with prefer_deadline_error():
+                raise task.error
+        check_deadline()
+        parts = [task.found[start] for start in sorted(task.found)]
+        return [concat(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _set_computing(self, asker: Asker, computing: bool) -> None:
+        """Keeps count of the short questions that may ask for a run soon."""
+        computing = computing and not asker.is_long
+        self._computing += computing - asker.is_computing
+        asker.is_computing = computing
+
+    def _finish(self, task: RunTask, error: BaseException | None = None) -> None:
+        """Gives a task its answer, once."""
+        if task.done.is_set():
+            return
+        for lane in (self._short, self._long):
+            if task in lane:
+                lane.remove(task)
+        task.error = error
+        task.asker.task = None
+        self._set_computing(task.asker, True)
+        task.done.set()
+        self.changed.notify_all()
+
+    # ---------------------------------------------------------------- workers
+
+    def _work(self) -> None:
+        while parts := self._next():
+            self._run(parts)
+
+    def _next(self) -> list[RunPart]:
+        """What is run next, as soon as there is something; nothing when the queue is closed."""
+        with self.changed:
+            while not self._closed:
+                wait = None
+                if self._long and (self._long_is_next or not self._short):
+                    self._long_is_next = False
+                    return self._take(self._long, self._pace.size(id(self._long[0].runner)))
+                if self._short:
+                    wait = self._seconds_to_hold()
+                    if wait <= 0:
+                        self._long_is_next = bool(self._long)
+                        return self._take(self._short, self._max_batch)
+                self.changed.wait(wait)
+            return []
+
+    def _seconds_to_hold(self) -> float:
+        """How long what short questions ask for waits for more of it."""
+        if not self._computing or sum(task.rows * task.row_size for task in self._short) >= self._max_batch:
+            return 0.0
+        return self._short[0].arrived + self._max_delay - time.monotonic()
+
+    def _take(self, lane: deque[RunTask], most: float) -> list[RunPart]:
+        """Rows of the first task, and of those that can be run with it, of no more than so many images.
+
+        A task of which rows are left goes to the end of the queue.
+        """
+        kind, left = lane[0].kind, most
+        parts: list[RunPart] = []
+        for task in [task for task in lane if task.kind == kind]:
+            count = min(task.rows - task.taken, int(left / task.row_size))
+            if not parts:
+                count = max(count, 1)
+            if count < 1:
+                break
+            part = RunPart(task, task.taken, task.taken + count)
+            parts.append(part)
+            left -= part.size
+            task.taken = part.stop
+            lane.remove(task)
+            if task.taken < task.rows:
+                lane.append(task)
+        self.changed.notify_all()  # who waits for this queue to be hungry
+        return parts
+
+    def _run(self, parts: list[RunPart]) -> None:
+        """Runs some rows together; where that fails, those of each task by themselves."""
+        wanted = [part for part in parts if not part.task.done.is_set()]
+        if not wanted:
+            return
+        started = time.monotonic()
+        try:
+            found = self._run_together(wanted)
+        except Exception as error:
+            if len(wanted) > 1:
+                for part in wanted:
+                    self._run([part])
+                return
+            with self.changed:
+                self._finish(wanted[0].task, error)
+            return
+        seconds, size = time.monotonic() - started, sum(part.size for part in wanted)
+        with self.changed:
+            if wanted[0].task.asker.is_long:
+                self._pace.note_long_run(id(wanted[0].task.runner), size, seconds)
+            else:
+                self._pace.note_short_run(seconds)
+            for part, outputs in zip(wanted, found, strict=True):
+                part.task.found[part.start] = outputs
+                part.task.missing -= part.stop - part.start
+                if not part.task.missing:
+                    self._finish(part.task)
+        rows = sum(part.stop - part.start for part in wanted)
+        self._observer.batch(rows, len(wanted), size / self._max_batch, seconds)
+
+    @ignore_float_errors
+    def _run_together(self, parts: list[RunPart]) -> list[list[Array]]:
+        """The outputs of each task's rows, by one run of the runner that they all wait for."""
+        first = parts[0].task
+        names = list(dict.fromkeys(name for part in parts for name in part.task.names))
+        feeds = {
+            name: concat([part.task.feeds[name][part.start : part.stop] for part in parts])
+            for name in first.feeds
+        }
+        left = max(part.task.end for part in parts) - time.monotonic()
+        with within_budget(Budget(self._max_memory, left, "a run for some requests")):
+            outputs = first.runner(feeds.pop(BATCH), names, feeds or None)
+        wait_for_device(outputs)
+        by_name = dict(zip(names, outputs, strict=True))
+        answers, done = [], 0
+        for part in parts:
+            following = done + part.stop - part.start
+            answers.append([by_name[name][done:following] for name in part.task.names])
+            done = following
+        return answers
+
+
+def wait_for_device(outputs: Sequence[Array]) -> None:
+    """Waits until arrays on a device have been computed, so that no more than a run is ever queued there."""
+    if outputs and not host_readable(outputs[0]):
+        modules["torch"].cuda.current_stream(outputs[0].device).synchronize()
