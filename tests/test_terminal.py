@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from camrt.cli.main import app
-from camrt.cli.output import progress_bar
+from camrt.cli.progress import progress_bar
 from helpers.annotated_images import PREPROCESSING, boxed_squares, colour_model
 from helpers.labelled_images import coloured_squares
 
@@ -45,7 +45,10 @@ class Command:
 
 REPORT = ("matplotlib", "pyarrow", "skimage", "scipy")
 COMMANDS = {
-    "explain": Command(("explain", *ON_SQUARES, "-m", "cam"), ("explaining", "/3", "3 images", "files in")),
+    "explain": Command(
+        ("explain", *ON_SQUARES, "-m", "cam"),
+        ("explaining", "/3", "┃ image ┃ class", "000.png", "3 images", "files in"),
+    ),
     "inspect": Command(("inspect", "model.onnx", "--all"), ("Targets", "pooled")),
     "doctor": Command(("doctor",), ("kernels", "providers", "backbones")),
     "methods": Command(("methods",), ("pixab", "layercam")),

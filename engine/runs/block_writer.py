@@ -12,6 +12,7 @@ from camrt.engine.extras import import_extra
 from camrt.engine.images.read import read_image
 from camrt.engine.runs.blocks import Block, FinishedBlock
 from camrt.engine.runs.job import ExplainJob
+from camrt.engine.runs.result_table import make_lines
 from camrt.engine.runs.rows import make_rows, schema
 from camrt.engine.runs.stream import ExplainedBatch, MapShapes
 from camrt.errors import ImageError, InputError
@@ -20,6 +21,7 @@ from camrt.export.io.atomic_files import open_atomic, open_draft, storage_errors
 __all__ = ["ROWS_FOLDER", "BlockWriter", "rows_name"]
 
 ROWS_FOLDER = "maps"
+PICTURE_OPTIONS = {"jpeg": {"quality": 92}, "webp": {"quality": 92}}  # of Pillow's
 
 
 def rows_name(number: int) -> str:
@@ -48,6 +50,7 @@ class BlockWriter:
         self._done = 0  # images
         self.files: list[str] = []
         self.errors: list[str] = []
+        self._lines: list[str] = []  # of the table
         self.undrawn: list[str] = []  # why images that were explained have no overlay
 
     def write(self, batch: ExplainedBatch) -> list[str | None]:
@@ -60,6 +63,8 @@ class BlockWriter:
         ]
         self.errors += [image.error for image in batch.images if image.error is not None]
         overlays = self._draw(batch, stems) if "overlays" in self._job.results else []
+        if "table" in self._job.results:
+            self._lines.append(make_lines(batch, overlays))
         if "arrays" in self._job.results and batch.explanation is not None:
             self._explained.append((batch.explanation, stems))
         if "maps" in self._job.results:
@@ -82,7 +87,9 @@ class BlockWriter:
             )
         shapes = None if self._shapes is None else vars(self._shapes)
         errors = [*self.errors, *self.undrawn]
-        return FinishedBlock(self._block.digest, self.files, len(self._block.items), errors, shapes)
+        return FinishedBlock(
+            self._block.digest, self.files, len(self._block.items), errors, shapes, "".join(self._lines)
+        )
 
     def abandon(self, error: BaseException) -> None:
         """Leaves nothing half written of rows that will not be finished."""
@@ -107,8 +114,9 @@ class BlockWriter:
         if explanation is None:
             return []
         each = explanation.targets_per_image
-        names = explanation.file_names(stems, "")[:-1]
-        sheets = [f"{stem}_sheet.png" for stem in stems] if each > 1 else []
+        suffix = f".{self._job.picture}"
+        names = [name.removesuffix(".png") + suffix for name in explanation.file_names(stems, "")[:-1]]
+        sheets = [f"{stem}_sheet{suffix}" for stem in stems] if each > 1 else []
         self._claim([*names, *sheets])
         readable = [image.item for image in batch.images if image.error is None]
         done: list[str | None] = []
@@ -132,7 +140,7 @@ class BlockWriter:
 
     def _save(self, name: str, drawing: Any) -> None:
         with open_atomic(self._job.out / name) as file:
-            drawing.save(file, format="PNG")
+            drawing.save(file, format=self._job.picture, **PICTURE_OPTIONS.get(self._job.picture, {}))
 
     def _write_rows(self, batch: ExplainedBatch) -> None:
         shapes = self._shapes

@@ -26,6 +26,7 @@ class FinishedBlock:
         images: How many there are.
         errors: What was wrong with those that failed.
         maps: Of rows, the maps' sizes (`camrt.engine.runs.rows.MapShapes`).
+        lines: What results.csv says of the images.
     """
 
     digest: str
@@ -33,6 +34,7 @@ class FinishedBlock:
     images: int
     errors: list[str]
     maps: Mapping[str, Any] | None = None
+    lines: str = ""
 
     @classmethod
     def from_note(cls, note: Mapping[str, Any]) -> FinishedBlock:
@@ -43,7 +45,8 @@ class FinishedBlock:
         """
         try:
             files, errors = ([str(one) for one in note[name]] for name in ("files", "errors"))
-            return cls(str(note["digest"]), files, int(note["images"]), errors, note.get("maps"))
+            maps, lines = note.get("maps"), str(note.get("lines", ""))
+            return cls(str(note["digest"]), files, int(note["images"]), errors, maps, lines)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a note of finished images is damaged: {error!r}") from error
 

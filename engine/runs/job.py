@@ -12,11 +12,15 @@ from camrt.engine.runs.decoding import Decoding
 from camrt.engine.runs.stream import Question
 from camrt.errors import InputError
 
-__all__ = ["RESULT_KINDS", "ExplainJob", "ResultKind", "parse_results"]
+__all__ = ["PICTURE_FORMATS", "RESULT_KINDS", "ExplainJob", "PictureFormat", "ResultKind", "parse_results"]
 
-ResultKind = Literal["overlays", "arrays", "maps"]
+ResultKind = Literal["overlays", "arrays", "maps", "table"]
 RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
-"""What is written: overlays as PNG, all arrays as NumPy archives, rows with maps as Parquet."""
+"""What is written: overlays, all arrays as NumPy archives, rows with maps as Parquet, and results.csv."""
+
+PictureFormat = Literal["png", "jpeg", "webp"]
+PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
+"""What overlays are written as."""
 
 # What decides how fast a run is, and no number in its results but by rounding.
 INDIFFERENT = ("batch_size", "runtime", "place")
@@ -35,6 +39,7 @@ class ExplainJob:
         out: Folder for the results.
         results: What is written.
         original: Whether overlays are drawn on whole images.
+        picture: What overlays are written as.
         settings: Further settings that results depend on.
     """
 
@@ -45,7 +50,12 @@ class ExplainJob:
     out: Path
     results: frozenset[ResultKind]
     original: bool = False
+    picture: PictureFormat = "png"
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.picture not in PICTURE_FORMATS:
+            raise InputError(f"pictures are written as {', '.join(PICTURE_FORMATS)}, not {self.picture!r}")
 
     def identity(self) -> dict[str, Any]:
         """Everything that the results depend on, but for the images."""
@@ -66,6 +76,7 @@ class ExplainJob:
                 "block_size": self.block_size,
                 "results": sorted(self.results),
                 "original": self.original,
+                "picture": self.picture,
                 "jpeg_scaling": self.decoding.jpeg_scaling,
                 "map_size": asked.size if isinstance(asked.size, str) else list(asked.size),
                 **{name: value for name, value in self.settings.items() if value is not None},

@@ -16,7 +16,7 @@ from camrt.engine.runs.stream import ExplainedBatch, MapShapes
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["FAILED", "READ", "make_rows", "schema"]
+__all__ = ["FAILED", "READ", "answer_columns", "make_rows", "schema", "to_text"]
 
 READ, FAILED = "ok", "failed"
 BOX = ("left", "upper", "right", "lower")
@@ -102,11 +102,11 @@ def to_text(name: str | None) -> str | None:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def explained_columns(explanation: Explanation[Any]) -> dict[str, Sequence[Any] | NDArray[Any]]:
-    """By column, a value for each image and target."""
+def answer_columns(explanation: Explanation[Any]) -> dict[str, Sequence[Any]]:
+    """By column, what the model says of each image's targets, and the method made of it; arrays of NumPy."""
     count, each = len(explanation), explanation.targets_per_image
     classes = explanation.targets.reshape(count, each)
-    columns: dict[str, Sequence[Any] | NDArray[Any]] = {
+    return {
         "rank": list(range(1, each + 1)) * count,
         "class": classes.ravel().tolist(),
         "label": [
@@ -118,6 +118,14 @@ def explained_columns(explanation: Explanation[Any]) -> dict[str, Sequence[Any] 
         "probability": np.take_along_axis(explanation.probabilities, classes, axis=1).ravel().tolist(),
         "score": explanation.scores.ravel().tolist(),
         "flag": [FLAG_NAMES[flag] for flag in explanation.flags.ravel()],
+    }
+
+
+def explained_columns(explanation: Explanation[Any]) -> dict[str, Sequence[Any] | NDArray[Any]]:
+    """By column, a value for each image and target."""
+    each = explanation.targets_per_image
+    columns: dict[str, Sequence[Any] | NDArray[Any]] = {
+        **answer_columns(explanation),
         "map": to_float16(explanation.maps).reshape(-1, *explanation.maps.shape[-2:]),
         "raw": explanation.raw.reshape(-1, *explanation.raw.shape[-2:]),
     }

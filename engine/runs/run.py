@@ -123,7 +123,8 @@ def explain_run(
 def open_notes(job: ExplainJob, *, resume: bool, overwrite: bool) -> Iterator[RunNotes]:
     """The notes of a run, whose folder is held while the block runs; see `explain_run`."""
     with lock_folder(job.out):
-        yield RunNotes(RunFolder(job.out, "explanation", job.identity(), resume=resume, overwrite=overwrite))
+        folder = RunFolder(job.out, "explanation", job.identity(), resume=resume, overwrite=overwrite)
+        yield RunNotes(folder, "table" in job.results)
 
 
 class _Run:
@@ -155,6 +156,7 @@ class _Run:
                     self.explain(element, images_of_block(found), later)
         for number in [found for found in former if found > last]:  # of images that are gone
             self.notes.drop(number)
+        self.notes.write_table()
         return self.summary
 
     def explain(self, block: Block, images: Iterator[DecodedImage], later: Later) -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import subprocess
 import sys
 import tomllib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
@@ -25,6 +25,7 @@ import camrt
 from camrt.cli import doctor
 from camrt.cli.main import app
 from camrt.cli.output import add_row
+from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.explanation import Explanation
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.passes import PassCounts
@@ -102,7 +103,7 @@ class FakeEngine:
         chosen = logits.argmax(1) if targets is None else np.asarray(targets)
         chosen = np.broadcast_to(chosen, (len(batch),)) if chosen.ndim == 0 else chosen
         if self.flag:
-            warnings.warn("degenerate", DegenerateMapWarning, stacklevel=2)
+            warn_caller("degenerate", DegenerateMapWarning)
         each = PassCounts(trunk=len(batch), head=10 * len(batch))
         scores = np.take_along_axis(logits, chosen.reshape(len(batch), -1), 1).reshape(chosen.shape)
         return Explanation(
@@ -275,7 +276,7 @@ def test_without_arguments_the_bundled_scene(loader: Loader, tmp_path: Path) -> 
     result = run("explain")
     assert result.exit_code == 0, result.output
     assert loader.engines[0].settings["path"] == tmp_path / "tiny.onnx"
-    assert names(tmp_path / "camrt-out") == ["explanation.npz", "scene_1_3-crane.png"]
+    assert names(tmp_path / "camrt-out") == ["explanation.npz", "results.csv", "scene_1_3-crane.png"]
     assert loader.calls[0]["method"] == "pixab"
 
 
@@ -303,11 +304,11 @@ def test_one_image(loader: Loader, tmp_path: Path) -> None:
     assert result.stdout.splitlines() == [
         f"{cat}: class 3 (crane), probability 0.644, score 3 (the logit is explained), {overlay}",
         "pixab: 1 image, 10.0 ms an image, passes: 1 trunk, 10 head, 0 full",
-        "files in results",
+        "files in results: pictures, explanation.npz, results.csv",
     ]
     assert result.stderr == ""
     with Image.open(overlay) as drawn:
-        assert drawn.size == (5, 7)
+        assert drawn.size == (20, 30)
     assert loader.calls[0]["batch"].shape == (1, 3, 7, 5)
     assert loader.calls[0]["targets"] is None
 
@@ -352,7 +353,7 @@ def test_settings_reach_the_engine(loader: Loader, tmp_path: Path) -> None:
 
 def test_overlays_on_the_original_images(loader: Loader, tmp_path: Path) -> None:
     given = [image(tmp_path / "a.png"), image(tmp_path / "b.png")]
-    for out, options, size in (("seen", [], (5, 7)), ("whole", ["--original"], (20, 30))):
+    for out, options, size in (("seen", ["--on", "view"], (5, 7)), ("whole", [], (20, 30))):
         result = run("explain", "m.onnx", *given, "--out", tmp_path / out, *options)
         assert result.exit_code == 0, result.output
         drawings = sorted((tmp_path / out).glob("*.png"))
@@ -419,6 +420,7 @@ def test_targets_by_index_and_name(loader: Loader, tmp_path: Path) -> None:
         "b_2_2-crane.png",
         "b_sheet.png",
         "explanation.npz",
+        "results.csv",
     ]
     assert "class 0 (tench)" in result.stdout.splitlines()[0]
     assert str(Path("two/b_2_2-crane.png")) in result.stdout.splitlines()[3]
@@ -444,7 +446,7 @@ def test_folders_stream_in_batches(loader: Loader, tmp_path: Path) -> None:
     assert [len(call["batch"]) for call in loader.calls] == [2, 2, 1]
     assert names(tmp_path / "camrt-out") == sorted(
         [f"{stem}_1_3-crane.png" for stem in ("1", "2", "1-2", "3", "1-3")]
-        + ["explanation.npz", "explanation-0002.npz", "explanation-0003.npz"]
+        + ["explanation.npz", "explanation-0002.npz", "explanation-0003.npz", "results.csv"]
     )
     assert "5 images, 10.0 ms an image, passes: 5 trunk, 50 head, 0 full" in result.stdout
     with np.load("camrt-out/explanation-0002.npz", allow_pickle=False) as archive:
@@ -466,6 +468,85 @@ def test_unreadable_images_are_skipped(loader: Loader, tmp_path: Path) -> None:
     assert len(loader.calls) == 1
 
 
+def test_a_table_of_results(loader: Loader, tmp_path: Path) -> None:
+    image(tmp_path / "a,b.png", 255)
+    image(tmp_path / "c.png", 255)
+    (tmp_path / "bad.png").write_text("no image")
+    result = run(
+        "explain", "m.onnx", "a,b.png", "bad.png", "c.png", "-t", "0", "-t", "3", "--batch-size", "1"
+    )
+    assert result.exit_code == 1
+    with Path("camrt-out/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["status"], row["rank"], row["class"]) for row in rows] == [
+        ("a,b.png", "ok", "1", "0"),
+        ("a,b.png", "ok", "2", "3"),
+        ("bad.png", "failed", "", ""),
+        ("c.png", "ok", "1", "0"),
+        ("c.png", "ok", "2", "3"),
+    ]
+    assert rows[1] == {
+        "path": "a,b.png",
+        "status": "ok",
+        "rank": "2",
+        "class": "3",
+        "label": "crane",
+        "probability": "0.6439143",
+        "logit": "3",
+        "score": "3",
+        "flag": "ok",
+        "overlay": "a_b_2_3-crane.png",
+        "error": "",
+    }
+    assert rows[2]["error"] == "bad.png: not an image that Pillow can read"
+    assert (tmp_path / "camrt-out" / rows[4]["overlay"]).is_file()
+
+
+def test_the_table_of_a_run_that_goes_on_is_whole(loader: Loader, tmp_path: Path) -> None:
+    for name in ("x/1.png", "x/3.png"):
+        image(tmp_path / name)
+    assert run("explain", "m.onnx", "x", "--block-size", "1", "--no-overlays").exit_code == 0
+    image(tmp_path / "x" / "2.png")
+    done = run("explain", "m.onnx", "x", "--block-size", "1", "--no-overlays", "--resume")
+    assert "1 explained before" in done.stdout
+    lines = Path("camrt-out/results.csv").read_text().splitlines()[1:]
+    assert [line.partition(",")[0] for line in lines] == [str(Path("x") / f"{n}.png") for n in (1, 2, 3)]
+    assert not list(Path("camrt-out").glob("*.png"))
+
+
+def test_somebody_else_s_table_is_left_alone(loader: Loader, tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    Path("camrt-out").mkdir()
+    Path("camrt-out/results.csv").write_text("mine")
+    result = run("explain", "m.onnx", "a.png")
+    assert result.exit_code == 2
+    assert "results.csv is there already, and is no result of this run" in " ".join(result.stderr.split())
+    assert loader.calls == []
+    assert Path("camrt-out/results.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
+def test_pictures_in_other_formats(loader: Loader, tmp_path: Path, form: str) -> None:
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"), "-k", "2", "--format", form)
+    assert result.exit_code == 0, result.output
+    stems = ("a_1_3-crane", "a_2_2-crane", "a_sheet")
+    for stem in stems:
+        with Image.open(f"camrt-out/{stem}.{form}") as drawn:
+            assert drawn.format == form.upper()
+
+
+def test_of_many_images_the_classes_are_told(loader: Loader, tmp_path: Path) -> None:
+    for number in range(25):
+        image(tmp_path / "x" / f"{number:02}.png", 255 if number % 5 else 1)
+    loader.changes = {"flag": 1}
+    result = run("explain", "m.onnx", "x", "--batch-size", "3")
+    assert len([line for line in result.stdout.splitlines() if line.startswith("x/")]) == 20
+    assert result.stdout.splitlines()[20:22] == [
+        "most often: crane (25)",
+        "25 maps are empty: the flags say why",
+    ]
+
+
 def test_nothing_readable(loader: Loader) -> None:
     result = run("explain", "m.onnx", "gone.png")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -483,7 +564,7 @@ def test_without_labels(loader: Loader, tmp_path: Path) -> None:
     loader.changes = {"labels": None}
     result = run("explain", "default", image(tmp_path / "a.png"))
     assert "class 3, probability" in result.stdout
-    assert names(tmp_path / "camrt-out") == ["a_1_3.png", "explanation.npz"]
+    assert names(tmp_path / "camrt-out") == ["a_1_3.png", "explanation.npz", "results.csv"]
 
 
 def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: Path) -> None:
@@ -536,6 +617,9 @@ def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: 
         (["m.onnx", "cat.png", "--preprocessing", "array.json"], "array.json: expected a JSON object"),
         (["m.onnx", "cat.png", "--preprocessing", "key.json"], "preprocessing: unknown key 'sise'"),
         (["m.onnx", "cat.png", "--out", "cat.png"], "cat.png"),
+        (["m.onnx", "cat.png", "--on", "paper"], "--on paper: draw on the original images, or on the view"),
+        (["m.onnx", "cat.png", "--format", "gif"], "pictures are written as png, jpeg, webp, not 'gif'"),
+        (["m.onnx", "cat.png", "--write", "overlays", "--no-overlays"], "nothing to write"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

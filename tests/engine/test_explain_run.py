@@ -161,6 +161,7 @@ def test_going_on_explains_only_what_is_not_done(
     (out / JOURNAL_FILE).write_text("".join(lines[: written + 1]))
     (out / "explanation-0002.npz").write_bytes(b"torn")
     (out / "explanation-0003.npz").unlink()
+    (out / "results.csv").unlink()
     for path in (*out.glob("d_*.png"), *out.glob("a-3_*.png")):
         path.unlink()
     explained.clear()
@@ -218,7 +219,7 @@ def test_images_that_come_and_go(shared: list[str], tmp_path: Path, change: str)
     [
         (["-m", "eigen"], "which differs in method"),
         (["-k", "2"], "which differs in targets"),
-        (["--original"], "which differs in settings"),
+        (["--on", "view"], "which differs in settings"),
         (["--activation", "sigmoid"], "which differs in model, settings"),
     ],
 )
@@ -309,7 +310,7 @@ def test_folders_of_results_are_no_classes(shared: list[str], tmp_path: Path) ->
 def test_a_sheet_shows_whole_images_where_they_are_drawn_on(shared: list[str], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     Image.new("RGB", (640, 320), "red").save(tmp_path / "data" / "wide.png")
-    done = run(shared, tmp_path / "data", tmp_path / "out", "-k", "2", "--original")
+    done = run(shared, tmp_path / "data", tmp_path / "out", "-k", "2")
     assert done.exit_code == 0, done.output
     with Image.open(tmp_path / "out" / "wide_sheet.png") as sheet:
         assert sheet.width == 3 * (512 + 6) + 6  # the image and two overlays

@@ -66,7 +66,7 @@ def shared_arguments(inputs: Path, model: str) -> CommandLine:
 
 
 def explain(inputs: Path, out: Path) -> CommandLine:
-    asked = ("-m", "gradcam", "-k", "2", "--write", "overlays,arrays,maps", "--block-size", "2")
+    asked = ("-m", "gradcam", "-k", "2", "--write", "overlays,arrays,maps,table", "--block-size", "2")
     return ["explain", *shared_arguments(inputs, "colours.onnx"), *asked, "-o", str(out)]
 
 

@@ -16,9 +16,9 @@ from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import (
     add_row,
     make_console,
-    progress_bar,
     report_errors,
 )
+from camrt.cli.progress import progress_bar
 from camrt.cli.ray_options import Actors, CpusPerActor, GpusPerActor, RayAddress, make_cluster
 from camrt.cli.shared_options import (
     Annotations,

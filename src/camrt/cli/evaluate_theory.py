@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from camrt.cli.output import add_row, make_console, progress_bar, strip_control
+from camrt.cli.output import add_row, make_console, strip_control
+from camrt.cli.progress import progress_bar
 from camrt.errors import InputError
 
 __all__ = ["check_theory_options", "print_theory"]

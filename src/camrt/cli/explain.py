@@ -42,6 +42,7 @@ from camrt.errors import InputError, TargetError
 if TYPE_CHECKING:
     from camrt.engine.engine import Engine
     from camrt.engine.fusion import Fusion
+    from camrt.engine.runs.job import PictureFormat
 
 __all__ = ["app"]
 
@@ -94,10 +95,14 @@ def explain(
         int | None, typer.Option("--top-k", "-k", min=1, help="Explain the most probable classes instead.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("camrt-out"),
-    original: Annotated[
-        bool,
-        typer.Option("--original", help="Draw on whole images, not on what the model saw of them."),
-    ] = False,
+    on: Annotated[
+        str,
+        typer.Option(help="Draw on the original images, whole, or on the view that the model has of them."),
+    ] = "original",
+    picture: Annotated[str, typer.Option("--format", help="Of pictures: png, jpeg or webp.")] = "png",
+    overlays: Annotated[
+        bool, typer.Option("--overlays/--no-overlays", help="Whether pictures are drawn; tables are anyhow.")
+    ] = True,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Target tensor, see camrt inspect; repeatable: the maps are then fused."),
@@ -110,9 +115,10 @@ def explain(
     write: Annotated[
         str,
         typer.Option(
-            help="What is written: overlays (PNG), arrays (NumPy), maps (Parquet); separated by commas."
+            help="What is written, separated by commas: overlays (pictures), arrays (NumPy), table "
+            "(results.csv), maps (rows with maps, Parquet)."
         ),
-    ] = "overlays,arrays",
+    ] = "overlays,arrays,table",
     map_size: Annotated[
         str, typer.Option(help="Of the maps: image, map (the activation's own grid) or HxW.")
     ] = "image",
@@ -171,7 +177,9 @@ def explain(
         from camrt.engine.runs.job import ExplainJob, parse_results
         from camrt.engine.runs.stream import Question
 
-        results = parse_results(write)
+        results = parse_results(write if overlays else drop_overlays(write))
+        if on not in ("original", "view"):
+            raise InputError(f"--on {on}: draw on the original images, or on the view that the model has")
         cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=quiet)
         model_file, sources = (
             (None, [str(scene_path())]) if model is None else model_and_images(model, images or [])
@@ -215,7 +223,8 @@ def explain(
             block_size=block_size,
             out=out,
             results=results,
-            original=original,
+            original=on == "original",
+            picture=cast("PictureFormat", picture),
             settings=model_options | {"precision": precision},
         )
         skipped = explain_sources(
@@ -223,6 +232,11 @@ def explain(
         )
     if skipped:
         raise typer.Exit(1)
+
+
+def drop_overlays(write: str) -> str:
+    """What --write asks for, without pictures."""
+    return ",".join(kind for kind in write.split(",") if kind.strip() != "overlays")
 
 
 def print_embedded(engine: Engine) -> None:

@@ -1,37 +1,49 @@
-"""What `camrt explain` prints of a run: a line an image where there are few, and how far it is."""
+"""What `camrt explain` prints of a run: its images where there are few, and how far it is."""
 
 from __future__ import annotations
 
 import sys
 import threading
-import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.text import Text
 
-from camrt.cli.output import make_console, print_left_out, progress_bar, strip_control
+from camrt.cli.output import make_console, print_left_out, strip_control
+from camrt.cli.progress import progress_bar
 from camrt.cli.result_lines import print_results
+from camrt.cli.result_rows import ResultRow, make_rows, print_table
+from camrt.engine.arrays import to_numpy
 from camrt.engine.runs.actors import Cluster
+from camrt.engine.runs.job import RESULT_KINDS, ResultKind
 from camrt.engine.runs.on_ray import explain_on_ray
 from camrt.engine.runs.run import RunSummary, explain_run
 from camrt.engine.runs.sources import count_items, find_items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rich.console import Console
 
-    from camrt.cli.output import ShowProgress
+    from camrt.cli.progress import ShowProgress
     from camrt.engine.runs.job import ExplainJob
     from camrt.engine.runs.stream import ExplainedBatch
 
 __all__ = ["explain_sources"]
 
-MOST_LINES = 20  # images that have a line each; of more the files tell
-SECONDS_A_LINE = 10.0  # between lines of progress where there is no terminal
+MOST_LINES = 20  # images that are told of one by one; of more the files tell
+MOST_CLASSES = 5  # that are named where the images are not
+FILES: dict[ResultKind, str] = {
+    "overlays": "pictures",
+    "arrays": "explanation.npz",
+    "maps": "maps/*.parquet",
+    "table": "results.csv",
+}
 
 
 class _Printer:
@@ -42,68 +54,72 @@ class _Printer:
         self._console = console
         self._results = results
         self._quiet = quiet
-        self._lines = 0
-        self.total: int | None = None
+        self._rows: list[ResultRow] = []  # for the table at the end
+        self._count = 0  # images
+        self._classes: Counter[str] = Counter()
+        self._flagged = 0
         self._show: ShowProgress | None = None
-        self._told = time.monotonic()
+        self.total: int | None = None
+        self.picture: Path | None = None  # the first that was written
 
     def failed(self, error: str) -> None:
         self._console.print(Text(f"skipped: {strip_control(error)}", "yellow"), soft_wrap=True)
 
     def written(self, batch: ExplainedBatch, overlays: list[str | None]) -> None:
-        if batch.explanation is None or self._quiet:
+        explanation = batch.explanation
+        if explanation is None:
             return
-        left = MOST_LINES - self._lines
-        count = len(batch.explanation)
+        if self.picture is None:
+            self.picture = next((self._job.out / name for name in overlays if name is not None), None)
+        if self._quiet:
+            return
+        left = max(MOST_LINES - self._count, 0)
         files = [image.item.address for image in batch.images if image.error is None]
-        if left > 0:
-            print_results(
-                self._results,
-                files[:left],
-                batch.explanation[:left],
-                [None if name is None else self._job.out / name for name in overlays],
-                self._job.question.engine.interface.recognised is not None,
-            )
-            if count > left or (count == left and self.total is not None and self.total > MOST_LINES):
-                self._results.print(
-                    f"of further images only the files tell: {strip_control(str(self._job.out))}",
-                    markup=False,
-                    soft_wrap=True,
-                )
-        self._lines += count
+        told = self._job.question.engine.interface.recognised is not None
+        if left and self._results.is_terminal:
+            self._rows += make_rows(files[:left], explanation[:left], overlays, told)
+        elif left:
+            places = [None if name is None else self._job.out / name for name in overlays]
+            print_results(self._results, files[:left], explanation[:left], places, told)
+        self._count += len(explanation)
+        self._classes.update(explanation.label(i) for i in range(len(explanation)))
+        self._flagged += int(np.count_nonzero(to_numpy(explanation.flags)))
 
     def progress(self, summary: RunSummary) -> None:
         if self._show is not None:
-            self._show(summary.done, self.total, note=describe(summary))
-        elif not self._quiet and time.monotonic() - self._told > SECONDS_A_LINE:
-            self._told = time.monotonic()
-            of = "" if self.total is None else f" of {self.total}"
-            left = time_left(summary, self.total)
-            self._console.print(f"{summary.done}{of} images, {describe(summary)}{left}", markup=False)
+            total = None if self.total is None else self.total - summary.kept
+            self._show(summary.done - summary.kept, total, note=describe(summary))
 
     @contextmanager
     def bar(self) -> Iterator[None]:
-        """A bar of progress, in a terminal."""
-        if self._quiet or not sys.stderr.isatty():
+        """A bar of progress, in a terminal; else a line a minute."""
+        if self._quiet:
             yield
             return
         with progress_bar("explaining", total=self.total, on=self._console) as show:
             self._show = show
             yield
 
+    def end(self) -> None:
+        """Prints what could not be told before all was done."""
+        if self._rows and self._count <= MOST_LINES:
+            print_table(self._results, self._rows)
+        if self._count > MOST_LINES:
+            common = self._classes.most_common(MOST_CLASSES)
+            more = ", …" * (len(self._classes) > len(common))
+            named = ", ".join(f"{label} ({count})" for label, count in common) + more
+            self._print(f"most often: {named}")
+            if self._flagged:
+                self._print(f"{self._flagged} maps are empty: the flags say why")
+
+    def _print(self, text: str) -> None:
+        self._results.print(strip_control(text), markup=False, soft_wrap=True)
+
 
 def describe(summary: RunSummary) -> str:
     """How quick a run is, what it waits for, and what failed."""
     failed = f", {summary.failed} failed" if summary.failed else ""
     return f"{summary.rate:.1f} images/s, {summary.timing.bound}{failed}"
-
-
-def time_left(summary: RunSummary, total: int | None) -> str:
-    """How long a run will take yet, in words; nothing where that is not known."""
-    if total is None or not summary.rate:
-        return ""
-    seconds = max(total - summary.done, 0) / summary.rate
-    return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
 
 
 def explain_sources(
@@ -145,6 +161,7 @@ def explain_sources(
         with nullcontext() if quiet else counting(sources, printer), printer.bar():
             summary = explain_run(job, items, printer, resume=resume, overwrite=overwrite)
     if not quiet:
+        printer.end()
         print_summary(job, summary, results)
     return summary.failed + summary.undrawn
 
@@ -186,4 +203,5 @@ def print_summary(job: ExplainJob, summary: RunSummary, console: Console) -> Non
             markup=False,
             soft_wrap=True,
         )
-        console.print(f"files in {strip_control(str(job.out))}", markup=False, soft_wrap=True)
+        files = ", ".join(FILES[kind] for kind in RESULT_KINDS if kind in job.results)
+        console.print(f"files in {strip_control(str(job.out))}: {files}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the command line prints with: consoles, rows, bars of progress, and errors as one paragraph."""
+"""What the command line prints with: consoles, rows, and errors as one paragraph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "ShowProgress",
     "add_row",
     "make_console",
     "print_left_out",
-    "progress_bar",
     "report_errors",
     "strip_control",
 ]
@@ -64,82 +62,6 @@ def print_left_out(folder: Path, count: int, on: Console | None = None) -> None:
 
     told = Text(strip_control(describe_results(folder, count)))
     (on or make_console(stderr=True)).print(told, soft_wrap=True)
-
-
-class ShowProgress(Protocol):
-    """What a bar of progress is told."""
-
-    def __call__(
-        self, done: float, total: float | None = None, title: str | None = None, note: str = ""
-    ) -> None:
-        """Shows how much is done.
-
-        Args:
-            done: So much.
-            total: Of so much, where that is known and was not told before.
-            title: What is being done now, where that changed.
-            note: What else there is to say, behind the bar.
-        """
-
-
-@contextmanager
-def progress_bar(
-    title: str, *, total: float | None = None, on: Console | None = None
-) -> Iterator[ShowProgress]:
-    """A bar with the time passed and left, shown while the block runs; nothing where stderr is no terminal.
-
-    Args:
-        title: What is being done.
-        total: How much there is to do, if it is known yet.
-        on: The console for the bar, if other lines are printed on it meanwhile; else one on stderr.
-    """
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Count(ProgressColumn):
-        """How much is done, and of how much: "?" as long as nobody knows."""
-
-        def render(self, task: Task) -> Text:
-            done, whole = (f"{value:.1f}".removesuffix(".0") for value in (task.completed, task.total or 0))
-            return Text(f"{done}/{'?' if task.total is None else whole}")
-
-    class Remaining(TimeRemainingColumn):
-        """How long it will take yet, as soon as that can be told."""
-
-        def render(self, task: Task) -> Text:
-            if task.total is None or task.time_remaining is None:
-                return Text()
-            return Text.assemble(super().render(task), " left")
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        Count(),
-        TimeElapsedColumn(),
-        Remaining(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    screen = make_console(stderr=True) if on is None else on
-    hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=screen, transient=True, disable=hidden, redirect_stdout=False) as bar:
-        bar.add_task(strip_control(title), total=total, note="")
-
-        def show(done: float, total: float | None = None, title: str | None = None, note: str = "") -> None:
-            task = bar.tasks[0].id
-            if title is not None and strip_control(title) != bar.tasks[0].description:
-                bar.remove_task(task)  # what is new has a time of its own, and perhaps no known total
-                task = bar.add_task(strip_control(title), total=total, note=note)
-            bar.update(task, completed=done, total=total, note=note)
-
-        yield show
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camrt.cli.model_options import ModelOptions, with_model_options
-from camrt.cli.output import add_row, make_console, progress_bar, report_errors, strip_control
+from camrt.cli.output import add_row, make_console, report_errors, strip_control
+from camrt.cli.progress import progress_bar
 from camrt.cli.shared_options import (
     Annotations,
     BatchSize,

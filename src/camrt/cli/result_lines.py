@@ -1,4 +1,4 @@
-"""The lines that `camrt explain` prints of its images."""
+"""The lines that `camrt explain` prints of its images where there is no terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from camrt.engine.explanation import FLAG_NAMES, Explanation
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_results"]
+__all__ = ["SATURATED_NOTE", "is_saturated", "name_score", "print_results"]
 
 SATURATED_NOTE = (
     "the probability is 1 whatever is altered: -O score=logit explains the number itself; "
@@ -37,12 +37,17 @@ def _describe_answer(
         yield f" of logit {value}"
 
 
-def _name_score(explanation: Explanation, i: int, target: int, score: float) -> str:
+def name_score(explanation: Explanation, i: int, target: int, score: float) -> str:
     """What a score is that the model's answer has too."""
     for name, answers in (("probability", explanation.probabilities), ("logit", explanation.logits)):
         if math.isclose(score, answers[i, target], rel_tol=1e-5):
             return f" (the {name} is explained)"
     return ""
+
+
+def is_saturated(explanation: Explanation, i: int, target: int, score: float, told: bool) -> bool:
+    """Whether a probability is explained that is 1, of a model that does not say that it is one."""
+    return not told and score == float(explanation.probabilities[i, target]) == 1.0
 
 
 def print_results(
@@ -72,12 +77,12 @@ def print_results(
                 f": class {target}{f' ({strip_control(label)})' if label else ''}, ",
                 *_describe_answer(explanation, i, target, told),
                 f", score {explanation.scores[at]:.4g}",
-                _name_score(explanation, i, target, float(explanation.scores[at])),
+                name_score(explanation, i, target, float(explanation.scores[at])),
             )
             flag = int(explanation.flags[at])
             if flag:
                 line.append(f", no map: {FLAG_NAMES[flag]}", "yellow")
-            if not told and explanation.scores[at] == explanation.probabilities[i, target] == 1.0:
+            if is_saturated(explanation, i, target, float(explanation.scores[at]), told):
                 line.append(f", {SATURATED_NOTE}", "yellow")
             overlay = written[i * each + t] if written else None
             if overlay is not None:

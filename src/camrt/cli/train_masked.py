@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from camrt.cli.output import make_console, progress_bar, report_errors, strip_control
+from camrt.cli.output import make_console, report_errors, strip_control
+from camrt.cli.progress import progress_bar
 from camrt.engine.run_folder import check_unused
 from camrt.training.libraries import training_imports
 

@@ -215,12 +215,12 @@ def test_an_image_that_goes_before_it_is_drawn_on(
         return read_image(source)
 
     monkeypatch.setattr(block_writer, "read_image", vanish)
-    done = run(model, photos, tmp_path / "out", "--write", "overlays,maps", "--original")
+    done = run(model, photos, tmp_path / "out", "--write", "overlays,maps")
     assert done.exit_code == 1, done.output
     assert "d.png: explained, and not drawn on" in done.stderr
     assert len(camrt.open_run(tmp_path / "out")) == 6
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
-    again = run(model, photos, tmp_path / "out", "--write", "overlays,maps", "--original", "--resume")
+    again = run(model, photos, tmp_path / "out", "--write", "overlays,maps", "--resume")
     assert "explained before" in again.stdout
 
 
