@@ -16,8 +16,8 @@ from camrt.engine.arrays import is_masked, library, to_numpy
 from camrt.engine.device import Device
 from camrt.engine.images.framing import MAX_MAP_SIDE, Framing
 from camrt.engine.images.preprocess import NAMES, Preprocessing
-from camrt.engine.images.read import read_image
-from camrt.engine.images.streams import is_stream
+from camrt.engine.images.read import ImageSource, read_image
+from camrt.engine.images.streams import is_open_file, is_stream
 from camrt.engine.preprocess_adaptation import Levels
 from camrt.engine.range_check import warn_of_range
 from camrt.errors import InputError
@@ -49,6 +49,7 @@ class PreparedBatch:
         to_caller: Converts results to the caller's array library and device.
         views: What the model sees of each image, where images were passed.
         framings: Which part of each image that is, where images were passed.
+        sources: The images as they were passed; None for each that is an open file, which may be closed.
         nan_rows: (N,) rows with NaN or infinity, for batches on a device, which are not refused; None for
             batches on the host, which are.
     """
@@ -57,6 +58,7 @@ class PreparedBatch:
     to_caller: Callable[[Array], Any]
     views: tuple[Image.Image, ...] | None
     framings: tuple[Framing, ...] | None
+    sources: tuple[ImageSource | None, ...] | None
     nan_rows: Array | None
 
 
@@ -87,7 +89,8 @@ def prepare_batch(
         batch = [batch]
     if isinstance(batch, Sequence):
         array, views, framings = read_images(batch, interface, preprocessing)
-        return PreparedBatch(device.put(array), to_numpy, views, framings, None)
+        sources = tuple(None if is_open_file(one) else one for one in batch)
+        return PreparedBatch(device.put(array), to_numpy, views, framings, sources, None)
     held = INTEGER_RANGES.get(interface.element)
     raw = held is not None or (levels is not None and levels[0] == 0 and levels[1] >= 255)
     array, give = read_array(batch, device, raw)
@@ -97,9 +100,9 @@ def prepare_batch(
     if seen is not None:
         check_values(seen)
         warn_of_range(seen, held if levels is None else levels)
-        return PreparedBatch(images, give, None, None, None)
+        return PreparedBatch(images, give, None, None, None, None)
     xp = library(images)
-    return PreparedBatch(images, give, None, None, ~xp.all(xp.isfinite(images), axis=(1, 2, 3)))
+    return PreparedBatch(images, give, None, None, None, ~xp.all(xp.isfinite(images), axis=(1, 2, 3)))
 
 
 def read_array(batch: Any, device: Device, raw: bool) -> tuple[Array, Callable[[Array], Any]]:

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, get_args
+from typing import Any, Generic, Literal, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ from camrt.engine.file_names import FileNames
 from camrt.engine.heads.base import QueryContext
 from camrt.engine.images.framing import Framing, uncrop_maps
 from camrt.engine.images.read import ImageSource
-from camrt.engine.map_placement import MapPlacement, check_index, place_maps
+from camrt.engine.images.style import StyleOptions
+from camrt.engine.map_placement import DrawnOn, MapPlacement, check_index, place_maps
 from camrt.engine.model_run import ModelRun
 from camrt.engine.passes import PassCounts
 from camrt.engine.queries import Need
@@ -67,6 +68,7 @@ class Concepts(Generic[ArrayT_co]):
         views: The N images as the model saw them, if images were given.
         framings: Which part of each image that is, if images were given.
         map_framing: Which part of the model's input the maps show.
+        sources: The N images as they were given, see `Explanation`.
     """
 
     maps: ArrayT_co
@@ -81,6 +83,7 @@ class Concepts(Generic[ArrayT_co]):
     views: tuple[Image.Image, ...] | None
     framings: tuple[Framing, ...] | None
     map_framing: Framing | None
+    sources: tuple[ImageSource | None, ...] | None = None
 
     def __len__(self) -> int:
         return int(self.vectors.shape[0])
@@ -113,26 +116,41 @@ class Concepts(Generic[ArrayT_co]):
         return ", ".join(f"{name} {value}" for name, value in zip(names, told, strict=True))
 
     def overlay(
-        self, i: int, concept: int = 0, opacity: float = 0.5, *, image: ImageSource | None = None
+        self,
+        i: int,
+        concept: int = 0,
+        *,
+        image: ImageSource | None = None,
+        on: DrawnOn | None = None,
+        **style: Unpack[StyleOptions],
     ) -> Image.Image:
-        """An image with a concept's map in colours over it; the arguments are those of `Explanation.overlay`.
+        """An image with a concept's map drawn over it; the arguments are those of `Explanation.overlay`.
 
         Raises:
-            InputError: There is no image to draw on, it has other proportions, or the opacity is outside
-                [0, 1].
+            InputError: There is no image to draw on, it has other proportions, or the style means nothing.
             ImageError: The image cannot be read.
             NoSuchImageError: No such image or concept.
         """
         at = self._image(i), check_index(concept, len(self), "concept", "there are")
-        return self._placement.overlay(at[0], self.maps[at], opacity, image)
+        return self._placement.overlay(at[0], self.maps[at], image, on, style)
 
-    def sheet(self, i: int, columns: int = 4, *, image: ImageSource | None = None) -> Image.Image:
+    def sheet(
+        self,
+        i: int,
+        columns: int = 4,
+        *,
+        image: ImageSource | None = None,
+        on: DrawnOn | None = None,
+        **style: Unpack[StyleOptions],
+    ) -> Image.Image:
         """An image and the overlays of all concepts on one sheet, each with its label.
 
         Args:
             i: Which image.
             columns: Images a row.
-            image: What to draw on instead of what the model saw, see `Explanation.overlay`.
+            image: What to draw on, see `Explanation.overlay`.
+            on: See there.
+            **style: See there.
 
         Raises:
             InputError: There is no image to draw on, or columns below 1.
@@ -140,7 +158,7 @@ class Concepts(Generic[ArrayT_co]):
             NoSuchImageError: No such image.
         """
         own, captions = self._image(i), [self.label(concept) for concept in range(len(self))]
-        return self._placement.sheet(own, list(self.maps[own]), captions, columns, image)
+        return self._placement.sheet(own, list(self.maps[own]), captions, columns, image, on, style)
 
     def save(
         self,
@@ -194,7 +212,7 @@ class Concepts(Generic[ArrayT_co]):
 
     @property
     def _placement(self) -> MapPlacement:
-        return MapPlacement(self.views, self.framings, self.map_framing)
+        return MapPlacement(self.views, self.framings, self.map_framing, self.sources)
 
     def _image(self, i: int) -> int:
         return check_index(i, int(self.maps.shape[0]), "image", "there are")
@@ -264,6 +282,7 @@ def find_concepts(
         views=given.views,
         framings=given.framings,
         map_framing=shown,
+        sources=given.sources,
     )
 
 

@@ -251,6 +251,7 @@ def join_blocks(
         views=given.views,
         framings=given.framings,
         map_framing=shown,
+        sources=given.sources,
         uncertainty=None if uncertainty is None else given.to_caller(uncertainty),
     )
 

@@ -52,10 +52,10 @@ def to_safe_stem(text: str) -> str:
     return safe
 
 
-def overlay_name(stem: str, rank: int, target: int, label: str | None) -> str:
+def overlay_name(stem: str, rank: int, target: int, label: str | None, suffix: str = "png") -> str:
     """The name of an image's overlay for one of its targets, `rank` counting from 1."""
     safe = "" if label is None else _safe_label(label)
-    return f"{stem}_{rank}_{'-'.join(filter(None, (str(target), safe)))}.png"
+    return f"{stem}_{rank}_{'-'.join(filter(None, (str(target), safe)))}.{suffix}"
 
 
 def _safe_label(label: str) -> str:

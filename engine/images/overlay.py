@@ -1,159 +1,163 @@
-"""Drawing a saliency over its image, and several drawings on one sheet."""
+"""Drawing a saliency over its image."""
 
 from __future__ import annotations
 
-import math
-import unicodedata
-from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from camrt.engine.images.framing import Framing, uncrop_maps
+from camrt.engine.images.marks import draw_boxes, draw_peak, draw_region, line_width
+from camrt.engine.images.sheets import add_legend
+from camrt.engine.images.style import CONTOURS, MASK_THRESHOLD, DrawingStyle, StyleOptions
 from camrt.errors import InputError
 from camrt.export.geometry.region import Region
 
-__all__ = ["COLOUR_MAP", "contact_sheet", "overlay"]
+__all__ = ["draw_heat", "overlay"]
 
-# From deep violet through magenta and orange to a pale yellow. The lightness rises in even steps (CIELAB
-# L* from 8 to 95), so that more saliency is always lighter, in grey print too, and for every kind of sight.
-_ANCHORS = (
-    (28, 7, 62),
-    (54, 8, 104),
-    (85, 10, 131),
-    (119, 14, 138),
-    (153, 25, 131),
-    (186, 41, 114),
-    (214, 63, 91),
-    (235, 92, 65),
-    (247, 126, 42),
-    (252, 164, 40),
-    (252, 205, 77),
-    (252, 243, 160),
-)
 _OPAQUE_FROM = 0.6  # the saliency from which on the colour has its full opacity
-_MARGIN = 6  # pixels around each cell of a contact sheet
-_FONT_SIZE = 13
-_MOST_LINES = 6  # of a caption; what is longer is cut short
-
-
-def _make_colour_map() -> NDArray[np.uint8]:
-    anchors = np.array(_ANCHORS, np.float64)
-    at = np.linspace(0, len(anchors) - 1, 256)
-    columns = [np.interp(at, np.arange(len(anchors)), anchors[:, channel]) for channel in range(3)]
-    return np.rint(np.stack(columns, axis=1)).astype(np.uint8)
-
-
-COLOUR_MAP: NDArray[np.uint8] = _make_colour_map()
-"""(256, 3) uint8 RGB, the colour of each level of saliency."""
-
-
-def is_instance(value: Any, kind: type) -> bool:
-    """Whether a caller gave a number of some kind, whatever the annotation says."""
-    return isinstance(value, kind)
+_LEAST_LIGHT = 0.5  # of what is faded wholly, as a share of its own
+_OUTSIDE_LIGHT = 0.35  # of what the model did not see
+_STRIP = 1 << 20  # pixels that are drawn at once, so that a large photograph takes little memory
+_RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)  # of grey, as Pillow and JPEG have it
 
 
 def overlay(
-    image: Image.Image, saliency: NDArray[Any], *, opacity: float = 0.5, region: Region | None = None
+    image: Image.Image,
+    saliency: NDArray[Any],
+    *,
+    region: Region | None = None,
+    **style: Unpack[StyleOptions],
 ) -> Image.Image:
-    """An image with its saliency in colours over it.
+    """An image with its saliency drawn over it.
 
-    The colour's opacity grows with the saliency, from none at 0, so unimportant parts stay readable and a
-    map of zeros leaves the image as it is.
+    The colour's opacity grows with the saliency, from none at 0, so unimportant parts stay readable.
 
     Args:
         image: Any Pillow image.
         saliency: (H, W) in [0, 1]; resized (bilinear) to the image where the sizes differ.
-        opacity: Of the most salient pixels, in [0, 1].
         region: The part of the image that the saliency shows; nothing is drawn on the rest. None for all.
+        **style: See `camrt.engine.images.style.DrawingStyle`.
 
     Returns:
-        A new RGB image of the image's size.
+        A new RGB image of the image's size, higher by the colour bar where there is one.
 
     Raises:
-        InputError: A saliency that is not (H, W) in [0, 1], or an opacity outside [0, 1].
+        InputError: A saliency that is not (H, W) in [0, 1], or a style that means nothing.
+        MissingExtraError: The colour map is one of matplotlib's, which is not installed.
+
+    Example:
+        overlay(photograph, explanation.maps[0], colormap="viridis", legend=True)
     """
-    if not is_instance(opacity, Real) or not 0 <= opacity <= 1:
-        raise InputError(f"opacity must be in [0, 1], got {opacity!r:.80}")
+    how = DrawingStyle(**style)
     saliency = np.asarray(saliency, np.float32)
     if saliency.ndim != 2 or 0 in saliency.shape:
         raise InputError(f"expected a saliency (H, W), got {saliency.shape}")
     if not (saliency.min() >= 0 and saliency.max() <= 1):
         raise InputError("the saliency must lie in [0, 1]")
     image = image.convert("RGB")
-    framing = None if region is None else Framing((image.height, image.width), region)
-    if framing is not None and not framing.is_whole:
-        saliency = uncrop_maps(saliency, framing).clip(0, 1)
-    elif saliency.shape != (image.height, image.width):
-        resized = Image.fromarray(saliency).resize(image.size, Image.Resampling.BILINEAR)
-        saliency = np.asarray(resized).clip(0, 1)
-    base = np.asarray(image).astype(np.float32)
-    colour = COLOUR_MAP[np.rint(saliency * 255).astype(np.uint8)]
-    rise = np.minimum(saliency / _OPAQUE_FROM, 1)
-    weight = (opacity * rise * rise * (3 - 2 * rise))[..., None]  # smoothstep: no visible edge at either end
-    return Image.fromarray(np.rint(base + weight * (colour - base)).astype(np.uint8))
+    size = (image.height, image.width)
+    framing = Framing.whole(size) if region is None else Framing(size, region)
+    placed = saliency
+    if not framing.is_whole:
+        placed = uncrop_maps(saliency, framing).clip(0, 1)
+    elif saliency.shape != size:
+        placed = np.asarray(Image.fromarray(saliency).resize(image.size, Image.Resampling.BILINEAR)).clip(
+            0, 1
+        )
+    drawn = _paint(np.asarray(image), placed, framing, how)
+    if how.outside == "outline" and not framing.is_whole:
+        draw_region(drawn, framing.region)
+    if how.boxes is not None:
+        draw_boxes(drawn, np.asarray(how.boxes, np.float64).reshape(-1, 4))
+    if how.peak and placed.max() > 0:
+        draw_peak(drawn, placed)
+    return add_legend(drawn, how.colours) if how.legend else drawn
 
 
-def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
-    """Several images on one white sheet, row by row, each with its caption beneath.
+def draw_heat(saliency: NDArray[Any], **style: Unpack[StyleOptions]) -> Image.Image:
+    """A saliency by itself, in colours on black: for batches of numbers, of which there is no image.
 
     Args:
-        images: One or more images; each is centred in a cell as large as the largest of them.
-        captions: One an image; in ASCII, on several lines where it is wider than its cell, and cut short
-            after six.
-        columns: Images a row, at least 1; fewer where there are fewer images.
-
-    Returns:
-        An RGB image.
-
-    Raises:
-        InputError: No images, another number of captions than of images, or columns below 1.
+        saliency: (H, W) in [0, 1].
+        **style: See `overlay`.
     """
-    if not images:
-        raise InputError("a contact sheet needs at least one image")
-    if len(captions) != len(images):
-        raise InputError(f"expected {len(images)} captions, one an image, got {len(captions)}")
-    if not is_instance(columns, Integral) or columns < 1:
-        raise InputError(f"columns must be a whole number, at least 1, got {columns!r:.80}")
-    columns = int(columns)
-    font = ImageFont.load_default(_FONT_SIZE)
-    line = math.ceil(font.getbbox("Ag")[3])
-    columns = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
-    width = max(image.width for image in images)
-    height = max(image.height for image in images)
-    texts = [_wrap_caption(caption, width, font) for caption in captions]
-    step_x, step_y = width + _MARGIN, height + max(map(len, texts)) * line + 2 * _MARGIN
-    sheet = Image.new("RGB", (columns * step_x + _MARGIN, rows * step_y + _MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, (image, text) in enumerate(zip(images, texts, strict=True)):
-        left, upper = _MARGIN + place % columns * step_x, _MARGIN + place // columns * step_y
-        sheet.paste(image, (left + (width - image.width) // 2, upper + (height - image.height) // 2))
-        for number, words in enumerate(text):
-            draw.text((left, upper + height + _MARGIN // 2 + number * line), words, "black", font)
-    return sheet
+    height, width = np.asarray(saliency).shape[-2:]
+    return overlay(Image.new("RGB", (width, height)), saliency, **(StyleOptions(opacity=1.0) | style))
 
 
-def _wrap_caption(caption: str, width: int, font: Any) -> list[str]:
-    """The caption on lines that are no wider than some pixels, broken between words where they fit.
+def _paint(
+    base: NDArray[np.uint8], saliency: NDArray[np.float32], framing: Framing, how: DrawingStyle
+) -> Image.Image:
+    """The image with the saliency in it, some rows at a time."""
+    drawn = np.empty_like(base)
+    steepness = (
+        np.hypot(*np.gradient(saliency)) if how.mode == "contour" and min(base.shape[:2]) > 1 else None
+    )
+    rows = max(_STRIP // base.shape[1], 1)
+    for start in range(0, len(base), rows):
+        part = slice(start, start + rows)
+        pixels, values = base[part].astype(np.float32), saliency[part]
+        if how.mode == "blend":
+            done = _blend(pixels, values, how)
+        elif how.mode == "mask":
+            kept = (values >= (MASK_THRESHOLD if how.threshold is None else how.threshold))[..., None]
+            done = np.where(kept, pixels, _fade(pixels, how.faded))
+        else:
+            slope = np.zeros_like(values) if steepness is None else steepness[part]
+            done = _contour(pixels, values, slope, line_width(base.shape[:2]), how)
+        drawn[part] = np.rint(done)
+    if how.outside == "dim" and not framing.is_whole:
+        beyond = ~_inside(framing)
+        drawn[beyond] = np.rint(_OUTSIDE_LIGHT * _fade(base[beyond].astype(np.float32), 0.5))
+    return Image.fromarray(drawn)
 
-    Pillow's own font has the ASCII characters alone: accents are dropped, other letters become "?".
-    """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", caption) if not unicodedata.combining(c))
-    left = " ".join(plain.encode("ascii", "replace").decode().split())
-    lines: list[str] = []
-    while left:
-        if len(lines) == _MOST_LINES:
-            lines[-1] = lines[-1][: max(len(lines[-1]) - 3, 0)] + "..."
-            break
-        kept = len(left)
-        while kept > 1 and font.getlength(left[:kept]) > width:
-            kept -= 1
-        if kept < len(left) and left[kept] != " ":
-            kept = left.rfind(" ", 0, kept) if " " in left[:kept] else kept
-        lines.append(left[:kept])
-        left = left[kept:].lstrip()
-    return lines or [""]
+
+def _blend(
+    pixels: NDArray[np.float32], values: NDArray[np.float32], how: DrawingStyle
+) -> NDArray[np.float32]:
+    colour = how.colours[np.rint(values * 255).astype(np.uint8)]
+    rise = np.minimum(values / _OPAQUE_FROM, 1)
+    weight = how.opacity * rise * rise * (3 - 2 * rise)  # smoothstep: no visible edge at either end
+    if how.threshold is not None:
+        weight = np.where(values >= how.threshold, weight, 0)
+    ground = _fade(pixels, how.faded)
+    blended: NDArray[np.float32] = ground + weight[..., None].astype(np.float32) * (colour - ground)
+    return blended
+
+
+def _contour(
+    pixels: NDArray[np.float32],
+    values: NDArray[np.float32],
+    slope: NDArray[np.float32],
+    width: float,
+    how: DrawingStyle,
+) -> NDArray[np.float32]:
+    """Lines where the saliency passes a level, in a dark seam; how far a pixel is off one its slope tells."""
+    done = _fade(pixels, how.faded)
+    for level in CONTOURS if how.threshold is None else (how.threshold,):
+        away = np.abs(values - level) / np.maximum(slope, 1e-6)
+        for half, colour in ((width + 1, np.zeros(3)), (width / 2, how.colours[round(255 * level)])):
+            cover = how.opacity * np.clip(half + 0.5 - away, 0, 1)[..., None]
+            done += cover * (colour.astype(np.float32) - done)
+    return done
+
+
+def _fade(pixels: NDArray[np.float32], fade: float) -> NDArray[np.float32]:
+    """Pixels (..., 3) with less colour and less light."""
+    grey = (pixels @ _RED_GREEN_BLUE)[..., None]
+    faded: NDArray[np.float32] = np.float32(1 - (1 - _LEAST_LIGHT) * fade) * (pixels + fade * (grey - pixels))
+    return faded
+
+
+def _inside(framing: Framing) -> NDArray[np.bool_]:
+    """(H, W) which pixels the part has; a pixel belongs to it where its middle does."""
+    region = framing.region
+    rows, columns = (np.arange(side) + 0.5 for side in framing.size)
+    within = (
+        (places > min(ends)) & (places < max(ends))
+        for places, ends in ((rows, (region.upper, region.lower)), (columns, (region.left, region.right)))
+    )
+    return np.logical_and.outer(*within)

@@ -8,14 +8,19 @@ from typing import Any
 from camrt.errors import ImageError
 from camrt.export.limits import human_bytes
 
-__all__ = ["MAX_FILE_BYTES", "image_bytes", "is_stream"]
+__all__ = ["MAX_FILE_BYTES", "image_bytes", "is_open_file", "is_stream"]
 
 MAX_FILE_BYTES = 256 << 20  # of an image's file
 
 
 def is_stream(source: Any) -> bool:
     """Whether something is an image's bytes, or an open file of them."""
-    return isinstance(source, (bytes, bytearray)) or hasattr(source, "read")
+    return isinstance(source, (bytes, bytearray)) or is_open_file(source)
+
+
+def is_open_file(source: Any) -> bool:
+    """Whether something is read from, and so may be closed or elsewhere later."""
+    return hasattr(source, "read")
 
 
 def image_bytes(source: Any, name: str) -> io.BytesIO:

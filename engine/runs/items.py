@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from camrt.engine.images.read import ImageSource
 from camrt.errors import ImageError
@@ -25,6 +26,7 @@ class ImageItem:
         version: What changes when its content does, such as its size and time; None where nobody knows.
         read: Gives what `camrt.engine.images.read.read_image` takes, or raises an `ImageError`.
         error: Why there is no image here; `read` is not called then.
+        path: Of its file, where that is one on this machine.
     """
 
     address: str
@@ -32,6 +34,7 @@ class ImageItem:
     version: str | None
     read: Callable[[], ImageSource]
     error: str | None = None
+    path: Path | None = None
 
 
 def failed_item(address: str, stem: str, error: str) -> ImageItem:

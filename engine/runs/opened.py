@@ -176,6 +176,7 @@ class OpenedRun:
             labels=self._labels,
             views=(self._preprocessing.view(read_image(item.read())),),
             framings=(framing,),
+            sources=(item.path,),
             uncertainty=maps.get("uncertainty"),
         )
 

@@ -176,4 +176,4 @@ def local_item(path: Path) -> ImageItem:
         version = f"{status.st_size}-{status.st_mtime_ns}"
     except OSError:
         version = None  # who reads it will say why
-    return ImageItem(str(path), path.stem, version, partial(Path, path))
+    return ImageItem(str(path), path.stem, version, partial(Path, path), path=path)

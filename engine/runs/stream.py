@@ -199,5 +199,8 @@ def explain_batch(images: list[DecodedImage], question: Question, timing: Timing
     started = time.perf_counter()
     readable = [image.seen for image in images if image.seen is not None]
     explanation = question.explain(readable) if readable else None
+    if explanation is not None:
+        files = tuple(image.item.path for image in images if image.seen is not None)
+        explanation = replace(explanation, sources=files)
     timing.explaining += time.perf_counter() - started
     return ExplainedBatch(images, explanation)

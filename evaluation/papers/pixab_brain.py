@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 import camrt
 from camrt.engine.batch_axis import resolve_batch_axis
-from camrt.engine.images.overlay import contact_sheet, overlay
+from camrt.engine.images.overlay import overlay
 from camrt.engine.images.preprocess import METADATA_KEY
 from camrt.engine.images.read import list_class_folders, read_image
+from camrt.engine.images.sheets import contact_sheet
 from camrt.engine.methods import Method, make_method
 from camrt.engine.output_probe import make_output_prober
 from camrt.engine.runtime import make_onnx_runtime

@@ -126,7 +126,8 @@ def test_concepts_of_images_are_named_and_drawn(engine: Any) -> None:
     assert found.label(0).count(", ") == 1
     red = next(c for c in range(2) if found.label(c).startswith("red"))
     assert found.maps[0, red, 16, 16] > 0.5 > found.maps[1, red, 16, 16]
-    assert found.overlay(0, red).size == found.views[0].size
+    assert found.overlay(0, red).size == (40, 48)
+    assert found.overlay(0, red, on="view").size == found.views[0].size
     assert found.overlay(0, red, image=squares()[0].resize((80, 96))).size == (80, 96)
     sheet = found.sheet(0)
     assert sheet.width > 3 * found.views[0].width

@@ -95,8 +95,8 @@ def test_overlay_needs_per_image() -> None:
     with pytest.raises(InputError, match=r"no image to draw on.*explain images instead"):
         numbers.overlay(0)
     assert numbers.overlay(0, 1, image=Image.new("RGB", (20, 30))).size == (20, 30)
-    assert explanation().overlay(1, 2, 0.9).size == (5, 7)
-    assert np.array_equal(np.asarray(explanation().overlay(0, opacity=0)), np.full((7, 5, 3), 128))
+    assert explanation().overlay(1, 2, opacity=0.9).size == (5, 7)
+    assert np.array_equal(np.asarray(explanation().overlay(0, opacity=0, fade=0)), np.full((7, 5, 3), 128))
 
 
 def test_each_overlay_shows_its_own_map() -> None:

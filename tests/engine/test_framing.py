@@ -48,6 +48,9 @@ def middle(weights: np.ndarray) -> tuple[float, float]:
     return float((rows * weights).sum() / weights.sum()), float((columns * weights).sum() / weights.sum())
 
 
+PLAIN: Any = {"fade": 0, "outside": "none"}  # what is not salient stays as it was
+
+
 def changed(drawn: Image.Image, image: Image.Image) -> np.ndarray:
     return np.abs(np.asarray(drawn, np.float64) - np.asarray(image, np.float64)).sum(-1)
 
@@ -71,7 +74,7 @@ def test_the_peak_is_where_it_was_in_the_image(
     maps = {
         "on_original": found.on_original(0),
         "size": engine.explain([image], "activation", size="original").maps[0],
-        "drawn": changed(found.overlay(0, image=image), image),
+        "drawn": changed(found.overlay(0, image=image, **PLAIN), image),
     }
     for where in maps.values():
         assert where.shape == size
@@ -86,7 +89,7 @@ def test_a_drawing_in_another_size_and_of_files(tmp_path: Path) -> None:
     image = dotted((100, 300), (50, 130))
     found = engine.explain([image], "activation")
     large = image.resize((901, 300))  # the long side a pixel off
-    drawn = changed(found.overlay(0, image=large), large)
+    drawn = changed(found.overlay(0, image=large, **PLAIN), large)
     assert np.abs(np.subtract(middle(drawn**4), (150, 391))).max() < 9
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -95,11 +98,13 @@ def test_a_drawing_in_another_size_and_of_files(tmp_path: Path) -> None:
         found.overlay(0, image=tmp_path / "a.png"), found.overlay(0, image=np.asarray(image))
     )
     view = found.views[0] if found.views else image
-    assert np.array_equal(found.overlay(0, image=view), found.overlay(0))
+    assert np.array_equal(found.overlay(0, image=view), found.overlay(0, on="view"))
+    assert np.array_equal(found.overlay(0, image=image), found.overlay(0))
+    assert np.array_equal(found.overlay(0, image=image), found.overlay(0, on="original"))
     with pytest.raises(InputError, match="300×300 is neither that of 100×300 which was explained, in any"):
         found.overlay(0, image=image.resize((300, 300)))
     whole = engine.explain([image], "activation", size="original")
-    both = (middle(changed(each.overlay(0), view) ** 4) for each in (whole, found))
+    both = (middle(changed(each.overlay(0, on="view", **PLAIN), view) ** 4) for each in (whole, found))
     assert np.abs(np.subtract(*both)).max() < 1
     paths = found.save(tmp_path / "out", "a", images=[image])
     with np.load(paths[-1], allow_pickle=False) as archive:
@@ -117,7 +122,7 @@ def test_per_image_of_the_input_s_own_size_that_was_cropped(tmp_path: Path) -> N
     engine = camrt.load(bright(tmp_path, (64, 64)), preprocessing={"resize": "crop"})
     image = dotted((64, 64), (20, 44))
     found = engine.explain([image], "activation")
-    drawn = changed(found.overlay(0, image=image), image)
+    drawn = changed(found.overlay(0, image=image, **PLAIN), image)
     assert np.abs(np.subtract(middle(drawn**4), (20, 44))).max() < 3
     assert not drawn[:4].any()
 
@@ -239,7 +244,7 @@ def test_the_peak_behind_a_crop_by_hand(tmp_path: Path) -> None:
     black = Image.new("RGB", (64, 32))
     for given in (None, Image.fromarray(pixels)):
         on = Image.fromarray(pixels) if given is None else given
-        drawn = changed(cells.overlay(0, image=given), on)
+        drawn = changed(cells.overlay(0, image=given, **PLAIN), on)
         assert drawn[13, 21] > 0
         assert not drawn[:8].any()
         assert not drawn[:, 28:].any()

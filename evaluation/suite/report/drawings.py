@@ -13,8 +13,8 @@ from PIL import Image
 from camrt.engine.extras import import_extra
 from camrt.engine.images.overlay import overlay
 from camrt.engine.images.read import read_image
+from camrt.engine.printable import escape_chart
 from camrt.errors import ImageError
-from camrt.evaluation.escaping import escape_chart
 from camrt.evaluation.suite.measurement import TableRow
 from camrt.evaluation.suite.summary import rebuild_map
 

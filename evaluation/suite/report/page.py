@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from camrt.engine.extras import import_extra
-from camrt.evaluation.escaping import replace_unprintable
+from camrt.engine.printable import replace_unprintable
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE
 from camrt.evaluation.suite.metric_registry import METRICS, title_of_left_out
 from camrt.evaluation.suite.report.drawings import draw_curves, draw_examples
