@@ -49,17 +49,17 @@ class PreparedBatch:
         to_caller: Converts results to the caller's array library and device.
         views: What the model sees of each image, where images were passed.
         framings: Which part of each image that is, where images were passed.
-        sources: The images as they were passed; None for each that is an open file, which may be closed.
         nan_rows: (N,) rows with NaN or infinity, for batches on a device, which are not refused; None for
             batches on the host, which are.
+        sources: The images as they were passed; None for each that is an open file, which may be closed.
     """
 
     images: Array
     to_caller: Callable[[Array], Any]
     views: tuple[Image.Image, ...] | None
     framings: tuple[Framing, ...] | None
-    sources: tuple[ImageSource | None, ...] | None
     nan_rows: Array | None
+    sources: tuple[ImageSource | None, ...] | None = None
 
 
 def prepare_batch(
@@ -90,7 +90,7 @@ def prepare_batch(
     if isinstance(batch, Sequence):
         array, views, framings = read_images(batch, interface, preprocessing)
         sources = tuple(None if is_open_file(one) else one for one in batch)
-        return PreparedBatch(device.put(array), to_numpy, views, framings, sources, None)
+        return PreparedBatch(device.put(array), to_numpy, views, framings, None, sources)
     held = INTEGER_RANGES.get(interface.element)
     raw = held is not None or (levels is not None and levels[0] == 0 and levels[1] >= 255)
     array, give = read_array(batch, device, raw)
@@ -100,9 +100,9 @@ def prepare_batch(
     if seen is not None:
         check_values(seen)
         warn_of_range(seen, held if levels is None else levels)
-        return PreparedBatch(images, give, None, None, None, None)
+        return PreparedBatch(images, give, None, None, None)
     xp = library(images)
-    return PreparedBatch(images, give, None, None, None, ~xp.all(xp.isfinite(images), axis=(1, 2, 3)))
+    return PreparedBatch(images, give, None, None, ~xp.all(xp.isfinite(images), axis=(1, 2, 3)))
 
 
 def read_array(batch: Any, device: Device, raw: bool) -> tuple[Array, Callable[[Array], Any]]:

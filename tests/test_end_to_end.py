@@ -46,7 +46,8 @@ def test_every_method_explains_the_bundled_scene(engine, method):
     assert explanation.maps.dtype == np.float32
     assert (explanation.maps >= 0).all()
     assert (explanation.maps <= 1).all()
-    assert explanation.overlay(0, 2).size == explanation.views[0].size
+    assert explanation.overlay(0, 2, on="view").size == explanation.views[0].size
+    assert explanation.overlay(0, 2).size == explanation.framings[0].size[::-1]
 
 
 def test_explain_without_arguments_writes_an_overlay(tmp_path: Path):

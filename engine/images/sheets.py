@@ -114,7 +114,7 @@ def wrap_caption(caption: str, width: int, font: Any) -> list[str]:
             lines[-1] = lines[-1][: max(len(lines[-1]) - 3, 0)] + "..."
             break
         lengths = range(1, len(left) + 1)
-        kept = max(bisect_right(lengths, width, key=lambda count: float(font.getlength(left[:count]))), 1)
+        kept = max(bisect_right(lengths, width, key=lambda count: math.ceil(font.getlength(left[:count]))), 1)
         if kept < len(left) and left[kept] != " ":
             kept = left.rfind(" ", 0, kept) if " " in left[:kept] else kept
         lines.append(left[:kept])

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from camrt.engine.drawing_files import write_drawing
 from camrt.engine.explanation import Explanation, join_explanations
 from camrt.engine.extras import import_extra
 from camrt.engine.images.read import read_image
@@ -16,12 +17,11 @@ from camrt.engine.runs.result_table import make_lines
 from camrt.engine.runs.rows import make_rows, schema
 from camrt.engine.runs.stream import ExplainedBatch, MapShapes
 from camrt.errors import ImageError, InputError
-from camrt.export.io.atomic_files import open_atomic, open_draft, storage_errors
+from camrt.export.io.atomic_files import open_draft, storage_errors
 
 __all__ = ["ROWS_FOLDER", "BlockWriter", "rows_name"]
 
 ROWS_FOLDER = "maps"
-PICTURE_OPTIONS = {"jpeg": {"quality": 92}, "webp": {"quality": 92}}  # of Pillow's
 
 
 def rows_name(number: int) -> str:
@@ -114,9 +114,8 @@ class BlockWriter:
         if explanation is None:
             return []
         each = explanation.targets_per_image
-        suffix = f".{self._job.picture}"
-        names = [name.removesuffix(".png") + suffix for name in explanation.file_names(stems, "")[:-1]]
-        sheets = [f"{stem}_sheet{suffix}" for stem in stems] if each > 1 else []
+        names = explanation.file_names(stems, "", suffix=self._job.picture)[:-1]
+        sheets = [f"{stem}_sheet.{self._job.picture}" for stem in stems] if each > 1 else []
         self._claim([*names, *sheets])
         readable = [image.item for image in batch.images if image.error is None]
         done: list[str | None] = []
@@ -124,8 +123,8 @@ class BlockWriter:
             own = names[i * each : (i + 1) * each]
             try:
                 whole = read_image(item.read()) if self._job.original else None
-                drawings = [explanation.overlay(i, t, image=whole) for t in range(each)]
-                sheet = explanation.sheet(i, image=whole) if sheets else None
+                drawings = [explanation.overlay(i, t, image=whole, on="view") for t in range(each)]
+                sheet = explanation.sheet(i, image=whole, on="view") if sheets else None
             except (ImageError, InputError) as error:  # it has gone, or is another one now
                 self.undrawn.append(f"{item.address}: explained, and not drawn on: {error}")
                 self.files = [name for name in self.files if name not in (*own, *sheets[i : i + 1])]
@@ -139,8 +138,7 @@ class BlockWriter:
         return done
 
     def _save(self, name: str, drawing: Any) -> None:
-        with open_atomic(self._job.out / name) as file:
-            drawing.save(file, format=self._job.picture, **PICTURE_OPTIONS.get(self._job.picture, {}))
+        write_drawing(self._job.out / name, drawing, self._job.picture)
 
     def _write_rows(self, batch: ExplainedBatch) -> None:
         shapes = self._shapes

@@ -20,6 +20,8 @@ __all__ = ["FEATURES", "add_command", "missing_packages"]
 FEATURES = {
     "torch": "explain torch modules and .pt2 files; camrt.to_onnx",
     "evaluate": "camrt evaluate, camrt reproduce; superpixels of lime and kernelshap, aise",
+    "plot": "figures (explanation.plot, PDF, SVG), colour maps of matplotlib",
+    "xarray": "explanation.to_xarray",
     "concepts": "camrt concepts",
     "runs": "--write maps, .parquet lists, addresses such as s3://",
     "ray": "camrt explain --ray",
