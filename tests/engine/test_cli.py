@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
@@ -24,7 +25,7 @@ from typer.testing import CliRunner, Result
 import camrt
 from camrt.cli import doctor
 from camrt.cli.main import app
-from camrt.cli.output import add_row
+from camrt.cli.output import add_row, report_errors
 from camrt.engine.caller_warnings import warn_caller
 from camrt.engine.explanation import Explanation
 from camrt.engine.images.preprocess import Preprocessing
@@ -545,6 +546,25 @@ def test_of_many_images_the_classes_are_told(loader: Loader, tmp_path: Path) -> 
         "most often: crane (25)",
         "25 maps are empty: the flags say why",
     ]
+
+
+def test_of_many_failures_the_first_are_told(loader: Loader, tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02}.png").write_text("no image")
+    result = run("explain", "m.onnx", "*.png", image(tmp_path / "good.jpg"))
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 21
+    assert result.stderr.splitlines()[-1] == "skipped: 10 more"
+    assert Path("camrt-out/results.csv").read_text().count("not an image that Pillow can read") == 30
+
+
+def test_warnings_are_paragraphs_and_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(), report_errors():
+        warnings.simplefilter("always")
+        for text in ("pass device= or\x1b not", "pass device= or\x1b not", "another"):
+            warnings.warn(text, DegenerateMapWarning, stacklevel=1)
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["warning: give --device or\N{REPLACEMENT CHARACTER} not", "warning: another"]
 
 
 def test_nothing_readable(loader: Loader) -> None:

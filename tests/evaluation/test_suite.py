@@ -536,7 +536,8 @@ def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: P
     assert run.exit_code == 0, run.output
     assert "gradcam:score=probability" in run.output
     assert "images measured" in run.output
-    assert "pxap: not measured: no image has masks" in run.output
+    assert "pixab, gradcam:score=probability on 12 images: all metrics that the" in run.output
+    assert "not measured: pxap: no image has masks" in run.output
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 5
     assert page.count("data:image/jpeg;base64,") == 3 * 3

@@ -43,6 +43,12 @@ def test_from_a_folder_of_images_to_overlays(data: Path, tmp_path: Path) -> None
     said = camrt_says("train", "--data", data, "--out", tmp_path / "run", "--head", "calm-ml", *QUICK)
     assert "39 images of 3 classes to train on, 3 to validate on" in said
     assert re.search(r"validation loss \d\.\d+, top-1 \d+\.\d %; weights in", said)
+    epochs = re.findall(
+        r"epoch (\d) of 4: training loss \d\.\d+, top-1 \d+\.\d %; validation loss \d\.\d+, top-1 \d+\.\d %; "
+        r"\d+ \w+, \d+ \w+ left",
+        said,
+    )
+    assert epochs == ["1", "2", "3", "4"]
     said = camrt_says(
         "export", tmp_path / "run", "-o", tmp_path / "model.onnx", "--images", data, "--dynamic-size"
     )

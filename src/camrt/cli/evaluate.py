@@ -10,7 +10,7 @@ import typer
 from camrt.cli.arguments import draw_images
 from camrt.cli.evaluate_axioms import axioms
 from camrt.cli.evaluate_theory import check_theory_options, print_theory
-from camrt.cli.evaluation_table import print_evaluation, print_further_explanations
+from camrt.cli.evaluation_table import print_evaluation, print_plan
 from camrt.cli.groups import DefaultCommandGroup
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import (
@@ -146,7 +146,7 @@ def on_images(
             "infidelity_squares": infidelity_squares, "sensitivity_draws": sensitivity_draws,
             "sensitivity_radius": sensitivity_radius,
         }  # fmt: skip
-        print_further_explanations(split_list(metrics), Settings(**settings))
+        print_plan(split_list(methods), split_list(metrics), len(found.samples), Settings(**settings))
         cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=True)
         with progress_bar("measuring images") as progress:
             evaluation = evaluate(

@@ -58,12 +58,15 @@ class _Printer:
         self._count = 0  # images
         self._classes: Counter[str] = Counter()
         self._flagged = 0
+        self._failed = 0
         self._show: ShowProgress | None = None
         self.total: int | None = None
         self.picture: Path | None = None  # the first that was written
 
     def failed(self, error: str) -> None:
-        self._console.print(Text(f"skipped: {strip_control(error)}", "yellow"), soft_wrap=True)
+        self._failed += 1
+        if self._failed <= MOST_LINES:
+            self._console.print(Text(f"skipped: {strip_control(error)}", "yellow"), soft_wrap=True)
 
     def written(self, batch: ExplainedBatch, overlays: list[str | None]) -> None:
         explanation = batch.explanation
@@ -102,6 +105,10 @@ class _Printer:
 
     def end(self) -> None:
         """Prints what could not be told before all was done."""
+        if self._failed > MOST_LINES:
+            self._console.print(Text(f"skipped: {self._failed - MOST_LINES} more", "yellow"))
+        if self._quiet:
+            return
         if self._rows and self._count <= MOST_LINES:
             print_table(self._results, self._rows)
         if self._count > MOST_LINES:
@@ -160,8 +167,8 @@ def explain_sources(
     else:
         with nullcontext() if quiet else counting(sources, printer), printer.bar():
             summary = explain_run(job, items, printer, resume=resume, overwrite=overwrite)
+    printer.end()
     if not quiet:
-        printer.end()
         print_summary(job, summary, results)
     return summary.failed + summary.undrawn
 

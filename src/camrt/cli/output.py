@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from camrt.cli.option_names import name_options
-from camrt.errors import CamrtError
+from camrt.errors import CamrtError, CamrtWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,6 +66,26 @@ def print_left_out(folder: Path, count: int, on: Console | None = None) -> None:
 
 
 @contextmanager
+def print_warnings() -> Iterator[None]:
+    """Turn camrt's warnings into a paragraph each on stderr, every text once, without a place in the code."""
+    from rich.text import Text
+
+    others, told = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, CamrtWarning):
+            others(message, category, *place, **more)
+        elif str(message) not in told:
+            told.add(str(message))
+            text = Text.assemble(("warning: ", "bold yellow"), name_options(strip_control(str(message))))
+            make_console(stderr=True).print(text, soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
 def report_errors(*, resumes: bool = False) -> Iterator[None]:
     """Turn what a user can put right into one paragraph on stderr and exit code 2.
 
@@ -74,7 +95,8 @@ def report_errors(*, resumes: bool = False) -> Iterator[None]:
         resumes: Whether the command has --resume, which Ctrl-C then names.
     """
     try:
-        yield
+        with print_warnings():
+            yield
     except KeyboardInterrupt:
         hint = "; what was written is whole, the same command with --resume goes on" if resumes else ""
         make_console(stderr=True).print(f"stopped{hint}", soft_wrap=True)

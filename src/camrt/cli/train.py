@@ -104,6 +104,7 @@ def train(
     """
     with report_errors(resumes=True):
         with training_imports():
+            from camrt.cli.epoch_lines import EpochLines
             from camrt.training.recipe import Recipe
             from camrt.training.run_preparation import check_run_folder, is_first_process
             from camrt.training.runs import RECIPE, WEIGHTS
@@ -182,6 +183,7 @@ def train(
             out,
             devices=int(devices) if devices.isdecimal() else devices,
             strategy=strategy,
+            callbacks=(EpochLines(screen),),
             **shared,
         )
         if not is_first_process():

@@ -1,0 +1,62 @@
+"""What `camrt train` prints of each epoch. Importing this imports Lightning."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import Callback
+
+from camrt.cli.progress import in_words
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from rich.console import Console
+
+__all__ = ["EpochLines"]
+
+
+class EpochLines(Callback):
+    """Prints a line an epoch: its figures, how long it took, and how long the others will take.
+
+    Args:
+        screen: Where; above Lightning's bar, if there is one.
+    """
+
+    def __init__(self, screen: Console) -> None:
+        self._screen = screen
+        self._epochs = 0  # of this process
+        self._begun = self._started = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The first epoch begins."""
+        self._begun = self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An epoch is over, its validation too."""
+        if not trainer.is_global_zero:
+            return
+        now, whole = time.monotonic(), trainer.max_epochs or 0
+        self._epochs += 1
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        left = (now - self._begun) / self._epochs * max(whole - trainer.current_epoch - 1, 0)
+        line = (
+            f"epoch {trainer.current_epoch + 1} of {whole}: {describe_figures(figures)}; "
+            f"{in_words(now - self._started)}, {in_words(left)} left"
+        )
+        self._started = now
+        bar: Any = trainer.progress_bar_callback
+        if bar is not None:
+            bar.print(line)
+        else:
+            self._screen.print(line, markup=False, soft_wrap=True)
+
+
+def describe_figures(figures: dict[str, float]) -> str:
+    """The losses and accuracies among Lightning's metrics."""
+    told = []
+    for split, name in (("train", "training"), ("val", "validation")):
+        loss, right = figures.get(f"{split}_loss"), figures.get(f"{split}_top1")
+        if loss is not None and right is not None:
+            told.append(f"{name} loss {loss:.4f}, top-1 {100 * right:.1f} %")
+    return "; ".join(told)
