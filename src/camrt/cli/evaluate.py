@@ -134,6 +134,7 @@ def on_images(
         from camrt.evaluation.datasets import read_dataset
         from camrt.evaluation.suite import Settings, evaluate
 
+        cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=True)
         engine = load_engine(
             model, preprocessing, size, labels, batch_size=batch_size, threads=threads,
             device=device, backend=backend, plans=plans, precision=precision, **model_options,
@@ -147,7 +148,6 @@ def on_images(
             "sensitivity_radius": sensitivity_radius,
         }  # fmt: skip
         print_plan(split_list(methods), split_list(metrics), len(found.samples), Settings(**settings))
-        cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=True)
         with progress_bar("measuring images") as progress:
             evaluation = evaluate(
                 engine,
@@ -230,6 +230,7 @@ def walls(
         from camrt.evaluation.metrics.dead_zone_share import lower_rows_mask
         from camrt.evaluation.suite import Settings, evaluate
 
+        cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=True)
         engine = load_engine(
             model, preprocessing, size, labels, batch_size=batch_size, threads=threads,
             device=device, backend=backend, plans=plans, precision=precision, **model_options,
@@ -254,7 +255,6 @@ def walls(
                 return
         found = read_dataset(data, labels=engine.labels, num_classes=engine.num_classes)
         out = out or Path("camrt-walls")
-        cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=True)
         with progress_bar("measuring images") as progress:
             evaluation = evaluate(
                 engine,
