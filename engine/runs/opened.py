@@ -24,6 +24,7 @@ from camrt.engine.runs.block_writer import rows_name
 from camrt.engine.runs.rows import BOX, READ
 from camrt.engine.runs.run_notes import MANIFEST, read_finished
 from camrt.engine.runs.sources import find_address
+from camrt.engine.runs.zarr_store import write_zarr
 from camrt.errors import ImageError, InputError
 from camrt.export.geometry.region import Region
 
@@ -107,15 +108,8 @@ class OpenedRun:
         Raises:
             InputError: A file of rows is missing or damaged.
         """
-        pa, parquet = import_extra("pyarrow", "runs"), import_extra("pyarrow.parquet", "runs")
-        parts = []
-        for file in self._files:
-            try:
-                parts.append(parquet.read_table(file))
-            except (OSError, pa.ArrowException) as error:
-                raise InputError(f"{file}: no whole Parquet file: {error}") from error
-        if not parts:
-            raise InputError(f"{self.folder}: no image is finished yet")
+        pa = import_extra("pyarrow", "runs")
+        parts = list(self._read_files())
         try:
             table = pa.concat_tables(parts)
         except pa.ArrowException as error:
@@ -125,6 +119,36 @@ class OpenedRun:
                 chunks = [as_tensors(chunk) for chunk in table.column(number).chunks]
                 table = table.set_column(number, field.name, pa.chunked_array(chunks))
         return table
+
+    def _read_files(self) -> Iterator[pyarrow.Table]:
+        pa, parquet = import_extra("pyarrow", "runs"), import_extra("pyarrow.parquet", "runs")
+        if not self._files:
+            raise InputError(f"{self.folder}: no image is finished yet")
+        for file in self._files:
+            try:
+                yield parquet.read_table(file)
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{file}: no whole Parquet file: {error}") from error
+
+    def to_zarr(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the rows as a Zarr group (format 3), one file of rows after the other, for xarray and Dask.
+
+        Each column is an array along the rows: `map` (rows, H, W) float16, `raw` (rows, h, w), and the others
+        (rows,). Where a row has no value, as of an image that failed, numbers are NaN or -1 and texts empty.
+
+        Args:
+            folder: Where; it appears when it is whole.
+
+        Raises:
+            InputError: A file of rows is missing or damaged.
+            StorageError: There is something in its place, or it cannot be written.
+            MissingExtraError: zarr is not installed (`camrt[zarr]`).
+
+        Example:
+            camrt.open_run("results").to_zarr("results.zarr")
+            xarray.open_zarr("results.zarr", consolidated=False)
+        """
+        write_zarr(self._read_files(), Path(folder))
 
     def __repr__(self) -> str:
         return f"<camrt.OpenedRun {self.folder}: {self._method}, {len(self._files)} files of rows>"

@@ -19,7 +19,7 @@ from camrt.cli.main import app
 from camrt.engine.images.read import read_image
 from camrt.engine.run_folder import JOURNAL_FILE
 from camrt.engine.runs import block_writer
-from camrt.errors import ImageError, InputError, NoSuchImageError
+from camrt.errors import ImageError, InputError, NoSuchImageError, StorageError
 from helpers.annotated_images import COLOURS, PREPROCESSING, SIDE, colour_model, draw_square
 
 
@@ -192,6 +192,35 @@ def test_others_open_the_rows(model: Path, photos: Path, tmp_path: Path) -> None
     table = plain.to_pandas()
     assert np.stack(table["map"][0]).shape == (SIDE, SIDE)
     assert table["map"][2] is None
+
+
+def test_rows_as_a_zarr_group(model: Path, photos: Path, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    assert run(model, photos, tmp_path / "out", "--block-size", "2", "-k", "2").exit_code == 1
+    found = camrt.open_run(tmp_path / "out")
+    found.to_zarr(tmp_path / "rows.zarr")
+    group = zarr.open_group(tmp_path / "rows.zarr", mode="r")
+    assert dict(group.arrays()).keys() == set(found.table.column_names)
+    rows = found.table.to_pylist()
+    assert group["path"][:].tolist() == [row["path"] for row in rows]
+    assert group["map"].metadata.dimension_names == ("row", "y", "x")
+    assert group["map"].dtype == np.float16
+    for number, row in enumerate(rows):
+        if row["status"] == "failed":
+            assert np.isnan(group["map"][number]).all()
+            assert np.isnan(group["probability"][number])
+            assert group["class"][number] == -1
+            continue
+        assert np.array_equal(group["map"][number], found.table["map"][number].to_numpy())
+        assert np.array_equal(group["raw"][number], found.table["raw"][number].to_numpy())
+        assert group["probability"][number] == row["probability"]
+        assert (group["class"][number], group["label"][number]) == (row["class"], row["label"])
+    with pytest.raises(StorageError, match="exists"):
+        found.to_zarr(tmp_path / "rows.zarr")
+    max((tmp_path / "out" / "maps").iterdir()).write_bytes(b"no table")
+    with pytest.raises(InputError, match="no whole Parquet file"):
+        camrt.open_run(tmp_path / "out").to_zarr(tmp_path / "other.zarr")
+    assert not [p.name for p in tmp_path.iterdir() if "zarr" in p.name and p.name != "rows.zarr"]
 
 
 def test_names_that_are_no_text(model: Path, photos: Path, tmp_path: Path) -> None:
