@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from camrt.engine.restoring import make_engine
 from camrt.engine.runtime import Backend, Runner
 from camrt.engine.runtime.first_run import FirstRunChecked
 from camrt.engine.shape_probe import make_shape_observer
-from camrt.engine.verification import make_verified_cuts
+from camrt.engine.verification import VerifiedCuts, make_verified_cuts
 from camrt.errors import ModelFileError
 from camrt.export.adjoint import find_straight_through
 from camrt.export.geometry.builtin_preprocessing import find_builtin_preprocessing
@@ -35,11 +36,12 @@ from camrt.export.heads.cut import JOINT, choose_targets, describe_resampling, f
 from camrt.export.internal_errors import report_internal_errors
 from camrt.export.io.model_bytes import ModelBytes
 from camrt.export.io.model_file import ModelFile, parse_model
+from camrt.export.outputs.declared_maps import remove_maps
 from camrt.export.outputs.output_form import Activation
 from camrt.export.rewrites.input_form import InputLayout, read_input_form
 from camrt.export.rewrites.interface import LOGITS, Interface, standardise
 
-__all__ = ["build_engine", "read_and_build"]
+__all__ = ["AnalysedFile", "analyse_file", "build_engine", "read_and_build"]
 
 Array = npt.NDArray[Any]
 
@@ -62,7 +64,70 @@ def read_and_build(raw: ModelBytes, runtime: Backend, analyst: Backend, **option
         return build_engine(file, runtime, analyst, **options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnalysedFile:
+    """What was found out about a file, and what that is needed for.
+
+    Attributes:
+        found: What is kept for the next process.
+        graph: The index of its graph.
+        checked: The model's runner and cuts, compared with the model.
+        labels: Class names, when known.
+    """
+
+    found: Analysis
+    graph: Graph
+    checked: VerifiedCuts
+    labels: tuple[str, ...] | None
+
+    def make_engine(
+        self, file: ModelFile, runtime: Backend, *, batch_size: int = 32, threads: int | None = None
+    ) -> Engine:
+        """The engine of the file; see `build_engine`."""
+        return make_engine(
+            file.path,
+            file.sha256,
+            self.found,
+            self.graph,
+            self.checked.runner,
+            self.checked.cuts,
+            runtime,
+            self.labels,
+            batch_size=batch_size,
+            threads=threads,
+        )
+
+
 def build_engine(
+    file: ModelFile,
+    runtime: Backend,
+    analyst: Backend,
+    *,
+    batch_size: int = 32,
+    threads: int | None = None,
+    verify: Verify = True,
+    **options: Any,
+) -> Engine:
+    """An engine of a file that was read; see `load`.
+
+    Args:
+        file: The file; its model is changed.
+        runtime: What runs the engine's graphs.
+        analyst: What runs the model while it is looked at.
+        batch_size: See `load`.
+        threads: See `load`.
+        verify: See `load`.
+        **options: See `analyse_file`.
+    """
+    if verify is not False and runtime.first_run_tolerance is not None:
+        runtime = FirstRunChecked(runtime, analyst, runtime.first_run_tolerance)
+    analysed = analyse_file(
+        file, runtime, analyst, batch_size=batch_size, threads=threads, verify=verify, **options
+    )
+    return analysed.make_engine(file, runtime, batch_size=batch_size, threads=threads)
+
+
+def analyse_file(
     file: ModelFile,
     runtime: Backend,
     analyst: Backend,
@@ -78,11 +143,11 @@ def build_engine(
     layout: InputLayout | None = None,
     verify: Verify = True,
     store: AnalysisStore | None = None,
-) -> Engine:
-    """An engine of a file that was read; see `load`.
+) -> AnalysedFile:
+    """What is found out about a file that was read, see `load`.
 
     Args:
-        file: The file.
+        file: The file; its model is changed.
         runtime: What runs the engine's graphs.
         analyst: What runs the model while it is looked at.
         target: See `load`, as the others.
@@ -97,10 +162,9 @@ def build_engine(
         verify: See `load`.
         store: Where what was found out is kept; None where it is not.
     """
-    if verify is not False and runtime.first_run_tolerance is not None:
-        runtime = FirstRunChecked(runtime, analyst, runtime.first_run_tolerance)
     watch = make_shape_observer(analyst)
     model = file.model
+    held = remove_maps(model)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     steps = resolve_preprocessing(preprocessing, metadata, read_input_form(model, layout))
     interface = standardise(
@@ -117,7 +181,7 @@ def build_engine(
     if type(runtime) is type(analyst):
         model, weights = hold_weights(model)
     interface, graph, notes = resolve_batch_axis(model, interface, analyst, steps, watch)
-    notes = [*file.notes, *interface.notes, *notes]
+    notes = [*file.notes, *([] if held is None else [held.describe()]), *interface.notes, *notes]
     graph.observe(LOGITS)
     front = find_builtin_preprocessing(graph, interface.element)
     steps, changed = adapt_preprocessing(steps, interface, front)
@@ -175,18 +239,7 @@ def build_engine(
     )
     if store is not None:
         store.write(found_out, file.path, file.sha256)
-    return make_engine(
-        file.path,
-        file.sha256,
-        found_out,
-        graph,
-        checked.runner,
-        checked.cuts,
-        runtime,
-        names,
-        batch_size=batch_size,
-        threads=threads,
-    )
+    return AnalysedFile(found=found_out, graph=graph, checked=checked, labels=names)
 
 
 def check_calm(runner: Runner, interface: Interface, size: tuple[int, int] | None, device: Device) -> None:

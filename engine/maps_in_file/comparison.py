@@ -1,0 +1,102 @@
+"""Whether a file with maps gives what the model and the engine give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from camrt.engine.engine import Engine
+from camrt.engine.methods import Method
+from camrt.engine.noise import normal_noise
+from camrt.engine.runtime.ort_cpu import FAILURES
+from camrt.errors import WrongAnswerError
+from camrt.export.onnx_sessions import describe_failure, open_session
+from camrt.export.outputs.declared_maps import DeclaredMaps
+from camrt.export.rewrites.input_form import INTEGER_RANGES
+from camrt.export.rewrites.interface import Interface
+
+__all__ = ["compare_with_engine"]
+
+Array = npt.NDArray[Any]
+MAP_TOLERANCE = 2e-3  # of maps in [0, 1]: methods that divide by what is left of two scores lose digits
+TRIED_IMAGES = 2
+
+
+def compare_with_engine(
+    content: bytes, own: onnx.ModelProto, engine: Engine, methods: Sequence[Method], declared: DeclaredMaps
+) -> None:
+    """Runs a file with maps on noise.
+
+    Args:
+        content: The file.
+        own: The model it was made of.
+        engine: Its engine.
+        methods: What the file holds, in order.
+        declared: Likewise.
+
+    Raises:
+        WrongAnswerError: An output of the model has other numbers, or a map is another than the engine's.
+    """
+    interface = engine.interface
+    size = None if engine.preprocessing is None else engine.preprocessing.size
+    shape = interface.probe_shape(batch_of(own) or TRIED_IMAGES, size)
+    images = normal_noise(shape, levels=engine.front.levels)
+    feeds = {own.graph.input[0].name: as_file_input(images, interface)}
+    names = [value.name for value in own.graph.output]
+    plain = run(own.SerializeToString(), names, feeds)
+    classes = np.arange(len(images)) % engine.num_classes
+    if declared.target is not None:
+        feeds[declared.target] = classes[:, None] if declared.several else classes
+    found = run(content, [*names, *(one.saliency for one in declared.maps)], feeds)
+    for name, before, after in zip(names, plain, found, strict=False):
+        if before.dtype != after.dtype or not np.array_equal(before, after, equal_nan=True):
+            raise WrongAnswerError(f"with maps in it the file's output {name!r} has other numbers than before")
+    for method, maps in zip(methods, found[len(names) :], strict=True):
+        asked = None if declared.target is None else classes
+        expected = engine.explain(images_as_taken(images, interface), method=method, targets=asked).maps
+        error = float(np.abs(maps.reshape(expected.shape) - expected).max())
+        if not error <= MAP_TOLERANCE:
+            raise WrongAnswerError(
+                f"{method.name}: the file's map is off by {error:.2g} from the engine's, on noise"
+            )
+
+
+def batch_of(model: onnx.ModelProto) -> int | None:
+    """The fixed batch size of a file; None when it is open."""
+    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+
+
+def images_as_taken(images: Array, interface: Interface) -> Array:
+    """Images (N, C, H, W) as the file sees them, once rounded to its own type."""
+    if interface.element in INTEGER_RANGES:
+        return np.clip(np.floor(images + 0.5), *INTEGER_RANGES[interface.element])
+    kind = onnx.helper.tensor_dtype_to_np_dtype(interface.element)
+    return images.astype(kind).astype(np.float32)
+
+
+def as_file_input(images: Array, interface: Interface) -> Array:
+    """Images (N, C, H, W) as the file's own input."""
+    kind = onnx.helper.tensor_dtype_to_np_dtype(interface.element)
+    taken = images_as_taken(images, interface).astype(kind)
+    return taken.transpose(0, 2, 3, 1) if interface.layout == "NHWC" else taken
+
+
+def run(content: bytes, outputs: Sequence[str], feeds: dict[str, Array]) -> list[Array]:
+    """A file's answers.
+
+    Raises:
+        WrongAnswerError: ONNX Runtime refuses it.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = open_session(content, options)
+        found: list[Array] = session.run(list(outputs), feeds)
+    except FAILURES as error:
+        raise WrongAnswerError(f"ONNX Runtime refuses the file: {describe_failure(error)}") from error
+    return found

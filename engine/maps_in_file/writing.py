@@ -1,0 +1,371 @@
+"""`camrt.export.with_maps`: a model's file that gives its maps too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import onnx
+from onnx import TensorProto, helper
+
+from camrt.default import resolve_model_path
+from camrt.engine.build import AnalysedFile, analyse_file
+from camrt.engine.call_limits import check_deadline_option, check_memory
+from camrt.engine.cuts import find_cut_tensors
+from camrt.engine.head_making import ModelToCut
+from camrt.engine.images.framing import Framing
+from camrt.engine.maps_in_file.comparison import compare_with_engine
+from camrt.engine.maps_in_file.factored_answers import FactoredAnswers
+from camrt.engine.maps_in_file.file_graph import FileGraph
+from camrt.engine.maps_in_file.finishing import Placement, make_saliency, not_finite
+from camrt.engine.maps_in_file.head_answers import HeadAnswers
+from camrt.engine.maps_in_file.method_maps import check_method, make_raw_map
+from camrt.engine.maps_in_file.scene import Scene, Targets, choose_targets
+from camrt.engine.methods import MapShape, Method, make_method
+from camrt.engine.options import resolve_threads
+from camrt.engine.queries import Need
+from camrt.engine.runtime.ort_cpu import OnnxRuntime
+from camrt.errors import InputError, MethodError, ModelFileError, UnsupportedModelError
+from camrt.export.budget import Budget, default_max_memory, within_budget
+from camrt.export.graph.index import opset as version_of
+from camrt.export.heads.factoring import Factors
+from camrt.export.internal_errors import report_internal_errors
+from camrt.export.io.atomic_files import write_atomic
+from camrt.export.io.model_bytes import ModelBytes, read_bytes
+from camrt.export.io.model_file import parse_model
+from camrt.export.outputs.declared_maps import MAPS_KEY, DeclaredMap, DeclaredMaps, write_declared_maps
+from camrt.export.rewrites.interface import LOGITS
+
+__all__ = ["with_maps"]
+
+TARGET = "target"
+SALIENCY, RAW = "saliency", "raw"
+OPSETS = range(17, 22)
+MOST_PASSES = 1024
+READING_OPTIONS = (
+    "target",
+    "grid",
+    "threads",
+    "labels",
+    "preprocessing",
+    "output",
+    "activation",
+    "layout",
+    "verify",
+)
+MOST_BYTES = (1 << 31) - 1  # that a file of protobuf may have
+
+
+def with_maps(
+    path: str | os.PathLike[str],
+    methods: str | Method | Sequence[str | Method],
+    out: str | os.PathLike[str],
+    *,
+    targets: Targets = "one",
+    raw: bool = False,
+    opset: int | None = None,
+    most_passes: int = MOST_PASSES,
+    load_deadline: float = 180.0,
+    max_memory: int | None = None,
+    **options: Any,
+) -> Path:
+    """Writes a model's file that gives saliency maps beside its own outputs, wherever ONNX files run.
+
+    What is added are standard operators behind the model's own nodes, which stay as they are: so its outputs
+    are the same, bit for bit. The file is compared with `Engine.explain` on noise before it takes its place.
+
+    It has the model's own input, and one more, `target`, int64 (N,): for each image the class to explain, or
+    -1 for the predicted one. That input is always needed. ONNX could give it a default (an initializer of the
+    same name), which ONNX Runtime alone follows: OpenVINO and TensorRT make a constant of such an input, and
+    onnxruntime-web does not offer it to be set. A class that there is not has a map of zeros and raw maps of
+    NaN; a `target` of another length than the batch is an error of the runtime's.
+
+    Beside the model's own, its outputs are `saliency` (N, H, W), float32 in [0, 1], and, with `raw`, `raw`
+    (N, h, w): what `explain` calls `maps` and `raw`. Of several methods they are `saliency_NAME` and
+    `raw_NAME`. A map that is constant, or has nothing positive, or is not finite, is zeros, as in `explain`.
+
+    Args:
+        path: An ONNX file, or the word "default".
+        methods: One or several methods, by name or, with options, as themselves: activation, cam, gradcam,
+            gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise, ablation, pixab.
+        out: Where the file goes.
+        targets: "one" class an image; "several", for which `target` is (N, T), and outputs are (N, T, H, W);
+            or "predicted", for which there is no such input.
+        raw: Whether raw maps are outputs too.
+        opset: ONNX operator set of the file, 17 to 21; None for the model's own, 17 at least.
+        most_passes: How many altered activations of an image may be run through what follows the cut, of a
+            head that is not answered by algebra; they are run at once, and are what such a file needs memory
+            for.
+        load_deadline: Seconds that all of it may take; infinity for no bound.
+        max_memory: Bytes that may be allocated at once, as in `camrt.load`.
+        **options: Of `camrt.load`, for how the model is read: `target` (the layer), `grid`, `output`,
+            `activation`, `layout`, `preprocessing`, `labels`, `threads`, `verify`.
+
+    Returns:
+        Where the file is.
+
+    Raises:
+        InputError: A wrong option, or an input or output of the model has the name of one that is added.
+        MethodError: A method that is not written into files, or that this model has not, or that needs more
+            passes.
+        CamrtError: As `camrt.load`.
+
+    Example:
+        camrt.export.with_maps("resnet50.onnx", "pixab", "resnet50_maps.onnx")
+    """
+    chosen = [make_method(one, {}) for one in ([methods] if isinstance(methods, (str, Method)) else methods)]
+    check_options(chosen, targets, opset, most_passes)
+    unknown = sorted(set(options) - set(READING_OPTIONS))
+    if unknown:
+        raise InputError(
+            f"with_maps has no option {', '.join(map(repr, unknown))}; of camrt.load's it takes "
+            f"{', '.join(READING_OPTIONS)}"
+        )
+    memory = default_max_memory() if max_memory is None else check_memory(max_memory)
+    check_deadline_option("load_deadline", load_deadline)
+    plan = MapPlan(tuple(chosen), targets, raw, most_passes)
+    with within_budget(Budget(memory, load_deadline, "writing maps into the file", "load_deadline")):
+        content = build_file(read_bytes(resolve_model_path(path)), plan, opset, options)
+    place = Path(out)
+    write_atomic(place, content)
+    return place
+
+
+def build_file(given: ModelBytes, plan: MapPlan, opset: int | None, options: Mapping[str, Any]) -> bytes:
+    """The bytes of a model's file with maps, compared with the engine.
+
+    Args:
+        given: The model's file.
+        plan: What to add.
+        opset: See `with_maps`.
+        options: Of `camrt.load`.
+    """
+    with report_internal_errors(f"{given.given}: the file"):
+        file = parse_model(given)
+    if any(entry.key == MAPS_KEY for entry in file.model.metadata_props):
+        raise InputError(f"{file.path.name} holds maps already: start from the model's own file")
+    own, model = onnx.ModelProto(), onnx.ModelProto()
+    own.CopyFrom(file.model)
+    model.CopyFrom(own)
+    threads = resolve_threads(options.get("threads"))
+    runtime, analyst = OnnxRuntime(threads=threads), OnnxRuntime(threads=threads, few_runs=True)
+    with report_internal_errors(f"{file.path}: the graph"):
+        analysed = analyse_file(file, runtime, analyst, **{**options, "threads": threads})
+        declared = add_maps(model, analysed, plan)
+        content = serialise(convert(model, opset))
+    engine = analysed.make_engine(file, runtime, threads=threads)
+    compare_with_engine(content, own, engine, plan.methods, declared)
+    return content
+
+
+@dataclass(frozen=True)
+class MapPlan:
+    """What a file is to hold; see `with_maps`."""
+
+    methods: tuple[Method, ...]
+    targets: Targets
+    raw: bool
+    most_passes: int
+
+    def declare(self, layer: tuple[str, ...]) -> DeclaredMaps:
+        """What the file says of it."""
+        ends = [""] if len(self.methods) == 1 else [f"_{method.name}" for method in self.methods]
+        return DeclaredMaps(
+            maps=tuple(
+                DeclaredMap(
+                    method=method.name,
+                    options=repr(method),
+                    saliency=f"{SALIENCY}{end}",
+                    raw=f"{RAW}{end}" if self.raw else None,
+                )
+                for method, end in zip(self.methods, ends, strict=True)
+            ),
+            target=None if self.targets == "predicted" else TARGET,
+            several=self.targets == "several",
+            layer=layer,
+        )
+
+
+def check_options(methods: list[Method], targets: str, opset: int | None, most_passes: int) -> None:
+    """Refuses wrong options of `with_maps`."""
+    if not methods:
+        raise InputError("methods=[] must name at least one method")
+    for method in methods:
+        check_method(method)
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names):
+        raise InputError(f"methods: {', '.join(names)}: each may be given once, since outputs bear its name")
+    if targets not in get_args(Targets):
+        raise InputError(f"targets={targets!r} must be one of {', '.join(map(repr, get_args(Targets)))}")
+    if opset is not None and opset not in OPSETS:
+        raise InputError(f"opset={opset!r} must be a whole number from {OPSETS[0]} to {OPSETS[-1]}")
+    if isinstance(most_passes, bool) or not isinstance(most_passes, int) or most_passes < 0:
+        raise InputError(f"most_passes={most_passes!r} must be a whole number >= 0")
+
+
+def add_maps(model: onnx.ModelProto, analysed: AnalysedFile, plan: MapPlan) -> DeclaredMaps:
+    """Adds the maps to a model, in place.
+
+    Args:
+        model: The model as it was read.
+        analysed: What was found out about it.
+        plan: What to add.
+
+    Returns:
+        What was added, which the model's metadata says too.
+    """
+    found, interface = analysed.found, analysed.found.interface
+    declared = plan.declare(tuple(one.name for one in found.targets))
+    check_names(model, declared)
+    for cut in analysed.checked.cuts:
+        for method in plan.methods:
+            check_cost(method, analysed, cut.head, plan.most_passes)
+    aliases = {
+        f"camrt_tokens_{number}": one.name
+        for number, one in enumerate(found.targets)
+        if one.layout != "map" or one.mirrored
+    }
+    make = FileGraph(model, analysed.graph, interface, aliases)
+    logits = make.floats(LOGITS)
+    if declared.target is not None:
+        shape = ["N", "T"] if declared.several else ["N"]
+        model.graph.input.append(helper.make_tensor_value_info(TARGET, TensorProto.INT64, shape))
+    targets, valid = choose_targets(make, logits, declared.target, declared.several)
+    broken = not_finite(make, logits, [1])  # (N, 1)
+    whole = ModelToCut(
+        model=found.model, graph=analysed.graph, interface=interface, batch_size=1, threads=None
+    )
+    heads = []
+    for number, tensor in enumerate(found.tensors):
+        cut_tensors = find_cut_tensors(
+            whole, tensor, found.unfactored.get(number), splits_last_layer=False
+        )
+        target = found.targets[number]
+        scene = Scene(
+            make=make,
+            activation=make.floats(tensor),
+            logits=logits,
+            targets=targets,
+            one_target=not declared.several,
+            channels=target.shape[0],
+            classes=interface.num_classes,
+            cells=target.shape[1:] if interface.fixed_size else None,
+            link=interface.inverse_link,
+            has_logits=interface.joint is None,
+        )
+        factors = cut_tensors.factors
+        heads.append(
+            FactoredAnswers(scene, whole, cut_tensors, factors)
+            if isinstance(factors, Factors) and interface.joint is None
+            else HeadAnswers(scene, whole, cut_tensors)
+        )
+    for method, outputs in zip(plan.methods, declared.maps, strict=True):
+        raws = [make_raw_map(head, method) for head in heads]
+        add_map_outputs(make, analysed, method, outputs, raws, valid, broken, several=declared.several)
+    make.finish()
+    write_declared_maps(model, declared)
+    return declared
+
+
+def add_map_outputs(
+    make: FileGraph,
+    analysed: AnalysedFile,
+    method: Method,
+    outputs: DeclaredMap,
+    raws: list[str],
+    valid: str | None,
+    broken: str,
+    *,
+    several: bool,
+) -> None:
+    """Adds the outputs of one method.
+
+    Args:
+        make: Makes the nodes.
+        analysed: What was found out about the model.
+        method: The method.
+        outputs: Their names.
+        raws: For each layer (N, T, h, w).
+        valid: (N, T): which targets are classes; None for all.
+        broken: (N, 1): whether logits are not finite.
+        several: Whether outputs have an axis of targets.
+    """
+    interface = analysed.found.interface
+    if len(raws) > 1:
+        raise UnsupportedModelError("maps of several layers are not written into files: name one by target=")
+    raw = raws[0]
+    lost = not_finite(make, raw, [2, 3])
+    if Need.GRADIENTS in method.needs:
+        lost = make.add("Or", lost, make.unsqueeze(broken, [2, 3]))
+    if valid is not None:
+        lost = make.add("Or", lost, make.unsqueeze(make.add("Not", valid), [2, 3]))
+    placement, size = None, (None, None)
+    if interface.height is not None and interface.width is not None:
+        size = interface.height, interface.width
+        framing = Framing(size, analysed.found.front.region(size).upright)
+        placement = Placement(analysed.found.targets[0].shape[1:], framing)
+    elif analysed.found.front.spatial_steps:
+        raise UnsupportedModelError(
+            "the file moves its images' pixels and leaves their size open, so where maps lie is not known "
+            "when it is written: export it with a fixed size"
+        )
+    maps = make_saliency(make, raw, method, placement, lost)
+    shown = [(outputs.saliency, maps, [*size])]
+    if outputs.raw is not None:
+        odd = make.add("Where", lost, make.number(float("nan")), raw)
+        shown.append((outputs.raw, odd, [None, None]))
+    for name, tensor, sides in shown:
+        front = ["N", "T"] if several else ["N"]
+        made = tensor if several else make.squeeze(tensor, [1])
+        names = [side or f"{name}_{axis}" for side, axis in zip(sides, ("height", "width"), strict=True)]
+        make.add_output(name, made, [*front, *names])
+
+
+def check_names(model: onnx.ModelProto, declared: DeclaredMaps) -> None:
+    """Refuses a model that has a tensor of the name of an input or output that is added."""
+    used = {name for node in model.graph.node for name in node.output}
+    used |= {value.name for value in (*model.graph.input, *model.graph.initializer)}
+    for name in (declared.target, *declared.outputs):
+        if name in used:
+            raise InputError(f"the model has a tensor {name!r} already, which is what an added one is called")
+
+
+def check_cost(method: Method, analysed: AnalysedFile, head: Any, most_passes: int) -> None:
+    """Refuses a method that the head has not, or that needs too many passes."""
+    target = analysed.found.targets[0]
+    cost = method.cost(head, MapShape(*target.shape))
+    if cost.head > most_passes:
+        raise MethodError(
+            f"{method.name}: needs {cost.head} passes an image through what follows the cut ({cost.why}), "
+            f"all at once; at most {most_passes} are allowed: raise most_passes= (--most-passes), or take "
+            "another method"
+        )
+
+
+def convert(model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
+    """The model in an operator set.
+
+    Raises:
+        InputError: It is in a newer one.
+    """
+    current = version_of(model)
+    if opset is None or opset == current:
+        return model
+    if opset < current:
+        raise InputError(f"opset={opset}: the model is of operator set {current}, and is not brought to older ones")
+    return onnx.version_converter.convert_version(model, opset)
+
+
+def serialise(model: onnx.ModelProto) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ModelFileError: There would be too many.
+    """
+    if model.ByteSize() > MOST_BYTES:
+        raise ModelFileError("the file would be larger than 2 GiB, which ONNX files cannot be")
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
