@@ -1,7 +1,7 @@
 """Work on ONNX graphs: reading files safely, cutting them at a tensor, factoring what follows the cut.
 
 Nothing here runs a model, and nothing here needs torch. It imports nothing of camrt but `camrt.kernels`.
-What a user calls of it, `camrt.export.with_maps`, compares what it writes with the engine, and is the engine's.
+What a user calls of it, `camrt.export.with_maps`, compares what it writes with the engine, and lies there.
 """
 
 from __future__ import annotations

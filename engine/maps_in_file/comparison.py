@@ -55,7 +55,9 @@ def compare_with_engine(
     found = run(content, [*names, *(one.saliency for one in declared.maps)], feeds)
     for name, before, after in zip(names, plain, found, strict=False):
         if before.dtype != after.dtype or not np.array_equal(before, after, equal_nan=True):
-            raise WrongAnswerError(f"with maps in it the file's output {name!r} has other numbers than before")
+            raise WrongAnswerError(
+                f"with maps in it the file's output {name!r} has other numbers than before"
+            )
     for method, maps in zip(methods, found[len(names) :], strict=True):
         asked = None if declared.target is None else classes
         expected = engine.explain(images_as_taken(images, interface), method=method, targets=asked).maps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+from typing_extensions import override
 
 from camrt.engine.head_making import CutTensors, ModelToCut
 from camrt.engine.heads.contributions import border_size
@@ -186,6 +187,7 @@ class FactoredAnswers(HeadAnswers):
 
     # ---------------------------------------------------------------- class maps
 
+    @override
     def class_maps(self) -> str:
         if self._factors.has_rest or not self._is_pooled:
             return super().class_maps()
@@ -211,6 +213,7 @@ class FactoredAnswers(HeadAnswers):
 
     # ---------------------------------------------------------------- boxes
 
+    @override
     def box_scores(
         self, shape: tuple[int, int], assignment: Assignment, kind: ScoreKind, *, delete: bool, keep: bool
     ) -> BoxScores:
@@ -271,6 +274,7 @@ class FactoredAnswers(HeadAnswers):
 
     # ---------------------------------------------------------------- channels
 
+    @override
     def scores_without_channels(self, kind: ScoreKind) -> str:
         if self._factors.phi == "dense":
             return super().scores_without_channels(kind)
@@ -292,10 +296,7 @@ class FactoredAnswers(HeadAnswers):
         """Contributions (N, K', F) of every channel to the first layer's answer."""
         make = self.make
         if self._is_pooled:
-            if self._weight is None:
-                columns = make.constant(np.eye(self._channels))
-            else:
-                columns = self._columns
+            columns = make.constant(np.eye(self._channels)) if self._weight is None else self._columns
             return make.add("Mul", make.unsqueeze(self._pooled_difference, [2]), columns)
         difference = make.reshape(self._difference, [0, self._channels, -1])
         assert self._weight is not None
@@ -307,6 +308,7 @@ class FactoredAnswers(HeadAnswers):
 
     # ---------------------------------------------------------------- gradients
 
+    @override
     def gradient(self, kind: ScoreKind) -> Gradient:
         if self._factors.phi != "identity":
             return super().gradient(kind)

@@ -46,10 +46,11 @@ class FileGraph(NodeMaker):
         upgrade_opset(model)
         super().__init__(opset(model), prefix=PREFIX)
         self.model, self._source, self._interface = model, graph, interface
-        self.image_input = model.graph.input[0].name
-        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.image_input: str = model.graph.input[0].name
+        self._stored: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
         made = [name for node in model.graph.node for name in node.output if name]
-        self._names = {escape_name(name): name for name in (*made, *self._stored)} | dict(aliases)
+        own = {escape_name(name): name for name in (*made, *self._stored)}
+        self._names: dict[str, str] = own | dict(aliases)
         self._floats: dict[str, str] = {}
         self._parts = count()
 
@@ -141,7 +142,7 @@ class FileGraph(NodeMaker):
     # ---------------------------------------------------------------- weights
 
     def weight(self, values: Array) -> str:
-        """A float32 array: the file's own where it stores one of these numbers, in this or transposed order."""
+        """A float32 array: one that the file stores, transposed perhaps, or else a new one."""
         for tensor in self._stored.values():
             if int(np.prod(tensor.dims)) != values.size or values.size < values.ndim:
                 continue

@@ -22,7 +22,9 @@ Array = npt.NDArray[Any]
 def not_finite(make: FileGraph, values: str, axes: list[int]) -> str:
     """Whether any number along some axes is NaN or infinite; the axes are kept."""
     odd = make.add("Or", make.add("IsNaN", values), make.add("IsInf", values))
-    return make.add("Greater", make.reduce("ReduceMax", make.as_float(odd), axes, keepdims=True), make.number(0.5))
+    return make.add(
+        "Greater", make.reduce("ReduceMax", make.as_float(odd), axes, keepdims=True), make.number(0.5)
+    )
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,7 @@ def sampling_matrix(table: tuple[Array, Array, Array], inputs: int) -> Array:
     return matrix.astype(np.float32)
 
 
-def make_saliency(
-    make: FileGraph, raw: str, method: Method, placement: Placement | None, broken: str
-) -> str:
+def make_saliency(make: FileGraph, raw: str, method: Method, placement: Placement | None, broken: str) -> str:
     """Saliency maps (N, T, H, W) in [0, 1] of raw maps (N, T, h, w).
 
     Args:

@@ -73,10 +73,16 @@ class HeadAnswers:
         """What goes around the cut: the name it enters the head under, a row an image, and its rank."""
         make, graph, found = self.make, self._whole.graph, []
         for number, name in enumerate(self._cut.around):
-            rows, rank = find_row_format(graph, name, self._whole.interface.batch), len(graph.shape(name) or ())
+            rows, rank = (
+                find_row_format(graph, name, self._whole.interface.batch),
+                len(graph.shape(name) or ()),
+            )
             given = make.floats(name)
             if rows.kind == "size":
-                row, rank = make.add("Expand", given, make.concat([self.scene.images, make.indices([1])], 0)), 2
+                row, rank = (
+                    make.add("Expand", given, make.concat([self.scene.images, make.indices([1])], 0)),
+                    2,
+                )
             else:
                 row = rows.to_rows(make, given, rank, 1 if rows.kind == "single" else None)
                 rank = 1 + len(rows.row([0] * rank))
@@ -123,7 +129,7 @@ class HeadAnswers:
 
     def scores_without_channels(self, kind: ScoreKind) -> str:
         """(N, T, K): the scores with channel k of the activation set to zero."""
-        make, channels = self.make, self.scene.channels
+        channels = self.scene.channels
         others = 1.0 - np.eye(channels)
         altered = self._multiplied(others.reshape(1, channels, channels, 1, 1))
         return self._scores(self.run_head(altered, channels), kind, [channels])

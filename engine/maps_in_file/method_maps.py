@@ -1,4 +1,4 @@
-"""The raw maps of methods as nodes: each is written once more, as its class in `camrt.engine.methods` says."""
+"""The raw maps of methods as nodes, each as its class in `camrt.engine.methods` says."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def plus_plus_weights(answers: HeadAnswers, gradient: Gradient, method: GradCAMP
     if method.definition == "grad-cam":
         square = make.add("Mul", g, g)
         below = make.add("Mul", total, make.add("Mul", square, g))
-        below = make.add("Add", make.add("Add", make.add("Mul", make.number(2.0), square), below), make.number(1e-6))
+        below = make.add(
+            "Add", make.add("Add", make.add("Mul", make.number(2.0), square), below), make.number(1e-6)
+        )
         shares = make.add("Div", square, below)
     else:
         below = make.add("Add", make.number(2.0), make.add("Mul", total, g))
@@ -211,8 +213,7 @@ def check_method(method: Method) -> None:
     """
     if type(method) not in MAPS:
         raise MethodError(
-            f"{method.name} is not written into files; these are: "
-            f"{', '.join(kind.name for kind in MAPS)}"
+            f"{method.name} is not written into files; these are: {', '.join(kind.name for kind in MAPS)}"
         )
     given = [
         name

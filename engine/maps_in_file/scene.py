@@ -108,10 +108,9 @@ def choose_targets(make: FileGraph, logits: str, target: str | None, several: bo
     predicted = make.add("ArgMax", logits, axis=1, keepdims=1)
     if target is None:
         return predicted, None
-    # Reshaped to as many images as there are: a target of another length is refused by the runtime.
-    rows = make.sizes(logits, 0, 1)
-    columns = make.sizes(target, 1, 2) if several else make.indices([1])
-    asked = make.reshape(target, make.concat([rows, columns], 0))
+    # Laid beside as many rows as there are images: a target of another length is refused by the runtime.
+    rows = target if several else make.unsqueeze(target, [1])
+    asked = make.slice(make.concat([rows, predicted], 1), [0], [-1], [1])
     last = make.add("Sub", make.sizes(logits, 1, 2), make.indices([1]))
     least, none = make.indices([PREDICTED]), make.indices([0])
     valid = make.add("And", make.add("GreaterOrEqual", asked, least), make.add("LessOrEqual", asked, last))

@@ -240,9 +240,7 @@ def add_maps(model: onnx.ModelProto, analysed: AnalysedFile, plan: MapPlan) -> D
     )
     heads = []
     for number, tensor in enumerate(found.tensors):
-        cut_tensors = find_cut_tensors(
-            whole, tensor, found.unfactored.get(number), splits_last_layer=False
-        )
+        cut_tensors = find_cut_tensors(whole, tensor, found.unfactored.get(number), splits_last_layer=False)
         target = found.targets[number]
         scene = Scene(
             make=make,
@@ -302,7 +300,7 @@ def add_map_outputs(
         lost = make.add("Or", lost, make.unsqueeze(broken, [2, 3]))
     if valid is not None:
         lost = make.add("Or", lost, make.unsqueeze(make.add("Not", valid), [2, 3]))
-    placement, size = None, (None, None)
+    placement, sides = None, (interface.height, interface.width)
     if interface.height is not None and interface.width is not None:
         size = interface.height, interface.width
         framing = Framing(size, analysed.found.front.region(size).upright)
@@ -313,14 +311,14 @@ def add_map_outputs(
             "when it is written: export it with a fixed size"
         )
     maps = make_saliency(make, raw, method, placement, lost)
-    shown = [(outputs.saliency, maps, [*size])]
+    shown: list[tuple[str, str, Sequence[int | None]]] = [(outputs.saliency, maps, sides)]
     if outputs.raw is not None:
         odd = make.add("Where", lost, make.number(float("nan")), raw)
         shown.append((outputs.raw, odd, [None, None]))
-    for name, tensor, sides in shown:
+    for name, tensor, axes in shown:
         front = ["N", "T"] if several else ["N"]
         made = tensor if several else make.squeeze(tensor, [1])
-        names = [side or f"{name}_{axis}" for side, axis in zip(sides, ("height", "width"), strict=True)]
+        names = [side or f"{name}_{axis}" for side, axis in zip(axes, ("height", "width"), strict=True)]
         make.add_output(name, made, [*front, *names])
 
 
@@ -355,7 +353,9 @@ def convert(model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
     if opset is None or opset == current:
         return model
     if opset < current:
-        raise InputError(f"opset={opset}: the model is of operator set {current}, and is not brought to older ones")
+        raise InputError(
+            f"opset={opset}: the model is of operator set {current}, and is not brought to older ones"
+        )
     return onnx.version_converter.convert_version(model, opset)
 
 

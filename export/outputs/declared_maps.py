@@ -12,7 +12,14 @@ import onnx
 from camrt.errors import ModelFileError
 from camrt.export.graph.upkeep import drop_unused
 
-__all__ = ["MAPS_KEY", "DeclaredMap", "DeclaredMaps", "read_declared_maps", "remove_maps", "write_declared_maps"]
+__all__ = [
+    "MAPS_KEY",
+    "DeclaredMap",
+    "DeclaredMaps",
+    "read_declared_maps",
+    "remove_maps",
+    "write_declared_maps",
+]
 
 MAPS_KEY: Final = "camrt.maps"
 """The metadata key, whose value is a JSON object: see `DeclaredMaps`."""
@@ -80,7 +87,9 @@ def read_declared_maps(model: onnx.ModelProto) -> DeclaredMaps | None:
     try:
         found = from_json(json.loads(text))
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise ModelFileError(f"the file's metadata entry {MAPS_KEY} cannot be read: {error!r:.200}") from error
+        raise ModelFileError(
+            f"the file's metadata entry {MAPS_KEY} cannot be read: {error!r:.200}"
+        ) from error
     inputs, outputs = ({value.name for value in part} for part in (model.graph.input, model.graph.output))
     for name in found.outputs:
         if name not in outputs:

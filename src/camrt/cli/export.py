@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camrt.cli.arguments import parse_size
+from camrt.cli.export_maps import write_maps
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import make_console, print_left_out, report_errors, strip_control
 from camrt.default import resolve_model_path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command"]
 
-ONNX = "onnx"
+ONNX, MAPS = "onnx", "maps"
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
 
 
@@ -27,8 +28,8 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A run's folder, as camrt train leaves it; for TensorRT, and Triton alone, an ONNX file or "
-            "the word default."
+            help="A run's folder, as camrt train leaves it; for maps, TensorRT, and Triton alone, an ONNX "
+            "file or the word default."
         ),
     ],
     out: Annotated[
@@ -57,6 +58,25 @@ def export(
         bool | None,
         typer.Option("--gradients/--no-gradients", help="Build plans of gradients too; yes if not said."),
     ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="Put maps into an ONNX file, by these methods: names with commas between them, or one with "
+            "options, such as pixab:score=logit; repeatable.",
+        ),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Classes that maps are of: one an image, several, or the predicted class."),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Raw maps too, beside those in [0, 1].")] = False,
+    most_passes: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes through what follows the cut that a map may need at most; 1024 if not said."
+        ),
+    ] = None,
     triton_repository: Annotated[
         Path | None,
         typer.Option(
@@ -73,40 +93,58 @@ def export(
     *,
     model_options: ModelOptions,
 ) -> None:
-    """Write a trained run as an ONNX file, build the TensorRT plans of an ONNX file, or put it on a server.
+    """Write a trained run as an ONNX file; put maps into such a file, or it on a server, or build its plans.
 
     An ONNX file is put in place once it gives torch's answers, on the images given, or on one that ships
-    with camrt. Plans are for this card and this TensorRT; camrt.load(..., plans=FOLDER) runs them.
+    with camrt; with maps in it, once it gives the engine's, on noise. Plans are for this card and this
+    TensorRT; camrt.load(..., plans=FOLDER) runs them.
     """
     with report_errors():
         if to not in (ONNX, *FLAVOURS):
             raise InputError(f"--to {to!r} must be one of {', '.join((ONNX, *FLAVOURS))}")
         model_options.pop("trusted", None)  # neither a run nor an ONNX file holds anything that could be run
-        for_plans = {
-            "--precision": precision,
-            "--batches": batches,
-            "--size": size,
-            "--layer": layer or None,
-            "--gradients": gradients,
-            **{f"--{name}": value for name, value in model_options.items()},
-        }
-        for_onnx = {
-            "--images": images or None,
-            "--dynamic-size": dynamic_size or None,
-            "--opset": opset,
-            "--triton-repository": triton_repository,
-        }
+        work = MAPS if maps else to
+        of_model = {f"--{name.replace('_', '-')}": value for name, value in model_options.items()}
+        given: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+            ((ONNX,), {"--images": images or None, "--dynamic-size": dynamic_size or None}),
+            ((ONNX, MAPS), {"--opset": opset, "--triton-repository": triton_repository}),
+            ((MAPS,), {"--targets": targets, "--raw": raw or None, "--most-passes": most_passes}),
+            ((MAPS, *FLAVOURS), {"--layer": layer or None, **of_model}),
+            (
+                FLAVOURS,
+                {"--precision": precision, "--batches": batches, "--size": size, "--gradients": gradients},
+            ),
+            ((ONNX,), {"--with": None if to == ONNX else maps}),
+        ]
         strange = [
-            name for name, value in (for_plans if to == ONNX else for_onnx).items() if value is not None
+            name
+            for works, options in given
+            for name, value in options.items()
+            if work not in works and value is not None
         ]
         if strange:
-            raise InputError(f"{', '.join(strange)} mean{'s' * (len(strange) == 1)} nothing with --to {to}")
+            asked = "--with" if maps and to == ONNX else f"--to {to}"
+            raise InputError(f"{', '.join(strange)} mean{'s' * (len(strange) == 1)} nothing with {asked}")
         if out is None and (to != ONNX or triton_repository is None):
             raise InputError("--out says where the outcome goes, and is missing")
         if triton_repository is None and (triton_name, max_batch) != (None, None):
             raise InputError("--triton-name and --max-batch mean nothing without --triton-repository")
         if to == ONNX:
-            if out is not None:
+            if out is not None and maps:
+                write_maps(
+                    source,
+                    out,
+                    maps,
+                    targets=targets,
+                    raw=raw,
+                    most_passes=most_passes,
+                    opset=opset,
+                    target=layer[0] if layer and len(layer) == 1 else layer or None,
+                    **model_options,
+                )
+            elif maps:
+                raise InputError("--out says where the file with maps goes, and is missing")
+            elif out is not None:
                 write_onnx(Path(source), out, images or [], dynamic_size, opset)
             if triton_repository is not None:
                 write_triton_model(
