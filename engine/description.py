@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-from camrt.engine.methods import Method, single_methods
+from camrt.engine.methods import Cost, Method, single_methods
 from camrt.engine.queries import NO_JOINT, Need
 from camrt.errors import MethodError
 from camrt.export.heads.cut import TargetTensor
@@ -15,7 +15,7 @@ from camrt.export.rewrites.interface import Interface
 if TYPE_CHECKING:
     from camrt.engine.engine import Engine
 
-__all__ = ["describe_engine"]
+__all__ = ["admits", "describe_engine"]
 
 
 def describe_engine(engine: Engine, costs: bool = True) -> str:
@@ -101,11 +101,29 @@ def describe_target(target: TargetTensor) -> str:
 def cost_row(method: type[Method], engine: Engine) -> tuple[tuple[str, ...], str]:
     """What a method costs on an engine's head, and why; dashes where the head does not admit it."""
     try:
-        if Need.JOINT in method.needs and not engine.has_joint:
-            raise MethodError(NO_JOINT)
-        if Need.ATTENTION in method.needs:
-            engine.check_attention()
-        cost = method().cost_of_all(engine.head, engine.map_shape)
+        cost = method_cost(method, engine)
     except MethodError as error:
         return ("-",) * 4, str(error)
     return tuple(map(str, (cost.head, cost.full, cost.head_adjoint, cost.full_adjoint))), cost.why
+
+
+def method_cost(method: type[Method], engine: Engine) -> Cost:
+    """What a method costs on an engine's head.
+
+    Raises:
+        MethodError: The head does not admit it.
+    """
+    if Need.JOINT in method.needs and not engine.has_joint:
+        raise MethodError(NO_JOINT)
+    if Need.ATTENTION in method.needs:
+        engine.check_attention()
+    return method().cost_of_all(engine.head, engine.map_shape)
+
+
+def admits(engine: Engine, method: type[Method]) -> bool:
+    """Whether an engine's head admits a method with its usual options."""
+    try:
+        method_cost(method, engine)
+    except MethodError:
+        return False
+    return True

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from camrt.engine.evaluation_types import EvaluationResult, EvaluationSettings
 from camrt.engine.explain_prepared import explain_prepared
 from camrt.engine.explanation import Explanation
 from camrt.engine.further_questions import FurtherQuestions
-from camrt.engine.fusion import Fusion
+from camrt.engine.fusion import Fusion, check_fusion
 from camrt.engine.map_output import MapType, check_map_output
 from camrt.engine.methods import Method, make_method, suggest_options
 from camrt.engine.queries import NO_PROBABILITIES
@@ -469,8 +469,7 @@ class Engine(FurtherQuestions):
         started = time.perf_counter()
         given = self._prepared(batch)
         resolve_map_size(size, (1, 1), (1, 1), given.framings)  # refuses nonsense before anything is run
-        if fuse not in get_args(Fusion):
-            raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
+        check_fusion(fuse)
         output = check_map_output(dtype, out, batch, len(given.images), self.device)
         return explain_prepared(
             self._make_run(),

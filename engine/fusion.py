@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from camrt.engine.arrays import library, to_float32
 from camrt.engine.images.framing import Framing, uncropped_saliency
 from camrt.engine.methods import Method
 from camrt.engine.queries import fill_nan_rows
+from camrt.errors import InputError
 from camrt.kernels.saliency import MapFlag
 
-__all__ = ["Fusion", "mean_saliency_maps", "saliency_maps"]
+__all__ = ["Fusion", "check_fusion", "mean_saliency_maps", "saliency_maps"]
 
 Array = Any
 Fusion = Literal["mean", "max", "product"]
+
+
+def check_fusion(fuse: Any) -> None:
+    """Refuses what is no `Fusion`.
+
+    Raises:
+        InputError: It is none.
+    """
+    if fuse not in get_args(Fusion):
+        raise InputError(f"fuse={fuse!r} must be one of {', '.join(map(repr, get_args(Fusion)))}")
 
 
 def saliency_maps(

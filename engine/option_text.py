@@ -9,7 +9,7 @@ from typing import Any
 
 from camrt.errors import InputError
 
-__all__ = ["parse_options", "split_method"]
+__all__ = ["freeze_lists", "parse_options", "parse_value", "split_method"]
 
 _NOT_OPTIONS = {"batch": "IMAGES", "method": "--method", "size": "--size", "targets": "--target"}
 
@@ -20,11 +20,7 @@ def split_method(text: str) -> list[str]:
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """The method's options: values are JSON where they can be, text otherwise; lists become tuples."""
-
-    def frozen(value: Any) -> Any:
-        return tuple(map(frozen, value)) if isinstance(value, list) else value
-
+    """The method's options, see `parse_value`."""
     options: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -35,8 +31,18 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--option {key}: not an option of a method; use {_NOT_OPTIONS[key]}")
         if key in options:
             raise InputError(f"--option {key}: given twice")
-        try:
-            options[key] = frozen(json.loads(value))
-        except (ValueError, RecursionError):
-            options[key] = value
+        options[key] = parse_value(value)
     return options
+
+
+def parse_value(text: str) -> Any:
+    """An option's value: JSON where it can be, text otherwise; lists become tuples."""
+    try:
+        return freeze_lists(json.loads(text))
+    except (ValueError, RecursionError):
+        return text
+
+
+def freeze_lists(value: Any) -> Any:
+    """A value of JSON with tuples for its lists."""
+    return tuple(map(freeze_lists, value)) if isinstance(value, list) else value

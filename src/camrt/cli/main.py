@@ -6,7 +6,18 @@ import inspect
 
 import typer
 
-from camrt.cli import concepts, data, doctor, evaluate, export, inspect_model, list_methods, reproduce, train
+from camrt.cli import (
+    concepts,
+    data,
+    doctor,
+    evaluate,
+    export,
+    inspect_model,
+    list_methods,
+    reproduce,
+    serve,
+    train,
+)
 from camrt.cli.explain import app
 
 __all__ = ["app"]
@@ -19,6 +30,7 @@ export.add_command(app)
 evaluate.add_commands(app)
 data.add_commands(app)
 reproduce.add_command(app)
+serve.add_command(app)
 doctor.add_command(app)
 
 
