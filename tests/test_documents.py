@@ -1,4 +1,4 @@
-"""What README.md and the documents show is run: their Python as it stands, their commands on stand-ins."""
+"""What README.md and the pages show is run: their Python as it stands, their commands on stand-ins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,13 @@ import camrt
 from camrt.cli.main import app
 from helpers.annotated_images import COLOURS, draw_square
 from helpers.calm_models import calm_model
-from helpers.peer_libraries import mend_torchvision
+from helpers.peer_libraries import import_peer, mend_torchvision
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for place in (".", "docs", "docs/results", "engine", "evaluation", "export", "kernels", "training")
-    for path in (ROOT / place).glob("*.md")
+    for place in (".", "docs", "engine", "evaluation", "examples", "export", "kernels", "training")
+    for path in (ROOT / place).glob("**/*.md" if place == "docs" else "*.md")
     if path.name != "CHANGELOG.md"
 )
 pytestmark = pytest.mark.skipif(
@@ -100,7 +101,7 @@ def pooled_model(path: Path, classes: int, side: int | str) -> None:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the documents name."""
     folder = tmp_path_factory.mktemp("documents")
     rng = np.random.default_rng(1)
@@ -117,8 +118,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _in_the_folder(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(shown)
+def _in_a_folder_of_its_own(stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(stand_ins, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
 
 
 # ---------------------------------------------------------------- Python
@@ -141,6 +143,24 @@ def module_and_example() -> dict[str, Any]:
     return {"module": module.eval(), "example": torch.zeros(2, 3, 224, 224), "names": list(COLOURS)}
 
 
+def module_and_batch() -> dict[str, Any]:
+    """What the page on other libraries starts from."""
+    mend_torchvision()  # they import it
+    names = module_and_example()
+    return {"module": names["module"], "batch": names["example"].normal_()}
+
+
+def transformer_file(path: Path) -> None:
+    """A vision transformer of 4×4 tokens."""
+    models = import_peer("torchvision").models
+    pytest.importorskip("onnxscript", reason="the page is on an exported transformer")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = models.VisionTransformer(32, 8, 3, 2, 16, 24, num_classes=5).eval()
+    torch.nn.init.normal_(net.heads.head.weight)  # as it is made, it is zero
+    camrt.to_onnx(net, torch.zeros(1, 3, 32, 32), path)
+
+
 def calm_engine() -> dict[str, Any]:
     """What the block on CALM models starts from: as many classes as ImageNet has."""
     calm_model(classes=1000).save(Path("calm.onnx"), side=8)
@@ -160,27 +180,63 @@ def evaluated_engine() -> dict[str, Any]:
     return {"engine": engine, "maps": maps, "boxes": boxes, "masks": [np.eye(8, dtype=np.uint8)] * 2}
 
 
+def scans_file(path: Path) -> None:
+    """A classifier of images of 240×240 pixels with one logit."""
+    pooled_model(path, 1, 240)
+
+
+def make_files(document: str) -> None:
+    """The files that a page names."""
+    text = (ROOT / document).read_text("utf-8")
+    for name, make in FILES.items():
+        if name in text:
+            make(Path(name))
+
+
+FILES = {"vit.onnx": transformer_file, "scans.onnx": scans_file}
+"""Files that few pages name."""
 BEFORE = {
-    "camrt.to_onnx(module": module_and_example,
+    "module, example": module_and_example,
+    "cam(input_tensor=batch": module_and_batch,
     'kind="counterfactual"': calm_engine,
     "engine.evaluate(": evaluated_engine,
 }
 """What stands before a block in its reader's program, by words of it."""
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python(block: Block) -> None:
-    if re.search(r"cuda|tensorrt", block.text):
-        pytest.skip("the block needs a GPU")
-    if "openvino" in block.text and importlib.util.find_spec("openvino") is None:
-        pytest.skip("OpenVINO is missing: pip install 'camrt[openvino]'")
+LIBRARIES = (
+    "openvino",
+    "pytorch_grad_cam",
+    "torch",
+    "torchcam",
+    "captum",
+    "pyarrow",
+    "pandas",
+    "fastapi",
+    "timm",
+)
+"""What a block may import that is not everywhere."""
+
+
+@pytest.mark.parametrize("document", dict.fromkeys(block.document for block in PYTHON))
+def test_python(document: str) -> None:
+    """A document's blocks run one after the other, as its reader would run them."""
     names: dict[str, Any] = {"camrt": camrt}
-    for words, before in BEFORE.items():
-        if words in block.text:
-            names |= before()
-    exec(compile("\n" * block.line + block.text, block.document, "exec"), names)
-    for expression, shape in re.findall(r"^(\S+)  # \(([\d, ]+)\) ", block.text, re.MULTILINE):
-        assert eval(expression, names).shape == tuple(map(int, shape.split(",")))
+    shown = [block for block in PYTHON if block.document == document]
+    here = [block for block in shown if not re.search(r"cuda|tensorrt", block.text)]
+    if not here:
+        pytest.skip("the block needs a GPU")
+    make_files(document)
+    for block in here:
+        for words, before in BEFORE.items():
+            if words in block.text:
+                names |= before()
+        for library in LIBRARIES:
+            if re.search(rf"^(import|from) {library}\b|=\"{library}\"", block.text, re.MULTILINE):
+                pytest.importorskip(library)
+        exec(compile("\n" * block.line + block.text, block.document, "exec"), names)
+        for expression, shape in re.findall(r"^(\S+)  # \(([\d, ]+)\) ", block.text, re.MULTILINE):
+            assert eval(expression, names).shape == tuple(map(int, shape.split(",")))
 
 
 def test_the_tests_that_are_named_are_there() -> None:
@@ -213,8 +269,11 @@ def test_the_files_that_maps_of_the_house_name_are_there(document: str) -> None:
 
 
 def test_there_are_blocks_to_run() -> None:
-    assert {block.document for block in PYTHON} >= {"README.md", "docs/gpu.md"}
-    assert len(SHELL) > 15
+    assert {block.document for block in PYTHON} >= {"README.md", "docs/gpu.md", "docs/explaining.md"}
+    assert {block.document for block, words in SHELL if words[0] == "camrt"} >= {
+        "README.md",
+        "docs/guides/calm.md",
+    }
 
 
 # ---------------------------------------------------------------- commands
@@ -265,20 +324,25 @@ def test_a_command_is_understood(words: list[str]) -> None:
         assert words[0] in ("pip", "pytest", "export", "cd", ".", "ray", "nsys") or "=" in words[0], words
 
 
-def test_readmes_commands_run_one_after_the_other(shown: Path) -> None:
+READERS = ["README.md", "docs/cpu.md", "docs/explaining.md", "docs/scaling.md", "docs/tutorial.md"]
+READERS += [document for document in DOCUMENTS if document.startswith("docs/guides/")]
+"""Pages whose commands are run, in order; those of others need a cluster, a card, a data set or hours."""
+
+
+@pytest.mark.parametrize("document", READERS)
+def test_a_pages_commands_run_one_after_the_other(document: str) -> None:
     if importlib.util.find_spec("lightning") is not None:
         mend_torchvision()  # Lightning imports it
-    done: list[str] = []
+    make_files(document)
     for block, words in SHELL:
-        if block.document != "README.md" or words[0] != "camrt":
+        if block.document != document or words[0] != "camrt":
             continue
         kind = words[1]
-        if any(importlib.util.find_spec(library) is None for library in NEEDS.get(kind, ())):
+        needs = [*NEEDS.get(kind, ()), *(("openvino",) if "openvino" in words else ())]
+        if any(importlib.util.find_spec(library) is None for library in needs):
             continue
         name = words[2] if kind == "evaluate" and words[2] in QUICKLY else kind
         quickly = [] if "--theory" in words else QUICKLY.get(name, [])
         result = CliRunner().invoke(app, [*words[1:], *quickly])
         assert result.exit_code == 0, f"{block}: {' '.join(words)}\n{result.output}\n{result.exception!r}"
         assert "problems with" not in result.output, result.output
-        done.append(kind)
-    assert {"explain", "inspect", "methods"} <= set(done)
