@@ -65,6 +65,11 @@ class Pending:
         if self._settling.acquire(blocking=False) and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
+    def note_cancelled(self) -> None:
+        """Tells who waits for several futures that this one was cancelled."""
+        if self._settling.acquire(blocking=False):
+            self.future.set_running_or_notify_cancel()
+
 
 @dataclass(eq=False)
 class Group:
@@ -270,6 +275,8 @@ class Scheduler:
     def _settled(self, pending: Pending, future: Future[Answer]) -> None:
         """Notes that a request has its answer, or that nobody waits for it."""
         now = time.monotonic()
+        if future.cancelled():
+            pending.note_cancelled()
         with self._changed:
             self._taken.discard(pending)
             client = pending.question.request.client
