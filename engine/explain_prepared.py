@@ -17,8 +17,9 @@ from camrt.engine.map_output import MapOutput
 from camrt.engine.map_placement import place_maps
 from camrt.engine.methods import Method
 from camrt.engine.model_run import ModelRun
+from camrt.engine.nan_rows import fill_nan_rows
 from camrt.engine.passes import PassCounts
-from camrt.engine.queries import HeadQueries, Need, fill_nan_rows
+from camrt.engine.queries import HeadQueries, Need
 from camrt.engine.runtime.batch_splitting import OomSplitter
 from camrt.engine.scores import probabilities
 from camrt.engine.targets import TargetChooser

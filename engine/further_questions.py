@@ -11,8 +11,8 @@ from camrt.engine.batch import MapSize, check_real_numbers, resolve_map_size
 from camrt.engine.call_limits import with_call_limits
 from camrt.engine.concepts import Concepts, Factorisation, check_factoring, find_concepts
 from camrt.engine.methods import ChannelMethod, Method, make_method
+from camrt.engine.nan_rows import fill_nan_rows, find_nan_rows
 from camrt.engine.passes import PassCounts
-from camrt.engine.queries import fill_nan_rows, find_nan_rows
 from camrt.errors import (
     InputError,
     MethodError,

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from camrt.engine.arrays import library, to_float32
 from camrt.engine.images.framing import Framing, uncropped_saliency
 from camrt.engine.methods import Method
-from camrt.engine.queries import fill_nan_rows
+from camrt.engine.nan_rows import fill_nan_rows
 from camrt.errors import InputError
 from camrt.kernels.saliency import MapFlag
 

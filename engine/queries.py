@@ -7,38 +7,31 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
 
-import numpy as np
-
 from camrt.engine.arrays import (
-    all_index_pairs,
     arange_like,
     concat,
-    constant_like,
-    is_constant_over_cells,
     library,
     repeat,
-    safe_divide,
     zeros,
 )
 from camrt.engine.attention import NO_ATTENTION, AttentionGraphs
+from camrt.engine.attention_queries import AttentionQueries
 from camrt.engine.contrast import Rivals
-from camrt.engine.heads.base import Boxes, Head, Masks, QueryContext, find_changed_pairs, run_altered_rows
-from camrt.engine.images.framing import Framing, uncrop_maps
+from camrt.engine.heads.base import Boxes, Head, Masks, QueryContext
+from camrt.engine.images.framing import Framing
+from camrt.engine.masked_channels import ChannelMasking, run_masked_channels
 from camrt.engine.masked_copies import run_masked_copies
+from camrt.engine.nan_rows import fill_nan_rows, find_nan_rows
 from camrt.engine.passes import PassCounts
 from camrt.engine.runtime import Runner
 from camrt.engine.scores import ScoreKind, ScoreReader
 from camrt.errors import MethodError
 from camrt.export.adjoint import BIAS_MAP, GRADIENT, WEIGHTING, BackwardRule, BiasScaling
-from camrt.export.adjoint.attention_weights import HeadFusion
 from camrt.export.heads.cut import ACTIVATION, JOINT
-from camrt.export.heads.kept_tokens import KEPT
 from camrt.export.outputs.output_form import InverseLink
 from camrt.export.rewrites.interface import LOGITS
-from camrt.kernels.dispatch import host_readable
-from camrt.kernels.masked_batch import masked_batch
 
-__all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries", "Need", "find_constant_channels"]
+__all__ = ["NO_JOINT", "NO_PROBABILITIES", "HeadQueries", "Need"]
 
 NO_PROBABILITIES = (
     "this model's answers are plain numbers (activation='none'), which have no probabilities: ask for "
@@ -316,8 +309,8 @@ class HeadQueries:
         return fill_nan_rows(gradient, broken), fill_nan_rows(of_biases, broken)
 
     @property
-    def attention(self) -> AttentionGraphs:
-        """The attention of a vision transformer.
+    def attention(self) -> AttentionQueries:
+        """What is asked about the attention of a vision transformer.
 
         Raises:
             MethodError: It is none, or a torch module.
@@ -325,48 +318,17 @@ class HeadQueries:
         self.require(Need.ATTENTION)
         if self.attention_graphs is None:
             raise MethodError(f"the method {NO_ATTENTION}")
-        return self.attention_graphs
-
-    def attention_weights(self, fusion: HeadFusion) -> list[Array]:
-        """For each layer (N, L, L): the weights with which tokens attend to tokens, heads taken together."""
-        self.passes.full += len(self.images)
-        return self.attention.weights[fusion](self.images)
-
-    def attention_relevance(self, target: int) -> Array:
-        """(N, L): LeGrad's relevance of the tokens for target number `target`."""
-        reader = self._reader("logit")
-        if not self.has_logits or not reader.is_linear:
-            raise MethodError(
-                "attention's gradients are those of logits: ask for no contrast that weights them"
-            )
-        every = arange_like(len(self.images), self.images)
-        weighting = reader.weighting(self.logits, every, target)
-        self.passes.full_adjoint += len(self.images)
-        logits, relevance = self.attention.relevance(
-            self.images, [self.logits_output, GRADIENT], {WEIGHTING: weighting}
+        return AttentionQueries(
+            graphs=self.attention_graphs,
+            images=self.images,
+            logits=self.logits,
+            logits_output=self.logits_output,
+            has_logits=self.has_logits,
+            batch_size=self.batch_size,
+            passes=self.passes,
+            make_reader=self._reader,
+            mix=self._mixed,
         )
-        return fill_nan_rows(relevance, find_nan_rows(logits))
-
-    def scores_of_kept_tokens(self, masks: Masks, kind: ScoreKind) -> Array:
-        """(N, M, T): the scores when of the last block's tokens so much is kept, masks (M, L)."""
-        graphs, reader, count = self.attention, self._reader(kind), len(masks)
-        (tokens,) = graphs.tokens(self.images)
-        self.passes.full += len(self.images)
-        listed = constant_like(masks, tokens)
-        owners, places = all_index_pairs(len(tokens), count, tokens)
-        parts = []
-        for start in range(0, len(owners), self.batch_size):
-            of_image, place = (index[start : start + self.batch_size] for index in (owners, places))
-            self.passes.head += len(place)
-            (logits,) = graphs.kept(tokens[of_image], None, {KEPT: listed[place][:, :, None]})
-            parts.append(reader.read(logits, of_image))
-        answers = concat(parts)
-        return self._mixed(library(answers).reshape(answers, (len(tokens), count, -1)))
-
-    def cells_of_tokens(self, numbers: Array) -> Array:
-        """Numbers (N, L) of tokens as a map (N, h, w), without those of tokens that belong to no cell."""
-        found = numbers[:, self.attention.prefix :]
-        return library(found).reshape(found, (len(found), *self.attention.cells))
 
     def class_maps(self) -> Array:
         """(N, T, h, w): the targets' class maps.
@@ -408,43 +370,16 @@ class HeadQueries:
             (N, K, T); of a constant channel, whose mask is nowhere, zero, found without a pass where values
             are seen.
         """
-        maps = self.activations if maps is None else maps
-        count, channels = maps.shape[:2]
-        xp = library(maps)
-        answers = zeros((count, channels, self.targets.shape[1]), maps)
-        constant = find_constant_channels(maps)
-
-        def fill(batch_index: Array, channel: Array, rows: Array) -> None:
-            if self.framing.is_whole:
-                masked_batch(
-                    maps,
-                    self.images,
-                    batch_index,
-                    channel,
-                    rows,
-                    order=order,
-                    align_corners=align_corners,
-                    epsilon=epsilon,
-                    threads=self.threads,
-                )
-            else:
-                masks = self.uncropped_masks(maps[batch_index, channel], order, align_corners, epsilon)
-                rows[...] = self.images[batch_index] * masks[:, None]
-            if alter is not None:
-                alter(rows, batch_index)
-
-        for batch_index, channel, scores in run_altered_rows(
-            find_changed_pairs(count, channels, constant, lambda: ~constant),
-            self.images.shape[1:],
-            self.batch_size,
-            fill,
-            self._row_scores(kind),
-            self.model.allocate_rows,
-        ):
-            answers[batch_index, channel] = scores
-        if not host_readable(maps):
-            answers = xp.where(constant[:, :, None], xp.zeros_like(answers), answers)
-        return answers
+        return run_masked_channels(
+            self.images,
+            self.activations if maps is None else maps,
+            ChannelMasking(order, align_corners, epsilon, self.framing, self.threads),
+            alter=alter,
+            targets=self.targets.shape[1],
+            batch_size=self.batch_size,
+            run=self._row_scores(kind),
+            rows=self.model.allocate_rows,
+        )
 
     def scores_of_masked_copies(
         self,
@@ -489,25 +424,6 @@ class HeadQueries:
 
         return run
 
-    def uncropped_masks(
-        self,
-        channels: Array,
-        order: Literal["upsample-first", "normalise-first"],
-        align_corners: bool,
-        epsilon: float,
-    ) -> Array:
-        """Channels (B, h, w) of a part of the images as masks (B, H, W), as `masked_batch` makes them."""
-
-        def normalised(values: Array) -> Array:
-            xp = library(values)
-            low = xp.min(values, axis=(1, 2), keepdims=True)
-            spread = xp.max(values, axis=(1, 2), keepdims=True) - low
-            return safe_divide(values - low, spread + epsilon + xp.zeros_like(values), (spread > 0))
-
-        first = channels if order == "upsample-first" else normalised(channels)
-        masks = uncrop_maps(first, self.framing, beyond="edge", align_corners=align_corners)
-        return normalised(masks) if order == "upsample-first" else masks
-
     def scores_of_zero_image(self, kind: ScoreKind) -> Array:
         """(N, T): the scores of an image of zeros, in the model's input space; one pass for them all."""
         self.passes.full += 1
@@ -547,32 +463,3 @@ class HeadQueries:
         return QueryContext(
             self.activations, self.logits, self._reader(kind).one_by_one, self.passes, self.extras
         )
-
-
-def find_constant_channels(maps: Array) -> Array:
-    """(N, K): which maps (N, K, h, w) are one number, or not finite."""
-    xp = library(maps)
-    flat = xp.reshape(maps, (*maps.shape[:2], -1))
-    with np.errstate(invalid="ignore"):
-        return ~(xp.max(flat, axis=2) > xp.min(flat, axis=2))
-
-
-def find_nan_rows(logits: Array) -> Array:
-    """Whether any of a row's logits is not finite."""
-    xp = library(logits)
-    return ~xp.all(xp.isfinite(logits), axis=1)
-
-
-def fill_nan_rows(numbers: Array, broken: Array) -> Array:
-    """Fills the marked rows of an array (N, ...) with NaN.
-
-    `Where` nodes can mask non-finite values, so results of such rows cannot be trusted.
-    """
-    if host_readable(numbers) and not broken.any():
-        return numbers
-    xp = library(numbers)
-    flat = numbers.ndim == 4 and is_constant_over_cells(numbers)
-    held = numbers[:, :, :1, :1] if flat else numbers
-    marks = xp.reshape(broken, (len(broken), *([1] * (numbers.ndim - 1))))
-    marked = xp.where(marks, xp.full_like(held, float("nan")), held)
-    return xp.broadcast_to(marked, numbers.shape) if flat else marked

@@ -44,7 +44,7 @@ class AttentionRollout(Method):
         self.require_number("discard", 0.0, most=math.nextafter(1.0, 0.0))
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
-        layers = queries.attention_weights(self.heads)
+        layers = queries.attention.weights(self.heads)
         xp = library(*layers)
         flow: Array = None
         for weights in layers:
@@ -54,7 +54,7 @@ class AttentionRollout(Method):
             flow = mixed if flow is None else mixed @ flow
         first = self.read == "first" or (self.read is None and queries.attention.prefix > 0)
         row = flow[:, 0] if first else xp.mean(flow, axis=1)
-        cells = queries.cells_of_tokens(to_float32(row))
+        cells = queries.attention.to_cells(to_float32(row))
         return repeat(cells[:, None], queries.targets.shape[1], axis=1), queries.scores("logit")
 
     def without_smallest(self, weights: Array) -> Array:
@@ -93,7 +93,7 @@ class LeGrad(Method):
 
     def raw(self, queries: HeadQueries) -> tuple[Array, Array]:
         found = [
-            queries.cells_of_tokens(queries.attention_relevance(target))
+            queries.attention.to_cells(queries.attention.relevance(target))
             for target in range(queries.targets.shape[1])
         ]
         return library(*found).stack(found, axis=1), queries.scores("logit")

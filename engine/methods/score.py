@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from camrt.engine.arrays import library
 from camrt.engine.heads import Head
+from camrt.engine.masked_channels import find_constant_channels
 from camrt.engine.methods.base import ChannelMethod, Cost, MapShape
 from camrt.engine.methods.mask_clusters import cluster_channels
-from camrt.engine.queries import HeadQueries, find_constant_channels
+from camrt.engine.queries import HeadQueries
 from camrt.engine.scores import ScoreKind
 
 __all__ = ["ScoreCAM"]

@@ -58,7 +58,7 @@ class ViTReciproCAM(Method):
         masks[:, prefix:] = (
             bell_masks(height, width).reshape(cells, cells) if self.gaussian else np.eye(cells)
         )
-        scores = queries.scores_of_kept_tokens(masks, self.score)
+        scores = queries.attention.scores_of_kept_tokens(masks, self.score)
         xp = library(scores)
         maps = xp.reshape(xp.permute_dims(scores, (0, 2, 1)), (*queries.targets.shape, height, width))
         return to_float32(maps), queries.scores(self.score)

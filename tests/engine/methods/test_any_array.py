@@ -149,20 +149,25 @@ class Answers:
         drawn[1, [2, 5]] = 9.0
         return self.put(drawn)
 
-    attention = SimpleNamespace(prefix=1, cells=(H, W))
+    @property
+    def attention(self):
+        """What is asked about the attention of a vision transformer."""
 
-    def scores_of_kept_tokens(self, masks, kind):
-        assert masks.shape == (H * W, H * W + 1)
-        return self.put(self.drawn(35, N, H * W, T))
+        def scores_of_kept_tokens(masks, kind):
+            assert masks.shape == (H * W, H * W + 1)
+            return self.put(self.drawn(35, N, H * W, T))
 
-    def attention_weights(self, fusion):
-        return [self.put(np.abs(self.drawn(seed, N, H * W + 1, H * W + 1))) for seed in (30, 31, 32)]
+        def weights(fusion):
+            return [self.put(np.abs(self.drawn(seed, N, H * W + 1, H * W + 1))) for seed in (30, 31, 32)]
 
-    def attention_relevance(self, target):
-        return self.put(np.abs(self.drawn(33 + target, N, H * W + 1)))
-
-    def cells_of_tokens(self, numbers):
-        return library(numbers).reshape(numbers[:, 1:], (N, H, W))
+        return SimpleNamespace(
+            prefix=1,
+            cells=(H, W),
+            scores_of_kept_tokens=scores_of_kept_tokens,
+            weights=weights,
+            relevance=lambda target: self.put(np.abs(self.drawn(33 + target, N, H * W + 1))),
+            to_cells=lambda numbers: library(numbers).reshape(numbers[:, 1:], (N, H, W)),
+        )
 
     def log_joint(self):
         drawn = self.drawn(17, N, C, H, W) - 5
