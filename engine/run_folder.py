@@ -28,6 +28,7 @@ __all__ = [
     "RUN_FILE",
     "RunFolder",
     "check_unused",
+    "holds_run",
     "lock_folder",
     "read_notes",
     "read_results",
@@ -225,6 +226,15 @@ def check_unused(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"{folder} holds results already: go on with them (--resume), replace them (--overwrite), or "
             "choose another folder"
         )
+
+
+def holds_run(folder: Path, kind: str, identity: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the results of the same run, which would come out the same again."""
+    try:
+        found = _read_description(folder / RUN_FILE)
+    except InputError:
+        return False
+    return found == {"run": kind, "made of": json.loads(json.dumps(identity))}
 
 
 def read_results(folder: Path) -> frozenset[str] | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from camrt.engine.comparison import draw_comparison
 from camrt.engine.drawing_files import write_drawing
 from camrt.engine.explanation import Explanation, join_explanations
 from camrt.engine.extras import import_extra
 from camrt.engine.images.read import read_image
 from camrt.engine.runs.blocks import Block, FinishedBlock
+from camrt.engine.runs.items import ImageItem
 from camrt.engine.runs.job import ExplainJob
 from camrt.engine.runs.result_table import make_lines
 from camrt.engine.runs.rows import make_rows, schema
@@ -62,9 +64,12 @@ class BlockWriter:
             if image.error is None
         ]
         self.errors += [image.error for image in batch.images if image.error is not None]
-        overlays = self._draw(batch, stems) if "overlays" in self._job.results else []
+        overlays: list[str | None] = []
+        if "overlays" in self._job.results and batch.explanation is not None:
+            draw = self._compare if batch.others else self._draw
+            overlays = draw(batch, batch.explanation, stems)
         if "table" in self._job.results:
-            self._lines.append(make_lines(batch, overlays))
+            self._lines.append(make_lines(batch, self._job.question, overlays))
         if "arrays" in self._job.results and batch.explanation is not None:
             self._explained.append((batch.explanation, stems))
         if "maps" in self._job.results:
@@ -109,11 +114,42 @@ class BlockWriter:
         self._note_names(names)
         self.files += names
 
-    def _draw(self, batch: ExplainedBatch, stems: list[str]) -> list[str | None]:
-        explanation = batch.explanation
-        if explanation is None:
-            return []
-        each = explanation.targets_per_image
+    def _compare(
+        self, batch: ExplainedBatch, explanation: Explanation[Any], stems: list[str]
+    ) -> list[str | None]:
+        """A sheet for each image, with a row for each method; its name, once for each target."""
+        names = [f"{stem}_comparison.{self._job.picture}" for stem in stems]
+        self._claim(names)
+        readable = [image.item for image in batch.images if image.error is None]
+        done: list[str | None] = []
+        for i, (item, name) in enumerate(zip(readable, names, strict=True)):
+            try:
+                whole = read_image(item.read()) if self._job.original else None
+                sheet = draw_comparison(
+                    batch.explanations,
+                    i,
+                    title=PurePath(item.address).name,
+                    image=whole,
+                    on="view",
+                    **self._job.style,
+                )
+            except (ImageError, InputError) as error:
+                self._leave_undrawn(item, [name], error)
+            else:
+                self._save(name, sheet)
+            done += [name if name in self.files else None] * explanation.targets_per_image
+        return done
+
+    def _leave_undrawn(self, item: ImageItem, names: list[str], error: Exception) -> None:
+        """Notes that an image has gone, or is another one now."""
+        self.undrawn.append(f"{item.address}: explained, and not drawn on: {error}")
+        self.files = [name for name in self.files if name not in names]
+
+    def _draw(
+        self, batch: ExplainedBatch, explanation: Explanation[Any], stems: list[str]
+    ) -> list[str | None]:
+        """An overlay for each image and target, and a sheet of those of one image; the overlays' names."""
+        each, style = explanation.targets_per_image, self._job.style
         names = explanation.file_names(stems, "", suffix=self._job.picture)[:-1]
         sheets = [f"{stem}_sheet.{self._job.picture}" for stem in stems] if each > 1 else []
         self._claim([*names, *sheets])
@@ -123,11 +159,10 @@ class BlockWriter:
             own = names[i * each : (i + 1) * each]
             try:
                 whole = read_image(item.read()) if self._job.original else None
-                drawings = [explanation.overlay(i, t, image=whole, on="view") for t in range(each)]
-                sheet = explanation.sheet(i, image=whole, on="view") if sheets else None
-            except (ImageError, InputError) as error:  # it has gone, or is another one now
-                self.undrawn.append(f"{item.address}: explained, and not drawn on: {error}")
-                self.files = [name for name in self.files if name not in (*own, *sheets[i : i + 1])]
+                drawings = [explanation.overlay(i, t, image=whole, on="view", **style) for t in range(each)]
+                sheet = explanation.sheet(i, image=whole, on="view", **style) if sheets else None
+            except (ImageError, InputError) as error:
+                self._leave_undrawn(item, [*own, *sheets[i : i + 1]], error)
                 done += [None] * each
                 continue
             for name, drawing in zip(own, drawings, strict=True):

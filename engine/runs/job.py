@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from camrt.engine.identity import model_identity, package_versions
+from camrt.engine.images.style import DrawingStyle, StyleOptions
 from camrt.engine.runs.decoding import Decoding
 from camrt.engine.runs.stream import Question
 from camrt.errors import InputError
@@ -40,6 +41,7 @@ class ExplainJob:
         results: What is written.
         original: Whether overlays are drawn on whole images.
         picture: What overlays are written as.
+        style: How overlays are drawn, see `camrt.engine.images.style.DrawingStyle`.
         settings: Further settings that results depend on.
     """
 
@@ -51,9 +53,16 @@ class ExplainJob:
     results: frozenset[ResultKind]
     original: bool = False
     picture: PictureFormat = "png"
+    style: StyleOptions = field(default_factory=StyleOptions)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        DrawingStyle(**self.style)  # refused before anything is explained
+        if self.question.others and self.results & {"arrays", "maps"}:
+            raise InputError(
+                "several methods give a sheet for each image and a table (--write overlays,table): "
+                "arrays and maps are written of one method"
+            )
         if self.picture not in PICTURE_FORMATS:
             raise InputError(f"pictures are written as {', '.join(PICTURE_FORMATS)}, not {self.picture!r}")
 
@@ -67,7 +76,8 @@ class ExplainJob:
             "versions": package_versions(),
             "model": {name: value for name, value in model.items() if name not in INDIFFERENT},
             "labels": None if labels is None else list(labels),
-            "method": {"name": str(asked.method), "options": dict(asked.options), "fuse": asked.fuse},
+            "method": {"name": str(asked.method), "options": dict(asked.options), "fuse": asked.fuse}
+            | ({"others": [repr(method) for method in asked.others]} if asked.others else {}),
             "targets": {
                 "classes": [] if asked.targets is None else list(classes),
                 "top_k": asked.top_k or 1,
@@ -77,6 +87,7 @@ class ExplainJob:
                 "results": sorted(self.results),
                 "original": self.original,
                 "picture": self.picture,
+                **({"style": dict(self.style)} if self.style else {}),
                 "jpeg_scaling": self.decoding.jpeg_scaling,
                 "map_size": asked.size if isinstance(asked.size, str) else list(asked.size),
                 **{name: value for name, value in self.settings.items() if value is not None},

@@ -8,37 +8,41 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from camrt.engine.runs.rows import FAILED, READ, answer_columns, to_text
-from camrt.engine.runs.stream import ExplainedBatch
+from camrt.engine.runs.stream import ExplainedBatch, Question
 
 __all__ = ["RESULTS", "make_lines", "make_table"]
 
 RESULTS = "results.csv"
 ANSWERS = ("rank", "class", "label", "probability", "logit", "score", "flag")
-COLUMNS = ("path", "status", *ANSWERS, "overlay", "error")
+COLUMNS = ("path", "status", "method", *ANSWERS, "overlay", "error")
 
 
-def make_lines(batch: ExplainedBatch, overlays: Sequence[str | None]) -> str:
+def make_lines(batch: ExplainedBatch, question: Question, overlays: Sequence[str | None]) -> str:
     """The lines of some images, in their order.
 
     Args:
         batch: The images.
+        question: What was asked of them.
         overlays: The names of their overlays, one a target of each that was explained; empty where none are
             drawn.
     """
     written = io.StringIO()
     rows = csv.writer(written, lineterminator="\n")
-    explanation = None if batch.explanation is None else batch.explanation.numpy()
-    each = 0 if explanation is None else explanation.targets_per_image
-    answers = {} if explanation is None else answer_columns(explanation)
+    explanations = [one.numpy() for one in batch.explanations]
+    answers = [(name, answer_columns(one)) for name, one in zip(question.names, explanations, strict=False)]
+    each = explanations[0].targets_per_image if explanations else 0
     explained = 0
     for image in batch.images:
         path = to_text(image.item.address)
         if image.error is not None:
-            rows.writerow([path, FAILED, *[""] * (len(ANSWERS) + 1), to_text(image.error)])
+            rows.writerow([path, FAILED, *[""] * (len(ANSWERS) + 2), to_text(image.error)])
             continue
-        for place in range(explained, explained + each):
-            cells = (to_cell(answers[column][place]) for column in ANSWERS)
-            rows.writerow([path, READ, *cells, (overlays[place] if overlays else None) or "", ""])
+        places = range(explained, explained + each)
+        for name, columns in answers:
+            for place in places:
+                cells = (to_cell(columns[column][place]) for column in ANSWERS)
+                overlay = (overlays[place] if overlays else None) or ""
+                rows.writerow([path, READ, name, *cells, overlay, ""])
         explained += each
     return written.getvalue()
 
@@ -53,8 +57,8 @@ def to_cell(value: Any) -> str:
 def make_table(lines: Iterable[str]) -> str:
     """The whole table.
 
-    Its columns are those of `camrt.engine.runs.rows.schema` without the maps, and `overlay`: the picture's
-    name in the folder.
+    Its columns are those of `camrt.engine.runs.rows.schema` without the maps, `method`, and `overlay`: the
+    picture's name in the folder.
 
     Args:
         lines: Of `make_lines`.

@@ -66,8 +66,9 @@ class RunSummary:
                 self.failed += 1
         if batch.explanation is not None:
             self.explained += len(batch.explanation)
-            self.seconds += batch.explanation.seconds
-            self.passes = self.passes + batch.explanation.passes
+        for one in batch.explanations:
+            self.seconds += one.seconds
+            self.passes = self.passes + one.passes
         listener.progress(self)
 
     @property

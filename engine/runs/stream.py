@@ -13,6 +13,7 @@ from PIL import Image
 from camrt.engine.caller_warnings import silence_warnings, warn_caller
 from camrt.engine.explanation import Explanation
 from camrt.engine.images.framing import Framing
+from camrt.engine.methods import Method, make_method
 from camrt.engine.runs.decoding import DecodedImage, Decoding, ModelImage, decode_ahead
 from camrt.engine.runs.items import ImageItem
 from camrt.errors import DegenerateMapWarning, InputRangeWarning
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from camrt.engine.fusion import Fusion
     from camrt.engine.images.preprocess import Preprocessing
     from camrt.engine.map_output import MapType
-    from camrt.engine.methods import Method
 
 __all__ = [
     "ExplainedBatch",
@@ -67,6 +67,7 @@ class Question:
         size: Of the maps.
         fuse: How the maps of several layers become one.
         dtype: Of the maps.
+        others: Further methods, which explain the same images and classes beside it.
     """
 
     engine: Engine
@@ -77,27 +78,45 @@ class Question:
     size: MapSize = "image"
     fuse: Fusion = "mean"
     dtype: MapType | None = None
+    others: tuple[Method, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The methods' names; with their options where two would be the same."""
+        methods = (self.method, *self.others)
+        short = [one if isinstance(one, str) else one.name for one in methods]
+        if len(set(short)) == len(short):
+            return tuple(short)
+        return repr(make_method(self.method, dict(self.options))), *map(repr, self.others)
 
     def explain(self, images: Sequence[ModelImage]) -> Explanation[Any]:
         """The explanation of some images together; degenerate maps are told by their flags alone."""
+        return self.explain_all(images)[0]
+
+    def explain_all(self, images: Sequence[ModelImage]) -> tuple[Explanation[Any], ...]:
+        """What each method says of some images together; see `explain`."""
         several = isinstance(self.targets, Iterable) and not isinstance(self.targets, str)
         targets = [list(self.targets)] * len(images) if several else self.targets
+        batch = np.stack([image.array for image in images])
+        asked: dict[str, Any] = {
+            "targets": targets,
+            "top_k": self.top_k,
+            "size": self.size,
+            "fuse": self.fuse,
+            "dtype": self.dtype,
+        }
+        found: tuple[Explanation[Any], ...]
         with silence_warnings(DegenerateMapWarning):
-            found: Explanation[Any] = self.engine.explain(
-                np.stack([image.array for image in images]),
-                self.method,
-                targets=targets,
-                top_k=self.top_k,
-                size=self.size,
-                fuse=self.fuse,
-                dtype=self.dtype,
-                **self.options,
-            )
-        return replace(
-            found,
-            views=tuple(image.view for image in images),
-            framings=tuple(image.framing for image in images),
+            if self.others:
+                methods = [make_method(self.method, dict(self.options)), *self.others]
+                found = self.engine.explain_all(batch, methods, **asked)
+            else:
+                found = (self.engine.explain(batch, self.method, **asked, **self.options),)
+        views, framings = (
+            tuple(image.view for image in images),
+            tuple(image.framing for image in images),
         )
+        return tuple(replace(one, views=views, framings=framings) for one in found)
 
     def find_shapes(self, preprocessing: Preprocessing) -> MapShapes:
         """The sizes of what `explain` gives, by an image of zeros."""
@@ -153,10 +172,17 @@ class ExplainedBatch:
     Attributes:
         images: In their order, those that could not be read among them.
         explanation: Of the others; None where there is none.
+        others: The same by the question's other methods.
     """
 
     images: list[DecodedImage]
     explanation: Explanation[Any] | None
+    others: tuple[Explanation[Any], ...] = ()
+
+    @property
+    def explanations(self) -> tuple[Explanation[Any], ...]:
+        """What each method says."""
+        return () if self.explanation is None else (self.explanation, *self.others)
 
 
 def explain_items(
@@ -198,9 +224,8 @@ def explain_batch(images: list[DecodedImage], question: Question, timing: Timing
     """Explains those of some images that could be read."""
     started = time.perf_counter()
     readable = [image.seen for image in images if image.seen is not None]
-    explanation = question.explain(readable) if readable else None
-    if explanation is not None:
-        files = tuple(image.item.path for image in images if image.seen is not None)
-        explanation = replace(explanation, sources=files)
+    found = question.explain_all(readable) if readable else ()
+    files = tuple(image.item.path for image in images if image.seen is not None)
+    explanations = tuple(replace(one, sources=files) for one in found)
     timing.explaining += time.perf_counter() - started
-    return ExplainedBatch(images, explanation)
+    return ExplainedBatch(images, next(iter(explanations), None), explanations[1:])

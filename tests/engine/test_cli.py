@@ -92,7 +92,7 @@ class FakeEngine:
         **options: Any,
     ) -> Explanation:
         assert (size, dtype) == ("image", None)
-        if "wrong" in options:
+        if "wrong" in options or "nonesuch" in method:
             raise MethodError(f"{method}: no option 'wrong'")
         self.calls.append(
             {"batch": batch, "method": method, "targets": targets, "fuse": fuse, "options": options}
@@ -120,6 +120,9 @@ class FakeEngine:
             seconds=0.01 * len(batch),
             labels=tuple(self.labels) if self.labels else None,
         )
+
+    def explain_all(self, batch: np.ndarray, methods: Sequence[Any], **asked: Any) -> tuple[Explanation, ...]:
+        return tuple(self.explain(batch, method.name, **asked) for method in methods)
 
     def describe(self, costs: bool = True) -> str:
         return "a [bold] model\n  costs" if costs else "a [bold] model"
@@ -159,7 +162,6 @@ def loader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
     loader = Loader()
     scene = image(tmp_path / "bundled" / "scene.png")
     module("camrt.engine.load", load=loader)
-    module("camrt.engine.methods", methods=lambda: {"fake": FakeCAM})
     for place in ("camrt.default", "camrt.cli.explain"):
         monkeypatch.setattr(f"{place}.model_path", lambda: tmp_path / "tiny.onnx")
     monkeypatch.setattr("camrt.cli.explain.scene_path", lambda: scene)
@@ -277,8 +279,86 @@ def test_without_arguments_the_bundled_scene(loader: Loader, tmp_path: Path) -> 
     result = run("explain")
     assert result.exit_code == 0, result.output
     assert loader.engines[0].settings["path"] == tmp_path / "tiny.onnx"
-    assert names(tmp_path / "camrt-out") == ["explanation.npz", "results.csv", "scene_1_3-crane.png"]
-    assert loader.calls[0]["method"] == "pixab"
+    assert names(tmp_path / "camrt-out") == ["results.csv", "scene_comparison.png"]
+    assert [(call["method"], call["top_k"]) for call in loader.calls] == [("pixab", 3), ("ablation", 3)]
+    picture = Path("camrt-out") / "scene_comparison.png"
+    with Image.open(picture) as drawn:
+        assert drawn.width == 1600
+    first, *_, third = result.stdout.splitlines()[-5:]
+    assert first == f"look at {picture}"
+    assert third.split()[:2] == ["camrt", "methods"]
+    again = run("explain", "--show")  # what is there is the same, and nobody's loss
+    assert again.exit_code == 0, again.output
+    other = run("explain", "-k", "1")
+    assert other.exit_code == 2
+    assert "camrt-out holds results already" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("platform", "display", "launched", "told"),
+    [
+        ("linux", "", None, "there is no desktop to show it on: open camrt-out/a_1_3-crane.png yourself"),
+        ("linux", ":0", 0, ""),
+        ("linux", ":0", 1, "there is no desktop to show it on: open camrt-out/a_1_3-crane.png yourself"),
+        ("darwin", "", 0, ""),
+    ],
+)
+def test_the_picture_is_shown_on_a_desktop(
+    loader: Loader,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    display: str,
+    launched: int | None,
+    told: str,
+) -> None:
+    shown: list[str] = []
+
+    def launch(place: str) -> int:
+        assert launched is not None
+        shown.append(place)
+        return launched
+
+    monkeypatch.setattr("camrt.cli.first_steps.typer.launch", launch)
+    monkeypatch.setattr("camrt.cli.first_steps.sys", SimpleNamespace(platform=platform))
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"), "--show")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.strip() == told
+    assert shown == (
+        [] if launched is None else [str((tmp_path / "camrt-out" / "a_1_3-crane.png").resolve())]
+    )
+    nothing = run("explain", "m.onnx", tmp_path / "a.png", "--show", "--no-overlays", "--overwrite")
+    assert "no picture was written that could be shown" in nothing.stderr
+
+
+def test_several_methods_are_compared_on_a_sheet(loader: Loader, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        image(tmp_path / f"{name}.png")
+    result = run(
+        "explain", "m.onnx", "a.png", "b.png", "-m", "gradcam:contrast=[0,1],pixab,gradcam", "-k", "2"
+    )
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path / "camrt-out") == ["a_comparison.png", "b_comparison.png", "results.csv"]
+    with Path("camrt-out/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["a.png"] * 6 + ["b.png"] * 6
+    assert [row["method"].partition("(")[0] for row in rows[::2]] == ["GradCAM", "PixabCAM", "GradCAM"] * 2
+    assert "contrast=(0, 1)" in rows[0]["method"]
+    assert {row["overlay"] for row in rows} == {"a_comparison.png", "b_comparison.png"}
+    assert "2 images, 30.0 ms an image, passes: 6 trunk, 60 head" in result.stdout
+    again = run("explain", "m.onnx", "a.png", "b.png", "-m", "gradcam,pixab", "-k", "2", "--resume")
+    assert again.exit_code == 2
+    assert "which differs in method" in again.stderr
+
+
+def test_how_maps_are_drawn(loader: Loader, tmp_path: Path) -> None:
+    asked = ["--mode", "mask", "--colormap", "ember", "--threshold", "0.3"]
+    result = run("explain", "m.onnx", image(tmp_path / "a.png"), *asked)
+    assert result.exit_code == 0, result.output
+    identity = json.loads(Path("camrt-out/run.json").read_text())["made of"]
+    assert identity["settings"]["style"] == {"colormap": "ember", "mode": "mask", "threshold": 0.3}
 
 
 @pytest.mark.parametrize("given", ["cat.png", "folder", "*.png", "list.txt"])
@@ -489,6 +569,7 @@ def test_a_table_of_results(loader: Loader, tmp_path: Path) -> None:
     assert rows[1] == {
         "path": "a,b.png",
         "status": "ok",
+        "method": "pixab",
         "rank": "2",
         "class": "3",
         "label": "crane",
@@ -621,6 +702,11 @@ def test_control_characters_do_not_reach_the_terminal(loader: Loader, tmp_path: 
             "--option targets: not an option of a method; use --target",
         ),
         (["m.onnx", "cat.png", "-O", "a=1", "-O", "a=2"], "--option a: given twice"),
+        (["m.onnx", "cat.png", "-m", ","], "--method ',' names none; camrt methods lists them"),
+        (["m.onnx", "cat.png", "-m", "cam,pixa"], "unknown method 'pixa'; did you mean 'pixab'?"),
+        (["m.onnx", "cat.png", "-m", "cam,pixab", "-O", "score=logit"], "-O is of one method"),
+        (["m.onnx", "cat.png", "-m", "cam,pixab", "--write", "arrays"], "arrays and maps are written of one"),
+        (["m.onnx", "cat.png", "--mode", "paint"], "mode='paint' must be one of"),
         (["m.onnx", "cat.png", "-O", "wrong=1"], "pixab: no option 'wrong'"),
         (["m.onnx", "cat.png", "--labels", "gone"], "--labels gone: cannot be read: no such file"),
         (["m.onnx", "cat.png", "--labels", "cat.png"], "--labels cat.png: not a text file"),
@@ -712,7 +798,8 @@ def test_inspect_of_a_broken_model(loader: Loader) -> None:
     assert (result.exit_code, result.stderr) == (2, "error: broken.onnx: not an [ONNX] file\n")
 
 
-def test_methods(loader: Loader) -> None:
+def test_methods(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("camrt.engine.methods.methods", lambda: {"fake": FakeCAM})
     result = run("methods")
     assert result.exit_code == 0, result.output
     for text in ("fake", "Maps of nothing.", "box=1, definition='paper', boxes=(1, 3)"):

@@ -20,6 +20,7 @@ from camrt.cli.arguments import (
     read_labels,
     read_preprocessing,
 )
+from camrt.cli.first_steps import print_next_steps, show_picture
 from camrt.cli.groups import HELP_OPTIONS
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import make_console, report_errors
@@ -34,6 +35,8 @@ from camrt.cli.shared_options import (
     PreprocessingOption,
     Size,
     Threads,
+    complete_method,
+    split_list,
 )
 from camrt.default import model_path, scene_path
 from camrt.engine.option_text import parse_options, split_method
@@ -42,9 +45,13 @@ from camrt.errors import InputError, TargetError
 if TYPE_CHECKING:
     from camrt.engine.engine import Engine
     from camrt.engine.fusion import Fusion
+    from camrt.engine.images.style import StyleOptions
     from camrt.engine.runs.job import PictureFormat
 
 __all__ = ["app"]
+
+DEMO_METHODS = {False: "pixab", True: "pixab,ablation"}  # without a model and images, two are compared
+DEMO_CLASSES = 3
 
 app = typer.Typer(
     name="camrt",
@@ -85,8 +92,16 @@ def explain(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", "-m", help="See camrt methods; with options, as in gradcam:contrast=7.")
-    ] = "pixab",
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            show_default="pixab",
+            help="See camrt methods; with options, as in gradcam:contrast=7. Several, as in "
+            "gradcam,pixab,score, are compared on a sheet.",
+            autocompletion=complete_method,
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option("--target", "-t", help="Class to explain: index or name; repeatable."),
@@ -112,13 +127,23 @@ def explain(
     ] = "mean",
     preprocessing: PreprocessingOption = None,
     labels: Labels = None,
+    colormap: Annotated[
+        str | None, typer.Option(help="ember, or one of matplotlib's, such as turbo.", show_default="ember")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="How maps are drawn: blend, mask or contour.", show_default="blend")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Draw only what is at least so salient, from 0 to 1.")
+    ] = None,
     write: Annotated[
-        str,
+        str | None,
         typer.Option(
+            show_default="overlays,arrays,table",
             help="What is written, separated by commas: overlays (pictures), arrays (NumPy), table "
-            "(results.csv), maps (rows with maps, Parquet)."
+            "(results.csv), maps (rows with maps, Parquet).",
         ),
-    ] = "overlays,arrays,table",
+    ] = None,
     map_size: Annotated[
         str, typer.Option(help="Of the maps: image, map (the activation's own grid) or HxW.")
     ] = "image",
@@ -161,6 +186,9 @@ def explain(
     actors: Actors = None,
     cpus_per_actor: CpusPerActor = None,
     gpus_per_actor: GpusPerActor = 0.0,
+    show: Annotated[
+        bool, typer.Option("--show", help="Open the first picture, where there is a desktop.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what failed.")] = False,
     *,
     model_options: ModelOptions,
@@ -173,22 +201,32 @@ def explain(
     """
     with report_errors(resumes=True):
         from camrt.cli.explain_run import explain_sources
+        from camrt.engine.methods import make_method
+        from camrt.engine.run_folder import holds_run
         from camrt.engine.runs.decoding import Decoding
         from camrt.engine.runs.job import ExplainJob, parse_results
         from camrt.engine.runs.stream import Question
 
-        results = parse_results(write if overlays else drop_overlays(write))
+        asked = split_list(DEMO_METHODS[model is None] if method is None else method)
+        if not asked:
+            raise InputError(f"--method {method!r} names none; camrt methods lists them")
+        first, *others = map(split_method, asked)
+        written = write or ("overlays,table" if others else "overlays,arrays,table")
+        results = parse_results(written if overlays else drop_overlays(written))
         if on not in ("original", "view"):
             raise InputError(f"--on {on}: draw on the original images, or on the view that the model has")
         cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=quiet)
         model_file, sources = (
             (None, [str(scene_path())]) if model is None else model_and_images(model, images or [])
         )
+        if model is None and not target and top_k is None:
+            top_k = DEMO_CLASSES
         if target and top_k is not None:
             raise InputError("give --target or --top-k, not both")
         hw = parse_size(size)
-        method, *own = split_method(method)
-        options = parse_options([*own, *(option or [])])
+        if others and option:
+            raise InputError("-O is of one method: of several, as in -m gradcam:contrast=7,pixab")
+        options = parse_options([*first[1:], *(option or [])])
         engine = _load(
             model_path() if model_file is None else model_file,
             target=layer or None,
@@ -202,15 +240,14 @@ def explain(
             preprocessing=read_preprocessing(preprocessing, hw),
             **model_options,
         )
-        if model_file is None and not quiet:
-            print_embedded(engine)
         classes = list(dict.fromkeys(parse_target(text, engine) for text in target or []))
         if (top_k or 1) > engine.num_classes:
             raise TargetError(f"--top-k {top_k}: the model has {engine.num_classes} classes")
         question = Question(
             engine=engine,
-            method=method,
+            method=first[0],
             options=options,
+            others=tuple(make_method(name, parse_options(own)) for name, *own in others),
             targets=(classes if len(classes) > 1 else classes[0]) if classes else None,
             top_k=top_k if (top_k or 1) > 1 else None,
             size=parse_map_size(map_size),
@@ -225,12 +262,28 @@ def explain(
             results=results,
             original=on == "original",
             picture=cast("PictureFormat", picture),
+            style=cast(
+                "StyleOptions",
+                {
+                    name: value
+                    for name, value in (("colormap", colormap), ("mode", mode), ("threshold", threshold))
+                    if value is not None
+                },
+            ),
             settings=model_options | {"precision": precision},
         )
-        skipped = explain_sources(
+        if model is None and not resume:
+            overwrite = overwrite or holds_run(out, "explanation", job.identity())
+        if model_file is None and not quiet:
+            print_embedded(engine)
+        outcome = explain_sources(
             job, sources, column=column, resume=resume, overwrite=overwrite, quiet=quiet, cluster=cluster
         )
-    if skipped:
+        if show:
+            show_picture(outcome.picture)
+        if model is None and not quiet:
+            print_next_steps(outcome.picture)
+    if outcome.skipped:
         raise typer.Exit(1)
 
 

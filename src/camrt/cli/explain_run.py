@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,19 @@ def describe(summary: RunSummary) -> str:
     return f"{summary.rate:.1f} images/s, {summary.timing.bound}{failed}"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        skipped: Images that could not be read, or not be drawn on.
+        picture: The first that was written.
+    """
+
+    skipped: int
+    picture: Path | None
+
+
 def explain_sources(
     job: ExplainJob,
     sources: Sequence[str],
@@ -138,7 +152,7 @@ def explain_sources(
     overwrite: bool,
     quiet: bool,
     cluster: Cluster | None = None,
-) -> int:
+) -> Outcome:
     """Explains, saves and prints everything.
 
     Args:
@@ -149,9 +163,6 @@ def explain_sources(
         overwrite: Replace it.
         quiet: Print nothing but what failed.
         cluster: Where, if not in this process.
-
-    Returns:
-        How many images could not be read, or not be drawn on.
 
     Raises:
         InputError: The folder holds another run, or one and nothing was said of it, or is being written.
@@ -170,7 +181,7 @@ def explain_sources(
     printer.end()
     if not quiet:
         print_summary(job, summary, results)
-    return summary.failed + summary.undrawn
+    return Outcome(summary.failed + summary.undrawn, printer.picture)
 
 
 @contextmanager
@@ -194,9 +205,10 @@ def print_summary(job: ExplainJob, summary: RunSummary, console: Console) -> Non
     """Prints what a run did, once."""
     asked = job.question
     options = ", ".join(f"{name}={value!r}" for name, value in asked.options.items())
-    shown = f"{asked.method}({options})" if options else str(asked.method)
+    first, *others = asked.names
+    shown = ", ".join([f"{first}({options})" if options and not others else first, *others])
     count = summary.explained
-    others = "".join(
+    besides = "".join(
         f", {number} {what}"
         for number, what in ((summary.kept, "explained before"), (summary.failed, "skipped"))
         if number
@@ -206,7 +218,7 @@ def print_summary(job: ExplainJob, summary: RunSummary, console: Console) -> Non
         each = f", {1000 * summary.seconds / count:.1f} ms an image" if count and summary.seconds else ""
         passes = f", passes: {summary.passes}" if not count or summary.seconds else ""
         console.print(
-            f"{shown}: {count} image{'s' * (count != 1)}{others}{each}{passes}",
+            f"{shown}: {count} image{'s' * (count != 1)}{besides}{each}{passes}",
             markup=False,
             soft_wrap=True,
         )

@@ -88,7 +88,10 @@ def print_table(console: Console, rows: Sequence[ResultRow]) -> None:
         "probability": [row.answer for row in rows],
         "score": [row.score for row in rows],
         "no map": [row.flag for row in rows],
-        "picture": [row.overlay for row in rows],
+        "picture": [
+            "" if number and rows[number - 1].overlay == row.overlay else row.overlay
+            for number, row in enumerate(rows)
+        ],
     }
     shown = {title: cells for title, cells in columns.items() if any(cells)}
     widths = [max(map(cell_len, (title, *cells))) for title, cells in shown.items()]

@@ -33,9 +33,18 @@ __all__ = [
     "Seed",
     "Size",
     "Threads",
+    "complete_method",
     "load_engine",
     "split_list",
 ]
+
+
+def complete_method(incomplete: str) -> list[str]:
+    """The methods whose names begin so."""
+    from camrt.engine.methods import methods as registry
+
+    return [name for name in registry() if name.startswith(incomplete)]
+
 
 Model = Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")]
 Methods = Annotated[
