@@ -31,12 +31,11 @@ def test_the_embedded_classifier_is_small_and_says_what_it_is(engine):
     assert engine.head.kind == "calm"
 
 
-def test_it_names_both_objects_of_the_bundled_scene(engine):
+def test_it_names_what_is_in_the_bundled_scene(engine):
     explanation = engine.explain(scene_path(), "calm")
     best = np.argsort(explanation.probabilities[0])[::-1][:3]
     names = [engine.labels[index] for index in best]
-    assert "espresso" in names
-    assert any("cat" in name or "tabby" in name for name in names), names
+    assert names[:2] == ["car", "bus"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,7 +19,7 @@ DrawingMode = Literal["blend", "mask", "contour"]
 Outside = Literal["dim", "outline", "none"]
 Boxes = Sequence[Sequence[float]] | NDArray[Any]
 
-FADE: dict[DrawingMode, float] = {"blend": 0.6, "mask": 0.9, "contour": 0.4}
+FADE: dict[DrawingMode, float] = {"blend": 0.75, "mask": 0.9, "contour": 0.4}
 MASK_THRESHOLD = 0.5
 CONTOURS = (0.25, 0.5, 0.75)
 

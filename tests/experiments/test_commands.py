@@ -12,7 +12,7 @@ pytest.importorskip("lightning", reason="experiments train")
 
 
 @pytest.mark.parametrize(
-    "name", ["compare_heads", "compose_scene", "default_classifier", "evaluate_default", "score_budget"]
+    "name", ["compare_heads", "default_classifier", "drawing_look", "evaluate_default", "score_budget"]
 )
 def test_help(name: str) -> None:
     app = typer.Typer()

@@ -1,7 +1,7 @@
-"""The embedded default: a small classifier of our own and one scene, so that camrt works with nothing given.
+"""The embedded default: a small classifier of our own and a photograph; camrt works with nothing given.
 
 `classifier.onnx` carries its labels, preprocessing and provenance in its own metadata; NOTICE.md says where
-the photographs of the scene come from. Importing this package imports nothing heavy.
+the photograph comes from. Importing this package imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def model_path() -> Path:
 
 
 def scene_path() -> Path:
-    """Returns the path of the embedded scene, a JPEG file with a cat and a cup of espresso.
+    """Returns the path of the embedded scene, a JPEG file: a photograph of a street with yellow taxis.
 
     Raises:
         ImageError: the installation lacks it.
