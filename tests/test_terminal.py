@@ -166,7 +166,8 @@ def leaves(command: typer.core.TyperCommand | typer.core.TyperGroup, name: str =
 
 
 def test_every_command_has_its_test_in_a_terminal() -> None:
-    assert set(leaves(typer.main.get_command(app))) == set(COMMANDS)
+    without_an_end = {"serve"}  # see tests/engine/serving
+    assert set(leaves(typer.main.get_command(app))) == set(COMMANDS) | without_an_end
 
 
 @pytest.mark.parametrize("name", COMMANDS)
