@@ -72,7 +72,11 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 SHELL = [(block, words) for block in blocks("sh") for words in commands(block)]
-PYTHON = blocks("python")
+PYTHON = [
+    block
+    for block in blocks("python")
+    if block.document != "docs/serving.md"  # asked of a service, by tests/engine/serving/test_document.py
+]
 
 
 # ---------------------------------------------------------------- stand-ins for what the documents name
