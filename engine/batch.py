@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import index
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from array_api_compat import is_numpy_array, is_torch_array
 from PIL import Image
 
-from camrt.engine.arrays import is_masked, library, to_numpy
+from camrt.engine.arrays import concat, is_masked, library, to_numpy
 from camrt.engine.device import Device
 from camrt.engine.images.framing import MAX_MAP_SIDE, Framing
 from camrt.engine.images.preprocess import NAMES, Preprocessing
@@ -31,6 +32,7 @@ __all__ = [
     "MapSize",
     "PreparedBatch",
     "check_real_numbers",
+    "join_batches",
     "prepare_batch",
     "require_preprocessing",
     "resolve_map_size",
@@ -60,6 +62,28 @@ class PreparedBatch:
     framings: tuple[Framing, ...] | None
     nan_rows: Array | None
     sources: tuple[ImageSource | None, ...] | None = None
+
+
+def join_batches(batches: Sequence[PreparedBatch]) -> PreparedBatch:
+    """Several batches as one, which is answered with arrays of NumPy.
+
+    Args:
+        batches: All of images that were passed, or all of arrays.
+    """
+
+    def joined(parts: Iterable[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+        known = [part for part in parts if part is not None]
+        return tuple(chain.from_iterable(known)) if known else None
+
+    broken = [batch.nan_rows for batch in batches if batch.nan_rows is not None]
+    return PreparedBatch(
+        concat([batch.images for batch in batches]),
+        to_numpy,
+        joined(batch.views for batch in batches),
+        joined(batch.framings for batch in batches),
+        concat(broken) if broken else None,
+        joined(batch.sources for batch in batches),
+    )
 
 
 def prepare_batch(

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.arrays import concat, to_numpy
-from camrt.engine.batch import PreparedBatch
+from camrt.engine.batch import join_batches
 from camrt.engine.engine import Engine
 from camrt.engine.explanation import Explanation
 from camrt.engine.methods import Method
@@ -25,7 +24,7 @@ Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Answer = Explanation[Any] | npt.NDArray[np.float32]
 """An explanation, or logits (N, C), in arrays of NumPy."""
 
-SHORT = 4.0  # passes through the model an image: questions of no more are asked for several requests at once
+SHORT = 16.0  # passes through the model an image: questions of no more are asked for several requests at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +94,6 @@ def find_kind(
 
 def count_passes(method: Method, engine: Engine, shape: tuple[int, ...]) -> float:
     """About how many passes through the model an image costs; infinity where that is not known."""
-    if engine.interface.joint is None and "calm" in method.name:
-        return float("inf")
     try:
         cost = method.cost_of_all(engine.head, engine.map_shape)
     except CamrtError:  # the method is not for this model, and says so when it is asked
@@ -115,7 +112,7 @@ def ask_together(engine: Engine, questions: Sequence[Question]) -> list[Answer]:
         CamrtError: See `camrt.Engine.explain`; of whichever question.
     """
     first = questions[0].request
-    batch = join([question.request.batch for question in questions])
+    batch = join_batches([question.request.batch for question in questions])
     found: Answer
     if first.method is None:
         found = engine.predict(batch)
@@ -146,21 +143,3 @@ def join_targets(questions: Sequence[Question]) -> Any:
         return first.request.targets
     targets = np.concatenate([question.targets for question in questions if question.targets is not None])
     return targets if first.several else targets[:, 0]
-
-
-def join(batches: Sequence[PreparedBatch]) -> PreparedBatch:
-    """Several batches as one, which is answered with arrays of NumPy."""
-    broken = [batch.nan_rows for batch in batches if batch.nan_rows is not None]
-    return PreparedBatch(
-        concat([batch.images for batch in batches]),
-        to_numpy,
-        join_tuples([batch.views for batch in batches]),
-        join_tuples([batch.framings for batch in batches]),
-        concat(broken) if broken else None,
-    )
-
-
-def join_tuples(parts: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
-    """Tuples one after the other; None where they are not known."""
-    known = [part for part in parts if part is not None]
-    return sum(known, ()) if known else None

@@ -2,18 +2,18 @@
 
 What a thread asks within `RunQueue.sharing` waits here for a worker. A worker takes what waits for the same
 runner, of whichever threads, and runs it as one batch. A question that has asked for more than a batch is
-long: its rows are run a little at a time (`camrt.engine.serving.pace`), one such run between two runs for
-short questions, and one long question after the other.
+long: its rows are run a little at a time between runs for short questions (`camrt.engine.serving.pace`), and
+long questions take turns.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from sys import modules
 from typing import Any
 
@@ -39,14 +39,16 @@ class Asker:
 
     Attributes:
         numbers: In one of its images.
+        requests: How many requests it answers.
         asked: What it has asked for so far, in images.
-        is_long: Whether that is more than a batch.
+        is_long: Whether that is more than a batch a request.
         is_computing: Whether it is doing something else than to wait for a run.
         stopped: Whether nobody wants its answer any more.
         task: What it waits for.
     """
 
     numbers: int
+    requests: int = 1
     asked: float = 0.0
     is_long: bool = False
     is_computing: bool = False
@@ -129,7 +131,7 @@ class SharedRuns:
             {BATCH: batch, **extra_inputs},
             tuple(names),
             time.monotonic() + seconds_left(),
-            prod(batch.shape[1:]) / self._asker.numbers,
+            math.prod(batch.shape[1:]) / self._asker.numbers,
             missing=len(batch),
         )
         return self._queue.wait_for(task)
@@ -160,7 +162,7 @@ class RunQueue:
         self._pace = Pace(max_batch)
         self._short: deque[RunTask] = deque()
         self._long: deque[RunTask] = deque()
-        self._long_is_next = False
+        self._short_ended = float("-inf")  # when the last run for a short question ended
         self._computing = 0
         self._closed = False
         self._workers = [
@@ -224,7 +226,7 @@ class RunQueue:
                 raise DeadlineError("nobody waits for the answer any more")
             asker.asked += task.rows * task.row_size
             self._set_computing(asker, False)
-            asker.is_long = asker.is_long or asker.asked > self._max_batch
+            asker.is_long = asker.is_long or asker.asked > self._max_batch * asker.requests
             (self._long if asker.is_long else self._short).append(task)
             asker.task = task
             self.changed.notify_all()
@@ -267,23 +269,30 @@ class RunQueue:
         """What is run next, as soon as there is something; nothing when the queue is closed."""
         with self.changed:
             while not self._closed:
-                wait = None
-                if self._long and (self._long_is_next or not self._short):
-                    self._long_is_next = False
-                    return self._take(self._long, self._pace.size(id(self._long[0].runner)))
+                now, waits = time.monotonic(), []
+                if self._long:
+                    waits.append(self._seconds_until_long(now))
+                    if waits[-1] <= 0:
+                        return self._take(self._long, self._pace.size(id(self._long[0].runner)))
                 if self._short:
-                    wait = self._seconds_to_hold()
-                    if wait <= 0:
-                        self._long_is_next = bool(self._long)
+                    waits.append(self._seconds_until_short(now))
+                    if waits[-1] <= 0:
                         return self._take(self._short, self._max_batch)
-                self.changed.wait(wait)
+                soonest = min(waits, default=math.inf)
+                self.changed.wait(None if soonest == math.inf else soonest)
             return []
 
-    def _seconds_to_hold(self) -> float:
+    def _seconds_until_long(self, now: float) -> float:
+        """How long a long question waits: for its turn, or until short ones ask for nothing more."""
+        if self._pace.long_is_due or not (self._short or self._computing):
+            return 0.0
+        return math.inf if self._short else self._short_ended + self._max_delay - now
+
+    def _seconds_until_short(self, now: float) -> float:
         """How long what short questions ask for waits for more of it."""
         if not self._computing or sum(task.rows * task.row_size for task in self._short) >= self._max_batch:
             return 0.0
-        return self._short[0].arrived + self._max_delay - time.monotonic()
+        return self._short[0].arrived + self._max_delay - now
 
     def _take(self, lane: deque[RunTask], most: float) -> list[RunPart]:
         """Rows of the first task, and of those that can be run with it, of no more than so many images.
@@ -316,6 +325,9 @@ class RunQueue:
         started = time.monotonic()
         try:
             found = self._run_together(wanted)
+            seconds, size = time.monotonic() - started, sum(part.size for part in wanted)
+            rows = sum(part.stop - part.start for part in wanted)
+            self._observer.batch(rows, len(wanted), size / self._max_batch, seconds)
         except Exception as error:
             if len(wanted) > 1:
                 for part in wanted:
@@ -324,19 +336,17 @@ class RunQueue:
             with self.changed:
                 self._finish(wanted[0].task, error)
             return
-        seconds, size = time.monotonic() - started, sum(part.size for part in wanted)
         with self.changed:
             if wanted[0].task.asker.is_long:
                 self._pace.note_long_run(id(wanted[0].task.runner), size, seconds)
             else:
-                self._pace.note_short_run(seconds)
+                self._pace.note_short_run(id(wanted[0].task.runner), seconds)
+                self._short_ended = time.monotonic()
             for part, outputs in zip(wanted, found, strict=True):
                 part.task.found[part.start] = outputs
                 part.task.missing -= part.stop - part.start
                 if not part.task.missing:
                     self._finish(part.task)
-        rows = sum(part.stop - part.start for part in wanted)
-        self._observer.batch(rows, len(wanted), size / self._max_batch, seconds)
 
     @ignore_float_errors
     def _run_together(self, parts: list[RunPart]) -> list[list[Array]]:

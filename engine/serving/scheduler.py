@@ -331,7 +331,8 @@ class Scheduler:
         if not (groups and self._runs.is_hungry and groups[0].members[0].arrived + self._max_delay <= now):
             groups = [group for group in groups if group.images >= self._max_batch]
         for group in groups:
-            group.asker = Asker(numbers=math.prod(group.members[0].question.request.batch.images.shape[1:]))
+            shape = group.members[0].question.request.batch.images.shape
+            group.asker = Asker(math.prod(shape[1:]), len(group.members))
             self._runs.begin(group.asker)
             self._long += group.is_long
         self._waiting = [group for group in self._waiting if group.asker is None]
@@ -355,6 +356,10 @@ class Scheduler:
             for member in group.live:
                 self._observer.queued(time.monotonic() - member.arrived)
             self._answer_together(group.members, group.asker)
+        except BaseException as error:  # an observer's, say: nobody waits for ever
+            for member in group.live:
+                member.fail(error)
+            raise
         finally:
             self._runs.end(group.asker)
             with self._changed:

@@ -15,7 +15,6 @@ import pytest
 import camrt
 from camrt.engine.methods import make_method
 from camrt.engine.passes import PassCounts
-from camrt.engine.serving.pace import Pace
 from camrt.engine.serving.requests import ExplainRequest
 from camrt.engine.serving.scheduler import Scheduler
 from camrt.errors import (
@@ -170,23 +169,6 @@ def test_a_long_question_does_not_hold_up_a_short_one(engine, gate) -> None:
         found = long.result(SECONDS)
     assert max(gate.rows) <= 16
     assert_close(found.raw, engine.explain(images(1), RISE).raw, factor=4)
-
-
-def test_short_questions_do_not_hold_up_a_long_one(engine, gate, monkeypatch) -> None:
-    """Of two runs one is for the long question, as long as short ones wait too."""
-    monkeypatch.setattr(Pace, "size", lambda *_: 16)
-    with Scheduler(engine, max_batch=16, max_delay=0.0) as scheduler:
-        gate.close()
-        asked = [scheduler.submit(request(engine, RISE))]
-        gate.wait_for(1)
-        turns = [gate.step()]
-        for _ in range(3):
-            asked.append(scheduler.submit(request(engine, CAM, 3)))
-            wait_until(scheduler, lambda: scheduler._runs._short)
-            turns += [gate.step(), gate.step()]
-        gate.let_go()
-        wait(asked, SECONDS)
-    assert turns == [16, 3, 16, 3, 16, 3, 16]
 
 
 # ---------------------------------------------------------------- deadlines, and clients that leave
@@ -382,6 +364,17 @@ def test_a_run_that_fails_fails_no_other_request(engine, gate) -> None:
     ]  # fmt: skip
     gate.refuse = lambda _: False
     assert_close(asked[2].result().raw, engine.explain(images(1, 2), CAM).raw, factor=4)
+
+
+@pytest.mark.parametrize("when", ["queued", "batch", "passes"])
+def test_an_observer_that_fails_leaves_nobody_waiting(engine, when: str) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    seen = Seen()
+    setattr(seen, when, fail)
+    with Scheduler(engine, observer=seen) as scheduler:
+        assert isinstance(scheduler.submit(request(engine)).exception(SECONDS), ZeroDivisionError)
 
 
 def test_errors_are_those_of_a_call(engine) -> None:
