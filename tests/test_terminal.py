@@ -115,13 +115,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def in_terminal(command: Command, folder: Path) -> tuple[int, str]:
-    """The exit code of a command in a terminal of 100 columns, and all that it wrote there."""
+def in_terminal(command: Command, folder: Path, columns: int = 100) -> tuple[int, str]:
+    """The exit code of a command in a terminal, and all that it wrote there."""
     ours, theirs = pty.openpty()
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     changes = {
         "TERM": "xterm-256color",
-        "COLUMNS": "100",
+        "COLUMNS": str(columns),
         "LINES": "40",
         "PYTHONPATH": os.pathsep.join(paths),
     }
@@ -183,6 +183,25 @@ def test_in_a_terminal(name: str, folder: Path) -> None:
     assert "Traceback" not in written
     for words in command.shows:
         assert words in seen(written)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_explain_alone_in_a_terminal(columns: int, tmp_path: Path) -> None:
+    code, written = in_terminal(Command(("explain",), ()), tmp_path, columns)
+    assert code == 0, written
+    for words in ("probability", "look at camrt-out", "next: camrt explain PHOTO.jpg --show"):
+        assert words in seen(written)
+    assert (tmp_path / "camrt-out" / "results.csv").is_file()
+
+
+def test_many_images_are_few_lines_in_a_terminal(folder: Path, tmp_path: Path) -> None:
+    boxed_squares(tmp_path / "many", 40)
+    asked = ("explain", str(folder / "model.onnx"), "many", "--preprocessing", str(folder / "steps.json"))
+    code, written = in_terminal(Command((*asked, "-m", "cam", "--no-overlays"), ()), tmp_path)
+    assert code == 0, written
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written).replace("\r", "\n").splitlines()
+    told = [line for line in lines if line.strip() and "explaining" not in line]
+    assert [line.partition(":")[0] for line in told] == ["most often", "cam", "files in camrt-out"]
 
 
 class Screen(io.StringIO):

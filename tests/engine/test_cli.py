@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -209,6 +210,14 @@ def test_help(command: list[str], option: str) -> None:
     assert "Usage" in result.output
 
 
+@pytest.mark.parametrize("command", [["explain"], ["evaluate"], ["train"], ["evaluate", "walls"], ["export"]])
+def test_help_fits_into_80_columns(command: list[str]) -> None:
+    lines = run(*command, "--help", columns=80).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if re.search("--[a-z-]*\N{HORIZONTAL ELLIPSIS}", line)]
+    assert any("─ Where and how fast ─" in line for line in lines)
+
+
 def test_help_of_a_group_with_a_default_command_has_its_options() -> None:
     told = run("evaluate", "--help", columns=100).output
     for words in ("--metrics", "Folder of images with their annotations", "walls", "sanity", "| COMMAND"):
@@ -217,16 +226,25 @@ def test_help_of_a_group_with_a_default_command_has_its_options() -> None:
     assert "--search" in run("train", "classifier", "-h").output
 
 
-def test_completion_is_installed_on_request() -> None:
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("camrt insp", ["inspect"]),
+        ("camrt explain -m gradcam,hires", ["gradcam,hirescam"]),
+        ("camrt evaluate walls --methods eigengr", ["eigengradcam"]),
+    ],
+)
+def test_completion(typed: str, offered: list[str]) -> None:
     assert "--install-completion" in run("--help").output
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
     shown = subprocess.run(
         [sys.executable, "-m", "camrt"],
-        env=os.environ | {"_CAMRT_COMPLETE": "complete_bash", "COMP_WORDS": "camrt insp", "COMP_CWORD": "1"},
+        env=os.environ | {"_CAMRT_COMPLETE": "complete_bash", **words},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert shown.stdout.split() == ["inspect"], shown.stderr
+    assert shown.stdout.split() == offered, shown.stderr
 
 
 def test_ctrl_c_while_the_command_line_is_imported_is_quiet() -> None:

@@ -55,7 +55,8 @@ DEMO_CLASSES = 3
 
 app = typer.Typer(
     name="camrt",
-    help="Where did the classifier look? Class activation maps of exported image classifiers.",
+    help="Where did the classifier look? Class activation maps of exported image classifiers. "
+    "Begin with camrt explain.",
     no_args_is_help=True,
     context_settings=HELP_OPTIONS,
     pretty_exceptions_enable=False,
@@ -82,12 +83,11 @@ def _main(
 def explain(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="An ONNX classifier. Left out: the embedded one, default."),
+        typer.Argument(help="An ONNX classifier. Left out: the embedded one, default."),
     ] = None,
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[IMAGES]...",
             help="Images, folders, patterns, lists of paths (.txt, .csv, .parquet), tar archives, addresses.",
         ),
     ] = None,
@@ -115,9 +115,7 @@ def explain(
         typer.Option(help="Draw on the original images, whole, or on the view that the model has of them."),
     ] = "original",
     picture: Annotated[str, typer.Option("--format", help="Of pictures: png, jpeg or webp.")] = "png",
-    overlays: Annotated[
-        bool, typer.Option("--overlays/--no-overlays", help="Whether pictures are drawn; tables are anyhow.")
-    ] = True,
+    no_overlays: Annotated[bool, typer.Option("--no-overlays", help="Draw no pictures.")] = False,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Target tensor, see camrt inspect; repeatable: the maps are then fused."),
@@ -212,7 +210,7 @@ def explain(
             raise InputError(f"--method {method!r} names none; camrt methods lists them")
         first, *others = map(split_method, asked)
         written = write or ("overlays,table" if others else "overlays,arrays,table")
-        results = parse_results(written if overlays else drop_overlays(written))
+        results = parse_results(drop_overlays(written) if no_overlays else written)
         if on not in ("original", "view"):
             raise InputError(f"--on {on}: draw on the original images, or on the view that the model has")
         cluster = make_cluster(ray, actors, cpus_per_actor, gpus_per_actor, quiet=quiet)

@@ -19,6 +19,7 @@ from camrt.cli import (
     train,
 )
 from camrt.cli.explain import app
+from camrt.cli.help_layout import LaidOutCommand
 
 __all__ = ["app"]
 
@@ -34,14 +35,15 @@ serve.add_command(app)
 doctor.add_command(app)
 
 
-def join_lines(group: typer.Typer) -> None:
+def lay_out_help(group: typer.Typer) -> None:
     """Has the help of all commands wrapped where the terminal ends, not where their source lines do."""
     for command in group.registered_commands:
-        paragraphs = inspect.getdoc(command.callback or join_lines) or ""
+        command.cls = LaidOutCommand
+        paragraphs = inspect.getdoc(command.callback or lay_out_help) or ""
         command.help = "\n\n".join(" ".join(part.split()) for part in paragraphs.split("\n\n"))
     for inner in group.registered_groups:
         if inner.typer_instance is not None:
-            join_lines(inner.typer_instance)
+            lay_out_help(inner.typer_instance)
 
 
-join_lines(app)
+lay_out_help(app)

@@ -40,15 +40,20 @@ __all__ = [
 
 
 def complete_method(incomplete: str) -> list[str]:
-    """The methods whose names begin so."""
+    """The methods whose names begin so, behind those before the last comma."""
     from camrt.engine.methods import methods as registry
 
-    return [name for name in registry() if name.startswith(incomplete)]
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in registry() if name.startswith(last)]
 
 
 Model = Annotated[str, typer.Argument(help="An ONNX classifier, or the word default.")]
 Methods = Annotated[
-    str, typer.Option(help="Separated by commas, or all; options as in pixab:denominators=N1.")
+    str,
+    typer.Option(
+        help="Separated by commas, or all; options as in pixab:denominators=N1.",
+        autocompletion=complete_method,
+    ),
 ]
 Labels = Annotated[
     Path | None, typer.Option(help="Class names: a text file with one a line, or a JSON array.")
