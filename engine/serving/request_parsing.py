@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -120,8 +120,13 @@ def read_timeout(value: Any) -> float | None:
 
 def read_options(given: Mapping[str, Any], as_text: bool) -> dict[str, Any]:
     """A method's options: texts of version 2 are read as on the command line."""
-    read: Callable[[Any], Any] = parse_value if as_text else freeze_lists
-    return {name: read(value) if isinstance(value, (str, list)) else value for name, value in given.items()}
+    try:
+        return {
+            name: parse_value(value) if as_text and isinstance(value, str) else freeze_lists(value)
+            for name, value in given.items()
+        }
+    except RecursionError:
+        raise InputError("lists in one another are too deep") from None
 
 
 def read_targets(tensor: Array | None, parameter: Any, as_text: bool) -> Any:
