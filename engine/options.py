@@ -18,6 +18,7 @@ from camrt.export.io.file_kinds import describe_missing
 from camrt.export.rewrites.input_form import InputForm
 
 __all__ = [
+    "LABELS_KEY",
     "Verify",
     "check_pair",
     "list_targets",

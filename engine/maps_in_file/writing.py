@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from camrt.engine.call_limits import check_deadline_option, check_memory
 from camrt.engine.cuts import find_cut_tensors
 from camrt.engine.head_making import ModelToCut
 from camrt.engine.images.framing import Framing
+from camrt.engine.images.preprocess import METADATA_KEY
 from camrt.engine.maps_in_file.comparison import compare_with_engine
 from camrt.engine.maps_in_file.factored_answers import FactoredAnswers
 from camrt.engine.maps_in_file.file_graph import FileGraph
@@ -25,7 +27,7 @@ from camrt.engine.maps_in_file.head_answers import HeadAnswers
 from camrt.engine.maps_in_file.method_maps import check_method, make_raw_map
 from camrt.engine.maps_in_file.scene import Scene, Targets, choose_targets
 from camrt.engine.methods import MapShape, Method, make_method
-from camrt.engine.options import resolve_threads
+from camrt.engine.options import LABELS_KEY, resolve_threads
 from camrt.engine.queries import Need
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
 from camrt.errors import InputError, MethodError, ModelFileError, UnsupportedModelError
@@ -102,7 +104,8 @@ def with_maps(
         load_deadline: Seconds that all of it may take; infinity for no bound.
         max_memory: Bytes that may be allocated at once, as in `camrt.load`.
         **options: Of `camrt.load`, for how the model is read: `target` (the layer), `grid`, `output`,
-            `activation`, `layout`, `preprocessing`, `labels`, `threads`, `verify`.
+            `activation`, `layout`, `preprocessing`, `labels`, `threads`, `verify`. Preprocessing and labels
+            are noted in the file's metadata.
 
     Returns:
         Where the file is.
@@ -155,10 +158,24 @@ def build_file(given: ModelBytes, plan: MapPlan, opset: int | None, options: Map
     with report_internal_errors(f"{file.path}: the graph"):
         analysed = analyse_file(file, runtime, analyst, **{**options, "threads": threads})
         declared = add_maps(model, analysed, plan)
+        note_usage(model, analysed)
         content = serialise(convert(model, opset))
     engine = analysed.make_engine(file, runtime, threads=threads)
     compare_with_engine(content, own, engine, plan.methods, declared)
     return content
+
+
+def note_usage(model: onnx.ModelProto, analysed: AnalysedFile) -> None:
+    """Notes in a file how images become its input and what its classes are called, where that is known.
+
+    It is read where there is no camrt that could be told.
+    """
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if analysed.found.preprocessing is not None:
+        metadata[METADATA_KEY] = analysed.found.preprocessing.to_json()
+    if analysed.labels is not None:
+        metadata[LABELS_KEY] = json.dumps(analysed.labels, ensure_ascii=False)
+    helper.set_model_props(model, metadata)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from camrt.cli.main import app
 from camrt.default import model_path
 from camrt.engine.triton_repository import add_to_triton_repository
 from camrt.errors import InputError, ModelFileError, UnsupportedModelError
+from helpers.annotated_images import COLOURS, colour_model
 
 READER = """
 import json, sys
@@ -110,6 +111,30 @@ def test_the_embedded_classifier(tmp_path):
     assert tuple((version.parent / "labels.txt").read_text("utf-8").splitlines()) == engine.labels
     written = config["parameters"]["camrt.preprocessing"]["string_value"]
     assert camrt.Preprocessing.from_json(written) == engine.preprocessing
+
+
+def test_a_file_with_maps(tmp_path):
+    """Its preprocessing and labels, given when maps are put into it, reach the server's configuration."""
+    colour_model(tmp_path / "colours.onnx")
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in COLOURS))
+    command = [
+        *("export", str(tmp_path / "colours.onnx"), "--with", "pixab", "-o", str(tmp_path / "maps.onnx")),
+        *("--preprocessing", "unit", "--labels", str(tmp_path / "names.txt")),
+        *("--triton-repository", str(tmp_path / "models")),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    engine = camrt.load(tmp_path / "maps.onnx")
+    assert engine.labels == tuple(COLOURS)
+    assert engine.preprocessing == camrt.Preprocessing.named("unit", engine.preprocessing.size)
+    version = tmp_path / "models" / "maps" / "1"
+    config = read_config(version)
+    assert_config_fits(config, version)
+    assert [part["name"] for part in config["input"]] == ["input", "target"]
+    assert (config["input"][1]["dims"], config["input"][1]["reshape"]) == (["1"], {})
+    assert [part["name"] for part in config["output"]] == ["scores", "saliency"]
+    assert [part.get("label_filename") for part in config["output"]] == ["labels.txt", None]
+    assert set(config["parameters"]) == {"camrt.preprocessing", "camrt.maps"}
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camrt.cli.arguments import parse_size
+from camrt.cli.arguments import parse_size, read_labels, read_preprocessing
 from camrt.cli.export_maps import write_maps
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import make_console, print_left_out, report_errors, strip_control
+from camrt.cli.shared_options import Labels, PreprocessingOption
 from camrt.default import resolve_model_path
 from camrt.errors import InputError
 
@@ -77,6 +78,8 @@ def export(
             help="Passes through what follows the cut that a map may need at most; 1024 if not said."
         ),
     ] = None,
+    preprocessing: PreprocessingOption = None,
+    labels: Labels = None,
     triton_repository: Annotated[
         Path | None,
         typer.Option(
@@ -108,12 +111,18 @@ def export(
         given: list[tuple[tuple[str, ...], dict[str, Any]]] = [
             ((ONNX,), {"--images": images or None, "--dynamic-size": dynamic_size or None}),
             ((ONNX, MAPS), {"--opset": opset, "--triton-repository": triton_repository}),
-            ((MAPS,), {"--targets": targets, "--raw": raw or None, "--most-passes": most_passes}),
-            ((MAPS, *FLAVOURS), {"--layer": layer or None, **of_model}),
             (
-                FLAVOURS,
-                {"--precision": precision, "--batches": batches, "--size": size, "--gradients": gradients},
+                (MAPS,),
+                {
+                    "--targets": targets,
+                    "--raw": raw or None,
+                    "--most-passes": most_passes,
+                    "--preprocessing": preprocessing,
+                    "--labels": labels,
+                },
             ),
+            ((MAPS, *FLAVOURS), {"--layer": layer or None, "--size": size, **of_model}),
+            (FLAVOURS, {"--precision": precision, "--batches": batches, "--gradients": gradients}),
             ((ONNX,), {"--with": None if to == ONNX else maps}),
         ]
         strange = [
@@ -140,6 +149,8 @@ def export(
                     most_passes=most_passes,
                     opset=opset,
                     target=layer[0] if layer and len(layer) == 1 else layer or None,
+                    preprocessing=read_preprocessing(preprocessing, parse_size(size)),
+                    labels=read_labels(labels),
                     **model_options,
                 )
             elif maps:

@@ -1,0 +1,298 @@
+"""The demo page in Chromium, with clicks and keys as a reader of it makes them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+import camrt
+from camrt.default import model_path, scene_path
+from camrt.engine.images.overlay import COLOUR_MAP
+from helpers.demo_page import build_page, serve_folder
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is missing: pip install 'camrt[dev]'"
+)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing")
+
+PATIENCE = 60_000  # milliseconds: a busy machine compiles WebAssembly in some seconds
+LEVEL = 1 / 255  # of a colour
+FLAGS = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    build_page(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site) -> Iterator[str]:
+    with serve_folder(site) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def open_page(browser: Any, address: str, **options: Any) -> Iterator[tuple[Any, list[str]]]:
+    """The page, once it has explained its own picture, and the errors that it reports in the console."""
+    context = browser.new_context(accept_downloads=True, permissions=["camera"], **options)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector("body.ready")
+    yield page, said
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser, address) -> Iterator[tuple[Any, list[str]]]:
+    with open_page(browser, address, viewport={"width": 1400, "height": 900}) as opened:
+        yield opened
+
+
+@pytest.fixture
+def said(opened) -> list[str]:
+    """What the page reports in the console, that is, what is wrong with it."""
+    opened[1].clear()
+    return opened[1]
+
+
+@pytest.fixture
+def page(opened, said) -> Iterator[Any]:
+    """The page with its own picture, whatever another test has done with it."""
+    page, _ = opened
+    page.get_by_role("button", name="Example").click()
+    page.get_by_text("Both", exact=True).click()
+    expect(page.locator("#busy")).to_be_hidden()
+    yield page
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def engine() -> camrt.Engine:
+    return camrt.load("default")
+
+
+def expect(locator: Any) -> Any:
+    return sync_api.expect(locator)
+
+
+def save_drawing(page: Any, folder: Path) -> tuple[str, np.ndarray]:
+    """What the page's button saves: the file's name, and its pixels."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save").click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    with Image.open(path) as image:
+        return path.name, np.asarray(image.convert("RGB"))
+
+
+def levels_of(pixels: np.ndarray) -> np.ndarray:
+    """The saliency of each pixel of a map that is drawn alone."""
+    place = np.array([1 << 16, 1 << 8, 1])
+    known, found = COLOUR_MAP.astype(int) @ place, pixels.astype(int) @ place
+    order = np.argsort(known)
+    levels = order[np.searchsorted(known, found, sorter=order).clip(max=255)]
+    assert (known[levels] == found).all()
+    return levels / 255
+
+
+def drop(page: Any, path: Path, kind: str) -> None:
+    """Drops a file onto the page."""
+    content = list(path.read_bytes())
+    script = """([content, name, type]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([Uint8Array.from(content)], name, { type }));
+      document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true }));
+    }"""
+    page.evaluate(script, [content, path.name, kind])
+
+
+def resized(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    image = Image.fromarray(levels.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def test_the_map_is_the_engines(page, engine, tmp_path):
+    """Of every method, for two classes, on a photograph and on a picture that is stored without loss."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (20, 33, 3), np.uint8)).resize((500, 300))
+    noise.save(tmp_path / "noise.png")
+    page.get_by_text("Map", exact=True).click()
+    methods = page.locator("#method option").all_inner_texts()
+    assert methods[0] == "pixab"
+    for name, path in (("example", scene_path()), ("noise.png", tmp_path / "noise.png")):
+        if name != "example":
+            page.locator("#picture-file").set_input_files(path)
+            expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile("noise"))
+        for method, row in [(method, row) for method in methods for row in (0, 1)]:
+            page.locator("#method").select_option(label=method)
+            label = page.locator("#classes .name").nth(row).inner_text()
+            page.locator("#classes label").nth(row).click()
+            expect(page.locator("#canvas")).to_have_attribute(
+                "aria-label", f"{name} with the {method} map of {label}"
+            )
+            saved, pixels = save_drawing(page, tmp_path)
+            assert saved == f"{name.removesuffix('.png')}-{method}-{label.replace(' ', '-')}.png"
+            explanation = engine.explain([path], method, targets=engine.labels.index(label))
+            expected = resized(explanation.maps[0], pixels.shape[1::-1])
+            assert expected.max() > 0.5
+            np.testing.assert_allclose(levels_of(pixels), expected, atol=2 * LEVEL)
+
+
+def test_probabilities_and_opacity(page, engine, tmp_path):
+    logits = engine.predict([scene_path()])
+    order = np.argsort(-logits[0])[:5]
+    rows = page.locator("#classes label")
+    assert rows.locator(".name").all_inner_texts() == [engine.labels[index] for index in order]
+    shown = [float(text.split()[0]) for text in rows.locator(".percent").all_inner_texts()]
+    chances = np.exp(logits[0] - logits[0].max())
+    np.testing.assert_allclose(shown, 100 * (chances / chances.sum())[order], atol=0.11)
+    page.get_by_text("Picture", exact=True).first.click()
+    _, plain = save_drawing(page, tmp_path)
+    page.get_by_text("Both", exact=True).click()
+    differences = []
+    for opacity in ("0", "50", "100"):
+        page.locator("#opacity").fill(opacity)
+        expect(page.locator("#opacity-value")).to_have_text(f"{opacity} %")
+        differences.append(np.abs(save_drawing(page, tmp_path)[1].astype(int) - plain).mean())
+    assert differences[0] == 0
+    assert differences[1] < differences[2]
+
+
+def test_by_keyboard_alone(page, engine):
+    """Every control is reached by Tab; arrows change the class and the opacity, Enter searches."""
+    wanted = {
+        *("show", "opacity", "save", "class", "search", "picture-file", "camera", "example"),
+        *("model-file", "embedded"),
+    }
+    reached: set[str] = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        name = page.evaluate("document.activeElement.id || document.activeElement.name || ''")
+        if name in reached:
+            continue
+        reached.add(name)
+        if name == "opacity":
+            before = page.locator("#opacity-value").inner_text()
+            page.keyboard.press("ArrowLeft")
+            assert page.locator("#opacity-value").inner_text() != before
+        if name == "class":
+            second = page.locator("#classes .name").nth(1).inner_text()
+            page.keyboard.press("ArrowDown")
+            expect(page.locator("#caption")).to_contain_text(second)
+            expect(page.locator("#classes input:checked")).to_be_focused()
+        if name == "search":
+            page.keyboard.type("pizz")
+            page.keyboard.press("Enter")
+            expect(page.locator("#caption")).to_contain_text("pizza")
+            expect(page.locator("#classes input:checked + .name")).to_have_text("pizza")
+        if wanted <= reached:
+            break
+    assert wanted - reached == set()
+
+
+def test_classes_by_number_and_what_is_none(page, engine):
+    page.locator("#search").fill(str(len(engine.labels) - 1))
+    page.get_by_role("button", name="Explain").click()
+    expect(page.locator("#caption")).to_contain_text(engine.labels[-1])
+    for text in ("unicorn", "99"):
+        page.locator("#search").fill(text)
+        page.get_by_role("button", name="Explain").click()
+        expect(page.get_by_role("alert")).to_contain_text(text)
+    page.locator("#classes label").first.click()
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_pictures_from_the_camera_and_dropped(page, tmp_path):
+    page.get_by_role("button", name="Camera").click()
+    expect(page.locator("#video")).to_be_visible()
+    page.get_by_role("button", name="Take picture").click()
+    expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile("^camera"))
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#video")).to_be_hidden()
+    Image.new("RGBA", (60, 40), (0, 90, 0, 128)).save(tmp_path / "green.png")
+    drop(page, tmp_path / "green.png", "image/png")
+    expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile("^green"))
+    page.get_by_role("button", name="Example").click()
+    expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile("^example"))
+
+
+def test_what_cannot_be_used_is_said(page, tmp_path):
+    """And the page goes on with what it had."""
+    caption = page.locator("#caption").inner_text()
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.onnx").write_text("no model")
+    model = onnx.load(model_path())
+    model.graph.node[0].op_type = "Unheard"
+    model.metadata_props.add(key="camrt.maps", value=json.dumps({"maps": [], "target": None}))
+    onnx.save(model, tmp_path / "unheard.onnx")
+    alert = page.get_by_role("alert")
+    page.locator("#picture-file").set_input_files(tmp_path / "notes.txt")
+    expect(alert).to_have_text("notes.txt is no picture that this browser can read.")
+    page.locator("#model-file").set_input_files(tmp_path / "notes.onnx")
+    expect(alert).to_have_text("notes.onnx is no ONNX model, or is damaged.")
+    page.locator("#model-file").set_input_files(tmp_path / "unheard.onnx")
+    expect(alert).to_contain_text("unheard.onnx cannot be run here")
+    page.locator("#model-file").set_input_files(model_path())
+    expect(alert).to_contain_text("classifier.onnx holds no maps")
+    assert page.locator("#caption").inner_text() == caption
+    page.locator("#classes label").nth(1).click()
+    expect(alert).to_be_hidden()
+    page.get_by_role("button", name="Embedded classifier").click()
+    expect(page.locator("#caption")).to_have_text(caption)
+
+
+def test_nothing_else_is_asked_for_anything(page, said):
+    """The page's policy stops what would be sent elsewhere, in its worker too."""
+    assert page.evaluate("fetch('http://127.0.0.2:9/').then(() => 'sent', () => 'stopped')") == "stopped"
+    worker = page.workers[0]
+    assert worker.evaluate("fetch('http://127.0.0.2:9/').then(() => 'sent', () => 'stopped')") == "stopped"
+    assert len(said) == 2
+    assert all("Content Security Policy" in text for text in said)
+    said.clear()
+
+
+def test_on_a_small_screen(browser, address):
+    small = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
+    with open_page(browser, address, **small) as (page, said):
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        for control in page.locator(
+            "button, .button, .segments span, #opacity, #search, #classes label"
+        ).all():
+            if control.is_visible():
+                box = control.bounding_box()
+                assert box["x"] >= 0, control.inner_text()
+                assert box["x"] + box["width"] <= 360, control.inner_text()
+                assert control.evaluate("(one) => one.scrollWidth <= one.clientWidth + 1"), (
+                    control.inner_text()
+                )
+                assert box["height"] >= 24, control.inner_text()
+        page.locator("#classes label").nth(1).click()
+        expect(page.locator("#classes input").nth(1)).to_be_checked()
+        assert said == []
