@@ -2,6 +2,7 @@
 
 import { askForPicture } from "./camera.js";
 import { findClass, formatPercent, listNames, showClasses } from "./class_list.js";
+import { OPACITY } from "./look.js";
 import { Model, toProbabilities } from "./model.js";
 import { Overlay } from "./overlay.js";
 import { PageError } from "./page_error.js";
@@ -11,13 +12,14 @@ const EMBEDDED = { address: "model.onnx", name: "Embedded classifier" };
 const EXAMPLE = { address: "scene.jpg", name: "example" };
 
 const find = (id) => document.getElementById(id);
-const state = { model: null, picture: null, overlay: null, names: [], chosen: null, method: null, asked: 0 };
+const state = { model: null, picture: null, overlay: null, names: [], chosen: null, method: null, asked: 0, running: 0 };
 
 /** Does something that takes a while, and says what went wrong. */
 async function doing(what, work) {
   const busy = find("busy");
   busy.textContent = what;
   busy.hidden = false;
+  state.running += 1;
   find("alert").hidden = true;
   try {
     await work();
@@ -26,7 +28,8 @@ async function doing(what, work) {
     find("alert").textContent = error instanceof PageError ? error.message : `Something went wrong: ${error.message}`;
     find("alert").hidden = false;
   } finally {
-    busy.hidden = true;
+    state.running -= 1;
+    busy.hidden = state.running === 0;
   }
 }
 
@@ -160,6 +163,8 @@ function listen() {
   document.addEventListener("paste", ({ clipboardData }) => take(clipboardData.files[0]));
 }
 
+find("opacity").value = 100 * OPACITY;
+draw();
 listen();
 await doing("Loading the classifier…", async () => {
   await Promise.all([useExample(), useEmbedded()]);

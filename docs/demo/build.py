@@ -19,7 +19,7 @@ from pathlib import Path
 
 import camrt
 from camrt.default import scene_path
-from camrt.engine.images.overlay import COLOUR_MAP
+from camrt.engine.images.style import DrawingStyle
 from camrt.errors import CamrtError, StorageError
 
 HERE = Path(__file__).parent
@@ -36,7 +36,7 @@ VENDORED = (
 )
 """Of onnxruntime-web, what runs in WebAssembly alone, and what runs on WebGPU."""
 SECONDS = 300  # that npm may take
-METHODS = ("pixab", "gradcam", "activation")
+METHODS = ("gradcam", "layercam")
 """Whose maps the embedded classifier is given, the first at first."""
 
 
@@ -82,10 +82,13 @@ def build(out: Path, cache: Path, model: Path | None = None) -> None:
     for path in HERE.iterdir():
         if path.suffix in (".html", ".css", ".js", ".svg"):
             shutil.copy(path, out / path.name)
-    colours = ", ".join(map(str, COLOUR_MAP.ravel().tolist()))
-    (out / "colour_map.js").write_text(
+    style = DrawingStyle()
+    (out / "look.js").write_text(
+        "// How camrt draws maps when nothing else is said; written by build.py.\n\n"
+        f"export const OPACITY = {style.opacity};\n"
+        f"export const FADE = {style.faded}; // how far the picture beneath loses colour and light\n"
         "/** Red, green and blue of each level of saliency. */\n"
-        f"export const COLOUR_MAP = Uint8Array.of({colours});\n"
+        f"export const COLOURS = Uint8Array.of({', '.join(map(str, style.colours.ravel().tolist()))});\n"
     )
     shutil.copy(scene_path(), out / "scene.jpg")
     if model is None:

@@ -1,8 +1,10 @@
 // A map drawn over its picture, by the rules of camrt's own overlays: see engine/images/overlay.py.
 
-import { COLOUR_MAP } from "./colour_map.js";
+import { COLOURS, FADE } from "./look.js";
 
 const OPAQUE_FROM = 0.6; // the saliency from which on the colour has its full opacity
+const LEAST_LIGHT = 0.5; // of what is faded wholly, as a share of its own
+const OUTSIDE = { fade: 0.5, light: 0.35 }; // of what the model did not see
 const LONGEST_SIDE = 1600; // of what is drawn
 const SHORTEST_SIDE = 384; // a smaller picture is drawn larger
 
@@ -22,6 +24,7 @@ export class Overlay {
     this.context.drawImage(picture.canvas, 0, 0, this.width, this.height);
     this.base = this.context.getImageData(0, 0, this.width, this.height);
     this.levels = new Float32Array(this.width * this.height);
+    this.seen = new Uint8Array(this.levels.length); // by the model
   }
 
   /** Takes a map (height, width) of a part of the picture, a box in its pixels; zero elsewhere. */
@@ -30,6 +33,7 @@ export class Overlay {
     const columns = this.#places(this.width, box.left * across, box.right * across, width);
     const rows = this.#places(this.height, box.upper * down, box.lower * down, height);
     this.levels.fill(0);
+    this.seen.fill(0);
     for (let y = 0; y < this.height; y++) {
       const { low: above, high: below, t: v } = rows[y];
       if (above < 0) continue;
@@ -38,6 +42,7 @@ export class Overlay {
         if (low < 0) continue;
         const first = data[above * width + low] * (1 - t) + data[above * width + high] * t;
         const second = data[below * width + low] * (1 - t) + data[below * width + high] * t;
+        this.seen[y * this.width + x] = 1;
         this.levels[y * this.width + x] = Math.min(Math.max(first * (1 - v) + second * v, 0), 1);
       }
     }
@@ -60,10 +65,17 @@ export class Overlay {
   draw(show, opacity) {
     const made = new ImageData(new Uint8ClampedArray(this.base.data), this.width, this.height);
     for (let i = 0, at = 0; show !== "picture" && i < this.levels.length; i++, at += 4) {
-      const rise = Math.min(this.levels[i] / OPAQUE_FROM, 1);
+      const level = this.levels[i];
+      const rise = Math.min(level / OPAQUE_FROM, 1);
       const weight = show === "map" ? 1 : opacity * rise * rise * (3 - 2 * rise);
-      const colour = 3 * Math.round(this.levels[i] * 255);
-      for (let c = 0; c < 3; c++) made.data[at + c] += weight * (COLOUR_MAP[colour + c] - made.data[at + c]);
+      const { fade, light } = this.seen[i] ? { fade: FADE, light: 1 } : OUTSIDE;
+      const kept = light * (1 - (1 - LEAST_LIGHT) * fade);
+      const grey = 0.299 * made.data[at] + 0.587 * made.data[at + 1] + 0.114 * made.data[at + 2];
+      const colour = 3 * Math.round(level * 255);
+      for (let c = 0; c < 3; c++) {
+        const ground = kept * (made.data[at + c] + fade * (grey - made.data[at + c]));
+        made.data[at + c] = ground + weight * (COLOURS[colour + c] - ground);
+      }
     }
     this.context.putImageData(made, 0, 0);
   }
