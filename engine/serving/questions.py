@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -18,12 +19,13 @@ from camrt.engine.serving.requests import ExplainRequest
 from camrt.engine.targets import parse_targets
 from camrt.errors import CamrtError
 
-__all__ = ["Answer", "Question", "ask_together"]
+__all__ = ["Answer", "Question", "QuestionReader", "ask_together"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
 Answer = Explanation[Any] | npt.NDArray[np.float32]
 """An explanation, or logits (N, C), in arrays of NumPy."""
 
+KNOWN_METHODS = 256  # methods with options, whose costs are remembered
 SHORT = 16.0  # passes through the model an image: questions of no more are asked for several requests at once
 
 
@@ -43,56 +45,63 @@ class Question:
     several: bool
     kind: Hashable
 
-    @classmethod
-    def of(cls, request: ExplainRequest, engine: Engine) -> Question:
-        """What a request asks of an engine.
-
-        Raises:
-            TargetError: Its classes are none of the model's.
-        """
-        targets, several = None, False
-        if request.targets is not None and request.top_k is None:
-            classes, labels = engine.num_classes, engine.labels
-            targets, several = parse_targets(request.targets, len(request.batch.images), classes, labels)
-        return cls(request, targets, several, find_kind(request, targets, several, engine))
-
     @property
     def images(self) -> int:
         """How many images it is about."""
         return len(self.request.batch.images)
 
 
-def find_kind(
-    request: ExplainRequest, targets: npt.NDArray[np.int64] | None, several: bool, engine: Engine
-) -> Hashable:
-    """What questions that can be asked together have in common; None for a long one."""
-    batch = request.batch
-    shape = tuple(batch.images.shape[1:])
-    if request.method is None:
-        return shape
-    if not count_passes(request.method, engine, shape) <= SHORT:
-        return None
-    framings = batch.framings if request.size == "original" else None
-    size = request.size if isinstance(request.size, str) else tuple(request.size)
-    kind = (
-        shape,
-        request.method,
-        None if targets is None else (targets.shape[1], several),
-        request.top_k,
-        size,
-        request.fuse,
-        request.dtype,
-        batch.views is None,
-        None if framings is None else framings[0].size,
-    )
-    try:
-        hash(kind)
-    except TypeError:  # an option of the method is a list or an array
-        return None
-    return kind
+class QuestionReader:
+    """Finds out which of the requests to an engine can be asked together.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._passes = lru_cache(KNOWN_METHODS)(partial(count_passes, engine))
+
+    def read(self, request: ExplainRequest) -> Question:
+        """What a request asks.
+
+        Raises:
+            TargetError: Its classes are none of the model's.
+        """
+        targets, several = None, False
+        if request.targets is not None and request.top_k is None:
+            count, classes = len(request.batch.images), self._engine.num_classes
+            targets, several = parse_targets(request.targets, count, classes, self._engine.labels)
+        return Question(request, targets, several, self._find_kind(request, targets, several))
+
+    def _find_kind(
+        self, request: ExplainRequest, targets: npt.NDArray[np.int64] | None, several: bool
+    ) -> Hashable:
+        """What questions that can be asked together have in common; None for a long one."""
+        batch, method = request.batch, request.method
+        shape = tuple(batch.images.shape[1:])
+        if method is None:
+            return shape
+        framings = batch.framings if request.size == "original" else None
+        try:
+            kind = (
+                shape,
+                method,
+                None if targets is None else (targets.shape[1], several),
+                request.top_k,
+                request.size if isinstance(request.size, str) else tuple(request.size),
+                request.fuse,
+                request.dtype,
+                batch.views is None,
+                None if framings is None else framings[0].size,
+            )
+            hash(kind)
+        except TypeError:  # an option of the method is a list or an array, or the size is none
+            return None
+        return kind if self._passes(method, shape) <= SHORT else None
 
 
-def count_passes(method: Method, engine: Engine, shape: tuple[int, ...]) -> float:
+def count_passes(engine: Engine, method: Method, shape: tuple[int, ...]) -> float:
     """About how many passes through the model an image costs; infinity where that is not known."""
     try:
         cost = method.cost_of_all(engine.head, engine.map_shape)

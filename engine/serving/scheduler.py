@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -20,101 +19,18 @@ from camrt.engine.engine import Engine
 from camrt.engine.explanation import Explanation
 from camrt.engine.runtime.run_sharing import sharing_runs
 from camrt.engine.serving.observer import NOBODY, Observer
-from camrt.engine.serving.questions import Answer, Question, ask_together
+from camrt.engine.serving.pending import Group, GroupBudget, Pending, late_error
+from camrt.engine.serving.questions import Answer, QuestionReader, ask_together
 from camrt.engine.serving.requests import ExplainRequest
-from camrt.engine.serving.run_queue import Asker, RunQueue
-from camrt.errors import ClosedError, DeadlineError, DegenerateMapWarning, InputError, QueueFullError
-from camrt.export.budget import Budget, within_budget
+from camrt.engine.serving.run_queue import RunQueue
+from camrt.engine.serving.run_task import Asker
+from camrt.errors import ClosedError, DegenerateMapWarning, InputError, QueueFullError
+from camrt.export.budget import within_budget
 
 __all__ = ["Scheduler"]
 
 LONG_AT_ONCE = 4  # long questions that are worked on at once, each with a batch of altered images in memory
 LEAST_WAIT, MOST_WAIT = 0.1, 60.0  # seconds after which a client is told to come again
-
-
-@dataclass(eq=False)
-class Pending:
-    """A request that was taken, and its answer to be.
-
-    Attributes:
-        question: What it asks.
-        future: Where the answer will be.
-        arrived: When it came, by `time.monotonic`.
-        group: What it is answered with.
-    """
-
-    question: Question
-    future: Future[Answer] = field(default_factory=Future)
-    arrived: float = field(default_factory=time.monotonic)
-    group: Group | None = None
-    _settling: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def end(self) -> float:
-        """When an answer is of no use any more, by `time.monotonic`."""
-        deadline = self.question.request.deadline
-        return math.inf if deadline is None else deadline
-
-    def give(self, answer: Answer) -> None:
-        """Gives the answer, unless there is one, or the client has left."""
-        if self._settling.acquire(blocking=False) and self.future.set_running_or_notify_cancel():
-            self.future.set_result(answer)
-
-    def fail(self, error: BaseException) -> None:
-        """Gives an error instead, unless there is an answer, or the client has left."""
-        if self._settling.acquire(blocking=False) and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-    def note_cancelled(self) -> None:
-        """Tells who waits for several futures that this one was cancelled."""
-        if self._settling.acquire(blocking=False):
-            self.future.set_running_or_notify_cancel()
-
-
-@dataclass(eq=False)
-class Group:
-    """Requests that are answered by one call.
-
-    Attributes:
-        is_long: Whether it is one long question.
-        members: The requests.
-        asker: The thread that works on it; None before there is one.
-    """
-
-    is_long: bool
-    members: list[Pending]
-    asker: Asker | None = None
-
-    @property
-    def live(self) -> list[Pending]:
-        """Those that somebody waits for."""
-        return [member for member in self.members if not member.future.done()]
-
-    @property
-    def images(self) -> int:
-        """How many images they are about."""
-        return sum(member.question.images for member in self.members)
-
-
-@dataclass(frozen=True)
-class GroupBudget(Budget):
-    """As much time as the last of some requests has, and none when nobody waits any more."""
-
-    members: tuple[Pending, ...] = ()
-
-    @property
-    def end_time(self) -> float:
-        """When the work must have ended, by `time.monotonic`."""
-        return max((member.end for member in self.members if not member.future.done()), default=-math.inf)
-
-    def deadline_error(self) -> DeadlineError:
-        """The error that says so."""
-        return late_error()
-
-
-def late_error() -> DeadlineError:
-    """The error of a request whose deadline has passed."""
-    return DeadlineError("the request was stopped at its deadline: allow more time, or ask again later")
 
 
 class Scheduler:
@@ -162,6 +78,7 @@ class Scheduler:
             raise InputError(f"max_delay={max_delay!r} must be seconds, from 0 to less than 60")
         self._engine = copy(engine)  # with its own batch size
         self._engine.batch_size = self._max_batch = min(max_batch, engine.batch_size)
+        self._reader = QuestionReader(self._engine)
         self._max_delay = max_delay
         self._queue = queue
         self._client_limit = queue if client_limit is None else client_limit
@@ -213,7 +130,7 @@ class Scheduler:
             ClosedError: No more are taken.
             TargetError: Its classes are none of the model's.
         """
-        pending = Pending(Question.of(request, self._engine))
+        pending = Pending(self._reader.read(request))
         with self._changed:
             if self._draining:
                 raise ClosedError("the service takes no more requests: it is being ended")

@@ -381,7 +381,14 @@ def test_errors_are_those_of_a_call(engine) -> None:
     with Scheduler(engine) as scheduler:
         with pytest.raises(TargetError, match="class 7 is out of range"):
             scheduler.submit(request(engine, targets=7))
-        for options in ({"top_k": 9}, {"targets": 1, "top_k": 1}, {"size": "original"}, {"fuse": "none"}):
+        for options in (
+            {"top_k": 9},
+            {"targets": 1, "top_k": 1},
+            {"size": "original"},
+            {"size": 5},
+            {"size": [2, 0]},
+            {"fuse": ["none"]},
+        ):
             with pytest.raises((InputError, TargetError)) as alone:
                 engine.explain(images(1), CAM, **options)
             error = scheduler.submit(request(engine, **options)).exception(SECONDS)
