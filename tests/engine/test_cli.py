@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from typer.testing import CliRunner, Result
 
 import camrt
 from camrt.cli import doctor
+from camrt.cli.list_methods import wrap_docstring
 from camrt.cli.main import app
 from camrt.cli.output import add_row, report_errors
 from camrt.engine.caller_warnings import warn_caller
@@ -818,11 +820,52 @@ def test_inspect_of_a_broken_model(loader: Loader) -> None:
 
 def test_methods(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("camrt.engine.methods.methods", lambda: {"fake": FakeCAM})
-    result = run("methods")
+    short = run("methods")
+    assert short.exit_code == 0, short.output
+    assert "Maps of nothing." in short.stdout
+    assert "box=1" not in short.stdout
+    result = run("methods", "--all")
     assert result.exit_code == 0, result.output
     for text in ("fake", "Maps of nothing.", "box=1, definition='paper', boxes=(1, 3)"):
         assert text in result.stdout
     assert "More about them" not in result.stdout
+
+
+def test_docstrings_are_wrapped_anew() -> None:
+    text = """A method, whose lines are
+    continued.
+
+    * first, which goes
+      on
+    * second
+      v = x · y
+
+    Attributes:
+        score: One
+            or two."""
+    assert list(wrap_docstring(inspect.cleandoc(text), 20)) == [
+        "A method, whose",
+        "lines are continued.",
+        "",
+        "* first, which goes",
+        "  on",
+        "* second",
+        "  v = x · y",
+        "",
+        "Attributes:",
+        "    score: One or",
+        "        two.",
+    ]
+
+
+def test_a_method_by_its_name() -> None:
+    result = run("methods", "Score-CAM")
+    assert result.exit_code == 0, result.output
+    assert "Score-CAM: channels weighted by the score" in result.stdout
+    assert "  definition='paper'" in result.stdout.splitlines()
+    wrong = run("methods", "scor")
+    assert wrong.exit_code == 2
+    assert "did you mean 'score'?" in wrong.stderr
 
 
 def test_what_is_no_folder_no_image_and_no_preprocessing(loader: Loader, tmp_path: Path) -> None:

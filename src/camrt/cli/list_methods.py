@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +13,7 @@ import typer
 
 from camrt.cli.model_options import ModelOptions, with_model_options
 from camrt.cli.output import add_row, make_console, report_errors, strip_control
-from camrt.cli.shared_options import Threads
+from camrt.cli.shared_options import Threads, complete_method
 from camrt.default import resolve_model_path
 
 if TYPE_CHECKING:
@@ -17,12 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command"]
 
+LONGEST_LINE = 100  # columns of text that is read
+
 
 @with_model_options
 def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="A method to tell of.", autocompletion=complete_method)
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Measure each method on this model (or default).")
     ] = None,
+    show_all: Annotated[bool, typer.Option("--all", "-a", help="List the options of all methods.")] = False,
     layer: Annotated[str | None, typer.Option(help="With --model: target tensor.")] = None,
     most_seconds: Annotated[
         float,
@@ -32,39 +42,72 @@ def methods(
     *,
     model_options: ModelOptions,
 ) -> None:
-    """List the methods and their options; or, of a model, their passes and milliseconds an image."""
-    from rich.table import Table
-
-    from camrt.engine.load import load
-    from camrt.engine.methods import methods as registry
-
+    """List the methods; what one is and takes, by its name; or, of a model, their passes and milliseconds."""
     with report_errors():
         if model is not None:
+            from camrt.engine.load import load
+
             engine = load(resolve_model_path(model), target=layer, threads=threads, **model_options)
             print_costs(engine, most_seconds)
-            return
-        table = Table("method", "summary", "options (-O KEY=VALUE)")
-        kinds = registry()
-        guided = [name for name, kind in kinds.items() if hasattr(kind, "map_class")]
-        options = {name: dict.fromkeys(describe_options(kind)) for name, kind in kinds.items()}
-        first, *others = options.values()
-        shared = [option for option in first if others and all(option in other for other in others)]
-        for name, kind in kinds.items():
-            if name in guided:
-                continue
-            summary = (kind.__doc__ or "").strip().partition("\n")[0]
-            own = [option for option in options[name] if option not in shared]
-            add_row(table, name, summary, ", ".join(own))
-        console = make_console()
-        console.print(table)
-        if shared:
-            console.print(f"Every method: {', '.join(shared)}.", markup=False)
-        if guided:
-            console.print(
-                f"Times guided back-propagation, with the options of both: {', '.join(guided)}. Likewise "
-                "before any of these maps: sess-, refine- (several layers) and finer- (contrast='similar').",
-                markup=False,
-            )
+        elif name is not None:
+            print_method(name)
+        else:
+            print_methods(show_all)
+
+
+def print_methods(show_all: bool) -> None:
+    """Prints a line a method, with its options if they are asked for."""
+    from rich.table import Table
+
+    from camrt.engine.methods import methods as registry
+
+    kinds = {name: kind for name, kind in registry().items() if not hasattr(kind, "map_class")}
+    options = {name: dict.fromkeys(describe_options(kind)) for name, kind in kinds.items()}
+    first, *others = options.values()
+    shared = [option for option in first if others and all(option in other for other in others)]
+    table = Table("method", "summary", *(["options (-O KEY=VALUE)"] if show_all else []))
+    for name, kind in kinds.items():
+        own = [", ".join(option for option in options[name] if option not in shared)]
+        add_row(table, name, (kind.__doc__ or "").strip().partition("\n")[0], *(own if show_all else []))
+    console = make_console()
+    console.print(table)
+    if shared and show_all:
+        console.print(f"Every method: {', '.join(shared)}.", markup=False)
+    console.print(
+        "Before the name of a class-activation map: guided- (times guided back-propagation), sess-, refine- "
+        "(several layers) and finer- (contrast='similar').",
+        markup=False,
+    )
+    if not show_all:
+        console.print("camrt methods NAME tells of one and its options; --all lists those of all")
+
+
+def print_method(name: str) -> None:
+    """Prints what a method is, and its options with their defaults."""
+    from camrt.engine.methods import make_method
+
+    kind = type(make_method(name, {}))
+    console = make_console()
+    for line in wrap_docstring(inspect.getdoc(kind) or kind.name, min(console.width, LONGEST_LINE)):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print("\noptions (-O KEY=VALUE):")
+    for option in describe_options(kind):
+        console.print(f"  {option}", markup=False, soft_wrap=True)
+
+
+def wrap_docstring(text: str, width: int) -> Iterator[str]:
+    """The lines of a docstring, wrapped anew: paragraphs, points of lists, and what is described by name."""
+    parts: list[str] = []
+    for line in text.splitlines():
+        begins = re.match(r"\s*([*-] |$|\w+:|\S.* = )", line) or not parts or not parts[-1].strip()
+        if begins:
+            parts.append(line)
+        else:
+            parts[-1] += f" {line.strip()}"
+    for part in parts:
+        indent = " " * (len(part) - len(part.lstrip()) + 2 * part.lstrip().startswith(("* ", "- ")))
+        deeper = indent + "    " if re.match(r"\s+\w+: ", part) else indent
+        yield from textwrap.wrap(part, width, subsequent_indent=deeper, break_on_hyphens=False) or [""]
 
 
 def print_costs(engine: Engine, most_seconds: float) -> None:

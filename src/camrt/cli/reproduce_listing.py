@@ -14,12 +14,16 @@ __all__ = ["print_entry", "print_overview"]
 
 def print_overview() -> None:
     """Prints a line for each table and figure."""
-    listing = Table("table", "what it is", "paper", "needs", "time here", "ours")
+    listing = Table("table", "what it is", "needs", "ours on")
     for entry in CATALOGUE.values():
-        ours = ", ".join(record.model for record in entry.records) or f"not measured: {entry.why}"
-        add_row(listing, entry.name, entry.heading, entry.paper, entry.needs, entry.duration, ours)
+        ours = ", ".join(record.model for record in entry.records) or "not measured"
+        add_row(listing, entry.name, entry.heading, entry.needs, ours)
     make_console().print(listing)
-    make_console().print("camrt reproduce --list [NAME] shows published figures beside ours", soft_wrap=True)
+    make_console().print(
+        "camrt reproduce --list [NAME] shows published figures beside ours, and what to run for how long",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def print_entry(entry: CatalogueEntry) -> None:
