@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -162,7 +162,13 @@ class FileGraph(NodeMaker):
             return name if same_shape else self.reshape(name, values.shape)
         return self.constant(values)
 
-    # ---------------------------------------------------------------- sizes
+    # ---------------------------------------------------------------- nodes
+
+    def add_node(
+        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
+    ) -> None:
+        """A node with outputs of these names."""
+        self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
 
     def sizes(self, name: str, start: int, end: int) -> str:
         """Some of a tensor's sizes, int64."""

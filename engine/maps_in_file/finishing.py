@@ -115,7 +115,7 @@ def make_saliency(make: FileGraph, raw: str, method: Method, placement: Placemen
         size = make.concat([make.sizes(values, 0, 2), size], 0)
         how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
         values = make.add("Resize", values, "", "", size, **how)
-    else:
+    elif placement.part != placement.cells:
         values = between(make, values, *placement.resizing())
     if method.postprocess == "library":
         values = rescaled(make, values)

@@ -14,11 +14,12 @@ from camrt.engine.maps_in_file.scene import Scene, ScoreWriter
 from camrt.engine.methods.boxes import Assignment, place_boxes
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
-from camrt.export.adjoint import GRADIENT, WEIGHTING, build_adjoint_model
+from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule, build_adjoint_model
 from camrt.export.heads.batch_rows import find_row_format
 from camrt.export.heads.cut import build_head_model, extra_input_name
 from camrt.export.heads.factoring import MAP
-from camrt.export.rewrites.interface import LOGITS
+from camrt.export.rewrites.input_form import IMAGES
+from camrt.export.rewrites.interface import LOGITS, Interface
 
 __all__ = ["BoxScores", "Gradient", "HeadAnswers"]
 
@@ -163,7 +164,19 @@ class HeadAnswers:
         rows = self.run_adjoint(self._cut.target, self.scene.activation, kind)
         return Gradient(self.scene.per_target(rows, 4), is_constant=False)
 
-    def run_adjoint(self, start: str, at: str, kind: ScoreKind, rank: int = 4) -> str:
+    @property
+    def interface(self) -> Interface:
+        """What the model takes and gives."""
+        return self._whole.interface
+
+    @property
+    def joint(self) -> str | None:
+        """Of a CALM model, the tensor log p(y,z|x), (N, C, h, w)."""
+        return self._whole.interface.joint
+
+    def run_adjoint(
+        self, start: str, at: str, kind: ScoreKind, rank: int = 4, *, relu: ReluRule = "plain"
+    ) -> str:
         """(N·T, ...): the gradient of the score with respect to a tensor of the head.
 
         Args:
@@ -171,6 +184,7 @@ class HeadAnswers:
             at: What it is in the file.
             kind: Which score.
             rank: Its number of axes.
+            relu: How ReLUs pass gradients on.
         """
         make, scene = self.make, self.scene
         around = self._cut.around if start == self._cut.target else ()
@@ -181,8 +195,13 @@ class HeadAnswers:
             input_name=MAP,
             batch=self._whole.interface.batch,
             extra_inputs=around,
+            relu=relu,
             supports_scatter_add=False,  # which not every runtime of files has
         )
+        if start in (IMAGES, self._cut.target):
+            # Behind another tensor the adjoint has layers of its own: a runtime that takes those of the model
+            # for them splits what it had put together in the model, whose outputs' last bits then change.
+            at = make.add("Where", make.add("IsNaN", at), make.number(0.0), at)
         weighting = make.reshape(ScoreWriter(scene, kind).weighting(), [-1, scene.classes])
         feeds = {MAP: make.repeated(at, scene.repeats, rank), WEIGHTING: weighting}
         if around:

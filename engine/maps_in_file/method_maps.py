@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from camrt.engine.arrays import SCORE_TOLERANCE
+from camrt.engine.maps_in_file.calm_answers import calm_map
 from camrt.engine.maps_in_file.head_answers import Gradient, HeadAnswers
+from camrt.engine.maps_in_file.pixel_maps import gradient_map
 from camrt.engine.methods import Method
 from camrt.engine.methods.ablation import MIN_SCORE as LEAST_ABLATED
 from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.base import SHARED_OPTIONS
+from camrt.engine.methods.calm import CALM
 from camrt.engine.methods.cam import CAM, ActivationCAM
 from camrt.engine.methods.gradients import (
     GradCAM,
@@ -20,7 +23,9 @@ from camrt.engine.methods.gradients import (
     LayerCAM,
     XGradCAM,
 )
+from camrt.engine.methods.guided import GuidedBackpropagation
 from camrt.engine.methods.pixab import MIN_SCORE, PixabCAM
+from camrt.engine.methods.pixels import Gradient as PixelGradient
 from camrt.errors import MethodError
 
 __all__ = ["check_method", "make_raw_map"]
@@ -201,6 +206,9 @@ MAPS: dict[type[Method], Callable[[HeadAnswers, Any], str]] = {
     HiResCAM: hires_map,
     LayerCAM: layer_map,
     GradCAMElementWise: elementwise_map,
+    CALM: calm_map,
+    PixelGradient: gradient_map,
+    GuidedBackpropagation: gradient_map,
 }
 """By class, what makes the raw maps (N, T, h, w)."""
 

@@ -81,6 +81,13 @@ class Scene:
         front = make.sizes(flat, 0, 2)
         return make.reshape(flat, make.concat([front, make.sizes(self.activation, 2, 4)], 0))
 
+    def of_classes(self, maps: str, classes: str) -> str:
+        """Maps (N, T, h, w) of classes (N, T), among those of all (N, C, h, w)."""
+        make = self.make
+        shape = make.concat([make.shape_of(classes), make.sizes(maps, 2, 4)], 0)
+        index = make.add("Expand", make.unsqueeze(classes, [2, 3]), shape)
+        return make.add("GatherElements", maps, index, axis=1)
+
     def weighted_sum(self, weights: str) -> str:
         """Σ_k weights[n, t, k] · A[n, k]: (N, T, h, w)."""
         return self.on_map(self.make.add("MatMul", weights, self.flat_activation))

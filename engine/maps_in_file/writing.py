@@ -16,21 +16,23 @@ from camrt.default import resolve_model_path
 from camrt.engine.build import AnalysedFile, analyse_file
 from camrt.engine.call_limits import check_deadline_option, check_memory
 from camrt.engine.cuts import find_cut_tensors
-from camrt.engine.head_making import ModelToCut
-from camrt.engine.images.framing import Framing
+from camrt.engine.head_making import CutTensors, ModelToCut
+from camrt.engine.heads import Head
+from camrt.engine.heads.calm import CalmHead
 from camrt.engine.images.preprocess import METADATA_KEY
+from camrt.engine.maps_in_file.calm_answers import CalmAnswers
 from camrt.engine.maps_in_file.comparison import compare_with_engine
 from camrt.engine.maps_in_file.factored_answers import FactoredAnswers
 from camrt.engine.maps_in_file.file_graph import FileGraph
-from camrt.engine.maps_in_file.finishing import Placement, make_saliency, not_finite
+from camrt.engine.maps_in_file.finishing import not_finite
 from camrt.engine.maps_in_file.head_answers import HeadAnswers
-from camrt.engine.maps_in_file.method_maps import check_method, make_raw_map
+from camrt.engine.maps_in_file.method_maps import check_method
+from camrt.engine.maps_in_file.outputs import OutputWriter
 from camrt.engine.maps_in_file.scene import Scene, Targets, choose_targets
 from camrt.engine.methods import MapShape, Method, make_method
 from camrt.engine.options import LABELS_KEY, resolve_threads
-from camrt.engine.queries import Need
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
-from camrt.errors import InputError, MethodError, ModelFileError, UnsupportedModelError
+from camrt.errors import InputError, MethodError, ModelFileError
 from camrt.export.budget import Budget, default_max_memory, within_budget
 from camrt.export.graph.index import opset as version_of
 from camrt.export.heads.factoring import Factors
@@ -39,6 +41,7 @@ from camrt.export.io.atomic_files import write_atomic
 from camrt.export.io.model_bytes import ModelBytes, read_bytes
 from camrt.export.io.model_file import parse_model
 from camrt.export.outputs.declared_maps import MAPS_KEY, DeclaredMap, DeclaredMaps, write_declared_maps
+from camrt.export.rewrites.input_form import IMAGES, INTEGER_RANGES
 from camrt.export.rewrites.interface import LOGITS
 
 __all__ = ["with_maps"]
@@ -92,7 +95,8 @@ def with_maps(
     Args:
         path: An ONNX file, or the word "default".
         methods: One or several methods, by name or, with options, as themselves: activation, cam, gradcam,
-            gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise, ablation, pixab.
+            gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise, ablation, pixab;
+            of CALM models calm; of the image's own pixels gradient and guided.
         out: Where the file goes.
         targets: "one" class an image; "several", for which `target` is (N, T), and outputs are (N, T, H, W);
             or "predicted", for which there is no such input.
@@ -237,9 +241,9 @@ def add_maps(model: onnx.ModelProto, analysed: AnalysedFile, plan: MapPlan) -> D
     found, interface = analysed.found, analysed.found.interface
     declared = plan.declare(tuple(one.name for one in found.targets))
     check_names(model, declared)
-    for cut in analysed.checked.cuts:
+    for target, cut in zip(found.targets, analysed.checked.cuts, strict=True):
         for method in plan.methods:
-            check_cost(method, analysed, cut.head, plan.most_passes)
+            check_cost(method, MapShape(*target.shape), cut.head, plan.most_passes)
     aliases = {
         f"camrt_tokens_{number}": one.name
         for number, one in enumerate(found.targets)
@@ -255,88 +259,47 @@ def add_maps(model: onnx.ModelProto, analysed: AnalysedFile, plan: MapPlan) -> D
     whole = ModelToCut(
         model=found.model, graph=analysed.graph, interface=interface, batch_size=1, threads=None
     )
-    heads = []
-    for number, tensor in enumerate(found.tensors):
-        cut_tensors = find_cut_tensors(whole, tensor, found.unfactored.get(number), splits_last_layer=False)
-        target = found.targets[number]
-        scene = Scene(
-            make=make,
-            activation=make.floats(tensor),
-            logits=logits,
-            targets=targets,
-            one_target=not declared.several,
-            channels=target.shape[0],
-            classes=interface.num_classes,
-            cells=target.shape[1:] if interface.fixed_size else None,
-            link=interface.inverse_link,
-            has_logits=interface.joint is None,
+    heads = [
+        make_answers(
+            whole,
+            find_cut_tensors(whole, tensor, found.unfactored.get(number), splits_last_layer=False),
+            cut.head,
+            Scene(
+                make=make,
+                activation=make.floats(tensor),
+                logits=logits,
+                targets=targets,
+                one_target=not declared.several,
+                channels=target.shape[0],
+                classes=interface.num_classes,
+                cells=target.shape[1:] if interface.fixed_size else None,
+                link=interface.inverse_link,
+                has_logits=interface.joint is None,
+            ),
         )
-        factors = cut_tensors.factors
-        heads.append(
-            FactoredAnswers(scene, whole, cut_tensors, factors)
-            if isinstance(factors, Factors) and interface.joint is None
-            else HeadAnswers(scene, whole, cut_tensors)
+        for number, (tensor, target, cut) in enumerate(
+            zip(found.tensors, found.targets, analysed.checked.cuts, strict=True)
         )
+    ]
+    spoilt = None
+    if interface.element not in INTEGER_RANGES:
+        sums = make.reduce_sum(make.tensor(IMAGES), [2, 3], keepdims=False)
+        spoilt = not_finite(make, sums, [1])
+    writer = OutputWriter(make, analysed, declared.several, valid, broken, spoilt)
     for method, outputs in zip(plan.methods, declared.maps, strict=True):
-        raws = [make_raw_map(head, method) for head in heads]
-        add_map_outputs(make, analysed, method, outputs, raws, valid, broken, several=declared.several)
+        writer.add(method, outputs, heads)
     make.finish()
     write_declared_maps(model, declared)
     return declared
 
 
-def add_map_outputs(
-    make: FileGraph,
-    analysed: AnalysedFile,
-    method: Method,
-    outputs: DeclaredMap,
-    raws: list[str],
-    valid: str | None,
-    broken: str,
-    *,
-    several: bool,
-) -> None:
-    """Adds the outputs of one method.
-
-    Args:
-        make: Makes the nodes.
-        analysed: What was found out about the model.
-        method: The method.
-        outputs: Their names.
-        raws: For each layer (N, T, h, w).
-        valid: (N, T): which targets are classes; None for all.
-        broken: (N, 1): whether logits are not finite.
-        several: Whether outputs have an axis of targets.
-    """
-    interface = analysed.found.interface
-    if len(raws) > 1:
-        raise UnsupportedModelError("maps of several layers are not written into files: name one by target=")
-    raw = raws[0]
-    lost = not_finite(make, raw, [2, 3])
-    if Need.GRADIENTS in method.needs:
-        lost = make.add("Or", lost, make.unsqueeze(broken, [2, 3]))
-    if valid is not None:
-        lost = make.add("Or", lost, make.unsqueeze(make.add("Not", valid), [2, 3]))
-    placement, sides = None, (interface.height, interface.width)
-    if interface.height is not None and interface.width is not None:
-        size = interface.height, interface.width
-        framing = Framing(size, analysed.found.front.region(size).upright)
-        placement = Placement(analysed.found.targets[0].shape[1:], framing)
-    elif analysed.found.front.spatial_steps:
-        raise UnsupportedModelError(
-            "the file moves its images' pixels and leaves their size open, so where maps lie is not known "
-            "when it is written: export it with a fixed size"
-        )
-    maps = make_saliency(make, raw, method, placement, lost)
-    shown: list[tuple[str, str, Sequence[int | None]]] = [(outputs.saliency, maps, sides)]
-    if outputs.raw is not None:
-        odd = make.add("Where", lost, make.number(float("nan")), raw)
-        shown.append((outputs.raw, odd, [None, None]))
-    for name, tensor, axes in shown:
-        front = ["N", "T"] if several else ["N"]
-        made = tensor if several else make.squeeze(tensor, [1])
-        names = [side or f"{name}_{axis}" for side, axis in zip(axes, ("height", "width"), strict=True)]
-        make.add_output(name, made, [*front, *names])
+def make_answers(whole: ModelToCut, cut: CutTensors, head: Head, scene: Scene) -> HeadAnswers:
+    """What answers about a head, as the engine's does."""
+    if isinstance(head, CalmHead):
+        return CalmAnswers(scene, whole, cut)
+    if isinstance(cut.factors, Factors) and whole.interface.joint is None:
+        return FactoredAnswers(scene, whole, cut, cut.factors)
+    return HeadAnswers(scene, whole, cut)
 
 
 def check_names(model: onnx.ModelProto, declared: DeclaredMaps) -> None:
@@ -348,10 +311,9 @@ def check_names(model: onnx.ModelProto, declared: DeclaredMaps) -> None:
             raise InputError(f"the model has a tensor {name!r} already, which is what an added one is called")
 
 
-def check_cost(method: Method, analysed: AnalysedFile, head: Any, most_passes: int) -> None:
+def check_cost(method: Method, shape: MapShape, head: Head, most_passes: int) -> None:
     """Refuses a method that the head has not, or that needs too many passes."""
-    target = analysed.found.targets[0]
-    cost = method.cost(head, MapShape(*target.shape))
+    cost = method.cost(head, shape)
     if cost.head > most_passes:
         raise MethodError(
             f"{method.name}: needs {cost.head} passes an image through what follows the cut ({cost.why}), "

@@ -160,7 +160,7 @@ def append_adjoint(head: onnx.ModelProto, make: NodeMaker, batch: int | None, gr
     """Puts the adjoint's nodes behind the head's own."""
     weighted = graph.shape(end)
     weighting = helper.make_tensor_value_info(WEIGHTING, make.element, None)
-    set_shape(weighting, [batch or "N", *("C" if weighted is None else weighted[1:])])
+    set_shape(weighting, [batch or "N", *weighting_axes(weighted)])
     head.graph.input.append(weighting)
     head.graph.node.extend(make.nodes)
     head.graph.initializer.extend(make.initializers)
@@ -169,6 +169,15 @@ def append_adjoint(head: onnx.ModelProto, make: NodeMaker, batch: int | None, gr
     del head.graph.output[:]
     for name in (LOGITS, GRADIENT) if end == LOGITS else (GRADIENT,):
         head.graph.output.append(helper.make_tensor_value_info(name, make.element, None))
+
+
+def weighting_axes(weighted: tuple[int, ...] | None) -> Sequence[int | str]:
+    """The axes behind the first of what weighs a tensor of that shape; h and w of a map are left open."""
+    if weighted is None:
+        return ["C"]
+    if len(weighted) == 4 and weighted[2] * weighted[3] > 1:
+        return [weighted[1], f"{WEIGHTING}_h", f"{WEIGHTING}_w"]
+    return weighted[1:]
 
 
 def replace_by_input(head: onnx.ModelProto, name: str, outer: str, batch: int | None, graph: Graph) -> None:
