@@ -45,7 +45,7 @@ function makeRow(name, index, probability) {
 }
 
 export function formatPercent(probability) {
-  return probability > 0 && probability < 0.001 ? "< 0.1 %" : `${(100 * probability).toFixed(1)} %`;
+  return probability > 0 && probability < 0.001 ? "<\u00a00.1\u00a0%" : `${(100 * probability).toFixed(1)}\u00a0%`;
 }
 
 /** The names to search among; a name that several classes have is followed by the class's number. */

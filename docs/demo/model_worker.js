@@ -9,7 +9,8 @@ const TASKS = {
     ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
     ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
     await session?.release();
-    session = await ort.InferenceSession.create(bytes, { executionProviders: [gpu ? "webgpu" : "wasm"] });
+    const options = { executionProviders: [gpu ? "webgpu" : "wasm"], logSeverityLevel: 3 }; // what fails is raised
+    session = await ort.InferenceSession.create(bytes, options);
     makeTensor = (type, data, dims) => new ort.Tensor(type, data, dims);
     return { inputs: session.inputMetadata, outputs: session.outputMetadata };
   },

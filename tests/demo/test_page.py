@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing")
 
 PATIENCE = 60_000  # milliseconds: a busy machine compiles WebAssembly in some seconds
 LEVEL = 1 / 255  # of a colour
+WEBGPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan,WebGPU"]
+"""A WebGPU in software, so that no card is needed."""
 FLAGS = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 
 
@@ -48,11 +51,16 @@ def address(site) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+        yield partial(playwright.chromium.launch, executable_path=CHROMIUM)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium) -> Iterator[Any]:
+    browser = chromium(args=FLAGS)
+    yield browser
+    browser.close()
 
 
 @contextmanager
@@ -298,6 +306,25 @@ def test_nothing_else_is_asked_for_anything(page, said):
     assert len(said) == 2
     assert all("Content Security Policy" in text for text in said)
     said.clear()
+
+
+def test_the_map_is_the_engines_on_webgpu(chromium, address, engine, tmp_path):
+    browser = chromium(args=[*FLAGS, *WEBGPU])
+    try:
+        with open_page(browser, address) as (page, said):
+            if not page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())"):
+                pytest.skip("this Chromium has no WebGPU in software")
+            expect(page.locator("#model-facts")).to_contain_text("WebGPU")
+            page.get_by_text("Map", exact=True).click()
+            _, pixels = save_drawing(page, tmp_path)
+            explanation = engine.explain([scene_path()], page.locator("#method option:checked").inner_text())
+            expected = Image.fromarray(explanation.maps[0]).resize(
+                pixels.shape[1::-1], Image.Resampling.BILINEAR
+            )
+            np.testing.assert_allclose(levels_of(pixels), expected, atol=3 * LEVEL)
+            assert said == []
+    finally:
+        browser.close()
 
 
 def test_on_a_small_screen(browser, address):
