@@ -139,10 +139,10 @@ def test_triton_clients(served: Served, engine: Engine, way: str, form: str) -> 
         assert client.is_model_ready("two")
         batch: Any = numbers(engine) if form == "numbers" else [SCENE, SCENE]
         array = batch if form == "numbers" else np.array(batch, object)
-        options = {"method": "score", "definition": "torchcam", "top_k": 3, "dtype": "float16"}
+        options = {"method": "gradcam++", "definition": "grad-cam", "top_k": 3, "dtype": "float16"}
         names = ["logits", "targets", "labels", "scores", "saliency", "raw", "flags"]
         found = ask_triton(client, module, array, names, parameters=options, request_id="r")
-        expected = engine.explain(batch, "score", top_k=3, dtype="float16", definition="torchcam")
+        expected = engine.explain(batch, "gradcam++", top_k=3, dtype="float16", definition="grad-cam")
         for name, wanted in {
             "logits": expected.logits,
             "scores": expected.scores,
@@ -312,38 +312,66 @@ def test_metrics_and_log(served: Served) -> None:
     assert (line["method"], line["images"], line["status"]) == ("pixab", 1, 200)
 
 
-def test_full_loaded_again_and_drained(tmp_path: Path, engine: Engine) -> None:
-    """While a long request is under way: another of the client, a load of the file, and SIGTERM."""
-    file = tmp_path / "model.onnx"
-    file.write_bytes(model_path().read_bytes())
-    limits = ["--client-limit", "1", "--deadline", "280", "--grace", "250", "--model-control", "explicit"]
-    with serve(tmp_path, str(file), *limits) as one:
-        slow = {"instances": [{"b64": SCENE64}], "parameters": {"method": "rise", "passes": 2000}}
+def test_full_and_drained(tmp_path: Path, engine: Engine) -> None:
+    """While a long request is under way: another of the client, and SIGTERM."""
+    with serve(tmp_path, "default", "--client-limit", "1", "--deadline", "280", "--grace", "250") as one:
+        picture = {"instances": [{"b64": SCENE64}]}
+        slow = picture | {"parameters": {"method": "rise", "passes": 600}}
         answers: list[Any] = []
-        thread = threading.Thread(target=lambda: answers.append(one.ask("/v1/models/model:explain", slow)))
+        thread = threading.Thread(target=lambda: answers.append(one.ask("/v1/models/default:explain", slow)))
         thread.start()
         wait_for(lambda: one.metric("camrt_requests_in_flight") == 1)
-        full = one.ask("/v1/models/model:explain", {"instances": [{"b64": SCENE64}]})
+        full = one.ask("/v1/models/default:explain", picture)
         assert full.status == 429
         assert int(full.headers["retry-after"]) >= 1
         with grpcclient.InferenceServerClient(one.grpc) as client:
             with pytest.raises(grpcclient.InferenceServerException) as error:
                 ask_grpc(client, engine)
             assert error.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
-        assert one.ask("/v2/repository/models/model/load", b"").json == {"name": "model", "load": True}
+        one.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: one.ask("/v2/health/ready").status == 503)
+        assert one.ask("/v1/models/default:explain", picture).status == 503
+        thread.join(250)
+        assert answers[0].status == 200, answers[0].body
+        assert one.process.wait(100) == 0
+
+
+def test_loading_again_drops_and_changes_no_answer(tmp_path: Path, engine: Engine) -> None:
+    """Clients ask all the while that the file is loaded again and again."""
+    images = numbers(engine, 1)
+    expected = engine.explain(images, "gradcam", targets=3, size="map").maps
+    inputs = [tensor(images)]
+    body = {"inputs": inputs, "parameters": {"method": "gradcam", "targets": 3, "size": "map"}}
+    answers: list[Any] = []
+    file = tmp_path / "model.onnx"
+    file.write_bytes(model_path().read_bytes())
+    with serve(tmp_path, str(file), "--model-control", "explicit", "--no-request-log") as one:
+        enough = threading.Event()
+
+        def ask() -> None:
+            while not enough.is_set():
+                answers.append(one.ask("/v2/models/model/infer", body))
+
+        clients = [threading.Thread(target=ask) for _ in range(3)]
+        for client in clients:
+            client.start()
+        for _ in range(3):
+            assert one.ask("/v2/repository/models/model/load", b"").json == {"name": "model", "load": True}
         file.write_bytes(b"no model")
         assert one.ask("/v2/repository/models/model/load", b"").status == 503
         assert one.ask("/v2/models/model/ready").status == 200  # the engine before it is still at work
-        one.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: one.ask("/v2/health/ready").status == 503)
-        assert one.ask("/v1/models/model:explain", {"instances": [{"b64": SCENE64}]}).status == 503
-        thread.join(200)
-        assert answers[0].status == 200, answers[0].body
-        assert one.process.wait(100) == 0
+        enough.set()
+        for client in clients:
+            client.join()
+    assert len(answers) >= 3
+    for answer in answers:
+        assert answer.status == 200, answer.body
+        maps = next(output for output in answer.json["outputs"] if output["name"] == "saliency")
+        np.testing.assert_allclose(np.reshape(maps["data"], maps["shape"]), expected, **CLOSE)
 
 
 def ask_grpc(client: Any, engine: Engine) -> Any:
     images = numbers(engine, 1)
     asked = grpcclient.InferInput("images", list(images.shape), "FP32")
     asked.set_data_from_numpy(images)
-    return client.infer("model", [asked])
+    return client.infer("default", [asked])
