@@ -98,7 +98,7 @@ def prepare_batch(
     What lies on a device is not looked at, for that would be to wait for it.
 
     Args:
-        batch: What a caller passed.
+        batch: What a caller passed; a batch that was prepared before is left as it is.
         interface: What the model takes.
         preprocessing: How images become that, where it is known.
         device: Where the engine computes.
@@ -108,6 +108,9 @@ def prepare_batch(
         InputError: Wrong type, shape or size, an empty batch, or values that are not finite.
         ImageError: An image cannot be read.
     """
+    if isinstance(batch, PreparedBatch):
+        check_shape(batch.images, interface)
+        return batch
     refuse_views(batch, "the batch")
     if isinstance(batch, (str, os.PathLike, Image.Image)) or is_stream(batch):
         batch = [batch]

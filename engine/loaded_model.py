@@ -135,7 +135,7 @@ class LoadedModel:
         """A batch read, checked and put where the engine computes, for one or more later questions about it.
 
         Args:
-            batch: What `predict` and `explain` take; they take what comes back in its place.
+            batch: What `predict` and `explain` take; of this engine, they take what comes back in its place.
 
         Raises:
             InputError: A batch this model cannot take.
@@ -151,8 +151,6 @@ class LoadedModel:
 
     def _prepared(self, batch: Any) -> PreparedBatch:
         """A batch as the model takes it, where the engine computes."""
-        if isinstance(batch, PreparedBatch):
-            return batch
         return prepare_batch(batch, self.interface, self.preprocessing, self.device, self._expected_levels())
 
     def _expected_levels(self) -> tuple[float, float] | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 import camrt
 from camrt.engine.arrays import to_numpy
-from camrt.engine.batch import resolve_map_size
+from camrt.engine.batch import join_batches, resolve_map_size
 from camrt.engine.device import NUMPY_DEVICE
 from camrt.engine.targets import make_target_chooser, parse_targets
 from camrt.errors import CamrtError, InputError, TargetError
@@ -245,3 +246,33 @@ def test_nothing_is_run_for_a_wrong_question(engine: camrt.Engine, monkeypatch: 
     for wrong in ({"size": "large"}, {"targets": 9}, {"method": "nonsense"}, {"definition": "nonsense"}):
         with pytest.raises(CamrtError):
             engine.explain(good(), **{"method": "score", **wrong})
+
+
+# ---------------------------------------------------------------- prepared batches
+
+
+def test_a_prepared_batch_answers_as_the_batch_does(imaged: camrt.Engine) -> None:
+    picture = Image.fromarray(np.arange(135, dtype=np.uint8).reshape(5, 9, 3))
+    for given in (good(), [picture, picture]):
+        prepared = imaged.prepare(given)
+        assert np.array_equal(imaged.predict(prepared), imaged.predict(given))
+        found, expected = imaged.explain(prepared, "pixab"), imaged.explain(given, "pixab")
+        assert np.array_equal(found.maps, expected.maps)
+        assert (found.views is None) == (expected.views is None)
+
+
+def test_what_cannot_be_prepared(engine: camrt.Engine) -> None:
+    with pytest.raises(InputError, match="NaN or infinity in image 1"):
+        engine.prepare(with_value(np.nan, 1))
+    other = replace(engine.prepare(good()), images=good()[:, :, :4])
+    with pytest.raises(InputError, match="images of height 5"):
+        engine.predict(other)
+
+
+def test_prepared_batches_are_joined(imaged: camrt.Engine) -> None:
+    picture = Image.fromarray(np.arange(135, dtype=np.uint8).reshape(5, 9, 3))
+    joined = join_batches([imaged.prepare(picture), imaged.prepare([picture, picture])])
+    for item in fields(joined):
+        held = getattr(joined, item.name)
+        assert item.name in {"to_caller", "nan_rows"} or len(held) == 3, item.name
+    assert join_batches([imaged.prepare(good()), imaged.prepare(good(1))]).views is None

@@ -400,7 +400,8 @@ def test_errors_are_those_of_a_call(engine) -> None:
 # ---------------------------------------------------------------- all of it at once
 
 
-def test_good_and_bad_cancelled_and_late_requests(engine, gate) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_good_and_bad_cancelled_and_late_requests(engine, gate, workers: int) -> None:
     """No answer is lost, wrong or given twice."""
     gate.refuse = lambda rows: bool((rows.reshape(len(rows), -1)[:, 0] == MARK).any())
     kinds = ["pixab", "cam", "gradcam", "predict", "rise", "broken", "class", "late", "cancelled"]
@@ -439,7 +440,7 @@ def test_good_and_bad_cancelled_and_late_requests(engine, gate) -> None:
             if rng.random() < 0.5:
                 wait([future], SECONDS)
 
-    with Scheduler(engine, max_batch=8, queue=500, observer=seen) as scheduler:
+    with Scheduler(engine, max_batch=8, queue=500, workers=workers, observer=seen) as scheduler:
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
