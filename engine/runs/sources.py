@@ -5,23 +5,26 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from camrt.engine.images.read import find_images
 from camrt.engine.runs.addresses import find_remote, is_remote
+from camrt.engine.runs.decoding import read_ahead
 from camrt.engine.runs.items import ImageItem, failed_item
 from camrt.engine.runs.path_lists import LIST_SUFFIXES, ListError, read_paths
 from camrt.engine.runs.tar_archives import ARCHIVE_SUFFIXES, SEPARATOR, find_members
 from camrt.errors import ImageError, InputError
 from camrt.export.io.file_kinds import describe_missing
 
-__all__ = ["Source", "count_items", "find_address", "find_items"]
+__all__ = ["Source", "find_address", "find_items", "list_ahead", "lists_quickly"]
 
 Source = str | os.PathLike[str]
 """A file, folder, pattern, list of paths, tar archive, or an address such as s3://bucket/folder."""
 
 MAX_LISTS = 8  # lists that name lists
+MOST_LISTED = 1_000_000  # paths that are held before they are taken
 
 
 def find_items(
@@ -49,7 +52,7 @@ def find_items(
         MissingExtraError: A library that an address or a table needs is not installed.
     """
     for source in check_sources(sources):
-        yield from _find(source, column, on_results, 0)
+        yield from map(to_item, _find(source, column, on_results, 0))
 
 
 def check_sources(sources: Source | Iterable[Source]) -> list[str]:
@@ -74,23 +77,46 @@ def check_sources(sources: Source | Iterable[Source]) -> list[str]:
     return found
 
 
-def count_items(sources: Iterable[Source], stopped: Callable[[], bool]) -> int | None:
-    """How many images some sources have; None where only a network or an archive knows, or it was stopped."""
-    total = 0
-    for given in sources:
-        source = os.fspath(given)
-        if is_remote(source) or PurePosixPath(source).suffix.lower() in (LIST_SUFFIXES | ARCHIVE_SUFFIXES):
-            return None
-        for _ in _find_local(source, None):
-            if stopped():
-                return None
-            total += 1
-    return total
+def lists_quickly(sources: Iterable[Source]) -> bool:
+    """Whether `list_ahead` would read no network, list or archive to list the images."""
+    return not any(
+        is_remote(source) or PurePosixPath(source).suffix.lower() in LIST_SUFFIXES | ARCHIVE_SUFFIXES
+        for source in (os.fspath(given) for given in sources)
+    )
+
+
+@contextmanager
+def list_ahead(
+    sources: Source | Iterable[Source],
+    *,
+    on_total: Callable[[int], None],
+    on_results: Callable[[Path, int], None] | None = None,
+) -> Iterator[Iterator[ImageItem]]:
+    """The images of some sources, as `find_items` gives them, listed ahead by a thread of its own.
+
+    Args:
+        sources: Them.
+        on_total: Called with how many images there are, once that is known: at most a million of them are
+            listed before they are taken.
+        on_results: See `find_items`.
+    """
+
+    def find() -> Iterator[ImageItem | str | Callable[[], ImageItem | str]]:
+        count = 0
+        for source in check_sources(sources):
+            for found in _find(source, None, on_results, 0):
+                count += 1
+                yield found
+        on_total(count)
+
+    with read_ahead(find(), threads=1, ahead=MOST_LISTED) as listed:
+        yield map(to_item, listed)
 
 
 def _find(
     source: str, column: str | None, on_results: Callable[[Path, int], None] | None, depth: int
-) -> Iterator[ImageItem]:
+) -> Iterator[ImageItem | str]:
+    """The images of a source; of those that are files here, the paths."""
     suffix = PurePosixPath(source).suffix.lower()
     if suffix in LIST_SUFFIXES and (is_remote(source) or Path(source).is_file()):
         if depth == MAX_LISTS:
@@ -115,7 +141,7 @@ def _find(
         yield from _find_local(source, on_results)
 
 
-def _find_local(source: str, on_results: Callable[[Path, int], None] | None) -> Iterator[ImageItem]:
+def _find_local(source: str, on_results: Callable[[Path, int], None] | None) -> Iterator[ImageItem | str]:
     path = Path(source)
     if not os.path.lexists(path):
         found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207  # absolute ones too
@@ -130,12 +156,12 @@ def _find_local(source: str, on_results: Callable[[Path, int], None] | None) -> 
             yield from _find_local(one, on_results)
         return
     if not path.is_dir():
-        yield local_item(path)
+        yield str(path)
         return
     errors: list[ImageError] = []
     for image in find_images([path], on_error=errors.append, on_results=on_results):
         yield from _failures(source, errors)
-        yield local_item(image)
+        yield str(image)
     yield from _failures(source, errors)
 
 
@@ -167,6 +193,11 @@ def find_address(address: str) -> ImageItem:
 
 def _find_remote_or_local(address: str) -> Iterator[ImageItem]:
     return find_remote(address, exact=True) if is_remote(address) else iter([local_item(Path(address))])
+
+
+def to_item(found: ImageItem | str) -> ImageItem:
+    """An image that was found."""
+    return local_item(Path(found)) if isinstance(found, str) else found
 
 
 def local_item(path: Path) -> ImageItem:

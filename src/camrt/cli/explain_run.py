@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from camrt.engine.runs.actors import Cluster
 from camrt.engine.runs.job import RESULT_KINDS, ResultKind
 from camrt.engine.runs.on_ray import explain_on_ray
 from camrt.engine.runs.run import RunSummary, explain_run
-from camrt.engine.runs.sources import count_items, find_items
+from camrt.engine.runs.sources import find_items, list_ahead, lists_quickly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,8 +60,12 @@ class _Printer:
         self._flagged = 0
         self._failed = 0
         self._show: ShowProgress | None = None
-        self.total: int | None = None
+        self._total: int | None = None
         self.picture: Path | None = None  # the first that was written
+
+    def set_total(self, images: int) -> None:
+        """There are so many images."""
+        self._total = images
 
     def failed(self, error: str) -> None:
         self._failed += 1
@@ -91,7 +94,7 @@ class _Printer:
 
     def progress(self, summary: RunSummary) -> None:
         if self._show is not None:
-            total = None if self.total is None else self.total - summary.kept
+            total = None if self._total is None else self._total - summary.kept
             self._show(summary.done - summary.kept, total, note=describe(summary))
 
     @contextmanager
@@ -100,7 +103,7 @@ class _Printer:
         if self._quiet:
             yield
             return
-        with progress_bar("explaining", total=self.total, on=self._console) as show:
+        with progress_bar("explaining", total=self._total, on=self._console) as show:
             self._show = show
             yield
 
@@ -172,33 +175,22 @@ def explain_sources(
     # One console, or the progress bar would be written over.
     results = errors if sys.stdout.isatty() and sys.stderr.isatty() else make_console()
     printer = _Printer(job, errors, results, quiet=quiet)
-    items = find_items(sources, column=column, on_results=partial(print_left_out, on=errors))
-    if cluster is not None:  # whose progress Ray shows
-        summary = explain_on_ray(job, cluster, items, printer, resume=resume, overwrite=overwrite)
-    else:
-        with nullcontext() if quiet else counting(sources, printer), printer.bar():
+    on_results = partial(print_left_out, on=errors)
+    with ExitStack() as stack:
+        if quiet or cluster is not None or not lists_quickly(sources):
+            items = find_items(sources, column=column, on_results=on_results)
+        else:
+            listing = list_ahead(sources, on_total=printer.set_total, on_results=on_results)
+            items = stack.enter_context(listing)
+        if cluster is not None:  # whose progress Ray shows
+            summary = explain_on_ray(job, cluster, items, printer, resume=resume, overwrite=overwrite)
+        else:
+            stack.enter_context(printer.bar())
             summary = explain_run(job, items, printer, resume=resume, overwrite=overwrite)
     printer.end()
     if not quiet:
         print_summary(job, summary, results)
     return Outcome(summary.failed + summary.undrawn, printer.picture)
-
-
-@contextmanager
-def counting(sources: Sequence[str], printer: _Printer) -> Iterator[None]:
-    """Counts the images beside the run, where that needs no network."""
-    stopped = threading.Event()
-
-    def count() -> None:
-        printer.total = count_items(sources, stopped.is_set)
-
-    thread = threading.Thread(target=count, name="camrt-count", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 def print_summary(job: ExplainJob, summary: RunSummary, console: Console) -> None:

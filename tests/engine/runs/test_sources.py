@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,8 @@ from PIL import Image
 
 from camrt.engine.images.read import read_image
 from camrt.engine.runs import items as items_module
-from camrt.engine.runs.sources import count_items, find_address, find_items
+from camrt.engine.runs import sources as sources_module
+from camrt.engine.runs.sources import find_address, find_items, list_ahead, lists_quickly
 from camrt.errors import ImageError, InputError
 
 fsspec = pytest.importorskip("fsspec")
@@ -60,9 +63,40 @@ def test_files_folders_and_patterns(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert shades("photos/**/*.png") == [1, 2, 0]
     assert shades("photos/[ab].png") == [0]
     assert [item.address for item in find_items("photos/a")] == ["photos/a/c.png", "photos/a/d.png"]
-    assert count_items(["photos", "photos/b.png"], lambda: False) == 4
-    assert count_items(["photos"], lambda: True) is None
-    assert count_items(["s3://bucket"], lambda: False) is None
+    for sources, quickly in (["photos"], True), (["s3://bucket"], False), (["photos", "list.txt"], False):
+        assert lists_quickly(sources) == quickly
+
+
+def test_listing_ahead_lists_once_and_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    listed: list[str] = []
+    scan = os.scandir
+
+    def scandir(place: Any = ".") -> Any:
+        listed.append(str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    totals: list[int] = []
+    with list_ahead(["photos", "gone.png"], on_total=totals.append) as found:
+        items = list(found)
+    assert totals == [4]
+    assert sorted(listed) == ["photos", "photos/a"]
+    assert [item.address for item in items[:3]] == [item.address for item in find_items("photos")]
+    assert items[3].error == "gone.png: no such file or folder"
+
+
+def test_listing_ahead_ends_with_its_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "MOST_LISTED", 1)
+    totals: list[int] = []
+    with list_ahead(folder / "photos", on_total=totals.append) as found:
+        assert next(found).address.endswith("c.png")
+    assert totals == []
+    with (
+        pytest.raises(InputError, match="the list of them is empty"),
+        list_ahead([], on_total=totals.append) as found,
+    ):
+        next(found)
 
 
 def test_a_file_whose_name_is_a_pattern(tmp_path: Path) -> None:
