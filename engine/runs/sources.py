@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from camrt.engine.images.read import find_images
 from camrt.engine.runs.addresses import find_remote, is_remote
-from camrt.engine.runs.decoding import read_ahead
+from camrt.engine.runs.decoding import Reading, read_ahead
 from camrt.engine.runs.items import ImageItem, failed_item
 from camrt.engine.runs.path_lists import LIST_SUFFIXES, ListError, read_paths
 from camrt.engine.runs.tar_archives import ARCHIVE_SUFFIXES, SEPARATOR, find_members
@@ -109,7 +109,9 @@ def list_ahead(
                 yield found
         on_total(count)
 
-    with read_ahead(find(), threads=1, ahead=MOST_LISTED) as listed:
+    listing: AbstractContextManager[Reading[ImageItem | str]]
+    listing = read_ahead(find(), threads=1, ahead=MOST_LISTED)
+    with listing as listed:
         yield map(to_item, listed)
 
 
