@@ -132,4 +132,5 @@ class KServeModel(kserve.Model):  # type: ignore[misc]  # kserve has no types
             outputs = predicted_outputs(prepared.parsed, answered.found, engine.probabilities)
         else:
             outputs = explained_outputs(prepared.parsed, answered.found.numpy())
+        self._limits.check_answer("outputs", sum(array.nbytes for array in outputs.values()), 1)
         return prepared.call.encode(prepared.asked, outputs, self.name, prepared.loaded.version)

@@ -16,7 +16,7 @@ class ServingLimits:
 
     Attributes:
         payload: Bytes of a request.
-        answer: Bytes of the maps that a request asks for.
+        answer: Bytes of the arrays and drawings of an answer.
         images: Images a request.
         pixels: Pixels of an encoded picture.
         requests: Requests that are in the service at once, from the first byte read to the last one written.
@@ -53,15 +53,20 @@ class ServingLimits:
         if count > self.images:
             raise TooLargeError(f"inputs.images: {count} images, at most {self.images} go in one request")
 
-    def check_answer(self, images: int, targets: int, size: tuple[int, int], item_bytes: int) -> None:
-        """Refuses to make maps that are more than an answer holds.
+    def check_answer(self, field: str, count: int, item_bytes: int) -> None:
+        """Refuses to make more than an answer holds.
+
+        Args:
+            field: The part of the request that asks for it.
+            count: How many numbers it would be.
+            item_bytes: Bytes of each.
 
         Raises:
-            TooLargeError: They are.
+            TooLargeError: It is more.
         """
-        if images * targets * size[0] * size[1] * item_bytes > self.answer:
+        if count * item_bytes > self.answer:
             raise TooLargeError(
-                f"parameters.size: {images} x {targets} maps of {size[0]}x{size[1]} are more than "
-                f"{human_bytes(self.answer)}, the most that is answered at once: ask for fewer classes or "
-                "smaller maps"
+                f"{field}: {human_bytes(count * item_bytes)} of answers are more than "
+                f"{human_bytes(self.answer)}, the most that is answered at once: ask for fewer images, fewer "
+                "classes or smaller maps"
             )

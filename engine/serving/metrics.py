@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from camrt.engine.passes import PassCounts
 
-__all__ = ["IN_FLIGHT", "READY", "RELOADS", "REQUESTS", "ModelMetrics"]
+__all__ = ["IN_FLIGHT", "LOADS", "READY", "REQUESTS", "ModelMetrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -21,7 +21,7 @@ REQUESTS = Counter(
 )
 IN_FLIGHT = Gauge("camrt_requests_in_flight", "Requests that are in the service.")
 READY = Gauge("camrt_model_ready", "Whether a model can be asked.", ("model",))
-RELOADS = Counter("camrt_model_reloads", "Times a model's file was loaded again.", ("model", "result"))
+LOADS = Counter("camrt_model_loads", "Times a model's file was loaded.", ("model", "result"))
 _PASSES = Counter("camrt_passes", "Images, or altered activations, that were run.", ("model", "kind"))
 _ROWS_RUN = Histogram("camrt_batch_rows", "Rows that were run at once.", ("model",), buckets=_ROWS)
 _FILL = Histogram(

@@ -64,4 +64,8 @@ def check_arguments(
         check_fusion(parsed.fuse)
     with naming("parameters.dtype"):
         output = check_map_output(parsed.dtype, None, batch.images, count, engine.device)
-    limits.check_answer(count, each, size, 2 if output.kind == "float16" else 4)
+    item_bytes = 2 if output.kind == "float16" else 4
+    limits.check_answer("parameters.size", count * each * size[0] * size[1], item_bytes)
+    if "overlay" in parsed.outputs:
+        pixels = sum(framing.size[0] * framing.size[1] for framing in batch.framings or ())
+        limits.check_answer("outputs.overlay", each * pixels, 3)

@@ -11,7 +11,7 @@ from typing import Any
 
 from camrt.engine.engine import Engine
 from camrt.engine.serving.errors import NotReadyError
-from camrt.engine.serving.metrics import READY, RELOADS
+from camrt.engine.serving.metrics import LOADS, READY
 from camrt.engine.serving.scheduler import Scheduler
 from camrt.errors import CamrtError
 
@@ -99,12 +99,12 @@ class ServedModel:
                 engine = self._load(self.path)
             except (CamrtError, OSError) as error:
                 self.failure = str(error)
-                RELOADS.labels(self.name, "failed").inc()
+                LOADS.labels(self.name, "failed").inc()
                 raise
             self._at_work = LoadedFile(engine, self._schedule(self.name, engine), engine.sha256[:12])
             self.failure = None
             READY.labels(self.name).set(1)
-            RELOADS.labels(self.name, "loaded").inc()
+            LOADS.labels(self.name, "loaded").inc()
         if before is not None:
             self._retire(before)
 

@@ -17,6 +17,7 @@ import yaml
 from markdown_it import MarkdownIt
 from PIL import Image
 
+import camrt
 from camrt.cli.main import app
 from camrt.default import model_path, scene_path
 from helpers.served import Served, serve
@@ -76,7 +77,7 @@ def test_curl(served: Served) -> None:
         run(served, ["bash", "-euo", "pipefail", "-c"], block) for block in fenced("bash")
     )
     assert health.startswith('{"ready":true}')
-    assert "'cat'" in first
+    assert camrt.load("default").explain(scene_path()).label(0) in first
     with Image.open(served.log.parent / "overlay.png") as drawn:
         assert drawn.format == "PNG"
     names = [output["name"] for output in json.loads(second)["outputs"]]
@@ -86,7 +87,7 @@ def test_curl(served: Served) -> None:
 @pytest.mark.skipif(find_spec("tritonclient") is None, reason="tritonclient is not installed")
 def test_triton_clients(served: Served) -> None:
     over_http, over_grpc = (run(served, [sys.executable, "-c"], block) for block in fenced("python"))
-    assert "b'cat'" in over_http
+    assert f"b'{camrt.load('default').explain(scene_path()).label(0)}'" in over_http
     assert "(1, 3, 128, 128)" in over_http
     assert over_grpc == "(2, 128, 128)\n"
 

@@ -98,7 +98,7 @@ def test_images_and_answers_are_limited(served: ServedModel) -> None:
         parse_request(asked(), ServingLimits(images=1))
     few = ServingLimits(answer=2 * 8 * 8 * 4)
     make_request(engine, parse_request(asked(), few), few, deadline=None, client="")
-    with pytest.raises(TooLargeError, match=r"parameters.size: 2 x 2 maps of 8x8"):
+    with pytest.raises(TooLargeError, match=r"parameters.size: 1.0 KiB of answers are more than 512 bytes"):
         make_request(engine, parse_request(asked(top_k=2), few), few, deadline=None, client="")
     half = parse_request(asked(top_k=2, dtype="float16"), few)
     make_request(engine, half, few, deadline=None, client="")

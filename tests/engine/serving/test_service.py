@@ -189,7 +189,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, int]] = {
     "top_k": ({"parameters": {"top_k": 0}}, "parameters.top_k: top_k=0 must be", 400),
     "both": ({"parameters": {"top_k": 1, "targets": 1}}, "targets: give targets= or top_k=", 400),
     "size": ({"parameters": {"size": "0x5"}}, "parameters.size: size=(0, 5) must be", 400),
-    "large": ({"parameters": {"size": "10000x10000", "top_k": 33}}, "parameters.size: 1 x 33 maps", 413),
+    "large": (
+        {"parameters": {"size": "10000x10000", "top_k": 33}},
+        "parameters.size: 12.3 GiB of answers",
+        413,
+    ),
     "fuse": ({"parameters": {"fuse": "least"}}, "parameters.fuse: fuse='least' must be", 400),
     "dtype": ({"parameters": {"dtype": "int8"}}, "parameters.dtype: dtype='int8' must be", 400),
     "timeout": ({"parameters": {"timeout": -1}}, "parameters.timeout: -1 must be", 400),
