@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from camrt.engine.run_folder import RunFolder
 from camrt.errors import DataError, InputError
 from camrt.evaluation.suite.measurement import Measurements
+from camrt.evaluation.suite.report.figures import FIGURES
 from camrt.evaluation.suite.tables import TABLES, join_parquet, read_tables, write_parquet
 from camrt.export.io.atomic_files import write_atomic
 
@@ -27,7 +28,8 @@ __all__ = [
 RESULTS = "results.json"
 BLOCKS_FOLDER = "parts"
 BLOCK_FILES = (*(f"{table}.parquet" for table in TABLES), "note.json")
-FILES = (*(f"{table}.parquet" for table in TABLES), "table.md", "report.html", RESULTS)
+REPORT_FILES = ("table.md", "table.csv", "table.tex", "report.html", *FIGURES)
+FILES = (*(f"{table}.parquet" for table in TABLES), *REPORT_FILES, RESULTS)
 
 FileHashes = list[list[str | None]]
 """Names of files with hashes of their contents."""

@@ -85,13 +85,17 @@ def test_a_report_of_odd_names(tmp_path: Path) -> None:
     settings = Settings(step=400)
     for name in ("one", "two"):
         evaluate(engine, folder, methods, ["drop", "deletion"], settings=settings, out=tmp_path / name)
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    for path in (tmp_path / "one").rglob("*.*"):
+        other = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert path.read_bytes() == other.read_bytes(), path.name
     table = (tmp_path / "one" / "table.md").read_text(encoding="utf-8")
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(methods) + 1
     page = (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 1  # our own
+    table = (tmp_path / "one" / "table.tex").read_text(encoding="utf-8")
+    assert r"\$a|\_<script> & " in table
+    assert (tmp_path / "one" / "table.csv").read_text(encoding="utf-8").splitlines()[2].startswith("_b ,")
     assert "$a|_&lt;script&gt;" in page
     results = json.loads((tmp_path / "one" / "results.json").read_bytes())
     assert results["images"]["measured"] == 3

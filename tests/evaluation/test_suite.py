@@ -328,12 +328,16 @@ def test_the_same_seed_gives_the_same_bytes(engine: Any, folder: Path, tmp_path:
     settings = Settings(step=200, limit=9, seed=3)
     for name in ("one", "two"):
         evaluate(engine, folder, METHODS, settings=settings, out=tmp_path / name)
-    for path in sorted((tmp_path / "one").iterdir()):
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    for path in sorted((tmp_path / "one").rglob("*.*")):
+        other = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert path.read_bytes() == other.read_bytes(), path.name
     tables = {"maps.parquet", "objects.parquet", "images.parquet"}
     written = {path.name for path in (tmp_path / "one").iterdir()}
     notes = {"run.json", "written.jsonl"}
-    assert written == tables | notes | {"report.html", "results.json", "table.md"}
+    texts = {"report.html", "results.json", "table.md", "table.csv", "table.tex", "figures"}
+    assert written == tables | notes | texts
+    figures = {path.name for path in (tmp_path / "one" / "figures").iterdir()}
+    assert {"deletion.pdf", "insertion.pdf", "maps.pdf"} <= figures
     results = json.loads((tmp_path / "one" / "results.json").read_text())
     assert results["images"]["drawn"] == 9
     assert results["model"]["sha256"] == engine.sha256
@@ -399,8 +403,8 @@ def test_a_run_that_is_killed_goes_on_and_ends_the_same(engine: Any, folder: Pat
         resume=True,
         progress=told,
     )
-    for path in sorted(whole.iterdir()):
-        assert path.read_bytes() == (killed / path.name).read_bytes(), path.name
+    for path in sorted(whole.rglob("*.*")):
+        assert path.read_bytes() == (killed / path.relative_to(whole)).read_bytes(), path.name
     assert not (killed / "parts").exists()
     again = evaluate(
         loaded, folder, ["pixab", "gradcam"], settings=Settings(step=150), out=killed, resume=True
@@ -540,7 +544,7 @@ def test_the_command_line_writes_a_report(engine: Any, folder: Path, tmp_path: P
     assert "not measured: pxap: no image has masks" in run.output
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 5
-    assert page.count("data:image/jpeg;base64,") == 3 * 3
+    assert page.count("data:image/jpeg;base64,") == 3 * (1 + 2 * 2)
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )

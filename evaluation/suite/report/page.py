@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from PIL import Image
 
 from camrt.engine.extras import import_extra
 from camrt.engine.printable import replace_unprintable
 from camrt.evaluation.suite.measurement import CENTRE_BASELINE
 from camrt.evaluation.suite.metric_registry import METRICS, title_of_left_out
-from camrt.evaluation.suite.report.drawings import draw_curves, draw_examples
+from camrt.evaluation.suite.report.examples import Example
 from camrt.evaluation.suite.report.table import (
     build_columns,
     describe_counts,
@@ -27,11 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["make_environment", "render_page"]
 
 
-def render_page(evaluation: Evaluation) -> str:
+def render_page(evaluation: Evaluation, curves: Sequence[str], examples: Sequence[Example]) -> str:
     """The page; the same evaluation gives the same text.
 
+    Args:
+        evaluation: What was measured.
+        curves: Drawings in SVG.
+        examples: Images with their maps.
+
     Raises:
-        MissingExtraError: Jinja2 or matplotlib is not installed.
+        MissingExtraError: Jinja2 is not installed.
     """
     results = evaluation.results
     methods, columns = build_columns(results)
@@ -45,9 +52,9 @@ def render_page(evaluation: Evaluation) -> str:
             methods=methods,
             columns=columns,
             remarks=_remarks(results),
-            curves=_draw_all_curves(results),
+            curves=curves,
             removal=removal_rows(results),
-            examples=draw_examples(evaluation),
+            examples=examples,
             metrics=METRICS,
             results=results,
         )
@@ -58,7 +65,7 @@ def render_page(evaluation: Evaluation) -> str:
 def make_environment() -> Any:
     """What templates of HTML are rendered by: whatever is put in is escaped, and printable."""
     jinja2 = import_extra("jinja2")
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         autoescape=True,
         finalize=_to_printable,
         undefined=jinja2.StrictUndefined,
@@ -66,6 +73,8 @@ def make_environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["data_url"] = _to_data_url
+    return environment
 
 
 def _to_printable(value: Any) -> Any:
@@ -98,37 +107,14 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
             f"{CENTRE_BASELINE} is a Gaussian in the middle of every image: a map that ignores the image."
         )
     lines.append(
-        "± is the standard error of the mean; arrows point to the better side. The best is bold on green; "
-        "pale green marks what is behind it by less than two standard errors of the paired difference."
+        "± is the standard error of the mean; arrows point to the better side. The best is bold on green "
+        "where some method is clearly behind it; pale green marks what is behind it by less than two "
+        "standard errors of the paired difference. A click on a column's title sorts by it."
     )
     return lines
 
 
-def _draw_all_curves(results: Mapping[str, Any]) -> list[str]:
-    drawings = []
-    figures = results["figures"]
-    shares = results["settings"]["road"]
-    for name, x, given in (
-        ("deletion", "share of pixels set to zero", None),
-        ("insertion", "share of pixels put in", None),
-        ("roadmorf", "share of pixels imputed", shares),
-        ("roadlerf", "share of pixels imputed", shares),
-    ):
-        lines = {
-            method: found[name]["curve"]
-            for method, found in figures.items()
-            if found.get(name, {}).get("curve")
-        }
-        if lines:
-            places = given or np.linspace(0, 1, len(next(iter(lines.values())))).tolist()
-            title = METRICS[name].title
-            drawings.append(draw_curves(title[0].upper() + title[1:], lines, places, x, "probability"))
-    shares = {
-        method: [entry["ratio"] for entry in found["removal"]["shares"]]
-        for method, found in figures.items()
-        if found.get("removal")
-    }
-    if shares:
-        places = list(results["settings"]["shares"])
-        drawings.append(draw_curves("Remove and classify", shares, places, "share of pixels erased", "R"))
-    return drawings
+def _to_data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=85, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

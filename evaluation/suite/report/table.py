@@ -29,13 +29,17 @@ class ReportCell:
 
     Attributes:
         text: The figure.
-        best: Whether none is better.
-        is_tied: Whether it is not clearly behind the best.
+        best: Whether none is better, and some method is clearly behind it.
+        is_tied: Whether it is not clearly behind such a best one.
+        value: The figure as a number, if there is one.
+        error: Its standard error, if it has one.
     """
 
     text: str
     best: bool = False
     is_tied: bool = False
+    value: float | None = None
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,14 @@ class ReportColumn:
     """One metric over all methods.
 
     Attributes:
+        name: Of the metric.
         title: With an arrow to the better side.
         cells: One a method.
         counted: How many maps each figure is of, as text.
         remark: What did not count, or nothing.
     """
 
+    name: str
     title: str
     cells: tuple[ReportCell, ...]
     counted: str
@@ -75,13 +81,24 @@ def _column(name: str, found: Sequence[Mapping[str, Any] | None], methods: Seque
         if value is not None and method != CENTRE_BASELINE
     ]
     best = (max(rivals) if metric.better == "higher" else min(rivals)) if len(rivals) > 1 else None
+    level = [
+        figure is not None and "behind" in figure and value != best and not is_clearly_behind(figure)
+        for figure, value in zip(found, values, strict=True)
+    ]
+    # Where nobody is clearly behind, nobody is ahead.
+    ahead = any(
+        value is not None and value != best and not tied and method != CENTRE_BASELINE
+        for value, tied, method in zip(values, level, methods, strict=True)
+    )
     cells = tuple(
         ReportCell(
             _text(metric.digits, figure),
-            value is not None and value == best and method != CENTRE_BASELINE,
-            figure is not None and "behind" in figure and value != best and not is_clearly_behind(figure),
+            ahead and value is not None and value == best and method != CENTRE_BASELINE,
+            ahead and tied,
+            value,
+            None if figure is None else figure.get("error"),
         )
-        for figure, value, method in zip(found, values, methods, strict=True)
+        for figure, value, tied, method in zip(found, values, level, methods, strict=True)
     )
     numbers = {figure["counted"] for figure in found if figure is not None}
     undefined = {
@@ -91,7 +108,9 @@ def _column(name: str, found: Sequence[Mapping[str, Any] | None], methods: Seque
     }
     counted = " to ".join(str(number) for number in sorted({min(numbers), max(numbers)})) if numbers else "0"
     remark = ", ".join(f"{method}: {count} undefined, left out" for method, count in undefined.items())
-    return ReportColumn(f"{metric.title} {'↑' if metric.better == 'higher' else '↓'}", cells, counted, remark)
+    return ReportColumn(
+        name, f"{metric.title} {'↑' if metric.better == 'higher' else '↓'}", cells, counted, remark
+    )
 
 
 def _text(digits: int, figure: Mapping[str, Any] | None) -> str:
@@ -157,8 +176,9 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         f"{escape_markdown(results['data']['root'])}); accuracy {_share(images['accuracy'])} of "
         f"{images['with_label']} with a class; {images['objects']} annotated classes in "
         f"{images['with_objects']} images, on average {_share(images['object_share'])} of the image. "
-        "Arrows point to the better side; ± is the standard error of the mean; the best is bold, and ≈ marks "
-        "what is behind it by less than two standard errors of the paired difference.",
+        "Arrows point to the better side; ± is the standard error of the mean; the best is bold where some "
+        "method is clearly behind it, and ≈ marks what is behind it by less than two standard errors of the "
+        "paired difference.",
         "",
         "| method | " + " | ".join(column.title for column in found) + " |",
         "| --- |" + " --- |" * len(found),

@@ -127,8 +127,8 @@ def on_images(
 ) -> None:
     """Measure methods on annotated images: faithfulness, deletion, removal, localisation.
 
-    Writes results.json, Parquet tables, table.md and report.html. A run that was stopped goes on with
-    --resume.
+    Writes results.json, Parquet tables, report.html, table.md, .csv and .tex, and figures as PDF. A run that
+    was stopped goes on with --resume.
     """
     with report_errors(resumes=True):
         from camrt.evaluation.datasets import read_dataset

@@ -1,19 +1,16 @@
-"""The report's drawings: curves as SVG, and images with their maps."""
+"""The report's examples: images with the maps of every method."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from camrt.engine.extras import import_extra
-from camrt.engine.images.overlay import overlay
 from camrt.engine.images.read import read_image
-from camrt.engine.printable import escape_chart
+from camrt.engine.map_placement import Ground
 from camrt.errors import ImageError
 from camrt.evaluation.suite.measurement import TableRow
 from camrt.evaluation.suite.summary import rebuild_map
@@ -21,37 +18,43 @@ from camrt.evaluation.suite.summary import rebuild_map
 if TYPE_CHECKING:
     from camrt.evaluation.suite import Evaluation
 
-__all__ = ["ExampleDrawings", "choose_images", "draw_curves", "draw_examples"]
+__all__ = ["DrawnMap", "Example", "choose_images", "draw_examples"]
 
-ExampleDrawings = tuple[str, str, list[tuple[str, str]]]
-"""An image's name, what is said of it, and its drawings with their captions, as data URLs."""
+SIDE = 448  # pixels that an example has at most
 
 
-def draw_curves(
-    title: str, lines: Mapping[str, Sequence[float | None]], positions: Sequence[float], x: str, y: str
-) -> str:
-    """Curves over the same places, as SVG without a date, so that the same curves give the same bytes."""
-    matplotlib, figures = import_extra("matplotlib"), import_extra("matplotlib.figure")
-    with matplotlib.rc_context({"svg.hashsalt": "camrt", "svg.fonttype": "none", "font.size": 9}):
-        figure = figures.Figure(figsize=(5.2, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        for name, values in lines.items():
-            numbers = [np.nan if value is None else value for value in values]
-            axes.plot(
-                positions,
-                numbers,
-                label=escape_chart(name),
-                linewidth=1.4,
-                marker="o" if len(positions) < 12 else None,
-            )
-        axes.set(title=title, xlabel=x, ylabel=y)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+@dataclass(frozen=True)
+class DrawnMap:
+    """A method's map of an example.
+
+    Attributes:
+        method: The method's name.
+        caption: Its name and what was measured on the map.
+        overlay: The image with the map over it.
+        heat: The map alone.
+    """
+
+    method: str
+    caption: str
+    overlay: Image.Image
+    heat: Image.Image
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image of the report.
+
+    Attributes:
+        name: Of its file.
+        description: What the model says of it, and why it is shown.
+        image: The image, reduced.
+        maps: One a method.
+    """
+
+    name: str
+    description: str
+    image: Image.Image
+    maps: list[DrawnMap]
 
 
 def choose_images(evaluation: Evaluation) -> dict[str, str]:
@@ -72,7 +75,7 @@ def choose_images(evaluation: Evaluation) -> dict[str, str]:
     return dict.fromkeys(drawn, "drawn at random") | dict.fromkeys(most, "where the methods disagree most")
 
 
-def draw_examples(evaluation: Evaluation) -> list[ExampleDrawings]:
+def draw_examples(evaluation: Evaluation) -> list[Example]:
     """Images with the map of every method, for the class that was predicted."""
     preprocessing = evaluation.plan.engine.preprocessing
     assert preprocessing is not None  # an evaluation is not begun without it
@@ -82,14 +85,19 @@ def draw_examples(evaluation: Evaluation) -> list[ExampleDrawings]:
     shown = []
     for name, why in chosen.items():
         try:
-            view = preprocessing.view(read_image(samples[name].path))
+            whole = read_image(samples[name].path)
         except ImageError:  # it was there when it was measured
             continue
-        drawings = [("the image", _to_data_url(view))]
+        framing = preprocessing.framing((whole.height, whole.width))
+        ground = Ground(whole, framing.region).fitted(SIDE, SIDE)
+        black = Ground(Image.new("RGB", ground.image.size), ground.region)
+        maps = []
         for method, row in rows[name].items():
             saliency = rebuild_map(row, evaluation.plan, preprocessing.size)
-            drawings.append((_caption(method, row), _to_data_url(overlay(view, saliency))))
-        shown.append((name, _describe_prediction(evaluation, images[name], why), drawings))
+            heat = black.draw(saliency, {"opacity": 1.0})
+            maps.append(DrawnMap(method, _caption(method, row), ground.draw(saliency, {}), heat))
+        told = _describe_prediction(evaluation, images[name], why)
+        shown.append(Example(name, told, ground.image, maps))
     return shown
 
 
@@ -128,9 +136,3 @@ def _caption(method: str, row: Mapping[str, Any]) -> str:
     if row["flag"]:
         parts.append("no map")
     return " · ".join(parts)
-
-
-def _to_data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
