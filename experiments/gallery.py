@@ -2,8 +2,8 @@
 
     python -m experiments.gallery PHOTOGRAPHS --cnn mobilenet_v2.onnx --cnn-labels classes.txt
 
-PHOTOGRAPHS is a folder of those named in `SHOWN`, and others that the transformer learns beside them. Maps are
-kept in `--work`, and a run that was cut off goes on where it was; drawing is done again each time.
+PHOTOGRAPHS is a folder of those named in `SHOWN`, and others that the transformer learns beside them. Maps
+are kept in `--work`, and a run that was cut off goes on where it was; drawing is done again each time.
 """
 
 from __future__ import annotations
@@ -203,8 +203,11 @@ INTRODUCTION: Final = """# Gallery
 
 Every method on the same four photographs, for the class that each network predicts: MobileNetV2 (ImageNet),
 a small vision transformer that was trained for some minutes on parts of these photographs and knows nothing
-else, and the embedded CALM model. A picture shows what a map looks like and proves nothing: [which explanation to
-trust](guides/evaluation.md) is measured. A network that is not shown for a method does not admit it.
+else, and the embedded CALM model. A picture shows what a map looks like and proves nothing:
+[which explanation to trust](guides/evaluation.md) is measured. A network that is not shown for a method does
+not admit it. The photographs are CC0, from Pexels by way of the samples of
+[MAX-ResNet-50](https://github.com/IBM/MAX-ResNet-50) and
+[MAX-Inception-ResNet-v2](https://github.com/IBM/MAX-Inception-ResNet-v2).
 
 | predicted | cat | coffee | pizza | taxis |
 | --- | --- | --- | --- | --- |"""

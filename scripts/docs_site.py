@@ -122,7 +122,8 @@ def _list(marker: re.Match[str]) -> str:
         case "methods":
             kinds = {name: kind for name, kind in camrt.methods().items() if not hasattr(kind, "map_class")}
             return "\n".join(
-                f"## `{name}`\n\n::: {kind.__module__}.{kind.__name__}\n" for name, kind in kinds.items()
+                f"## `{name}`\n\n::: {kind.__module__}.{kind.__name__}\n    options:\n      members: false\n"
+                for name, kind in kinds.items()
             )
         case "kernels":
             rooms = sorted(path.parent.name for path in (ROOT / "kernels").glob("*/__init__.py"))
