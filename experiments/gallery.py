@@ -35,8 +35,8 @@ FAMILIES: Final[Mapping[str, Mapping[str, str]]] = {
         "ablation": "one channel removed",
         "vit-recipro": "one cell's tokens kept, in a transformer's last block",
         "score:passes=256": "the image seen through each channel",
-        "iscam:passes=32": "the same, integrated along the mask",
-        "sscam:passes=32:draws=8": "the same under noise",
+        "iscam:passes=16": "the same, integrated along the mask",
+        "sscam:passes=16:draws=8": "the same under noise",
     },
     "The class's own map": {"cam": "classifiers that pool", "calm": "CALM models"},
     "Gradients at a layer": {
@@ -67,10 +67,10 @@ FAMILIES: Final[Mapping[str, Mapping[str, str]]] = {
         "legrad": "what the class gains by attention",
     },
     "Masks over the image": {
-        "rise:passes=1000": "random masks",
+        "rise:passes=500": "random masks",
         "occlusion": "a window hidden",
-        "lime": "a linear model of parts",
-        "kernelshap": "Shapley values of parts",
+        "lime:passes=500": "a linear model of parts",
+        "kernelshap:passes=500": "Shapley values of parts",
         "aise": "a bell of light",
     },
     "Pixels": {

@@ -43,7 +43,7 @@ class PhotographTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, 3, 96, 96)."""
         cells = self.embed(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.token.expand(len(images), -1, -1), cells], 1) + self.places
+        tokens = torch.cat([self.token.expand(images.shape[0], -1, -1), cells], 1) + self.places
         for block in self.blocks:
             tokens = block(tokens)
         logits: Tensor = self.head(self.norm(tokens)[:, 0])
@@ -74,7 +74,7 @@ def draw_batch(
 
 
 def train_transformer(
-    photographs: Mapping[str, Image.Image], path: Path, steps: int = 500, batch: int = 32, seed: int = 0
+    photographs: Mapping[str, Image.Image], path: Path, steps: int = 400, batch: int = 32, seed: int = 0
 ) -> None:
     """Trains the transformer and writes its file, with labels and preprocessing.
 
