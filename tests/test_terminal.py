@@ -58,7 +58,7 @@ COMMANDS = {
             *("--size", "32", "--epochs", "1", "--batch-size", "2", "--set", "workers=0"),
             *("--accelerator", "cpu"),
         ),
-        ("images of 3 classes", "Epoch 0", "epoch 1 of 1: training loss", "epoch 1 was the best"),
+        ("images of 3 classes", "epochs", "/1", "epoch 1 of 1: training loss", "epoch 1 was the best"),
         ("torch", "lightning"),
     ),
     "train masked-vgg": Command(

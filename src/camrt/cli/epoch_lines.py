@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from rich.console import Console
 
+    from camrt.cli.progress import ShowProgress
+
 __all__ = ["EpochLines"]
 
 
@@ -20,17 +22,26 @@ class EpochLines(Callback):
     """Prints a line an epoch: its figures, how long it took, and how long the others will take.
 
     Args:
-        screen: Where; above Lightning's bar, if there is one.
+        screen: Where.
+        show: Is told how many epochs are done.
     """
 
-    def __init__(self, screen: Console) -> None:
+    def __init__(self, screen: Console, show: ShowProgress) -> None:
         self._screen = screen
+        self._show = show
         self._epochs = 0  # of this process
         self._begun = self._started = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The first epoch begins."""
         self._begun = self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A step is done."""
+        if trainer.is_global_zero:
+            self._show(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch is over, its validation too."""
@@ -45,11 +56,7 @@ class EpochLines(Callback):
             f"{in_words(now - self._started)}, {in_words(left)} left"
         )
         self._started = now
-        bar: Any = trainer.progress_bar_callback
-        if bar is not None:
-            bar.print(line)
-        else:
-            self._screen.print(line, markup=False, soft_wrap=True)
+        self._screen.print(line, markup=False, soft_wrap=True)
 
 
 def describe_figures(figures: dict[str, float]) -> str:

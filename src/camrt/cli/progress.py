@@ -38,7 +38,7 @@ class ShowProgress(Protocol):
 
 @contextmanager
 def progress_bar(
-    title: str, *, total: float | None = None, on: Console | None = None
+    title: str, *, total: float | None = None, on: Console | None = None, hidden: bool = False
 ) -> Iterator[ShowProgress]:
     """A bar with the time passed and left, shown while the block runs; a line a minute without a terminal.
 
@@ -48,6 +48,7 @@ def progress_bar(
         title: What is being done.
         total: How much there is to do, if it is known yet.
         on: The console for the bar, if other lines are printed on it meanwhile; else one on stderr.
+        hidden: Whether nothing is to be shown, as of a process that is one of many.
     """
     from rich.progress import (
         BarColumn,
@@ -83,10 +84,11 @@ def progress_bar(
         TextColumn("{task.fields[note]}", markup=False),
     )
     screen = make_console(stderr=True) if on is None else on
-    hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=screen, transient=True, disable=hidden, redirect_stdout=False) as bar:
+    screen.quiet = screen.quiet or hidden
+    piped = not sys.stderr.isatty()
+    with Progress(*columns, console=screen, transient=True, disable=piped, redirect_stdout=False) as bar:
         bar.add_task(strip_control(title), total=total, note="")
-        lines = ProgressLines(screen, title, total, each_minute=hidden)
+        lines = ProgressLines(screen, title, total, each_minute=piped)
 
         def show(done: float, total: float | None = None, title: str | None = None, note: str = "") -> None:
             task = bar.tasks[0].id

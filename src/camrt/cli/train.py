@@ -9,6 +9,7 @@ import typer
 
 from camrt.cli.groups import DefaultCommandGroup
 from camrt.cli.output import make_console, report_errors, strip_control
+from camrt.cli.progress import progress_bar
 from camrt.cli.train_masked import masked_vgg
 from camrt.cli.train_search import LR_RANGE, UNANNOTATED_MEASURES, check_search_options, run_search
 from camrt.errors import InputError
@@ -176,16 +177,17 @@ def train(
                 (search, lr_range, search_by), settings, (images, held), out, data, annotations, shared
             )
             return
-        found = fit(
-            settings,
-            images,
-            held,
-            out,
-            devices=int(devices) if devices.isdecimal() else devices,
-            strategy=strategy,
-            callbacks=(EpochLines(screen),),
-            **shared,
-        )
+        with progress_bar("epochs", total=settings.epochs, on=screen, hidden=not is_first_process()) as show:
+            found = fit(
+                settings,
+                images,
+                held,
+                out,
+                devices=int(devices) if devices.isdecimal() else devices,
+                strategy=strategy,
+                callbacks=(EpochLines(screen, show),),
+                **shared | {"progress": False},
+            )
         if not is_first_process():
             return
         figures = found.provenance
