@@ -216,6 +216,7 @@ LIBRARIES = (
     "captum",
     "pyarrow",
     "pandas",
+    "datasets",
     "fastapi",
     "timm",
 )

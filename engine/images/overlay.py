@@ -20,6 +20,7 @@ __all__ = ["draw_heat", "overlay"]
 _OPAQUE_FROM = 0.6  # the saliency from which on the colour has its full opacity
 _LEAST_LIGHT = 0.5  # of what is faded wholly, as a share of its own
 _OUTSIDE_LIGHT = 0.35  # of what the model did not see
+_DARK = 110  # the grey below which a line's seam is white, and above it black
 _STRIP = 1 << 20  # pixels that are drawn at once, so that a large photograph takes little memory
 _RED_GREEN_BLUE = np.array([0.299, 0.587, 0.114], np.float32)  # of grey, as Pillow and JPEG have it
 
@@ -135,13 +136,15 @@ def _contour(
     width: float,
     how: DrawingStyle,
 ) -> NDArray[np.float32]:
-    """Lines where the saliency passes a level, in a dark seam; how far a pixel is off one its slope tells."""
+    """Lines where the saliency passes a level, in a seam; how far a pixel is off one its slope tells."""
     done = _fade(pixels, how.faded)
     for level in CONTOURS if how.threshold is None else (how.threshold,):
         away = np.abs(values - level) / np.maximum(slope, 1e-6)
-        for half, colour in ((width + 1, np.zeros(3)), (width / 2, how.colours[round(255 * level)])):
+        line = how.colours[round(255 * level)].astype(np.float32)
+        seam = np.full(3, 255 if line @ _RED_GREEN_BLUE < _DARK else 0, np.float32)
+        for half, colour in ((width + 1, seam), (width / 2, line)):
             cover = how.opacity * np.clip(half + 0.5 - away, 0, 1)[..., None]
-            done += cover * (colour.astype(np.float32) - done)
+            done += cover * (colour - done)
     return done
 
 
