@@ -27,6 +27,7 @@ async function doing(what, work) {
     if (!(error instanceof PageError)) console.error(error);
     find("alert").textContent = error instanceof PageError ? error.message : `Something went wrong: ${error.message}`;
     find("alert").hidden = false;
+    find("alert").scrollIntoView({ block: "nearest" });
   } finally {
     state.running -= 1;
     busy.hidden = state.running === 0;
@@ -57,6 +58,7 @@ async function setModel(name, blob) {
 async function setPicture(picture) {
   Object.assign(state, { picture, overlay: new Overlay(picture, find("canvas")) });
   await explain(null);
+  find("frame").scrollIntoView({ block: "nearest" });
 }
 
 /** Explains a class, or the predicted one where there is none. */
@@ -72,6 +74,7 @@ async function explain(target) {
   Object.assign(state, { chosen: target ?? best, method });
   overlay.setMap(map, box);
   if (!state.names.length) state.names = listNames(find("names"), model, scores.length);
+  find("search-form").hidden = scores.length < 2;
   showClasses(find("classes"), model, probabilities, state.chosen);
   const label = model.label(state.chosen);
   const empty = map.data.every((level) => level === 0);
