@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "demo"
 
 
-def build_page(out: Path) -> None:
-    """Writes the page; skips the test where onnxruntime-web is not to be had."""
+def build_page(out: Path, model: Path | None = None) -> None:
+    """Writes the page, with a model to begin with; skips the test where onnxruntime-web is not to be had."""
     if not FOLDER.is_dir():
         pytest.skip("the tests are not beside docs/demo")
     spec = importlib.util.spec_from_file_location("demo_build", FOLDER / "build.py")
@@ -36,7 +36,7 @@ def build_page(out: Path) -> None:
     if not archive.exists() and (os.environ.get("CAMRT_REGISTRY") != "1" or shutil.which("npm") is None):
         pytest.skip("onnxruntime-web is missing: CAMRT_REGISTRY=1 allows npm to fetch it")
     try:
-        module.build(out, cache)
+        module.build(out, cache, model)
     except StorageError as error:
         if archive.exists():
             raise
