@@ -70,6 +70,11 @@ class Group:
     asker: Asker | None = None
 
     @property
+    def client(self) -> str:
+        """Whose the first of them is."""
+        return self.members[0].question.request.client
+
+    @property
     def live(self) -> list[Pending]:
         """Those that somebody waits for."""
         return [member for member in self.members if not member.future.done()]

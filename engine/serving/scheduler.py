@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 import time
@@ -95,7 +94,7 @@ class Scheduler:
         self._clients: Counter[str] = Counter()
         self._waiting: list[Group] = []
         self._open: dict[Hashable, Group] = {}
-        self._long = 0
+        self._long: Counter[str] = Counter()  # long questions at work, by client
         self._interval, self._last_answer = 0.0, time.monotonic()  # of answers, for `retry_after`
         self._draining = self._closed = False
         self._threads = ThreadPoolExecutor(queue, thread_name_prefix="camrt-requests")
@@ -234,9 +233,14 @@ class Scheduler:
                 self._threads.submit(self._answer, group)
 
     def _startable(self) -> list[Group]:
-        """Groups that may be worked on, the oldest first: all, but for so many long ones."""
-        allowed = itertools.count(self._long + 1)
-        return [group for group in self._waiting if not group.is_long or next(allowed) <= LONG_AT_ONCE]
+        """Groups that may be worked on, the oldest first: all, but for so many long ones.
+
+        Of those come first the ones of clients with the fewest at work.
+        """
+        long = [group for group in self._waiting if group.is_long]
+        long.sort(key=lambda group: self._long[group.client])
+        held_back = set(long[max(LONG_AT_ONCE - self._long.total(), 0) :])
+        return [group for group in self._waiting if group not in held_back]
 
     def _take_ready(self, now: float) -> list[Group]:
         """Groups to be worked on now: full ones, or all of them when the oldest has waited long enough.
@@ -251,7 +255,8 @@ class Scheduler:
             shape = group.members[0].question.request.batch.images.shape
             group.asker = Asker(math.prod(shape[1:]), len(group.members))
             self._runs.begin(group.asker)
-            self._long += group.is_long
+            if group.is_long:
+                self._long[group.client] += 1
         self._waiting = [group for group in self._waiting if group.asker is None]
         self._open = {kind: group for kind, group in self._open.items() if group.asker is None and group.live}
         return groups
@@ -280,7 +285,8 @@ class Scheduler:
         finally:
             self._runs.end(group.asker)
             with self._changed:
-                self._long -= group.is_long
+                if group.is_long:
+                    self._long -= Counter([group.client])  # without clients of none
                 self._changed.notify_all()
 
     def _answer_together(self, members: list[Pending], asker: Asker) -> None:

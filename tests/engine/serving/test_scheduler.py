@@ -16,6 +16,7 @@ import camrt
 from camrt.engine.methods import make_method
 from camrt.engine.passes import PassCounts
 from camrt.engine.serving.requests import ExplainRequest
+from camrt.engine.serving.run_queue import RunQueue
 from camrt.engine.serving.scheduler import Scheduler
 from camrt.errors import (
     BackendError,
@@ -64,6 +65,13 @@ def request(engine: camrt.Engine, method: Any = CAM, count: int = 1, **options: 
 def submit_together(scheduler: Scheduler, *requests: ExplainRequest) -> list[Future[Any]]:
     with scheduler._changed:
         return [scheduler.submit(one) for one in requests]
+
+
+def make_late(scheduler: Scheduler, asked: ExplainRequest) -> None:
+    """Has the deadline of a request pass now."""
+    with scheduler._changed:
+        object.__setattr__(asked, "deadline", time.monotonic())
+        scheduler._changed.notify_all()
 
 
 def wait_until(scheduler: Scheduler, condition: Any) -> None:
@@ -177,10 +185,11 @@ def test_a_long_question_does_not_hold_up_a_short_one(engine, gate) -> None:
 def test_a_deadline_within_a_long_method(engine, gate) -> None:
     with Scheduler(engine, max_batch=16) as scheduler:
         gate.close()
-        late = scheduler.submit(request(engine, RISE, deadline=time.monotonic() + 0.3))
+        asked = request(engine, RISE, deadline=time.monotonic() + 600)
+        late = scheduler.submit(asked)
         gate.wait_for(1)
-        gate.let_go(1)
-        gate.wait_for(2)
+        gate.step()
+        make_late(scheduler, asked)
         with pytest.raises(DeadlineError, match="stopped at its deadline"):
             late.result(SECONDS)  # while its run has not ended
         gate.let_go()
@@ -202,10 +211,10 @@ def test_a_deadline_that_has_passed(engine, gate) -> None:
 def test_one_that_is_late_leaves_the_others_of_its_call(engine, gate) -> None:
     with Scheduler(engine) as scheduler:
         gate.close()
-        late, other = submit_together(
-            scheduler, request(engine, deadline=time.monotonic() + 0.3), request(engine)
-        )
+        asked = request(engine, deadline=time.monotonic() + 600)
+        late, other = submit_together(scheduler, asked, request(engine))
         gate.wait_for(1)
+        make_late(scheduler, asked)
         assert isinstance(late.exception(SECONDS), DeadlineError)
         gate.let_go()
         assert other.result(SECONDS).maps.shape == (1, 6, 8)
@@ -216,8 +225,7 @@ def test_the_work_for_a_client_that_left_is_not_done(engine, gate) -> None:
         gate.close()
         left = scheduler.submit(request(engine, RISE))
         gate.wait_for(1)
-        gate.let_go(1)
-        gate.wait_for(2)
+        gate.step()
         assert left.cancel()
         wait_until(scheduler, lambda: not scheduler._long)  # its thread has ended
         gate.let_go()
@@ -272,12 +280,26 @@ def test_long_questions_at_once_are_few(engine, gate) -> None:
         gate.close()
         long = submit_together(scheduler, *(request(engine, RISE) for _ in range(9)))
         short = scheduler.submit(request(engine))
-        wait_until(scheduler, lambda: scheduler._long == 4)
+        wait_until(scheduler, lambda: scheduler._long.total() == 4)
         gate.let_go()
         short.result(SECONDS)
         wait(long, SECONDS)
-        assert scheduler._long <= 4
+        assert scheduler._long.total() <= 4
     assert all(future.exception() is None for future in long)
+
+
+def test_a_client_with_many_long_questions_does_not_hold_up_another_s(engine, gate, monkeypatch) -> None:
+    monkeypatch.setattr(RunQueue, "is_hungry", True)  # though runs wait at the gate
+    with Scheduler(engine, max_delay=0.0) as scheduler:
+        gate.close()
+        many = submit_together(scheduler, *(request(engine, RISE, client="one") for _ in range(9)))
+        wait_until(scheduler, lambda: scheduler._long.total() == 4)
+        other = scheduler.submit(request(engine, RISE, client="two"))
+        many[0].cancel()
+        wait_until(scheduler, lambda: scheduler._long == Counter(one=3, two=1))
+        gate.let_go()
+        wait([*many, other], SECONDS)
+        wait_until(scheduler, lambda: not scheduler._long)
 
 
 @pytest.mark.parametrize(
