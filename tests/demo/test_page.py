@@ -20,7 +20,7 @@ import camrt
 from camrt.default import model_path, scene_path
 from camrt.engine.images.overlay import overlay
 from camrt.engine.images.style import DrawingStyle
-from helpers.annotated_images import COLOURS, colour_model
+from helpers.annotated_images import COLOURS, PREPROCESSING, colour_model
 from helpers.demo_page import build_page, serve_folder
 
 sync_api = pytest.importorskip(
@@ -313,7 +313,7 @@ def test_the_map_is_the_engines_on_webgpu(chromium, tmp_path):
     model = tmp_path / "maps.onnx"
     colour_model(tmp_path / "colours.onnx")
     camrt.export.with_maps(
-        tmp_path / "colours.onnx", "activation", model, preprocessing="unit", labels=COLOURS
+        tmp_path / "colours.onnx", "activation", model, preprocessing=PREPROCESSING, labels=COLOURS
     )
     build_page(tmp_path / "site", model)
     browser = chromium(args=[*FLAGS, *WEBGPU])
