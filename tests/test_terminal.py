@@ -189,7 +189,7 @@ def test_in_a_terminal(name: str, folder: Path) -> None:
 def test_explain_alone_in_a_terminal(columns: int, tmp_path: Path) -> None:
     code, written = in_terminal(Command(("explain",), ()), tmp_path, columns)
     assert code == 0, written
-    for words in ("probability", "look at camrt-out", "next: camrt explain PHOTO.jpg --show"):
+    for words in ("probability", "look at camrt-out", "next: camrt explain PHOTO.jpg -o mine --show"):
         assert words in seen(written)
     assert (tmp_path / "camrt-out" / "results.csv").is_file()
 

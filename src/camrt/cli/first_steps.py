@@ -13,9 +13,9 @@ from camrt.cli.output import make_console, strip_control
 __all__ = ["print_next_steps", "show_picture"]
 
 NEXT_STEPS = (
-    ("camrt explain PHOTO.jpg --show", "your photographs, by the embedded classifier"),
+    ("camrt explain PHOTO.jpg -o mine --show", "your photographs, by the embedded classifier"),
     (
-        "camrt explain MODEL.onnx PHOTOS/",
+        "camrt explain MODEL.onnx PHOTOS/ -o maps",
         "your classifier; what is known of it: camrt inspect MODEL.onnx",
     ),
     ("camrt methods", "the methods, to compare with -m gradcam,score,pixab"),

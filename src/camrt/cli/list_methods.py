@@ -115,9 +115,14 @@ def print_costs(engine: Engine, most_seconds: float) -> None:
     from camrt.cli.method_costs import measure_methods
 
     console = make_console()
-    console.print("an image, one class; passes beside one through the trunk, at most", markup=False)
+    console.print(
+        f"each method on one image and class, measured where that takes up to {most_seconds:g} s; passes "
+        "beside one through the trunk, at most",
+        markup=False,
+        soft_wrap=True,
+    )
     passes = f"{'head':>7}{'full':>7}{'head and back':>15}{'full and back':>15}"
-    console.print(f"{'method':<28}{'time':>14}{passes}")
+    console.print(f"{'method':<28}{'time':>14}{passes}", soft_wrap=True)
     for found in measure_methods(engine, most_seconds):
         widths = zip(found.passes, (7, 7, 15, 15), strict=True)
         counts = "".join(f"{count:>{width}}" for count, width in widths)
