@@ -107,5 +107,5 @@ def train_transformer(
         path,
         labels=list(photographs),
         preprocessing=PREPROCESSING,
-        provenance={"made by": "experiments.photograph_transformer", "steps": steps, "loss": float(loss)},
+        provenance={"made by": "experiments.photograph_transformer", "steps": steps, "loss": loss.item()},
     )

@@ -154,6 +154,15 @@ def module_and_batch() -> dict[str, Any]:
     return {"module": names["module"], "batch": names["example"].normal_()}
 
 
+def written_rows() -> dict[str, Any]:
+    """What the block on rows opens, as the command above it wrote it."""
+    for module in ("pandas", "pyarrow"):
+        pytest.importorskip(module, reason="the block needs the extra runs")
+    arguments = "explain resnet50.onnx photos/ --preprocessing imagenet --write maps --out rows"
+    assert CliRunner().invoke(app, arguments.split()).exit_code == 0
+    return {}
+
+
 def transformer_file(path: Path) -> None:
     """A vision transformer of 4×4 tokens."""
     models = import_peer("torchvision").models
@@ -204,6 +213,7 @@ BEFORE = {
     "cam(input_tensor=batch": module_and_batch,
     'kind="counterfactual"': calm_engine,
     "engine.evaluate(": evaluated_engine,
+    "camrt.open_run(": written_rows,
 }
 """What stands before a block in its reader's program, by words of it."""
 
