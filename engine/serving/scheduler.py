@@ -16,6 +16,7 @@ from typing import Self
 from camrt.engine.caller_warnings import silence_warnings
 from camrt.engine.engine import Engine
 from camrt.engine.explanation import Explanation
+from camrt.engine.passes import PassCounts
 from camrt.engine.runtime.run_sharing import sharing_runs
 from camrt.engine.serving.observer import NOBODY, Observer
 from camrt.engine.serving.pending import Group, GroupBudget, Pending, late_error
@@ -309,7 +310,9 @@ class Scheduler:
             for member in live:
                 self._answer_together([member], asker)
             return
-        if isinstance(answers[0], Explanation):
-            self._observer.passes(answers[0].passes)
+        images = sum(member.question.images for member in live)
+        self._observer.passes(
+            answers[0].passes if isinstance(answers[0], Explanation) else PassCounts(full=images)
+        )
         for member, answer in zip(live, answers, strict=True):
             member.give(answer)

@@ -125,7 +125,7 @@ def test_different_questions_share_the_pass_through_the_trunk(engine, gate) -> N
         wait([first, *asked], SECONDS)
     assert gate.rows[:2] == [32, 7]
     assert (7, 6, 7 / 32) in seen.batches
-    assert seen.counts.trunk == 6  # of explanations; what only predicts makes no other pass
+    assert (seen.counts.trunk, seen.counts.full) == (6, 33 + 64)
     assert Counter(seen.answers) == Counter(
         {("pixab", None): 2, ("cam", None): 1, ("gradcam", None): 1, (None, None): 2, ("rise", None): 1}
     )
