@@ -22,12 +22,12 @@ from camrt.errors import CamrtError, InputError
 if TYPE_CHECKING:
     from camrt.engine.explanation_drawing import DrawnExplanation
 
-__all__ = ["ComparisonRow", "arrange", "draw_comparison", "to_html"]
+__all__ = ["NOTEBOOK_TARGETS", "ComparisonRow", "arrange", "draw_comparison", "to_html"]
 
 _LEAST_CELL = 160  # pixels that a cell is wide at least
 _HIGHEST = 1.3  # times its width that a cell is high at most
 _NOTEBOOK_IMAGES = 6  # that a notebook shows
-_NOTEBOOK_TARGETS = 4  # that it shows of each
+NOTEBOOK_TARGETS = 4  # that it shows of each
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def draw_comparison(
         explanations: Of the same batch, by different methods.
         i: Which image.
         title: What stands above; nothing, when left out.
-        width: Of the sheet in pixels; more where its columns would be too narrow to see anything.
+        width: Of the sheet in pixels, at most; more where its columns would be too narrow to see anything.
         most_targets: How many of the classes are shown, from the first; all, when left out.
         image: What to draw on, see `Explanation.overlay`; heat alone is drawn of a batch of numbers.
         on: See `Explanation.overlay`.
@@ -124,14 +124,15 @@ def draw_comparison(
         ]
         for row in rows
     ]
-    sheet = _Sheet(columns, cell, max(one.height for row in drawings for one in row), _gap(width))
+    sides = [(one.width, one.height) for row in drawings for one in row]
+    cell = max(*(side for side, _ in sides), _LEAST_CELL)  # high images are narrower than their cells
+    sheet = _Sheet(columns, cell, max(side for _, side in sides), _gap(width))
     top = sheet.gap if title is None else sheet.write_title(title)
-    first = top
     for row, pictures in zip(rows, drawings, strict=True):
         top = sheet.add_row(row, pictures, top, shift=ground is not None)
     legend = colour_bar(how.colours, cell, sheet.caption_size)
     if ground is not None:
-        sheet.add_beside(ground.image, legend, first, top)
+        sheet.add_beside(ground.image, legend, top)
     else:
         sheet.add_below(legend, top)
     return sheet.image
@@ -142,7 +143,7 @@ def to_html(explanation: DrawnExplanation[Any]) -> str:
     parts = [f"<p>{html.escape(repr(explanation))}</p>"]
     for i in range(min(len(explanation), _NOTEBOOK_IMAGES)):
         try:
-            drawing = draw_comparison([explanation], i, width=1000, most_targets=_NOTEBOOK_TARGETS)
+            drawing = draw_comparison([explanation], i, width=1000, most_targets=NOTEBOOK_TARGETS)
         except CamrtError as error:  # its file has gone, say
             parts.append(f"<p>image {i}: {html.escape(str(error))}</p>")
             continue
@@ -173,6 +174,7 @@ class _Sheet:
     def __init__(self, columns: int, cell: int, height: int, gap: int) -> None:
         self.gap, self._cell, self._height = gap, cell, height
         self.caption_size = max(min(cell // 18, 34), 12)
+        self._first = 0  # where the first row's pictures begin
         self.image = Image.new("RGB", (columns * (cell + gap) + gap, 1), "white")
 
     def _grow(self, height: int) -> None:
@@ -207,23 +209,25 @@ class _Sheet:
             self._write(row.method, start, top, width, round(1.25 * self.caption_size), "#444444")
             + self.gap // 2
         )
+        self._first = self._first or top
         self._grow(top + self._height + self.gap)
         bottom = top + self._height
         for number, (picture, caption) in enumerate(zip(pictures, row.captions, strict=False)):
             left = start + number * (self._cell + self.gap)
-            self.image.paste(picture, (left + (self._cell - picture.width) // 2, top))
+            self.image.paste(picture, (left, top))
             under = self._write(
                 caption, left, top + self._height + self.gap // 3, self._cell, self.caption_size, "black"
             )
             bottom = max(bottom, under)
         return bottom + self.gap
 
-    def add_beside(self, image: Image.Image, legend: Image.Image, top: int, bottom: int) -> None:
+    def add_beside(self, image: Image.Image, legend: Image.Image, bottom: int) -> None:
         """The image with the colour bar beneath, in the first column and half way down."""
+        top = self._first
         both = image.height + self.gap + legend.height
         upper = top + max((bottom - top - both) // 2, 0)
         self._grow(upper + both + self.gap)
-        self.image.paste(image, (self.gap + (self._cell - image.width) // 2, upper))
+        self.image.paste(image, (self.gap, upper))
         self.image.paste(legend, (self.gap, upper + image.height + self.gap))
 
     def add_below(self, legend: Image.Image, top: int) -> None:

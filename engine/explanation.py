@@ -103,14 +103,16 @@ class Explanation(DrawnExplanation[ArrayT_co]):
         sources = None if images is None else one_per_image("images to draw on", images, len(self))
         drawn = self.placement.has_images or sources is not None
         names = self.file_names(stems, name, drawn=drawn, suffix=format)
-        places = [(i, t) for i in range(len(self)) for t in range(self.targets_per_image)]
-        for (i, t), file_name in zip(places, names[:-1], strict=False):  # no overlays without images
+        each = range(self.targets_per_image)
+        for i in range(len(self) if drawn else 0):
             image = None if sources is None else sources[i]
-            if format in ("pdf", "svg"):
-                drawing: Any = self.one_target(i, t).plot(image=image, on=on, **style)
-            else:
-                drawing = self.overlay(i, t, image=image, on=on, **style)
-            write_drawing(place / file_name, drawing, format)
+            ground = self.placement.ground(i, image, on)
+            for t, file_name in zip(each, names[i * len(each) :], strict=False):
+                if format in ("pdf", "svg"):
+                    drawing: Any = self.one_target(i, t).plot(image=image, on=on, **style)
+                else:
+                    drawing = ground.draw(self.maps[self.index_of(i, t)], style)
+                write_drawing(place / file_name, drawing, format)
         write_archive(place / names[-1], self, stems)
         return [place / file_name for file_name in names]
 

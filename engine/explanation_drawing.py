@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from camrt.engine.array_types import ArrayT_co
-from camrt.engine.comparison import draw_comparison, to_html
+from camrt.engine.comparison import NOTEBOOK_TARGETS, draw_comparison, to_html
 from camrt.engine.explanation_record import ExplanationRecord
 from camrt.engine.figures import draw_figure
 from camrt.engine.images.read import ImageSource
@@ -153,7 +153,7 @@ class DrawnExplanation(ExplanationRecord[ArrayT_co]):
         if not len(self):
             return None
         buffer = io.BytesIO()
-        draw_comparison([self], 0, width=1000).save(buffer, "PNG")
+        draw_comparison([self], 0, width=700, most_targets=NOTEBOOK_TARGETS).save(buffer, "PNG")
         return buffer.getvalue()
 
     def _repr_html_(self) -> str:

@@ -85,7 +85,7 @@ def test_a_notebook_shows_the_images_and_their_maps(engine: Any, photo: Path) ->
     assert "and 2 more images" in html
     assert "&lt;Explanation GradCAM(" in html
     with Image.open(io.BytesIO(found._repr_png_())) as png:
-        assert png.width > 900
+        assert png.width > 600
     photo.unlink()
     assert "no such file" in found[0]._repr_html_()
     assert found[:0]._repr_png_() is None
