@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 from typing_extensions import override
 
 from camrt.engine.class_sets import class_sets
-from camrt.engine.maps_in_file.box_sums import PlacedBoxes
-from camrt.engine.maps_in_file.head_answers import BoxScores, HeadAnswers
+from camrt.engine.maps_in_file.box_sums import Boxes, group_boxes
+from camrt.engine.maps_in_file.head_answers import HeadAnswers
 from camrt.engine.maps_in_file.scene import Scene
 from camrt.engine.methods.boxes import Assignment
 from camrt.engine.methods.calm import CALM
@@ -46,10 +47,14 @@ class CalmAnswers(HeadAnswers):
         return make.transpose(both, [0, 2, 3, 1])
 
     @override
+    def box_groups(self, shapes: Sequence[tuple[int, int]], assignment: Assignment) -> list[Boxes]:
+        return group_boxes(self.make, shapes, assignment, self.scene.cells)
+
+    @override
     def box_scores(
-        self, shape: tuple[int, int], assignment: Assignment, kind: ScoreKind, *, delete: bool, keep: bool
-    ) -> BoxScores:
-        make, boxes = self.make, PlacedBoxes(self.make, shape, assignment)
+        self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
+    ) -> tuple[str | None, str | None]:
+        make = self.make
         cells = make.slice(self._shares, [0], [-1], [1])
         empty = make.slice(make.slice(self._shares, [-1], [1 << 31], [1]), [0], [1], [2])  # (N, 1, 1, T + 1)
         inside = boxes.sums(cells)
@@ -60,9 +65,7 @@ class CalmAnswers(HeadAnswers):
         outside = make.add("Relu", make.add("Sub", total, inside))
         deleted = make.add("Add", outside, make.add("Mul", area, empty))
         kept = make.add("Add", inside, make.add("Mul", make.add("Sub", all_cells, area), empty))
-        return BoxScores(
-            boxes, self._as_shares(deleted) if delete else None, self._as_shares(kept) if keep else None
-        )
+        return self._as_shares(deleted) if delete else None, self._as_shares(kept) if keep else None
 
     def _as_shares(self, sums: str) -> str:
         """Sums (N, a, b, T + 1) for the targets and all classes to probabilities (N, a, b, T)."""

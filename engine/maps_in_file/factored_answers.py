@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -9,8 +10,8 @@ from typing_extensions import override
 
 from camrt.engine.head_making import CutTensors, ModelToCut
 from camrt.engine.heads.contributions import border_size
-from camrt.engine.maps_in_file.box_sums import PlacedBoxes
-from camrt.engine.maps_in_file.head_answers import BoxScores, Gradient, HeadAnswers
+from camrt.engine.maps_in_file.box_sums import Boxes, group_boxes
+from camrt.engine.maps_in_file.head_answers import Gradient, HeadAnswers
 from camrt.engine.maps_in_file.scene import Scene, ScoreWriter
 from camrt.engine.methods.boxes import Assignment
 from camrt.engine.scores import ScoreKind
@@ -214,24 +215,25 @@ class FactoredAnswers(HeadAnswers):
     # ---------------------------------------------------------------- boxes
 
     @override
+    def box_groups(self, shapes: Sequence[tuple[int, int]], assignment: Assignment) -> list[Boxes]:
+        return group_boxes(self.make, shapes, assignment, self.scene.cells)
+
+    @override
     def box_scores(
-        self, shape: tuple[int, int], assignment: Assignment, kind: ScoreKind, *, delete: bool, keep: bool
-    ) -> BoxScores:
+        self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
+    ) -> tuple[str | None, str | None]:
         make, scene = self.make, self.scene
-        boxes = PlacedBoxes(make, shape, assignment)
         if self._needs_targets_only(kind):
             reader, sums = ScoreWriter(scene, kind), boxes.sums(self._target_cells)
             empty = make.add("Expand", self._empty_logits, make.shape_of(scene.logits))
             full, none = (make.unsqueeze(reader.own(one, 2), [1, 2]) for one in (scene.logits, empty))
-            return BoxScores(
-                boxes,
+            return (
                 reader.of_own_logits(make.add("Sub", full, sums)) if delete else None,
                 reader.of_own_logits(make.add("Add", none, sums)) if keep else None,
             )
         sums = boxes.sums(self._cells)
         full, none = make.unsqueeze(self._full, [1, 2]), self._of_zero
-        return BoxScores(
-            boxes,
+        return (
             self._scores_of(make.add("Sub", full, sums), kind, 4) if delete else None,
             self._scores_of(make.add("Add", sums, none), kind, 4) if keep else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from camrt.engine.head_making import CutTensors, ModelToCut
-from camrt.engine.maps_in_file.box_sums import PlacedBoxes
+from camrt.engine.maps_in_file.box_sums import Boxes, ListedBoxes, group_boxes
 from camrt.engine.maps_in_file.scene import Scene, ScoreWriter
-from camrt.engine.methods.boxes import Assignment, place_boxes
+from camrt.engine.methods.boxes import Assignment
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule, build_adjoint_model
@@ -21,7 +22,7 @@ from camrt.export.heads.factoring import MAP
 from camrt.export.rewrites.input_form import IMAGES
 from camrt.export.rewrites.interface import LOGITS, Interface
 
-__all__ = ["BoxScores", "Gradient", "HeadAnswers"]
+__all__ = ["Gradient", "HeadAnswers"]
 
 Masks = npt.NDArray[np.float64]
 
@@ -37,21 +38,6 @@ class Gradient:
 
     tensor: str
     is_constant: bool
-
-
-@dataclass(frozen=True)
-class BoxScores:
-    """Scores with the boxes of one shape deleted, and with nothing but each kept.
-
-    Attributes:
-        boxes: Where they are placed.
-        deleted: (N, a, b, T), one a placement; None where not asked.
-        kept: Likewise.
-    """
-
-    boxes: PlacedBoxes
-    deleted: str | None
-    kept: str | None
 
 
 class HeadAnswers:
@@ -135,29 +121,28 @@ class HeadAnswers:
         altered = self._multiplied(others.reshape(1, channels, channels, 1, 1))
         return self._scores(self.run_head(altered, channels), kind, [channels])
 
-    def box_scores(
-        self, shape: tuple[int, int], assignment: Assignment, kind: ScoreKind, *, delete: bool, keep: bool
-    ) -> BoxScores:
-        """Scores with each box of one shape set to zero, and with nothing but the box kept."""
+    def box_groups(self, shapes: Sequence[tuple[int, int]], assignment: Assignment) -> list[Boxes]:
+        """Boxes of cells, in the groups that `box_scores` answers about."""
         if self.scene.cells is None:
             raise MethodError(
                 "pixab: the file leaves the images' size open, and what follows its cut has to be run for "
                 "each box of cells: export it with a fixed size"
             )
-        height, width = self.scene.cells
-        placements = place_boxes((shape,), self.scene.cells, assignment)
-        count = len(placements.distinct)
-        inside = np.zeros((1, count, 1, height, width))
-        for number, (top, left, bottom, right) in enumerate(placements.distinct.tolist()):
-            inside[0, number, 0, top:bottom, left:right] = 1.0
-        index = self.make.constant(placements.grids[0].index)
+        return group_boxes(self.make, shapes, assignment, self.scene.cells, listed=True)
+
+    def box_scores(
+        self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
+    ) -> tuple[str | None, str | None]:
+        """Scores (N, a, b, T) with each box set to zero, and with nothing but the box kept."""
+        assert isinstance(boxes, ListedBoxes)
+        inside = boxes.covered[None, :, None]
 
         def ask(masks: Masks) -> str:
+            count = masks.shape[1]
             found = self._scores(self.run_head(self._multiplied(masks), count), kind, [count], last=True)
-            return self.make.add("Gather", found, index, axis=1)
+            return self.make.unsqueeze(found, [2])
 
-        boxes = PlacedBoxes(self.make, shape, assignment)
-        return BoxScores(boxes, ask(1.0 - inside) if delete else None, ask(inside) if keep else None)
+        return ask(1.0 - inside) if delete else None, ask(inside) if keep else None
 
     def gradient(self, kind: ScoreKind) -> Gradient:
         """The gradient of the score with respect to the activation."""

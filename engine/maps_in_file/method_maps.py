@@ -83,15 +83,15 @@ def pixab_map(answers: HeadAnswers, method: PixabCAM) -> str:
         make.unsqueeze(one, [1, 2]) for one in (scores, empty, falls, gains)
     )
     grids = []
-    for shape in method.boxes:
-        found = answers.box_scores(shape, method.assignment, kind, delete=delete, keep=keep)
+    for boxes in answers.box_groups(method.boxes, method.assignment):
+        deleted, kept = answers.box_scores(boxes, kind, delete=delete, keep=keep)
         parts = []
-        if found.deleted is not None:
-            parts.append(make.add("Div", make.add("Neg", change(answers, found.deleted, scores_wide)), falls))
-        if found.kept is not None:
-            parts.append(make.add("Div", change(answers, found.kept, empty_wide), gains))
+        if deleted is not None:
+            parts.append(make.add("Div", make.add("Neg", change(answers, deleted, scores_wide)), falls))
+        if kept is not None:
+            parts.append(make.add("Div", change(answers, kept, empty_wide), gains))
         total = parts[0] if len(parts) == 1 else make.add("Add", *parts)
-        grids.append(found.boxes.mean_per_cell(total))
+        grids.append(boxes.mean_per_cell(total))
     mean = grids[0]
     for grid in grids[1:]:
         mean = make.add("Add", mean, grid)
