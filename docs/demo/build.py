@@ -15,6 +15,7 @@ import hashlib
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 import camrt
@@ -47,21 +48,40 @@ def fetch_runtime(cache: Path) -> Path:
         StorageError: npm is missing or gives no such archive, or the archive is another one.
     """
     archive = cache / ARCHIVE
-    if not archive.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        if (npm := shutil.which("npm")) is None:
-            raise StorageError(f"npm is missing: install Node.js, or put {archive.name} into {cache}")
-        command = [npm, "pack", f"onnxruntime-web@{VERSION}", "--pack-destination", str(cache.resolve())]
+    if archive.exists():
+        check_archive(archive)
+        return archive
+    if (npm := shutil.which("npm")) is None:
+        raise StorageError(f"npm is missing: install Node.js, or put {ARCHIVE} into {cache}")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        command = [
+            npm,
+            "pack",
+            f"onnxruntime-web@{VERSION}",
+            "--pack-destination",
+            str(Path(scratch).resolve()),
+        ]
         try:
-            subprocess.run(command, check=True, timeout=SECONDS, capture_output=True, text=True, cwd=cache)
+            subprocess.run(command, check=True, timeout=SECONDS, capture_output=True, text=True, cwd=scratch)
         except (OSError, subprocess.SubprocessError) as error:
             reason = getattr(error, "stderr", None) or error
             raise StorageError(f"npm could not fetch onnxruntime-web {VERSION}: {reason}") from error
+        check_archive(Path(scratch) / ARCHIVE)
+        (Path(scratch) / ARCHIVE).replace(archive)
+    return archive
+
+
+def check_archive(archive: Path) -> None:
+    """Compares the archive with what was published.
+
+    Raises:
+        StorageError: It is another one.
+    """
     if base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode() != SHA512:
         raise StorageError(
             f"{archive} is not onnxruntime-web {VERSION} as published: remove it, and try again"
         )
-    return archive
 
 
 def build(out: Path, cache: Path, model: Path | None = None) -> None:

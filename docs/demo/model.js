@@ -85,8 +85,9 @@ export class Model {
       throw new PageError(`${name} is no classifier of pictures with one input.`);
     }
     [this.image] = images;
-    if (!["float32", "float16", "uint8"].includes(this.image.type)) {
-      throw new PageError(`${name} takes pictures as ${this.image.type}, which this page does not make.`);
+    const made = { float32: true, uint8: true, float16: "Float16Array" in globalThis };
+    if (!made[this.image.type]) {
+      throw new PageError(`${name} takes pictures as ${this.image.type}, which are not made in this browser.`);
     }
     const sides = this.image.shape.map((side) => (typeof side === "number" && side > 0 ? side : null));
     this.channelsLast = [1, 3].includes(sides[3]) && ![1, 3].includes(sides[1]);
@@ -152,7 +153,7 @@ function readJson(metadata, key, name) {
 
 function toType(array, type) {
   if (type === "uint8") return Uint8Array.from(array);
-  return type === "float16" ? globalThis.Float16Array.from(array) : array;
+  return type === "float16" ? Float16Array.from(array) : array;
 }
 
 /** Scores as probabilities: as they are where they are such, else by softmax, or the logistic function of one. */

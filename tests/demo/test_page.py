@@ -195,6 +195,29 @@ def test_a_model_that_looks_at_the_middle(page, tmp_path):
     expect(page.locator("#method")).to_be_visible()
 
 
+def test_files_for_the_predicted_class_and_for_several(page, engine, tmp_path):
+    """The first offers no choice, the second is asked for one class."""
+    for targets in ("predicted", "several"):
+        camrt.export.with_maps("default", "gradcam", tmp_path / f"{targets}.onnx", targets=targets)
+        drop(page, tmp_path / f"{targets}.onnx", "")
+        expect(page.locator("#model-facts")).to_contain_text(f"{targets}.onnx")
+        expect(page.locator("#canvas")).to_have_attribute(
+            "aria-label", re.compile("example with the gradcam map")
+        )
+        expect(page.locator("#busy")).to_be_hidden()
+        assert page.locator("#search").is_disabled() == (targets == "predicted")
+    second = page.locator("#classes .name").nth(1).inner_text()
+    page.locator("#classes label").nth(1).click()
+    expect(page.locator("#caption")).to_contain_text(second)
+    page.get_by_text("Map", exact=True).click()
+    _, pixels = save_drawing(page, tmp_path)
+    explanation = engine.explain([scene_path()], "gradcam", targets=engine.labels.index(second))
+    expected = Image.fromarray(explanation.maps[0]).resize(pixels.shape[1::-1], Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(levels_of(pixels), expected, atol=2 * LEVEL)
+    page.get_by_role("button", name="Embedded classifier").click()
+    expect(page.locator("#method")).to_be_visible()
+
+
 def test_probabilities_and_opacity(page, engine, tmp_path):
     logits = engine.predict([scene_path()])
     order = np.argsort(-logits[0])[:5]

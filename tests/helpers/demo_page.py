@@ -11,32 +11,38 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from camrt.errors import StorageError
 
-__all__ = ["FOLDER", "build_page", "serve_folder"]
+__all__ = ["FOLDER", "build_page", "load_builder", "serve_folder"]
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "demo"
 
 
-def build_page(out: Path, model: Path | None = None) -> None:
-    """Writes the page, with a model to begin with; skips the test where onnxruntime-web is not to be had."""
-    if not FOLDER.is_dir():
-        pytest.skip("the tests are not beside docs/demo")
+def load_builder() -> ModuleType:
+    """The module that builds the page."""
     spec = importlib.util.spec_from_file_location("demo_build", FOLDER / "build.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    cache = ROOT / "build" / "npm"
-    archive = cache / module.ARCHIVE
+    return module
+
+
+def build_page(out: Path, model: Path | None = None) -> None:
+    """Writes the page, with a model to begin with; skips the test where onnxruntime-web is not to be had."""
+    if not FOLDER.is_dir():
+        pytest.skip("Node.js or docs/demo is missing")
+    builder, cache = load_builder(), ROOT / "build" / "npm"
+    archive = cache / builder.ARCHIVE
     if not archive.exists() and (os.environ.get("CAMRT_REGISTRY") != "1" or shutil.which("npm") is None):
         pytest.skip("onnxruntime-web is missing: CAMRT_REGISTRY=1 allows npm to fetch it")
     try:
-        module.build(out, cache, model)
+        builder.build(out, cache, model)
     except StorageError as error:
         if archive.exists():
             raise
