@@ -84,6 +84,8 @@ def change_value(rng: random.Random, head: dict[str, Any]) -> None:
                 parameters.pop("passes", None)
                 parameters[rng.choice(METHODS[method])] = strange(rng)
             return
+    if not places:
+        return
     holder, key = rng.choice(places)
     action = rng.random()
     if action < 0.7:
