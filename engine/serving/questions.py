@@ -88,6 +88,7 @@ class QuestionReader:
                 shape,
                 method,
                 None if targets is None else (targets.shape[1], several),
+                request.targets is None,
                 request.top_k,
                 request.size if isinstance(request.size, str) else tuple(request.size),
                 request.fuse,

@@ -30,6 +30,7 @@ from camrt.kernels.float_errors import ignore_float_errors
 __all__ = ["RunQueue"]
 
 Array = Any  # of NumPy or of torch, see `camrt.engine.arrays`
+GRACE_SECONDS = 1.0  # seconds that runs get to end when all is closed
 
 
 class SharedRuns:
@@ -120,14 +121,15 @@ class RunQueue:
                 self._finish(asker.task, DeadlineError("nobody waits for the answer any more"))
 
     def close(self) -> None:
-        """Ends the workers; what still waits is refused."""
+        """Ends the workers, and waits a little for them; what still waits is refused."""
         with self.changed:
             self._closed = True
             for task in (*self._short, *self._long):
                 self._finish(task, ClosedError("the service was ended"))
             self.changed.notify_all()
-        for worker in self._workers:
-            worker.join()
+        until = time.monotonic() + GRACE_SECONDS
+        for worker in self._workers:  # one that is within a run ends after it
+            worker.join(max(until - time.monotonic(), 0.0))
 
     def wait_for(self, task: RunTask) -> list[Array]:
         """The outputs of a task.
