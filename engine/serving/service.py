@@ -126,7 +126,7 @@ class Service:
         """Serves; see `run_service`."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._on_signal))
         http, grpc = HttpServer(self._front, self._listening, CLOSING_SECONDS), None
         if self._place.grpc_port is not None:
             host = f"[{self._place.host}]" if ":" in self._place.host else self._place.host

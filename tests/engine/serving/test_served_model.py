@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import camrt
+from camrt.cli.serve import model_names
 from camrt.engine.methods import make_method
 from camrt.engine.serving.admission import Admission
 from camrt.engine.serving.errors import NotReadyError, TooLargeError, describe_error, status_of
@@ -56,6 +57,24 @@ def served(tmp_path: Path) -> Iterator[ServedModel]:
     )
     yield model
     model.stop(0.0)
+
+
+def test_models_are_called_after_their_files() -> None:
+    assert model_names(["default", "a/my model.onnx"], None) == ["default", "my-model"]
+    assert model_names(["a.onnx", "b.onnx"], ["x", "y"]) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("models", "names", "message"),
+    [
+        (["a.onnx"], ["x", "y"], "2 of them, of 1 models"),
+        (["a.onnx"], ["x/y"], "must be of letters"),
+        (["a.onnx", "b/a.onnx"], None, "two models have one name"),
+    ],
+)
+def test_names_that_addresses_cannot_hold(models: list[str], names: list[str] | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model_names(models, names)
 
 
 def asked(**parameters: Any) -> Inference:

@@ -7,6 +7,8 @@ import io
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -338,6 +340,13 @@ def test_full_and_drained(tmp_path: Path, engine: Engine) -> None:
         thread.join(250)
         assert answers[0].status == 200, answers[0].body
         assert one.process.wait(100) == 0
+
+
+def test_a_port_that_is_taken_is_told(served: Served) -> None:
+    command = [sys.executable, "-m", "camrt", "serve", "default", "--port", served.http.partition(":")[2]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2
+    assert f"cannot listen on {served.http}" in done.stderr
 
 
 def test_loading_again_drops_and_changes_no_answer(tmp_path: Path, engine: Engine) -> None:
