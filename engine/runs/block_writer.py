@@ -118,6 +118,7 @@ class BlockWriter:
         self, batch: ExplainedBatch, explanation: Explanation[Any], stems: list[str]
     ) -> list[str | None]:
         """A sheet for each image, with a row for each method; its name, once for each target."""
+        model = self._job.question.engine.path.name
         names = [f"{stem}_comparison.{self._job.picture}" for stem in stems]
         self._claim(names)
         readable = [image.item for image in batch.images if image.error is None]
@@ -128,7 +129,7 @@ class BlockWriter:
                 sheet = draw_comparison(
                     batch.explanations,
                     i,
-                    title=PurePath(item.address).name,
+                    title=f"{PurePath(item.address).name}: where {model} looked",
                     image=whole,
                     on="view",
                     **self._job.style,
