@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import onnx
 import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
+from typer.testing import CliRunner
 
 import camrt
+from camrt.cli.main import app
 from helpers.annotated_images import COLOURS, colour_model
 
 ROOT = Path(__file__).parents[1]
@@ -24,10 +28,14 @@ SECONDS = 300
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the tests are not beside docs/serving_files.md")
 
 
-def program(language: str) -> str:
-    """The page's program in a language."""
+def program(language: str, words: str = "") -> str:
+    """The page's program in a language, with some words in it."""
     tokens = MarkdownIt().parse(PAGE.read_text("utf-8"))
-    (found,) = [token.content for token in tokens if token.type == "fence" and token.info == language]
+    (found,) = [
+        token.content
+        for token in tokens
+        if token.type == "fence" and token.info == language and words in token.content
+    ]
     return found
 
 
@@ -62,6 +70,54 @@ def run(command: list[str], folder: Path) -> str:
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+AS_A_SERVER = """
+import numpy as np, onnxruntime, tritonclient.grpc
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+class Server:
+    # Takes requests as the configuration says, and runs the file.
+    def __init__(self, address):
+        assert address == "localhost:8001"
+
+    def infer(self, name, inputs):
+        text = open(f"models/{name}/config.pbtxt", encoding="utf-8").read()
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        assert [part.name for part in config.input] == [given.name() for given in inputs]
+        feeds = {}
+        for part, given in zip(config.input, inputs):
+            rows, *sides = given.shape()
+            assert sides == list(part.dims) and rows <= config.max_batch_size
+            assert model_config_pb2.DataType.Value("TYPE_" + given.datatype()) == part.data_type
+            kind = {"FP32": np.float32, "INT64": np.int64}[given.datatype()]
+            shape = (rows, *part.reshape.shape) if part.HasField("reshape") else (rows, *sides)
+            feeds[part.name] = np.frombuffer(given._get_content(), kind).reshape(shape)
+        session = onnxruntime.InferenceSession(f"models/{name}/1/{config.default_model_filename}")
+        names = [part.name for part in config.output]
+        found = dict(zip(names, session.run(names, feeds)))
+        return type("Answer", (), {"as_numpy": staticmethod(found.get)})
+
+tritonclient.grpc.InferenceServerClient = Server
+batch = np.fromfile("image.f32", np.float32).reshape(1, 3, 224, 224)
+exec(open("client.py").read())
+row, column = np.unravel_index(maps[0].argmax(), maps[0].shape)
+print(f"most salient at row {row}, column {column}")
+"""
+
+
+def test_tritons_client(folder, monkeypatch):
+    """Against the file, behind the checks that the server makes of a request by its configuration."""
+    pytest.importorskip("tritonclient", reason="tritonclient is missing: pip install 'camrt[dev]'")
+    (words,) = [
+        shlex.split(line) for line in program("sh", "--triton-repository").splitlines() if "triton" in line
+    ]
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(app, words[1:])
+    assert result.exit_code == 0, result.output
+    (folder / "client.py").write_text(program("py"))
+    assert run([sys.executable, "-c", AS_A_SERVER], folder) == expected(folder)
 
 
 def test_javascript(folder):
