@@ -180,7 +180,12 @@ def _to_fields(arrays: Arrays) -> dict[str, Any]:
         raise InputError("logits and probabilities of other images, or of other classes, than the targets")
     if targets.size and not (targets.min() >= 0 and targets.max() < logits.shape[1]):
         raise InputError("targets that are no classes")
-    framings, views, labels = (arrays.get(name) for name in ("framings", "views", "labels"))
+    views = arrays.get("views")
+    if views is not None and (
+        views.dtype != np.uint8 or views.ndim != 4 or views.shape[-1] != 3 or 0 in views.shape[1:]
+    ):
+        raise InputError(f"views are images (N, H, W, 3) of uint8, not {views.shape} of {views.dtype}")
+    framings, labels = (arrays.get(name) for name in ("framings", "labels"))
     shown = manifest["maps show"]
     return fields | {
         "method": str(arrays["method"]),
@@ -200,6 +205,9 @@ def _framing_row(framing: Framing) -> tuple[float, ...]:
 def _read_framing(row: Sequence[float]) -> Framing:
     height, width, *box = row
     edges = tuple(map(float, box))
-    if len(edges) != 4 or not all(map(math.isfinite, edges)):
-        raise ValueError("a framing has four finite edges")
+    if len(edges) != 4 or not all(map(math.isfinite, edges)) or min(height, width) < 1:
+        raise ValueError("a framing is a size of at least a pixel and four finite edges")
+    left, upper, right, lower = edges
+    if left == right or upper == lower:
+        raise ValueError("a framing of no width or no height")
     return Framing((int(height), int(width)), Region(*edges))

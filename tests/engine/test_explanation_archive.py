@@ -109,7 +109,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "no classes": (put("targets", np.full((2, 2), 99)), "targets that are no classes"),
     "fewer logits": (put("logits", np.zeros((1, 33), np.float32)), "logits"),
     "edges that are no numbers": (put("framings", np.full((2, 6), np.nan)), "damaged"),
-    "views of strings": (put("views", np.array(["a", "b"])), "damaged"),
+    "sizes of nothing": (put("framings", np.zeros((2, 6))), "damaged"),
+    "framings of nothing": (put("framings", np.array([[9.0, 9, 1, 1, 1, 5]] * 2)), "damaged"),
+    "views of strings": (put("views", np.array(["a", "b"])), "views are images"),
+    "views of no pixel": (put("views", np.zeros((2, 0, 4, 3), np.uint8)), "views are images"),
+    "other views": (put("views", np.zeros((3, 4, 4, 3), np.uint8)), "3 views of 2 images"),
     "many members": (lambda members: members.update({f"{n}.npy": b"" for n in range(99)}), "members"),
     "no array": (lambda members: members.update({"labels.npy": b"hello"}), "damaged"),
 }
