@@ -64,7 +64,9 @@ def print_evaluation(results: dict[str, Any], out: Path) -> None:
         text = f"not measured: {', '.join(names)}: {why}"
         make_console().print(strip_control(text), soft_wrap=True, markup=False)
     make_console().print(
-        strip_control(f"files in {out}: report.html, table.md, results.json"), soft_wrap=True, markup=False
+        strip_control(f"files in {out}: report.html, table.md, .csv and .tex, figures, results.json"),
+        soft_wrap=True,
+        markup=False,
     )
     if count := len(results["problems"]):
         make_console().print(
