@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,6 +237,33 @@ def test_a_bar_shows_what_it_is_told(
     titles = {each[2] for each in told if len(each) == 3} or {"a [title]"}
     last = screen.getvalue().rpartition(shown)[0]
     assert any(title in last.splitlines()[-1] for title in titles), screen.getvalue()
+
+
+def test_how_long_it_takes_is_told_and_how_far_it_is_each_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("camrt.cli.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with progress_bar("counting", total=100) as show:
+        for clock[0], done in ((1, 1), (5, 2), (64, 30), (65, 40.5), (100, 50), (125, 60)):
+            show(done, note="3 failed")
+    assert capsys.readouterr().err.splitlines() == [
+        "counting: 100 in all, which will take about 4 min",
+        "counting: 40.5 of 100, 3 failed, 2 min left",
+        "counting: 60 of 100, 3 failed, 83 s left",
+    ]
+
+
+@pytest.mark.parametrize("total", [None, 3])
+def test_what_is_short_or_nobody_knows_is_not_foretold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, total: int | None
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("camrt.cli.progress.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with progress_bar("counting", total=total, hidden=total is None) as show:
+        for clock[0], done in ((5, 1), (61, 2)):
+            show(done)
+    assert capsys.readouterr().err == ("" if total is None else "counting: 2 of 3, 30 s left\n")
 
 
 def test_a_bar_is_silent_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
