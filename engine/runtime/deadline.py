@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from camrt.engine.runtime.run_stopping import called_to_stop
 from camrt.export.budget import prefer_deadline_error, seconds_left
 from camrt.kernels.fork_safety import renew_after_fork
 
@@ -87,12 +88,12 @@ def call_after(seconds: float, callback: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def stop_at_deadline(stop: Callable[[], None]) -> Iterator[None]:
-    """Calls `stop` if the block is still running when the call at hand must have ended.
+    """Calls `stop` if the block is still running when the call at hand must have ended, or nobody wants it.
 
     What the block then fails with becomes the error that says so.
 
     Raises:
         DeadlineError: The call at hand has taken too long, or took too long in the block.
     """
-    with call_after(seconds_left(), stop), prefer_deadline_error():
+    with call_after(seconds_left(), stop), called_to_stop(stop), prefer_deadline_error():
         yield

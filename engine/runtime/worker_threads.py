@@ -18,6 +18,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from camrt.engine.runtime.run_stopping import called_to_stop
 from camrt.export.budget import check_deadline, prefer_deadline_error, seconds_left
 from camrt.kernels.fork_safety import renew_after_fork
 
@@ -36,7 +37,8 @@ def run_with_deadline(work: Callable[[], T], stop: Callable[[], None]) -> T:
     Args:
         work: Is run, in another thread.
         stop: Tells it to end soon; called from this thread when it has taken too long, or when an exception
-            is raised here meanwhile, as by Ctrl-C.
+            is raised here meanwhile, as by Ctrl-C, and by whoever may stop this thread's runs
+            (`camrt.engine.runtime.run_stopping`).
 
     Returns:
         What `work` returns.
@@ -48,8 +50,9 @@ def run_with_deadline(work: Callable[[], T], stop: Callable[[], None]) -> T:
     job = _Job(work, stop)
     left = seconds_left()
     try:
-        _POOL.start(job)
-        ended = job.wait(left)
+        with called_to_stop(stop):
+            _POOL.start(job)
+            ended = job.wait(left)
     except BaseException:
         job.stop()
         job.wait(GRACE_SECONDS)

@@ -19,6 +19,7 @@ from typing import Any
 from camrt.engine.arrays import concat
 from camrt.engine.runtime import Runner
 from camrt.engine.runtime.run_sharing import RunSharing
+from camrt.engine.runtime.run_stopping import RunStopper, stoppable
 from camrt.engine.serving.observer import Observer
 from camrt.engine.serving.pace import Pace
 from camrt.engine.serving.run_task import BATCH, Asker, RunPart, RunTask
@@ -83,6 +84,7 @@ class RunQueue:
         self._long: deque[RunTask] = deque()
         self._short_ended = float("-inf")  # when the last run for a short question ended
         self._computing = 0
+        self._running: dict[RunStopper, list[RunPart]] = {}
         self._closed = False
         self._workers = [
             threading.Thread(target=self._work, name=f"camrt-runs-{number}", daemon=True)
@@ -124,7 +126,8 @@ class RunQueue:
         """Ends the workers, and waits a little for them; what still waits is refused."""
         with self.changed:
             self._closed = True
-            for task in (*self._short, *self._long):
+            running = [part.task for parts in self._running.values() for part in parts]
+            for task in (*self._short, *self._long, *running):
                 self._finish(task, ClosedError("the service was ended"))
             self.changed.notify_all()
         until = time.monotonic() + GRACE_SECONDS
@@ -167,7 +170,7 @@ class RunQueue:
         asker.is_computing = computing
 
     def _finish(self, task: RunTask, error: BaseException | None = None) -> None:
-        """Gives a task its answer, once."""
+        """Gives a task its answer, once; a run that was for it alone is stopped if it still goes on."""
         if task.done.is_set():
             return
         for lane in (self._short, self._long):
@@ -177,6 +180,9 @@ class RunQueue:
         task.asker.task = None
         self._set_computing(task.asker, True)
         task.done.set()
+        for stopper, parts in self._running.items():
+            if all(part.task.done.is_set() for part in parts):
+                stopper.stop()
         self.changed.notify_all()
 
     # ---------------------------------------------------------------- workers
@@ -239,12 +245,20 @@ class RunQueue:
 
     def _run(self, parts: list[RunPart]) -> None:
         """Runs some rows together; where that fails, those of each task by themselves."""
-        wanted = [part for part in parts if not part.task.done.is_set()]
-        if not wanted:
-            return
+        stopper = RunStopper()
+        with self.changed:
+            wanted = [part for part in parts if not part.task.done.is_set()]
+            if not wanted:
+                return
+            self._running[stopper] = wanted
         started = time.monotonic()
         try:
-            found = self._run_together(wanted)
+            try:
+                with stoppable(stopper):
+                    found = self._run_together(wanted)
+            finally:
+                with self.changed:
+                    del self._running[stopper]
             seconds, size = time.monotonic() - started, sum(part.size for part in wanted)
             rows = sum(part.stop - part.start for part in wanted)
             self._observer.batch(rows, len(wanted), size / self._max_batch, seconds)

@@ -27,7 +27,7 @@ from camrt.errors import (
     QueueFullError,
     TargetError,
 )
-from helpers import zoo
+from helpers import hostile_models, zoo
 from helpers.gated_runs import SECONDS, GatedRuns
 from helpers.tolerances import assert_close
 
@@ -233,6 +233,40 @@ def test_the_work_for_a_client_that_left_is_not_done(engine, gate) -> None:
     assert len(gate.rows) == 2
     with pytest.raises(CancelledError):
         left.result(0)
+
+
+def endless_engine(folder: Path) -> tuple[camrt.Engine, np.ndarray, np.ndarray]:
+    """An engine, images that it answers, and images that it never ends with."""
+    engine = camrt.load(hostile_models.endless_loop(folder / "endless.onnx", above=1e6), threads=1)
+    good = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    return engine, good, np.full_like(good, 1e9)
+
+
+@pytest.mark.parametrize("leave", ["client", "deadline"])
+def test_a_run_that_nobody_waits_for_is_stopped(tmp_path: Path, leave: str) -> None:
+    engine, good, endless = endless_engine(tmp_path)
+    with Scheduler(engine) as scheduler:
+        asked = ExplainRequest(batch=engine.prepare(endless), deadline=time.monotonic() + 600)
+        left = scheduler.submit(asked)
+        wait_until(scheduler, lambda: scheduler._runs._running)
+        if leave == "client":
+            left.cancel()
+        else:
+            make_late(scheduler, asked)
+        following = scheduler.submit(ExplainRequest(batch=engine.prepare(good)))
+        assert_close(following.result(SECONDS), engine.predict(good))
+
+
+def test_closing_stops_runs(tmp_path: Path) -> None:
+    engine, _, endless = endless_engine(tmp_path)
+    scheduler = Scheduler(engine)
+    left = scheduler.submit(ExplainRequest(batch=engine.prepare(endless)))
+    wait_until(scheduler, lambda: scheduler._runs._running)
+    scheduler.close()
+    assert isinstance(left.exception(0), ClosedError)
+    for worker in scheduler._runs._workers:
+        worker.join(SECONDS)
+        assert not worker.is_alive()
 
 
 def test_a_client_that_leaves_before_its_turn(engine, gate) -> None:
