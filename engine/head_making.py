@@ -37,19 +37,23 @@ from camrt.export.adjoint import (
 from camrt.export.graph.index import Graph
 from camrt.export.heads.calm_ratio import is_ratio_of_cells
 from camrt.export.heads.cut import FIRST_LAYER, add_taps, build_head_model, extra_input_name
-from camrt.export.heads.factoring import MAP, VECTOR, Factors, Unfactored, cell_layer
+from camrt.export.heads.factoring import MAP, VECTOR, AffineStart, Factors, Unfactored, cell_layer
 from camrt.export.heads.last_linear import LastLinear, is_one_function, linear_model
 from camrt.export.rewrites.interface import LOGITS, Interface
 
 __all__ = [
+    "ALTERED",
     "CutTensors",
     "ModelToCut",
+    "build_class_adjoint",
+    "find_class_rows",
     "make_adjoint_runner",
     "make_head",
     "make_reference",
     "vector_batch_size",
 ]
 
+ALTERED = "camrt_altered"
 # Vectors run at once through what follows a head's first layer: more gain nothing.
 MAX_VECTORS = 1024
 
@@ -329,21 +333,35 @@ def make_exact_head(whole: ModelToCut, cut: CutTensors, runtime: Backend) -> Hea
 
 def make_class_rows(whole: ModelToCut, factors: Factors, runtime: Backend) -> ClassRows | None:
     """What answers about logits by the targets' rows, where each logit pools a channel of its own."""
-    layer = factors.phi_start
-    if layer is None or layer.each is None or factors.has_rest or factors.weight is not None:
+    layer = find_class_rows(factors)
+    if layer is None or layer.each is None:
         return None
     part, batch = layer.each, whole.interface.batch
 
     def back() -> Runner:
-        shape = whole.graph.shape(layer.answer)
-        assert shape is not None
-        graph = Graph(part, (shape[0], 1, *shape[2:]))
-        end = part.graph.node[-1].input[0]  # the last node is the exit from it
-        made = build_adjoint_model(part, graph, MAP, end=end, input_name="camrt_altered", batch=batch)
+        made = build_class_adjoint(whole, layer)
         return runtime.make_runner(made, label="adjoint of a class's channel", batch=batch)
 
     each = LazyRunner(lambda: runtime.make_runner(part, label="a class's channel of the head", batch=batch))
     return ClassRows(factors, layer, each, LazyRunner(back), runtime.device)
+
+
+def find_class_rows(factors: Factors | Unfactored) -> AffineStart | None:
+    """The layer that each logit has a row of, and pools what is made of it; None of other heads."""
+    if isinstance(factors, Unfactored) or factors.has_rest or factors.weight is not None:
+        return None
+    layer = factors.phi_start
+    return None if layer is None or layer.each is None else layer
+
+
+def build_class_adjoint(whole: ModelToCut, layer: AffineStart) -> onnx.ModelProto:
+    """The way back through what is made of one class's channel of that layer; its input is camrt_altered."""
+    part, shape = layer.each, whole.graph.shape(layer.answer)
+    assert part is not None
+    assert shape is not None
+    graph = Graph(part, (shape[0], 1, *shape[2:]))
+    end = part.graph.node[-1].input[0]  # the last node is the exit from it
+    return build_adjoint_model(part, graph, MAP, end=end, input_name=ALTERED, batch=whole.interface.batch)
 
 
 def make_calm_head(

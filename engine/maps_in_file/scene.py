@@ -168,6 +168,16 @@ class ScoreWriter:
             return logits
         return self.scene.make.add("Sigmoid" if self.scene.link == "sigmoid" else "Exp", logits)
 
+    def own_slope(self) -> str:
+        """∂score/∂logit (N, T) of the targets to their own logits, where no softmax is over them."""
+        make, chosen = self.scene.make, self.own(self.scene.logits, 2)
+        if not self.is_probability or self.scene.link == "none":
+            return make.add("Add", make.add("Mul", chosen, make.number(0.0)), make.number(1.0))
+        slope = self.of_own_logits(chosen)
+        if self.scene.link == "sigmoid":
+            slope = make.add("Mul", slope, make.add("Sigmoid", make.add("Neg", chosen)))
+        return slope
+
     def weighting(self) -> str:
         """∂score/∂logits (N, T, C), see `camrt.engine.scores.ScoreReader.weighting`."""
         scene, make = self.scene, self.scene.make
@@ -176,11 +186,7 @@ class ScoreWriter:
         if not self.is_probability or scene.link == "none":
             return make.as_float(own)
         if not self.needs_softmax:
-            chosen = self.own(scene.logits, 2)
-            slope = self.of_own_logits(chosen)
-            if scene.link == "sigmoid":
-                slope = make.add("Mul", slope, make.add("Sigmoid", make.add("Neg", chosen)))
-            return make.masked(make.unsqueeze(slope, [2]), own)
+            return make.masked(make.unsqueeze(self.own_slope(), [2]), own)
         shares = make.add("Softmax", scene.logits, axis=-1)
         others = make.add("Where", own, make.number(0.0), make.unsqueeze(shares, [1]))
         rest = make.reduce_sum(others, [2], keepdims=True)

@@ -16,11 +16,12 @@ from camrt.default import resolve_model_path
 from camrt.engine.build import AnalysedFile, analyse_file
 from camrt.engine.call_limits import check_deadline_option, check_memory
 from camrt.engine.cuts import find_cut_tensors
-from camrt.engine.head_making import CutTensors, ModelToCut
+from camrt.engine.head_making import CutTensors, ModelToCut, find_class_rows
 from camrt.engine.heads import Head
 from camrt.engine.heads.calm import CalmHead
 from camrt.engine.images.preprocess import METADATA_KEY
 from camrt.engine.maps_in_file.calm_answers import CalmAnswers
+from camrt.engine.maps_in_file.class_row_answers import ClassRowAnswers
 from camrt.engine.maps_in_file.comparison import compare_with_engine
 from camrt.engine.maps_in_file.factored_answers import FactoredAnswers
 from camrt.engine.maps_in_file.file_graph import FileGraph
@@ -80,7 +81,8 @@ def with_maps(
     """Writes a model's file that gives saliency maps beside its own outputs, wherever ONNX files run.
 
     What is added are standard operators behind the model's own nodes, which stay as they are: so its outputs
-    are the same, bit for bit. The file is compared with `Engine.explain` on noise before it takes its place.
+    are the same, bit for bit (in another operator set ONNX Runtime may round the last bits otherwise). The
+    file is compared with `Engine.explain` on noise before it takes its place.
 
     It has the model's own input, and one more, `target`, int64 (N,): for each image the class to explain, or
     -1 for the predicted one. That input is always needed. ONNX could give it a default (an initializer of the
@@ -163,9 +165,11 @@ def build_file(given: ModelBytes, plan: MapPlan, opset: int | None, options: Map
         analysed = analyse_file(file, runtime, analyst, **{**options, "threads": threads})
         declared = add_maps(model, analysed, plan)
         note_usage(model, analysed)
-        content = serialise(convert(model, opset))
+        model = convert(model, opset)
+        content = serialise(model)
     engine = analysed.make_engine(file, runtime, threads=threads)
-    compare_with_engine(content, own, engine, plan.methods, declared)
+    is_converted = version_of(model) != version_of(own)
+    compare_with_engine(content, own, engine, plan.methods, declared, is_converted=is_converted)
     return content
 
 
@@ -297,6 +301,9 @@ def make_answers(whole: ModelToCut, cut: CutTensors, head: Head, scene: Scene) -
     """What answers about a head, as the engine's does."""
     if isinstance(head, CalmHead):
         return CalmAnswers(scene, whole, cut)
+    layer = find_class_rows(cut.factors)
+    if layer is not None and isinstance(cut.factors, Factors):
+        return ClassRowAnswers(scene, whole, cut, cut.factors, layer)
     if isinstance(cut.factors, Factors) and whole.interface.joint is None:
         return FactoredAnswers(scene, whole, cut, cut.factors)
     return HeadAnswers(scene, whole, cut)
