@@ -14,6 +14,7 @@ __all__ = ["RESULTS", "make_lines", "make_table"]
 
 RESULTS = "results.csv"
 ANSWERS = ("rank", "class", "label", "probability", "logit", "score", "flag")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
 COLUMNS = ("path", "status", "method", *ANSWERS, "overlay", "error")
 
 
@@ -33,9 +34,10 @@ def make_lines(batch: ExplainedBatch, question: Question, overlays: Sequence[str
     each = explanations[0].targets_per_image if explanations else 0
     explained = 0
     for image in batch.images:
-        path = to_text(image.item.address)
+        path = to_text(image.item.address) or ""
+        path = f"./{path}" if path.startswith(FORMULAS) else path
         if image.error is not None:
-            rows.writerow([path, FAILED, *[""] * (len(ANSWERS) + 2), to_text(image.error)])
+            rows.writerow([path, FAILED, *[""] * (len(ANSWERS) + 2), to_cell(to_text(image.error))])
             continue
         places = range(explained, explained + each)
         for name, columns in answers:
@@ -48,9 +50,11 @@ def make_lines(batch: ExplainedBatch, question: Question, overlays: Sequence[str
 
 
 def to_cell(value: Any) -> str:
-    """A number with as many digits as float32 has; empty for what there is none of."""
+    """A number with the digits of float32, or a text that is no formula; empty where there is none."""
     if value is None or value != value:
         return ""
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(FORMULAS) else value
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 

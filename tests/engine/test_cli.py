@@ -604,6 +604,17 @@ def test_a_table_of_results(loader: Loader, tmp_path: Path) -> None:
     assert (tmp_path / "camrt-out" / rows[4]["overlay"]).is_file()
 
 
+def test_the_table_holds_no_formulas(loader: Loader, tmp_path: Path) -> None:
+    loader.changes = {"labels": ("a", "b", "c", '=HYPERLINK("x")')}
+    (tmp_path / "=2.png").write_text("no image")
+    image(tmp_path / "@1.png", 255)
+    assert run("explain", "m.onnx", "@1.png", "=2.png").exit_code == 1
+    with Path("camrt-out/results.csv").open(newline="") as file:
+        good, bad = csv.DictReader(file)
+    assert (good["path"], good["label"]) == ("./@1.png", '\'=HYPERLINK("x")')
+    assert (bad["path"], bad["error"][:8]) == ("./=2.png", "'=2.png:")
+
+
 def test_the_table_of_a_run_that_goes_on_is_whole(loader: Loader, tmp_path: Path) -> None:
     for name in ("x/1.png", "x/3.png"):
         image(tmp_path / name)

@@ -6,7 +6,7 @@ Nothing heavy is imported here but inside the commands, so that `camrt --help` i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -199,6 +199,7 @@ def explain(
     """
     with report_errors(resumes=True):
         from camrt.cli.explain_run import explain_sources
+        from camrt.engine.load import load
         from camrt.engine.methods import make_method
         from camrt.engine.run_folder import holds_run
         from camrt.engine.runs.decoding import Decoding
@@ -225,7 +226,7 @@ def explain(
         if others and option:
             raise InputError("-O is of one method: of several, as in -m gradcam:contrast=7,pixab")
         options = parse_options([*first[1:], *(option or [])])
-        engine = _load(
+        engine = load(
             model_path() if model_file is None else model_file,
             target=layer or None,
             batch_size=batch_size,
@@ -299,9 +300,3 @@ def print_embedded(engine: Engine) -> None:
         markup=False,
         soft_wrap=True,
     )
-
-
-def _load(model: Path, **settings: Any) -> Engine:
-    from camrt.engine.load import load
-
-    return load(model, **settings)
