@@ -126,6 +126,7 @@ def throughput(
                 ("scheduler", partial(ask_from, CALLERS, CALLERS * rounds, asked)),
                 at_least=THROUGHPUT_GOAL,
                 pairs=pairs,
+                warm=3,  # the first batches of a size make memory ready
                 notes=[note, "the ratio of times, a loop's over the scheduler's, is that of throughputs"],
             )
         )
