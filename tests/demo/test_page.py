@@ -199,7 +199,7 @@ def test_files_for_the_predicted_class_and_for_several(page, engine, tmp_path):
     """The first offers no choice, the second is asked for one class."""
     for targets in ("predicted", "several"):
         camrt.export.with_maps("default", "gradcam", tmp_path / f"{targets}.onnx", targets=targets)
-        drop(page, tmp_path / f"{targets}.onnx", "")
+        page.locator("#model-file").set_input_files(tmp_path / f"{targets}.onnx")
         expect(page.locator("#model-facts")).to_contain_text(f"{targets}.onnx")
         expect(page.locator("#canvas")).to_have_attribute(
             "aria-label", re.compile("example with the gradcam map")
