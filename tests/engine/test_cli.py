@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -677,6 +678,27 @@ def test_warnings_are_paragraphs_and_told_once(capsys: pytest.CaptureFixture[str
             warnings.warn(text, DegenerateMapWarning, stacklevel=1)
     told = capsys.readouterr().err.splitlines()
     assert told == ["warning: give --device or\N{REPLACEMENT CHARACTER} not", "warning: another"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "stopped"),
+        ({"resumes": True}, "stopped; what was written is whole, the same command with --resume goes on"),
+        (
+            {"resumes": True, "replaces": True},
+            "stopped; what was written is whole, the same command with --resume in place of --overwrite "
+            "goes on",
+        ),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], options: dict[str, bool], told: str
+) -> None:
+    with pytest.raises(typer.Exit) as end, report_errors(**options):
+        raise KeyboardInterrupt
+    assert end.value.exit_code == 130
+    assert capsys.readouterr().err == told + "\n"
 
 
 def test_nothing_readable(loader: Loader) -> None:

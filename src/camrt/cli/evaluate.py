@@ -130,7 +130,7 @@ def on_images(
     Writes results.json, Parquet tables, report.html, table.md, .csv and .tex, and figures as PDF. A run that
     was stopped goes on with --resume.
     """
-    with report_errors(resumes=True):
+    with report_errors(resumes=True, replaces=overwrite):
         from camrt.evaluation.datasets import read_dataset
         from camrt.evaluation.suite import Settings, evaluate
 
@@ -217,7 +217,7 @@ def walls(
     With --theory, Proposition 2, Theorem 3 and the dead rows of the masked VGG-16, each value beside what the
     paper says of it.
     """
-    with report_errors(resumes=True):
+    with report_errors(resumes=True, replaces=overwrite):
         check_theory_options(context, theory=theory)
         if theory:
             asked = {"filters": filters, "side": side, "draws": draws, "seed": seed, "image": image}
@@ -309,7 +309,7 @@ def sanity(
 
     from rich.table import Table
 
-    with report_errors(resumes=out is not None):
+    with report_errors(resumes=out is not None, replaces=overwrite):
         from camrt.evaluation.metrics.randomisation import cascading_randomisation
         from camrt.evaluation.metrics.weight_layers import Draw, find_weight_layers
         from camrt.evaluation.suite.settings import parse_methods

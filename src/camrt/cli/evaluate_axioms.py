@@ -60,7 +60,7 @@ def axioms(
     """
     from rich.table import Table
 
-    with report_errors(resumes=out is not None):
+    with report_errors(resumes=out is not None, replaces=overwrite):
         import numpy as np
 
         import camrt

@@ -197,7 +197,7 @@ def explain(
     was stopped goes on with --resume; a folder that holds results is not written into otherwise.
     Exit code: 0, or 1 when images had to be skipped, or 2 when the model or a request is wrong.
     """
-    with report_errors(resumes=True):
+    with report_errors(resumes=True, replaces=overwrite):
         from camrt.cli.explain_run import explain_sources
         from camrt.engine.load import load
         from camrt.engine.methods import make_method

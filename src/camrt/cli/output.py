@@ -86,19 +86,22 @@ def print_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def report_errors(*, resumes: bool = False) -> Iterator[None]:
+def report_errors(*, resumes: bool = False, replaces: bool = False) -> Iterator[None]:
     """Turn what a user can put right into one paragraph on stderr and exit code 2.
 
     Ctrl-C ends with exit code 130.
 
     Args:
         resumes: Whether the command has --resume, which Ctrl-C then names.
+        replaces: Whether it was given --overwrite, which does not go with that.
     """
     try:
         with print_warnings():
             yield
     except KeyboardInterrupt:
-        hint = "; what was written is whole, the same command with --resume goes on" if resumes else ""
+        instead = " in place of --overwrite" if replaces else ""
+        goes_on = f"; what was written is whole, the same command with --resume{instead} goes on"
+        hint = goes_on if resumes else ""
         make_console(stderr=True).print(f"stopped{hint}", soft_wrap=True)
         raise typer.Exit(130) from None
     except (CamrtError, OSError) as error:

@@ -97,7 +97,7 @@ def reproduce(
     Prints published and measured figures side by side, and writes table.md and results.json. With --list,
     shows what every table and figure needs, how long it takes, and what was measured of it before.
     """
-    with report_errors(resumes=True):
+    with report_errors(resumes=True, replaces=overwrite):
         from camrt.cli.reproduce_listing import print_entry, print_overview
         from camrt.evaluation.papers.catalogue import CATALOGUE, find_entries, find_tasks
         from camrt.evaluation.papers.checkpoints import SUFFIXES, write_checkpoint_as_onnx

@@ -103,7 +103,7 @@ def train(
 
     A run that was cut off goes on with --resume and ends as if it had not been.
     """
-    with report_errors(resumes=True):
+    with report_errors(resumes=True, replaces=overwrite):
         with training_imports():
             from camrt.cli.epoch_lines import EpochLines
             from camrt.training.recipe import Recipe

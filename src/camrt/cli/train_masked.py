@@ -42,7 +42,7 @@ def masked_vgg(
 
     A run that was cut off goes on with --resume and ends as if it had not been.
     """
-    with report_errors(resumes=True):
+    with report_errors(resumes=True, replaces=overwrite):
         with training_imports():
             from camrt.training.masked_runs import MODEL, MaskedRunConfig, train_masked
             from camrt.training.masked_training import MaskedTrainingSettings
