@@ -93,8 +93,7 @@ def add_to_triton_repository(
         docs/user_guide/model_repository.md and model_configuration.md of triton-inference-server/server.
 
     Example:
-        >>> add_to_triton_repository("resnet50.onnx", "models", max_batch=16)  # doctest: +SKIP
-        PosixPath('models/resnet50/1')
+        camrt.export.add_to_triton_repository("resnet50.onnx", "models", max_batch=16)
     """
     if isinstance(max_batch, bool) or not isinstance(max_batch, int) or not 1 <= max_batch <= MOST_ROWS:
         raise InputError(f"max_batch={max_batch!r} must be a whole number in [1, {MOST_ROWS}]")

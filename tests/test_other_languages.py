@@ -24,7 +24,7 @@ from helpers.annotated_images import COLOURS, colour_model
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "serving_files.md"
 NODE_PACKAGE = "onnxruntime-node@1.30.0"
-SECONDS = 300
+SECONDS = 120
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the tests are not beside docs/serving_files.md")
 
 

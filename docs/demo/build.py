@@ -36,7 +36,7 @@ VENDORED = (
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
 """Of onnxruntime-web, what runs in WebAssembly alone, and what runs on WebGPU."""
-SECONDS = 300  # that npm may take
+SECONDS = 120  # that npm may take
 METHODS = ("calm", "pixab", "gradcam")
 """Whose maps the embedded classifier is given, the first at first."""
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 import camrt
 from camrt.cli.main import app
 from camrt.default import model_path
-from camrt.engine.triton_repository import add_to_triton_repository
 from camrt.errors import InputError, ModelFileError, UnsupportedModelError
+from camrt.export import add_to_triton_repository
 from helpers.annotated_images import COLOURS, colour_model
 
 READER = """
