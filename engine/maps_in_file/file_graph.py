@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -163,6 +164,15 @@ class FileGraph(NodeMaker):
         return self.constant(values)
 
     # ---------------------------------------------------------------- nodes
+
+    @contextmanager
+    def inner_nodes(self) -> Iterator[list[NodeProto]]:
+        """Collects the nodes of a graph inside a node; what is stored stays outside, where that reads it."""
+        outer, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outer
 
     def add_node(
         self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any

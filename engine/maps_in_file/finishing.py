@@ -14,7 +14,7 @@ from camrt.engine.methods import Method
 from camrt.export.rewrites.input_form import IMAGES
 from camrt.kernels.resampling import axis_table
 
-__all__ = ["Placement", "make_saliency", "not_finite"]
+__all__ = ["Placement", "make_saliency", "not_finite", "sampling_matrix"]
 
 Array = npt.NDArray[Any]
 

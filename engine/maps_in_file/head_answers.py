@@ -9,13 +9,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from camrt.engine.head_making import CutTensors, ModelToCut
+from camrt.engine.head_making import ALTERED, CutTensors, ModelToCut
 from camrt.engine.maps_in_file.box_sums import Boxes, ListedBoxes, group_boxes
 from camrt.engine.maps_in_file.scene import Scene, ScoreWriter
 from camrt.engine.methods.boxes import Assignment
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
 from camrt.export.adjoint import GRADIENT, WEIGHTING, ReluRule, build_adjoint_model
+from camrt.export.geometry.builtin_preprocessing import find_builtin_preprocessing
 from camrt.export.heads.batch_rows import find_row_format
 from camrt.export.heads.cut import build_head_model, extra_input_name
 from camrt.export.heads.factoring import MAP
@@ -92,6 +93,19 @@ class HeadAnswers:
             extra_inputs=self._cut.around,
         )
         return self.make.run_part(part, {MAP: rows, **self._feeds_beside(each)})[part.graph.output[0].name]
+
+    def run_model(self, images: str) -> str:
+        """Logits (B, C) of other images (B, C, H, W)."""
+        whole = self._whole
+        part = build_head_model(
+            whole.model, whole.graph, IMAGES, LOGITS, input_name=ALTERED, batch=whole.interface.batch
+        )
+        return self.make.run_part(part, {ALTERED: images})[part.graph.output[0].name]
+
+    @cached_property
+    def moves_pixels(self) -> bool:
+        """Whether the file shows maps a part of its images alone."""
+        return bool(find_builtin_preprocessing(self._whole.graph, self.interface.element).spatial_steps)
 
     def full_scores(self, kind: ScoreKind) -> str:
         """(N, T): the scores of the images as they are."""

@@ -9,6 +9,7 @@ from camrt.engine.arrays import SCORE_TOLERANCE
 from camrt.engine.maps_in_file.calm_answers import calm_map
 from camrt.engine.maps_in_file.head_answers import Gradient, HeadAnswers
 from camrt.engine.maps_in_file.pixel_maps import gradient_map
+from camrt.engine.maps_in_file.score_map import score_map
 from camrt.engine.methods import Method
 from camrt.engine.methods.ablation import MIN_SCORE as LEAST_ABLATED
 from camrt.engine.methods.ablation import AblationCAM
@@ -26,6 +27,7 @@ from camrt.engine.methods.gradients import (
 from camrt.engine.methods.guided import GuidedBackpropagation
 from camrt.engine.methods.pixab import MIN_SCORE, PixabCAM
 from camrt.engine.methods.pixels import Gradient as PixelGradient
+from camrt.engine.methods.score import ScoreCAM
 from camrt.errors import MethodError
 
 __all__ = ["check_method", "make_raw_map"]
@@ -200,6 +202,7 @@ MAPS: dict[type[Method], Callable[[HeadAnswers, Any], str]] = {
     CAM: cam_map,
     AblationCAM: ablation_map,
     PixabCAM: pixab_map,
+    ScoreCAM: score_map,
     GradCAM: channel_map(mean_gradient),
     GradCAMPlusPlus: channel_map(plus_plus_weights),
     XGradCAM: channel_map(xgrad_weights),

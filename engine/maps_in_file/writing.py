@@ -97,16 +97,16 @@ def with_maps(
     Args:
         path: An ONNX file, or the word "default".
         methods: One or several methods, by name or, with options, as themselves: activation, cam, gradcam,
-            gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise, ablation, pixab;
-            of CALM models calm; of the image's own pixels gradient and guided.
+            gradcam++, xgradcam, hirescam, layercam, gradcam-elementwise, ablation, pixab,
+            score; of CALM models calm; of the image's own pixels gradient and guided.
         out: Where the file goes.
         targets: "one" class an image; "several", for which `target` is (N, T), and outputs are (N, T, H, W);
             or "predicted", for which there is no such input.
         raw: Whether raw maps are outputs too.
         opset: ONNX operator set of the file, 17 to 21; None for the model's own, 17 at least.
         most_passes: How many altered activations of an image may be run through what follows the cut, of a
-            head that is not answered by algebra; they are run at once, and are what such a file needs memory
-            for.
+            head that is not answered by algebra: at once, which is what such a file needs memory for. As many
+            masked images may be run through the whole model, which Score-CAM does one after another.
         load_deadline: Seconds that all of it may take; infinity for no bound.
         max_memory: Bytes that may be allocated at once, as in `camrt.load`.
         **options: Of `camrt.load`, for how the model is read: `target` (the layer), `grid`, `output`,
@@ -321,12 +321,12 @@ def check_names(model: onnx.ModelProto, declared: DeclaredMaps) -> None:
 def check_cost(method: Method, shape: MapShape, head: Head, most_passes: int) -> None:
     """Refuses a method that the head has not, or that needs too many passes."""
     cost = method.cost(head, shape)
-    if cost.head > most_passes:
-        raise MethodError(
-            f"{method.name}: needs {cost.head} passes an image through what follows the cut ({cost.why}), "
-            f"all at once; at most {most_passes} are allowed: raise most_passes= (--most-passes), or take "
-            "another method"
-        )
+    for passes, where in ((cost.head, "what follows the cut"), (cost.full, "the whole model")):
+        if passes > most_passes:
+            raise MethodError(
+                f"{method.name}: needs {passes} passes an image through {where} ({cost.why}); at most "
+                f"{most_passes} are allowed: raise most_passes= (--most-passes), or take another method"
+            )
 
 
 def convert(model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:

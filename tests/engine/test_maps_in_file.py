@@ -4,8 +4,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from typer.testing import CliRunner
 
 import camrt
+from camrt.cli.main import app
+from camrt.engine.maps_in_file import writing
 from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus
 from camrt.engine.methods.pixab import PixabCAM
@@ -20,10 +23,15 @@ EVERYWHERE = ["activation", "gradcam", "gradcam++", "xgradcam", "hirescam", "lay
 EPSILON = TOLERANCES["float32"][0]
 
 
-def run(path, feeds, *outputs):
+def open_session(path):
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    return ort.InferenceSession(str(path), options).run(list(outputs) or None, feeds)
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options)
+
+
+def run(path, feeds, *outputs):
+    return open_session(path).run(list(outputs) or None, feeds)
 
 
 def zoo_model(name, folder, **options):
@@ -36,12 +44,14 @@ def images_of(count, size, seed=3):
     return np.random.default_rng(seed).standard_normal((count, *size)).astype(np.float32)
 
 
-def assert_same_maps(maps, raw, expected):
+def assert_same_maps(maps, raw, expected, expected_raw=None):
     """Maps beside the engine's: both lose the digits that two scores of about one have in common."""
-    scale = np.abs(expected.raw).max(axis=(-2, -1), keepdims=True)
+    if expected_raw is None:
+        expected, expected_raw = expected.maps, expected.raw
+    scale = np.abs(expected_raw).max(axis=(-2, -1), keepdims=True)
     lost = 1.0 + 4.0 / np.maximum(scale, 1e-6)
-    assert (np.abs(raw - expected.raw) <= EPSILON * np.maximum(scale, 1e-6) * lost).all()
-    assert (np.abs(maps - expected.maps) <= EPSILON * lost).all()
+    assert (np.abs(raw - expected_raw) <= EPSILON * np.maximum(scale, 1e-6) * lost).all()
+    assert (np.abs(maps - expected) <= EPSILON * lost).all()
     assert maps.dtype == raw.dtype == np.float32
     assert 0 <= maps.min() <= maps.max() <= 1
 
@@ -55,22 +65,27 @@ def assert_wellformed(path):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_every_head_of_the_zoo(name, tmp_path):
+def test_every_head_of_the_zoo(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "compare_with_engine", lambda *given, **options: None)  # compared below
     path, size, classes = zoo_model(name, tmp_path)
     engine = camrt.load(path, target="A", verify=False, cache=False)
     assert engine.head.kind == HEADS[name].kind
     methods = [*EVERYWHERE, *(["cam"] if engine.head.has_class_maps else [])]
     made = with_maps(path, methods, tmp_path / "maps.onnx", target="A", raw=True, verify=False)
     assert_wellformed(made)
+    images, target = images_of(7, size), np.arange(7) % classes
+    names = [f"{kind}_{method}" for method in methods for kind in ("saliency", "raw")]
+    plain, held = open_session(path), open_session(made)
+    outcome = {}
     for count in (1, 7):
-        images, target = images_of(count, size), np.arange(count) % classes
-        (plain,) = run(path, {"images": images})
-        names = [f"{kind}_{method}" for method in methods for kind in ("saliency", "raw")]
-        logits, *found = run(made, {"images": images, "target": target}, "logits", *names)
-        np.testing.assert_array_equal(logits, plain)
-        for number, method in enumerate(methods):
-            expected = engine.explain(images, method, targets=target)
-            assert_same_maps(found[2 * number], found[2 * number + 1], expected)
+        (before,) = plain.run(None, {"images": images[:count]})
+        feeds = {"images": images[:count], "target": target[:count]}
+        after, *outcome[count] = held.run(["logits", *names], feeds)
+        np.testing.assert_array_equal(after, before)
+    for number, method in enumerate(methods):
+        expected = engine.explain(images, method, targets=target)
+        for count, found in outcome.items():
+            assert_same_maps(*found[2 * number :][:2], expected.maps[:count], expected.raw[:count])
 
 
 SMALL = "gap-flatten-gemm"
@@ -263,3 +278,38 @@ def test_options_of_methods(name, tmp_path):
         made = with_maps(path, method, tmp_path / "maps.onnx", target="A", raw=True, verify=False)
         found = run(made, {"images": images, "target": target}, "saliency", "raw")
         assert_same_maps(*found, engine.explain(images, method, targets=target))
+
+
+def test_the_command(tmp_path):
+    path, *_ = zoo_model(SMALL, tmp_path)
+    out = tmp_path / "maps.onnx"
+    words = ["export", str(path), "--with", "gradcam,cam", "--with", "pixab:score=logit", "--raw"]
+    result = CliRunner().invoke(app, [*words, "--targets", "several", "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "with maps by gradcam, cam, pixab" in result.output.replace("\n", " ")
+    declared = read_declared_maps(onnx.load(out))
+    assert declared.several
+    assert declared.maps[2].options == repr(PixabCAM(score="logit"))
+    assert declared.maps[2].outputs == ("saliency_pixab", "raw_pixab")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--with", "nothing", "-o", "x.onnx"], "unknown method"),
+        (["--with", "gradcam"], "--out says where"),
+        (
+            ["--with", "gradcam", "--precision", "fp16", "-o", "x.onnx"],
+            "--precision means nothing with --with",
+        ),
+        (["--with", "gradcam", "--to", "tensorrt", "-o", "x"], "--with means nothing with --to tensorrt"),
+        (["--raw", "-o", "x.onnx"], "--raw means nothing with --to onnx"),
+        (["--with", ",", "-o", "x.onnx"], "must name methods"),
+    ],
+)
+def test_the_command_says_what_is_wrong(words, message, tmp_path, monkeypatch):
+    path, *_ = zoo_model(SMALL, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["export", str(path), *words])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

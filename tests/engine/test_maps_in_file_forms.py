@@ -12,6 +12,7 @@ from camrt.engine.methods.gradients import GradCAM
 from camrt.engine.methods.guided import GuidedBackpropagation
 from camrt.engine.methods.pixab import PixabCAM
 from camrt.engine.methods.pixels import Gradient
+from camrt.engine.methods.score import ScoreCAM
 from camrt.engine.tensorrt_plans.bindings import import_bindings
 from camrt.engine.tensorrt_plans.build import BuildOptions, PlanBuilder
 from camrt.errors import MethodError
@@ -175,6 +176,20 @@ def test_several_layers_are_fused(tmp_path):
     assert_same(path, made, images, images, ["gradcam", "layercam"], target=layers)
 
 
+@pytest.mark.parametrize("open_size", [False, True])
+def test_score_cam_in_a_loop(open_size, tmp_path):
+    whole = zoo_classifier("global-max-pool", size=("H", "W") if open_size else None)
+    path = save(whole.model, tmp_path / "model.onnx")
+    images = images_of(3, whole.size)
+    for method in (ScoreCAM(), ScoreCAM(definition="grad-cam"), ScoreCAM(definition="torchcam")):
+        made = with_maps(path, method, tmp_path / "maps.onnx", raw=True, verify=False)
+        onnx.checker.check_model(onnx.load(made), full_check=True)
+        assert_same(path, made, images, images, [method], 20)
+    for method, message in ((ScoreCAM(passes=3), "passes="), (ScoreCAM(), "--most-passes")):
+        with pytest.raises(MethodError, match=message):
+            with_maps(path, method, tmp_path / "maps.onnx", most_passes=6)
+
+
 KINDS = [
     CALM(),
     CALM(kind="conditional"),
@@ -216,32 +231,33 @@ def test_openvino(name, tmp_path):
     openvino = pytest.importorskip("openvino", reason="OpenVINO is missing: pip install 'camrt[openvino]'")
     whole = zoo_classifier(name)
     path = save(whole.model, tmp_path / "model.onnx")
-    made = with_maps(path, METHODS, tmp_path / "maps.onnx", target="A")
+    methods = [*METHODS, "score"]
+    made = with_maps(path, methods, tmp_path / "maps.onnx", target="A")
     compiled = openvino.Core().compile_model(str(made), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     images, target = images_of(5, whole.size), np.array([0, 1, 2, -1, 3])
     images[1, 0, 2, 3] = np.nan
     found = compiled({"images": images, "target": target})
-    names = ["logits", *(f"saliency_{method}" for method in METHODS)]
+    names = ["logits", *(f"saliency_{method}" for method in methods)]
     expected = run(made, {"images": images, "target": target}, *names)
     for output, there in zip(names, expected, strict=True):
         here = found[output]
         rows = [0, 2, 3, 4] if output == "logits" else slice(None)  # its layers make numbers of NaN
         np.testing.assert_allclose(
-            here[rows], there[rows], rtol=0, atol=2e-3 if output.endswith("pixab") else 2e-5
+            here[rows], there[rows], rtol=0, atol=2e-3 if output.endswith(("pixab", "score")) else 2e-5
         )
         assert output == "logits" or not here[[1, 4]].any()
     with pytest.raises(RuntimeError):
         compiled({"images": images, "target": target[:3]})
 
 
-@pytest.mark.parametrize("name", ["gap-flatten-gemm", "gemm-relu-gemm", "global-max-pool"])
+@pytest.mark.parametrize("name", ["gap-flatten-gemm", "global-max-pool"])
 def test_tensorrt_takes_them(name, tmp_path):
     pytest.importorskip(
         "tensorrt_rtx_bindings", reason="TensorRT for RTX is missing: pip install 'camrt[dev]'"
     )
     whole = zoo_classifier(name)
     path = save(whole.model, tmp_path / "model.onnx")
-    made = with_maps(path, [*METHODS, "gradient"], tmp_path / "maps.onnx", target="A")
+    made = with_maps(path, [*METHODS, "gradient", "score"], tmp_path / "maps.onnx", target="A")
     builder = PlanBuilder(import_bindings("tensorrt-rtx", running=False), BuildOptions("fp32"))
     shapes = {"images": whole.size, "target": ()}
     assert builder.build(onnx.load(made), label="file with maps", shapes=shapes, batch=None)
