@@ -414,6 +414,11 @@ def test_a_run_that_is_killed_goes_on_and_ends_the_same(engine: Any, folder: Pat
         evaluate(loaded, folder, ["pixab", "gradcam"], settings=Settings(step=151), out=killed, resume=True)
 
 
+def read_files(folder: Path) -> dict[Path, bytes]:
+    """The files of a folder and its sub-folders, by their paths in it."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_other_contents_of_equal_names_and_sizes_are_not_mixed(engine: Any, tmp_path: Path) -> None:
     """Of bitmaps, whose sizes follow from their sides: in a run that was stopped, and in one that ended."""
     data = masked_squares(tmp_path / "masked")
@@ -423,7 +428,7 @@ def test_other_contents_of_equal_names_and_sizes_are_not_mixed(engine: Any, tmp_
         path.unlink()
     asked: dict[str, Any] = {"metrics": ["pxap"], "out": tmp_path / "out"}
     evaluate(engine, read(data, engine), "pixab", **asked)
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = read_files(tmp_path / "out")
     evaluate(engine, read(data, engine), "pixab", **asked, resume=True)
     for changed in (one, mask):
         whole = changed.read_bytes()
@@ -431,15 +436,15 @@ def test_other_contents_of_equal_names_and_sizes_are_not_mixed(engine: Any, tmp_
         with pytest.raises(InputError, match=rf"{changed.parent.name}/{changed.name} has changed since"):
             evaluate(engine, read(data, engine), "pixab", **asked, resume=True)
         changed.write_bytes(whole)
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert read_files(tmp_path / "out") == before
     (tmp_path / "out" / "results.json").unlink()
     Image.fromarray(255 - np.asarray(Image.open(one))).save(one)
     with pytest.raises(InputError, match="has changed since"):
         evaluate(engine, read(data, engine), "pixab", **asked, resume=True)
     evaluate(engine, read(data, engine), "pixab", **asked, overwrite=True)
     evaluate(engine, read(data, engine), "pixab", metrics=["pxap"], out=tmp_path / "whole")
-    for path in sorted((tmp_path / "whole").iterdir()):
-        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+    for name, content in read_files(tmp_path / "whole").items():
+        assert content == (tmp_path / "out" / name).read_bytes(), name
 
 
 def test_the_engine_finds_the_evaluation_by_its_entry_point(
