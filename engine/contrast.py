@@ -195,7 +195,7 @@ class Contrast:
         return Rivals(classes, self.strength, -1 if self.negated else 1, self.against == "similar-weighted")
 
     def _given(self, targets: Array, classes: int) -> Array:
-        given = np.array(self.against, np.int64)  # (R,) or (T, R)
+        given = np.array(self.against)  # (R,) or (T, R), perhaps beyond int64
         if given.ndim == 2 and len(given) != targets.shape[1]:
             raise TargetError(
                 f"contrast= has the rivals of {len(given)} targets, and {targets.shape[1]} are explained"
@@ -204,7 +204,7 @@ class Contrast:
             raise TargetError(
                 f"contrast: class {given.max()} is out of range; the model has {classes} classes"
             )
-        rows = np.broadcast_to(given, (targets.shape[1], given.shape[-1]))
+        rows = np.broadcast_to(given.astype(np.int64), (targets.shape[1], given.shape[-1]))
         return library(targets).broadcast_to(
             constant_like(np.ascontiguousarray(rows), targets), (len(targets), *rows.shape)
         )

@@ -106,8 +106,10 @@ def serve(
     Exit code: 0, or 1 when requests had to be cut off, or 2 when nothing can be served.
     """
     with report_errors():
+        from camrt.engine.serving.heaps import bound_heaps
         from camrt.engine.serving.kserve_import import import_kserve
 
+        bound_heaps()
         import_kserve()
         from camrt.engine.serving.limits import ServingLimits
         from camrt.engine.serving.request_log import configure_logging

@@ -216,6 +216,8 @@ def test_classes_that_are_not_there(engine_of: EngineOf) -> None:
     engine, images = engine_of(small), images_of(small)
     with pytest.raises(TargetError, match="contrast: class 4 is out of range; the model has 4 classes"):
         engine.explain(images, "gradcam", contrast=(1, 4))
+    with pytest.raises(TargetError, match=f"class {1 << 63} is out of range"):
+        engine.explain(images, "gradcam", contrast=1 << 63)
     with pytest.raises(TargetError, match="has the rivals of 2 targets, and 1 are explained"):
         engine.explain(images, "gradcam", contrast=((1,), (2,)))
     with pytest.raises(MethodError, match="ask for score='logit'"):
