@@ -166,6 +166,7 @@ function listen() {
   document.addEventListener("paste", ({ clipboardData }) => take(clipboardData.files[0]));
 }
 
+document.body.classList.add("started");
 find("opacity").value = 100 * OPACITY;
 draw();
 listen();
