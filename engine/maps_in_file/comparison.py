@@ -15,6 +15,7 @@ from camrt.engine.methods import Method
 from camrt.engine.noise import normal_noise
 from camrt.engine.queries import Need
 from camrt.engine.runtime.ort_cpu import FAILURES
+from camrt.engine.runtime.worker_threads import run_with_deadline
 from camrt.errors import WrongAnswerError
 from camrt.export.onnx_sessions import describe_failure, open_session
 from camrt.export.outputs.declared_maps import DeclaredMaps
@@ -55,6 +56,7 @@ def compare_with_engine(
 
     Raises:
         WrongAnswerError: An output of the model has other numbers, or a map is another than the engine's.
+        DeadlineError: It took too long.
     """
     interface = engine.interface
     size = None if engine.preprocessing is None else engine.preprocessing.size
@@ -128,12 +130,18 @@ def run(content: bytes, outputs: Sequence[str], feeds: dict[str, Array]) -> list
 
     Raises:
         WrongAnswerError: ONNX Runtime refuses it.
+        DeadlineError: It took too long.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    running = ort.RunOptions()
+
+    def stop() -> None:
+        running.terminate = True
+
     try:
         session = open_session(content, options)
-        found: list[Array] = session.run(list(outputs), feeds)
+        found: list[Array] = run_with_deadline(lambda: session.run(list(outputs), feeds, running), stop)
     except FAILURES as error:
         raise WrongAnswerError(f"ONNX Runtime refuses the file: {describe_failure(error)}") from error
     return found

@@ -45,7 +45,11 @@ class FileGraph(NodeMaker):
     ) -> None:
         lift_constants(model)
         upgrade_opset(model)
-        super().__init__(opset(model), prefix=PREFIX)
+        used = [name for node in model.graph.node for name in (*node.input, *node.output)]
+        own_prefix = PREFIX
+        while any(name.startswith(own_prefix) for name in used):
+            own_prefix += "_"
+        super().__init__(opset(model), prefix=own_prefix)
         self.model, self._source, self._interface = model, graph, interface
         self.image_input: str = model.graph.input[0].name
         self._stored: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -123,7 +127,7 @@ class FileGraph(NodeMaker):
 
         def rename(name: str) -> str:
             if name and name not in names:
-                names[name] = f"{PREFIX}_{number}_{name}"
+                names[name] = f"{self._prefix}_{number}_{name}"
             return names.get(name, name)
 
         for tensor in kept:

@@ -1,5 +1,8 @@
 """Files that hold their maps give what the engine gives, over every head, and keep what they are made of."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -12,8 +15,9 @@ from camrt.engine.maps_in_file import writing
 from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus
 from camrt.engine.methods.pixab import PixabCAM
-from camrt.errors import InputError, MethodError, ModelFileError
+from camrt.errors import DeadlineError, InputError, MethodError, ModelFileError
 from camrt.export import with_maps
+from camrt.export.graph.upkeep import rename_tensors
 from camrt.export.outputs.declared_maps import MAPS_KEY, read_declared_maps
 from helpers.tolerances import TOLERANCES
 from helpers.zoo import HEADS, classifier, save
@@ -251,6 +255,65 @@ def test_operator_sets(opset, tmp_path):
     path, *_ = zoo_model("gemm-relu-gemm", tmp_path)
     made = with_maps(path, ["pixab", "gradcam", "ablation"], tmp_path / "maps.onnx", opset=opset)
     assert assert_wellformed(made).opset_import[0].version == opset
+
+
+def test_names_of_tensors_that_are_added_are_free(tmp_path):
+    path, size, _ = zoo_model(SMALL, tmp_path)
+    model = onnx.load(path)
+    given = {"A": "camrt_maps_1", "trunk_linear": "camrt_maps__2"}
+    rename_tensors(model.graph, lambda name: given.get(name, name))
+    save(model, path)
+    made = with_maps(path, "pixab", tmp_path / "maps.onnx", raw=True)
+    images = images_of(2, size)
+    found = run(made, {"images": images, "target": np.array([0, 1])}, "saliency", "raw")
+    assert_same_maps(*found, camrt.load(path).explain(images, "pixab", targets=[0, 1]))
+
+
+@pytest.mark.parametrize("name", ["target", "saliency"])
+def test_a_model_that_has_a_tensor_of_such_a_name_is_refused(name, tmp_path):
+    path, *_ = zoo_model(SMALL, tmp_path)
+    model = onnx.load(path)
+    rename_tensors(model.graph, lambda tensor: name if tensor == "A" else tensor)
+    save(model, path)
+    with pytest.raises(InputError, match=f"has a tensor '{name}' already"):
+        with_maps(path, "gradcam", tmp_path / "maps.onnx")
+
+
+def test_it_ends_by_its_deadline(tmp_path):
+    path, *_ = zoo_model(SMALL, tmp_path)
+    with pytest.raises(DeadlineError):
+        with_maps(path, "pixab", tmp_path / "maps.onnx", load_deadline=1e-3)
+
+
+REAL = {
+    "brain_mri_cnn": ["gradcam", "gradcam++", "hirescam", "ablation", "pixab"],
+    "mobilenet_v2": ["cam", "gradcam", "layercam", "ablation", "pixab", "gradient"],
+    "mobilenet_v3_small": ["gradcam", "pixab"],
+    "squeezenet1_0": ["gradcam", "ablation", "pixab", "guided"],
+}
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif("CAMRT_DATA" not in os.environ, reason="CAMRT_DATA does not name a folder of real models")
+@pytest.mark.parametrize("name", REAL)
+def test_real_models(name, tmp_path):
+    path = Path(os.environ["CAMRT_DATA"]) / "models" / f"{name}.onnx"
+    made = with_maps(path, REAL[name], tmp_path / "maps.onnx", raw=True)
+    engine = camrt.load(path)
+    for count in (1, 7):
+        images = images_of(count, engine.interface.probe_shape(1)[1:]) / 2
+        target = np.arange(count) * 31 % engine.num_classes
+        (before,) = run(path, {"input": images})
+        names = [f"{kind}_{method}" for method in REAL[name] for kind in ("saliency", "raw")]
+        after, *found = run(made, {"input": images, "target": target}, "logits", *names)
+        np.testing.assert_array_equal(after, before)
+        for number, method in enumerate(REAL[name]):
+            expected = engine.explain(images, method, targets=target)
+            maps, raw = found[2 * number :][:2]
+            if method == "gradient":  # rounding turns some of a network's many steps on or off
+                assert np.abs(maps - expected.maps).max() < 0.05
+            else:
+                assert_same_maps(maps, raw, expected)
 
 
 METHODS_WITH_OPTIONS = [
