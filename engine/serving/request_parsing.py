@@ -16,7 +16,7 @@ from camrt.engine.methods import Method, make_method
 from camrt.engine.option_text import freeze_lists, parse_value
 from camrt.engine.serving.errors import TooLargeError, name_field
 from camrt.engine.serving.limits import ServingLimits
-from camrt.engine.serving.tensors import Array, Inference, texts
+from camrt.engine.serving.tensors import MOST_AXES, Array, Inference, texts
 from camrt.errors import CamrtError, ImageError, InputError
 
 __all__ = ["OUTPUTS", "PICTURE_FORMATS", "ParsedRequest", "naming", "parse_request"]
@@ -31,6 +31,7 @@ USUAL_OUTPUTS = ("logits", "targets", "saliency")
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Pillow's names of the formats that are taken from strangers."""
 DEFAULT_METHOD = "pixab"
+MOST_LETTERS = 1000  # of a name of a method, an option or a class
 _MICROSECONDS = 1e-6
 
 
@@ -84,10 +85,16 @@ def parse_request(asked: Inference, limits: ServingLimits) -> ParsedRequest:
     with naming("parameters.timeout"):
         seconds = read_timeout(given.pop("timeout", None))
     targets = read_targets(asked.inputs.get("targets"), given.pop("targets", None), asked.texts)
+    with naming("targets"):
+        check_lengths(targets)
     own = {name: given.pop(name) for name in ("top_k", "fuse", "dtype") if name in given}
     size = read_size(given.pop("size", "image"))
+    name = given.pop("method", DEFAULT_METHOD)
+    with naming("parameters.method"):
+        check_lengths([name, *given])
+        make_method(name, {})
     with naming("parameters"):
-        method = make_method(given.pop("method", DEFAULT_METHOD), read_options(given, asked.texts))
+        method = make_method(name, read_options(given, asked.texts))
     explains = not EXPLAINED_OUTPUTS.isdisjoint(outputs)
     return ParsedRequest(
         batch=read_images(asked.inputs["images"], limits),
@@ -107,6 +114,25 @@ def naming(field: str) -> Iterator[None]:
         yield
     except CamrtError as error:
         raise name_field(field, error) from None
+
+
+def check_lengths(given: Any, depth: int = 0) -> None:
+    """Refuses names beyond all measure, which would be compared with every name that there is.
+
+    Args:
+        given: A name, or lists of them, one in another.
+        depth: In how many lists it is.
+
+    Raises:
+        InputError: There is one.
+    """
+    if isinstance(given, str) and len(given) > MOST_LETTERS:
+        raise InputError(f"a name of {len(given)} letters; none has more than {MOST_LETTERS}")
+    if depth > MOST_AXES:
+        raise InputError("lists in one another are too deep")
+    if isinstance(given, (list, tuple)):
+        for one in given:
+            check_lengths(one, depth + 1)
 
 
 def read_timeout(value: Any) -> float | None:

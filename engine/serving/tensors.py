@@ -19,6 +19,7 @@ import numpy.typing as npt
 from camrt.errors import InputError
 
 __all__ = [
+    "MOST_AXES",
     "Inference",
     "RequestedOutput",
     "check_shape",

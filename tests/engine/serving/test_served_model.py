@@ -100,6 +100,28 @@ def test_targets_as_text(text: str, meant: Any) -> None:
     assert parse_request(asked(targets=text), ServingLimits()).targets == meant
 
 
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"method": "x" * 10**7}, "parameters.method"),
+        ({"x" * 10**7: 1}, "parameters.method"),
+        ({"targets": "x" * 10**7}, "targets"),
+    ],
+)
+def test_endless_names_are_compared_with_nothing(parameters: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError, match=rf"^{field}: a name of 10000000 letters"):
+        parse_request(asked(**parameters), ServingLimits())
+
+
+def test_lists_in_one_another_are_bounded() -> None:
+    deep: Any = 1
+    for _ in range(5000):
+        deep = [deep]
+    for name in ("targets", "window"):
+        with pytest.raises(InputError, match="too deep"):
+            parse_request(Inference({"images": IMAGES}, {name: deep}, texts=False), ServingLimits())
+
+
 def test_answers_are_those_of_explain(served: ServedModel) -> None:
     served.load()
     loaded = served.require()

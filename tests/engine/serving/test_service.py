@@ -180,7 +180,7 @@ def test_targets_as_an_input(served: Served, engine: Engine, way: str) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str, int]] = {
     "method": (
         {"parameters": {"method": "pixabb"}},
-        "parameters: unknown method 'pixabb'; did you mean",
+        "parameters.method: unknown method 'pixabb'; did you mean",
         400,
     ),
     "option": ({"parameters": {"denominator": "N1"}}, "parameters: pixab has no option 'denominator'", 400),
