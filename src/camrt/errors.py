@@ -28,6 +28,7 @@ __all__ = [
     "PickleError",
     "QueueFullError",
     "ReferenceKernelWarning",
+    "RoundingWarning",
     "SmallerBatchWarning",
     "StorageError",
     "TargetError",
@@ -152,6 +153,10 @@ class DegenerateMapWarning(CamrtWarning):
 
 class InputRangeWarning(CamrtWarning):
     """Numbers far outside the range that the model is made for, or an image whose range was guessed."""
+
+
+class RoundingWarning(CamrtWarning):
+    """ONNX Runtime rounds an output's last bits otherwise in a file with maps than in the model's own."""
 
 
 class SmallerBatchWarning(CamrtWarning):

@@ -11,11 +11,18 @@ from typer.testing import CliRunner
 
 import camrt
 from camrt.cli.main import app
-from camrt.engine.maps_in_file import writing
+from camrt.engine.maps_in_file import comparison, writing
 from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus
 from camrt.engine.methods.pixab import PixabCAM
-from camrt.errors import DeadlineError, InputError, MethodError, ModelFileError
+from camrt.errors import (
+    DeadlineError,
+    InputError,
+    MethodError,
+    ModelFileError,
+    RoundingWarning,
+    WrongAnswerError,
+)
 from camrt.export import with_maps
 from camrt.export.graph.upkeep import rename_tensors
 from camrt.export.outputs.declared_maps import MAPS_KEY, read_declared_maps
@@ -255,6 +262,27 @@ def test_operator_sets(opset, tmp_path):
     path, *_ = zoo_model("gemm-relu-gemm", tmp_path)
     made = with_maps(path, ["pixab", "gradcam", "ablation"], tmp_path / "maps.onnx", opset=opset)
     assert assert_wellformed(made).opset_import[0].version == opset
+
+
+def test_outputs_that_are_rounded_otherwise_are_told_and_others_refused(tmp_path, monkeypatch):
+    """ONNX Runtime optimises the file with maps otherwise, such as a real classifier's of 300 nodes."""
+    path, *_ = zoo_model(SMALL, tmp_path)
+    run_file = comparison.run
+    factor = 1 + 2e-7
+
+    def run_rounded(content, outputs, feeds):
+        first, *others = run_file(content, outputs, feeds)
+        return [first * np.float32(factor) if others else first, *others]
+
+    monkeypatch.setattr(comparison, "run", run_rounded)
+    with pytest.warns(RoundingWarning, match="otherwise, by [12].*e-07 of its largest number"):
+        with_maps(path, "gradcam", tmp_path / "maps.onnx")
+    factor = 1 + 1e-3
+    with pytest.raises(WrongAnswerError, match=r"other numbers than before, by 0\.001 of the largest"):
+        with_maps(path, "gradcam", tmp_path / "other.onnx")
+    factor = np.nan
+    with pytest.raises(WrongAnswerError, match="by inf of the largest"):
+        with_maps(path, "gradcam", tmp_path / "other.onnx")
 
 
 def test_names_of_tensors_that_are_added_are_free(tmp_path):
