@@ -27,7 +27,7 @@ __all__ = ["FAMILIES", "main"]
 
 SHOWN: Final = ("cat", "coffee", "pizza", "taxis")
 SIDE: Final = 480
-TILE: Final = 150
+TILE: Final = 190
 FAMILIES: Final[Mapping[str, Mapping[str, str]]] = {
     "Deleting and keeping": {
         "pixab": "boxes of cells deleted and kept",
@@ -121,7 +121,7 @@ def explain(
         except CamrtError as refusal:
             write_atomic(kept.with_suffix(".txt"), str(refusal).encode())
             return None
-        found.save(kept.parent, name=kept.stem, format="jpeg")
+        found.save(kept)
     return camrt.Explanation.load(kept)
 
 
@@ -129,10 +129,10 @@ def draw_strip(found: camrt.Explanation[Any], images: list[Image.Image]) -> byte
     """The overlays side by side, as WebP."""
     strip = Image.new("RGB", ((TILE + 6) * len(images) - 6, TILE), "white")
     for number, image in enumerate(images):
-        overlay = found.overlay(number, image=image).resize((TILE, TILE), Image.Resampling.LANCZOS)
-        strip.paste(overlay, ((TILE + 6) * number, 0))
+        overlay = found.overlay(number, image=image.resize((2 * TILE, 2 * TILE)))
+        strip.paste(overlay.resize((TILE, TILE), Image.Resampling.LANCZOS), ((TILE + 6) * number, 0))
     file = io.BytesIO()
-    strip.save(file, "WEBP", quality=55, method=6)
+    strip.save(file, "WEBP", quality=55)
     return file.getvalue()
 
 
