@@ -11,6 +11,7 @@ from typing import Any
 
 from kserve.model import InferenceVerb
 from kserve.protocol.dataplane import DataPlane
+from starlette.requests import ClientDisconnect
 
 import camrt
 from camrt.engine.serving.admission import Admission
@@ -171,7 +172,7 @@ class Front(DataPlane):  # type: ignore[misc]  # kserve has no types
                     call.decode = await read()
                     answer, _ = await model(call, headers=headers, verb=verb)
                 return answer
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, ClientDisconnect):
                 status, reason = CLIENT_LEFT, "the client left"
                 raise
             except Exception as error:

@@ -295,6 +295,18 @@ def test_work_of_a_client_that_left_ends(served: Served) -> None:
     wait_for(lambda: any(line["status"] == 499 for line in served.log_lines("answered")))
 
 
+def test_a_client_that_leaves_while_it_sends_is_no_error_of_ours(served: Served) -> None:
+    host, port = served.http.split(":")
+    left = 'camrt_requests_total{model="one",protocol="http v1",status="499"}'
+    before = served.metric(left)
+    with socket.create_connection((host, int(port))) as connection:
+        head = "POST /v1/models/one:explain HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+        connection.sendall(head.encode())
+        wait_for(lambda: served.metric("camrt_requests_in_flight") == 1)
+    wait_for(lambda: served.metric(left) == before + 1)
+    assert served.log_lines("internal error") == []
+
+
 def wait_for(condition: Any, seconds: float = 100.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
