@@ -26,6 +26,7 @@ __all__ = ["NOTEBOOK_TARGETS", "ComparisonRow", "arrange", "draw_comparison", "t
 
 _LEAST_CELL = 160  # pixels that a cell is wide at least
 _HIGHEST = 1.3  # times its width that a cell is high at most
+_BESIDE = 3  # methods that stand side by side
 _NOTEBOOK_IMAGES = 6  # that a notebook shows
 NOTEBOOK_TARGETS = 4  # that it shows of each
 
@@ -35,7 +36,7 @@ class ComparisonRow:
     """What one explanation says of an image.
 
     Attributes:
-        method: Its name; with its options where another row has the same name.
+        method: Its name; with its options where another row has the same name. Empty where captions have it.
         captions: Of each class: its label, and what the model says of it.
         maps: (H, W), one a class.
     """
@@ -71,6 +72,18 @@ def arrange(explanations: Sequence[DrawnExplanation[Any]], i: int) -> list[Compa
     return rows
 
 
+def put_side_by_side(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Methods with one map each as rows of several methods, whose names are in the captions."""
+    return [
+        ComparisonRow(
+            "",
+            [f"{row.method}: {row.captions[0]}" for row in rows[start : start + _BESIDE]],
+            [row.maps[0] for row in rows[start : start + _BESIDE]],
+        )
+        for start in range(0, len(rows), _BESIDE)
+    ]
+
+
 def draw_comparison(
     explanations: Sequence[DrawnExplanation[Any]],
     i: int = 0,
@@ -83,6 +96,8 @@ def draw_comparison(
     **style: Unpack[StyleOptions],
 ) -> Image.Image:
     """A titled sheet: the image, and beside it the maps of each class, a row for each explanation.
+
+    Of one class alone, the explanations' maps stand side by side.
 
     Args:
         explanations: Of the same batch, by different methods.
@@ -104,6 +119,8 @@ def draw_comparison(
         draw_comparison(engine.explain_all(["cat.jpg"], ["gradcam", "pixab"], top_k=3), title="cat.jpg")
     """
     rows = arrange(explanations, i)
+    if len(rows) > 1 and all(len(row.maps[:most_targets]) == 1 for row in rows):
+        rows = put_side_by_side(rows)
     how = DrawingStyle(**style)
     cell_style = style | {"legend": False}
     placement = explanations[0].placement
@@ -205,10 +222,9 @@ class _Sheet:
         """A method's name, its pictures and their captions; where what follows begins."""
         start = self.gap + shift * (self._cell + self.gap)
         width = self.image.width - start - self.gap
-        top = (
-            self._write(row.method, start, top, width, round(1.25 * self.caption_size), "#444444")
-            + self.gap // 2
-        )
+        if row.method:
+            size = round(1.25 * self.caption_size)
+            top = self._write(row.method, start, top, width, size, "#444444") + self.gap // 2
         self._first = self._first or top
         self._grow(top + self._height + self.gap)
         bottom = top + self._height

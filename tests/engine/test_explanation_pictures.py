@@ -66,6 +66,16 @@ def test_a_comparison_has_a_row_a_method_and_a_column_a_class(engine: Any, photo
         draw_comparison([first, engine.explain([photo] * 2, "gradcam")])
 
 
+def test_methods_with_one_class_each_stand_side_by_side(engine: Any, photo: Path) -> None:
+    first, second = engine.explain_all([photo], METHODS)
+    one = draw_comparison([first], width=1200)
+    both = draw_comparison([first, second], width=1200)
+    assert one.height > 1.2 * both.height  # three columns are narrower than two
+    four = draw_comparison([first, second, first, second], width=1200)
+    assert 790 < four.width <= 1200
+    assert four.height < 2.5 * draw_comparison([first, second, first], width=1200).height
+
+
 def test_boxes_are_in_the_photographs_pixels_at_every_size(engine: Any, photo: Path) -> None:
     found = engine.explain([photo], "gradcam")
     plain, boxed = (
