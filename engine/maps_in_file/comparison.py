@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from camrt.export.outputs.declared_maps import DeclaredMaps
 from camrt.export.rewrites.input_form import INTEGER_RANGES
 from camrt.export.rewrites.interface import Interface
 
-__all__ = ["compare_with_engine"]
+__all__ = ["OwnFile", "compare_with_engine"]
 
 Array = npt.NDArray[Any]
 MAP_TOLERANCE = 2e-3  # of maps in [0, 1]
@@ -37,9 +38,38 @@ PIXEL_TOLERANCE = 0.05  # of gradients at pixels: rounding turns some of a netwo
 TRIED_IMAGES = 2
 
 
+@dataclass(frozen=True)
+class OwnFile:
+    """A model before maps are added.
+
+    Attributes:
+        content: Its bytes.
+        input_name: Its input.
+        outputs: Its outputs.
+        batch: Its batch size; None when it is open.
+    """
+
+    content: bytes
+    input_name: str
+    outputs: tuple[str, ...]
+    batch: int | None
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> OwnFile:
+        """What is remembered of a model."""
+        given = model.graph.input[0]
+        axes = given.type.tensor_type.shape.dim
+        return cls(
+            model.SerializeToString(),
+            given.name,
+            tuple(value.name for value in model.graph.output),
+            (axes[0].dim_value if axes else 0) or None,
+        )
+
+
 def compare_with_engine(
     content: bytes,
-    own: onnx.ModelProto,
+    own: OwnFile,
     engine: Engine,
     methods: Sequence[Method],
     declared: DeclaredMaps,
@@ -48,7 +78,7 @@ def compare_with_engine(
 
     Args:
         content: The file.
-        own: The model it was made of.
+        own: What it was made of.
         engine: Its engine.
         methods: What the file holds, in order.
         declared: Likewise.
@@ -59,11 +89,11 @@ def compare_with_engine(
     """
     interface = engine.interface
     size = None if engine.preprocessing is None else engine.preprocessing.size
-    shape = interface.probe_shape(batch_of(own) or TRIED_IMAGES, size)
+    shape = interface.probe_shape(own.batch or TRIED_IMAGES, size)
     images = normal_noise(shape, levels=engine.front.levels)
-    feeds = {own.graph.input[0].name: as_file_input(images, interface)}
-    names = [value.name for value in own.graph.output]
-    plain = run(own.SerializeToString(), names, feeds)
+    feeds = {own.input_name: as_file_input(images, interface)}
+    names = own.outputs
+    plain = run(own.content, names, feeds)
     classes = np.arange(len(images)) % engine.num_classes
     if declared.target is not None:
         feeds[declared.target] = classes[:, None] if declared.several else classes
@@ -113,11 +143,6 @@ def allowed_errors(method: Method, raw: Array) -> Array:
     changes = np.maximum(np.abs(raw).max(axis=(-2, -1)), 1e-30)
     allowed: Array = np.clip(SCORE_ROUNDING / changes, MAP_TOLERANCE, MOST_TOLERANCE)
     return allowed
-
-
-def batch_of(model: onnx.ModelProto) -> int | None:
-    """The fixed batch size of a file; None when it is open."""
-    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
 
 
 def images_as_taken(images: Array, interface: Interface) -> Array:

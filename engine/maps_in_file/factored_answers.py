@@ -48,9 +48,9 @@ class FactoredAnswers(HeadAnswers):
 
     @cached_property
     def _weight(self) -> str | None:
-        """(F, K'), or (F, K', h', w'); None for the identity."""
+        """(F, K'), or (F, K'·h'·w') of a flattened map; None for the identity."""
         weight = self._factors.weight
-        return None if weight is None else self.make.weight(weight)
+        return None if weight is None else self.make.weight(weight.reshape(len(weight), -1))
 
     @cached_property
     def _phi(self) -> str:
@@ -128,8 +128,7 @@ class FactoredAnswers(HeadAnswers):
     def _flat_product(self, rows: str) -> str:
         """Rows (B, K'·h'·w') times the flattened first layer's weight: (B, F)."""
         assert self._weight is not None
-        flat = self.make.reshape(self._weight, [self._features, -1])
-        return self.make.add("MatMul", rows, self.make.transpose(flat, [1, 0]))
+        return self.make.add("Gemm", rows, self._weight, transB=1)
 
     @cached_property
     def _full(self) -> str:
@@ -272,7 +271,10 @@ class FactoredAnswers(HeadAnswers):
         if self._weight is None:
             every = make.constant(np.arange(self._channels))
             return make.as_float(make.add("Equal", make.unsqueeze(scene.targets, [2]), every))
-        return make.add("Gather", self._weight, scene.targets, axis=0)
+        rows = make.add("Gather", self._weight, scene.targets, axis=0)
+        weight = self._factors.weight
+        assert weight is not None
+        return rows if self._is_pooled else make.reshape(rows, [0, 0, *weight.shape[1:]])
 
     # ---------------------------------------------------------------- channels
 
@@ -324,8 +326,12 @@ class FactoredAnswers(HeadAnswers):
             rows = make.reshape(rows, [-1, self._features])
         else:
             rows = make.reshape(ScoreWriter(scene, kind).weighting(), [-1, self._features])
-        if self._weight is not None:
-            rows = make.add("MatMul", rows, make.reshape(self._weight, [self._features, -1]))
+        if self._weight is not None and self._is_pooled:
+            rows = make.add("MatMul", rows, self._weight)
+        elif self._weight is not None:
+            # The weight comes first: runtimes pack what comes second, and keep a copy of it.
+            turned = make.add("Gemm", self._weight, make.transpose(rows, [1, 0]), transA=1)
+            rows = make.transpose(turned, [1, 0])
         if self._is_pooled:
             return Gradient(scene.per_target(self._scaled(rows), 2), is_constant=True)
         sizes = make.sizes(scene.activation, 1, 4)

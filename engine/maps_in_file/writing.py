@@ -22,7 +22,7 @@ from camrt.engine.heads.calm import CalmHead
 from camrt.engine.images.preprocess import METADATA_KEY
 from camrt.engine.maps_in_file.calm_answers import CalmAnswers
 from camrt.engine.maps_in_file.class_row_answers import ClassRowAnswers
-from camrt.engine.maps_in_file.comparison import compare_with_engine
+from camrt.engine.maps_in_file.comparison import OwnFile, compare_with_engine
 from camrt.engine.maps_in_file.factored_answers import FactoredAnswers
 from camrt.engine.maps_in_file.file_graph import FileGraph
 from camrt.engine.maps_in_file.finishing import not_finite
@@ -157,9 +157,9 @@ def build_file(given: ModelBytes, plan: MapPlan, opset: int | None, options: Map
         file = parse_model(given)
     if any(entry.key == MAPS_KEY for entry in file.model.metadata_props):
         raise InputError(f"{file.path.name} holds maps already: start from the model's own file")
-    own, model = onnx.ModelProto(), onnx.ModelProto()
-    own.CopyFrom(file.model)
-    model.CopyFrom(own)
+    own = OwnFile.of(file.model)
+    model = onnx.ModelProto()
+    model.CopyFrom(file.model)
     threads = resolve_threads(options.get("threads"))
     runtime, analyst = OnnxRuntime(threads=threads), OnnxRuntime(threads=threads, few_runs=True)
     with report_internal_errors(f"{file.path}: the graph"):
@@ -168,6 +168,7 @@ def build_file(given: ModelBytes, plan: MapPlan, opset: int | None, options: Map
         note_usage(model, analysed)
         model = convert(model, opset)
         content = serialise(model)
+        del model  # as large as the file
     engine = analysed.make_engine(file, runtime, threads=threads)
     compare_with_engine(content, own, engine, plan.methods, declared)
     return content
