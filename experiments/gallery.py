@@ -127,7 +127,7 @@ def explain(
 
 def draw_strip(found: camrt.Explanation[Any], images: list[Image.Image]) -> bytes:
     """The overlays side by side, as WebP."""
-    strip = Image.new("RGB", ((TILE + 6) * len(images) - 6, TILE), "white")
+    strip = Image.new("RGBA", ((TILE + 6) * len(images) - 6, TILE))
     for number, image in enumerate(images):
         overlay = found.overlay(number, image=image.resize((2 * TILE, 2 * TILE)))
         strip.paste(overlay.resize((TILE, TILE), Image.Resampling.LANCZOS), ((TILE + 6) * number, 0))
@@ -195,7 +195,8 @@ def show_method(
         if found is not None:
             file = f"{network.name}-{name.replace('+', 'p')}.webp"
             write_atomic(pictures / file, draw_strip(found, images))
-            lines.append(f"![{name} of {network.title}](gallery/{file}){{ loading=lazy }}\n")
+            title = network.title.removeprefix("the ")
+            lines.append(f"{title[0].upper()}{title[1:]}:\n\n![{name} of {network.title}](gallery/{file})\n")
     return "\n".join(lines)
 
 

@@ -98,7 +98,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Adds the scripts that the page needs, and refuses what a browser would fetch from elsewhere."""
+    """Adds the scripts that a page needs, and refuses what a browser would fetch from elsewhere."""
     if fetched := FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri} has a browser fetch from another server: {fetched[0]}")
     root = posixpath.relpath(".", posixpath.dirname(page.file.dest_uri) or ".")
@@ -107,6 +107,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
         for kind in SCRIPTS
         if f'class="{kind}' in output
     )
+    output = output.replace("<img ", '<img loading="lazy" ')
     return output.replace("</head>", f"{scripts}</head>", 1)
 
 
