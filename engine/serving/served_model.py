@@ -99,6 +99,7 @@ class ServedModel:
                 engine = self._load(self.path)
             except (CamrtError, OSError) as error:
                 self.failure = str(error)
+                READY.labels(self.name).set(before is not None)
                 LOADS.labels(self.name, "failed").inc()
                 raise
             self._at_work = LoadedFile(engine, self._schedule(self.name, engine), engine.sha256[:12])

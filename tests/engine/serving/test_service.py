@@ -74,6 +74,7 @@ def test_health_and_metadata(served: Served) -> None:
 
 def test_a_model_that_cannot_be_loaded_leaves_the_others(served: Served) -> None:
     assert served.ask("/v2/models/broken/ready").status == 503
+    assert 'camrt_model_ready{model="broken"} 0.0' in served.ask("/metrics").body.decode()
     refused = served.ask("/v1/models/broken:explain", {"instances": [{"b64": SCENE64}]})
     assert refused.status == 503
     assert "broken.onnx" in refused.json["error"]
