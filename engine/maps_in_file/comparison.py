@@ -32,6 +32,7 @@ MAP_TOLERANCE = 2e-3  # of maps in [0, 1]
 SCORE_ROUNDING = (
     1e-4  # of scores of about one: what is left of two that are nearly the same has no more digits
 )
+SUM_ROUNDING = 1e-6  # of a sum over channels, relative to its terms
 MOST_TOLERANCE = 0.1
 ROUNDING = 1e-5  # of an output's largest number: ONNX Runtime optimises another graph otherwise
 PIXEL_TOLERANCE = 0.05  # of gradients at pixels: rounding turns some of a network's many steps on or off
@@ -114,9 +115,13 @@ def compare_with_engine(
         )
     for method, maps in zip(methods, found[len(names) :], strict=True):
         asked = None if declared.target is None else classes
-        expected = engine.explain(images_as_taken(images, interface), method=method, targets=asked)
+        batch = images_as_taken(images, interface)
+        expected = engine.explain(batch, method=method, targets=asked)
+        terms = None
+        if Need.GRADIENTS in method.needs:
+            terms = engine.explain(batch, "gradcam-elementwise", targets=asked).raw
         errors = np.abs(maps.reshape(expected.maps.shape) - expected.maps).max(axis=(-2, -1))
-        if not (errors <= allowed_errors(method, expected.raw)).all():
+        if not (errors <= allowed_errors(method, expected.raw, terms)).all():
             raise WrongAnswerError(
                 f"{method.name}: the file's map is off by {errors.max():.2g} from the engine's, on noise"
             )
@@ -134,14 +139,25 @@ def relative_difference(before: Array, after: Array) -> float:
     return apart / largest if largest else math.inf
 
 
-def allowed_errors(method: Method, raw: Array) -> Array:
-    """The largest error of each map, given raw maps (..., h, w)."""
+def allowed_errors(method: Method, raw: Array, terms: Array | None) -> Array:
+    """The largest error of each map.
+
+    Args:
+        method: Which one.
+        raw: Its raw maps (..., h, w).
+        terms: Of a method by gradients, the sums over channels of what is positive of gradient times
+            activation. Where they cancel, as HiResCAM's do behind a LayerNorm, rounding is all that is left.
+    """
     if Need.PIXELS in method.needs:
         return np.full(raw.shape[:-2], PIXEL_TOLERANCE)
-    if Need.ALTERATIONS not in method.needs:
-        return np.full(raw.shape[:-2], MAP_TOLERANCE)
-    changes = np.maximum(np.abs(raw).max(axis=(-2, -1)), 1e-30)
-    allowed: Array = np.clip(SCORE_ROUNDING / changes, MAP_TOLERANCE, MOST_TOLERANCE)
+    largest = np.maximum(np.abs(raw).max(axis=(-2, -1)), 1e-30)
+    if Need.ALTERATIONS in method.needs:
+        rounded = SCORE_ROUNDING / largest
+    elif terms is not None:
+        rounded = SUM_ROUNDING * terms.max(axis=(-2, -1)) / largest
+    else:
+        rounded = np.zeros_like(largest)
+    allowed: Array = np.clip(rounded, MAP_TOLERANCE, MOST_TOLERANCE)
     return allowed
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import camrt
 from camrt.cli.main import app
 from camrt.engine.maps_in_file import comparison, writing
+from camrt.engine.methods import make_method
 from camrt.engine.methods.ablation import AblationCAM
 from camrt.engine.methods.gradients import GradCAM, GradCAMPlusPlus
 from camrt.engine.methods.pixab import PixabCAM
@@ -283,6 +284,14 @@ def test_outputs_that_are_rounded_otherwise_are_told_and_others_refused(tmp_path
     factor = np.nan
     with pytest.raises(WrongAnswerError, match="by inf of the largest"):
         with_maps(path, "gradcam", tmp_path / "other.onnx")
+
+
+def test_sums_that_cancel_may_differ_by_rounding():
+    """HiResCAM of tokens that a LayerNorm reads is zero but for rounding: their scale does not count."""
+    raw = np.array([1e-6, 0.02])[:, None, None] * np.ones((2, 3, 3))
+    terms = np.full((2, 3, 3), 0.04)
+    allowed = comparison.allowed_errors(make_method("hirescam", {}), raw, terms)
+    assert allowed == pytest.approx([0.04, comparison.MAP_TOLERANCE])
 
 
 def test_names_of_tensors_that_are_added_are_free(tmp_path):
