@@ -155,7 +155,7 @@ def main(
     """Runs the comparisons and writes them down."""
     results: list[Comparison] = []
     with tempfile.TemporaryDirectory(prefix="camrt-benchmark-") as folder:
-        built = [build_network(name).path for name in network or ("resnet18", "vgg16")]
+        built = [build_network(name, Path(folder)).path for name in network or ("resnet18", "vgg16")]
         for path in (*built, *(model or [])):
             for name in method or ("pixab", "gradcam"):
                 pair = make_pair(path.resolve(), name, Path(folder))

@@ -23,6 +23,8 @@ __all__ = [
 
 MAPS_KEY: Final = "camrt.maps"
 """The metadata key, whose value is a JSON object: see `DeclaredMaps`."""
+MOST_MAPS = 256
+LONGEST_NAME = 80  # characters of a method's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,10 @@ class DeclaredMaps:
 
     def describe(self) -> str:
         """A sentence for who loads the file."""
-        listing = ", ".join(f"{one.method} ({', '.join(map(repr, one.outputs))})" for one in self.maps)
-        chosen = f"of the classes in {self.target!r}" if self.target else "of the predicted class"
+        listing = ", ".join(
+            f"{one.method} ({', '.join(f'{name!r:.80}' for name in one.outputs)})" for one in self.maps
+        )
+        chosen = f"of the classes in {self.target!r:.80}" if self.target else "of the predicted class"
         return f"the file holds maps itself, {chosen}: {listing}; they were left out here"
 
 
@@ -107,7 +111,17 @@ def read_declared_maps(model: onnx.ModelProto) -> DeclaredMaps | None:
 
 
 def from_json(content: Mapping[str, Any]) -> DeclaredMaps:
-    """The inverse of `to_json`."""
+    """What the entry's JSON object says.
+
+    Raises:
+        ValueError: More methods than there are, or a name that is none; as KeyError and TypeError.
+    """
+    if len(content["maps"]) > MOST_MAPS:
+        raise ValueError(f"more than {MOST_MAPS} methods")
+    for one in content["maps"]:
+        name = one["method"]
+        if not isinstance(name, str) or not name.isprintable() or len(name) > LONGEST_NAME:
+            raise ValueError("a method's name that is none")
     maps = tuple(
         DeclaredMap(
             method=str(one["method"]),

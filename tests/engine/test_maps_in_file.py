@@ -209,6 +209,8 @@ def test_what_a_file_holds_is_known_when_it_is_loaded(tmp_path):
     [
         "[]",
         "{",
+        '{"maps": [{"method": "a\\u001b[2J", "options": "", "saliency": "logits", "raw": null}], '
+        '"target": null, "several": false, "layer": []}',
         '{"maps": [], "target": "nothing", "several": false, "layer": []}',
         '{"maps": [], "target": "images", "several": false, "layer": []}',
         '{"maps": [{"method": "a", "options": "", "saliency": "x", "raw": null}], "target": null,'
