@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shutil
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,11 +56,10 @@ FETCHED = re.compile(
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lays the rooms out as the package that they are installed as, where mkdocstrings reads it."""
-    PACKAGE.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(PACKAGE, ignore_errors=True)  # links alone
+    PACKAGE.mkdir(parents=True)
     for source in (*(ROOT / "src" / "camrt").iterdir(), *(ROOT / room for room in ROOMS)):
-        link = PACKAGE / source.name
-        if not link.is_symlink():
-            link.symlink_to(source)
+        (PACKAGE / source.name).symlink_to(source)
     return config
 
 
