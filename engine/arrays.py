@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
 
+from camrt.engine.extras import find_imported
 from camrt.errors import MemoryLimitError
 from camrt.export.budget import reserve_array
 from camrt.kernels.dispatch import backend_of, constant_like
@@ -60,8 +61,8 @@ def library(*arrays: Any) -> Any:
 
 def is_masked(values: Any) -> bool:
     """Whether something is a masked array; `numpy.ma` is slow to import, and whoever has one has done it."""
-    masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(values, masked.MaskedArray)
+    masked = find_imported("numpy.ma", "MaskedArray")
+    return masked is not None and isinstance(values, masked)
 
 
 def arange_like(count: int, array: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
 from camrt.errors import CamrtError
 
-__all__ = ["MissingExtraError", "import_extra"]
+__all__ = ["MissingExtraError", "find_imported", "import_extra"]
 
 
 class MissingExtraError(CamrtError, ImportError):
@@ -28,3 +29,16 @@ def import_extra(module: str, extra: str = "evaluate") -> Any:
         raise MissingExtraError(
             f"{module.partition('.')[0]} is not installed, which this needs: pip install 'camrt[{extra}]'"
         ) from error
+
+
+def find_imported(module: str, name: str) -> Any:
+    """What a module has by a name, if the module is imported already; it is not imported here.
+
+    Args:
+        module: Whole name of the module, such as "numpy.ma".
+        name: What it has.
+
+    Returns:
+        None where the module is not imported, or another thread is just importing it.
+    """
+    return getattr(sys.modules.get(module), name, None)

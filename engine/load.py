@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -13,6 +12,7 @@ from camrt.default import resolve_model_path
 from camrt.engine.analysis import find_store
 from camrt.engine.call_limits import check_deadline_option, check_memory
 from camrt.engine.engine import Engine
+from camrt.engine.extras import find_imported
 from camrt.engine.images.preprocess import Preprocessing
 from camrt.engine.options import Verify, check_pair, resolve_threads
 from camrt.engine.origin import record_origin
@@ -249,8 +249,8 @@ def load(
 
 def is_torch_model(path: Any) -> TypeGuard[nn.Module | str | os.PathLike[str]]:
     """Whether this is a torch module, or a file of one; torch is not imported to find out."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(path, torch.nn.Module):
+    module = find_imported("torch.nn", "Module")
+    if module is not None and isinstance(path, module):
         return True
     return isinstance(path, (str, os.PathLike)) and os.fspath(path).endswith(SUFFIX)
 

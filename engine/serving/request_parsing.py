@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from camrt.engine.images.pillow_warnings import silence_pillow
 from camrt.engine.methods import Method, make_method
@@ -202,7 +202,9 @@ def check_picture(content: bytes, most_pixels: int) -> None:
             width, height = image.size
     except Image.DecompressionBombError:
         raise TooLargeError(f"the picture has more than {most_pixels} pixels") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"not a picture of a format that is taken: {formats}") from None
     except Exception as error:  # damaged files make Pillow raise almost anything
-        raise ImageError(f"not a picture of a format that is taken ({formats}): {error}") from None
+        raise ImageError(f"a damaged picture, or of no format that is taken ({formats}): {error}") from None
     if width * height > most_pixels:
         raise TooLargeError(f"the picture has {width}x{height} pixels, at most {most_pixels} are taken")

@@ -109,7 +109,7 @@ def check_shape(where: str, datatype: Any, shape: Any) -> tuple[np.dtype[Any], t
     if sides is None or len(sides) > MOST_AXES:
         raise InputError(f"{where}.shape must be a list of at most {MOST_AXES} whole numbers")
     if any(type(side) is not int or not 0 <= side < 1 << 31 for side in sides):
-        raise InputError(f"{where}.shape={sides!r:.80} must be of whole numbers, 0 or more")
+        raise InputError(f"{where}.shape={sides!r:.80} must be of whole numbers from 0 to 2147483647")
     return np.dtype(DTYPES[datatype]), tuple(sides)
 
 

@@ -158,7 +158,7 @@ def serve(
             begun=partial(print_begun, console, host),
             stopping=partial(print_stopping, console),
         )
-        print_line(console, f"stopped, {cut_off} requests cut off" if cut_off else "stopped")
+        print_line(console, f"stopped; requests cut off: {cut_off}" if cut_off else "stopped")
     if cut_off:
         raise typer.Exit(1)
 
@@ -237,7 +237,7 @@ def print_begun(console: Console, host: str, port: int, grpc_port: int | None) -
 def print_stopping(console: Console, count: int) -> None:
     """Tells that no further requests are taken."""
     if count:
-        print_line(console, f"stopping: {count} requests are under way; a second signal cuts them off")
+        print_line(console, f"stopping; requests under way: {count}; a second signal cuts them off")
 
 
 def print_line(console: Console, text: str) -> None:

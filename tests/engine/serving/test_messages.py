@@ -87,7 +87,7 @@ def test_lists_in_one_another_are_as_long_as_each_other() -> None:
         (b'{"inputs": 3}', "inputs must be a list of objects"),
         (b'{"inputs": [{}]}', r"name of inputs\[0\] must be text"),
         (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": "3"}]}', "inputs.x.shape must be a list"),
-        (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}]}', "whole numbers, 0 or more"),
+        (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}]}', "whole numbers from 0 to"),
         (b'{"parameters": []}', "parameters of the request must be an object"),
         (b'{"outputs": [{"name": "logits", "parameters": {"classification": 2}}]}', "top_k"),
     ],
