@@ -112,7 +112,7 @@ def prepare_batch(
         check_shape(batch.images, interface)
         return batch
     refuse_views(batch, "the batch")
-    if isinstance(batch, (str, os.PathLike, Image.Image)) or is_stream(batch):
+    if is_single_image(batch):
         batch = [batch]
     if isinstance(batch, Sequence):
         array, views, framings = read_images(batch, interface, preprocessing)
@@ -130,6 +130,14 @@ def prepare_batch(
         return PreparedBatch(images, give, None, None, None)
     xp = library(images)
     return PreparedBatch(images, give, None, None, ~xp.all(xp.isfinite(images), axis=(1, 2, 3)))
+
+
+def is_single_image(batch: Any) -> bool:
+    """Whether it is one image by itself: a path, a file or its bytes, 8-bit pixels (H, W, 3) or (H, W)."""
+    if isinstance(batch, np.ndarray):
+        is_colour = batch.ndim == 3 and batch.shape[2] == 3
+        return batch.dtype == np.uint8 and (is_colour or batch.ndim == 2)
+    return isinstance(batch, (str, os.PathLike, Image.Image)) or is_stream(batch)
 
 
 def read_array(batch: Any, device: Device, raw: bool) -> tuple[Array, Callable[[Array], Any]]:

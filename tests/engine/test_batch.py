@@ -276,3 +276,18 @@ def test_prepared_batches_are_joined(imaged: camrt.Engine) -> None:
         held = getattr(joined, item.name)
         assert item.name in {"to_caller", "nan_rows"} or len(held) == 3, item.name
     assert join_batches([imaged.prepare(good()), imaged.prepare(good(1))]).views is None
+
+
+def test_a_single_image_is_a_batch_of_one(imaged: camrt.Engine, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (10, 18, 3), np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    expected = imaged.explain([path], "gradcam")
+    for one in (path, str(path), path.read_bytes(), Image.fromarray(pixels), pixels):
+        found = imaged.explain(one, "gradcam")
+        assert np.array_equal(found.maps, expected.maps)
+        assert np.array_equal(imaged.predict(one), expected.logits)
+    grey = imaged.explain(pixels[..., 0], "gradcam")
+    assert np.array_equal(grey.maps, imaged.explain([pixels[..., 0]], "gradcam").maps)
+    with pytest.raises(InputError, match=r"one image is a batch of one: image\[None\]"):
+        imaged.explain(pixels.astype(float), "gradcam")
