@@ -11,7 +11,7 @@ from typing_extensions import override
 from camrt.engine.class_sets import class_sets
 from camrt.engine.maps_in_file.box_sums import Boxes, group_boxes
 from camrt.engine.maps_in_file.head_answers import HeadAnswers
-from camrt.engine.maps_in_file.scene import Scene
+from camrt.engine.maps_in_file.map_tensors import MapTensors
 from camrt.engine.methods.boxes import Assignment
 from camrt.engine.methods.calm import CALM
 from camrt.engine.queries import NO_JOINT
@@ -29,9 +29,9 @@ class CalmAnswers(HeadAnswers):
     @cached_property
     def _shares(self) -> str:
         """(N, h + 1, w, T + 1): what cells give the targets, and all classes; the last row's are empty."""
-        make, scene, whole = self.make, self.scene, self._whole
+        make, tensors, whole = self.make, self.tensors, self._whole
         assert whole.interface.joint is not None
-        below = make.add("Mul", make.slice(scene.activation, [0], [1], [2]), make.number(0.0))
+        below = make.add("Mul", make.slice(tensors.activation, [0], [1], [2]), make.number(0.0))
         part = build_head_model(
             whole.model,
             whole.graph,
@@ -40,15 +40,15 @@ class CalmAnswers(HeadAnswers):
             input_name=MAP,
             batch=whole.interface.batch,
         )
-        longer = make.concat([scene.activation, below], 2)
+        longer = make.concat([tensors.activation, below], 2)
         joint = make.add("Exp", make.run_part(part, {MAP: longer})[part.graph.output[0].name])
-        chosen = scene.of_classes(joint, scene.targets)
+        chosen = tensors.of_classes(joint, tensors.targets)
         both = make.concat([chosen, make.reduce_sum(joint, [1], keepdims=True)], 1)
         return make.transpose(both, [0, 2, 3, 1])
 
     @override
     def box_groups(self, shapes: Sequence[tuple[int, int]], assignment: Assignment) -> list[Boxes]:
-        return group_boxes(self.make, shapes, assignment, self.scene.cells)
+        return group_boxes(self.make, shapes, assignment, self.tensors.cells)
 
     @override
     def box_scores(
@@ -60,7 +60,7 @@ class CalmAnswers(HeadAnswers):
         inside = boxes.sums(cells)
         one = make.slice(make.slice(cells, [0], [1], [0]), [0], [1], [3])
         ones = make.add("Add", make.add("Mul", one, make.number(0.0)), make.number(1.0))
-        area, all_cells = boxes.sums(ones), self.scene.cell_count
+        area, all_cells = boxes.sums(ones), self.tensors.cell_count
         total = make.reduce_sum(cells, [1, 2], keepdims=True)
         outside = make.add("Relu", make.add("Sub", total, inside))
         deleted = make.add("Add", outside, make.add("Mul", area, empty))
@@ -76,32 +76,32 @@ class CalmAnswers(HeadAnswers):
 
 def calm_map(answers: HeadAnswers, method: CALM) -> str:
     """Probabilities of class and place that the model holds."""
-    scene, make = answers.scene, answers.make
+    tensors, make = answers.tensors, answers.make
     name = answers.joint
     if name is None:
         raise MethodError(f"'calm' {NO_JOINT}")
     log_joint = make.floats(name)
     if method.kind == "conditional":
-        return scene.of_classes(make.add("Softmax", log_joint, axis=1), scene.targets)
+        return tensors.of_classes(make.add("Softmax", log_joint, axis=1), tensors.targets)
     if method.kind == "posterior":
-        maps = scene.of_classes(log_joint, scene.targets)
+        maps = tensors.of_classes(log_joint, tensors.targets)
         shares = make.add("Softmax", make.reshape(maps, [0, 0, -1]), axis=2)
         return make.reshaped_like(shares, maps)
     joint = make.add("Exp", log_joint)
-    own = scene.of_classes(joint, scene.targets)
+    own = tensors.of_classes(joint, tensors.targets)
     if method.kind == "joint":
         return own
     if method.kind == "saliency":
         every = make.reduce_sum(joint, [1], keepdims=True)
         return make.expanded_like(every, own)
     if method.kind == "subset":
-        return subset_map(scene, method, joint, own)
-    return make.add("Sub", own, scene.of_classes(joint, other_classes(scene, method)))
+        return subset_map(tensors, method, joint, own)
+    return make.add("Sub", own, tensors.of_classes(joint, other_classes(tensors, method)))
 
 
-def subset_map(scene: Scene, method: CALM, joint: str, own: str) -> str:
+def subset_map(tensors: MapTensors, method: CALM, joint: str, own: str) -> str:
     """Σ p(y,z|x) over a set of classes, or their mean."""
-    make, count = scene.make, scene.classes
+    make, count = tensors.make, tensors.classes
     if method.classes is None:
         return own
     if isinstance(method.classes, str):
@@ -116,23 +116,23 @@ def subset_map(scene: Scene, method: CALM, joint: str, own: str) -> str:
         members = np.tile(np.isin(np.arange(count), method.classes).astype(np.float64), (count, 1))
     if method.average:
         members /= members.sum(axis=1, keepdims=True)
-    rows = make.add("Gather", make.constant(members), scene.targets, axis=0)
+    rows = make.add("Gather", make.constant(members), tensors.targets, axis=0)
     flat = make.add("MatMul", rows, make.reshape(joint, [0, count, -1]))
     return make.reshaped_like(flat, own)
 
 
-def other_classes(scene: Scene, method: CALM) -> str:
+def other_classes(tensors: MapTensors, method: CALM) -> str:
     """(N, T): the class that each target is held against."""
-    make, count = scene.make, scene.classes
+    make, count = tensors.make, tensors.classes
     if method.against is not None:
         if not 0 <= method.against < count:
             raise TargetError(
                 f"calm: against={method.against} is out of range; the model has {count} classes"
             )
-        return make.add("Expand", make.indices([method.against]), make.shape_of(scene.targets))
+        return make.add("Expand", make.indices([method.against]), make.shape_of(tensors.targets))
     if count < 2:
         raise TargetError("calm: a model of one class has none to hold against it")
     values, order = make.new_name(), make.new_name()
-    make.add_node("TopK", [scene.logits, make.indices([2])], [values, order], axis=1)
+    make.add_node("TopK", [tensors.logits, make.indices([2])], [values, order], axis=1)
     first, second = make.slice(order, [0], [1], [1]), make.slice(order, [1], [2], [1])
-    return make.add("Where", make.add("Equal", scene.targets, first), second, first)
+    return make.add("Where", make.add("Equal", tensors.targets, first), second, first)

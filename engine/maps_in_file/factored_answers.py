@@ -12,7 +12,7 @@ from camrt.engine.head_making import CutTensors, ModelToCut
 from camrt.engine.heads.contributions import border_size
 from camrt.engine.maps_in_file.box_sums import Boxes, group_boxes
 from camrt.engine.maps_in_file.head_answers import Gradient, HeadAnswers
-from camrt.engine.maps_in_file.scene import Scene, ScoreWriter
+from camrt.engine.maps_in_file.map_tensors import MapTensors, ScoreWriter
 from camrt.engine.methods.boxes import Assignment
 from camrt.engine.scores import ScoreKind
 from camrt.export.heads.cut import build_head_model
@@ -26,14 +26,14 @@ class FactoredAnswers(HeadAnswers):
     """Answers of a factored head.
 
     Args:
-        scene: What the maps are of.
+        tensors: What the maps are of.
         whole: The standardised model.
         cut: Where it is cut.
         factors: What its head is.
     """
 
-    def __init__(self, scene: Scene, whole: ModelToCut, cut: CutTensors, factors: Factors) -> None:
-        super().__init__(scene, whole, cut)
+    def __init__(self, tensors: MapTensors, whole: ModelToCut, cut: CutTensors, factors: Factors) -> None:
+        super().__init__(tensors, whole, cut)
         self._factors = factors
         self._features = len(factors.bias)
         shape = whole.graph.shape(factors.phi_tensor or cut.target)
@@ -56,7 +56,7 @@ class FactoredAnswers(HeadAnswers):
     def _phi(self) -> str:
         """φ(A), (N, K', h', w')."""
         name = self._factors.phi_tensor
-        return self.scene.activation if name is None else self.make.floats(name)
+        return self.tensors.activation if name is None else self.make.floats(name)
 
     @cached_property
     def _phi_of_zero(self) -> str | None:
@@ -64,7 +64,7 @@ class FactoredAnswers(HeadAnswers):
         part, make = self._factors.phi_model, self.make
         if part is None:
             return None
-        sizes = make.concat([make.indices([1]), make.sizes(self.scene.activation, 1, 4)], 0)
+        sizes = make.concat([make.indices([1]), make.sizes(self.tensors.activation, 1, 4)], 0)
         return make.run_part(part, {MAP: make.zeros(sizes)})[part.graph.output[0].name]
 
     @cached_property
@@ -84,20 +84,20 @@ class FactoredAnswers(HeadAnswers):
 
     def _scaled(self, values: str) -> str:
         """Times what P multiplies each cell by."""
-        make, scene = self.make, self.scene
+        make, tensors = self.make, self.tensors
         if self._factors.reduction != "mean":
             return values
-        if scene.cells is not None:
-            return make.add("Mul", values, make.number(self._factors.scale(scene.cells)))
+        if tensors.cells is not None:
+            return make.add("Mul", values, make.number(self._factors.scale(tensors.cells)))
         return make.add("Div", values, self._all_cells)
 
     @cached_property
     def _all_cells(self) -> str:
         """How many cells P takes together, a float32 number."""
-        make, scene = self.make, self.scene
-        if scene.cells is not None:
-            return make.number(self._factors.cells(scene.cells))
-        sides = make.add("Add", make.sizes(scene.activation, 2, 4), make.indices(self._factors.border))
+        make, tensors = self.make, self.tensors
+        if tensors.cells is not None:
+            return make.number(self._factors.cells(tensors.cells))
+        sides = make.add("Add", make.sizes(tensors.activation, 2, 4), make.indices(self._factors.border))
         return make.as_float(make.reduce("ReduceProd", sides, [0], keepdims=False))
 
     @cached_property
@@ -135,7 +135,7 @@ class FactoredAnswers(HeadAnswers):
         """(N, F): the first layer's answer to the images as they are."""
         make = self.make
         if not self._factors.has_rest:
-            return self.scene.logits
+            return self.tensors.logits
         if self._weight is not None:
             return make.reshape(make.floats(self._factors.answer), [-1, self._features])
         return make.add("Add", self._of_zero, self._pooled_difference)
@@ -172,9 +172,9 @@ class FactoredAnswers(HeadAnswers):
             logits = self._run_rest(rows)
             if rank > 2:
                 front = make.sizes(answers, 0, rank - 1)
-                shape = make.concat([front, make.indices([self.scene.classes])], 0)
+                shape = make.concat([front, make.indices([self.tensors.classes])], 0)
                 logits = make.reshape(logits, shape)
-        return ScoreWriter(self.scene, kind).read(logits, rank)
+        return ScoreWriter(self.tensors, kind).read(logits, rank)
 
     @cached_property
     def _empty_logits(self) -> str:
@@ -183,7 +183,7 @@ class FactoredAnswers(HeadAnswers):
 
     def _needs_targets_only(self, kind: ScoreKind) -> bool:
         """Whether scores are read off the targets' own logits, each a sum over cells."""
-        return not self._factors.has_rest and not ScoreWriter(self.scene, kind).needs_softmax
+        return not self._factors.has_rest and not ScoreWriter(self.tensors, kind).needs_softmax
 
     # ---------------------------------------------------------------- class maps
 
@@ -191,41 +191,41 @@ class FactoredAnswers(HeadAnswers):
     def class_maps(self) -> str:
         if self._factors.has_rest or not self._is_pooled:
             return super().class_maps()
-        make, factors, scene = self.make, self._factors, self.scene
+        make, factors, tensors = self.make, self._factors, self.tensors
         maps = self._target_product(self._interior(self._phi, (2, 3), 4))
         bias = make.weight(factors.bias)
         if factors.reduction == "sum":
             bias = make.add("Div", bias, self._all_cells)
         if factors.cell_bias is not None:
             bias = make.add("Add", bias, make.constant(factors.cell_bias))
-        shift = make.unsqueeze(make.add("Gather", bias, scene.targets, axis=0), [2])
-        return scene.on_map(make.add("Add", maps, shift))
+        shift = make.unsqueeze(make.add("Gather", bias, tensors.targets, axis=0), [2])
+        return tensors.on_map(make.add("Add", maps, shift))
 
     def _target_product(self, maps: str) -> str:
         """W[targets] · maps: (N, T, cells) of maps (N, K', h, w), for a pooled head."""
-        make, scene = self.make, self.scene
+        make, tensors = self.make, self.tensors
         flat = make.reshape(maps, [0, self._channels, -1])
         if self._weight is None:
-            shape = make.concat([scene.images, scene.target_count, make.sizes(flat, 2, 3)], 0)
-            index = make.add("Expand", make.unsqueeze(scene.targets, [2]), shape)
+            shape = make.concat([tensors.images, tensors.target_count, make.sizes(flat, 2, 3)], 0)
+            index = make.add("Expand", make.unsqueeze(tensors.targets, [2]), shape)
             return make.add("GatherElements", flat, index, axis=1)
-        return make.add("MatMul", make.add("Gather", self._weight, scene.targets, axis=0), flat)
+        return make.add("MatMul", make.add("Gather", self._weight, tensors.targets, axis=0), flat)
 
     # ---------------------------------------------------------------- boxes
 
     @override
     def box_groups(self, shapes: Sequence[tuple[int, int]], assignment: Assignment) -> list[Boxes]:
-        return group_boxes(self.make, shapes, assignment, self.scene.cells)
+        return group_boxes(self.make, shapes, assignment, self.tensors.cells)
 
     @override
     def box_scores(
         self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
     ) -> tuple[str | None, str | None]:
-        make, scene = self.make, self.scene
+        make, tensors = self.make, self.tensors
         if self._needs_targets_only(kind):
-            reader, sums = ScoreWriter(scene, kind), boxes.sums(self._target_cells)
-            empty = make.add("Expand", self._empty_logits, make.shape_of(scene.logits))
-            full, none = (make.unsqueeze(reader.own(one, 2), [1, 2]) for one in (scene.logits, empty))
+            reader, sums = ScoreWriter(tensors, kind), boxes.sums(self._target_cells)
+            empty = make.add("Expand", self._empty_logits, make.shape_of(tensors.logits))
+            full, none = (make.unsqueeze(reader.own(one, 2), [1, 2]) for one in (tensors.logits, empty))
             return (
                 reader.of_own_logits(make.add("Sub", full, sums)) if delete else None,
                 reader.of_own_logits(make.add("Add", none, sums)) if keep else None,
@@ -256,10 +256,10 @@ class FactoredAnswers(HeadAnswers):
     @cached_property
     def _target_cells(self) -> str:
         """Contributions (N, h, w, T) of every cell to the targets' logits."""
-        make, scene = self.make, self.scene
+        make, tensors = self.make, self.tensors
         if self._is_pooled:
             flat = self._scaled(self._target_product(self._interior(self._difference, (2, 3), 4)))
-            return make.transpose(scene.on_map(flat), [0, 2, 3, 1])
+            return make.transpose(tensors.on_map(flat), [0, 2, 3, 1])
         products = make.add("Mul", self._target_weight, make.unsqueeze(self._difference, [1]))
         whole = make.reduce_sum(products, [2], keepdims=False)
         return make.transpose(self._interior(whole, (2, 3), 4), [0, 2, 3, 1])
@@ -267,11 +267,11 @@ class FactoredAnswers(HeadAnswers):
     @cached_property
     def _target_weight(self) -> str:
         """The targets' rows of the first layer: (N, T, K'), or (N, T, K', h', w') of a flattened head."""
-        make, scene = self.make, self.scene
+        make, tensors = self.make, self.tensors
         if self._weight is None:
             every = make.constant(np.arange(self._channels))
-            return make.as_float(make.add("Equal", make.unsqueeze(scene.targets, [2]), every))
-        rows = make.add("Gather", self._weight, scene.targets, axis=0)
+            return make.as_float(make.add("Equal", make.unsqueeze(tensors.targets, [2]), every))
+        rows = make.add("Gather", self._weight, tensors.targets, axis=0)
         weight = self._factors.weight
         assert weight is not None
         return rows if self._is_pooled else make.reshape(rows, [0, 0, *weight.shape[1:]])
@@ -282,15 +282,15 @@ class FactoredAnswers(HeadAnswers):
     def scores_without_channels(self, kind: ScoreKind) -> str:
         if self._factors.phi == "dense":
             return super().scores_without_channels(kind)
-        make, scene = self.make, self.scene
+        make, tensors = self.make, self.tensors
         if self._needs_targets_only(kind):
-            reader = ScoreWriter(scene, kind)
+            reader = ScoreWriter(tensors, kind)
             if self._is_pooled:
                 taken = make.add("Mul", self._target_weight, make.unsqueeze(self._pooled_difference, [1]))
             else:
                 products = make.add("Mul", self._target_weight, make.unsqueeze(self._difference, [1]))
                 taken = make.reduce_sum(products, [3, 4], keepdims=False)
-            full = make.unsqueeze(reader.own(scene.logits, 2), [2])
+            full = make.unsqueeze(reader.own(tensors.logits, 2), [2])
             return reader.of_own_logits(make.add("Sub", full, taken))
         answers = make.add("Sub", make.unsqueeze(self._full, [1]), self._channel_products)
         return make.transpose(self._scores_of(answers, kind, 3), [0, 2, 1])
@@ -316,8 +316,8 @@ class FactoredAnswers(HeadAnswers):
     def gradient(self, kind: ScoreKind) -> Gradient:
         if self._factors.phi != "identity":
             return super().gradient(kind)
-        make, scene = self.make, self.scene
-        if not self._factors.has_rest and not ScoreWriter(scene, kind).is_probability:
+        make, tensors = self.make, self.tensors
+        if not self._factors.has_rest and not ScoreWriter(tensors, kind).is_probability:
             return Gradient(self._scaled(self._target_weight), is_constant=self._is_pooled)
         if self._factors.has_rest:
             answer = self._factors.answer
@@ -325,7 +325,7 @@ class FactoredAnswers(HeadAnswers):
             rows = self.run_adjoint(answer, make.floats(answer), kind, rank)
             rows = make.reshape(rows, [-1, self._features])
         else:
-            rows = make.reshape(ScoreWriter(scene, kind).weighting(), [-1, self._features])
+            rows = make.reshape(ScoreWriter(tensors, kind).weighting(), [-1, self._features])
         if self._weight is not None and self._is_pooled:
             rows = make.add("MatMul", rows, self._weight)
         elif self._weight is not None:
@@ -333,7 +333,7 @@ class FactoredAnswers(HeadAnswers):
             turned = make.add("Gemm", self._weight, make.transpose(rows, [1, 0]), transA=1)
             rows = make.transpose(turned, [1, 0])
         if self._is_pooled:
-            return Gradient(scene.per_target(self._scaled(rows), 2), is_constant=True)
-        sizes = make.sizes(scene.activation, 1, 4)
+            return Gradient(tensors.per_target(self._scaled(rows), 2), is_constant=True)
+        sizes = make.sizes(tensors.activation, 1, 4)
         rows = make.reshape(rows, make.concat([make.indices([-1]), sizes], 0))
-        return Gradient(scene.per_target(rows, 4), is_constant=False)
+        return Gradient(tensors.per_target(rows, 4), is_constant=False)

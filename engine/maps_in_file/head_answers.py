@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from camrt.engine.head_making import ALTERED, CutTensors, ModelToCut
 from camrt.engine.maps_in_file.box_sums import Boxes, ListedBoxes, group_boxes
-from camrt.engine.maps_in_file.scene import Scene, ScoreWriter
+from camrt.engine.maps_in_file.map_tensors import MapTensors, ScoreWriter
 from camrt.engine.methods.boxes import Assignment
 from camrt.engine.scores import ScoreKind
 from camrt.errors import MethodError
@@ -45,13 +45,13 @@ class HeadAnswers:
     """Answers of a head of any form: altered activations are run through its graph.
 
     Args:
-        scene: What the maps are of.
+        tensors: What the maps are of.
         whole: The standardised model.
         cut: Where it is cut.
     """
 
-    def __init__(self, scene: Scene, whole: ModelToCut, cut: CutTensors) -> None:
-        self.scene, self.make = scene, scene.make
+    def __init__(self, tensors: MapTensors, whole: ModelToCut, cut: CutTensors) -> None:
+        self.tensors, self.make = tensors, tensors.make
         self._whole, self._cut = whole, cut
 
     # ---------------------------------------------------------------- the graph
@@ -68,7 +68,7 @@ class HeadAnswers:
             given = make.floats(name)
             if rows.kind == "size":
                 row, rank = (
-                    make.add("Expand", given, make.concat([self.scene.images, make.indices([1])], 0)),
+                    make.add("Expand", given, make.concat([self.tensors.images, make.indices([1])], 0)),
                     2,
                 )
             else:
@@ -109,18 +109,18 @@ class HeadAnswers:
 
     def full_scores(self, kind: ScoreKind) -> str:
         """(N, T): the scores of the images as they are."""
-        return ScoreWriter(self.scene, kind).read(self.scene.logits, 2)
+        return ScoreWriter(self.tensors, kind).read(self.tensors.logits, 2)
 
     @cached_property
     def _empty_logits(self) -> str:
         """(N, C), or (1, C): the logits of an all-zero activation."""
-        shape = self.make.shape_of(self.scene.activation)
+        shape = self.make.shape_of(self.tensors.activation)
         return self.run_head(self.make.zeros(shape), 1)
 
     def empty_scores(self, kind: ScoreKind) -> str:
         """(N, T): the scores of an all-zero activation."""
-        logits = self.make.add("Expand", self._empty_logits, self.make.shape_of(self.scene.logits))
-        return ScoreWriter(self.scene, kind).read(logits, 2)
+        logits = self.make.add("Expand", self._empty_logits, self.make.shape_of(self.tensors.logits))
+        return ScoreWriter(self.tensors, kind).read(logits, 2)
 
     # ---------------------------------------------------------------- questions
 
@@ -130,19 +130,19 @@ class HeadAnswers:
 
     def scores_without_channels(self, kind: ScoreKind) -> str:
         """(N, T, K): the scores with channel k of the activation set to zero."""
-        channels = self.scene.channels
+        channels = self.tensors.channels
         others = 1.0 - np.eye(channels)
         altered = self._multiplied(others.reshape(1, channels, channels, 1, 1))
         return self._scores(self.run_head(altered, channels), kind, [channels])
 
     def box_groups(self, shapes: Sequence[tuple[int, int]], assignment: Assignment) -> list[Boxes]:
         """Boxes of cells, in the groups that `box_scores` answers about."""
-        if self.scene.cells is None:
+        if self.tensors.cells is None:
             raise MethodError(
                 "pixab: the file leaves the images' size open, and what follows its cut has to be run for "
                 "each box of cells: export it with a fixed size"
             )
-        return group_boxes(self.make, shapes, assignment, self.scene.cells, listed=True)
+        return group_boxes(self.make, shapes, assignment, self.tensors.cells, listed=True)
 
     def box_scores(
         self, boxes: Boxes, kind: ScoreKind, *, delete: bool, keep: bool
@@ -160,8 +160,8 @@ class HeadAnswers:
 
     def gradient(self, kind: ScoreKind) -> Gradient:
         """The gradient of the score with respect to the activation."""
-        rows = self.run_adjoint(self._cut.target, self.scene.activation, kind)
-        return Gradient(self.scene.per_target(rows, 4), is_constant=False)
+        rows = self.run_adjoint(self._cut.target, self.tensors.activation, kind)
+        return Gradient(self.tensors.per_target(rows, 4), is_constant=False)
 
     @property
     def interface(self) -> Interface:
@@ -185,7 +185,7 @@ class HeadAnswers:
             rank: Its number of axes.
             relu: How ReLUs pass gradients on.
         """
-        make, scene = self.make, self.scene
+        make, tensors = self.make, self.tensors
         around = self._cut.around if start == self._cut.target else ()
         part = build_adjoint_model(
             self._whole.model,
@@ -201,22 +201,22 @@ class HeadAnswers:
             # Behind another tensor the adjoint has layers of its own: a runtime that takes those of the model
             # for them splits what it had put together in the model, whose outputs' last bits then change.
             at = make.add("Where", make.add("IsNaN", at), make.number(0.0), at)
-        weighting = make.reshape(ScoreWriter(scene, kind).weighting(), [-1, scene.classes])
-        feeds = {MAP: make.repeated(at, scene.repeats, rank), WEIGHTING: weighting}
+        weighting = make.reshape(ScoreWriter(tensors, kind).weighting(), [-1, tensors.classes])
+        feeds = {MAP: make.repeated(at, tensors.repeats, rank), WEIGHTING: weighting}
         if around:
-            feeds |= self._feeds_beside(scene.repeats)
+            feeds |= self._feeds_beside(tensors.repeats)
         return make.run_part(part, feeds)[GRADIENT]
 
     def _multiplied(self, masks: Masks) -> str:
         """(N·P, K, h, w): the activation times masks (1, P, K or 1, h or 1, w or 1)."""
         make = self.make
-        wide = make.add("Mul", make.unsqueeze(self.scene.activation, [1]), make.constant(masks))
-        sizes = make.sizes(self.scene.activation, 1, 4)
+        wide = make.add("Mul", make.unsqueeze(self.tensors.activation, [1]), make.constant(masks))
+        sizes = make.sizes(self.tensors.activation, 1, 4)
         return make.reshape(wide, make.concat([make.indices([-1]), sizes], 0))
 
     def _scores(self, logits: str, kind: ScoreKind, counts: list[int], *, last: bool = False) -> str:
         """Scores (N, T, P), or (N, P, T) where `last`, of logits (N·P, C)."""
         make = self.make
-        apart = make.reshape(logits, [-1, *counts, self.scene.classes])
-        found = ScoreWriter(self.scene, kind).read(apart, 2 + len(counts))
+        apart = make.reshape(logits, [-1, *counts, self.tensors.classes])
+        found = ScoreWriter(self.tensors, kind).read(apart, 2 + len(counts))
         return found if last else make.transpose(found, [0, 2, 1])

@@ -35,9 +35,9 @@ __all__ = ["check_method", "make_raw_map"]
 
 def activation_map(answers: HeadAnswers, method: ActivationCAM) -> str:
     """Σ_k A_k, for every target."""
-    scene, make = answers.scene, answers.make
-    summed = make.reduce_sum(scene.activation, [1], keepdims=True)
-    shape = make.concat([scene.images, scene.target_count, make.sizes(scene.activation, 2, 4)], 0)
+    tensors, make = answers.tensors, answers.make
+    summed = make.reduce_sum(tensors.activation, [1], keepdims=True)
+    shape = make.concat([tensors.images, tensors.target_count, make.sizes(tensors.activation, 2, 4)], 0)
     return make.add("Expand", summed, shape)
 
 
@@ -65,14 +65,14 @@ def ablation_map(answers: HeadAnswers, method: AblationCAM) -> str:
     make = answers.make
     scores = make.unsqueeze(answers.full_scores(method.score), [2])
     fall = make.add("Neg", change(answers, answers.scores_without_channels(method.score), scores))
-    return answers.scene.weighted_sum(make.add("Div", fall, at_least(answers, scores, LEAST_ABLATED)))
+    return answers.tensors.weighted_sum(make.add("Div", fall, at_least(answers, scores, LEAST_ABLATED)))
 
 
 def pixab_map(answers: HeadAnswers, method: PixabCAM) -> str:
     """What deleting a cell costs and what keeping only it brings, over boxes."""
-    make, scene = answers.make, answers.scene
-    kind = method.score or ("logit" if scene.link == "none" else "probability")
-    kind = kind if scene.has_logits else "probability"
+    make, tensors = answers.make, answers.tensors
+    kind = method.score or ("logit" if tensors.link == "none" else "probability")
+    kind = kind if tensors.has_logits else "probability"
     delete, keep = method.perspectives != "preservation", method.perspectives != "deletion"
     scores, empty = answers.full_scores(kind), answers.empty_scores(kind)
     reading = method.denominators or ("N2" if kind == "probability" else "N3")
@@ -116,8 +116,8 @@ def mean_gradient(answers: HeadAnswers, gradient: Gradient, method: Any) -> str:
 
 def plus_plus_weights(answers: HeadAnswers, gradient: Gradient, method: GradCAMPlusPlus) -> str:
     """Grad-CAM++'s weights (N, T, K)."""
-    make, scene = answers.make, answers.scene
-    g, total = gradient.tensor, make.reduce_sum(scene.activation, [2, 3], keepdims=False)
+    make, tensors = answers.make, answers.tensors
+    g, total = gradient.tensor, make.reduce_sum(tensors.activation, [2, 3], keepdims=False)
     axes = [2] if gradient.is_constant else [2, 3, 4]  # of what a channel of an image is seen as
     total = make.unsqueeze(total, [1] if gradient.is_constant else [1, 3, 4])
     zero, one = make.number(0.0), make.number(1.0)
@@ -135,7 +135,7 @@ def plus_plus_weights(answers: HeadAnswers, gradient: Gradient, method: GradCAMP
         shares = make.add("Where", rises, make.add("Div", one, make.add("Where", none, one, below)), zero)
         if method.normalise_alpha:
             shares = make.add("Where", none, make.add("Mul", g, g), shares)
-    cells = scene.cell_count if gradient.is_constant else None
+    cells = tensors.cell_count if gradient.is_constant else None
     if method.normalise_alpha:
         whole = make.add("Where", make.add("Greater", g, zero), shares, zero)
         whole = make.add("Mul", whole, cells) if cells else make.reduce_sum(whole, axes[1:], keepdims=True)
@@ -146,12 +146,12 @@ def plus_plus_weights(answers: HeadAnswers, gradient: Gradient, method: GradCAMP
 
 def xgrad_weights(answers: HeadAnswers, gradient: Gradient, method: XGradCAM) -> str:
     """XGrad-CAM's weights (N, T, K)."""
-    make, scene = answers.make, answers.scene
-    total = make.unsqueeze(make.reduce_sum(scene.activation, [2, 3], keepdims=False), [1])
+    make, tensors = answers.make, answers.tensors
+    total = make.unsqueeze(make.reduce_sum(tensors.activation, [2, 3], keepdims=False), [1])
     none, zero = make.add("Equal", total, make.number(0.0)), make.number(0.0)
     if gradient.is_constant:
         return make.add("Where", none, zero, gradient.tensor)
-    products = make.add("Mul", gradient.tensor, make.unsqueeze(scene.activation, [1]))
+    products = make.add("Mul", gradient.tensor, make.unsqueeze(tensors.activation, [1]))
     summed = make.reduce_sum(products, [3, 4], keepdims=False)
     return make.add(
         "Where", none, zero, make.add("Div", summed, make.add("Where", none, make.number(1.0), total))
@@ -164,7 +164,7 @@ def channel_map(
     """The map of a method that makes one weight a channel of its gradient."""
 
     def make_map(answers: HeadAnswers, method: Any) -> str:
-        return answers.scene.weighted_sum(weights(answers, answers.gradient(method.score), method))
+        return answers.tensors.weighted_sum(weights(answers, answers.gradient(method.score), method))
 
     return make_map
 
@@ -183,9 +183,9 @@ def layer_map(answers: HeadAnswers, method: LayerCAM) -> str:
 def product_map(answers: HeadAnswers, gradient: Gradient) -> str:
     """Σ_k G_k ∘ A_k: (N, T, h, w)."""
     if gradient.is_constant:
-        return answers.scene.weighted_sum(gradient.tensor)
+        return answers.tensors.weighted_sum(gradient.tensor)
     make = answers.make
-    products = make.add("Mul", gradient.tensor, make.unsqueeze(answers.scene.activation, [1]))
+    products = make.add("Mul", gradient.tensor, make.unsqueeze(answers.tensors.activation, [1]))
     return make.reduce_sum(products, [2], keepdims=False)
 
 
@@ -193,7 +193,7 @@ def elementwise_map(answers: HeadAnswers, method: GradCAMElementWise) -> str:
     """Σ_k relu(G_k ∘ A_k)."""
     make, gradient = answers.make, answers.gradient(method.score)
     slopes = make.unsqueeze(gradient.tensor, [3, 4]) if gradient.is_constant else gradient.tensor
-    products = make.add("Mul", slopes, make.unsqueeze(answers.scene.activation, [1]))
+    products = make.add("Mul", slopes, make.unsqueeze(answers.tensors.activation, [1]))
     return make.reduce_sum(make.add("Relu", products), [2], keepdims=False)
 
 

@@ -12,10 +12,10 @@ __all__ = ["gradient_map"]
 
 def gradient_map(answers: HeadAnswers, method: Gradient) -> str:
     """The largest magnitude over colours of the gradient, smoothed."""
-    make, scene = answers.make, answers.scene
+    make, tensors = answers.make, answers.tensors
     rows = answers.run_adjoint(IMAGES, make.tensor(IMAGES), method.score, relu=method.relu)
     largest = make.reduce("ReduceMax", make.add("Abs", rows), [1], keepdims=False)
-    maps = scene.per_target(largest, 3)
+    maps = tensors.per_target(largest, 3)
     if method.blur == 1:
         return maps
     interface = answers.interface

@@ -27,9 +27,9 @@ from camrt.engine.maps_in_file.factored_answers import FactoredAnswers
 from camrt.engine.maps_in_file.file_graph import FileGraph
 from camrt.engine.maps_in_file.finishing import not_finite
 from camrt.engine.maps_in_file.head_answers import HeadAnswers
+from camrt.engine.maps_in_file.map_tensors import MapTensors, Targets, choose_targets
 from camrt.engine.maps_in_file.method_maps import check_method
 from camrt.engine.maps_in_file.outputs import OutputWriter
-from camrt.engine.maps_in_file.scene import Scene, Targets, choose_targets
 from camrt.engine.methods import MapShape, Method, make_method
 from camrt.engine.options import LABELS_KEY, resolve_threads
 from camrt.engine.runtime.ort_cpu import OnnxRuntime
@@ -269,7 +269,7 @@ def add_maps(model: onnx.ModelProto, analysed: AnalysedFile, plan: MapPlan) -> D
             whole,
             find_cut_tensors(whole, tensor, found.unfactored.get(number), splits_last_layer=False),
             cut.head,
-            Scene(
+            MapTensors(
                 make=make,
                 activation=make.floats(tensor),
                 logits=logits,
@@ -298,16 +298,16 @@ def add_maps(model: onnx.ModelProto, analysed: AnalysedFile, plan: MapPlan) -> D
     return declared
 
 
-def make_answers(whole: ModelToCut, cut: CutTensors, head: Head, scene: Scene) -> HeadAnswers:
+def make_answers(whole: ModelToCut, cut: CutTensors, head: Head, tensors: MapTensors) -> HeadAnswers:
     """What answers about a head, as the engine's does."""
     if isinstance(head, CalmHead):
-        return CalmAnswers(scene, whole, cut)
+        return CalmAnswers(tensors, whole, cut)
     layer = find_class_rows(cut.factors)
     if layer is not None and isinstance(cut.factors, Factors):
-        return ClassRowAnswers(scene, whole, cut, cut.factors, layer)
+        return ClassRowAnswers(tensors, whole, cut, cut.factors, layer)
     if isinstance(cut.factors, Factors) and whole.interface.joint is None:
-        return FactoredAnswers(scene, whole, cut, cut.factors)
-    return HeadAnswers(scene, whole, cut)
+        return FactoredAnswers(tensors, whole, cut, cut.factors)
+    return HeadAnswers(tensors, whole, cut)
 
 
 def check_names(model: onnx.ModelProto, declared: DeclaredMaps) -> None:

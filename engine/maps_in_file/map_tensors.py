@@ -10,7 +10,7 @@ from camrt.engine.maps_in_file.file_graph import FileGraph
 from camrt.engine.scores import ScoreKind
 from camrt.export.outputs.output_form import InverseLink
 
-__all__ = ["Scene", "ScoreWriter", "Targets", "choose_targets"]
+__all__ = ["MapTensors", "ScoreWriter", "Targets", "choose_targets"]
 
 Targets = Literal["one", "several", "predicted"]
 """What a file takes for the classes to explain; see `camrt.export.with_maps`."""
@@ -19,7 +19,7 @@ PREDICTED = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class MapTensors:
     """Tensors that maps are made of, and their sizes.
 
     Attributes:
@@ -130,64 +130,64 @@ class ScoreWriter:
     """Reads the target classes' scores off logits.
 
     Attributes:
-        scene: What the maps are of.
+        tensors: What the maps are of.
         kind: Logit or probability; of a CALM model always the probability.
     """
 
-    scene: Scene
+    tensors: MapTensors
     kind: ScoreKind
 
     @property
     def is_probability(self) -> bool:
         """Whether scores are probabilities."""
-        return self.kind == "probability" or not self.scene.has_logits
+        return self.kind == "probability" or not self.tensors.has_logits
 
     @property
     def needs_softmax(self) -> bool:
         """Whether a score needs the logits of all classes."""
-        return self.is_probability and self.scene.link == "softmax"
+        return self.is_probability and self.tensors.link == "softmax"
 
     def read(self, logits: str, rank: int) -> str:
         """Scores (N, ..., T) of logits (N, ..., C) of that many axes."""
         if self.needs_softmax:
-            return self.own(self.scene.make.add("Softmax", logits, axis=-1), rank)
+            return self.own(self.tensors.make.add("Softmax", logits, axis=-1), rank)
         return self.of_own_logits(self.own(logits, rank))
 
     def own(self, numbers: str, rank: int) -> str:
         """The targets' numbers (N, ..., T) among those of all classes (N, ..., C)."""
-        make, targets = self.scene.make, self.scene.targets
+        make, targets = self.tensors.make, self.tensors.targets
         if rank > 2:
             middle = make.sizes(numbers, 1, rank - 1)
-            shape = make.concat([self.scene.images, middle, self.scene.target_count], 0)
+            shape = make.concat([self.tensors.images, middle, self.tensors.target_count], 0)
             targets = make.add("Expand", make.unsqueeze(targets, list(range(1, rank - 1))), shape)
         return make.add("GatherElements", numbers, targets, axis=rank - 1)
 
     def of_own_logits(self, logits: str) -> str:
         """Scores of the targets' own logits, where no softmax is over them."""
-        if not self.is_probability or self.scene.link == "none":
+        if not self.is_probability or self.tensors.link == "none":
             return logits
-        return self.scene.make.add("Sigmoid" if self.scene.link == "sigmoid" else "Exp", logits)
+        return self.tensors.make.add("Sigmoid" if self.tensors.link == "sigmoid" else "Exp", logits)
 
     def own_slope(self) -> str:
         """∂score/∂logit (N, T) of the targets to their own logits, where no softmax is over them."""
-        make, chosen = self.scene.make, self.own(self.scene.logits, 2)
-        if not self.is_probability or self.scene.link == "none":
+        make, chosen = self.tensors.make, self.own(self.tensors.logits, 2)
+        if not self.is_probability or self.tensors.link == "none":
             return make.add("Add", make.add("Mul", chosen, make.number(0.0)), make.number(1.0))
         slope = self.of_own_logits(chosen)
-        if self.scene.link == "sigmoid":
+        if self.tensors.link == "sigmoid":
             slope = make.add("Mul", slope, make.add("Sigmoid", make.add("Neg", chosen)))
         return slope
 
     def weighting(self) -> str:
         """∂score/∂logits (N, T, C), see `camrt.engine.scores.ScoreReader.weighting`."""
-        scene, make = self.scene, self.scene.make
-        every = make.constant(range(scene.classes))
-        own = make.add("Equal", make.unsqueeze(scene.targets, [2]), every)
-        if not self.is_probability or scene.link == "none":
+        tensors, make = self.tensors, self.tensors.make
+        every = make.constant(range(tensors.classes))
+        own = make.add("Equal", make.unsqueeze(tensors.targets, [2]), every)
+        if not self.is_probability or tensors.link == "none":
             return make.as_float(own)
         if not self.needs_softmax:
             return make.masked(make.unsqueeze(self.own_slope(), [2]), own)
-        shares = make.add("Softmax", scene.logits, axis=-1)
+        shares = make.add("Softmax", tensors.logits, axis=-1)
         others = make.add("Where", own, make.number(0.0), make.unsqueeze(shares, [1]))
         rest = make.reduce_sum(others, [2], keepdims=True)
         signed = make.add("Where", own, rest, make.add("Neg", others))
