@@ -53,7 +53,11 @@ def doctor() -> None:
             state = f"missing: {', '.join(missing)}" if missing else "ready"
             add_row(table, purpose, extra, state, bold=bool(missing))
         console.print(table)
-        console.print("what is missing comes with pip install 'camrt[EXTRA]'", markup=False, soft_wrap=True)
+        console.print(
+            "what is missing comes with pip install 'camrt[EXTRA]', from a clone '.[EXTRA]'",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def describe_installation() -> Iterator[tuple[str, str]]:
