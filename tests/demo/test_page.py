@@ -287,6 +287,10 @@ def test_pictures_from_the_camera_and_dropped(page, tmp_path):
     page.get_by_role("button", name="Take picture").click()
     expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile("^camera"))
     page.get_by_role("button", name="Camera").click()
+    expect(page.locator("#camera-close")).to_be_visible()
+    before = page.locator("#camera-close").bounding_box()
+    expect(page.get_by_role("button", name="Take picture")).to_be_enabled()
+    assert page.locator("#camera-close").bounding_box() == before  # it does not move when the camera begins
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#video")).to_be_hidden()
     Image.new("RGBA", (60, 40), (0, 90, 0, 128)).save(tmp_path / "green.png")

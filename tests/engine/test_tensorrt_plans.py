@@ -378,7 +378,7 @@ def test_the_command(tmp_path):
     ("words", "message"),
     [
         (["--to", "tensorrt-rtx", "--opset", "17"], "--opset means nothing with --to tensorrt-rtx"),
-        (["--precision", "fp16", "--size", "8x8"], "--precision, --size mean nothing with --to onnx"),
+        (["--precision", "fp16", "--size", "8x8"], "--size, --precision mean nothing with --to onnx"),
         (["--to", "tensorrt-rtx", "--batches", "1,2"], "--batches must be three whole numbers"),
         (["--to", "tensorrt-rtx", "--precision", "int8"], "--precision int8 must be one of"),
         (["--to", "coreml"], "--to 'coreml' must be one of onnx, tensorrt, tensorrt-rtx"),

@@ -87,7 +87,7 @@ def test_any_other_error_is_raw_and_named_by_its_place(seed_file: Path, monkeypa
     monkeypatch.setattr("camrt.engine.build.find_builtin_preprocessing", broken)
     outcome = Trial(seed_file, 0, Limits()).run()
     assert not outcome.clean
-    assert outcome.key == "raw KeyError at engine.build:build_engine"
+    assert outcome.key == "raw KeyError at engine.build:analyse_file"
 
 
 def test_memory_and_time_beyond_the_limits_are_no_answer(seed_file: Path, monkeypatch) -> None:
