@@ -20,8 +20,8 @@ from camrt.engine.serving.grpc_server import GrpcServer
 from camrt.engine.serving.http_server import HttpServer
 from camrt.engine.serving.kserve_model import KServeModel
 from camrt.engine.serving.limits import ServingLimits
+from camrt.engine.serving.listening import listen
 from camrt.engine.serving.served_model import ServedModel
-from camrt.errors import InputError
 from camrt.kernels.processors import usable_processors
 
 __all__ = ["ModelControl", "Place", "run_service"]
@@ -80,21 +80,6 @@ def run_service(
     with ThreadPoolExecutor(usable_processors(), thread_name_prefix="camrt-codec") as workers:
         service = Service(models, place, limits, workers, listening, control, grace)
         return asyncio.run(service.run(begun, stopping))
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Raises:
-        InputError: The address is none of this machine, or somebody listens there already.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}"
-        ) from None
 
 
 class Service:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from camrt.engine.methods import make_method
 from camrt.engine.serving.admission import Admission
 from camrt.engine.serving.errors import NotReadyError, TooLargeError, describe_error, status_of
 from camrt.engine.serving.limits import ServingLimits
+from camrt.engine.serving.listening import listen
 from camrt.engine.serving.request_making import make_request
 from camrt.engine.serving.request_parsing import parse_request
 from camrt.engine.serving.requests import ExplainRequest
@@ -245,3 +247,12 @@ def test_a_span_a_request() -> None:
     assert span.name == "http v2 predict"
     assert span.attributes == {"camrt.model": "small"}
     assert f"{span.parent.span_id:x}" == "b7ad6b7169203331"
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Connections send what is written at once: a client puts off its acknowledgement by 40 ms."""
+    listening = listen("127.0.0.1", 0)
+    with listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
