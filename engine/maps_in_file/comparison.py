@@ -113,13 +113,13 @@ def compare_with_engine(
             "its largest number: it puts nodes together in another order",
             RoundingWarning,
         )
+    asked = None if declared.target is None else classes
+    batch = images_as_taken(images, interface)
+    terms = None
+    if any(Need.GRADIENTS in method.needs for method in methods):
+        terms = engine.explain(batch, "gradcam-elementwise", targets=asked).raw
     for method, maps in zip(methods, found[len(names) :], strict=True):
-        asked = None if declared.target is None else classes
-        batch = images_as_taken(images, interface)
         expected = engine.explain(batch, method=method, targets=asked)
-        terms = None
-        if Need.GRADIENTS in method.needs:
-            terms = engine.explain(batch, "gradcam-elementwise", targets=asked).raw
         errors = np.abs(maps.reshape(expected.maps.shape) - expected.maps).max(axis=(-2, -1))
         if not (errors <= allowed_errors(method, expected.raw, terms)).all():
             raise WrongAnswerError(
@@ -145,7 +145,7 @@ def allowed_errors(method: Method, raw: Array, terms: Array | None) -> Array:
     Args:
         method: Which one.
         raw: Its raw maps (..., h, w).
-        terms: Of a method by gradients, the sums over channels of what is positive of gradient times
+        terms: For methods by gradients, the sums over channels of what is positive of gradient times
             activation. Where they cancel, as HiResCAM's do behind a LayerNorm, rounding is all that is left.
     """
     if Need.PIXELS in method.needs:
@@ -153,7 +153,7 @@ def allowed_errors(method: Method, raw: Array, terms: Array | None) -> Array:
     largest = np.maximum(np.abs(raw).max(axis=(-2, -1)), 1e-30)
     if Need.ALTERATIONS in method.needs:
         rounded = SCORE_ROUNDING / largest
-    elif terms is not None:
+    elif Need.GRADIENTS in method.needs and terms is not None:
         rounded = SUM_ROUNDING * terms.max(axis=(-2, -1)) / largest
     else:
         rounded = np.zeros_like(largest)
