@@ -11,6 +11,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ __all__ = [
     "environment",
     "peak_memory",
     "run_python",
+    "run_together",
     "summarise",
     "table",
     "time_once",
@@ -66,6 +68,15 @@ def time_once(work: Callable[[], Any]) -> tuple[float, float]:
     started, spent = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - started, time.process_time() - spent
+
+
+def run_together(work: Callable[[int], None], count: int) -> None:
+    """Calls a function with 0 to count − 1, each in a thread of its own, and waits for all."""
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def compare(

@@ -35,7 +35,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from measure import Comparison, compare, summarise, table, write
+from measure import Comparison, compare, run_together, summarise, table, write
 from PIL import Image
 
 import camrt
@@ -128,11 +128,7 @@ def ask_from(
                     found.statuses.append(answer.status)
         connection.close()
 
-    threads = [threading.Thread(target=work, args=(client,)) for client in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(work, clients)
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from measure import Comparison, compare, summarise, table, write
+from measure import Comparison, compare, run_together, summarise, table, write
 
 import camrt
 from camrt.engine.batch import PreparedBatch
@@ -48,11 +48,7 @@ def ask_from(callers: int, times: int, question: Callable[[int], float]) -> list
     def work(caller: int) -> None:
         found.extend(question(number) for number in range(caller, times, callers))
 
-    threads = [threading.Thread(target=work, args=(caller,)) for caller in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(work, callers)
     return found
 
 
